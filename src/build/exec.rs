@@ -1,0 +1,252 @@
+//! Runs one command of a stage: its output to a sink, under the clocks, until it ends.
+//!
+//! Never kills: when a clock runs out or an abort comes, the caller ends the whole session and
+//! every other descendant, since a stage is never one process.
+
+use std::io::{self, Read as _};
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::verdict::Exit;
+
+/// What a shim's main thread waits for.
+#[derive(Debug)]
+pub(crate) enum Event {
+    Output(u32, Vec<u8>),
+    /// The last process holding the output has closed it.
+    Closed(u32),
+    /// The command itself has ended.
+    Ended(u32, Exit),
+    /// Somebody wants the build aborted.
+    Abort,
+}
+
+/// How a command came to its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum End {
+    Exited(Exit),
+    Aborted,
+    /// A clock ran out; the sentence says which.
+    TooLong(String),
+}
+
+/// The clocks of one command.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) until: Instant,
+    pub(crate) silence: Duration,
+}
+
+/// How long output may go on after the command has ended: a daemon that it left may hold it.
+const AFTERMATH: Duration = Duration::from_secs(2);
+const CHUNK_BYTES: usize = 64 << 10;
+
+/// The mailbox of a shim.
+#[derive(Debug)]
+pub(crate) struct Mailbox {
+    sender: SyncSender<Event>,
+    receiver: Receiver<Event>,
+    run: u32,
+    aborted: bool,
+}
+
+impl Mailbox {
+    pub(crate) fn new() -> Self {
+        let (sender, receiver) = sync_channel(64);
+        Self {
+            sender,
+            receiver,
+            run: 0,
+            aborted: false,
+        }
+    }
+
+    /// Where a signal handler's thread leaves [`Event::Abort`].
+    pub(crate) fn sender(&self) -> SyncSender<Event> {
+        self.sender.clone()
+    }
+
+    /// Tells whether an abort has come, looking at what waits.
+    pub(crate) fn abort_has_come(&mut self) -> bool {
+        while let Ok(event) = self.receiver.try_recv() {
+            self.aborted |= matches!(event, Event::Abort);
+        }
+        self.aborted
+    }
+
+    /// Runs `command` with nothing on stdin and all output to `sink`. With `heed_abort` an abort,
+    /// earlier or meanwhile, ends the wait.
+    pub(crate) fn run(
+        &mut self,
+        mut command: Command,
+        limits: Limits,
+        heed_abort: bool,
+        sink: &mut dyn FnMut(&[u8]),
+    ) -> io::Result<End> {
+        if heed_abort && self.abort_has_come() {
+            return Ok(End::Aborted);
+        }
+        self.run += 1;
+        let run = self.run;
+        let (reader, writer) = io::pipe()?;
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(writer.try_clone()?)
+            .stderr(writer)
+            .spawn()?;
+        // The command holds copies of the pipe's writing end; they must close with the child's.
+        drop(command);
+        let (output, ended) = (self.sender.clone(), self.sender.clone());
+        thread::spawn(move || pump(reader, run, &output));
+        thread::spawn(move || {
+            let exit = child.wait().map_or(Exit::Code(125), Exit::from);
+            let _ = ended.send(Event::Ended(run, exit));
+        });
+        self.follow(run, limits, heed_abort, sink)
+    }
+
+    fn follow(
+        &mut self,
+        run: u32,
+        limits: Limits,
+        heed_abort: bool,
+        sink: &mut dyn FnMut(&[u8]),
+    ) -> io::Result<End> {
+        let (mut exit, mut closed, mut quiet_until) =
+            (None, false, Instant::now() + limits.silence);
+        let mut until = limits.until;
+        loop {
+            if let (Some(exit), true) = (exit, closed) {
+                return Ok(End::Exited(exit));
+            }
+            let wait = until
+                .min(quiet_until)
+                .saturating_duration_since(Instant::now());
+            match self.receiver.recv_timeout(wait) {
+                Ok(Event::Output(of, bytes)) if of == run => {
+                    quiet_until = Instant::now() + limits.silence;
+                    sink(&bytes);
+                }
+                Ok(Event::Closed(of)) if of == run => closed = true,
+                Ok(Event::Ended(of, code)) if of == run => {
+                    exit = Some(code);
+                    until = until.min(Instant::now() + AFTERMATH);
+                }
+                // Late words of an earlier command.
+                Ok(Event::Output(..) | Event::Closed(_) | Event::Ended(..)) => {}
+                Ok(Event::Abort) => {
+                    self.aborted = true;
+                    if heed_abort {
+                        return Ok(End::Aborted);
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    return Ok(match exit {
+                        Some(exit) => End::Exited(exit),
+                        None if Instant::now() >= limits.until => {
+                            End::TooLong("took longer than it may".into())
+                        }
+                        None => End::TooLong(format!(
+                            "printed nothing for {} s",
+                            limits.silence.as_secs()
+                        )),
+                    });
+                }
+                Err(RecvTimeoutError::Disconnected) => unreachable!("the mailbox holds a sender"),
+            }
+        }
+    }
+}
+
+fn pump(mut reader: io::PipeReader, run: u32, output: &SyncSender<Event>) {
+    let mut buffer = vec![0; CHUNK_BYTES];
+    loop {
+        match reader.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => {
+                let bytes = buffer.get(..count).unwrap_or_default().to_vec();
+                if output.send(Event::Output(run, bytes)).is_err() {
+                    return;
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => break,
+        }
+    }
+    let _ = output.send(Event::Closed(run));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str, limits: Limits, before: &[Event]) -> (End, String) {
+        let mut mailbox = Mailbox::new();
+        for event in before {
+            assert!(matches!(event, Event::Abort));
+            mailbox.sender().send(Event::Abort).unwrap();
+        }
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        let mut seen = Vec::new();
+        let end = mailbox
+            .run(command, limits, true, &mut |bytes| {
+                seen.extend_from_slice(bytes)
+            })
+            .unwrap();
+        (end, String::from_utf8(seen).unwrap())
+    }
+
+    fn hours() -> Limits {
+        let hour = Duration::from_secs(3600);
+        Limits {
+            until: Instant::now() + hour,
+            silence: hour,
+        }
+    }
+
+    #[test]
+    fn exit_codes_signals_and_output_of_both_streams() {
+        let (end, seen) = shell("echo out; echo err >&2; exit 3", hours(), &[]);
+        assert_eq!(end, End::Exited(Exit::Code(3)));
+        assert!(seen.contains("out\n") && seen.contains("err\n"));
+        assert_eq!(
+            shell("kill -9 $$", hours(), &[]).0,
+            End::Exited(Exit::Signal(9))
+        );
+    }
+
+    #[test]
+    fn clocks_and_aborts_end_the_wait() {
+        let brief = Duration::from_millis(50);
+        let silent = Limits {
+            silence: brief,
+            ..hours()
+        };
+        assert!(
+            matches!(shell("exec sleep 5", silent, &[]).0, End::TooLong(why) if why.contains("printed nothing"))
+        );
+        let short = Limits {
+            until: Instant::now() + brief,
+            ..hours()
+        };
+        let chatter = "for i in $(seq 500); do echo .; sleep 0.01; done";
+        assert!(
+            matches!(shell(chatter, short, &[]).0, End::TooLong(why) if why.contains("longer"))
+        );
+        assert_eq!(
+            shell("exec sleep 5", hours(), &[Event::Abort]).0,
+            End::Aborted
+        );
+    }
+
+    #[test]
+    fn a_daemon_that_holds_the_output_holds_nothing_up() {
+        let begun = Instant::now();
+        let (end, _) = shell("sleep 30 & exit 0", hours(), &[]);
+        assert_eq!(end, End::Exited(Exit::Code(0)));
+        assert!(begun.elapsed() < Duration::from_secs(20));
+    }
+}

@@ -1,0 +1,52 @@
+//! One build: from a checked request to a verdict, a log and files in the cache.
+//!
+//! `rundir` is what a build has on disk, `shim` the process that does it: it asks `plan` for the
+//! next stage and has `stages` do it, each command under the clocks of `exec`. `logscan` reads the
+//! log as it goes by, `verdict` decides what the end of sbuild means, `depwait` what the archive
+//! lacks; `changes`, `collect` and `gather` bring in the results.
+
+mod apt;
+pub(crate) mod buildlog;
+mod changes;
+mod collect;
+mod deb822;
+mod depwait;
+mod exec;
+mod gather;
+mod logscan;
+mod plan;
+pub(crate) mod rundir;
+mod sbuild;
+mod scrub;
+pub(crate) mod shim;
+pub(crate) mod spec;
+mod stages;
+mod verdict;
+
+use crate::protocol::FileName;
+
+pub(crate) use scrub::scrub_always;
+
+/// Why a control file or a result of the build was refused.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The file is larger than any real one.
+    #[error("larger than {0} bytes")]
+    TooLarge(u64),
+    /// A line which is neither a field nor part of one.
+    #[error("line {line}: {problem}")]
+    Line { line: usize, problem: &'static str },
+    /// A field which must be there is not.
+    #[error("no {0} field")]
+    NoField(&'static str),
+    /// A field that cannot be read.
+    #[error("{field}, line {line}: {problem}")]
+    Field {
+        field: &'static str,
+        line: usize,
+        problem: String,
+    },
+    /// A result file that is missing, is not a plain file, or is not what the .changes says.
+    #[error("{file}: {problem}")]
+    Result { file: FileName, problem: String },
+}

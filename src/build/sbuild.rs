@@ -1,0 +1,165 @@
+//! Pure: how sbuild is called: its command line, its configuration, its environment.
+//!
+//! For the sbuild of Debian 12 (0.85) and of Debian 13 (0.89); an unknown variable in the
+//! configuration is fatal to it, so what differs goes by its version.
+
+use std::path::Path;
+
+use super::spec::Spec;
+
+/// What sbuild is given besides its arguments.
+pub(crate) const ENVIRONMENT: [(&str, &str); 5] = [
+    ("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"),
+    ("LANG", "C.UTF-8"),
+    ("LC_ALL", "C.UTF-8"),
+    ("TERM", "unknown"),
+    ("TZ", "UTC"),
+];
+
+/// Returns the minor number of a Debian version of sbuild, such as 85 for `0.85.0`.
+pub(crate) fn minor(version: &str) -> u32 {
+    version
+        .split('.')
+        .nth(1)
+        .and_then(|part| {
+            let digits: String = part.chars().take_while(char::is_ascii_digit).collect();
+            digits.parse().ok()
+        })
+        .unwrap_or(85)
+}
+
+/// Returns the text of the configuration file: the answers of [M]'s `.sbuildrc` (slave spec
+/// §3.4), for a session that is handed over ready.
+pub(crate) fn configuration(spec: &Spec, minor: u32) -> String {
+    let mut lines = vec![
+        // Without this mode the exit codes 2 and 3 never occur.
+        "$sbuild_mode = 'buildd';",
+        "$mailto = '';",
+        "$apt_update = 0;",
+        "$apt_distupgrade = 0;",
+        "$apt_allow_unauthenticated = 1;",
+        "$resolve_alternatives = 1;",
+        "$build_environment = { 'LANG' => 'C.UTF-8', 'TERM' => 'unknown', 'V' => '1' };",
+        "$environment_filter = ['^PATH$', '^DEB_BUILD_OPTIONS$', '^LANG$', '^LC_ALL$', '^TERM$', '^TZ$'];",
+        "$purge_build_deps = 'never';",
+        "$purge_build_directory = 'never';",
+        "$run_lintian = 0;",
+        "$run_piuparts = 0;",
+        "$run_autopkgtest = 0;",
+        "$check_space = 0;",
+        // The default explainer installs a package and so changes stage and exit.
+        "$bd_uninstallable_explainer = '';",
+        "$log_filter = 0;",
+        "$log_colour = 0;",
+        // The silence clock is the shim's.
+        "$stalled_pkg_timeout = 0;",
+    ];
+    if minor >= 87 {
+        lines.push("$unshare_mmdebstrap_auto_create = 0;");
+    }
+    let mut text = lines.join("\n");
+    text.push_str(&format!(
+        "\n$maintainer_name = 'Build Daemon <buildd@{}>';\n1;\n",
+        spec.arch()
+    ));
+    text
+}
+
+/// Returns the arguments of sbuild; `program` is the path by which it finds this binary, `init`
+/// the session's.
+pub(crate) fn arguments(
+    spec: &Spec,
+    minor: u32,
+    program: &Path,
+    init: i32,
+    network: &str,
+) -> Vec<String> {
+    let program = program.display().to_string();
+    let virt = ["internal", "virt", &program, &init.to_string(), network]
+        .map(|word| format!("--autopkgtest-virt-server-opt={word}"));
+    let mut words: Vec<String> = [
+        "--chroot-mode=autopkgtest",
+        "--nolog",
+        "--no-apt-update",
+        "--no-apt-upgrade",
+        "--no-apt-distupgrade",
+        "--no-run-lintian",
+        "--no-source",
+        "--purge-deps=never",
+        "--purge-build=never",
+        "--bd-uninstallable-explainer=none",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    words.push(format!("--autopkgtest-virt-server={program}"));
+    words.extend(virt);
+    words.push(format!("--dist={}", spec.suite()));
+    words.push(format!("--arch={}", spec.arch()));
+    words.push(
+        if spec.request.args.arch_indep {
+            "--arch-all"
+        } else {
+            "--no-arch-all"
+        }
+        .to_owned(),
+    );
+    if minor >= 91 {
+        words.push("--no-apt-distclean".to_owned());
+    }
+    words.push(spec.request.dsc().to_string());
+    words
+}
+
+/// Returns DEB_BUILD_OPTIONS: `noautodbgsym` unless debug symbols are wanted (slave spec §3.4).
+pub(crate) fn build_options(spec: &Spec) -> String {
+    let mut options = Vec::new();
+    if !spec.request.args.build_debug_symbols {
+        options.push("noautodbgsym".to_owned());
+    }
+    if spec.settings.parallel > 1 {
+        options.push(format!("parallel={}", spec.settings.parallel));
+    }
+    options.join(" ")
+}
+
+/// Returns the arguments of the 2008 `sbuild-package` (slave spec §3.4).
+pub(crate) fn site_arguments(spec: &Spec) -> Vec<String> {
+    let args = &spec.request.args;
+    let mut words = vec![spec.request.build_id.to_string()];
+    words.extend(spec.settings.programs.sbuild_args.iter().cloned());
+    if args.arch_indep {
+        words.push("-A".to_owned());
+    }
+    words.extend(
+        args.archive_purpose
+            .as_ref()
+            .map(|purpose| format!("--purpose={purpose}")),
+    );
+    words.push(format!("--dist={}", spec.suite()));
+    words.extend(
+        args.ogrecomponent
+            .as_ref()
+            .map(|component| format!("--comp={component}")),
+    );
+    words.push(spec.request.dsc().to_string());
+    words
+}
+
+/// Returns `/CurrentlyBuilding`, which pkgbinarymangler reads; `Package` must come first.
+pub(crate) fn currently_building(spec: &Spec) -> String {
+    let args = &spec.request.args;
+    let dsc = spec.request.dsc().to_string();
+    let source = dsc.split('_').next().unwrap_or_default();
+    let mut text = format!("Package: {source}\n");
+    if let Some(component) = &args.ogrecomponent {
+        text.push_str(&format!("Component: {component}\n"));
+    }
+    text.push_str(&format!("Suite: {}\n", spec.suite()));
+    if let Some(purpose) = &args.archive_purpose {
+        text.push_str(&format!("Purpose: {purpose}\n"));
+    }
+    if args.build_debug_symbols {
+        text.push_str("Build-Debug-Symbols: yes\n");
+    }
+    text
+}

@@ -1,0 +1,175 @@
+//! Pure: which bytes of a log line are credentials, and the line without them?
+//!
+//! Removes `user:password@` from URLs and `,proxyauth=user:token` (slave spec §3.10). The
+//! userinfo of a URL ends at the first `/`, blank, quote, `<` or `>`, so that a port and a later
+//! `@` (`http://h:80/a b@c`) are never taken for a password; a raw `/` in a password is no valid
+//! URL and is not recognised. `http://user@host/` holds no secret and stays.
+//! Called by the build log's writer and, for its own lines, by the daemon.
+
+use std::borrow::Cow;
+
+/// What a URL's user and password come after.
+const SCHEME_END: &[u8] = b"://";
+/// The proxy credentials apt and snapcraft print, with their comma.
+const PROXY_AUTH: &[u8] = b",proxyauth=";
+
+/// Removes credentials from the log of a private build, and nothing from that of a public one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Scrubber {
+    private: bool,
+}
+
+impl Scrubber {
+    pub(crate) fn new(private: bool) -> Self {
+        Self { private }
+    }
+
+    /// Tells whether there is anything to do.
+    pub(crate) fn is_private(self) -> bool {
+        self.private
+    }
+
+    /// Returns `text` (whole lines, or a last line that has ended) without credentials.
+    pub(crate) fn scrub(self, text: &[u8]) -> Cow<'_, [u8]> {
+        if self.private {
+            remove_credentials(text)
+        } else {
+            Cow::Borrowed(text)
+        }
+    }
+}
+
+/// Returns `text` without credentials, whoever the build is for.
+pub(crate) fn scrub_always(text: &str) -> String {
+    // Only whole runs between ASCII bytes are removed, so that this stays UTF-8.
+    String::from_utf8_lossy(&remove_credentials(text.as_bytes())).into_owned()
+}
+
+/// Returns where credentials may begin that `text` ends in the middle of.
+pub(super) fn unfinished(text: &[u8]) -> Option<usize> {
+    let open = |start: &[u8]| {
+        let at = text
+            .windows(start.len())
+            .rposition(|window| window == start)?
+            + start.len();
+        let ended = text[at..].iter().any(|&b| ends_userinfo(b));
+        (!ended).then_some(at)
+    };
+    [SCHEME_END, PROXY_AUTH].into_iter().filter_map(open).min()
+}
+
+fn remove_credentials(text: &[u8]) -> Cow<'_, [u8]> {
+    let mut kept = Vec::new();
+    let mut copied = 0;
+    let mut at = 0;
+    while at < text.len() {
+        let rest = &text[at..];
+        let (from, until) = if rest.starts_with(SCHEME_END) {
+            let from = at + SCHEME_END.len();
+            (from, from + userinfo_len(&text[from..]))
+        } else if rest.starts_with(PROXY_AUTH) {
+            (at, at + proxy_auth_len(rest))
+        } else {
+            at += 1;
+            continue;
+        };
+        kept.extend_from_slice(&text[copied..from]);
+        (copied, at) = (until, until.max(at + 1));
+    }
+    if copied == 0 {
+        return Cow::Borrowed(text);
+    }
+    kept.extend_from_slice(&text[copied..]);
+    Cow::Owned(kept)
+}
+
+/// Returns the length of `user:password@` at the start of `rest`, 0 when there is no password.
+///
+/// The last `@` counts, as a password may hold one too.
+fn userinfo_len(rest: &[u8]) -> usize {
+    let end = rest
+        .iter()
+        .position(|&b| ends_userinfo(b))
+        .unwrap_or(rest.len());
+    match rest[..end].iter().rposition(|&b| b == b'@') {
+        Some(at) if rest[..at].contains(&b':') => at + 1,
+        _ => 0,
+    }
+}
+
+/// Returns the length of `,proxyauth=user:token` at the start of `rest`, 0 without a token.
+fn proxy_auth_len(rest: &[u8]) -> usize {
+    let value = &rest[PROXY_AUTH.len()..];
+    let end = value
+        .iter()
+        .position(|&b| b == b',' || ends_userinfo(b))
+        .unwrap_or(value.len());
+    if value[..end].contains(&b':') {
+        PROXY_AUTH.len() + end
+    } else {
+        0
+    }
+}
+
+fn ends_userinfo(byte: u8) -> bool {
+    matches!(byte, b'/' | b'"' | b'\'' | b'`' | b'<' | b'>') || byte.is_ascii_whitespace()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn check(line: &str, expect: &str) {
+        assert_eq!(scrub_always(line), expect, "{line}");
+        assert_eq!(
+            Scrubber::new(true).scrub(line.as_bytes()),
+            expect.as_bytes()
+        );
+        assert_eq!(Scrubber::new(false).scrub(line.as_bytes()), line.as_bytes());
+    }
+
+    #[test]
+    fn credentials_go_and_all_else_stays() {
+        // The two golden shapes of slave spec §3.10, with all the rest of their lines.
+        check(
+            "Get:1 http://buildd:secret@ppa.example.com hardy/main foo 1.0-1 [12B]",
+            "Get:1 http://ppa.example.com hardy/main foo 1.0-1 [12B]",
+        );
+        check(
+            "see http://user:blah@host/ and more",
+            "see http://host/ and more",
+        );
+        check("http://:macaroon@h/", "http://h/");
+        check("http://u:a:b@h/", "http://h/");
+        check("http://u:a@b@h:80/x", "http://h:80/x");
+        check("a http://u:p@h/ b ftp://v:q@i c", "a http://h/ b ftp://i c");
+        check("http://u:p\u{e9}@h/\u{e9}", "http://h/\u{e9}");
+        check("http://h:80/a b@c", "http://h:80/a b@c");
+        check("'http://h:80' b@c", "'http://h:80' b@c");
+        check("<http://h:80> b@c", "<http://h:80> b@c");
+        check("http://u@h/", "http://u@h/");
+        check("http://h:80\nb@c", "http://h:80\nb@c");
+        check("mail a@b: no URL", "mail a@b: no URL");
+        check("x,proxyauth=me:t0k-en,y", "x,y");
+        check("x,proxyauth=me y", "x,proxyauth=me y");
+    }
+
+    #[test]
+    fn a_url_cut_in_its_middle_is_found() {
+        assert_eq!(unfinished(b"Get http://u:pass"), Some(11));
+        assert_eq!(unfinished(b"x,proxyauth=u:p"), Some(12));
+        assert_eq!(unfinished(b"Get http://h/ done"), None);
+        assert_eq!(unfinished(b"Get http://h/path"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_password_survives(user in "[a-z]{0,5}", password in "[!-~&&[^/\"'`<>Z]]{1,20}", text in ".{0,20}") {
+            let line = format!("{text} http://{user}:Z{password}Z@host/ {text}");
+            let clean = Scrubber::new(true).scrub(line.as_bytes()).into_owned();
+            let secret = format!("Z{password}Z").into_bytes();
+            prop_assert!(!clean.windows(secret.len()).any(|window| window == secret));
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Pure: everything a shim must know to do one build, as it stands in the journal.
+//!
+//! The daemon writes it, the shim reads it: a later change of the configuration, or an upgrade of
+//! the program, does not touch a build that runs.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Overlay, Programs};
+use crate::protocol::BuildRequest;
+
+/// One build: what the master asked for, and how this host does it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Spec {
+    pub(crate) request: BuildRequest,
+    pub(crate) settings: Settings,
+}
+
+/// How this host builds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Settings {
+    /// Where `build-ID` goes, and the working folder of every stage.
+    pub(crate) home: PathBuf,
+    pub(crate) filecache: PathBuf,
+    pub(crate) chroots: PathBuf,
+    pub(crate) sessions: PathBuf,
+    /// The architecture of a build that names none.
+    pub(crate) arch: String,
+    /// `parallel=N` of DEB_BUILD_OPTIONS.
+    pub(crate) parallel: u32,
+    pub(crate) overlay: Overlay,
+    /// Whether the build itself, unlike apt, gets a network of its own with nothing in it.
+    pub(crate) build_without_network: bool,
+    pub(crate) apt_proxy: Option<String>,
+    /// Site programs in place of built-in stages, called with the arguments of 2008.
+    pub(crate) programs: Programs,
+    pub(crate) clocks: Clocks,
+    pub(crate) log_bytes: u64,
+}
+
+/// How long things may take.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Clocks {
+    /// The whole build.
+    pub(crate) total: Duration,
+    /// A stage without a byte of output.
+    pub(crate) silence: Duration,
+    /// Every stage but SBUILD.
+    pub(crate) stage: Duration,
+    /// From an abort until nothing of the build may be left.
+    pub(crate) abort: Duration,
+}
+
+impl Spec {
+    /// The architecture of this build.
+    pub(crate) fn arch(&self) -> &str {
+        self.request
+            .args
+            .arch_tag
+            .as_ref()
+            .map_or(self.settings.arch.as_str(), |arch| arch.as_str())
+    }
+
+    /// The suite of this build; `autobuild` is what 2008 gave a build that named none.
+    pub(crate) fn suite(&self) -> &str {
+        self.request
+            .args
+            .suite
+            .as_ref()
+            .map_or("autobuild", |suite| suite.as_str())
+    }
+
+    /// The folder the build works in: links to its files, sbuild's results.
+    pub(crate) fn work_tree(&self) -> PathBuf {
+        self.settings
+            .home
+            .join(format!("build-{}", self.request.build_id))
+    }
+
+    /// The folder of the build's session.
+    pub(crate) fn session_dir(&self) -> PathBuf {
+        self.settings.sessions.join(self.request.build_id.as_str())
+    }
+
+    /// The chroot tarball in the cache.
+    pub(crate) fn tarball(&self) -> PathBuf {
+        self.settings.filecache.join(self.request.chroot.as_str())
+    }
+}

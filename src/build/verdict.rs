@@ -1,0 +1,261 @@
+//! Pure: what does the end of the build program mean for the build?
+//!
+//! Weighs the exit code, sbuild's own account of the failing stage, and the log's signs. Exit 0
+//! alone proves nothing: sbuild also skips packages with it. Signs that a package's own build
+//! could print are only believed when sbuild stopped before it ran the package. Called by the
+//! shim, which looks at the disk, asks `depwait` after `DepCheck`, and knows of aborts itself.
+
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::ExitStatus;
+
+use super::logscan::{Certainty, Findings, Sign};
+use super::scrub::scrub_always;
+
+/// How much of a line of the log a reason quotes.
+const MAX_SHOWN_CHARS: usize = 300;
+
+/// How the build program ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    Code(i32),
+    Signal(i32),
+}
+
+impl From<ExitStatus> for Exit {
+    fn from(status: ExitStatus) -> Self {
+        match (status.code(), status.signal()) {
+            (Some(code), _) => Self::Code(code),
+            (None, Some(signal)) => Self::Signal(signal),
+            (None, None) => Self::Code(125),
+        }
+    }
+}
+
+/// What becomes of the build.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Ok,
+    PackageFail,
+    GivenBack,
+    ChrootFail,
+    BuilderFail,
+    /// Waits for what `relations`, a Debian relation string, names.
+    DepFail {
+        relations: String,
+    },
+    /// A dependency may be missing: a dep-wait if the package lists lack it, else a package
+    /// failure, as a wrong dep-wait loops for ever (slave spec §3.7).
+    DepCheck,
+}
+
+/// A verdict and one plain sentence for the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Judgement {
+    pub(crate) verdict: Verdict,
+    pub(crate) reason: String,
+}
+
+fn judge(verdict: Verdict, reason: impl Into<String>) -> Judgement {
+    Judgement {
+        verdict,
+        reason: reason.into(),
+    }
+}
+
+fn dep_wait(relations: String) -> Judgement {
+    let reason = format!("The package waits for {relations}.");
+    judge(Verdict::DepFail { relations }, reason)
+}
+
+/// Judges the end of sbuild; `disk_full` tells that the builder's own disk is.
+///
+/// Whether a .changes was made is for the caller to see.
+pub(crate) fn classify(exit: Exit, findings: &Findings, disk_full: bool) -> Judgement {
+    let code = match ended_by_itself(exit, "sbuild") {
+        Ok(code) => code,
+        Err(judgement) => return judgement,
+    };
+    let status = findings.status.as_deref();
+    if code == 0 && status == Some("successful") {
+        return judge(Verdict::Ok, "The package was built.");
+    }
+    if disk_full {
+        return judge(Verdict::BuilderFail, "The builder's disk is full.");
+    }
+    if status == Some("skipped") {
+        let reason = "The package does not build for this architecture";
+        return judge(
+            Verdict::PackageFail,
+            because(reason, findings.sign(Sign::ArchSkipped)),
+        );
+    }
+    if code == 0 {
+        return judge(
+            Verdict::PackageFail,
+            "sbuild ended without an error and without success.",
+        );
+    }
+    let stage = findings.fail_stage.as_deref();
+    match stage {
+        Some("install-deps" | "install-deps-env" | "explain-bd-uninstallable") => {
+            judge_install(code, findings)
+        }
+        Some(
+            stage @ ("create-session"
+            | "create-build-dir"
+            | "lock-session"
+            | "chroot-arch"
+            | "run-chroot-setup-commands"
+            | "resolver setup"),
+        ) => judge(
+            Verdict::ChrootFail,
+            format!("The chroot could not be used ({stage})."),
+        ),
+        Some(stage) if stage.starts_with("apt-get-") => judge_update(stage, findings),
+        Some(stage @ ("fetch-src" | "check-space" | "init" | "abort")) => judge(
+            Verdict::BuilderFail,
+            format!("sbuild failed before the build ({stage})."),
+        ),
+        None if code == 3 && findings.sign(Sign::ForceYes).is_some() => judge(
+            Verdict::GivenBack,
+            "apt met problems it would not ignore unasked.",
+        ),
+        None if code == 3 && findings.sign(Sign::SourceMissing).is_some() => {
+            judge(Verdict::BuilderFail, "sbuild was given no source package.")
+        }
+        Some("unpack") => {
+            let reason = "The source package could not be unpacked";
+            judge(
+                Verdict::PackageFail,
+                because(reason, findings.sign(Sign::SourceDamaged)),
+            )
+        }
+        Some(_) | None => judge_package(code, findings),
+    }
+}
+
+/// Judges the end of a site's own `sbuildpath` program by the exit codes of 2008: 0 built,
+/// 1 dep-wait candidate, 2 give back, 3 package failure, others the builder (slave spec §3.5).
+pub(crate) fn classify_site(exit: Exit, findings: &Findings) -> Judgement {
+    let code = match ended_by_itself(exit, "The build program") {
+        Ok(code) => code,
+        Err(judgement) => return judgement,
+    };
+    let transient = [Sign::ForceYes, Sign::IllegalInstruction];
+    let transient = transient.iter().find_map(|sign| findings.sign(*sign));
+    match (code, transient, findings.old_dependency()) {
+        (0, _, _) => judge(Verdict::Ok, "The package was built."),
+        (1 | 3, Some(line), _) => judge(
+            Verdict::GivenBack,
+            because("The build is given back", Some(line)),
+        ),
+        (1, None, Some(relation)) => dep_wait(relation.to_owned()),
+        (2, _, _) => judge(Verdict::GivenBack, "The build program gave the build back."),
+        _ => judge_package(code, findings),
+    }
+}
+
+/// Returns the exit code if it is one that tells something of the package.
+fn ended_by_itself(exit: Exit, program: &str) -> Result<i32, Judgement> {
+    let reason = match exit {
+        Exit::Code(code @ 0..=3) => return Ok(code),
+        Exit::Code(code) => format!("{program} failed with exit code {code}."),
+        Exit::Signal(signal) => format!("{program} was killed by signal {signal}."),
+    };
+    Err(judge(Verdict::BuilderFail, reason))
+}
+
+/// Judges a failure to update the chroot's package lists: the archive's fault, or the disk's.
+fn judge_update(stage: &str, findings: &Findings) -> Judgement {
+    match (
+        findings.sign(Sign::NoSpace),
+        findings.sign(Sign::FetchFailed),
+    ) {
+        (Some(line), _) => judge(
+            Verdict::BuilderFail,
+            because("The builder's disk is full", Some(line)),
+        ),
+        (None, line) => {
+            let reason = format!("apt could not bring the chroot up to date ({stage})");
+            judge(Verdict::GivenBack, because(&reason, line))
+        }
+    }
+}
+
+/// Judges a failure to install the build dependencies; nothing of the package has run yet.
+///
+/// An archive that cannot be reached looks like one without the packages, so that it comes first.
+fn judge_install(code: i32, findings: &Findings) -> Judgement {
+    if let Some(line) = findings.sign(Sign::NoSpace) {
+        return judge(
+            Verdict::BuilderFail,
+            because("The builder's disk is full", Some(line)),
+        );
+    }
+    if let Some(line) = findings.sign(Sign::FetchFailed) {
+        return judge(
+            Verdict::GivenBack,
+            because("The archive failed", Some(line)),
+        );
+    }
+    if let (3, Some(line)) = (code, findings.sign(Sign::ForceYes)) {
+        return judge(
+            Verdict::GivenBack,
+            because("apt would not go on", Some(line)),
+        );
+    }
+    if findings
+        .unmet
+        .iter()
+        .any(|unmet| unmet.certainty == Certainty::Dubious)
+    {
+        return judge(
+            Verdict::DepCheck,
+            "The build dependencies cannot be installed together.",
+        );
+    }
+    let mut definite: Vec<&str> = Vec::new();
+    for unmet in &findings.unmet {
+        if !definite.contains(&unmet.relation.as_str()) {
+            definite.push(&unmet.relation);
+        }
+    }
+    if !definite.is_empty() {
+        return dep_wait(definite.join(", "));
+    }
+    if let Some(relation) = findings.old_dependency() {
+        return dep_wait(relation.to_owned());
+    }
+    // A dependency whose own scripts fail would fail again: neither a wait nor a retry helps.
+    let reason = "The build dependencies could not be installed";
+    judge(
+        Verdict::PackageFail,
+        because(reason, findings.sign(Sign::DpkgFailed)),
+    )
+}
+
+/// Judges a failure of the package itself, with what the log tells of it.
+fn judge_package(code: i32, findings: &Findings) -> Judgement {
+    let signs = [Sign::Inactive, Sign::Killed, Sign::NoSpace];
+    let line = signs.iter().find_map(|sign| findings.sign(*sign));
+    let reason = match findings.fail_stage.as_deref() {
+        Some(stage) => format!("The package failed to build (stage {stage})"),
+        None => format!("The package failed to build (exit code {code})"),
+    };
+    judge(Verdict::PackageFail, because(&reason, line))
+}
+
+/// Returns a sentence of `reason` and the log's `line` that shows it, without credentials.
+fn because(reason: &str, line: Option<&str>) -> String {
+    let Some(line) = line else {
+        return format!("{reason}.");
+    };
+    let shown: String = scrub_always(line.trim())
+        .chars()
+        .take(MAX_SHOWN_CHARS)
+        .collect();
+    format!("{reason}: {shown}")
+}
+
+#[cfg(test)]
+mod tests;

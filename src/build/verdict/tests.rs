@@ -1,0 +1,197 @@
+use super::super::logscan::LogScan;
+use super::*;
+
+/// Returns the findings in a log of sbuild's.
+macro_rules! log {
+    ($name:literal) => {
+        scan(include_str!(concat!(
+            "../../../tests/fixtures/buildlogs/",
+            $name,
+            ".log"
+        )))
+    };
+}
+
+fn scan(log: &str) -> Findings {
+    let mut scan = LogScan::new();
+    log.as_bytes()
+        .chunks(100)
+        .for_each(|chunk| scan.feed(chunk));
+    scan.finish()
+}
+
+fn check(code: i32, findings: &Findings, verdict: Verdict, reason: &str) {
+    let found = classify(Exit::Code(code), findings, false);
+    assert_eq!(found, judge(verdict, reason));
+}
+
+fn waits_for(relations: &str) -> Verdict {
+    Verdict::DepFail {
+        relations: relations.to_owned(),
+    }
+}
+
+#[test]
+fn what_sbuild_says() {
+    use Verdict::{BuilderFail, ChrootFail, DepCheck, GivenBack, Ok, PackageFail};
+    check(0, &log!("successful"), Ok, "The package was built.");
+    let skipped = "The package does not build for this architecture: E: dsc: amd64 not in arch \
+                   list or does not match any arch wildcards: i386 -- skipping";
+    check(0, &log!("skipped"), PackageFail, skipped);
+    check(1, &log!("skipped"), PackageFail, skipped);
+    check(
+        2,
+        &log!("attempted"),
+        PackageFail,
+        "The package failed to build (stage build): c++: fatal error: Killed signal terminated \
+         program cc1plus",
+    );
+    check(
+        2,
+        &log!("inactive"),
+        PackageFail,
+        "The package failed to build (stage build): E: Build killed with signal TERM after 150 \
+         minutes of inactivity",
+    );
+    check(
+        3,
+        &log!("unmet-definite"),
+        waits_for("libbar-dev (>= 2), nosuch"),
+        "The package waits for libbar-dev (>= 2), nosuch.",
+    );
+    check(
+        3,
+        &log!("unmet-dubious"),
+        DepCheck,
+        "The build dependencies cannot be installed together.",
+    );
+    let unreachable = "The archive failed: W: Failed to fetch \
+                       http://archive.example.com/dists/bookworm/InRelease  Temporary failure \
+                       resolving 'archive.example.com'";
+    check(3, &log!("unreachable"), GivenBack, unreachable);
+    check(1, &log!("unreachable"), GivenBack, unreachable);
+    check(
+        3,
+        &log!("fetch-failed"),
+        GivenBack,
+        "The archive failed: E: Failed to fetch \
+         http://archive.example.com/pool/libbar-dev_2-1_amd64.deb  404  Not Found [IP: 192.0.2.1 80]",
+    );
+    check(
+        3,
+        &log!("postinst"),
+        PackageFail,
+        "The build dependencies could not be installed: E: Sub-process /usr/bin/dpkg returned an \
+         error code (1)",
+    );
+    check(
+        3,
+        &log!("apt-full"),
+        BuilderFail,
+        "The builder's disk is full: E: Failed to fetch http://archive.example.com/libbar.deb  \
+         Error writing to file - write (28: No space left on device)",
+    );
+    check(
+        3,
+        &log!("apt-get-update"),
+        GivenBack,
+        "apt could not bring the chroot up to date (apt-get-update).",
+    );
+    check(
+        1,
+        &log!("create-session"),
+        ChrootFail,
+        "The chroot could not be used (create-session).",
+    );
+    check(
+        3,
+        &log!("unpack"),
+        PackageFail,
+        "The source package could not be unpacked: dpkg-source: error: file \
+         ./hello_2.10.orig.tar.gz has size 725946 instead of expected 725947",
+    );
+    check(
+        3,
+        &log!("no-dsc"),
+        BuilderFail,
+        "sbuild was given no source package.",
+    );
+}
+
+#[test]
+fn a_give_back_line_counts_with_exit_3_only() {
+    let verdict = |code, findings: &Findings| classify(Exit::Code(code), findings, false).verdict;
+    assert_eq!(verdict(3, &log!("force-yes")), Verdict::GivenBack);
+    assert_eq!(verdict(1, &log!("force-yes")), Verdict::PackageFail);
+    let bare = scan("E: There are problems and -y was used without --force-yes\n");
+    assert_eq!(verdict(3, &bare), Verdict::GivenBack);
+    assert_eq!(verdict(1, &bare), Verdict::PackageFail);
+}
+
+#[test]
+fn an_unmet_dependency_needs_its_stage() {
+    let log = "The following packages have unmet dependencies:\n \
+               d : Depends: x but it is not installable\n";
+    let verdict = |log: &str| classify(Exit::Code(3), &scan(log), false).verdict;
+    assert_eq!(verdict(log), Verdict::PackageFail);
+    let footer = "| Summary\nFail-Stage: install-deps\nStatus: given-back\n";
+    assert_eq!(verdict(&format!("{log}{footer}")), waits_for("x"));
+}
+
+#[test]
+fn exits_that_tell_nothing_of_the_package() {
+    let check = |exit, expect: Judgement| {
+        assert_eq!(classify(exit, &Findings::default(), false), expect);
+    };
+    let reason = "sbuild was killed by signal 9.";
+    check(Exit::Signal(9), judge(Verdict::BuilderFail, reason));
+    for code in [4, 5, 137, -1] {
+        let reason = format!("sbuild failed with exit code {code}.");
+        check(Exit::Code(code), judge(Verdict::BuilderFail, reason));
+    }
+    for code in [1, 2, 3] {
+        let reason = format!("The package failed to build (exit code {code}).");
+        check(Exit::Code(code), judge(Verdict::PackageFail, reason));
+    }
+    let reason = "sbuild ended without an error and without success.";
+    check(Exit::Code(0), judge(Verdict::PackageFail, reason));
+}
+
+#[test]
+fn a_full_disk_is_the_builders_unless_the_build_succeeded() {
+    let verdict = |code, findings: &Findings| classify(Exit::Code(code), findings, true).verdict;
+    assert_eq!(verdict(2, &log!("attempted")), Verdict::BuilderFail);
+    assert_eq!(verdict(0, &log!("successful")), Verdict::Ok);
+}
+
+#[test]
+fn site_programs_by_the_codes_of_2008() {
+    let check = |code, log: &str, expect: Verdict| {
+        let found = classify_site(Exit::Code(code), &scan(log)).verdict;
+        assert_eq!(found, expect, "{code} {log}");
+    };
+    let missing = "E: Package foo has no installation candidate\n";
+    let yes = "E: There are problems and -y was used without --force-yes\n";
+    check(0, "", Verdict::Ok);
+    check(1, missing, waits_for("foo"));
+    check(
+        1,
+        "foo(inst 1.0 ! >= wanted 1.2)\n",
+        waits_for("foo (>= 1.2)"),
+    );
+    check(1, "", Verdict::PackageFail);
+    check(1, &format!("{missing}{yes}"), Verdict::GivenBack);
+    check(2, missing, Verdict::GivenBack);
+    check(3, missing, Verdict::PackageFail);
+    check(3, yes, Verdict::GivenBack);
+    check(
+        3,
+        "make: *** [all] Illegal instruction\n",
+        Verdict::GivenBack,
+    );
+    check(3, "cc1: terminated by signal 4\n", Verdict::GivenBack);
+    check(4, yes, Verdict::BuilderFail);
+    let killed = classify_site(Exit::Signal(15), &Findings::default());
+    let reason = "The build program was killed by signal 15.";
+    assert_eq!(killed, judge(Verdict::BuilderFail, reason));
+}

@@ -1,0 +1,347 @@
+//! Pure: what does the configuration say? Text in; a whole [`Config`] out, or every error at once.
+//!
+//! The format is the 2008 one (ini; sections and keys of the reference keep their meaning), so that
+//! existing sites keep working. An empty value means the default. Opens no file and looks at no
+//! path: `config_file` does. `buildd-slave.conf`, shipped, documents each key for operators.
+
+mod limits;
+mod programs;
+mod raw;
+mod reader;
+#[cfg(test)]
+mod tests;
+mod units;
+
+pub(crate) use limits::Limits;
+pub(crate) use programs::Programs;
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use reader::Reader;
+
+use crate::protocol::StatusForm;
+use crate::server::Cidr;
+
+/// What is wrong at one place of a configuration, and what to do about it.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{file}: {place}: {wrong}{}; {mend}", given.as_ref().map_or(String::new(), |given| format!(" (given {given:?})")))]
+pub(crate) struct Error {
+    file: String,
+    place: String,
+    wrong: String,
+    given: Option<String>,
+    mend: String,
+}
+
+impl Error {
+    /// Notes an error; `Config::parse` adds the file.
+    fn new(place: &str, wrong: &str, given: Option<&str>, mend: &str) -> Self {
+        Self {
+            file: String::new(),
+            place: place.to_owned(),
+            wrong: wrong.to_owned(),
+            given: given.map(str::to_owned),
+            mend: mend.to_owned(),
+        }
+    }
+}
+
+/// What had no effect, in a configuration that is good.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Warning {
+    file: String,
+    place: String,
+    text: String,
+}
+
+impl Warning {
+    fn new(place: &str, text: &str) -> Self {
+        Self {
+            file: String::new(),
+            place: place.to_owned(),
+            text: text.to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}: {}", self.file, self.place, self.text)
+    }
+}
+
+/// Text that is not shown by `Debug`.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Secret(String);
+
+impl Secret {
+    /// Returns the text, for the one place that has to send or compare it.
+    pub(crate) fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// What the machine has to say where the file is silent.
+#[derive(Debug, Clone)]
+pub(crate) struct Defaults {
+    /// Debian's name of the machine's architecture, as `dpkg --print-architecture` says it.
+    pub(crate) host_arch: String,
+    /// `$HOME`.
+    pub(crate) home: PathBuf,
+    /// Number of processors, at least 1.
+    pub(crate) cpus: u32,
+}
+
+/// A whole configuration; immutable once read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Config {
+    pub(crate) slave: Slave,
+    pub(crate) limits: Limits,
+    pub(crate) programs: Programs,
+    /// `[proxy] apt`: HTTP proxy for apt in the session. Defaults to none.
+    pub(crate) apt_proxy: Option<Secret>,
+}
+
+/// `[slave]`, also called `[builder]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Slave {
+    /// Defaults to the machine's own architecture.
+    pub(crate) architecturetag: String,
+    /// Where build trees `build-ID` go. Defaults to `$HOME`.
+    pub(crate) home: PathBuf,
+    /// Defaults to `filecache` below `home`, as the next three.
+    pub(crate) filecache: PathBuf,
+    pub(crate) chroots: PathBuf,
+    pub(crate) journal: PathBuf,
+    /// Writable layers of sessions.
+    pub(crate) sessions: PathBuf,
+    /// Addresses or names to listen at. Defaults to 127.0.0.1; never empty.
+    pub(crate) bindhost: Vec<String>,
+    /// Defaults to 8221; 0 lets the system choose.
+    pub(crate) bindport: u16,
+    /// Who may connect. Defaults to empty: anyone who can.
+    pub(crate) allow: Vec<Cidr>,
+    /// HTTP Basic for calls and files. Defaults to none.
+    pub(crate) credentials: Option<Credentials>,
+    /// User to become when started as root. Defaults to `buildd`.
+    pub(crate) user: String,
+    /// Defaults to [`Isolation::Unshare`].
+    pub(crate) isolation: Isolation,
+    /// Defaults to [`StatusForm::Tuple`].
+    pub(crate) statusform: StatusForm,
+    /// Jobs of one build at a time. Defaults to the number of processors.
+    pub(crate) parallel: u32,
+    /// Defaults to [`Network::BuildDeps`].
+    pub(crate) network: Network,
+    /// Defaults to [`Overlay::Auto`].
+    pub(crate) overlay: Overlay,
+}
+
+/// A user name and password that a caller must give.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Credentials {
+    pub(crate) username: String,
+    pub(crate) password: Secret,
+}
+
+/// What keeps a build from the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Isolation {
+    /// User namespaces and an overlay, made here.
+    Unshare,
+    /// Whatever the site's programs do.
+    None,
+}
+
+/// When the session has a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Network {
+    /// Until the dependencies are there; not while the package itself is built.
+    BuildDeps,
+    Always,
+}
+
+/// Where a session's writable layer lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Overlay {
+    /// In memory if the kernel can and there is enough, else on disk.
+    Auto,
+    Disk,
+    /// Wants a kernel newer than 6.1.
+    Tmpfs,
+}
+
+impl Config {
+    /// Reads `text`, calling it `file` in messages.
+    pub(crate) fn parse(
+        file: &str,
+        text: &str,
+        defaults: &Defaults,
+    ) -> Result<(Self, Vec<Warning>), Vec<Error>> {
+        let mut errors = Vec::new();
+        let mut warnings = Vec::new();
+        let sections = raw::read(text, &mut errors, &mut warnings);
+        let mut reader = Reader::new(sections, &mut errors);
+        let config = Self::read(&mut reader, defaults);
+        reader.finish();
+        if errors.is_empty() {
+            warnings
+                .iter_mut()
+                .for_each(|warning| file.clone_into(&mut warning.file));
+            Ok((config, warnings))
+        } else {
+            errors
+                .iter_mut()
+                .for_each(|error| file.clone_into(&mut error.file));
+            Err(errors)
+        }
+    }
+
+    fn read(reader: &mut Reader<'_>, defaults: &Defaults) -> Self {
+        let slave = Slave::read(reader, defaults);
+        let programs = Programs::read(reader);
+        programs.check(reader, slave.isolation);
+        Self {
+            slave,
+            limits: Limits::read(reader),
+            programs,
+            apt_proxy: read_proxy(reader),
+        }
+    }
+}
+
+impl Slave {
+    fn read(reader: &mut Reader<'_>, defaults: &Defaults) -> Self {
+        const S: &str = "slave";
+        let home = reader
+            .path(S, "home")
+            .unwrap_or_else(|| defaults.home.clone());
+        let mut below_home =
+            |key: &'static str| reader.path(S, key).unwrap_or_else(|| home.join(key));
+        let filecache = below_home("filecache");
+        let chroots = below_home("chroots");
+        let journal = below_home("journal");
+        let sessions = below_home("sessions");
+        let isolations = [("unshare", Isolation::Unshare), ("none", Isolation::None)];
+        let forms = [("tuple", StatusForm::Tuple), ("dict", StatusForm::Dict)];
+        let networks = [
+            ("build-deps", Network::BuildDeps),
+            ("always", Network::Always),
+        ];
+        let overlays = [
+            ("auto", Overlay::Auto),
+            ("disk", Overlay::Disk),
+            ("tmpfs", Overlay::Tmpfs),
+        ];
+        Self {
+            architecturetag: reader
+                .value(
+                    S,
+                    "architecturetag",
+                    "a Debian architecture such as amd64",
+                    |text| is_name(text, "-").then(|| text.to_owned()),
+                )
+                .unwrap_or_else(|| defaults.host_arch.clone()),
+            filecache,
+            chroots,
+            journal,
+            sessions,
+            bindhost: reader
+                .list(S, "bindhost", "addresses or host names", |text| {
+                    let good = text.parse::<IpAddr>().is_ok() || is_name(text, "-.");
+                    good.then(|| text.to_owned())
+                })
+                .unwrap_or_else(|| vec!["127.0.0.1".to_owned()]),
+            bindport: reader
+                .value(S, "bindport", "a port number, 0 to 65535", |text| {
+                    units::digits(text)?.try_into().ok()
+                })
+                .unwrap_or(8221),
+            allow: reader
+                .list(
+                    S,
+                    "allow",
+                    "addresses such as 192.0.2.1 or 192.0.2.0/24",
+                    |text| text.parse().ok(),
+                )
+                .unwrap_or_default(),
+            credentials: read_credentials(reader),
+            user: reader
+                .value(S, "user", "a user name", |text| {
+                    is_name(text, "-._").then(|| text.to_owned())
+                })
+                .unwrap_or_else(|| "buildd".to_owned()),
+            isolation: reader
+                .choice(S, "isolation", &isolations, " (schroot is not supported)")
+                .unwrap_or(Isolation::Unshare),
+            statusform: reader
+                .choice(S, "statusform", &forms, "")
+                .unwrap_or(StatusForm::Tuple),
+            parallel: reader.count(S, "parallel", 1, defaults.cpus),
+            network: reader
+                .choice(S, "network", &networks, "")
+                .unwrap_or(Network::BuildDeps),
+            overlay: reader
+                .choice(S, "overlay", &overlays, "")
+                .unwrap_or(Overlay::Auto),
+            home,
+        }
+    }
+}
+
+fn read_credentials(reader: &mut Reader<'_>) -> Option<Credentials> {
+    let username = reader.secret("slave", "username");
+    let password = reader.secret("slave", "password");
+    let mend = "set username and password, or neither";
+    match (username, password) {
+        (Some(username), Some(password)) => {
+            if username.contains(':') {
+                let wrong = "has a colon, which HTTP Basic cannot send";
+                reader.wrong("slave", "username", wrong, None, "choose another name");
+            }
+            return Some(Credentials {
+                username,
+                password: Secret(password),
+            });
+        }
+        (Some(_), None) => reader.wrong("slave", "password", "missing", None, mend),
+        (None, Some(_)) => reader.wrong("slave", "username", "missing", None, mend),
+        (None, None) => {}
+    }
+    None
+}
+
+fn read_proxy(reader: &mut Reader<'_>) -> Option<Secret> {
+    let url = reader.secret("proxy", "apt")?;
+    let host = url.strip_prefix("http://").unwrap_or_default();
+    if host.is_empty() || host.starts_with('/') || host.contains(|c: char| !c.is_ascii_graphic()) {
+        // The text may hold a password: not shown.
+        reader.wrong(
+            "proxy",
+            "apt",
+            "not an http URL",
+            None,
+            "write http://HOST:PORT/",
+        );
+        return None;
+    }
+    Some(Secret(url))
+}
+
+/// Tells whether a word is made of ASCII letters, digits and `also`, not beginning with the latter.
+fn is_name(text: &str, also: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || also.contains(c))
+}

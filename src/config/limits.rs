@@ -1,0 +1,77 @@
+//! Pure: how much of anything is allowed? Section `[limits]`, each with its unit and default.
+//!
+//! Only says; whoever uses a resource enforces its limit. Part of `Config`.
+
+use std::time::Duration;
+
+use super::reader::Reader;
+
+/// `[limits]`. Sizes are in bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// Request line and headers. Defaults to 16 KiB.
+    pub(crate) head: u64,
+    /// Body of a call. Defaults to 2 MiB.
+    pub(crate) body: u64,
+    /// Connections at a time. Defaults to 256.
+    pub(crate) connections: u32,
+    /// The same from one address. Defaults to 64.
+    pub(crate) connections_per_peer: u32,
+    /// Files sent at a time. Defaults to 32.
+    pub(crate) downloads: u32,
+    /// For a whole request to arrive. Defaults to 30 seconds.
+    pub(crate) request_timeout: Duration,
+    /// Between requests on one connection. Defaults to 60 seconds.
+    pub(crate) idle_timeout: Duration,
+    /// For a peer to take the next piece of an answer. Defaults to 60 seconds.
+    pub(crate) write_timeout: Duration,
+    /// Defaults to 10 seconds.
+    pub(crate) fetch_connect_timeout: Duration,
+    /// Longest silence of a download. Defaults to 30 seconds.
+    pub(crate) fetch_idle_timeout: Duration,
+    /// Bytes a second below which a download is given up. Defaults to 16 KiB.
+    pub(crate) fetch_lowest_rate: u64,
+    /// Longest file fetched. Defaults to 20 GiB.
+    pub(crate) fetch_size: u64,
+    /// New attempts after a transient failure. Defaults to 3.
+    pub(crate) fetch_retries: u32,
+    /// Left free on the file system of the cache. Defaults to 64 MiB.
+    pub(crate) reserve: u64,
+    /// A whole build. Defaults to 24 hours.
+    pub(crate) build_time: Duration,
+    /// Time without a line in the log. Defaults to 150 minutes, as in the reference.
+    pub(crate) silence: Duration,
+    /// Any stage but the build itself. Defaults to 1 hour.
+    pub(crate) stage_time: Duration,
+    /// For an aborted build to be gone. Defaults to 2 seconds.
+    pub(crate) abort_time: Duration,
+    /// Defaults to 200 MiB.
+    pub(crate) log_size: u64,
+}
+
+impl Limits {
+    pub(super) fn read(reader: &mut Reader<'_>) -> Self {
+        const L: &str = "limits";
+        Self {
+            head: reader.bytes(L, "head", 16 << 10),
+            body: reader.bytes(L, "body", 2 << 20),
+            connections: reader.count(L, "connections", 1, 256),
+            connections_per_peer: reader.count(L, "connections_per_peer", 1, 64),
+            downloads: reader.count(L, "downloads", 1, 32),
+            request_timeout: reader.duration(L, "request_timeout", 30),
+            idle_timeout: reader.duration(L, "idle_timeout", 60),
+            write_timeout: reader.duration(L, "write_timeout", 60),
+            fetch_connect_timeout: reader.duration(L, "fetch_connect_timeout", 10),
+            fetch_idle_timeout: reader.duration(L, "fetch_idle_timeout", 30),
+            fetch_lowest_rate: reader.bytes(L, "fetch_lowest_rate", 16 << 10),
+            fetch_size: reader.bytes(L, "fetch_size", 20 << 30),
+            fetch_retries: reader.count(L, "fetch_retries", 0, 3),
+            reserve: reader.bytes(L, "reserve", 64 << 20),
+            build_time: reader.duration(L, "build_time", 24 * 3600),
+            silence: reader.duration(L, "silence", 150 * 60),
+            stage_time: reader.duration(L, "stage_time", 3600),
+            abort_time: reader.duration(L, "abort_time", 2),
+            log_size: reader.bytes(L, "log_size", 200 << 20),
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! Pure: what is the value of a key, as the type it should have? Takes keys out of the sections one
+//! by one and notes each problem, so that all are told at once; what is left in the end nobody
+//! asked for. Knows no key by name. Used by `Config::parse`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::raw::Sections;
+use super::{Error, units};
+
+/// The sections still to be read, and what was wrong so far.
+pub(super) struct Reader<'a> {
+    sections: Sections,
+    /// Every key asked for, by section: the known ones.
+    pub(super) known: BTreeMap<&'static str, Vec<&'static str>>,
+    pub(super) errors: &'a mut Vec<Error>,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(sections: Sections, errors: &'a mut Vec<Error>) -> Self {
+        Self {
+            sections,
+            known: BTreeMap::new(),
+            errors,
+        }
+    }
+
+    /// Takes the text of a key as it stands; `None` when it is absent or empty. For what no message
+    /// may repeat.
+    pub(super) fn secret(&mut self, section: &'static str, key: &'static str) -> Option<String> {
+        self.known.entry(section).or_default().push(key);
+        let value = self.sections.get_mut(section)?.remove(key)?;
+        Some(value).filter(|value| !value.is_empty())
+    }
+
+    /// Takes the text of a key, which may have several lines; `None` when it is absent or empty.
+    pub(super) fn text(&mut self, section: &'static str, key: &'static str) -> Option<String> {
+        let value = self.secret(section, key)?;
+        if value.contains("%(") {
+            let wrong = "%(name)s is not replaced here";
+            self.wrong(section, key, wrong, Some(&value), "write the value out");
+            return None;
+        }
+        Some(value)
+    }
+
+    /// Takes a value of one line and converts it; `expected` says what it should have been.
+    pub(super) fn value<T>(
+        &mut self,
+        section: &'static str,
+        key: &'static str,
+        expected: &str,
+        convert: impl FnOnce(&str) -> Option<T>,
+    ) -> Option<T> {
+        let text = self.text(section, key)?;
+        if text.contains('\n') {
+            let mend = "start every key at the left margin: an indented line continues the last";
+            self.wrong(section, key, "more than one line", Some(&text), mend);
+            return None;
+        }
+        let value = convert(&text);
+        if value.is_none() {
+            self.wrong(
+                section,
+                key,
+                "not understood",
+                Some(&text),
+                &format!("write {expected}"),
+            );
+        }
+        value
+    }
+
+    /// Takes items separated by blanks, commas or line ends.
+    pub(super) fn list<T>(
+        &mut self,
+        section: &'static str,
+        key: &'static str,
+        expected: &str,
+        convert: impl Fn(&str) -> Option<T>,
+    ) -> Option<Vec<T>> {
+        let text = self.text(section, key)?;
+        let items = text
+            .split(|c: char| c == ',' || c.is_whitespace())
+            .filter(|item| !item.is_empty());
+        let mut values = Vec::new();
+        for item in items {
+            match convert(item) {
+                Some(value) => values.push(value),
+                None => {
+                    let mend = format!("write {expected}, separated by blanks");
+                    self.wrong(section, key, "not understood", Some(item), &mend);
+                }
+            }
+        }
+        Some(values)
+    }
+
+    /// Takes words separated by blanks.
+    pub(super) fn words(&mut self, section: &'static str, key: &'static str) -> Vec<String> {
+        let text = self.text(section, key).unwrap_or_default();
+        text.split_whitespace().map(str::to_owned).collect()
+    }
+
+    /// Takes one of `choices`; `remark` ends the list of them in the message.
+    pub(super) fn choice<T: Copy>(
+        &mut self,
+        section: &'static str,
+        key: &'static str,
+        choices: &[(&str, T)],
+        remark: &str,
+    ) -> Option<T> {
+        let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+        let expected = names.join(" or ") + remark;
+        self.value(section, key, &expected, |text| {
+            choices
+                .iter()
+                .find(|(name, _)| *name == text)
+                .map(|(_, value)| *value)
+        })
+    }
+
+    /// Takes an absolute path.
+    pub(super) fn path(&mut self, section: &'static str, key: &'static str) -> Option<PathBuf> {
+        self.value(section, key, "an absolute path", |text| {
+            Some(PathBuf::from(text)).filter(|path| path.is_absolute())
+        })
+    }
+
+    /// Takes a whole number of at least `least`.
+    pub(super) fn count(
+        &mut self,
+        section: &'static str,
+        key: &'static str,
+        least: u32,
+        default: u32,
+    ) -> u32 {
+        let expected = format!("a whole number, at least {least}");
+        let count = self.value(section, key, &expected, |text| {
+            units::digits(text)?
+                .try_into()
+                .ok()
+                .filter(|number| *number >= least)
+        });
+        count.unwrap_or(default)
+    }
+
+    /// Takes a number of bytes above zero.
+    pub(super) fn bytes(&mut self, section: &'static str, key: &'static str, default: u64) -> u64 {
+        let expected = "a number of bytes such as 512, 64 KiB, 200 MiB or 2 GiB";
+        let bytes = self.value(section, key, expected, |text| {
+            units::bytes(text).filter(|bytes| *bytes > 0)
+        });
+        bytes.unwrap_or(default)
+    }
+
+    /// Takes a length of time above zero.
+    pub(super) fn duration(
+        &mut self,
+        section: &'static str,
+        key: &'static str,
+        default_secs: u64,
+    ) -> Duration {
+        let expected = "a length of time such as 30 s, 150 m or 24 h";
+        let time = self.value(section, key, expected, |text| {
+            units::duration(text).filter(|time| !time.is_zero())
+        });
+        time.unwrap_or_else(|| Duration::from_secs(default_secs))
+    }
+
+    /// Notes a problem with a key.
+    pub(super) fn wrong(
+        &mut self,
+        section: &str,
+        key: &str,
+        wrong: &str,
+        given: Option<&str>,
+        mend: &str,
+    ) {
+        self.errors.push(Error::new(
+            &format!("[{section}] {key}"),
+            wrong,
+            given,
+            mend,
+        ));
+    }
+
+    /// Notes every section and key that nobody asked for.
+    pub(super) fn finish(self) {
+        for (section, keys) in self.sections {
+            let Some(known) = self.known.get(section.as_str()) else {
+                let names = self.known.keys().copied();
+                let mend = suggest(&section, names, "a section");
+                self.errors.push(Error::new(
+                    &format!("[{section}]"),
+                    "unknown section",
+                    None,
+                    &mend,
+                ));
+                continue;
+            };
+            for key in keys.into_keys() {
+                let mend = suggest(&key, known.iter().copied(), "a key");
+                let place = format!("[{section}] {key}");
+                self.errors
+                    .push(Error::new(&place, "unknown key", None, &mend));
+            }
+        }
+    }
+}
+
+/// Returns what to do about an unknown name.
+fn suggest<'a>(name: &str, known: impl Iterator<Item = &'a str>, what: &str) -> String {
+    match known.map(|known| (distance(name, known), known)).min() {
+        Some((near, known)) if near <= 2 => format!("did you mean {known}?"),
+        _ => format!("remove it, or see buildd-slave.conf for {what} that exists"),
+    }
+}
+
+/// The number of characters to insert, remove or replace to turn one word into the other.
+fn distance(from: &str, to: &str) -> usize {
+    let mut row: Vec<usize> = (0..=to.chars().count()).collect();
+    for (line, left) in from.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = line + 1;
+        for (column, right) in to.chars().enumerate() {
+            let replaced = diagonal + usize::from(left != right);
+            diagonal = row[column + 1];
+            row[column + 1] = replaced.min(diagonal + 1).min(row[column] + 1);
+        }
+    }
+    row[to.chars().count()]
+}

@@ -1,0 +1,292 @@
+//! What the configuration accepts, what it refuses and in which words.
+
+use std::time::Duration;
+
+use super::*;
+
+const SHIPPED: &str = include_str!("../../buildd-slave.conf");
+
+fn defaults() -> Defaults {
+    Defaults {
+        host_arch: "amd64".to_owned(),
+        home: "/home/buildd".into(),
+        cpus: 2,
+    }
+}
+
+fn parse(text: &str) -> Config {
+    let (config, warnings) = Config::parse("x.conf", text, &defaults()).unwrap();
+    assert_eq!(warnings, [], "{text}");
+    config
+}
+
+fn errors(text: &str) -> Vec<String> {
+    let errors = Config::parse("x.conf", text, &defaults()).unwrap_err();
+    errors.iter().map(ToString::to_string).collect()
+}
+
+fn error(text: &str) -> String {
+    let errors = errors(text);
+    assert_eq!(errors.len(), 1, "{errors:#?}");
+    errors.into_iter().next().unwrap()
+}
+
+/// The shipped file with its `#key = default` lines made to count.
+fn uncommented() -> String {
+    let is_key = |line: &str| {
+        line.strip_prefix('#')
+            .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase()))
+    };
+    let lines = SHIPPED
+        .lines()
+        .map(|line| if is_key(line) { &line[1..] } else { line });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn the_shipped_file_says_the_defaults() {
+    assert_eq!(parse(SHIPPED), parse(""));
+    assert_eq!(parse(&uncommented()), parse(""));
+}
+
+#[test]
+fn the_shipped_file_names_every_key_once() {
+    let mut errors = Vec::new();
+    let mut reader = Reader::new(raw::Sections::new(), &mut errors);
+    Config::read(&mut reader, &defaults());
+    let mut known: Vec<(&str, &str)> = Vec::new();
+    for (section, keys) in &reader.known {
+        known.extend(keys.iter().map(|key| (*section, *key)));
+    }
+    known.sort_unstable();
+
+    let shipped = uncommented();
+    let mut section = "";
+    let mut named: Vec<(&str, &str)> = Vec::new();
+    for line in shipped.lines().filter(|line| !line.starts_with('#')) {
+        if let Some(name) = line
+            .strip_prefix('[')
+            .and_then(|rest| rest.strip_suffix(']'))
+        {
+            section = name;
+        } else if let Some((key, _)) = line.split_once(" =") {
+            named.push((section, key));
+        }
+    }
+    named.sort_unstable();
+    assert_eq!(named, known);
+}
+
+#[test]
+fn the_2008_configuration_works() {
+    let config = parse(
+        "[slave]\narchitecturetag = i386\nfilecache = /var/tmp/buildd/filecache\n\
+         bindhost = localhost\nbindport = 8221\n\n\
+         [allmanagers]\nunpackpath = /b/unpack-chroot\ncleanpath = /b/remove-build\n\
+         mountpath = /b/mount-chroot\numountpath = /b/umount-chroot\n\n\
+         [debianmanager]\nsbuildpath = /b/sbuild-package\n\
+         sbuildargs = -dautobuild --nolog --batch\nupdatepath = /b/update-debian-chroot\n\
+         processscanpath = /b/scan-for-processes\nsourcespath = /b/override-sources-list\n",
+    );
+    assert_eq!(config.slave.architecturetag, "i386");
+    assert_eq!(config.slave.bindhost, ["localhost"]);
+    assert_eq!(
+        config.programs.sbuild_args,
+        ["-dautobuild", "--nolog", "--batch"]
+    );
+    assert_eq!(config.programs.unpack, Some("/b/unpack-chroot".into()));
+}
+
+#[test]
+fn keys_of_the_reference_without_meaning_are_warned_of() {
+    let text = "[builder]\nntphost: ntp\nsharepath = /usr/share/launchpad-buildd\n\
+                [snapmanager]\nproxyport = 8222\n[proxy]\nsnapstore = http://x/\n";
+    let (_, warnings) = Config::parse("x.conf", text, &defaults()).unwrap();
+    let warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        warnings,
+        [
+            "x.conf: [builder] ntphost: has no meaning here; ignored",
+            "x.conf: [builder] sharepath: has no meaning here; ignored",
+            "x.conf: [proxy] snapstore: has no meaning here; ignored",
+            "x.conf: [snapmanager]: belongs to a build type not built here; ignored",
+        ]
+    );
+}
+
+#[test]
+fn old_section_names_are_read() {
+    let text = "[builder]\nbindport = 1\n[binarypackagemanager]\nsbuildpath = /b/s\n";
+    let (config, warnings) = Config::parse("x.conf", text, &defaults()).unwrap();
+    assert_eq!(config.slave.bindport, 1);
+    assert_eq!(config.programs.sbuild, Some("/b/s".into()));
+    assert_eq!(warnings.len(), 1);
+}
+
+#[test]
+fn values_of_every_kind() {
+    let config = parse(
+        "\u{feff}[slave]\nHOME = /srv\nbindhost = ::1, 10.0.0.1\n  10.0.0.2\n\
+         allow = 10.0.0.0/8 ::1\nusername = u\npassword = p;#%(x)s\n\
+         statusform = dict\nnetwork: always\noverlay = tmpfs\nparallel = 7\n\
+         [limits]\nbody = 4M\nsilence = 2h\nfetch_retries = 0\n\
+         [allmanagers]\nprocessscanpath = /all\n[proxy]\napt = http://proxy:3128/\n",
+    );
+    assert_eq!(config.slave.filecache, PathBuf::from("/srv/filecache"));
+    assert_eq!(config.slave.bindhost, ["::1", "10.0.0.1", "10.0.0.2"]);
+    assert_eq!(config.slave.allow.len(), 2);
+    assert_eq!(
+        config.slave.credentials.as_ref().unwrap().password.expose(),
+        "p;#%(x)s"
+    );
+    assert_eq!(config.slave.statusform, StatusForm::Dict);
+    assert_eq!(config.slave.parallel, 7);
+    assert_eq!(config.limits.body, 4 << 20);
+    assert_eq!(config.limits.silence, Duration::from_secs(7200));
+    assert_eq!(config.limits.fetch_retries, 0);
+    assert_eq!(config.programs.process_scan, Some("/all".into()));
+    assert_eq!(
+        config.apt_proxy.as_ref().unwrap().expose(),
+        "http://proxy:3128/"
+    );
+    assert!(!format!("{config:?}").contains("p;#"));
+}
+
+#[test]
+fn messages_say_where_what_and_what_to_do() {
+    for (text, expected) in [
+        (
+            "[slave]\nbindport = many",
+            "x.conf: [slave] bindport: not understood (given \"many\"); write a port number, 0 to \
+             65535",
+        ),
+        (
+            "[slave]\nisolation = schroot",
+            "x.conf: [slave] isolation: not understood (given \"schroot\"); write unshare or none \
+             (schroot is not supported)",
+        ),
+        (
+            "[slave]\nbindprot = 1",
+            "x.conf: [slave] bindprot: unknown key; did you mean bindport?",
+        ),
+        (
+            "[slave]\nzzzzzz = 1",
+            "x.conf: [slave] zzzzzz: unknown key; remove it, or see buildd-slave.conf for a key \
+             that exists",
+        ),
+        (
+            "[limit]\nbody = 1",
+            "x.conf: [limit]: unknown section; did you mean limits?",
+        ),
+        (
+            "[slave]\nbindport = 1\nBindPort = 2",
+            "x.conf: [slave] bindport: given twice; keep one of them",
+        ),
+        (
+            "[binarypackagemanager]\nsbuildpath=/a\n[debianmanager]\nsbuildpath=/b",
+            "x.conf: [debianmanager] sbuildpath: given twice; keep one of them",
+        ),
+        (
+            "[slave]\n[builder]",
+            "x.conf: [slave]: present beside [builder], which is the same section; move all keys \
+             to one of them",
+        ),
+        (
+            "bindport = 1",
+            "x.conf: text: keys outside of any section; put [slave] or another section above them",
+        ),
+        (
+            "[slave]\nbindport",
+            "x.conf: [slave] bindport: has no value; write key = value",
+        ),
+        (
+            "[slave]\n[oops",
+            "x.conf: line 2: Found opening bracket for section name but no closing bracket; write \
+             [section] and key = value lines",
+        ),
+        (
+            "[slave]\nfilecache = %(top)s/x",
+            "x.conf: [slave] filecache: %(name)s is not replaced here (given \"%(top)s/x\"); write \
+             the value out",
+        ),
+        (
+            "[slave]\nuser = a\n  bindport = 1",
+            "x.conf: [slave] user: more than one line (given \"a\\nbindport = 1\"); start every key \
+             at the left margin: an indented line continues the last",
+        ),
+        (
+            "[slave]\nusername = u",
+            "x.conf: [slave] password: missing; set username and password, or neither",
+        ),
+        (
+            "[slave]\nallow = 10.0.0.0/8 office",
+            "x.conf: [slave] allow: not understood (given \"office\"); write addresses such as \
+             192.0.2.1 or 192.0.2.0/24, separated by blanks",
+        ),
+        (
+            "[proxy]\napt = https://user:secret@proxy/",
+            "x.conf: [proxy] apt: not an http URL; write http://HOST:PORT/",
+        ),
+        (
+            "[limits]\nbody = 0",
+            "x.conf: [limits] body: not understood (given \"0\"); write a number of bytes such as \
+             512, 64 KiB, 200 MiB or 2 GiB",
+        ),
+    ] {
+        assert_eq!(error(text), expected);
+    }
+}
+
+#[test]
+fn values_that_are_not_what_they_should_be_are_refused() {
+    for line in [
+        "bindport = 65536",
+        "bindport = 8221 ; the default",
+        "filecache = filecache",
+        "architecturetag = @ARCHTAG@",
+        "bindhost = -x",
+        "user = a:b",
+        "parallel = 0",
+        "statusform = Tuple",
+    ] {
+        assert!(
+            error(&format!("[slave]\n{line}")).contains("not understood"),
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn all_errors_are_told_at_once() {
+    let text = "[slave]\nbindport = x\nbindhots = y\nparallel = 0\n[limits]\nbody = z\n[nosuch]\n";
+    assert_eq!(errors(text).len(), 5, "{:#?}", errors(text));
+}
+
+#[test]
+fn site_programs_go_together() {
+    for (text, missing) in [
+        ("[slave]\nisolation = none", 4),
+        ("[allmanagers]\nmountpath = /m", 3),
+        ("[allmanagers]\nmountpath = /m\nunpackpath = /u", 2),
+        (
+            "[allmanagers]\nmountpath = /m\n[debianmanager]\nsbuildpath = /s\nupdatepath = /u",
+            1,
+        ),
+    ] {
+        let errors = errors(text);
+        assert_eq!(errors.len(), missing, "{text}: {errors:#?}");
+        assert!(
+            errors.iter().all(|error| error.contains("missing, since ")),
+            "{errors:#?}"
+        );
+    }
+    parse("[debianmanager]\nsbuildpath = /s");
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+    #[test]
+    fn no_text_makes_it_panic(text in "(\\[|\\]|slave|=|:| |\n|\t|bindport|#|é|\u{feff}|%\\(|1){0,30}") {
+        let _ = Config::parse("x.conf", &text, &defaults());
+    }
+}

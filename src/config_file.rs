@@ -1,0 +1,245 @@
+//! Which configuration file counts, and does the machine have what it names?
+//!
+//! The edge of `config`: finds and reads the file, and looks at the paths in it. Makes and mends
+//! nothing. Called by every command that needs a configuration, and by `check-config`.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{AccessFlags, eaccess};
+
+use crate::config::{self, Config, Defaults, Isolation, Warning};
+
+/// Read when neither `--config` nor the environment names a file; need not exist.
+const DEFAULT_PATH: &str = "/etc/buildd-slave/buildd-slave.conf";
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("cannot read configuration {}: {source}", path.display())]
+    Unreadable { path: PathBuf, source: io::Error },
+    /// One message a line.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Invalid(Vec<config::Error>),
+}
+
+/// Reads the configuration from `given` (`--config`), else from `named` (`$BUILDD_SLAVE_CONFIG`;
+/// empty is as good as absent), else from `/etc/buildd-slave/buildd-slave.conf`. Only the last may
+/// be absent: then all is as `defaults` have it.
+pub(crate) fn load(
+    given: Option<PathBuf>,
+    named: Option<OsString>,
+    defaults: &Defaults,
+) -> Result<(Config, Vec<Warning>), Error> {
+    let named = named.filter(|path| !path.is_empty()).map(PathBuf::from);
+    match given.or(named) {
+        Some(path) => load_from(&path, true, defaults),
+        None => load_from(Path::new(DEFAULT_PATH), false, defaults),
+    }
+}
+
+fn load_from(
+    path: &Path,
+    required: bool,
+    defaults: &Defaults,
+) -> Result<(Config, Vec<Warning>), Error> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !required => String::new(),
+        Err(source) => {
+            return Err(Error::Unreadable {
+                path: path.to_path_buf(),
+                source,
+            });
+        }
+    };
+    Config::parse(&path.display().to_string(), &text, defaults).map_err(Error::Invalid)
+}
+
+/// Says what the paths in `config` lack, a message each with what mends it; empty when all is well.
+///
+/// Judges by the rights of the calling process: call it as the user that builds. `home` and the
+/// file cache have to exist; the other directories are made on demand, where they can be.
+pub(crate) fn check_paths(config: &Config) -> Vec<String> {
+    let slave = &config.slave;
+    let mut problems = Vec::new();
+    for (key, dir) in [("home", &slave.home), ("filecache", &slave.filecache)] {
+        problems.extend(check_dir(key, dir, &slave.user));
+    }
+    let mut on_demand = vec![("journal", &slave.journal)];
+    if slave.isolation == Isolation::Unshare {
+        on_demand.extend([("chroots", &slave.chroots), ("sessions", &slave.sessions)]);
+    }
+    for (key, dir) in on_demand {
+        let parent_will_do = dir.parent().is_some_and(can_write_in);
+        if dir.symlink_metadata().is_ok() || !parent_will_do {
+            problems.extend(check_dir(key, dir, &slave.user));
+        }
+    }
+    let programs = &config.programs;
+    for (key, program) in [
+        ("[allmanagers] unpackpath", &programs.unpack),
+        ("[allmanagers] mountpath", &programs.mount),
+        ("[allmanagers] umountpath", &programs.umount),
+        ("[allmanagers] cleanpath", &programs.clean),
+        ("processscanpath", &programs.process_scan),
+        ("[debianmanager] sbuildpath", &programs.sbuild),
+        ("[debianmanager] updatepath", &programs.update),
+        ("[debianmanager] ogrepath", &programs.ogre),
+        ("[debianmanager] sourcespath", &programs.sources),
+    ] {
+        problems.extend(program.as_deref().and_then(|path| check_program(key, path)));
+    }
+    problems
+}
+
+fn check_dir(key: &str, dir: &Path, user: &str) -> Option<String> {
+    let shown = dir.display();
+    let (wrong, mend) = match dir.metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => (
+            "does not exist".to_owned(),
+            format!("install -d -o {user} -g {user} {shown}"),
+        ),
+        Err(error) => (error.to_string(), format!("namei -l {shown}")),
+        Ok(found) if !found.is_dir() => (
+            "is not a directory".to_owned(),
+            format!("mv {shown} {shown}.old"),
+        ),
+        Ok(_) if !can_write_in(dir) => (
+            "cannot be written to".to_owned(),
+            format!("chown -R {user}: {shown}"),
+        ),
+        Ok(_) => return None,
+    };
+    Some(format!("[slave] {key}: {shown} {wrong}; try: {mend}"))
+}
+
+fn can_write_in(dir: &Path) -> bool {
+    dir.is_dir() && eaccess(dir, AccessFlags::W_OK | AccessFlags::X_OK).is_ok()
+}
+
+fn check_program(key: &str, path: &Path) -> Option<String> {
+    let shown = path.display();
+    match path.metadata() {
+        Err(error) => Some(format!(
+            "{key}: {shown}: {error}; install it or remove the key"
+        )),
+        Ok(found) if !found.is_file() || eaccess(path, AccessFlags::X_OK).is_err() => Some(
+            format!("{key}: {shown} is not an executable file; try: chmod a+x {shown}"),
+        ),
+        Ok(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn defaults(home: &Path) -> Defaults {
+        Defaults {
+            host_arch: "amd64".to_owned(),
+            home: home.to_path_buf(),
+            cpus: 1,
+        }
+    }
+
+    #[test]
+    fn the_command_line_wins_over_the_environment() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, port: u16| {
+            let path = dir.path().join(name);
+            fs::write(&path, format!("[slave]\nbindport = {port}\n")).unwrap();
+            path
+        };
+        let (given, named) = (write("given", 1), write("named", 2));
+        let port = |given, named| {
+            load(given, named, &defaults(dir.path()))
+                .unwrap()
+                .0
+                .slave
+                .bindport
+        };
+        assert_eq!(port(Some(given.clone()), Some(named.clone().into())), 1);
+        assert_eq!(port(None, Some(named.into())), 2);
+        assert_eq!(port(Some(given), Some(OsString::new())), 1);
+    }
+
+    #[test]
+    fn only_the_default_file_may_be_absent() {
+        let dir = tempfile::tempdir().unwrap();
+        let absent = dir.path().join("absent");
+        assert!(load_from(&absent, false, &defaults(dir.path())).is_ok());
+        for (given, named) in [
+            (Some(absent.clone()), None),
+            (None, Some(absent.clone().into())),
+        ] {
+            let error = load(given, named, &defaults(dir.path()))
+                .unwrap_err()
+                .to_string();
+            assert!(error.starts_with("cannot read configuration "), "{error}");
+        }
+    }
+
+    #[test]
+    fn every_mistake_is_a_line_naming_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("bad.conf");
+        fs::write(&path, "[slave]\nbindport = x\nnosuchkey = y\n").unwrap();
+        let error = load(Some(path.clone()), None, &defaults(dir.path()))
+            .unwrap_err()
+            .to_string();
+        assert_eq!(error.lines().count(), 2);
+        assert!(
+            error
+                .lines()
+                .all(|line| line.starts_with(path.to_str().unwrap())),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn paths_are_checked_and_mends_given() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = dir.path();
+        let plain = home.join("plain");
+        fs::write(&plain, "not a program").unwrap();
+        let check =
+            |text: &str| check_paths(&Config::parse("x.conf", text, &defaults(home)).unwrap().0);
+        let problems = check("");
+        assert_eq!(problems.len(), 1, "{problems:#?}");
+        assert!(
+            problems[0].contains("install -d -o buildd -g buildd "),
+            "{problems:#?}"
+        );
+
+        fs::create_dir(home.join("filecache")).unwrap();
+        assert_eq!(check(""), Vec::<String>::new());
+
+        let shown = plain.display();
+        for (text, expected) in [
+            (format!("[slave]\njournal = {shown}"), "[slave] journal: "),
+            (
+                format!("[slave]\nchroots = {}/no/such", home.display()),
+                "[slave] chroots: ",
+            ),
+            (
+                format!("[debianmanager]\nsbuildpath = {shown}"),
+                "[debianmanager] sbuildpath: ",
+            ),
+            (
+                format!("[debianmanager]\nogrepath = {shown}.no"),
+                "[debianmanager] ogrepath: ",
+            ),
+            (
+                format!("[debianmanager]\nogrepath = {}", home.display()),
+                "[debianmanager] ogrepath",
+            ),
+        ] {
+            let problems = check(&text);
+            assert_eq!(problems.len(), 1, "{text}: {problems:#?}");
+            assert!(problems[0].starts_with(expected), "{problems:#?}");
+        }
+    }
+}

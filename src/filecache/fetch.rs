@@ -1,0 +1,299 @@
+//! How does a file the master asks for get into the cache? (`ensurepresent`, slave spec §1.4)
+//!
+//! One download per sum at a time: later callers wait for it and get its answer. A download is
+//! bounded in time, pace and size, tried again after transient failures, and kept only if its
+//! digest is right. Every failure becomes an answer, never a fault. Credentials go to the host
+//! asked for only, and into no answer and no log. Called by the handler of remote calls.
+
+use std::collections::HashMap;
+use std::io::{self, Read};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use base64::prelude::{BASE64_STANDARD, Engine};
+use ureq::http::{StatusCode, Uri, header};
+
+use super::Error;
+use super::store::{CHUNK_BYTES, Store};
+use crate::protocol::Sha1Hex;
+
+/// Redirects followed in one download.
+const MAX_REDIRECTS: u32 = 5;
+/// Pause before the first new attempt; doubled for each further one.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// Time a download may take before its pace counts.
+const PACE_GRACE: Duration = Duration::from_secs(60);
+
+/// Bounds of a download.
+#[derive(Debug, Clone)]
+pub(crate) struct FetchLimits {
+    /// For each of: resolving the name, connecting, sending the request.
+    pub(crate) connect_timeout: Duration,
+    /// Longest silence, before the answer or within it.
+    pub(crate) idle_timeout: Duration,
+    /// Bytes a second, on average, below which a download is given up.
+    pub(crate) lowest_rate: u64,
+    /// Longest file, in bytes.
+    pub(crate) size: u64,
+    /// New attempts after the first, for transient failures only.
+    pub(crate) retries: u32,
+}
+
+/// What `ensurepresent` says: whether the file is here, and how or why not.
+type Answer = (bool, String);
+
+/// Downloads into a [`Store`].
+pub(crate) struct Fetcher {
+    agent: ureq::Agent,
+    limits: FetchLimits,
+    store: Arc<Store>,
+    flights: Mutex<HashMap<Sha1Hex, Arc<Flight>>>,
+}
+
+impl Fetcher {
+    /// Makes a fetcher that uses no proxy, whatever the environment says.
+    pub(crate) fn new(limits: FetchLimits, store: Arc<Store>) -> Self {
+        let connect = Some(limits.connect_timeout);
+        let idle = Some(limits.idle_timeout);
+        let agent = ureq::Agent::config_builder()
+            .proxy(None)
+            .http_status_as_error(false)
+            .max_redirects(MAX_REDIRECTS)
+            .redirect_auth_headers(ureq::config::RedirectAuthHeaders::Never)
+            // A kept connection that the server has closed would look like a failure.
+            .max_idle_connections(0)
+            .accept_encoding("identity")
+            .input_buffer_size(CHUNK_BYTES)
+            .timeout_resolve(connect)
+            .timeout_connect(connect)
+            .timeout_send_request(connect)
+            .timeout_recv_response(idle)
+            .timeout_per_read(idle)
+            .timeout_per_write(idle)
+            .build()
+            .new_agent();
+        Self {
+            agent,
+            limits,
+            store,
+            flights: Mutex::default(),
+        }
+    }
+
+    /// Answers `ensurepresent`: downloads `url` into the cache unless `sum` is there already.
+    ///
+    /// `credentials` are a user name and a password for HTTP Basic; both empty means none. Blocks
+    /// for as long as the download, its retries included, takes.
+    pub(crate) fn ensure_present(
+        &self,
+        sum: &str,
+        url: Option<&str>,
+        credentials: Option<(&str, &str)>,
+    ) -> Answer {
+        let Ok(sum) = Sha1Hex::parse(sum) else {
+            let shown: String = sum.chars().take(80).collect();
+            return (false, format!("not a SHA-1 sum: {shown:?}"));
+        };
+        let Some(url) = url else {
+            return (self.store.contains(&sum), "No URL".to_owned());
+        };
+        if self.store.contains(&sum) {
+            return (true, "Cache".to_owned());
+        }
+        let flight = {
+            let mut flights = lock(&self.flights);
+            if let Some(flight) = flights.get(&sum).cloned() {
+                drop(flights);
+                return flight.wait();
+            }
+            let flight = Arc::new(Flight::default());
+            flights.insert(sum.clone(), Arc::clone(&flight));
+            flight
+        };
+        let mut landing = Landing {
+            fetcher: self,
+            sum: &sum,
+            flight,
+            answer: None,
+        };
+        // An earlier flight may have landed since the first look.
+        let answer = if self.store.contains(&sum) {
+            (true, "Cache".to_owned())
+        } else {
+            self.download(&sum, url, credentials)
+        };
+        landing.answer = Some(answer.clone());
+        answer
+    }
+
+    /// Tries until success, a failure that would only repeat itself, or the last attempt.
+    fn download(&self, sum: &Sha1Hex, url: &str, credentials: Option<(&str, &str)>) -> Answer {
+        let mut retries = self.limits.retries;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let failure = match self.attempt(sum, url, credentials) {
+                Ok(bytes) => {
+                    log::info!("fetched {sum}, {bytes} bytes");
+                    return (true, "Download".to_owned());
+                }
+                Err(Failure::Store(Error::Mismatch { actual, .. })) => {
+                    log::warn!("fetching {sum}: what came has SHA-1 {actual}");
+                    return (false, "Digests did not match, removing again!".to_owned());
+                }
+                Err(failure) => failure,
+            };
+            log::warn!("fetching {sum}: {failure}");
+            if retries == 0 || !failure.is_transient() {
+                return (false, format!("Error accessing Librarian: {failure}"));
+            }
+            retries -= 1;
+            thread::sleep(pause);
+            pause = pause.saturating_mul(2);
+        }
+    }
+
+    /// Downloads once; returns the number of bytes.
+    fn attempt(
+        &self,
+        sum: &Sha1Hex,
+        url: &str,
+        credentials: Option<(&str, &str)>,
+    ) -> Result<u64, Failure> {
+        let uri: Uri = url.parse().map_err(|_| Failure::NotHttp)?;
+        if !matches!(uri.scheme_str(), Some("http" | "https")) {
+            return Err(Failure::NotHttp);
+        }
+        let mut request = self.agent.get(uri);
+        if let Some((user, password)) = credentials
+            && !(user.is_empty() && password.is_empty())
+        {
+            let mut value = "Basic ".to_owned();
+            BASE64_STANDARD.encode_string(format!("{user}:{password}"), &mut value);
+            request = request.header(header::AUTHORIZATION, value);
+        }
+        let response = request.call()?;
+        if response.status() != StatusCode::OK {
+            return Err(Failure::Status(response.status()));
+        }
+        let body = response.into_body();
+        let declared = body.content_length();
+        if declared.is_some_and(|length| length > self.limits.size) {
+            return Err(Failure::TooLong(self.limits.size));
+        }
+        let mut incoming = self.store.receive(declared)?;
+        let mut reader = body.into_reader();
+        let mut buffer = vec![0; CHUNK_BYTES];
+        let mut received = 0;
+        let started = Instant::now();
+        loop {
+            let read = match reader.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(ureq::Error::from(error).into()),
+            };
+            received += read as u64;
+            if received > self.limits.size {
+                return Err(Failure::TooLong(self.limits.size));
+            }
+            let due = Duration::from_secs(received / self.limits.lowest_rate.max(1));
+            if started.elapsed() > PACE_GRACE.saturating_add(due) {
+                return Err(Failure::TooSlow(self.limits.lowest_rate));
+            }
+            incoming.write(&buffer[..read])?;
+        }
+        incoming.finish(Some(sum))?;
+        Ok(received)
+    }
+}
+
+/// Why one attempt failed.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("not an http or https URL")]
+    NotHttp,
+    #[error("HTTP Error {}: {}", .0.as_u16(), .0.canonical_reason().unwrap_or("unknown status"))]
+    Status(StatusCode),
+    #[error("longer than the limit of {0} bytes ([limits] fetch_size)")]
+    TooLong(u64),
+    #[error("slower than {0} bytes a second ([limits] fetch_lowest_rate)")]
+    TooSlow(u64),
+    #[error("{}", reason(.0))]
+    Http(#[from] ureq::Error),
+    #[error(transparent)]
+    Store(#[from] Error),
+}
+
+impl Failure {
+    /// Tells whether the next attempt may well succeed.
+    fn is_transient(&self) -> bool {
+        use ureq::Error as Http;
+        match self {
+            Self::Status(status) => status.is_server_error(),
+            Self::TooSlow(_) => true,
+            Self::Http(
+                Http::Io(_) | Http::Timeout(_) | Http::HostNotFound | Http::ConnectionFailed,
+            ) => true,
+            Self::Http(_) | Self::NotHttp | Self::TooLong(_) | Self::Store(_) => false,
+        }
+    }
+}
+
+/// Says what went wrong without repeating URLs, a redirect's included: they may hold passwords and
+/// the librarian's tokens.
+fn reason(error: &ureq::Error) -> String {
+    match error {
+        ureq::Error::BadUri(_) => "redirected to what is not an http or https URL".to_owned(),
+        ureq::Error::Protocol(_) => "malformed HTTP answer".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// A download under way, for those who wait for it.
+#[derive(Default)]
+struct Flight {
+    answer: Mutex<Option<Answer>>,
+    landed: Condvar,
+}
+
+impl Flight {
+    fn wait(&self) -> Answer {
+        let waiting = self
+            .landed
+            .wait_while(lock(&self.answer), |answer| answer.is_none());
+        let answer = waiting.unwrap_or_else(PoisonError::into_inner).clone();
+        answer.expect("the wait ends when there is an answer")
+    }
+}
+
+/// Ends a flight when dropped, even by a panic: nobody may wait for ever.
+struct Landing<'a> {
+    fetcher: &'a Fetcher,
+    sum: &'a Sha1Hex,
+    flight: Arc<Flight>,
+    answer: Option<Answer>,
+}
+
+impl Drop for Landing<'_> {
+    fn drop(&mut self) {
+        lock(&self.fetcher.flights).remove(self.sum);
+        let answer = self.answer.take();
+        let abandoned = || {
+            (
+                false,
+                "Error accessing Librarian: download abandoned".to_owned(),
+            )
+        };
+        *lock(&self.flight.answer) = Some(answer.unwrap_or_else(abandoned));
+        self.flight.landed.notify_all();
+    }
+}
+
+/// Locks a collection; a thread that died in mid-operation left no half-done change in it.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

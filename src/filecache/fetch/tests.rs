@@ -1,0 +1,365 @@
+//! Every row of the `ensurepresent` table, against a server on the loopback that says and counts
+//! what the test wants.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::mpsc;
+
+use super::*;
+
+const HELLO: &str = "aaf4c61ddcc5e8a2dabede0f3b482cd9aea9434d";
+const OK_HELLO: &str = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
+const DIGESTS: &str = "Digests did not match, removing again!";
+
+/// A server that answers each connection once; the heads it got are in `heads`.
+struct Server {
+    port: u16,
+    heads: mpsc::Receiver<String>,
+}
+
+impl Server {
+    /// Answers each request by `answer(how many came before)`, then closes.
+    fn start(answer: impl Fn(usize) -> String + Send + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (sender, heads) = mpsc::channel();
+        thread::spawn(move || {
+            for (number, stream) in listener.incoming().enumerate() {
+                let mut stream = stream.unwrap();
+                if sender.send(read_head(&stream)).is_err() {
+                    return;
+                }
+                // The client may have left.
+                let _ = stream.write_all(answer(number).as_bytes());
+            }
+        });
+        Self { port, heads }
+    }
+
+    fn url(&self) -> String {
+        format!("http://127.0.0.1:{}/file", self.port)
+    }
+
+    fn requests(&self) -> usize {
+        self.heads.try_iter().count()
+    }
+}
+
+fn read_head(stream: &TcpStream) -> String {
+    BufReader::new(stream)
+        .lines()
+        .map_while(Result::ok)
+        .take_while(|line| !line.is_empty())
+        .map(|line| line.to_ascii_lowercase() + "\n")
+        .collect()
+}
+
+fn fetcher(retries: u32) -> (tempfile::TempDir, Fetcher) {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = FetchLimits {
+        connect_timeout: Duration::from_secs(5),
+        idle_timeout: Duration::from_secs(5),
+        lowest_rate: 1,
+        size: 1000,
+        retries,
+    };
+    let store = Arc::new(Store::open(dir.path(), 0).unwrap());
+    (dir, Fetcher::new(limits, store))
+}
+
+fn count(dir: &tempfile::TempDir) -> usize {
+    dir.path().read_dir().unwrap().count()
+}
+
+#[test]
+fn the_table_of_answers() {
+    let (dir, fetcher) = fetcher(0);
+    let ask = |url: Option<&str>| fetcher.ensure_present(HELLO, url, None);
+    let server = Server::start(|_| OK_HELLO.to_owned());
+    assert_eq!(ask(None), (false, "No URL".to_owned()));
+    assert_eq!(ask(Some(&server.url())), (true, "Download".to_owned()));
+    assert_eq!(ask(Some(&server.url())), (true, "Cache".to_owned()));
+    assert_eq!(ask(Some("")), (true, "Cache".to_owned()));
+    assert_eq!(ask(None), (true, "No URL".to_owned()));
+    assert_eq!(server.requests(), 1);
+    assert_eq!(count(&dir), 1);
+}
+
+#[test]
+fn sums_that_are_none_are_refused() {
+    let (_dir, fetcher) = fetcher(0);
+    for sum in [
+        "",
+        "../../etc/passwd",
+        "buildlog",
+        &HELLO.to_uppercase(),
+        "a\nb",
+    ] {
+        let (present, info) = fetcher.ensure_present(sum, Some("http://127.0.0.1:1/"), None);
+        assert!(
+            !present && info.starts_with("not a SHA-1 sum: \""),
+            "{info}"
+        );
+        assert!(!info.contains('\n'));
+    }
+}
+
+/// What the server says, the information expected after the librarian prefix ("" for a mismatch),
+/// and the number of requests when one retry is allowed.
+const FAILURES: &[(&str, &str, usize)] = &[
+    (
+        "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
+        "HTTP Error 404: Not Found",
+        1,
+    ),
+    (
+        "HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n",
+        "HTTP Error 401: Unauthorized",
+        1,
+    ),
+    (
+        "HTTP/1.1 206 Partial Content\r\nContent-Length: 0\r\n\r\n",
+        "HTTP Error 206: ",
+        1,
+    ),
+    (
+        "HTTP/1.1 503 Oh\r\nContent-Length: 0\r\n\r\n",
+        "HTTP Error 503: Service Unavailable",
+        2,
+    ),
+    ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhel", "io: ", 2),
+    (
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhel",
+        "io: ",
+        2,
+    ),
+    (
+        "HTTP/1.1 200 OK\r\nContent-Length: 1001\r\n\r\n",
+        "longer than the limit of 1000 bytes",
+        1,
+    ),
+    ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nHELLO", "", 1),
+    ("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nhello", "", 1),
+    ("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhel", "", 1),
+    (
+        "HTTP/1.1 302 Found\r\nLocation: ftp://u:secret@h/\r\n\r\n",
+        "redirected to what is not",
+        1,
+    ),
+    // Taken as a path on the same server: no file of ours is read.
+    (
+        "HTTP/1.1 302 Found\r\nLocation: file:///etc/passwd\r\nContent-Length: 0\r\n\r\n",
+        "too many redirects",
+        6,
+    ),
+    (
+        "HTTP/1.1 302 Found\r\nLocation: /file\r\nContent-Length: 0\r\n\r\n",
+        "too many redirects",
+        6,
+    ),
+    ("secret nonsense\r\n\r\n", "malformed HTTP answer", 1),
+    ("", "io: ", 2),
+];
+
+#[test]
+fn failures_are_answers_and_leave_nothing() {
+    for (said, expected, requests) in FAILURES {
+        let (dir, fetcher) = fetcher(1);
+        let server = Server::start(|_| (*said).to_owned());
+        let (present, info) = fetcher.ensure_present(HELLO, Some(&server.url()), None);
+        assert!(!present, "{said}");
+        assert!(!info.contains("secret"), "{info}");
+        match info.strip_prefix("Error accessing Librarian: ") {
+            Some(reason) => assert!(reason.starts_with(expected), "{said}: {info}"),
+            None => assert_eq!((info.as_str(), *expected), (DIGESTS, ""), "{said}"),
+        }
+        assert_eq!(server.requests(), *requests, "{said}: {info}");
+        assert_eq!(count(&dir), 0, "{said}");
+    }
+}
+
+#[test]
+fn a_body_without_length_is_bounded_too() {
+    let (dir, fetcher) = fetcher(0);
+    let server = Server::start(|_| format!("HTTP/1.1 200 OK\r\n\r\n{}", "x".repeat(2000)));
+    let (_, info) = fetcher.ensure_present(HELLO, Some(&server.url()), None);
+    assert!(
+        info.contains("longer than the limit of 1000 bytes"),
+        "{info}"
+    );
+    assert_eq!(count(&dir), 0);
+}
+
+#[test]
+fn urls_that_are_not_http_are_refused() {
+    let (_dir, fetcher) = fetcher(1);
+    for url in [
+        "",
+        "file:///etc/passwd",
+        "ftp://u:secret@h/x",
+        "/x",
+        "http://u:secret@h/a b",
+    ] {
+        let (present, info) = fetcher.ensure_present(HELLO, Some(url), None);
+        assert!(!present, "{url}");
+        assert_eq!(
+            info, "Error accessing Librarian: not an http or https URL",
+            "{url}"
+        );
+    }
+}
+
+#[test]
+fn a_refused_connection_says_so() {
+    let (_dir, fetcher) = fetcher(0);
+    let port = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let url = format!("http://user:secret@127.0.0.1:{port}/");
+    let (_, info) = fetcher.ensure_present(HELLO, Some(&url), Some(("user", "hidden")));
+    assert!(info.contains("Connection refused"), "{info}");
+    assert!(
+        !info.contains("secret") && !info.contains("hidden"),
+        "{info}"
+    );
+}
+
+#[test]
+fn a_silent_server_is_given_up() {
+    let (_dir, mut fetcher) = fetcher(0);
+    let limits = FetchLimits {
+        idle_timeout: Duration::from_millis(50),
+        ..fetcher.limits
+    };
+    fetcher = Fetcher::new(limits, fetcher.store);
+    let (_hold, held) = mpsc::channel::<()>();
+    let server = Server::start(move |_| {
+        let _ = held.recv();
+        String::new()
+    });
+    let (present, info) = fetcher.ensure_present(HELLO, Some(&server.url()), None);
+    assert!(
+        !present && info.starts_with("Error accessing Librarian: timeout: "),
+        "{info}"
+    );
+}
+
+#[test]
+fn no_space_is_said_before_a_byte_is_written() {
+    let (dir, mut fetcher) = fetcher(1);
+    fetcher.store = Arc::new(Store::open(dir.path(), u64::MAX).unwrap());
+    let server = Server::start(|_| OK_HELLO.to_owned());
+    let (present, info) = fetcher.ensure_present(HELLO, Some(&server.url()), None);
+    assert!(
+        !present && info.starts_with("Error accessing Librarian: no space: "),
+        "{info}"
+    );
+    assert_eq!(server.requests(), 1);
+    assert_eq!(count(&dir), 0);
+}
+
+#[test]
+fn a_transient_failure_is_tried_again() {
+    let (_dir, fetcher) = fetcher(1);
+    let server = Server::start(|number| match number {
+        0 => "HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n".to_owned(),
+        _ => OK_HELLO.to_owned(),
+    });
+    let answer = fetcher.ensure_present(HELLO, Some(&server.url()), None);
+    assert_eq!(answer, (true, "Download".to_owned()));
+    assert_eq!(server.requests(), 2);
+}
+
+#[test]
+fn credentials_are_sent_at_once_and_only_when_there_are_some() {
+    for (credentials, expected) in [
+        (
+            Some(("user", "pw")),
+            Some("authorization: basic dxnlcjpwdw=="),
+        ),
+        (
+            Some(("", "macaroon")),
+            Some("authorization: basic om1hy2fyb29u"),
+        ),
+        (Some(("", "")), None),
+        (None, None),
+    ] {
+        let (_dir, fetcher) = fetcher(0);
+        let server = Server::start(|_| OK_HELLO.to_owned());
+        assert!(
+            fetcher
+                .ensure_present(HELLO, Some(&server.url()), credentials)
+                .0
+        );
+        let head = server.heads.recv().unwrap();
+        let sent = head.lines().find(|line| line.starts_with("authorization"));
+        assert_eq!(sent, expected);
+        assert!(head.contains("accept-encoding: identity\n"), "{head}");
+    }
+}
+
+#[test]
+fn credentials_do_not_follow_a_redirect() {
+    // The other server differs in its port only, which is another host all the same.
+    for userinfo in ["", "user:secret@"] {
+        let (_dir, fetcher) = fetcher(0);
+        let other = Server::start(|_| OK_HELLO.to_owned());
+        let location = other.url();
+        let first = Server::start(move |_| {
+            format!("HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n")
+        });
+        let url = first.url().replace("//", &format!("//{userinfo}"));
+        let credentials = userinfo.is_empty().then_some(("user", "secret"));
+        assert!(fetcher.ensure_present(HELLO, Some(&url), credentials).0);
+        assert!(
+            first
+                .heads
+                .recv()
+                .unwrap()
+                .contains("authorization: basic ")
+        );
+        let head = other.heads.recv().unwrap();
+        assert!(
+            !head.contains("authorization") && !head.contains("secret"),
+            "{head}"
+        );
+    }
+}
+
+#[test]
+fn callers_of_one_sum_share_one_download() {
+    const CALLERS: usize = 8;
+    let (_dir, fetcher) = fetcher(0);
+    let (release, released) = mpsc::channel::<()>();
+    let server = Server::start(move |_| {
+        // Ends, too, when the test panics and drops its end.
+        let _ = released.recv();
+        OK_HELLO.to_owned()
+    });
+    let url = server.url();
+    let answers: Vec<Answer> = thread::scope(|scope| {
+        let callers: Vec<_> = (0..CALLERS)
+            .map(|_| scope.spawn(|| fetcher.ensure_present(HELLO, Some(&url), None)))
+            .collect();
+        // The table and every caller, the downloading one included, hold the flight.
+        let aboard = || {
+            lock(&fetcher.flights)
+                .values()
+                .map(Arc::strong_count)
+                .sum::<usize>()
+        };
+        while aboard() < CALLERS + 1 {
+            thread::yield_now();
+        }
+        release.send(()).unwrap();
+        callers
+            .into_iter()
+            .map(|caller| caller.join().unwrap())
+            .collect()
+    });
+    assert_eq!(answers, vec![(true, "Download".to_owned()); CALLERS]);
+    assert_eq!(server.requests(), 1);
+    assert!(lock(&fetcher.flights).is_empty());
+}

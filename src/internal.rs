@@ -1,0 +1,40 @@
+//! The entry points that this binary has for itself: `buildd-slave internal NAME ARGS…`.
+//!
+//! Nobody types these; `sys::exe::internal` starts them. None of them is a promise.
+
+use std::ffi::OsString;
+use std::io;
+use std::path::Path;
+use std::process::ExitCode;
+
+use crate::build::shim;
+use crate::session::{enter, files, init, outer, store, virt};
+use crate::sys::exe;
+
+/// Runs the entry point that `args` name. Errors go to stderr, which is the build log.
+pub(crate) fn run(args: &[OsString]) -> ExitCode {
+    let Some((name, args)) = args.split_first() else {
+        return ExitCode::from(2);
+    };
+    let done = |result: io::Result<()>| result.map(|()| ExitCode::SUCCESS);
+    let result = match name.to_str() {
+        Some("outer") => outer::run(args),
+        Some("init") => done(
+            args.first()
+                .map_or(Ok(()), |merged| init::run(Path::new(merged))),
+        ),
+        Some("enter") => enter::join(args),
+        Some("enter-pid") => enter::unshare_pids(args),
+        Some("enter-run") => enter::run(args),
+        Some("session-files") => done(files::run(args)),
+        Some("virt") => done(virt::run(args)),
+        Some("unpack") => done(store::run(args)),
+        Some("shim") => done(shim::run(args)),
+        Some("tether") => done(exe::tether(args)),
+        _ => Err(io::Error::other("no such internal command")),
+    };
+    result.unwrap_or_else(|error| {
+        outer::eprint_line(&format!("buildd-slave {}: {error}", name.to_string_lossy()));
+        ExitCode::from(125)
+    })
+}

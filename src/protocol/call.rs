@@ -1,0 +1,312 @@
+//! Pure: what does a method call ask of the builder?
+//!
+//! Maps method names and parameters to the closed set of calls (slave spec §1.4); a call that is
+//! not in it becomes the fault to answer. Checks number and kind of parameters, never the
+//! builder's state. Called by the server for each request.
+
+use std::fmt;
+
+use super::fault::{fault_refused, fault_unknown_method};
+use super::{BuildCall, Error};
+use crate::xmlrpc::{Fault, MethodCall, Value};
+
+/// What a master may ask.
+pub(crate) enum Call {
+    Echo(Vec<Value>),
+    Info,
+    Status,
+    /// `status` in its dict form, whatever form is configured.
+    StatusDict,
+    EnsurePresent {
+        /// As it came: what is no sum is answered, not refused.
+        sum: String,
+        /// Nothing means: only tell whether the file is there.
+        url: Option<String>,
+        credentials: Option<Credentials>,
+    },
+    Build(BuildCall),
+    Abort,
+    Clean,
+    ProxyInfo,
+}
+
+/// What to present to the server a file comes from; either part may be empty, not both.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Credentials {
+    pub(crate) username: String,
+    pub(crate) password: String,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Credentials(..)")
+    }
+}
+
+impl Call {
+    /// Returns what the method call asks.
+    ///
+    /// # Errors
+    /// The fault to answer: an unknown method, or parameters of the wrong number or kind.
+    pub(crate) fn parse(call: MethodCall) -> Result<Call, Fault> {
+        let MethodCall { name, params } = call;
+        let parsed = match name.as_str() {
+            "echo" => Ok(Call::Echo(params)),
+            "info" => alone(Call::Info, params),
+            "status" => alone(Call::Status, params),
+            "status_dict" => alone(Call::StatusDict, params),
+            "ensurepresent" => ensure_present(params),
+            "build" => build(params),
+            "abort" => alone(Call::Abort, params),
+            "clean" => alone(Call::Clean, params),
+            "proxy_info" => alone(Call::ProxyInfo, params),
+            _ => return Err(fault_unknown_method(&name)),
+        };
+        parsed.map_err(|error| fault_refused(&name, error))
+    }
+
+    /// Returns the name of the method.
+    pub(crate) fn method(&self) -> &'static str {
+        match self {
+            Call::Echo(_) => "echo",
+            Call::Info => "info",
+            Call::Status => "status",
+            Call::StatusDict => "status_dict",
+            Call::EnsurePresent { .. } => "ensurepresent",
+            Call::Build(_) => "build",
+            Call::Abort => "abort",
+            Call::Clean => "clean",
+            Call::ProxyInfo => "proxy_info",
+        }
+    }
+}
+
+/// Shows the method only: URLs and arguments may hold credentials.
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.method())
+    }
+}
+
+fn alone(call: Call, params: Vec<Value>) -> Result<Call, Error> {
+    let [] = exactly(params)?;
+    Ok(call)
+}
+
+fn ensure_present(params: Vec<Value>) -> Result<Call, Error> {
+    let [sum, url, username, password] = exactly(params)?;
+    let sum = string("parameter 1 (sum)", sum)?;
+    let url = optional_string("parameter 2 (url)", url)?;
+    // Masters that cannot send nil send an empty string.
+    let username = optional_string("parameter 3 (username)", username)?.unwrap_or_default();
+    let password = optional_string("parameter 4 (password)", password)?.unwrap_or_default();
+    let given = !(username.is_empty() && password.is_empty());
+    let credentials = given.then_some(Credentials { username, password });
+    Ok(Call::EnsurePresent {
+        sum,
+        url,
+        credentials,
+    })
+}
+
+fn build(params: Vec<Value>) -> Result<Call, Error> {
+    let [build_id, build_type, chroot_sum, files, args] = exactly(params)?;
+    let build_type = string("parameter 2 (build type)", build_type)?;
+    let chroot_sum = string("parameter 3 (chroot sum)", chroot_sum)?;
+    let Value::Struct(files) = files else {
+        return Err(Error::kind("parameter 4 (filemap)", "struct", &files));
+    };
+    let files = files
+        .into_iter()
+        .map(|(name, sum)| {
+            let sum = string(&format!("parameter 4 (filemap), {name:?}"), sum)?;
+            Ok((name, sum))
+        })
+        .collect::<Result<_, Error>>()?;
+    Ok(Call::Build(BuildCall {
+        build_id,
+        build_type,
+        chroot_sum,
+        files,
+        args,
+    }))
+}
+
+fn exactly<const N: usize>(params: Vec<Value>) -> Result<[Value; N], Error> {
+    let arity = |params: Vec<Value>| Error::Arity {
+        expected: N,
+        given: params.len(),
+    };
+    params.try_into().map_err(arity)
+}
+
+fn string(what: &str, value: Value) -> Result<String, Error> {
+    match value {
+        Value::String(text) => Ok(text),
+        other => Err(Error::kind(what, "string", &other)),
+    }
+}
+
+fn optional_string(what: &str, value: Value) -> Result<Option<String>, Error> {
+    match value {
+        Value::Nil => Ok(None),
+        other => string(what, other).map(Some),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const SUM: &str = "0a4d55a8d778e5022fab701977c5d840bbc486d0";
+
+    fn parse(name: &str, params: serde_json::Value) -> Result<Call, Fault> {
+        let Value::Array(params) = Value::from_json(params).unwrap() else {
+            panic!("no array")
+        };
+        Call::parse(MethodCall {
+            name: name.to_owned(),
+            params,
+        })
+    }
+
+    fn refusal(name: &str, params: serde_json::Value) -> String {
+        let fault = parse(name, params).unwrap_err();
+        assert_eq!(fault.code, 8002);
+        fault.string
+    }
+
+    #[test]
+    fn calls_without_parameters_take_none() {
+        for name in [
+            "info",
+            "status",
+            "status_dict",
+            "abort",
+            "clean",
+            "proxy_info",
+        ] {
+            assert_eq!(parse(name, json!([])).unwrap().method(), name);
+            let error = format!("error: {name}: expected 0 parameters, got 1");
+            assert_eq!(refusal(name, json!([1])), error);
+        }
+    }
+
+    #[test]
+    fn echo_takes_anything() {
+        for params in [json!([]), json!(["Hello World", null, {"a": [1]}])] {
+            let Call::Echo(echoed) = parse("echo", params.clone()).unwrap() else {
+                panic!("other")
+            };
+            assert_eq!(Value::Array(echoed).to_json(), params);
+        }
+    }
+
+    #[test]
+    fn unknown_methods_are_faults_8001() {
+        for name in ["frob", "system.listMethods", "", "Echo"] {
+            assert_eq!(parse(name, json!([])).unwrap_err().code, 8001, "{name}");
+        }
+    }
+
+    #[test]
+    fn nil_or_empty_credentials_are_none_and_either_part_suffices() {
+        let credentials = |username: &str, password: &str| {
+            Some(Credentials {
+                username: username.to_owned(),
+                password: password.to_owned(),
+            })
+        };
+        for (username, password, expected) in [
+            (json!(""), json!(""), None),
+            (json!(null), json!(null), None),
+            (
+                json!("buildd"),
+                json!("secret"),
+                credentials("buildd", "secret"),
+            ),
+            (json!(""), json!("macaroon"), credentials("", "macaroon")),
+            (json!("buildd"), json!(null), credentials("buildd", "")),
+        ] {
+            let call = parse(
+                "ensurepresent",
+                json!([SUM, "http://h/", username, password]),
+            );
+            let Call::EnsurePresent {
+                sum,
+                url,
+                credentials,
+            } = call.unwrap()
+            else {
+                panic!("other")
+            };
+            assert_eq!((sum.as_str(), url.as_deref()), (SUM, Some("http://h/")));
+            assert_eq!(credentials, expected);
+        }
+    }
+
+    #[test]
+    fn no_url_and_an_empty_url_differ() {
+        for (given, expected) in [(json!(null), None), (json!(""), Some(""))] {
+            let call = parse("ensurepresent", json!(["../x", given, "", ""])).unwrap();
+            let Call::EnsurePresent { sum, url, .. } = call else {
+                panic!("other")
+            };
+            assert_eq!((sum.as_str(), url.as_deref()), ("../x", expected));
+        }
+    }
+
+    #[test]
+    fn parameters_of_the_wrong_kind_are_named() {
+        for (name, params, reason) in [
+            (
+                "ensurepresent",
+                json!([SUM, null]),
+                "expected 4 parameters, got 2",
+            ),
+            (
+                "ensurepresent",
+                json!([1, null, "", ""]),
+                "parameter 1 (sum): expected string, got int",
+            ),
+            (
+                "ensurepresent",
+                json!([SUM, 7, "", ""]),
+                "parameter 2 (url): expected string, got int",
+            ),
+            (
+                "build",
+                json!(["b1", "debian", SUM, {}]),
+                "expected 5 parameters, got 4",
+            ),
+            (
+                "build",
+                json!(["b1", "debian", SUM, [], {}]),
+                "parameter 4 (filemap): expected struct, got array",
+            ),
+            (
+                "build",
+                json!(["b1", "debian", SUM, {"a.dsc": 1}, {}]),
+                "parameter 4 (filemap), \"a.dsc\": expected string, got int",
+            ),
+        ] {
+            assert_eq!(refusal(name, params), format!("error: {name}: {reason}"));
+        }
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let call = parse(
+            "ensurepresent",
+            json!([SUM, "http://u:secret@h/", "u", "secret"]),
+        );
+        assert_eq!(format!("{call:?}"), "Ok(ensurepresent)");
+        let credentials = Credentials {
+            username: "u".into(),
+            password: "secret".into(),
+        };
+        assert_eq!(format!("{credentials:?}"), "Credentials(..)");
+    }
+}

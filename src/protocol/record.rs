@@ -1,0 +1,474 @@
+//! Pure: how does a builder's status look on the wire, in either generation?
+//!
+//! One record, two forms (slave spec §1.5): the tuple of 2008 and the dict of today. Renders for
+//! the slave, parses for the master and the clients; what one form cannot say is not in the record.
+
+use super::status::BUILDER_ABORTED;
+use super::{BuildId, BuildStatus, BuilderStatus, Error, FileName, Sha1Hex};
+use crate::xmlrpc::Value;
+
+/// Which generation of masters is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StatusForm {
+    /// 2005 to 2014: an array.
+    Tuple,
+    /// Since 2014: a struct.
+    Dict,
+}
+
+/// What a builder says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum StatusRecord {
+    Idle,
+    Building {
+        id: BuildId,
+        /// The end of the log so far, raw.
+        logtail: Vec<u8>,
+    },
+    Aborting {
+        id: BuildId,
+    },
+    Waiting {
+        id: BuildId,
+        status: BuildStatus,
+        /// What was built. Told only when the status has results; so is `dependencies`.
+        files: Vec<(FileName, Sha1Hex)>,
+        /// What a dep-wait waits for, as a Debian relation; empty otherwise.
+        dependencies: String,
+    },
+}
+
+/// Returns the answer to `status`. The version of this program is told in the dict only.
+pub(crate) fn render_status(
+    record: &StatusRecord,
+    form: StatusForm,
+    version: Option<&str>,
+) -> Value {
+    match form {
+        StatusForm::Tuple => Value::Array(tuple(record)),
+        StatusForm::Dict => {
+            let version = version.map(|version| ("builder_version", version.into()));
+            let members = dict(record).into_iter().chain(version);
+            Value::Struct(
+                members
+                    .map(|(name, value)| (name.to_owned(), value))
+                    .collect(),
+            )
+        }
+    }
+}
+
+fn tuple(record: &StatusRecord) -> Vec<Value> {
+    match record {
+        StatusRecord::Idle => vec![BuilderStatus::Idle.wire().into(), "".into()],
+        StatusRecord::Building { id, logtail } => vec![
+            BuilderStatus::Building.wire().into(),
+            id.as_str().into(),
+            Value::Base64(logtail.clone()),
+        ],
+        StatusRecord::Aborting { id } => {
+            vec![BuilderStatus::Aborting.wire().into(), id.as_str().into()]
+        }
+        StatusRecord::Waiting {
+            id,
+            status: BuildStatus::Aborted,
+            ..
+        } => {
+            vec![BUILDER_ABORTED.into(), id.as_str().into()]
+        }
+        StatusRecord::Waiting {
+            id,
+            status,
+            files,
+            dependencies,
+        } => {
+            let mut items = vec![
+                BuilderStatus::Waiting.wire().into(),
+                status.wire().into(),
+                id.as_str().into(),
+            ];
+            if status.has_results() {
+                items.extend([filemap(files), dependencies.as_str().into()]);
+            }
+            items
+        }
+    }
+}
+
+fn dict(record: &StatusRecord) -> Vec<(&'static str, Value)> {
+    let mut members = vec![("builder_status", record.builder_status().wire().into())];
+    match record {
+        StatusRecord::Idle => {}
+        StatusRecord::Building { id, logtail } => members.extend([
+            ("build_id", id.as_str().into()),
+            ("logtail", Value::Base64(logtail.clone())),
+        ]),
+        StatusRecord::Aborting { id } => members.push(("build_id", id.as_str().into())),
+        StatusRecord::Waiting {
+            id,
+            status,
+            files,
+            dependencies,
+        } => {
+            members.extend([
+                ("build_id", id.as_str().into()),
+                ("build_status", status.wire().into()),
+            ]);
+            if status.has_results() {
+                members.extend([
+                    ("filemap", filemap(files)),
+                    ("dependencies", dependencies.as_str().into()),
+                ]);
+            }
+        }
+    }
+    members
+}
+
+fn filemap(files: &[(FileName, Sha1Hex)]) -> Value {
+    let member = |(name, sum): &(FileName, Sha1Hex)| (name.to_string(), sum.as_str().into());
+    Value::Struct(files.iter().map(member).collect())
+}
+
+impl StatusRecord {
+    /// Returns the state alone.
+    pub(crate) fn builder_status(&self) -> BuilderStatus {
+        match self {
+            StatusRecord::Idle => BuilderStatus::Idle,
+            StatusRecord::Building { .. } => BuilderStatus::Building,
+            StatusRecord::Aborting { .. } => BuilderStatus::Aborting,
+            StatusRecord::Waiting { .. } => BuilderStatus::Waiting,
+        }
+    }
+
+    /// Returns what an answer to `status` says, in either form. Keys it does not know are skipped.
+    ///
+    /// # Errors
+    /// The part that is missing, of the wrong kind, or no name: a builder is not trusted with the
+    /// names of files.
+    pub(crate) fn parse(answer: &Value) -> Result<StatusRecord, Error> {
+        match answer {
+            Value::Array(items) => Self::parse_tuple(items),
+            Value::Struct(members) => Self::parse_dict(members),
+            other => Err(Error::kind("status", "array or struct", other)),
+        }
+    }
+
+    fn parse_tuple(items: &[Value]) -> Result<StatusRecord, Error> {
+        let item = |place: usize| items.get(place);
+        let word = text("builder status", item(0))?;
+        if word == BUILDER_ABORTED {
+            return Parts {
+                id: item(1),
+                ..Parts::default()
+            }
+            .waiting(BuildStatus::Aborted);
+        }
+        let parts = if word == BuilderStatus::Waiting.wire() {
+            Parts {
+                build_status: item(1),
+                id: item(2),
+                files: item(3),
+                dependencies: item(4),
+                logtail: None,
+            }
+        } else {
+            Parts {
+                id: item(1),
+                logtail: item(2),
+                ..Parts::default()
+            }
+        };
+        parts.record(word)
+    }
+
+    fn parse_dict(members: &[(String, Value)]) -> Result<StatusRecord, Error> {
+        let member = |name| {
+            members
+                .iter()
+                .find(|(key, _)| key == name)
+                .map(|(_, value)| value)
+        };
+        let parts = Parts {
+            id: member("build_id"),
+            logtail: member("logtail"),
+            build_status: member("build_status"),
+            files: member("filemap"),
+            dependencies: member("dependencies"),
+        };
+        parts.record(text("builder status", member("builder_status"))?)
+    }
+}
+
+/// Where the parts of a record are in an answer of either form.
+#[derive(Default)]
+struct Parts<'a> {
+    id: Option<&'a Value>,
+    logtail: Option<&'a Value>,
+    build_status: Option<&'a Value>,
+    files: Option<&'a Value>,
+    dependencies: Option<&'a Value>,
+}
+
+impl Parts<'_> {
+    fn record(&self, builder_status: &str) -> Result<StatusRecord, Error> {
+        match BuilderStatus::parse(builder_status) {
+            Some(BuilderStatus::Idle) => Ok(StatusRecord::Idle),
+            Some(BuilderStatus::Building) => Ok(StatusRecord::Building {
+                id: self.id()?,
+                logtail: match self.logtail {
+                    Some(Value::Base64(bytes)) => bytes.clone(),
+                    other => return Err(wrong("log tail", "base64", other)),
+                },
+            }),
+            Some(BuilderStatus::Aborting) => Ok(StatusRecord::Aborting { id: self.id()? }),
+            Some(BuilderStatus::Waiting) => {
+                let word = text("build status", self.build_status)?;
+                let status = BuildStatus::parse(word);
+                self.waiting(status.ok_or_else(|| unknown("build status", word))?)
+            }
+            None => Err(unknown("builder status", builder_status)),
+        }
+    }
+
+    fn waiting(&self, status: BuildStatus) -> Result<StatusRecord, Error> {
+        let id = self.id()?;
+        let (files, dependencies) = if status.has_results() {
+            (
+                self.files()?,
+                text("dependencies", self.dependencies)?.to_owned(),
+            )
+        } else {
+            Default::default()
+        };
+        Ok(StatusRecord::Waiting {
+            id,
+            status,
+            files,
+            dependencies,
+        })
+    }
+
+    fn id(&self) -> Result<BuildId, Error> {
+        let id = text("build id", self.id)?;
+        BuildId::parse(id).map_err(|invalid| Error::value("build id", invalid))
+    }
+
+    fn files(&self) -> Result<Vec<(FileName, Sha1Hex)>, Error> {
+        let Some(Value::Struct(members)) = self.files else {
+            return Err(wrong("filemap", "struct", self.files));
+        };
+        let file = |(name, sum): &(String, Value)| {
+            let invalid = |invalid| Error::value("filemap", invalid);
+            let sum = text("filemap", Some(sum))?;
+            Ok((
+                FileName::parse(name).map_err(invalid)?,
+                Sha1Hex::parse(sum).map_err(invalid)?,
+            ))
+        };
+        members.iter().map(file).collect()
+    }
+}
+
+fn text<'a>(what: &str, value: Option<&'a Value>) -> Result<&'a str, Error> {
+    match value {
+        Some(Value::String(text)) => Ok(text),
+        other => Err(wrong(what, "string", other)),
+    }
+}
+
+fn wrong(what: &str, expected: &'static str, value: Option<&Value>) -> Error {
+    match value {
+        Some(value) => Error::kind(what, expected, value),
+        None => Error::value(what, "missing"),
+    }
+}
+
+fn unknown(what: &str, word: &str) -> Error {
+    Error::value(what, format_args!("unknown word {word:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value as Json, json};
+
+    use super::*;
+
+    const SUM: &str = "0a4d55a8d778e5022fab701977c5d840bbc486d0";
+
+    fn id() -> BuildId {
+        BuildId::parse("8-1").unwrap()
+    }
+
+    fn waiting(status: BuildStatus, dependencies: &str) -> StatusRecord {
+        let files = if status.has_results() {
+            let file = FileName::parse("hello_1_i386.deb").unwrap();
+            vec![(file, Sha1Hex::parse(SUM).unwrap())]
+        } else {
+            vec![]
+        };
+        StatusRecord::Waiting {
+            id: id(),
+            status,
+            files,
+            dependencies: dependencies.into(),
+        }
+    }
+
+    /// Every shape of an answer: record, tuple form, dict form.
+    fn shapes() -> Vec<(StatusRecord, Json, Json)> {
+        let word = |status: BuildStatus| format!("BuildStatus.{status}");
+        let mut shapes = vec![
+            (
+                StatusRecord::Idle,
+                json!(["BuilderStatus.IDLE", ""]),
+                json!({"builder_status": "BuilderStatus.IDLE"}),
+            ),
+            (
+                StatusRecord::Building {
+                    id: id(),
+                    logtail: b"\xff\n".into(),
+                },
+                json!(["BuilderStatus.BUILDING", "8-1", {"base64": "/wo="}]),
+                json!({
+                    "builder_status": "BuilderStatus.BUILDING", "build_id": "8-1",
+                    "logtail": {"base64": "/wo="},
+                }),
+            ),
+            (
+                StatusRecord::Aborting { id: id() },
+                json!(["BuilderStatus.ABORTING", "8-1"]),
+                json!({"builder_status": "BuilderStatus.ABORTING", "build_id": "8-1"}),
+            ),
+            (
+                waiting(BuildStatus::Aborted, ""),
+                json!(["BuilderStatus.ABORTED", "8-1"]),
+                json!({
+                    "builder_status": "BuilderStatus.WAITING", "build_id": "8-1",
+                    "build_status": "BuildStatus.ABORTED",
+                }),
+            ),
+        ];
+        for (status, dependencies) in [
+            (BuildStatus::Ok, ""),
+            (BuildStatus::PackageFail, ""),
+            (BuildStatus::DepFail, "libfoo-dev (>= 1.2)"),
+        ] {
+            let files = json!({"hello_1_i386.deb": SUM});
+            shapes.push((
+                waiting(status, dependencies),
+                json!([
+                    "BuilderStatus.WAITING",
+                    word(status),
+                    "8-1",
+                    files,
+                    dependencies
+                ]),
+                json!({
+                    "builder_status": "BuilderStatus.WAITING", "build_id": "8-1",
+                    "build_status": word(status), "filemap": files, "dependencies": dependencies,
+                }),
+            ));
+        }
+        for status in [
+            BuildStatus::GivenBack,
+            BuildStatus::ChrootFail,
+            BuildStatus::BuilderFail,
+        ] {
+            shapes.push((
+                waiting(status, ""),
+                json!(["BuilderStatus.WAITING", word(status), "8-1"]),
+                json!({
+                    "builder_status": "BuilderStatus.WAITING", "build_id": "8-1",
+                    "build_status": word(status),
+                }),
+            ));
+        }
+        shapes
+    }
+
+    #[test]
+    fn every_state_has_its_shape_in_both_forms_and_reads_back() {
+        for (record, tuple, dict) in shapes() {
+            for (form, expected) in [(StatusForm::Tuple, tuple), (StatusForm::Dict, dict)] {
+                let rendered = render_status(&record, form, None);
+                assert_eq!(rendered.to_json(), expected);
+                assert_eq!(StatusRecord::parse(&rendered), Ok(record.clone()));
+            }
+        }
+    }
+
+    #[test]
+    fn the_version_is_told_in_the_dict_only_and_extra_keys_are_skipped() {
+        let dict = render_status(&StatusRecord::Idle, StatusForm::Dict, Some("1.2"));
+        let expected = json!({"builder_status": "BuilderStatus.IDLE", "builder_version": "1.2"});
+        assert_eq!(dict.to_json(), expected);
+        assert_eq!(StatusRecord::parse(&dict), Ok(StatusRecord::Idle));
+
+        let tuple = render_status(&StatusRecord::Idle, StatusForm::Tuple, Some("1.2"));
+        assert_eq!(tuple.to_json(), json!(["BuilderStatus.IDLE", ""]));
+    }
+
+    #[test]
+    fn todays_aborted_tuple_is_read_too() {
+        let answer = json!(["BuilderStatus.WAITING", "BuildStatus.ABORTED", "8-1"]);
+        let record = StatusRecord::parse(&Value::from_json(answer).unwrap());
+        assert_eq!(record, Ok(waiting(BuildStatus::Aborted, "")));
+    }
+
+    #[test]
+    fn files_without_results_are_withheld() {
+        let StatusRecord::Waiting { id, files, .. } = waiting(BuildStatus::Ok, "") else {
+            panic!("other")
+        };
+        let status = BuildStatus::Aborted;
+        let record = StatusRecord::Waiting {
+            id,
+            status,
+            files,
+            dependencies: "x".into(),
+        };
+        let dict = render_status(&record, StatusForm::Dict, None).to_json();
+        assert_eq!(
+            (dict.get("filemap"), dict.get("dependencies")),
+            (None, None)
+        );
+    }
+
+    #[test]
+    fn an_answer_that_is_no_status_is_refused_by_name() {
+        for (answer, error) in [
+            (
+                json!("IDLE"),
+                "status: expected array or struct, got string",
+            ),
+            (json!([]), "builder status: missing"),
+            (json!([1]), "builder status: expected string, got int"),
+            (
+                json!(["BuilderStatus.LOST"]),
+                "builder status: unknown word \"BuilderStatus.LOST\"",
+            ),
+            (json!(["BuilderStatus.BUILDING", "b"]), "log tail: missing"),
+            (json!(["BuilderStatus.ABORTED"]), "build id: missing"),
+            (
+                json!(["BuilderStatus.WAITING", "OK", "b"]),
+                "build status: unknown word \"OK\"",
+            ),
+            (
+                json!(["BuilderStatus.WAITING", "BuildStatus.OK", "b"]),
+                "filemap: missing",
+            ),
+            (
+                json!(["BuilderStatus.WAITING", "BuildStatus.OK", "b", {"../x": SUM}, ""]),
+                "filemap: invalid file name \"../x\"",
+            ),
+            (
+                json!({"builder_status": "BuilderStatus.ABORTING", "build_id": "a/b"}),
+                "build id: invalid build id \"a/b\"",
+            ),
+        ] {
+            let answer = Value::from_json(answer).unwrap();
+            assert_eq!(StatusRecord::parse(&answer).unwrap_err().to_string(), error);
+        }
+    }
+}

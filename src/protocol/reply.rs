@@ -1,0 +1,123 @@
+//! Pure: what does a master read as the answer to a call other than `status`?
+//!
+//! Renders answers as the reference spells them (slave spec §1.4), down to the boxed texts masters
+//! copy into their logs. Holds no state: every fact is an argument.
+
+use super::{BuildId, BuilderStatus, StatusForm};
+use crate::xmlrpc::Value;
+
+/// Protocol version that masters compare with; a string since 2005.
+const PROTOCOL: &str = "1.0";
+/// The names of the one build type: that of 2008, and today's.
+pub(crate) const BUILD_TYPES: [&str; 2] = ["debian", "binarypackage"];
+
+/// Which sum of a `build` call is not in the cache.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum SumKind {
+    Chroot,
+    File,
+}
+
+/// Returns the answer to `info`: protocol, architecture tag, build types.
+pub(crate) fn render_info(arch: &str, form: StatusForm) -> Value {
+    let build_type = match form {
+        StatusForm::Tuple => BUILD_TYPES[0],
+        StatusForm::Dict => BUILD_TYPES[1],
+    };
+    Value::Array(vec![
+        PROTOCOL.into(),
+        arch.into(),
+        Value::Array(vec![build_type.into()]),
+    ])
+}
+
+/// Returns the answer to `ensurepresent`.
+pub(crate) fn ensure_present(present: bool, info: &str) -> Value {
+    Value::Array(vec![Value::Bool(present), info.into()])
+}
+
+/// Returns the answer to `abort` and `clean`: the state they led to.
+pub(crate) fn builder_state(status: BuilderStatus) -> Value {
+    status.wire().into()
+}
+
+/// Returns the answer to a `build` that started.
+pub(crate) fn building(id: &BuildId) -> Value {
+    Value::Array(vec![
+        BuilderStatus::Building.wire().into(),
+        id.as_str().into(),
+    ])
+}
+
+/// Returns the answer to a `build` of a type not among the known ones.
+pub(crate) fn unknown_builder(build_type: &str, known: &[&str]) -> Value {
+    // The reference printed a Python list.
+    let text = format!("{build_type} not in ['{}']", known.join("', '"));
+    Value::Array(vec![
+        "BuilderStatus.UNKNOWNBUILDER".into(),
+        Value::String(text),
+    ])
+}
+
+/// Returns the answer to a `build` that needs a file the cache lacks; `info` is what
+/// `ensurepresent` would have said.
+pub(crate) fn unknown_sum(kind: SumKind, sum: &str, info: &str) -> Value {
+    let (name, indent) = match kind {
+        SumKind::Chroot => ("CHROOTSUM", 12),
+        SumKind::File => ("FILESUM", 16),
+    };
+    let mut text = format!("{name} -> {sum}");
+    for line in ["***** INFO *****", info, "****************"] {
+        text.push_str(&format!("\n{:indent$}{line}", ""));
+    }
+    Value::Array(vec!["BuilderStatus.UNKNOWNSUM".into(), Value::String(text)])
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn answers_are_those_of_the_reference() {
+        let id = BuildId::parse("8-1").unwrap();
+        for (answer, expected) in [
+            (
+                render_info("i386", StatusForm::Tuple),
+                json!(["1.0", "i386", ["debian"]]),
+            ),
+            (
+                render_info("amd64", StatusForm::Dict),
+                json!(["1.0", "amd64", ["binarypackage"]]),
+            ),
+            (ensure_present(true, "Cache"), json!([true, "Cache"])),
+            (
+                builder_state(BuilderStatus::Aborting),
+                json!("BuilderStatus.ABORTING"),
+            ),
+            (building(&id), json!(["BuilderStatus.BUILDING", "8-1"])),
+            (
+                unknown_builder("nosuch", &BUILD_TYPES),
+                json!([
+                    "BuilderStatus.UNKNOWNBUILDER",
+                    "nosuch not in ['debian', 'binarypackage']"
+                ]),
+            ),
+        ] {
+            assert_eq!(answer.to_json(), expected);
+        }
+    }
+
+    #[test]
+    fn an_unknown_sum_is_boxed() {
+        let answer = unknown_sum(SumKind::Chroot, "abc", "No URL");
+        let text = "CHROOTSUM -> abc\n            ***** INFO *****\n            No URL\n            \
+                    ****************";
+        assert_eq!(answer.to_json(), json!(["BuilderStatus.UNKNOWNSUM", text]));
+
+        let answer = unknown_sum(SumKind::File, "abc", "No URL");
+        let text = text.replace("CHROOTSUM", "FILESUM").replace("\n", "\n    ");
+        assert_eq!(answer.to_json(), json!(["BuilderStatus.UNKNOWNSUM", text]));
+    }
+}

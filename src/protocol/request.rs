@@ -1,0 +1,225 @@
+//! Pure: which build does a `build` call ask for?
+//!
+//! Two steps, because the order of the checks is part of the protocol (slave spec §1.4): a
+//! `BuildCall` shows its type and sums, which may be unknown without being an error; only then
+//! `into_request` checks everything else and yields a `BuildRequest` nothing need be asked about
+//! any more. Starts nothing. Called by the slave, and by whoever builds without a master.
+
+use serde::{Deserialize, Serialize};
+
+use super::{BuildArgs, BuildId, Error, FileName, Invalid, Sha1Hex};
+use crate::xmlrpc::Value;
+
+/// A `build` call: its parameters, of which only the kinds of the middle three are checked.
+pub(crate) struct BuildCall {
+    pub(super) build_id: Value,
+    pub(super) build_type: String,
+    pub(super) chroot_sum: String,
+    pub(super) files: Vec<(String, String)>,
+    pub(super) args: Value,
+}
+
+impl BuildCall {
+    pub(crate) fn build_type(&self) -> &str {
+        &self.build_type
+    }
+
+    /// Returns what names the chroot; it need not be a sum.
+    pub(crate) fn chroot_sum(&self) -> &str {
+        &self.chroot_sum
+    }
+
+    /// Returns name and sum of each source file, in the order of the call. Neither need be one.
+    pub(crate) fn files(&self) -> &[(String, String)] {
+        &self.files
+    }
+
+    /// Returns the build asked for.
+    ///
+    /// # Errors
+    /// The first parameter that cannot be used: build id, chroot, files, arguments.
+    pub(crate) fn into_request(self) -> Result<BuildRequest, Error> {
+        let Value::String(build_id) = self.build_id else {
+            return Err(Error::kind(
+                "parameter 1 (build id)",
+                "string",
+                &self.build_id,
+            ));
+        };
+        let build_id = BuildId::parse(&build_id)
+            .map_err(|invalid| Error::value("parameter 1 (build id)", invalid))?;
+        let chroot = Sha1Hex::parse(&self.chroot_sum)
+            .map_err(|invalid| Error::value("parameter 3 (chroot sum)", invalid))?;
+        let files = self
+            .files
+            .iter()
+            .map(|(name, sum)| Ok((FileName::parse(name)?, Sha1Hex::parse(sum)?)))
+            .collect::<Result<Vec<_>, Invalid>>()
+            .map_err(|invalid| Error::value("parameter 4 (filemap)", invalid))?;
+        let files = SourceFiles::try_from(files)?;
+        let Value::Struct(args) = self.args else {
+            return Err(Error::kind("parameter 5 (args)", "struct", &self.args));
+        };
+        Ok(BuildRequest {
+            build_id,
+            chroot,
+            files,
+            args: BuildArgs::from_value(args)?,
+        })
+    }
+}
+
+/// One build, checked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct BuildRequest {
+    pub(crate) build_id: BuildId,
+    pub(crate) chroot: Sha1Hex,
+    pub(crate) files: SourceFiles,
+    pub(crate) args: BuildArgs,
+}
+
+impl BuildRequest {
+    /// Returns the name of the source package's description.
+    pub(crate) fn dsc(&self) -> &FileName {
+        self.files.dsc()
+    }
+}
+
+/// The files of one source package by name: exactly one `.dsc` and what belongs to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(
+    try_from = "Vec<(FileName, Sha1Hex)>",
+    into = "Vec<(FileName, Sha1Hex)>"
+)]
+pub(crate) struct SourceFiles(Vec<(FileName, Sha1Hex)>);
+
+impl SourceFiles {
+    fn dsc(&self) -> &FileName {
+        let (name, _) = self
+            .0
+            .iter()
+            .find(|(name, _)| is_dsc(name))
+            .expect("made with one .dsc");
+        name
+    }
+}
+
+impl TryFrom<Vec<(FileName, Sha1Hex)>> for SourceFiles {
+    type Error = Error;
+
+    fn try_from(files: Vec<(FileName, Sha1Hex)>) -> Result<Self, Error> {
+        match files.iter().filter(|(name, _)| is_dsc(name)).count() {
+            1 => Ok(SourceFiles(files)),
+            count => {
+                let reason = format_args!("expected one .dsc file, got {count}");
+                Err(Error::value("source files", reason))
+            }
+        }
+    }
+}
+
+impl From<SourceFiles> for Vec<(FileName, Sha1Hex)> {
+    fn from(files: SourceFiles) -> Self {
+        files.0
+    }
+}
+
+impl std::ops::Deref for SourceFiles {
+    type Target = [(FileName, Sha1Hex)];
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+fn is_dsc(name: &FileName) -> bool {
+    name.as_str().ends_with(".dsc")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const SUM: &str = "0a4d55a8d778e5022fab701977c5d840bbc486d0";
+
+    fn call(build_id: serde_json::Value, chroot: &str, files: &[(&str, &str)]) -> BuildCall {
+        BuildCall {
+            build_id: Value::from_json(build_id).unwrap(),
+            build_type: "debian".into(),
+            chroot_sum: chroot.into(),
+            files: files
+                .iter()
+                .map(|&(name, sum)| (name.into(), sum.into()))
+                .collect(),
+            args: Value::Struct(vec![("suite".into(), "sid".into())]),
+        }
+    }
+
+    #[test]
+    fn a_good_call_becomes_a_request_that_can_be_stored() {
+        let files = [("hello_1.orig.tar.gz", SUM), ("hello_1.dsc", SUM)];
+        let request = call(json!("8-1"), SUM, &files).into_request().unwrap();
+        assert_eq!(request.build_id.as_str(), "8-1");
+        assert_eq!(request.dsc().as_str(), "hello_1.dsc");
+        assert_eq!(request.files[0].0.as_str(), "hello_1.orig.tar.gz");
+        assert_eq!(request.args.suite.as_ref().unwrap().as_str(), "sid");
+
+        let stored = serde_json::to_string(&request).unwrap();
+        assert_eq!(
+            serde_json::from_str::<BuildRequest>(&stored).unwrap(),
+            request
+        );
+        let without_dsc = stored.replace("hello_1.dsc", "hello_1.txt");
+        assert!(serde_json::from_str::<BuildRequest>(&without_dsc).is_err());
+    }
+
+    #[test]
+    fn refusals_name_the_parameter_in_the_order_of_the_checks() {
+        let dsc = [("a.dsc", SUM)];
+        for (call, error) in [
+            (
+                call(json!(null), "x", &[]),
+                "parameter 1 (build id): expected string, got nil",
+            ),
+            (
+                call(json!(0), SUM, &dsc),
+                "parameter 1 (build id): expected string, got int",
+            ),
+            (
+                call(json!(""), SUM, &dsc),
+                "parameter 1 (build id): invalid build id \"\"",
+            ),
+            (
+                call(json!("a/b"), SUM, &dsc),
+                "parameter 1 (build id): invalid build id \"a/b\"",
+            ),
+            (
+                call(json!("b"), "x", &[]),
+                "parameter 3 (chroot sum): invalid sha-1 \"x\"",
+            ),
+            (
+                call(json!("b"), SUM, &[("a.dsc", SUM), ("../evil", SUM)]),
+                "parameter 4 (filemap): invalid file name \"../evil\"",
+            ),
+            (
+                call(json!("b"), SUM, &[]),
+                "source files: expected one .dsc file, got 0",
+            ),
+            (
+                call(json!("b"), SUM, &[("a.dsc", SUM), ("b.dsc", SUM)]),
+                "source files: expected one .dsc file, got 2",
+            ),
+            (
+                BuildCall {
+                    args: Value::Nil,
+                    ..call(json!("b"), SUM, &dsc)
+                },
+                "parameter 5 (args): expected struct, got nil",
+            ),
+        ] {
+            assert_eq!(call.into_request().unwrap_err().to_string(), error);
+        }
+    }
+}

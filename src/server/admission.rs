@@ -1,0 +1,126 @@
+//! Counts what is in use at once, in all and per peer, and says no above the limit.
+//!
+//! It never waits: whoever is refused is told so at once. Used for connections by `http`, for
+//! downloads by `connection`.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// A number of places, shared by all peers. Clones count together.
+#[derive(Clone)]
+pub(super) struct Admission {
+    most: usize,
+    most_per_peer: usize,
+    used: Arc<Mutex<Used>>,
+}
+
+#[derive(Default)]
+struct Used {
+    all: usize,
+    per_peer: HashMap<IpAddr, usize>,
+}
+
+/// One place taken; it is free again when this is dropped.
+pub(super) struct Ticket {
+    peer: IpAddr,
+    used: Arc<Mutex<Used>>,
+}
+
+impl Admission {
+    /// Makes `most` places, of which one peer may hold `most_per_peer`.
+    pub(super) fn new(most: usize, most_per_peer: usize) -> Self {
+        Self {
+            most,
+            most_per_peer,
+            used: Arc::default(),
+        }
+    }
+
+    /// Takes a place for `peer`, or returns `None` where a limit is reached.
+    pub(super) fn admit(&self, peer: IpAddr) -> Option<Ticket> {
+        let peer = counted_as(peer);
+        let mut used = lock(&self.used);
+        let held = used.per_peer.get(&peer).copied().unwrap_or(0);
+        if used.all >= self.most || held >= self.most_per_peer {
+            return None;
+        }
+        used.all += 1;
+        used.per_peer.insert(peer, held + 1);
+        Some(Ticket {
+            peer,
+            used: Arc::clone(&self.used),
+        })
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let mut used = lock(&self.used);
+        used.all -= 1;
+        if let Some(held) = used.per_peer.get_mut(&self.peer) {
+            *held -= 1;
+            if *held == 0 {
+                used.per_peer.remove(&self.peer);
+            }
+        }
+    }
+}
+
+/// Returns the address a peer's places are counted under. One host commonly owns a whole IPv6
+/// /64, so those count as one.
+fn counted_as(peer: IpAddr) -> IpAddr {
+    match peer.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
+/// Locks the counts; nothing can panic while they are held, so they are whole even if poisoned.
+fn lock(used: &Mutex<Used>) -> MutexGuard<'_, Used> {
+    used.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn one_peer_cannot_take_every_place() {
+        let admission = Admission::new(3, 2);
+        let (one, two) = (ip("192.0.2.1"), ip("192.0.2.2"));
+        let first = admission.admit(one).unwrap();
+        let _second = admission.admit(ip("::ffff:192.0.2.1")).unwrap();
+        assert!(
+            admission.admit(one).is_none(),
+            "per peer, however its address is written"
+        );
+        let _third = admission.admit(two).unwrap();
+        assert!(admission.admit(two).is_none(), "in all");
+        drop(first);
+        assert!(admission.admit(two).is_some());
+    }
+
+    #[test]
+    fn a_host_with_a_network_of_addresses_is_one_peer() {
+        let admission = Admission::new(9, 1);
+        let _held = admission.admit(ip("2001:db8::1")).unwrap();
+        assert!(admission.admit(ip("2001:db8::ffff:1")).is_none());
+        assert!(admission.admit(ip("2001:db8:0:1::1")).is_some());
+    }
+
+    #[test]
+    fn peers_that_left_are_forgotten() {
+        let admission = Admission::new(9, 9);
+        drop([
+            admission.admit(ip("192.0.2.1")),
+            admission.admit(ip("192.0.2.2")),
+        ]);
+        assert!(lock(&admission.used).per_peer.is_empty());
+        assert_eq!(lock(&admission.used).all, 0);
+    }
+}

@@ -1,0 +1,345 @@
+//! Pure: bytes to a checked request head, or the answer that says why not.
+//!
+//! Strict where two readers could disagree (lengths, encodings, paths) and never mends anything:
+//! what is odd is refused, and the connection with it. Bodies in chunks are refused (411): no
+//! master sends them. Called by `connection` each time more bytes have come.
+
+use super::limits::Limits;
+use super::message::find;
+use httparse::Status;
+use tiny_http::{HTTPVersion, Header, Method};
+
+/// Headers one request may have; each holds memory beyond its bytes.
+const HEADERS: usize = 64;
+
+/// A request up to its body.
+#[derive(Debug)]
+pub(super) struct Head {
+    pub(super) method: Method,
+    pub(super) path: String,
+    pub(super) query: Option<String>,
+    pub(super) headers: Vec<Header>,
+    pub(super) version: HTTPVersion,
+    /// Bytes of the head itself.
+    pub(super) bytes: usize,
+    /// Bytes of the body that follows; within [`Limits::body_bytes`].
+    pub(super) body_bytes: usize,
+    /// Whether the client would send another request on this connection.
+    pub(super) keep_alive: bool,
+    /// Whether the client sends the body only after `100 Continue`.
+    pub(super) expects_continue: bool,
+}
+
+/// A request that is answered with an error instead of being handled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Refusal {
+    /// The HTTP status code.
+    pub(super) status: u16,
+    /// What is wrong, for the client.
+    pub(super) reason: &'static str,
+}
+
+/// Shorthand for a [`Refusal`].
+pub(super) const fn refusal(status: u16, reason: &'static str) -> Refusal {
+    Refusal { status, reason }
+}
+
+/// Parses the head that `input` starts with; `None` while its end has not come.
+pub(super) fn parse(input: &[u8], limits: &Limits) -> Result<Option<Head>, Refusal> {
+    const TOO_LONG: Refusal = refusal(431, "request line and headers too long");
+    let mut slots = [httparse::EMPTY_HEADER; HEADERS];
+    let mut parsed = httparse::Request::new(&mut slots);
+    let bytes = match parsed.parse(input) {
+        Ok(Status::Complete(bytes)) if bytes <= limits.head_bytes => bytes,
+        Ok(Status::Partial) if input.len() < limits.head_bytes => return Ok(None),
+        Ok(_) => return Err(TOO_LONG),
+        Err(error) => return Err(malformed(error)),
+    };
+    let (Some(method), Some(target), Some(minor)) = (parsed.method, parsed.path, parsed.version)
+    else {
+        return Err(refusal(400, "incomplete request line"));
+    };
+    let method: Method = method.parse().map_err(|()| refusal(400, "bad verb"))?;
+    let headers = headers(parsed.headers)?;
+    let (path, query) = split_target(target)?;
+    let body_bytes = body_bytes(&method, &headers, limits)?;
+    Ok(Some(Head {
+        keep_alive: keep_alive(minor, &headers),
+        expects_continue: minor > 0 && expects_continue(&headers)?,
+        version: HTTPVersion(1, minor),
+        method,
+        path,
+        query,
+        headers,
+        bytes,
+        body_bytes,
+    }))
+}
+
+fn malformed(error: httparse::Error) -> Refusal {
+    match error {
+        httparse::Error::Version => refusal(505, "only HTTP/1.0 and HTTP/1.1 are spoken here"),
+        httparse::Error::TooManyHeaders => refusal(431, "too many headers"),
+        httparse::Error::HeaderName
+        | httparse::Error::HeaderValue
+        | httparse::Error::NewLine
+        | httparse::Error::Status
+        | httparse::Error::Token => refusal(400, "malformed request"),
+    }
+}
+
+fn headers(parsed: &[httparse::Header<'_>]) -> Result<Vec<Header>, Refusal> {
+    parsed
+        .iter()
+        .map(|header| Header::from_bytes(header.name, header.value))
+        .collect::<Result<_, ()>>()
+        .map_err(|()| refusal(400, "header value not ASCII"))
+}
+
+/// Returns the length of the body. Two readers that disagree on where a request ends would
+/// disagree on where the next begins, so there must be exactly one way to tell.
+fn body_bytes(method: &Method, headers: &[Header], limits: &Limits) -> Result<usize, Refusal> {
+    let chunked = find(headers, "Transfer-Encoding").is_some();
+    let mut lengths = headers
+        .iter()
+        .filter(|header| header.field.equiv("Content-Length"));
+    let length = lengths.next().map(|header| header.value.as_str());
+    if lengths.next().is_some() || (chunked && length.is_some()) {
+        return Err(refusal(400, "more than one statement of the body's length"));
+    }
+    match length {
+        None if chunked || *method == Method::Post => Err(refusal(411, "Content-Length needed")),
+        None => Ok(0),
+        Some(digits) if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) => {
+            Err(refusal(400, "Content-Length is not a number"))
+        }
+        // Digits that do not parse are too many of them.
+        Some(digits) => digits
+            .parse()
+            .ok()
+            .filter(|length| *length <= limits.body_bytes)
+            .ok_or(refusal(413, "body too long")),
+    }
+}
+
+fn keep_alive(minor: u8, headers: &[Header]) -> bool {
+    let asks = |token: &str| {
+        headers
+            .iter()
+            .filter(|header| header.field.equiv("Connection"))
+            .flat_map(|header| header.value.as_str().split(','))
+            .any(|given| given.trim().eq_ignore_ascii_case(token))
+    };
+    if minor == 0 {
+        asks("keep-alive") && !asks("close")
+    } else {
+        !asks("close")
+    }
+}
+
+fn expects_continue(headers: &[Header]) -> Result<bool, Refusal> {
+    match find(headers, "Expect") {
+        None => Ok(false),
+        Some(value) if value.eq_ignore_ascii_case("100-continue") => Ok(true),
+        Some(_) => Err(refusal(417, "only 100-continue can be expected")),
+    }
+}
+
+/// Splits a request target into the decoded path and the query as it stands.
+fn split_target(target: &str) -> Result<(String, Option<String>), Refusal> {
+    // A client that takes us for its proxy names us in full.
+    let target = match target.strip_prefix("http://") {
+        Some(rest) => rest.find('/').map_or("/", |slash| &rest[slash..]),
+        None => target,
+    };
+    let (path, query) = match target.split_once('?') {
+        Some((path, query)) => (path, Some(query.to_owned())),
+        None => (target, None),
+    };
+    Ok((decode_path(path)?, query))
+}
+
+/// Percent-decodes a path, once, and refuses what could mean another file than it says. A path
+/// with `..` gets the reference's 404 (slave spec §1.7).
+fn decode_path(path: &str) -> Result<String, Refusal> {
+    const BAD_PATH: Refusal = refusal(400, "bad path");
+    let mut decoded = Vec::with_capacity(path.len());
+    let mut rest = path.bytes();
+    while let Some(byte) = rest.next() {
+        decoded.push(match byte {
+            b'%' => {
+                let digit = |byte: Option<u8>| char::from(byte?).to_digit(16)?.try_into().ok();
+                let pair: Option<(u8, u8)> = digit(rest.next()).zip(digit(rest.next()));
+                pair.map(|(high, low)| high << 4 | low).ok_or(BAD_PATH)?
+            }
+            byte => byte,
+        });
+    }
+    let path = String::from_utf8(decoded).map_err(|_| BAD_PATH)?;
+    if !path.starts_with('/') || path.contains(char::is_control) {
+        return Err(BAD_PATH);
+    }
+    if path.split('/').any(|segment| matches!(segment, "." | "..")) {
+        return Err(refusal(404, "not found"));
+    }
+    Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn read(input: &str) -> Result<Option<Head>, u16> {
+        parse(input.as_bytes(), &Limits::default()).map_err(|refusal| refusal.status)
+    }
+
+    fn head(input: &str) -> Head {
+        read(input).unwrap().unwrap()
+    }
+
+    #[test]
+    fn a_whole_head() {
+        let input = "POST /rpc/?a=%2e&b HTTP/1.1\r\nHost: x\r\ncontent-length: 12\r\n\r\n<xml";
+        let head = head(input);
+        assert_eq!(
+            (head.method.as_str(), head.path.as_str()),
+            ("POST", "/rpc/")
+        );
+        assert_eq!(head.query.as_deref(), Some("a=%2e&b"));
+        assert_eq!((head.bytes, head.body_bytes), (input.len() - 4, 12));
+        assert!(head.keep_alive && !head.expects_continue);
+        assert_eq!(head.version, (1, 1));
+        assert_eq!(head.headers.len(), 2);
+    }
+
+    #[test]
+    fn a_head_in_pieces() {
+        let input = "GET / HTTP/1.0\r\nA: b\r\n\r\n";
+        for end in 0..input.len() {
+            assert!(read(&input[..end]).unwrap().is_none(), "{end}");
+        }
+        assert!(read(input).unwrap().is_some());
+    }
+
+    #[test]
+    fn keep_alive_by_version_and_header() {
+        for (minor, connection, expect) in [
+            (1, "x", true),
+            (1, "close", false),
+            (1, "x, Close", false),
+            (0, "x", false),
+            (0, "Keep-Alive", true),
+            (0, "keep-alive, close", false),
+        ] {
+            let input = format!("GET / HTTP/1.{minor}\r\nConnection: {connection}\r\n\r\n");
+            assert_eq!(head(&input).keep_alive, expect, "{minor} {connection}");
+        }
+    }
+
+    #[test]
+    fn lengths_that_are_refused() {
+        for (headers, status) in [
+            ("", 411),
+            ("Transfer-Encoding: chunked", 411),
+            ("Transfer-Encoding: identity", 411),
+            ("Content-Length: 1\r\nTransfer-Encoding: chunked", 400),
+            ("Content-Length: 1\r\nContent-Length: 1", 400),
+            ("Content-Length: 1, 1", 400),
+            ("Content-Length: +1", 400),
+            ("Content-Length: -1", 400),
+            ("Content-Length: 0x1", 400),
+            ("Content-Length:", 400),
+            ("Content-Length: 1 1", 400),
+            ("Content-Length : 1", 400),
+            ("Content-Length: 1048577", 413),
+            ("Content-Length: 1000000000000000", 413),
+            ("Content-Length: 99999999999999999999999999", 413),
+        ] {
+            let input = format!("POST / HTTP/1.1\r\n{headers}\r\n\r\n");
+            assert_eq!(read(&input).unwrap_err(), status, "{headers:?}");
+        }
+        assert_eq!(
+            head("POST / HTTP/1.1\r\nContent-Length: 1048576\r\n\r\n").body_bytes,
+            1 << 20
+        );
+    }
+
+    #[test]
+    fn heads_that_are_refused() {
+        for (input, status) in [
+            ("GET / HTTP/2.0\r\n\r\n", 505),
+            ("PRI * HTTP/2.0\r\n\r\n", 505),
+            ("GET /\r\n\r\n", 400),
+            ("\x16\x03\x01\x02", 400),
+            ("GET / HTTP/1.1\r\nA: b\r\n folded\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nA: b\0\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nA: é\r\n\r\n", 400),
+            ("GET / HTTP/1.1\r\nExpect: cake\r\n\r\n", 417),
+            ("OPTIONS * HTTP/1.1\r\n\r\n", 400),
+        ] {
+            assert_eq!(read(input).unwrap_err(), status, "{input:?}");
+        }
+        let many = format!("GET / HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(HEADERS + 1));
+        assert_eq!(read(&many).unwrap_err(), 431);
+        for end in ["", "\r\n\r\n"] {
+            let long = format!("GET / HTTP/1.1\r\nA: {}{end}", "x".repeat(16 << 10));
+            assert_eq!(read(&long).unwrap_err(), 431);
+        }
+    }
+
+    #[test]
+    fn paths() {
+        for (target, expect) in [
+            ("/", Ok("/")),
+            ("/a%20b", Ok("/a b")),
+            ("/a+b", Ok("/a+b")),
+            ("/%C3%A9", Ok("/é")),
+            ("/%2520", Ok("/%20")),
+            ("/a..b/.c/...", Ok("/a..b/.c/...")),
+            ("http://host:8221/rpc", Ok("/rpc")),
+            ("http://host", Ok("/")),
+            ("/..", Err(404)),
+            ("/filecache/../x", Err(404)),
+            ("/filecache/%2e%2E/x", Err(404)),
+            ("/filecache/..%2fx", Err(404)),
+            ("/./x", Err(404)),
+            ("/a%00b", Err(400)),
+            ("/a%0d%0ab", Err(400)),
+            ("/a%7f", Err(400)),
+            ("/%c0%ae%c0%ae/x", Err(400)),
+            ("/%ff", Err(400)),
+            ("/%", Err(400)),
+            ("/%4", Err(400)),
+            ("/%+1", Err(400)),
+            ("/%zz", Err(400)),
+            ("rpc", Err(400)),
+            ("ftp://host/", Err(400)),
+        ] {
+            let found = read(&format!("GET {target} HTTP/1.1\r\n\r\n"));
+            let found = found.map(|head| head.unwrap().path);
+            assert_eq!(
+                found.as_deref().map_err(|status| *status),
+                expect,
+                "{target}"
+            );
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn any_bytes_are_parsed_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = parse(&bytes, &Limits::default());
+        }
+
+        #[test]
+        fn a_decoded_path_never_climbs(path in "(/|\\.|%2e|%2F|a|%00|%25|é){0,12}") {
+            if let Ok(path) = decode_path(&path) {
+                prop_assert!(path.split('/').all(|part| part != ".." && part != "."));
+                prop_assert!(path.starts_with('/') && !path.contains('\0'));
+            }
+        }
+    }
+}

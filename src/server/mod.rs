@@ -1,0 +1,51 @@
+//! HTTP in: accepts connections, reads one request at a time from each, hands it to a [`Handler`]
+//! and writes the answer.
+//!
+//! Knows nothing of builds or XML-RPC. Holds against hostile clients by limits on everything a
+//! client can make it spend: bytes, connections, threads and time ([`Limits`]).
+//!
+//! ```text
+//! http.rs ──accept──▶ connection.rs, one thread of a fixed pool per admitted connection
+//!   │ access.rs          │ head.rs     bytes to a checked head, or why not
+//!   │ admission.rs       │ deadline.rs no read or write outlives its deadline
+//!   └ 403, 503           └ Handler     route.rs, files.rs help it to answer
+//! ```
+
+mod access;
+mod admission;
+mod connection;
+mod deadline;
+mod files;
+mod head;
+mod http;
+mod limits;
+mod message;
+mod route;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use access::{Access, Cidr};
+pub(crate) use files::serve_file;
+pub(crate) use http::{Server, StopHandle};
+pub(crate) use limits::Limits;
+pub(crate) use message::{Body, Handler, Request, Response};
+pub(crate) use route::{Route, route};
+
+/// What keeps a server from being set up. Once it runs, nothing a client does is an error here.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {}", http::explain(source))]
+    Listen {
+        /// The address as configured.
+        address: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The system refuses a thread for each connection.
+    #[error("cannot start {0} threads: raise the limit on processes or allow fewer connections")]
+    Threads(usize),
+    /// An entry of the allow list is neither an address nor a block of them.
+    #[error("not an address or block: {0:?}: write 192.0.2.7, 10.0.0.0/8, ::1 or 2001:db8::/32")]
+    Cidr(String),
+}

@@ -1,0 +1,87 @@
+//! Pure: which of the daemon's resources a verb and a path name.
+//!
+//! It looks at nothing but the two strings, and gives no listing of the file cache: who wants a
+//! file knows its name (slave spec §1.1, §1.7). Called by the daemon's handler.
+
+use tiny_http::Method;
+
+/// What a request is for.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Route<'a> {
+    /// An XML-RPC call in the body.
+    Rpc,
+    /// The file of that name in the cache, for GET and HEAD. The name is not checked further
+    /// than that it has no `/`.
+    File(&'a str),
+    /// Nothing there: 404.
+    NotFound,
+    /// The resource does not take this verb: 405.
+    MethodNotAllowed {
+        /// The value of the `Allow` header.
+        allow: &'static str,
+    },
+    /// A verb no resource takes: 501.
+    NotImplemented,
+}
+
+/// Finds what `path`, decoded, names for `method`. `/rpc` is a leaf: whatever lies below it is
+/// the same resource.
+pub(crate) fn route<'a>(method: &Method, path: &'a str) -> Route<'a> {
+    let reads = match method {
+        Method::Get | Method::Head => true,
+        Method::Post => false,
+        _ => return Route::NotImplemented,
+    };
+    if path == "/rpc" || path.starts_with("/rpc/") {
+        return if reads {
+            Route::MethodNotAllowed { allow: "POST" }
+        } else {
+            Route::Rpc
+        };
+    }
+    match path.strip_prefix("/filecache/") {
+        None | Some("") => Route::NotFound,
+        Some(name) if name.contains('/') => Route::NotFound,
+        Some(name) if reads => Route::File(name),
+        Some(_) => Route::MethodNotAllowed { allow: "GET, HEAD" },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn table() {
+        const GET: Method = Method::Get;
+        const POST: Method = Method::Post;
+        let only_post = || Route::MethodNotAllowed { allow: "POST" };
+        for (method, path, expect) in [
+            (POST, "/rpc", Route::Rpc),
+            (POST, "/rpc/", Route::Rpc),
+            (POST, "/rpc/x/y", Route::Rpc),
+            (GET, "/rpc", only_post()),
+            (Method::Head, "/rpc/x", only_post()),
+            (POST, "/rpcx", Route::NotFound),
+            (GET, "/filecache/buildlog", Route::File("buildlog")),
+            (Method::Head, "/filecache/a b", Route::File("a b")),
+            (
+                POST,
+                "/filecache/a",
+                Route::MethodNotAllowed { allow: "GET, HEAD" },
+            ),
+            (GET, "/filecache", Route::NotFound),
+            (GET, "/filecache/", Route::NotFound),
+            (GET, "/filecache/a/b", Route::NotFound),
+            (GET, "/filecache//a", Route::NotFound),
+            (GET, "//filecache/a", Route::NotFound),
+            (GET, "/", Route::NotFound),
+            (POST, "/", Route::NotFound),
+            (Method::Put, "/rpc", Route::NotImplemented),
+            (Method::Options, "/nowhere", Route::NotImplemented),
+            ("BREW".parse().unwrap(), "/rpc", Route::NotImplemented),
+        ] {
+            assert_eq!(route(&method, path), expect, "{method} {path}");
+        }
+    }
+}

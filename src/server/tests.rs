@@ -1,0 +1,189 @@
+//! A real server on a free port against clients that write bytes by hand.
+//!
+//! Here is what both sides are made of; `exchange` holds what an honest or clumsy client sees,
+//! `abuse` what a hostile one can do to the others.
+
+mod abuse;
+mod exchange;
+
+use super::*;
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+/// More than any answer should take; a test that waits this long has failed.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Serves `content` as the one file, echoes RPC bodies, and does as the path says.
+struct Echo {
+    content: File,
+    len: u64,
+    /// Each GET of `/wait` takes one message.
+    gate: Mutex<Receiver<()>>,
+}
+
+impl Handler for Echo {
+    fn handle(&self, request: &Request) -> Response {
+        match request.path.as_str() {
+            "/panic" => panic!("as asked"),
+            "/wait" => {
+                self.gate.lock().unwrap().recv_timeout(PATIENCE).unwrap();
+                return Response::text(200, "waited");
+            }
+            _ => {}
+        }
+        match route(&request.method, &request.path) {
+            Route::Rpc => Response::bytes(200, "text/xml", request.body.clone()),
+            Route::File(name) => {
+                // A new description, so that transfers do not share a position.
+                let path = format!("/proc/self/fd/{}", self.content.as_raw_fd());
+                let promised = if name == "longer" {
+                    self.len + 1
+                } else {
+                    self.len
+                };
+                let file = File::open(path).unwrap();
+                let time = UNIX_EPOCH + Duration::from_secs(784_111_777);
+                serve_file(request, file, promised, "application/octet-stream", time)
+            }
+            Route::NotFound => Response::text(404, "not found"),
+            Route::NotImplemented => Response::text(501, "not implemented"),
+            Route::MethodNotAllowed { allow } => {
+                Response::text(405, "not allowed").with_header("Allow", allow)
+            }
+        }
+    }
+}
+
+struct Running {
+    address: SocketAddr,
+    stop: StopHandle,
+    thread: Option<JoinHandle<Result<(), Error>>>,
+    gate: Sender<()>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop.stop();
+        let ended = self.thread.take().unwrap().join().unwrap();
+        assert!(ended.is_ok());
+    }
+}
+
+fn few_threads() -> Limits {
+    Limits {
+        connections: 8,
+        connections_per_peer: 8,
+        ..Limits::default()
+    }
+}
+
+fn start_with(limits: Limits, access: Access, content: &[u8]) -> Running {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(content).unwrap();
+    let (gate, receiver) = channel();
+    let handler = Echo {
+        content: file,
+        len: content.len() as u64,
+        gate: Mutex::new(receiver),
+    };
+    let server = Server::bind("127.0.0.1:0", limits, access).unwrap();
+    let address = server.local_addr().unwrap();
+    let stop = server.stop_handle();
+    let thread = thread::spawn(move || server.run(Arc::new(handler)));
+    Running {
+        address,
+        stop,
+        thread: Some(thread),
+        gate,
+    }
+}
+
+fn start() -> Running {
+    start_with(few_threads(), Access::default(), b"0123456789")
+}
+
+/// An answer as read from the wire.
+#[derive(Debug)]
+struct Answer {
+    status: u16,
+    head: String,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.head
+            .lines()
+            .filter_map(|line| line.split_once(": "))
+            .find_map(|(field, value)| field.eq_ignore_ascii_case(name).then_some(value))
+    }
+}
+
+struct Client(TcpStream);
+
+impl Client {
+    fn connect(server: &Running) -> Self {
+        let stream = TcpStream::connect(server.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        Self(stream)
+    }
+
+    fn send(&mut self, bytes: &str) -> &mut Self {
+        self.0.write_all(bytes.as_bytes()).unwrap();
+        self
+    }
+
+    fn read_head(&mut self) -> Answer {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            self.0.read_exact(&mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        let head = String::from_utf8(head).unwrap();
+        Answer {
+            status: head[9..12].parse().unwrap(),
+            head,
+            body: Vec::new(),
+        }
+    }
+
+    fn read(&mut self) -> Answer {
+        let mut answer = self.read_head();
+        assert_eq!(answer.header("Transfer-Encoding"), None);
+        answer.body = vec![0; answer.header("Content-Length").unwrap().parse().unwrap()];
+        self.0.read_exact(&mut answer.body).unwrap();
+        answer
+    }
+
+    fn ask(&mut self, bytes: &str) -> Answer {
+        self.send(bytes).read()
+    }
+
+    /// Says that the server has closed, in whatever way, without another byte.
+    fn is_closed(&mut self) -> bool {
+        match self.0.read(&mut [0]) {
+            Ok(count) => count == 0,
+            Err(error) => error.kind() == ErrorKind::ConnectionReset,
+        }
+    }
+}
+
+fn post(body: &str) -> String {
+    format!(
+        "POST /rpc HTTP/1.1\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+/// Whether the server still answers a stranger.
+fn still_serves(server: &Running) {
+    assert_eq!(Client::connect(server).ask(&post("alive")).body, b"alive");
+}

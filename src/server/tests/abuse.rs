@@ -1,0 +1,201 @@
+//! What too many, too slow and failing parties do to the others: nothing.
+
+use super::*;
+
+#[test]
+fn a_panic_is_answered_500() {
+    let server = start();
+    // More often than there are threads.
+    for _ in 0..20 {
+        let mut client = Client::connect(&server);
+        assert_eq!(client.ask("GET /panic HTTP/1.1\r\n\r\n").status, 500);
+        assert!(client.is_closed());
+    }
+    still_serves(&server);
+}
+
+#[test]
+fn many_clients_at_once_are_all_answered() {
+    let limits = Limits {
+        connections: 64,
+        connections_per_peer: 64,
+        ..Limits::default()
+    };
+    let server = start_with(limits, Access::default(), b"");
+    let mut clients: Vec<Client> = (0..64).map(|_| Client::connect(&server)).collect();
+    for _ in 0..3 {
+        for client in &mut clients {
+            client.send(&post("hello"));
+        }
+        for client in &mut clients {
+            assert_eq!(client.read().body, b"hello");
+        }
+    }
+}
+
+#[test]
+fn one_connection_too_many_is_told_so_at_once() {
+    let server = start();
+    let mut held: Vec<Client> = (0..8).map(|_| Client::connect(&server)).collect();
+    for client in &mut held {
+        assert_eq!(client.ask(&post("in")).status, 200);
+    }
+    for _ in 0..100 {
+        let mut client = Client::connect(&server);
+        // It may have been told before it could ask.
+        let _ = client.0.write_all(post("out").as_bytes());
+        assert_eq!(client.read().status, 503);
+        assert!(client.is_closed());
+    }
+    assert_eq!(held[0].ask(&post("still")).body, b"still");
+    held.pop();
+    let started = Instant::now();
+    while Client::connect(&server).send(&post("free")).read().status != 200 {
+        assert!(started.elapsed() < PATIENCE, "the place was not freed");
+    }
+}
+
+#[test]
+fn strangers_are_refused_by_address_and_by_credentials() {
+    let elsewhere = Access {
+        allow: vec!["192.0.2.0/24".parse().unwrap()],
+        credentials: None,
+    };
+    let server = start_with(few_threads(), elsewhere, b"");
+    assert_eq!(Client::connect(&server).read().status, 403);
+
+    let access = Access {
+        allow: vec!["127.0.0.0/8".parse().unwrap()],
+        credentials: Some(("user".into(), "pass".into())),
+    };
+    let server = start_with(few_threads(), access, b"");
+    let mut client = Client::connect(&server);
+    let answer = client.ask(&post("x"));
+    assert_eq!(answer.status, 401);
+    assert!(
+        answer
+            .header("WWW-Authenticate")
+            .unwrap()
+            .starts_with("Basic ")
+    );
+    assert!(client.is_closed());
+    let right = "GET /filecache/a HTTP/1.1\r\nAuthorization: Basic dXNlcjpwYXNz\r\n\r\n";
+    assert_eq!(Client::connect(&server).ask(right).status, 200);
+}
+
+#[test]
+fn slow_and_silent_clients_are_cut_off_by_the_clock() {
+    let limits = Limits {
+        request_secs: 1,
+        idle_secs: 1,
+        ..few_threads()
+    };
+    let server = start_with(limits, Access::default(), b"");
+    let starts = ["GET /", "POST /rpc HTTP/1.1\r\nContent-Length: 50\r\n\r\n"];
+    let begun = Instant::now();
+    let mut drips = Vec::new();
+    let mut slow = Vec::new();
+    for start in starts {
+        let mut client = Client::connect(&server);
+        client.send(start);
+        let mut dripping = client.0.try_clone().unwrap();
+        slow.push(client);
+        // A byte now and then does not buy more time.
+        drips.push(thread::spawn(move || {
+            while begun.elapsed() < PATIENCE && dripping.write_all(b"x").is_ok() {
+                thread::park_timeout(Duration::from_millis(100));
+            }
+        }));
+    }
+    let mut silent = Client::connect(&server);
+    let mut between = Client::connect(&server);
+    assert_eq!(between.ask(&post("x")).status, 200);
+    for client in &mut slow {
+        assert_eq!(client.read().status, 408);
+    }
+    drop(slow);
+    assert!(silent.is_closed(), "before a request");
+    assert!(between.is_closed(), "between requests");
+    drips.into_iter().for_each(|drip| drip.join().unwrap());
+    assert!(begun.elapsed() < PATIENCE);
+}
+
+#[test]
+fn readers_that_stop_or_crawl_are_cut_off_and_do_not_hinder_calls() {
+    // More than the system buffers between two sockets.
+    let content = vec![7; 32 << 20];
+    let limits = Limits {
+        downloads: 2,
+        write_secs: 1,
+        lowest_rate: 64 << 20,
+        ..few_threads()
+    };
+    let server = start_with(limits, Access::default(), &content);
+    let get = "GET /filecache/a HTTP/1.1\r\n\r\n";
+    let mut readers: Vec<Client> = (0..2).map(|_| Client::connect(&server)).collect();
+    for reader in &mut readers {
+        assert_eq!(reader.send(get).read_head().status, 200);
+    }
+    let mut third = Client::connect(&server);
+    assert_eq!(third.ask(get).status, 503);
+    assert_eq!(third.ask(&post("call")).body, b"call");
+    assert_eq!(
+        third
+            .send("HEAD /filecache/a HTTP/1.1\r\n\r\n")
+            .read_head()
+            .status,
+        200
+    );
+
+    // One does not read at all, one a little at a time: both lose their places.
+    let started = Instant::now();
+    while third
+        .ask("GET /filecache/a HTTP/1.1\r\nRange: bytes=0-1\r\n\r\n")
+        .status
+        != 206
+    {
+        assert!(started.elapsed() < PATIENCE, "no reader was cut off");
+        let _ = readers[0].0.read(&mut [0; 600]);
+    }
+    let mut rest = Vec::new();
+    let whole = readers[1].0.read_to_end(&mut rest).is_ok() && rest.len() >= content.len();
+    assert!(!whole, "the rest was kept for a reader that had stopped");
+}
+
+#[test]
+fn one_slow_call_does_not_hold_up_another() {
+    let server = start();
+    let mut slow = Client::connect(&server);
+    slow.send("GET /wait HTTP/1.1\r\n\r\n");
+    still_serves(&server);
+    server.gate.send(()).unwrap();
+    assert_eq!(slow.read().body, b"waited\n");
+}
+
+#[test]
+fn long_bodies_are_limited_in_number() {
+    let limits = Limits {
+        long_bodies: 1,
+        ..few_threads()
+    };
+    let server = start_with(limits, Access::default(), b"");
+    let long = "x".repeat(70_000);
+    let head = "POST /rpc HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 70000\r\n\r\n";
+    let mut first = Client::connect(&server);
+    assert_eq!(first.send(head).read_head().status, 100);
+    assert_eq!(Client::connect(&server).ask(&post(&long)).status, 503);
+    still_serves(&server);
+    assert_eq!(first.ask(&long).body.len(), long.len());
+}
+
+#[test]
+fn an_address_in_use_says_so() {
+    let server = start();
+    let error = Server::bind(server.address, Limits::default(), Access::default());
+    let error = error.err().unwrap().to_string();
+    assert!(error.contains(&server.address.to_string()), "{error}");
+    assert!(
+        error.contains("in use") && error.contains("ss -ltnp"),
+        "{error}"
+    );
+}

@@ -1,0 +1,137 @@
+//! Changes files inside a session: apt's sources, keys and settings, `CurrentlyBuilding`.
+//!
+//! The asker's half starts `internal session-files PID` and gives it the [`Task`] on stdin, so
+//! that no credential is ever on a command line; the other half joins the session and writes
+//! with plain file calls. Links in the chroot lead nowhere else: its root is the session's.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::symlink;
+use std::process::Stdio;
+
+use nix::sched::{CloneFlags, setns};
+use serde::{Deserialize, Serialize};
+
+use crate::sys::exe;
+
+use super::enter::namespace_of;
+use super::init::replace;
+use super::outer::become_root;
+
+/// One file to be put in place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NewFile {
+    pub(crate) path: String,
+    pub(crate) content: Vec<u8>,
+    pub(crate) mode: u32,
+}
+
+/// What to change in a session.
+#[derive(Serialize, Deserialize)]
+pub(crate) enum Task {
+    /// Put these files in place.
+    Write(Vec<NewFile>),
+    /// Replace all of apt's sources, in the form that the chroot itself uses.
+    Sources { one_line: String, deb822: String },
+    /// Point `sources.list` at the list of a component (the 2008 model of components).
+    Ogre(String),
+}
+
+/// Carries out `task` in the session of `init_pid`; returns what it has to say.
+pub(crate) fn change(init_pid: i32, task: &Task) -> io::Result<String> {
+    let mut child = exe::internal("session-files")
+        .arg(init_pid.to_string())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let input = serde_json::to_vec(task)?;
+    child
+        .stdin
+        .take()
+        .expect("stdin is piped")
+        .write_all(&input)?;
+    let output = child.wait_with_output()?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout)
+            .trim_end()
+            .to_owned());
+    }
+    Err(io::Error::other(
+        String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+    ))
+}
+
+/// The half inside: reads the task, joins the session, does it.
+pub(crate) fn run(args: &[OsString]) -> io::Result<()> {
+    let [pid] = args else {
+        return Err(io::Error::other("session-files: PID"));
+    };
+    let mut input = String::new();
+    io::stdin().read_to_string(&mut input)?;
+    let task: Task = serde_json::from_str(&input)?;
+    let (user, mounts) = (namespace_of(pid, "user")?, namespace_of(pid, "mnt")?);
+    setns(user, CloneFlags::CLONE_NEWUSER)?;
+    become_root()?;
+    setns(mounts, CloneFlags::CLONE_NEWNS)?;
+    std::env::set_current_dir("/")?;
+    match task {
+        Task::Write(files) => {
+            for file in files {
+                replace(&file.path, &file.content, file.mode)?;
+            }
+            Ok(())
+        }
+        Task::Sources { one_line, deb822 } => replace_sources(&one_line, &deb822),
+        Task::Ogre(component) => ogre(&component),
+    }
+}
+
+const LIST: &str = "/etc/apt/sources.list";
+const PARTS: &str = "/etc/apt/sources.list.d";
+
+fn replace_sources(one_line: &str, deb822: &str) -> io::Result<()> {
+    let parts: Vec<_> = fs::read_dir(PARTS)
+        .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
+        .unwrap_or_default();
+    let has = |extension: &str| {
+        parts
+            .iter()
+            .any(|path| path.extension().is_some_and(|e| e == extension))
+    };
+    let list = fs::read_to_string(LIST).unwrap_or_default();
+    let list_in_use = list
+        .lines()
+        .any(|line| line.trim_start().starts_with("deb"));
+    let modern = has("sources") && !list_in_use;
+    for path in parts
+        .iter()
+        .filter(|p| p.extension().is_some_and(|e| e == "sources" || e == "list"))
+    {
+        fs::remove_file(path)?;
+    }
+    if modern {
+        let _ = fs::remove_file(LIST);
+        replace(
+            &format!("{PARTS}/buildd-slave.sources"),
+            deb822.as_bytes(),
+            0o644,
+        )
+    } else {
+        replace(LIST, one_line.as_bytes(), 0o644)
+    }
+}
+
+fn ogre(component: &str) -> io::Result<()> {
+    let wanted = format!("{LIST}.{component}");
+    let is_link = fs::symlink_metadata(LIST).is_ok_and(|meta| meta.is_symlink());
+    let said = if is_link && fs::metadata(&wanted).is_ok() {
+        fs::remove_file(LIST)?;
+        symlink(format!("sources.list.{component}"), LIST)?;
+        format!("sources.list now follows component {component}")
+    } else {
+        format!("this chroot has no list for component {component}; its sources stay as they are")
+    };
+    writeln!(io::stdout().lock(), "{said}")
+}

@@ -1,0 +1,168 @@
+//! The session's init: makes the chroot a place to build in, then reaps for as long as it lives.
+//!
+//! Run as `internal init MERGED` by [`super::outer`], as process 1 of a new pid namespace. It
+//! mounts what a Debian system expects, moves the root there, says `ready`, and does nothing
+//! else: when it is killed, everything in the session ends and every mount goes.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, symlink};
+use std::path::Path;
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::pivot_root;
+
+use super::outer::say;
+
+const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
+const NONE: Option<&str> = None;
+
+/// Builds the session's root at `merged` and serves as its process 1 until killed.
+pub(crate) fn run(merged: &Path) -> io::Result<()> {
+    set_pdeathsig(Signal::SIGKILL)?;
+    if let Err(error) = set_up(merged) {
+        say(&format!("failed: {error}"))?;
+        return Err(error);
+    }
+    say("ready")?;
+    reap_for_ever()
+}
+
+fn set_up(merged: &Path) -> io::Result<()> {
+    let host_files = ["/etc/resolv.conf", "/etc/hosts", "/etc/hostname"]
+        .map(|path| (path, fs::read(path).unwrap_or_default()));
+    std::env::set_current_dir(merged)?;
+    for folder in ["proc", "sys", "dev"] {
+        if !fs::symlink_metadata(folder).is_ok_and(|meta| meta.is_dir()) {
+            let _ = fs::remove_file(folder);
+            fs::create_dir_all(folder)?;
+        }
+    }
+    named(
+        "/proc",
+        mount(Some("proc"), "proc", Some("proc"), MsFlags::empty(), NONE),
+    )?;
+    named(
+        "/sys",
+        mount(
+            Some("/sys"),
+            "sys",
+            NONE,
+            MsFlags::MS_BIND | MsFlags::MS_REC,
+            NONE,
+        ),
+    )?;
+    make_devices()?;
+    named("the new root", pivot_root(".", "."))?;
+    umount2(".", MntFlags::MNT_DETACH)?;
+    std::env::set_current_dir("/")?;
+    for (path, content) in host_files {
+        replace(path, &content, 0o644)?;
+    }
+    // Nothing that a package brings may start as a service.
+    if !Path::new("/usr/sbin/policy-rc.d").exists() && Path::new("/usr/sbin").is_dir() {
+        replace("/usr/sbin/policy-rc.d", b"#!/bin/sh\nexit 101\n", 0o755)?;
+    }
+    Ok(())
+}
+
+/// Fills a small `/dev` of its own: the host's harmless nodes, a new set of terminals, shared
+/// memory.
+fn make_devices() -> io::Result<()> {
+    named(
+        "/dev",
+        mount(
+            Some("tmpfs"),
+            "dev",
+            Some("tmpfs"),
+            MsFlags::MS_NOSUID,
+            Some("mode=0755,size=1m"),
+        ),
+    )?;
+    for name in DEVICES {
+        let (host, here) = (format!("/dev/{name}"), format!("dev/{name}"));
+        fs::write(&here, "")?;
+        named(
+            &host,
+            mount(
+                Some(host.as_str()),
+                here.as_str(),
+                NONE,
+                MsFlags::MS_BIND,
+                NONE,
+            ),
+        )?;
+    }
+    for folder in ["dev/pts", "dev/shm"] {
+        fs::create_dir(folder)?;
+    }
+    let options = Some("newinstance,gid=5,mode=620,ptmxmode=666");
+    named(
+        "/dev/pts",
+        mount(
+            Some("devpts"),
+            "dev/pts",
+            Some("devpts"),
+            MsFlags::empty(),
+            options,
+        ),
+    )?;
+    named(
+        "/dev/shm",
+        mount(
+            Some("tmpfs"),
+            "dev/shm",
+            Some("tmpfs"),
+            MsFlags::empty(),
+            Some("mode=1777"),
+        ),
+    )?;
+    for (name, target) in [
+        ("ptmx", "pts/ptmx"),
+        ("fd", "/proc/self/fd"),
+        ("stdin", "/proc/self/fd/0"),
+        ("stdout", "/proc/self/fd/1"),
+        ("stderr", "/proc/self/fd/2"),
+    ] {
+        symlink(target, format!("dev/{name}"))?;
+    }
+    Ok(())
+}
+
+/// Says in the error which mount it was.
+fn named(what: &str, result: nix::Result<()>) -> io::Result<()> {
+    result.map_err(|errno| io::Error::other(format!("mount of {what}: {}", errno.desc())))
+}
+
+/// Puts a file in place of whatever has its name, a link into nowhere included.
+pub(crate) fn replace(path: &str, content: &[u8], mode: u32) -> io::Result<()> {
+    let path = Path::new(path);
+    if let Some(parent) = path.parent() {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(parent)?;
+    }
+    if fs::symlink_metadata(path).is_ok() {
+        fs::remove_file(path)?;
+    }
+    fs::write(path, content)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+}
+
+fn reap_for_ever() -> io::Result<()> {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGCHLD);
+    signals.thread_block()?;
+    loop {
+        while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            if status == WaitStatus::StillAlive {
+                break;
+            }
+        }
+        signals.wait()?;
+    }
+}

@@ -1,0 +1,152 @@
+//! Starts a process in a new user namespace and maps the subordinate ids into it.
+//!
+//! The parent's half of [`super::outer`]: the child unshares and says so, the parent has
+//! `newuidmap` and `newgidmap` write the map, the child goes on. The child dies with the
+//! thread that launched it.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+
+use nix::unistd::{Gid, Uid, User};
+
+use crate::sys::exe;
+
+use super::Error;
+use super::idmap::{self, Map, SubIds};
+
+/// A process in a namespace of its own.
+#[derive(Debug)]
+pub(crate) struct Namespace {
+    child: Child,
+    answers: BufReader<ChildStdout>,
+}
+
+/// Looks the caller's subordinate ids up in `/etc/subuid` and `/etc/subgid`.
+pub(crate) fn own_sub_ids() -> Result<SubIds, Error> {
+    let uid = Uid::effective();
+    let user = User::from_uid(uid)
+        .ok()
+        .flatten()
+        .map_or_else(|| uid.to_string(), |user| user.name);
+    let first = |file: &'static str| {
+        let text = fs::read_to_string(file).unwrap_or_default();
+        idmap::first_of_range(&text, &user, uid.as_raw()).ok_or_else(|| Error::NoSubIds {
+            user: user.clone(),
+            file,
+        })
+    };
+    Ok(SubIds {
+        first_uid: first("/etc/subuid")?,
+        first_gid: first("/etc/subgid")?,
+    })
+}
+
+/// Starts `internal outer TASK…` in new namespaces; what it prints on stderr goes to `log`.
+pub(crate) fn launch(
+    ids: SubIds,
+    map: Map,
+    task: &[OsString],
+    log: impl Into<Stdio>,
+) -> Result<Namespace, Error> {
+    let mut child = exe::internal("outer")
+        .args(task)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .spawn()
+        .map_err(|source| Error::Start {
+            what: "a namespace".into(),
+            source,
+        })?;
+    let mut stdin = child.stdin.take().expect("stdin is piped");
+    let answers = BufReader::new(child.stdout.take().expect("stdout is piped"));
+    let mut namespace = Namespace { child, answers };
+    match namespace.answer() {
+        Ok(line) if line == "unshared" => {}
+        Ok(line) => return Err(Error::Unshare(line)),
+        Err(error) => return Err(Error::Unshare(error.to_string())),
+    }
+    let pid = namespace.child.id();
+    let uids = idmap::arguments(pid, map, ids.first_uid, Uid::effective().as_raw());
+    let gids = idmap::arguments(pid, map, ids.first_gid, Gid::effective().as_raw());
+    write_map("newuidmap", &uids)?;
+    write_map("newgidmap", &gids)?;
+    stdin
+        .write_all(b"mapped\n")
+        .map_err(|source| Error::Start {
+            what: "a mapped namespace".into(),
+            source,
+        })?;
+    Ok(namespace)
+}
+
+/// Runs a task in a wide namespace to its end.
+pub(crate) fn run_wide(ids: SubIds, task: &[OsString]) -> Result<(), Error> {
+    let (mut complaints, log) = std::io::pipe().map_err(|source| Error::Start {
+        what: "a pipe".into(),
+        source,
+    })?;
+    let namespace = launch(ids, Map::Wide, task, log)?;
+    let mut text = String::new();
+    // Ends when the last process of the task has closed its stderr.
+    let _ = complaints.read_to_string(&mut text);
+    match namespace.wait() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(Error::Child(format!("{} ({status})", text.trim()))),
+        Err(source) => Err(Error::Start {
+            what: "a wait".into(),
+            source,
+        }),
+    }
+}
+
+fn write_map(program: &'static str, arguments: &[String]) -> Result<(), Error> {
+    let output = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|source| Error::Start {
+            what: format!("{program} (package uidmap)"),
+            source,
+        })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(Error::Map { program, message })
+}
+
+impl Namespace {
+    /// Returns the next line the child says; an end of its output is an error.
+    pub(crate) fn answer(&mut self) -> Result<String, Error> {
+        let mut line = String::new();
+        match self.answers.read_line(&mut line) {
+            Ok(0) => Err(Error::Child(
+                "the namespace ended at once; its log says why".into(),
+            )),
+            Ok(_) => Ok(line.trim_end().to_owned()),
+            Err(source) => Err(Error::Start {
+                what: "a namespace".into(),
+                source,
+            }),
+        }
+    }
+
+    /// Waits for the end of the child.
+    pub(crate) fn wait(mut self) -> std::io::Result<ExitStatus> {
+        self.child.wait()
+    }
+
+    /// Tells whether the child has ended.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Kills the child and reaps it.
+    pub(crate) fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

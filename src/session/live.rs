@@ -1,0 +1,104 @@
+//! A session from its owner's side: start it, know its init, end it.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::idmap::{Map, SubIds};
+use super::launch::{Namespace, launch, run_wide};
+use super::outer::SessionSpec;
+use super::{Error, at, store};
+
+/// A running session; dropping it kills it.
+#[derive(Debug)]
+pub(crate) struct Session {
+    namespace: Namespace,
+    init: Pid,
+    dir: PathBuf,
+    ids: SubIds,
+    on_disk: bool,
+}
+
+impl Session {
+    /// Starts a session as `spec` says; its folder must not exist yet. Complaints of the
+    /// processes that make it go to `log`.
+    pub(crate) fn start(
+        ids: SubIds,
+        spec: &SessionSpec,
+        log: impl Into<Stdio>,
+    ) -> Result<Self, Error> {
+        fs::create_dir_all(&spec.dir).map_err(at(&spec.dir))?;
+        let on_disk = spec.memory_bytes.is_none();
+        if on_disk {
+            run_wide(ids, &["make".into(), spec.dir.clone().into()])?;
+        }
+        let spec_text = serde_json::to_string(spec).expect("a session's spec is plain data");
+        let mut namespace = launch(
+            ids,
+            Map::Session,
+            &["session".into(), spec_text.into()],
+            log,
+        )?;
+        let init = namespace
+            .answer()?
+            .strip_prefix("init ")
+            .and_then(|pid| pid.parse().ok())
+            .map(Pid::from_raw)
+            .ok_or_else(|| Error::Child("the session did not name its init".into()))?;
+        match namespace.answer()?.as_str() {
+            "ready" => Ok(Self {
+                namespace,
+                init,
+                dir: spec.dir.clone(),
+                ids,
+                on_disk,
+            }),
+            other => Err(Error::Child(format!("the session did not start: {other}"))),
+        }
+    }
+
+    /// The host's number of the session's process 1.
+    pub(crate) fn init_pid(&self) -> i32 {
+        self.init.as_raw()
+    }
+
+    /// Kills everything in the session; its mounts go with the last process.
+    pub(crate) fn kill(&mut self) {
+        if !self.namespace.has_ended() {
+            let _ = kill(self.init, Signal::SIGKILL);
+            self.namespace.kill();
+        }
+    }
+
+    /// Kills the session and removes its folder.
+    pub(crate) fn remove(mut self) -> Result<(), Error> {
+        self.kill();
+        remove_folder(&self.dir, self.ids, self.on_disk)
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Removes a session's folder, whoever owned it.
+pub(crate) fn remove_folder(
+    dir: &std::path::Path,
+    ids: SubIds,
+    on_disk: bool,
+) -> Result<(), Error> {
+    if on_disk {
+        return store::remove(dir, ids);
+    }
+    match fs::remove_dir(dir) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        // Not empty: it was on disk after all.
+        Err(_) => store::remove(dir, ids),
+    }
+}

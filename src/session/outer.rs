@@ -1,0 +1,270 @@
+//! The first process of a namespace: becomes its root, then does one task.
+//!
+//! Run as `internal outer TASK…` by [`super::launch`]. Between unsharing and becoming root it is
+//! still the caller to the file system: then it opens what the mapped root may not reach, and
+//! mounts by those descriptors, so that no folder above a chroot has to be open to the world.
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead as _, Read as _, Write as _};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+use nix::fcntl::OFlag;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
+use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+use serde::{Deserialize, Serialize};
+
+use crate::sys::exe;
+use crate::sys::wait::exit_code;
+
+/// What a session is made of.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct SessionSpec {
+    /// The chroot's tree in the store; never written to.
+    pub(crate) base: PathBuf,
+    /// The session's own folder; holds the writable layer unless that is in memory.
+    pub(crate) dir: PathBuf,
+    /// The bound in bytes of a writable layer in memory; none puts it on the disk.
+    pub(crate) memory_bytes: Option<u64>,
+}
+
+/// Where the writable layer is mounted in the outer namespace: a folder every host has, hidden
+/// by this mount from nobody but the session.
+const STAGE: &str = "/tmp";
+
+/// Does the task named by `args` in a namespace of its own.
+pub(crate) fn run(args: &[OsString]) -> io::Result<ExitCode> {
+    let text = |n: usize| args.get(n).map(PathBuf::from).unwrap_or_default();
+    match args.first().and_then(|task| task.to_str()) {
+        Some("unpack") => unpack(&text(1), &text(2)),
+        Some("make") => make_layers(&text(1)),
+        Some("remove") => remove(&text(1)),
+        Some("session") => {
+            let spec = serde_json::from_str(&text(1).to_string_lossy())?;
+            session(&spec)
+        }
+        _ => Err(io::Error::other("unknown task")),
+    }
+}
+
+/// Unshares and has the parent map the ids.
+fn enter_new(flags: CloneFlags) -> io::Result<()> {
+    if let Err(errno) = unshare(CloneFlags::CLONE_NEWUSER | flags) {
+        say(errno.desc())?;
+        return Err(errno.into());
+    }
+    say("unshared")?;
+    let mut line = String::new();
+    io::stdin().lock().read_line(&mut line)?;
+    if line != "mapped\n" {
+        return Err(io::Error::other("the parent is gone"));
+    }
+    Ok(())
+}
+
+/// Becomes root of the namespace. Changing ids clears the parent-death signal, so it is set last.
+pub(crate) fn become_root() -> io::Result<()> {
+    let (uid, gid) = (Uid::from_raw(0), Gid::from_raw(0));
+    setresgid(gid, gid, gid)?;
+    setgroups(&[])?;
+    setresuid(uid, uid, uid)?;
+    set_pdeathsig(Signal::SIGKILL)?;
+    Ok(())
+}
+
+/// Says one line to the parent.
+pub(crate) fn say(line: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{line}")?;
+    out.flush()
+}
+
+/// Opens a folder only to name it later by `/proc/self/fd`.
+fn name_folder(path: &Path) -> io::Result<File> {
+    let flags = (OFlag::O_PATH | OFlag::O_DIRECTORY).bits();
+    OpenOptions::new().read(true).custom_flags(flags).open(path)
+}
+
+fn by_descriptor(file: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
+/// Unpacks `tarball` into the new folder `dir/root`; bare trees and trees below
+/// `chroot-autobuild` come out the same.
+fn unpack(tarball: &Path, dir: &Path) -> io::Result<ExitCode> {
+    let mut archive = File::open(tarball)?;
+    let mut magic = [0; 6];
+    let got = archive.read(&mut magic)?;
+    let archive = File::open(tarball)?;
+    enter_new(CloneFlags::CLONE_NEWPID)?;
+    become_root()?;
+    let root = dir.join("root");
+    fs::create_dir(&root)?;
+    let mut tar = Command::new("tar");
+    tar.args([
+        "--extract",
+        "--numeric-owner",
+        "--preserve-permissions",
+        "--same-owner",
+    ])
+    .args(["--delay-directory-restore", "--anchored"])
+    .args(
+        [
+            "./dev/*",
+            "dev/*",
+            "chroot-autobuild/dev/*",
+            "./chroot-autobuild/dev/*",
+        ]
+        .map(|p| format!("--exclude={p}")),
+    )
+    .args(decompressor(magic.get(..got).unwrap_or_default()))
+    .arg("--directory")
+    .arg(&root)
+    .stdin(archive)
+    .stdout(io::stderr());
+    // The first process of the new pid namespace: killing it ends the decompressor as well.
+    let status = tar.status()?;
+    if !status.success() {
+        return Ok(ExitCode::from(exit_code(status)));
+    }
+    let nested = root.join("chroot-autobuild");
+    if nested.is_dir() {
+        let lifted = dir.join("lifted");
+        fs::rename(&nested, &lifted)?;
+        fs::remove_dir_all(&root)?;
+        fs::rename(&lifted, &root)?;
+    }
+    for needed in ["etc", "usr", "var"] {
+        if !fs::symlink_metadata(root.join(needed)).is_ok_and(|m| m.is_dir()) {
+            eprint_line(&format!("no folder /{needed} in it: this is not a chroot"));
+            return Ok(ExitCode::FAILURE);
+        }
+    }
+    if fs::symlink_metadata(root.join("bin")).is_err() {
+        eprint_line("no /bin in it: this is not a chroot");
+        return Ok(ExitCode::FAILURE);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Returns tar's option for the compression that the first bytes of a file show; its name, a
+/// digest, says nothing.
+fn decompressor(magic: &[u8]) -> Option<&'static str> {
+    match magic {
+        [0x1f, 0x8b, ..] => Some("--gzip"),
+        [b'B', b'Z', b'h', ..] => Some("--bzip2"),
+        [0xfd, b'7', b'z', b'X', b'Z', 0] => Some("--xz"),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Some("--zstd"),
+        _ => None,
+    }
+}
+
+/// Makes the two folders of a writable layer on disk, owned by the session's root.
+fn make_layers(dir: &Path) -> io::Result<ExitCode> {
+    enter_new(CloneFlags::empty())?;
+    become_root()?;
+    for part in ["upper", "work"] {
+        fs::create_dir(dir.join(part))?;
+    }
+    std::os::unix::fs::chown(dir, Some(0), Some(0))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Removes a tree that belongs to subordinate ids; an absent one is no error.
+fn remove(dir: &Path) -> io::Result<ExitCode> {
+    enter_new(CloneFlags::empty())?;
+    become_root()?;
+    crate::sys::fs::remove_tree(dir).map_err(io::Error::other)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Mounts the overlay, starts the session's init and stays until that has ended.
+fn session(spec: &SessionSpec) -> io::Result<ExitCode> {
+    enter_new(
+        CloneFlags::CLONE_NEWNS
+            | CloneFlags::CLONE_NEWPID
+            | CloneFlags::CLONE_NEWIPC
+            | CloneFlags::CLONE_NEWUTS,
+    )?;
+    let (base, dir) = (name_folder(&spec.base)?, name_folder(&spec.dir)?);
+    become_root()?;
+    let none = None::<&str>;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+    if let Some(bytes) = spec.memory_bytes {
+        let options = format!("size={bytes},mode=0755,nr_inodes=0");
+        mount(
+            Some("tmpfs"),
+            STAGE,
+            Some("tmpfs"),
+            MsFlags::empty(),
+            Some(options.as_str()),
+        )?;
+        fs::create_dir(format!("{STAGE}/upper"))?;
+        fs::create_dir(format!("{STAGE}/work"))?;
+    } else {
+        mount(
+            Some(&by_descriptor(&dir)),
+            STAGE,
+            none,
+            MsFlags::MS_BIND,
+            none,
+        )?;
+    }
+    let merged = format!("{STAGE}/merged");
+    fs::create_dir(&merged)?;
+    let base = by_descriptor(&base);
+    // `userxattr`: without it removing a folder of the base fails with EIO. `volatile`: the layer
+    // is thrown away, so nothing in it is ever synced.
+    let options = format!(
+        "userxattr,volatile,lowerdir={},upperdir={STAGE}/upper,workdir={STAGE}/work",
+        base.display()
+    );
+    mount(
+        Some("overlay"),
+        merged.as_str(),
+        Some("overlay"),
+        MsFlags::empty(),
+        Some(options.as_str()),
+    )
+    .map_err(|errno| io::Error::other(format!("overlay mount: {}", errno.desc())))?;
+
+    let mut init = exe::internal("init")
+        .arg(&merged)
+        .stdin(Stdio::null())
+        .spawn()?;
+    say(&format!("init {}", init.id()))?;
+    // Both this process and init die with their parents, so nothing outlives the shim.
+    Ok(ExitCode::from(exit_code(init.wait()?)))
+}
+
+/// Writes a line to stderr, which is the build log; nothing is to be done when that fails.
+pub(crate) fn eprint_line(line: &str) {
+    let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn compression_is_told_by_content() {
+        assert_eq!(decompressor(&[0x1f, 0x8b, 8, 0, 0, 0]), Some("--gzip"));
+        assert_eq!(decompressor(b"BZh91A"), Some("--bzip2"));
+        assert_eq!(
+            decompressor(&[0xfd, b'7', b'z', b'X', b'Z', 0]),
+            Some("--xz")
+        );
+        assert_eq!(
+            decompressor(&[0x28, 0xb5, 0x2f, 0xfd, 4, 0]),
+            Some("--zstd")
+        );
+        assert_eq!(decompressor(b"./\0\0\0\0"), None);
+        assert_eq!(decompressor(b""), None);
+    }
+}

@@ -1,0 +1,97 @@
+//! The chroot store: every chroot tarball unpacked once, by the SHA-1 of the tarball.
+//!
+//! `STORE/SHA1/root` is the tree, owned by the subordinate ids and never written to again.
+//! It comes into being by a rename, so it is there whole or not at all; what a crash left
+//! half-made is named `.tmp-…` and swept at start.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use super::idmap::SubIds;
+use super::launch::{own_sub_ids, run_wide};
+use super::{Error, at};
+
+/// Returns where the tree of a tarball is or will be.
+pub(crate) fn tree(store: &Path, sha1: &str) -> PathBuf {
+    store.join(sha1).join("root")
+}
+
+/// Unpacks `tarball` into the store unless it is there; returns the tree.
+pub(crate) fn unpack(
+    store: &Path,
+    sha1: &str,
+    tarball: &Path,
+    ids: SubIds,
+) -> Result<PathBuf, Error> {
+    let tree = tree(store, sha1);
+    if tree.is_dir() {
+        return Ok(tree);
+    }
+    let temporary = store.join(format!(".tmp-{sha1}-{}", std::process::id()));
+    fs::create_dir(&temporary).map_err(at(&temporary))?;
+    let task: [OsString; 3] = ["unpack".into(), tarball.into(), temporary.clone().into()];
+    let result = run_wide(ids, &task).map_err(|error| match error {
+        Error::Child(reason) => Error::Tarball {
+            path: tarball.to_owned(),
+            reason,
+        },
+        other => other,
+    });
+    let result = result.and_then(|()| {
+        let home = store.join(sha1);
+        match fs::rename(&temporary, &home) {
+            // Somebody else was faster: theirs is as good.
+            Err(_) if tree.is_dir() => Ok(()),
+            other => other.map_err(at(&home)),
+        }
+    });
+    if temporary.exists() {
+        remove(&temporary, ids)?;
+    }
+    result.map(|()| tree)
+}
+
+/// The process of an UNPACK stage: `internal unpack STORE SHA1 TARBALL`.
+pub(crate) fn run(args: &[OsString]) -> std::io::Result<()> {
+    let [store, sha1, tarball] = args else {
+        return Err(std::io::Error::other("unpack: STORE SHA1 TARBALL"));
+    };
+    let unpacked = own_sub_ids().and_then(|ids| {
+        unpack(
+            Path::new(store),
+            &sha1.to_string_lossy(),
+            Path::new(tarball),
+            ids,
+        )
+    });
+    unpacked.map(drop).map_err(std::io::Error::other)
+}
+
+/// Removes a tree of subordinate ids below a folder of the caller's; an absent one is no error.
+pub(crate) fn remove(path: &Path, ids: SubIds) -> Result<(), Error> {
+    if fs::symlink_metadata(path).is_err() {
+        return Ok(());
+    }
+    run_wide(ids, &["remove".into(), path.into()])
+}
+
+/// Removes what crashed unpackings left in the store. Those of the last hour may still run.
+pub(crate) fn sweep(store: &Path, ids: SubIds) -> Result<(), Error> {
+    let hour_ago = SystemTime::now() - std::time::Duration::from_secs(3600);
+    for entry in fs::read_dir(store).map_err(at(store))?.flatten() {
+        let old = entry
+            .metadata()
+            .and_then(|meta| meta.modified())
+            .is_ok_and(|time| time < hour_ago);
+        if old && entry.file_name().as_encoded_bytes().starts_with(b".tmp-") {
+            log::info!(
+                "removing a half-unpacked chroot: {}",
+                entry.path().display()
+            );
+            remove(&entry.path(), ids)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,49 @@
+//! How does a process of ours start another program?
+//!
+//! This binary by `/proc/self/exe`, never by name: it stays the same program after an upgrade,
+//! and it can be run by a mapped root that may not search the folders above it. Others by a
+//! tether, so that they do not outlive the shim.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
+
+/// Returns a command for this binary's internal entry point `name` (see `internal.rs`).
+pub(crate) fn internal(name: &str) -> Command {
+    again(["internal", name])
+}
+
+/// Returns a command for this binary with the given arguments, as a user would type them.
+pub(crate) fn again<I, S>(args: I) -> Command
+where
+    I: IntoIterator<Item = S>,
+    S: AsRef<OsStr>,
+{
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("buildd-slave").args(args);
+    command
+}
+
+/// Returns a command for `program` that dies with the thread that starts it.
+pub(crate) fn tethered(program: impl AsRef<OsStr>) -> Command {
+    let mut command = internal("tether");
+    command.arg(program);
+    command
+}
+
+/// The other half of [`tethered`]: becomes the program. Returns only if that fails.
+pub(crate) fn tether(argv: &[OsString]) -> io::Result<()> {
+    let [program, args @ ..] = argv else {
+        return Err(io::Error::other("tether: no program"));
+    };
+    set_pdeathsig(Signal::SIGKILL)?;
+    let error = Command::new(program).args(args).exec();
+    Err(io::Error::new(
+        error.kind(),
+        format!("{}: {error}", program.display()),
+    ))
+}

@@ -1,0 +1,88 @@
+//! What is to be known of this host: kernel, memory, disk, time, installed packages.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use nix::sys::statvfs::statvfs;
+
+/// Returns the kernel as `uname -snrvm` shows it.
+pub(crate) fn kernel() -> String {
+    nix::sys::utsname::uname().map_or_else(
+        |error| error.to_string(),
+        |name| {
+            [
+                name.sysname(),
+                name.nodename(),
+                name.release(),
+                name.version(),
+                name.machine(),
+            ]
+            .map(|part| part.to_string_lossy().into_owned())
+            .join(" ")
+        },
+    )
+}
+
+/// Returns the bytes of memory that the kernel thinks can still be used; 0 if it does not say.
+pub(crate) fn available_memory_bytes() -> u64 {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    text.lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))
+        .and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok())
+        .map_or(0, |kib| kib.saturating_mul(1024))
+}
+
+/// Returns the bytes a user may still write below `path`.
+pub(crate) fn free_bytes(path: &Path) -> Option<u64> {
+    let stat = statvfs(path).ok()?;
+    Some(stat.blocks_available().saturating_mul(stat.fragment_size()))
+}
+
+/// Returns the installed version of a Debian package.
+pub(crate) fn package_version(package: &str) -> Option<String> {
+    let output = Command::new("dpkg-query")
+        .args(["--show", "--showformat=${Version}", package])
+        .stdin(Stdio::null())
+        .output()
+        .ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    (output.status.success() && !text.is_empty()).then_some(text)
+}
+
+/// Returns the time in the form of `ctime`, in UTC, as launchpad-buildd's log has it.
+pub(crate) fn utc_now() -> String {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let secs = i64::try_from(since.as_secs()).unwrap_or_default();
+    chrono::DateTime::from_timestamp(secs, 0).map_or_else(String::new, |time| {
+        time.format("%a %b %e %H:%M:%S %Y").to_string()
+    })
+}
+
+/// Returns a command line that a shell would take.
+pub(crate) fn shown(command: &Command) -> String {
+    let mut words = std::iter::once(command.get_program())
+        .chain(command.get_args())
+        .peekable();
+    let mut shown = Vec::new();
+    while let Some(word) = words.next() {
+        let word = word.to_string_lossy();
+        // Our own wrapping says nothing to a reader.
+        match word.as_ref() {
+            "/proc/self/exe" => shown.push("buildd-slave".to_owned()),
+            plain
+                if plain
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b"-_./:=+,@%".contains(&b))
+                    && !plain.is_empty() =>
+            {
+                shown.push(plain.to_owned());
+            }
+            other => shown.push(format!("'{}'", other.replace('\'', r"'\''"))),
+        }
+    }
+    shown.join(" ")
+}

@@ -1,0 +1,7 @@
+//! The operating system, and nothing of ours.
+
+pub(crate) mod exe;
+pub(crate) mod fs;
+pub(crate) mod host;
+pub(crate) mod procs;
+pub(crate) mod wait;
