@@ -32,21 +32,6 @@ pub(crate) enum Stage {
 }
 
 impl Stage {
-    /// All stages in their order.
-    pub(crate) const ALL: [Self; 11] = [
-        Self::Init,
-        Self::Unpack,
-        Self::Mount,
-        Self::Ogre,
-        Self::Sources,
-        Self::Keys,
-        Self::Update,
-        Self::Sbuild,
-        Self::Reap,
-        Self::Umount,
-        Self::Cleanup,
-    ];
-
     /// The stage's name in logs.
     pub(crate) const fn name(self) -> &'static str {
         match self {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Overlay, Programs};
+use crate::config::{Config, Network, Overlay, Programs};
 use crate::protocol::BuildRequest;
 
 /// One build: what the master asked for, and how this host does it.
@@ -51,6 +51,37 @@ pub(crate) struct Clocks {
     pub(crate) stage: Duration,
     /// From an abort until nothing of the build may be left.
     pub(crate) abort: Duration,
+}
+
+impl Settings {
+    /// Returns what a configuration says of building.
+    pub(crate) fn of(config: &Config) -> Self {
+        let Config {
+            slave,
+            limits,
+            programs,
+            apt_proxy,
+        } = config;
+        Self {
+            home: slave.home.clone(),
+            filecache: slave.filecache.clone(),
+            chroots: slave.chroots.clone(),
+            sessions: slave.sessions.clone(),
+            arch: slave.architecturetag.clone(),
+            parallel: slave.parallel,
+            overlay: slave.overlay,
+            build_without_network: slave.network == Network::BuildDeps,
+            apt_proxy: apt_proxy.as_ref().map(|url| url.expose().to_owned()),
+            programs: programs.clone(),
+            clocks: Clocks {
+                total: limits.build_time,
+                silence: limits.silence,
+                stage: limits.stage_time,
+                abort: limits.abort_time,
+            },
+            log_bytes: limits.log_size,
+        }
+    }
 }
 
 impl Spec {

@@ -33,15 +33,6 @@ pub(super) fn digits(text: &str) -> Option<u64> {
         .then(|| text.parse().ok())?
 }
 
-/// Reads yes or no as Python's configuration parser did.
-pub(super) fn boolean(text: &str) -> Option<bool> {
-    match text.to_ascii_lowercase().as_str() {
-        "1" | "yes" | "true" | "on" => Some(true),
-        "0" | "no" | "false" | "off" => Some(false),
-        _ => None,
-    }
-}
-
 fn with_unit(text: &str, factor: impl Fn(&str) -> Option<u64>) -> Option<u64> {
     let end = text
         .find(|c: char| !c.is_ascii_digit())

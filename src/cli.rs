@@ -1,0 +1,30 @@
+//! What may be typed: the commands and their options.
+
+use clap::{Parser, Subcommand};
+
+use crate::slave::Serve;
+
+/// A Debian package build slave: XML-RPC in, binary packages out, without root.
+#[derive(Debug, Parser)]
+#[command(
+    name = "buildd-slave",
+    version,
+    after_help = "\
+Examples:
+  buildd-slave serve                         the daemon, in the foreground
+  buildd-slave build hello_2.10-3.dsc        one build by hand
+  buildd-slave chroot create bookworm.tar    a chroot to build in
+  buildd-slave probe localhost:8221 status   ask a slave, as a master would
+  buildd-slave doctor                        what is wrong here, and what mends it"
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+/// One command; `serve` when none is given.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the slave daemon in the foreground
+    Serve(Serve),
+}

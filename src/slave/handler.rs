@@ -1,0 +1,198 @@
+//! Turns an HTTP request into a call of the protocol, and what comes of it into an answer.
+
+use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use nix::fcntl::OFlag;
+
+use crate::build::buildlog;
+use crate::filecache::{Fetcher, Store};
+use crate::protocol::{
+    BUILD_TYPES, BuildCall, BuilderStatus, Call, Sha1Hex, StatusForm, StatusRecord, SumKind,
+    builder_state, building, ensure_present, fault_refused, fault_state, fault_unparsable,
+    fault_unrenderable, render_info, render_status, unknown_builder, unknown_sum,
+};
+use crate::server::{self, Request, Response, Route};
+use crate::xmlrpc::{self, Fault, Value};
+
+use super::daemon::{Daemon, Error};
+use super::state::{Run, State};
+
+/// The last bytes of the log that `status` tells (slave spec §1.6).
+const TAIL_BYTES: usize = 2048;
+
+/// Everything an answer may need.
+pub(super) struct Handler {
+    pub(super) daemon: Daemon,
+    pub(super) store: Arc<Store>,
+    pub(super) fetcher: Fetcher,
+    pub(super) arch: String,
+    pub(super) form: StatusForm,
+}
+
+impl server::Handler for Handler {
+    fn handle(&self, request: &Request) -> Response {
+        match server::route(&request.method, &request.path) {
+            Route::Rpc => Response::bytes(200, "text/xml", self.rpc(&request.body)),
+            Route::File(name) => self.file(request, name),
+            Route::NotFound => Response::text(404, "not found"),
+            Route::MethodNotAllowed { allow } => {
+                Response::text(405, "method not allowed").with_header("Allow", allow)
+            }
+            Route::NotImplemented => Response::text(501, "not implemented"),
+        }
+    }
+}
+
+impl Handler {
+    fn rpc(&self, body: &[u8]) -> Vec<u8> {
+        let answer = xmlrpc::parse_call(body)
+            .map_err(|error| fault_unparsable(&error))
+            .and_then(Call::parse)
+            .and_then(|call| self.answer(call))
+            .and_then(|value| {
+                xmlrpc::render_response(&value).map_err(|error| fault_unrenderable(&error))
+            });
+        answer.unwrap_or_else(|fault| xmlrpc::render_fault(&fault))
+    }
+
+    fn answer(&self, call: Call) -> Result<Value, Fault> {
+        Ok(match call {
+            Call::Echo(values) => Value::Array(values),
+            Call::Info => render_info(&self.arch, self.form),
+            Call::Status => self.status(self.form),
+            Call::StatusDict => self.status(StatusForm::Dict),
+            Call::EnsurePresent {
+                sum,
+                url,
+                credentials,
+            } => {
+                let credentials = credentials
+                    .as_ref()
+                    .map(|c| (c.username.as_str(), c.password.as_str()));
+                let (present, info) =
+                    self.fetcher
+                        .ensure_present(&sum, url.as_deref(), credentials);
+                ensure_present(present, &info)
+            }
+            Call::Build(call) => self.build(call)?,
+            Call::Abort => {
+                self.daemon.abort().map_err(|error| fault("abort", error))?;
+                builder_state(BuilderStatus::Aborting)
+            }
+            Call::Clean => {
+                self.daemon.clean().map_err(|error| fault("clean", error))?;
+                builder_state(BuilderStatus::Idle)
+            }
+            Call::ProxyInfo => {
+                let state = self.daemon.state().builder_status();
+                let reason = format!("no build type here has a proxy (the builder is {state})");
+                return Err(fault_refused("proxy_info", reason));
+            }
+        })
+    }
+
+    fn status(&self, form: StatusForm) -> Value {
+        let record = match self.daemon.state() {
+            State::Idle => StatusRecord::Idle,
+            State::Building(run) => StatusRecord::Building {
+                logtail: self.tail(&run),
+                id: run.id,
+            },
+            State::Aborting(run) => StatusRecord::Aborting { id: run.id },
+            State::Waiting(run, ending) => StatusRecord::Waiting {
+                id: run.id,
+                status: ending.status,
+                files: ending.files,
+                dependencies: ending.dependencies,
+            },
+        };
+        render_status(&record, form, Some(env!("CARGO_PKG_VERSION")))
+    }
+
+    /// The end of the running build's log; nothing while there is none.
+    fn tail(&self, run: &Run) -> Vec<u8> {
+        buildlog::tail(&self.daemon.log_of(&run.id), TAIL_BYTES, run.private).unwrap_or_default()
+    }
+
+    /// The checks in the order of slave spec §1.4; nothing changes before the last one.
+    fn build(&self, call: BuildCall) -> Result<Value, Fault> {
+        if !BUILD_TYPES.contains(&call.build_type()) {
+            return Ok(unknown_builder(call.build_type(), &BUILD_TYPES));
+        }
+        let absent = |sum: &str| !Sha1Hex::parse(sum).is_ok_and(|sum| self.store.contains(&sum));
+        if absent(call.chroot_sum()) {
+            return Ok(unknown_sum(SumKind::Chroot, call.chroot_sum(), "No URL"));
+        }
+        if let Some((_, sum)) = call.files().iter().find(|(_, sum)| absent(sum)) {
+            return Ok(unknown_sum(SumKind::File, sum, "No URL"));
+        }
+        let request = call
+            .into_request()
+            .map_err(|error| fault_refused("build", error))?;
+        let id = request.build_id.clone();
+        self.daemon
+            .build(request)
+            .map_err(|error| fault("build", error))?;
+        Ok(building(&id))
+    }
+
+    /// `/filecache/NAME`: a sum, or `buildlog`.
+    fn file(&self, request: &Request, name: &str) -> Response {
+        let found = if name == "buildlog" {
+            self.log()
+        } else {
+            self.cached(name)
+        };
+        match found {
+            Some((file, len, modified, kind)) => {
+                server::serve_file(request, file, len, kind, modified)
+            }
+            None => Response::text(404, "not found"),
+        }
+    }
+
+    fn cached(&self, name: &str) -> Option<(File, u64, SystemTime, &'static str)> {
+        let sum = Sha1Hex::parse(name).ok()?;
+        let entry = self.store.entry(&sum).unwrap_or_else(|error| {
+            log::warn!("{error}");
+            None
+        })?;
+        Some((
+            entry.file,
+            entry.len,
+            entry.modified,
+            "application/octet-stream",
+        ))
+    }
+
+    fn log(&self) -> Option<(File, u64, SystemTime, &'static str)> {
+        let (State::Building(run) | State::Aborting(run) | State::Waiting(run, _)) =
+            self.daemon.state()
+        else {
+            return None;
+        };
+        let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
+        let file = File::options()
+            .read(true)
+            .custom_flags(flags)
+            .open(self.daemon.log_of(&run.id))
+            .ok()?;
+        let meta = file.metadata().ok()?;
+        Some((
+            file,
+            meta.len(),
+            meta.modified().ok()?,
+            "text/plain; charset=utf-8",
+        ))
+    }
+}
+
+fn fault(method: &str, error: Error) -> Fault {
+    match error {
+        Error::Refused(refused) => fault_state(method, refused.wanted, refused.state),
+        Error::Failed(error) => fault_refused(method, error),
+    }
+}

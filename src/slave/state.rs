@@ -1,0 +1,284 @@
+//! Pure: what may happen to the builder, and what has to be done about it?
+//!
+//! ```text
+//!          Build                     Over
+//!   IDLE ────────▶ BUILDING ───────────────────▶ WAITING ──Clean──▶ IDLE
+//!    ▲               │  └──Abort──▶ ABORTING ──Over──▲
+//!    └──NotStarted───┴──────────────────┘
+//! ```
+//! Every pair of state and call that is not in the picture is refused and changes nothing (slave
+//! spec §2.2, §2.4). A run has a number, so that word of an earlier run is told from the present
+//! one's.
+
+use crate::build::rundir::Ending;
+use crate::protocol::{BuildId, BuildStatus, BuilderStatus};
+
+/// The state of the builder.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) enum State {
+    #[default]
+    Idle,
+    Building(Run),
+    Aborting(Run),
+    Waiting(Run, Ending),
+}
+
+/// A build that was accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Run {
+    pub(crate) number: u64,
+    pub(crate) id: BuildId,
+    /// Whether its log may hold what only the build's owner should see.
+    pub(crate) private: bool,
+}
+
+/// What happens.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Event {
+    /// A master wants this built.
+    Build(Run),
+    /// A master wants the build stopped.
+    Abort,
+    /// A master has fetched what it wanted.
+    Clean,
+    /// The build could not be started: nothing of it is there.
+    NotStarted(u64),
+    /// The build has ended.
+    Over(u64, Ending),
+}
+
+/// What has to be done, in this order.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Effect {
+    Start(Run),
+    Abort(Run),
+    Purge(Run, Ending),
+}
+
+/// A call that this state does not allow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Refused {
+    pub(crate) wanted: BuilderStatus,
+    pub(crate) state: BuilderStatus,
+}
+
+impl State {
+    /// The state's name on the wire.
+    pub(crate) fn builder_status(&self) -> BuilderStatus {
+        match self {
+            Self::Idle => BuilderStatus::Idle,
+            Self::Building(_) => BuilderStatus::Building,
+            Self::Aborting(_) => BuilderStatus::Aborting,
+            Self::Waiting(..) => BuilderStatus::Waiting,
+        }
+    }
+
+    /// Lets `event` happen; a refusal leaves everything as it was.
+    pub(crate) fn apply(&mut self, event: Event) -> Result<Option<Effect>, Refused> {
+        let refused = |wanted| {
+            Err(Refused {
+                wanted,
+                state: self.builder_status(),
+            })
+        };
+        let (next, effect) = match (&*self, event) {
+            (Self::Idle, Event::Build(run)) => {
+                (Self::Building(run.clone()), Some(Effect::Start(run)))
+            }
+            (Self::Building(_) | Self::Aborting(_) | Self::Waiting(..), Event::Build(_)) => {
+                return refused(BuilderStatus::Idle);
+            }
+            (Self::Building(run), Event::Abort) => (
+                Self::Aborting(run.clone()),
+                Some(Effect::Abort(run.clone())),
+            ),
+            // Masters repeat themselves; once is enough.
+            (Self::Aborting(_), Event::Abort) => return Ok(None),
+            (Self::Idle | Self::Waiting(..), Event::Abort) => {
+                return refused(BuilderStatus::Building);
+            }
+            (Self::Waiting(run, ending), Event::Clean) => {
+                (Self::Idle, Some(Effect::Purge(run.clone(), ending.clone())))
+            }
+            (Self::Idle | Self::Building(_) | Self::Aborting(_), Event::Clean) => {
+                return refused(BuilderStatus::Waiting);
+            }
+            (Self::Building(run) | Self::Aborting(run), Event::NotStarted(number))
+                if run.number == number =>
+            {
+                (Self::Idle, None)
+            }
+            (Self::Building(run), Event::Over(number, ending)) if run.number == number => {
+                (Self::Waiting(run.clone(), ending), None)
+            }
+            (Self::Aborting(run), Event::Over(number, ending)) if run.number == number => {
+                (Self::Waiting(run.clone(), aborted(ending)), None)
+            }
+            // Late word of an earlier run.
+            (_, Event::NotStarted(_) | Event::Over(..)) => return Ok(None),
+        };
+        *self = next;
+        Ok(effect)
+    }
+}
+
+/// Whatever a build came to, one that was aborted is aborted, unless that failed (slave spec
+/// §2.3). Its files are still named, so that they are removed from the cache.
+fn aborted(ending: Ending) -> Ending {
+    match ending.status {
+        BuildStatus::BuilderFail | BuildStatus::Aborted => ending,
+        BuildStatus::Ok
+        | BuildStatus::DepFail
+        | BuildStatus::GivenBack
+        | BuildStatus::PackageFail
+        | BuildStatus::ChrootFail => Ending {
+            status: BuildStatus::Aborted,
+            reason: "aborted on request".into(),
+            dependencies: String::new(),
+            ..ending
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn run(number: u64) -> Run {
+        Run {
+            number,
+            id: BuildId::parse(&format!("b{number}")).unwrap(),
+            private: false,
+        }
+    }
+
+    fn ending(status: BuildStatus) -> Ending {
+        Ending {
+            status,
+            reason: String::new(),
+            dependencies: String::new(),
+            files: Vec::new(),
+            stages: Vec::new(),
+        }
+    }
+
+    fn states() -> [State; 4] {
+        [
+            State::Idle,
+            State::Building(run(1)),
+            State::Aborting(run(1)),
+            State::Waiting(run(1), ending(BuildStatus::Ok)),
+        ]
+    }
+
+    #[test]
+    fn every_state_and_call() {
+        use BuilderStatus::{Aborting, Building, Idle, Waiting};
+        let calls = [Event::Build(run(2)), Event::Abort, Event::Clean];
+        // The state after each call, or what the call would have needed.
+        let table = [
+            [Ok(Building), Err(Building), Err(Waiting)],
+            [Err(Idle), Ok(Aborting), Err(Waiting)],
+            [Err(Idle), Ok(Aborting), Err(Waiting)],
+            [Err(Idle), Err(Building), Ok(Idle)],
+        ];
+        for (state, row) in states().into_iter().zip(table) {
+            for (call, expect) in calls.iter().zip(row) {
+                let mut after = state.clone();
+                match (after.apply(call.clone()), expect) {
+                    (Ok(_), Ok(status)) => {
+                        assert_eq!(after.builder_status(), status, "{state:?} {call:?}")
+                    }
+                    (Err(refused), Err(wanted)) => {
+                        assert_eq!(
+                            refused,
+                            Refused {
+                                wanted,
+                                state: state.builder_status()
+                            }
+                        );
+                        assert_eq!(after, state, "a refusal changes nothing");
+                    }
+                    (got, expect) => panic!("{state:?} {call:?}: {got:?}, expected {expect:?}"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn effects_go_with_transitions_only() {
+        let mut state = State::Idle;
+        assert_eq!(
+            state.apply(Event::Build(run(1))),
+            Ok(Some(Effect::Start(run(1))))
+        );
+        assert_eq!(state.apply(Event::Abort), Ok(Some(Effect::Abort(run(1)))));
+        assert_eq!(state.apply(Event::Abort), Ok(None));
+        assert_eq!(
+            state.apply(Event::Over(1, ending(BuildStatus::Ok))),
+            Ok(None)
+        );
+        let waiting = ending(BuildStatus::Aborted);
+        assert!(matches!(&state, State::Waiting(_, end) if end.status == waiting.status));
+        assert!(matches!(
+            state.apply(Event::Clean),
+            Ok(Some(Effect::Purge(..)))
+        ));
+    }
+
+    #[test]
+    fn an_abort_that_failed_is_the_builders_failure() {
+        for (came_to, expect) in [
+            (BuildStatus::Ok, BuildStatus::Aborted),
+            (BuildStatus::PackageFail, BuildStatus::Aborted),
+            (BuildStatus::BuilderFail, BuildStatus::BuilderFail),
+        ] {
+            let mut state = State::Aborting(run(1));
+            state.apply(Event::Over(1, ending(came_to))).unwrap();
+            assert!(matches!(state, State::Waiting(_, end) if end.status == expect));
+        }
+    }
+
+    #[test]
+    fn word_of_an_earlier_run_is_nothing() {
+        for state in states() {
+            let mut after = state.clone();
+            assert_eq!(
+                after.apply(Event::Over(9, ending(BuildStatus::BuilderFail))),
+                Ok(None)
+            );
+            assert_eq!(after.apply(Event::NotStarted(9)), Ok(None));
+            assert_eq!(after, state);
+        }
+    }
+
+    proptest! {
+        /// Whatever comes in whatever order: one run at a time, WAITING is left by Clean only.
+        #[test]
+        fn any_history_keeps_the_picture(choices in prop::collection::vec(0..6_u8, 0..60)) {
+            let (mut state, mut number) = (State::Idle, 0);
+            for choice in choices {
+                let before = state.clone();
+                let event = match choice {
+                    0 => { number += 1; Event::Build(run(number)) }
+                    1 => Event::Abort,
+                    2 => Event::Clean,
+                    3 => Event::NotStarted(number),
+                    4 => Event::Over(number, ending(BuildStatus::Ok)),
+                    _ => Event::Over(number.wrapping_sub(1), ending(BuildStatus::Ok)),
+                };
+                let result = state.apply(event.clone());
+                if matches!(before, State::Waiting(..)) && before != state {
+                    prop_assert_eq!(event, Event::Clean);
+                    prop_assert!(matches!(result, Ok(Some(Effect::Purge(..)))));
+                }
+                if before == State::Idle && state != State::Idle {
+                    prop_assert!(matches!(result, Ok(Some(Effect::Start(_)))));
+                }
+                if result.is_err() { prop_assert_eq!(before, state); }
+            }
+        }
+    }
+}
