@@ -13,6 +13,7 @@ mod deb822;
 mod depwait;
 mod exec;
 mod gather;
+pub(crate) mod leftovers;
 mod logscan;
 mod plan;
 pub(crate) mod rundir;

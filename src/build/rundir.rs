@@ -2,7 +2,7 @@
 //!
 //! | file | written by | says |
 //! | --- | --- | --- |
-//! | `spec.json` | starter | what to build, and how |
+//! | `spec.json` | starter | what to build, and how; without passwords, which go by a pipe |
 //! | `lock` | starter, held by the shim | that the shim lives; its text is the shim's pid |
 //! | `stages` | shim | a line per stage begun: seconds since 1970 and its name |
 //! | `log` | shim | the build log |
@@ -72,7 +72,7 @@ impl RunDir {
         }
         let lock = result?;
         let run = Self(dir);
-        match run.spawn_shim(lock) {
+        match run.spawn_shim(lock, spec) {
             Ok(child) => Ok((run, child)),
             Err(error) => {
                 let _ = fs::remove_dir_all(&run.0);
@@ -82,7 +82,7 @@ impl RunDir {
     }
 
     fn fill(fresh: &Path, dir: &Path, spec: &Spec) -> io::Result<File> {
-        let text = serde_json::to_vec_pretty(spec)?;
+        let text = serde_json::to_vec_pretty(&spec.without_secrets())?;
         sys::fs::atomic_write(&fresh.join("spec.json"), &text).map_err(io::Error::other)?;
         File::create(fresh.join("log"))?;
         let lock = open_lock(&fresh.join("lock"))?;
@@ -94,17 +94,23 @@ impl RunDir {
         Ok(lock)
     }
 
-    /// Starts the shim, which inherits the lock as its stdin: it is held until the shim has
-    /// ended, with no moment in between.
-    fn spawn_shim(&self, lock: File) -> io::Result<Child> {
-        let child = exe::internal("shim")
+    /// Starts the shim. It inherits the lock as its stdout, so that this is held until the shim
+    /// has ended, with no moment in between; the whole spec comes by its stdin.
+    fn spawn_shim(&self, lock: File, spec: &Spec) -> io::Result<Child> {
+        let mut child = exe::internal("shim")
             .arg(&self.0)
-            .stdin(Stdio::from(lock))
-            .stdout(Stdio::null())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::from(lock))
             .stderr(File::create(self.0.join("shim.err"))?)
             .spawn()?;
         // For whoever has to signal the shim without being its parent.
         fs::write(self.0.join("lock"), child.id().to_string())?;
+        let input = serde_json::to_vec(spec)?;
+        child
+            .stdin
+            .take()
+            .expect("stdin is piped")
+            .write_all(&input)?;
         Ok(child)
     }
 
@@ -116,7 +122,13 @@ impl RunDir {
         self.0.join("log")
     }
 
-    /// Reads what to build.
+    /// Returns what a shim said outside the log, which is nothing unless it went wrong.
+    pub(crate) fn last_words(&self) -> Option<String> {
+        let text = fs::read_to_string(self.0.join("shim.err")).ok()?;
+        (!text.trim().is_empty()).then(|| text.trim().to_owned())
+    }
+
+    /// Reads what to build, as far as it may stand on disk.
     pub(crate) fn spec(&self) -> io::Result<Spec> {
         Ok(serde_json::from_slice(&fs::read(
             self.0.join("spec.json"),

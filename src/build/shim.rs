@@ -1,8 +1,8 @@
 //! The process that does one build, and outlives the daemon that started it.
 //!
 //! `internal shim RUNDIR`. It leads a login session of its own and is the reaper of all its
-//! descendants, holds the run directory's lock as its stdin, is the only writer of the build log,
-//! and leaves its verdict as its last act. TERM is the request to abort.
+//! descendants, holds the run directory's lock as its stdout, reads the spec from its stdin, is the
+//! only writer of the build log, and leaves its verdict as its last act. TERM is the request to abort.
 
 use std::ffi::OsString;
 use std::io;
@@ -32,7 +32,7 @@ pub(crate) fn run(args: &[OsString]) -> io::Result<()> {
     // Fails for a process that leads a group already; it is one of its own then.
     let _ = setsid();
     set_child_subreaper(true)?;
-    let spec = dir.spec()?;
+    let spec: Spec = serde_json::from_reader(io::stdin().lock())?;
     std::env::set_current_dir(&spec.settings.home)?;
     let mailbox = Mailbox::new();
     listen(mailbox.sender())?;

@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 use crate::config::{Config, Network, Overlay, Programs};
 use crate::protocol::BuildRequest;
 
+use super::scrub::scrub_always;
+
 /// One build: what the master asked for, and how this host does it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Spec {
@@ -118,5 +120,15 @@ impl Spec {
     /// The chroot tarball in the cache.
     pub(crate) fn tarball(&self) -> PathBuf {
         self.settings.filecache.join(self.request.chroot.as_str())
+    }
+
+    /// This spec as it may stand on disk: no password of an archive or a proxy is in it.
+    pub(crate) fn without_secrets(&self) -> Self {
+        let mut spec = self.clone();
+        for line in &mut spec.request.args.archives {
+            *line = scrub_always(line);
+        }
+        spec.settings.apt_proxy = spec.settings.apt_proxy.as_deref().map(scrub_always);
+        spec
     }
 }

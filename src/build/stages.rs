@@ -25,7 +25,7 @@ use super::logscan::{Findings, LogScan};
 use super::plan::{Failure, Stage};
 use super::spec::Spec;
 use super::verdict::{self, Exit, Judgement, Verdict};
-use super::{apt, gather, sbuild};
+use super::{apt, gather, leftovers, sbuild};
 
 /// How a stage ended, if not well.
 #[derive(Debug, PartialEq, Eq)]
@@ -147,7 +147,8 @@ impl Build {
         command
             .arg(&self.spec.settings.chroots)
             .arg(&sum)
-            .arg(&tarball);
+            .arg(&tarball)
+            .arg(self.spec.request.build_id.as_str());
         self.stage_command(Stage::Unpack, command)
     }
 
@@ -158,7 +159,7 @@ impl Build {
         let failed = |what: String| Stop::from(Failure::new(BuildStatus::ChrootFail, what));
         let ids = self.sub_ids()?;
         let dir = self.spec.session_dir();
-        remove_folder(&dir, ids, true).map_err(|error| failed(error.to_string()))?;
+        remove_folder(&dir, ids).map_err(|error| failed(error.to_string()))?;
         let session = self.start_session(ids, &dir).map_err(failed)?;
         self.session = Some(session);
         let mut files = apt::settings(self.spec.settings.apt_proxy.as_deref());
@@ -289,11 +290,7 @@ impl Build {
             )
         };
         self.kill_everything();
-        let dir = self.spec.session_dir();
-        if fs::symlink_metadata(&dir).is_ok() {
-            remove_folder(&dir, self.sub_ids()?, !self.in_memory)
-                .map_err(|error| failed(error.to_string()))?;
-        }
+        leftovers::remove_session(&self.spec).map_err(|error| failed(error.to_string()))?;
         sys::fs::remove_tree(&self.spec.work_tree())
             .map_err(|error| failed(error.to_string()).into())
     }
@@ -336,7 +333,7 @@ impl Build {
                 )),
             }
             spec.memory_bytes = None;
-            remove_folder(dir, ids, true).map_err(|error| error.to_string())?;
+            remove_folder(dir, ids).map_err(|error| error.to_string())?;
         }
         self.in_memory = false;
         start(ids, &spec)
@@ -402,7 +399,7 @@ impl Build {
             .current_dir(self.spec.work_tree())
             .env_clear()
             .envs(sbuild::ENVIRONMENT)
-            .env("HOME", &self.spec.settings.home)
+            .env("HOME", &self.run_dir)
             .env("SBUILD_CONFIG", configuration)
             .env("DEB_BUILD_OPTIONS", sbuild::build_options(&self.spec));
         Ok(command)

@@ -1,7 +1,8 @@
 //! A session from its owner's side: start it, know its init, end it.
 
 use std::fs;
-use std::path::PathBuf;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use nix::sys::signal::{Signal, kill};
@@ -19,7 +20,6 @@ pub(crate) struct Session {
     init: Pid,
     dir: PathBuf,
     ids: SubIds,
-    on_disk: bool,
 }
 
 impl Session {
@@ -31,8 +31,7 @@ impl Session {
         log: impl Into<Stdio>,
     ) -> Result<Self, Error> {
         fs::create_dir_all(&spec.dir).map_err(at(&spec.dir))?;
-        let on_disk = spec.memory_bytes.is_none();
-        if on_disk {
+        if spec.memory_bytes.is_none() {
             run_wide(ids, &["make".into(), spec.dir.clone().into()])?;
         }
         let spec_text = serde_json::to_string(spec).expect("a session's spec is plain data");
@@ -54,7 +53,6 @@ impl Session {
                 init,
                 dir: spec.dir.clone(),
                 ids,
-                on_disk,
             }),
             other => Err(Error::Child(format!("the session did not start: {other}"))),
         }
@@ -76,7 +74,7 @@ impl Session {
     /// Kills the session and removes its folder.
     pub(crate) fn remove(mut self) -> Result<(), Error> {
         self.kill();
-        remove_folder(&self.dir, self.ids, self.on_disk)
+        remove_folder(&self.dir, self.ids)
     }
 }
 
@@ -86,19 +84,12 @@ impl Drop for Session {
     }
 }
 
-/// Removes a session's folder, whoever owned it.
-pub(crate) fn remove_folder(
-    dir: &std::path::Path,
-    ids: SubIds,
-    on_disk: bool,
-) -> Result<(), Error> {
-    if on_disk {
-        return store::remove(dir, ids);
-    }
+/// Removes a session's folder, whoever owns it. One whose layer was in memory is empty and the
+/// caller's own.
+pub(crate) fn remove_folder(dir: &Path, ids: SubIds) -> Result<(), Error> {
     match fs::remove_dir(dir) {
         Ok(()) => Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        // Not empty: it was on disk after all.
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         Err(_) => store::remove(dir, ids),
     }
 }

@@ -18,18 +18,25 @@ pub(crate) fn tree(store: &Path, sha1: &str) -> PathBuf {
     store.join(sha1).join("root")
 }
 
+/// Returns where `owner` (a build id, or another word nobody else uses) makes a tree.
+pub(crate) fn half_made(store: &Path, sha1: &str, owner: &str) -> PathBuf {
+    store.join(format!(".tmp-{sha1}-{owner}"))
+}
+
 /// Unpacks `tarball` into the store unless it is there; returns the tree.
 pub(crate) fn unpack(
     store: &Path,
     sha1: &str,
     tarball: &Path,
+    owner: &str,
     ids: SubIds,
 ) -> Result<PathBuf, Error> {
     let tree = tree(store, sha1);
     if tree.is_dir() {
         return Ok(tree);
     }
-    let temporary = store.join(format!(".tmp-{sha1}-{}", std::process::id()));
+    let temporary = half_made(store, sha1, owner);
+    remove(&temporary, ids)?;
     fs::create_dir(&temporary).map_err(at(&temporary))?;
     let task: [OsString; 3] = ["unpack".into(), tarball.into(), temporary.clone().into()];
     let result = run_wide(ids, &task).map_err(|error| match error {
@@ -53,19 +60,14 @@ pub(crate) fn unpack(
     result.map(|()| tree)
 }
 
-/// The process of an UNPACK stage: `internal unpack STORE SHA1 TARBALL`.
+/// The process of an UNPACK stage: `internal unpack STORE SHA1 TARBALL OWNER`.
 pub(crate) fn run(args: &[OsString]) -> std::io::Result<()> {
-    let [store, sha1, tarball] = args else {
-        return Err(std::io::Error::other("unpack: STORE SHA1 TARBALL"));
+    let [store, sha1, tarball, owner] = args else {
+        return Err(std::io::Error::other("unpack: STORE SHA1 TARBALL OWNER"));
     };
-    let unpacked = own_sub_ids().and_then(|ids| {
-        unpack(
-            Path::new(store),
-            &sha1.to_string_lossy(),
-            Path::new(tarball),
-            ids,
-        )
-    });
+    let (sha1, owner) = (sha1.to_string_lossy(), owner.to_string_lossy());
+    let (store, tarball) = (Path::new(store), Path::new(tarball));
+    let unpacked = own_sub_ids().and_then(|ids| unpack(store, &sha1, tarball, &owner, ids));
     unpacked.map(drop).map_err(std::io::Error::other)
 }
 

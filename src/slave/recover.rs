@@ -8,9 +8,9 @@ use std::io::{self, Write as _};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use crate::build::leftovers;
 use crate::build::rundir::{Ending, RunDir, Standing};
 use crate::protocol::{BuildId, BuildStatus};
-use crate::session::{launch, live};
 use crate::sys;
 use crate::sys::procs;
 
@@ -94,7 +94,7 @@ pub(super) fn recover(journal: &Path) -> io::Result<(State, Option<(Run, RunDir)
 /// Ends a build whose shim is dead: whatever it left running or lying about goes, the log and a
 /// verdict stay.
 pub(super) fn bury(dir: &RunDir, reason: &str) -> Ending {
-    let mut notes = vec![format!("Verdict: {}: {reason}", BuildStatus::BuilderFail)];
+    let mut notes = Vec::new();
     if let Some(session) = dir.shim_pid() {
         for process in procs::kill_session(session, Duration::from_secs(2)) {
             notes.push(format!(
@@ -104,20 +104,18 @@ pub(super) fn bury(dir: &RunDir, reason: &str) -> Ending {
         }
     }
     if let Ok(spec) = dir.spec() {
-        let sessions = launch::own_sub_ids()
-            .and_then(|ids| live::remove_folder(&spec.session_dir(), ids, true))
-            .map_err(|error| error.to_string());
-        // Without subordinate ids there was no session.
-        let sessions = if spec.session_dir().exists() {
-            sessions
-        } else {
-            Ok(())
-        };
-        let tree = sys::fs::remove_tree(&spec.work_tree()).map_err(|error| error.to_string());
-        notes.extend([sessions, tree].into_iter().filter_map(Result::err));
+        notes.extend(leftovers::remove_all(&spec));
     }
+    notes.extend(dir.last_words());
+    // An abort that met a shim too young to listen.
+    let (status, reason) = if dir.abort_asked() && dir.stages().is_empty() {
+        (BuildStatus::Aborted, "aborted on request")
+    } else {
+        (BuildStatus::BuilderFail, reason)
+    };
+    notes.push(format!("Verdict: {status}: {reason}"));
     let ending = Ending {
-        status: BuildStatus::BuilderFail,
+        status,
         reason: reason.to_owned(),
         dependencies: String::new(),
         files: Vec::new(),
