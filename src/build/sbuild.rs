@@ -29,15 +29,15 @@ pub(crate) fn minor(version: &str) -> u32 {
 }
 
 /// Returns the text of the configuration file: the answers of [M]'s `.sbuildrc` (slave spec
-/// §3.4), for a session that is handed over ready.
-pub(crate) fn configuration(spec: &Spec, minor: u32) -> String {
+/// §3.4), for a session that is handed over ready; `host` is named as the maintainer's.
+pub(crate) fn configuration(host: &str, minor: u32) -> String {
     let mut lines = vec![
         // Without this mode the exit codes 2 and 3 never occur.
         "$sbuild_mode = 'buildd';",
         "$mailto = '';",
         "$apt_update = 0;",
         "$apt_distupgrade = 0;",
-        "$apt_allow_unauthenticated = 1;",
+        "$apt_allow_unauthenticated = 0;",
         "$resolve_alternatives = 1;",
         "$build_environment = { 'LANG' => 'C.UTF-8', 'TERM' => 'unknown', 'V' => '1' };",
         "$environment_filter = ['^PATH$', '^DEB_BUILD_OPTIONS$', '^LANG$', '^LC_ALL$', '^TERM$', '^TZ$'];",
@@ -58,9 +58,12 @@ pub(crate) fn configuration(spec: &Spec, minor: u32) -> String {
         lines.push("$unshare_mmdebstrap_auto_create = 0;");
     }
     let mut text = lines.join("\n");
+    let host: String = host
+        .chars()
+        .filter(|c| c.is_ascii_alphanumeric() || "-.".contains(*c))
+        .collect();
     text.push_str(&format!(
-        "\n$maintainer_name = 'Build Daemon <buildd@{}>';\n1;\n",
-        spec.arch()
+        "\n$maintainer_name = 'Build Daemon <buildd@{host}>';\n1;\n"
     ));
     text
 }
@@ -162,4 +165,87 @@ pub(crate) fn currently_building(spec: &Spec) -> String {
         text.push_str("Build-Debug-Symbols: yes\n");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn spec(args: serde_json::Value) -> Spec {
+        let sum = "0a4d55a8d778e5022fab701977c5d840bbc486d0";
+        let clock = json!({"secs": 1, "nanos": 0});
+        serde_json::from_value(json!({
+            "request": {"build_id": "8-1", "chroot": sum, "files": [["hello_2.10-3.dsc", sum]], "args": args},
+            "settings": {
+                "home": "/h", "filecache": "/h/f", "chroots": "/h/c", "sessions": "/h/s", "arch": "amd64",
+                "parallel": 4, "overlay": "Auto", "build_without_network": true, "apt_proxy": null,
+                "programs": {"unpack": null, "mount": null, "umount": null, "clean": null,
+                    "process_scan": null, "sbuild": null, "sbuild_args": ["--nolog", "--batch"],
+                    "update": null, "ogre": null, "sources": null},
+                "clocks": {"total": clock, "silence": clock, "stage": clock, "abort": clock},
+                "log_bytes": 1000
+            }
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn versions_of_debian_releases() {
+        for (version, expect) in [
+            ("0.85.0", 85),
+            ("0.89.3+deb13u4", 89),
+            ("0.91~bpo1", 91),
+            ("", 85),
+        ] {
+            assert_eq!(minor(version), expect, "{version:?}");
+        }
+    }
+
+    #[test]
+    fn the_argument_lines_of_both_generations() {
+        let plain = spec(json!({"suite": "bookworm"}));
+        let words = arguments(&plain, 85, Path::new("/proc/1/exe"), 42, "host").join(" ");
+        assert!(
+            words.ends_with("--dist=bookworm --arch=amd64 --no-arch-all hello_2.10-3.dsc"),
+            "{words}"
+        );
+        assert!(words.contains("--autopkgtest-virt-server=/proc/1/exe"));
+        let full = spec(json!({
+            "suite": "noble", "arch_tag": "armhf", "arch_indep": true,
+            "archive_purpose": "PPA", "ogrecomponent": "main"
+        }));
+        let words = arguments(&full, 91, Path::new("/x"), 42, "host").join(" ");
+        assert!(
+            words.ends_with(
+                "--dist=noble --arch=armhf --arch-all --no-apt-distclean hello_2.10-3.dsc"
+            )
+        );
+        assert_eq!(
+            site_arguments(&full).join(" "),
+            "8-1 --nolog --batch -A --purpose=PPA --dist=noble --comp=main hello_2.10-3.dsc"
+        );
+        assert!(site_arguments(&spec(json!({}))).contains(&"--dist=autobuild".to_owned()));
+    }
+
+    #[test]
+    fn currently_building_begins_with_the_package() {
+        let full = spec(json!({
+            "suite": "noble", "archive_purpose": "PPA", "ogrecomponent": "main", "build_debug_symbols": true
+        }));
+        assert_eq!(
+            currently_building(&full),
+            "Package: hello\nComponent: main\nSuite: noble\nPurpose: PPA\nBuild-Debug-Symbols: yes\n"
+        );
+        assert_eq!(build_options(&full), "parallel=4");
+        assert_eq!(build_options(&spec(json!({}))), "noautodbgsym parallel=4");
+    }
+
+    #[test]
+    fn the_configuration_knows_its_version_and_no_odd_host_name() {
+        assert!(!configuration("h", 85).contains("unshare_mmdebstrap"));
+        assert!(configuration("h", 89).contains("$unshare_mmdebstrap_auto_create = 0;"));
+        assert!(configuration("a'b.example", 85).contains("<buildd@ab.example>"));
+    }
 }

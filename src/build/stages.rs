@@ -373,12 +373,14 @@ impl Build {
         ));
         let minor = sbuild::minor(version.as_deref().unwrap_or_default());
         let configuration = self.run_dir.join("sbuild.conf");
-        fs::write(&configuration, sbuild::configuration(&self.spec, minor)).map_err(|error| {
-            Failure::new(
-                BuildStatus::BuilderFail,
-                format!("{}: {error}", configuration.display()),
-            )
-        })?;
+        fs::write(&configuration, sbuild::configuration(&host::name(), minor)).map_err(
+            |error| {
+                Failure::new(
+                    BuildStatus::BuilderFail,
+                    format!("{}: {error}", configuration.display()),
+                )
+            },
+        )?;
         let network = if self.spec.settings.build_without_network {
             enter::Network::NotInBuild
         } else {

@@ -277,7 +277,7 @@ mod tests {
                 if before == State::Idle && state != State::Idle {
                     prop_assert!(matches!(result, Ok(Some(Effect::Start(_)))));
                 }
-                if result.is_err() { prop_assert_eq!(before, state); }
+                if result.is_err() { prop_assert_eq!(&before, &state); }
             }
         }
     }

@@ -1,5 +1,6 @@
 //! What is to be known of this host: kernel, memory, disk, time, installed packages.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -62,27 +63,68 @@ pub(crate) fn utc_now() -> String {
     })
 }
 
-/// Returns a command line that a shell would take.
+/// Returns the name of this host.
+pub(crate) fn name() -> String {
+    nix::unistd::gethostname().map_or_else(
+        |_| "localhost".into(),
+        |name| name.to_string_lossy().into_owned(),
+    )
+}
+
+/// Returns a command line as a shell would take it, without what this program wraps around it.
 pub(crate) fn shown(command: &Command) -> String {
-    let mut words = std::iter::once(command.get_program())
+    let words: Vec<_> = std::iter::once(command.get_program())
         .chain(command.get_args())
-        .peekable();
-    let mut shown = Vec::new();
-    while let Some(word) = words.next() {
-        let word = word.to_string_lossy();
-        // Our own wrapping says nothing to a reader.
-        match word.as_ref() {
-            "/proc/self/exe" => shown.push("buildd-slave".to_owned()),
-            plain
-                if plain
-                    .bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || b"-_./:=+,@%".contains(&b))
-                    && !plain.is_empty() =>
-            {
-                shown.push(plain.to_owned());
-            }
-            other => shown.push(format!("'{}'", other.replace('\'', r"'\''"))),
+        .map(OsStr::to_string_lossy)
+        .collect();
+    let plain: Vec<&str> = words.iter().map(AsRef::as_ref).collect();
+    let (place, own) = match plain.as_slice() {
+        ["/proc/self/exe", "internal", "tether", rest @ ..] => ("", rest),
+        ["/proc/self/exe", "internal", "enter", _, _, "--", rest @ ..] => {
+            ("in the session: ", rest)
         }
+        ["/proc/self/exe", "internal", rest @ ..] => ("buildd-slave ", rest),
+        all => ("", all),
+    };
+    let quoted: Vec<String> = own.iter().map(|word| quoted(word)).collect();
+    format!("{place}{}", quoted.join(" "))
+}
+
+fn quoted(word: &str) -> String {
+    let harmless = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:=+,@%".contains(&byte);
+    if !word.is_empty() && word.bytes().all(harmless) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
     }
-    shown.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_are_shown_as_a_reader_would_type_them() {
+        let show = |words: &[&str]| {
+            let mut command = Command::new(words[0]);
+            command.args(&words[1..]);
+            shown(&command)
+        };
+        assert_eq!(show(&["/bin/echo", "it's", ""]), r"/bin/echo 'it'\''s' ''");
+        assert_eq!(
+            show(&["/proc/self/exe", "internal", "tether", "sbuild", "-d"]),
+            "sbuild -d"
+        );
+        let inside = [
+            "/proc/self/exe",
+            "internal",
+            "enter",
+            "7",
+            "host",
+            "--",
+            "apt-get",
+            "-y",
+        ];
+        assert_eq!(show(&inside), "in the session: apt-get -y");
+    }
 }
