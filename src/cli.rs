@@ -2,6 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
+use crate::hand::{check, doctor, probe};
 use crate::slave::Serve;
 
 /// A Debian package build slave: XML-RPC in, binary packages out, without root.
@@ -27,4 +28,10 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run the slave daemon in the foreground
     Serve(Serve),
+    /// Ask a slave what a master would ask
+    Probe(probe::Args),
+    /// Tell whether a configuration is good
+    CheckConfig(check::Args),
+    /// Tell what is wrong on this host, and what mends it
+    Doctor(doctor::Args),
 }

@@ -6,14 +6,17 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use nix::unistd::{AccessFlags, eaccess};
 
 use crate::config::{self, Config, Defaults, Isolation, Warning};
+use crate::sys::user;
 
 /// Read when neither `--config` nor the environment names a file; need not exist.
-const DEFAULT_PATH: &str = "/etc/buildd-slave/buildd-slave.conf";
+pub(crate) const DEFAULT_PATH: &str = "/etc/buildd-slave/buildd-slave.conf";
 
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
@@ -33,10 +36,42 @@ pub(crate) fn load(
     named: Option<OsString>,
     defaults: &Defaults,
 ) -> Result<(Config, Vec<Warning>), Error> {
-    let named = named.filter(|path| !path.is_empty()).map(PathBuf::from);
-    match given.or(named) {
+    match chosen(given, named) {
         Some(path) => load_from(&path, true, defaults),
         None => load_from(Path::new(DEFAULT_PATH), false, defaults),
+    }
+}
+
+/// Returns the file that [`load`] insists on; none means the default one, if it is there.
+pub(crate) fn chosen(given: Option<PathBuf>, named: Option<OsString>) -> Option<PathBuf> {
+    given.or_else(|| named.filter(|path| !path.is_empty()).map(PathBuf::from))
+}
+
+/// Asks the machine, without starting a process, for what a configuration may leave out.
+pub(crate) fn host_defaults() -> Defaults {
+    let home = std::env::var_os("HOME")
+        .filter(|home| !home.is_empty())
+        .map(PathBuf::from)
+        .or_else(|| user::effective().map(|user| user.dir))
+        .unwrap_or_else(|| PathBuf::from("/"));
+    let cpus = thread::available_parallelism().map_or(1, NonZero::get);
+    Defaults {
+        host_arch: debian_arch(std::env::consts::ARCH).to_owned(),
+        home,
+        cpus: u32::try_from(cpus).unwrap_or(u32::MAX),
+    }
+}
+
+/// Returns Debian's name of an architecture that Rust calls `arch`; most are the same.
+fn debian_arch(arch: &str) -> &str {
+    match arch {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        "x86" => "i386",
+        "arm" => "armhf",
+        "powerpc64" => "ppc64el",
+        "loongarch64" => "loong64",
+        same => same,
     }
 }
 
@@ -143,6 +178,18 @@ mod tests {
             home: home.to_path_buf(),
             cpus: 1,
         }
+    }
+
+    #[test]
+    fn the_machine_has_debians_name_for_its_architecture() {
+        for (rust, debian) in [
+            ("x86_64", "amd64"),
+            ("powerpc64", "ppc64el"),
+            ("s390x", "s390x"),
+        ] {
+            assert_eq!(debian_arch(rust), debian);
+        }
+        assert!(host_defaults().cpus > 0);
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod cli;
 mod config;
 mod config_file;
 mod filecache;
+mod hand;
 mod internal;
 mod logger;
 mod protocol;
@@ -33,30 +34,30 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         None => serve(slave::Serve { config: None }),
         Some(Command::Serve(given)) => serve(given),
+        Some(Command::Probe(args)) => hand::probe::run(&args),
+        Some(Command::CheckConfig(args)) => hand::check::run(&args),
+        Some(Command::Doctor(args)) => hand::doctor::run(&args),
     }
 }
 
+/// Reads the configuration, becomes the slave's user if started as root, and serves.
 fn serve(given: slave::Serve) -> ExitCode {
     let named = std::env::var_os("BUILDD_SLAVE_CONFIG");
-    let defaults = config::Defaults {
-        host_arch: "amd64".into(),
-        home: std::env::var_os("HOME").unwrap_or_default().into(),
-        cpus: 2,
-    };
-    let (config, warnings) = match config_file::load(given.config, named, &defaults) {
-        Ok(read) => read,
-        Err(error) => {
-            log::error!("{error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    for warning in warnings {
-        log::warn!("{warning}");
-    }
-    match slave::run(&config) {
+    let served = config_file::load(given.config, named, &config_file::host_defaults())
+        .map_err(|error| error.to_string())
+        .and_then(|(config, warnings)| {
+            if sys::user::am_root() {
+                hand::check::judge_as(&config.slave.user).map_err(|error| error.to_string())?;
+            }
+            for warning in warnings {
+                log::warn!("{warning}");
+            }
+            slave::run(&config).map_err(|error| error.to_string())
+        });
+    match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            log::error!("{error}");
+            error.lines().for_each(|line| log::error!("{line}"));
             ExitCode::FAILURE
         }
     }

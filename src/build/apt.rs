@@ -284,8 +284,8 @@ mod tests {
         let lists = "Package: debhelper\nVersion: 13.1\n\nPackage: libnew-dev\nVersion: 1.9\n\n";
         for cut in 0..lists.len() {
             let mut query = Query::new(dsc, "amd64", false).unwrap();
-            query.feed(lists[..cut].as_bytes());
-            query.feed(lists[cut..].as_bytes());
+            query.feed(&lists.as_bytes()[..cut]);
+            query.feed(&lists.as_bytes()[cut..]);
             assert_eq!(
                 query.missing().as_deref(),
                 Some("libnew-dev (>= 2) | libother-dev"),

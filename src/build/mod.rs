@@ -17,6 +17,7 @@ pub(crate) mod leftovers;
 mod logscan;
 mod plan;
 pub(crate) mod rundir;
+mod runner;
 mod sbuild;
 mod scrub;
 pub(crate) mod shim;
@@ -25,8 +26,6 @@ mod stages;
 mod verdict;
 
 use crate::protocol::FileName;
-
-pub(crate) use scrub::scrub_always;
 
 /// Why a control file or a result of the build was refused.
 #[derive(Debug, thiserror::Error)]

@@ -152,10 +152,6 @@ impl Record {
         self.stuck = true;
     }
 
-    pub(crate) fn is_aborted(&self) -> bool {
-        self.aborted
-    }
-
     /// Returns the verdict, the sentence for it and the missing relations.
     pub(crate) fn verdict(&self) -> Failure {
         if self.stuck {

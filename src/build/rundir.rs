@@ -12,6 +12,7 @@
 //! The folder appears by a rename, whole, and the lock is taken before that: whoever finds the
 //! folder with the lock free and no verdict knows that the shim is dead.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -97,8 +98,10 @@ impl RunDir {
     /// Starts the shim. It inherits the lock as its stdout, so that this is held until the shim
     /// has ended, with no moment in between; the whole spec comes by its stdin.
     fn spawn_shim(&self, lock: File, spec: &Spec) -> io::Result<Child> {
+        let (mark, value) = self.mark();
         let mut child = exe::internal("shim")
             .arg(&self.0)
+            .env(mark, value)
             .stdin(Stdio::piped())
             .stdout(Stdio::from(lock))
             .stderr(File::create(self.0.join("shim.err"))?)
@@ -112,6 +115,12 @@ impl RunDir {
             .expect("stdin is piped")
             .write_all(&input)?;
         Ok(child)
+    }
+
+    /// What every process of the build on this host has in its environment: by this they are
+    /// found when the shim is dead, whatever they did to leave it.
+    pub(crate) fn mark(&self) -> (&'static str, &OsStr) {
+        ("BUILDD_SLAVE_RUN", self.0.as_os_str())
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -191,8 +200,8 @@ impl RunDir {
         }
     }
 
-    /// The pid of the shim, living or dead; also the login session of its processes.
-    pub(crate) fn shim_pid(&self) -> Option<i32> {
+    /// The pid of the shim, living or dead.
+    fn shim_pid(&self) -> Option<i32> {
         fs::read_to_string(self.0.join("lock"))
             .ok()?
             .trim()

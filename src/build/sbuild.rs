@@ -28,7 +28,7 @@ pub(crate) fn minor(version: &str) -> u32 {
         .unwrap_or(85)
 }
 
-/// Returns the text of the configuration file: the answers of [M]'s `.sbuildrc` (slave spec
+/// Returns the text of the configuration file: the answers of launchpad-buildd's `.sbuildrc` (slave spec
 /// §3.4), for a session that is handed over ready; `host` is named as the maintainer's.
 pub(crate) fn configuration(host: &str, minor: u32) -> String {
     let mut lines = vec![

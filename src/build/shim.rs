@@ -23,8 +23,8 @@ use super::buildlog::BuildLog;
 use super::exec::{Event, Mailbox};
 use super::plan::{Failure, Record, Stage};
 use super::rundir::{Ending, RunDir};
+use super::runner::{Build, Stop};
 use super::spec::Spec;
-use super::stages::{Build, Stop};
 
 /// Does the build of the run directory that `args` name.
 pub(crate) fn run(args: &[OsString]) -> io::Result<()> {
@@ -41,7 +41,7 @@ pub(crate) fn run(args: &[OsString]) -> io::Result<()> {
         spec.request.args.archive_private,
         spec.settings.log_bytes,
     )?;
-    let ending = build(&dir, Build::new(spec, dir.path(), log, mailbox));
+    let ending = build(Build::new(spec, dir.clone(), log, mailbox));
     dir.give_verdict(&ending)
 }
 
@@ -83,7 +83,7 @@ fn greet(build: &mut Build) {
 }
 
 /// Walks through the stages; every way through ends in one verdict.
-fn build(dir: &RunDir, mut build: Build) -> Ending {
+fn build(mut build: Build) -> Ending {
     greet(&mut build);
     let mut record = Record::default();
     let mut times: Vec<(Stage, f64)> = Vec::new();
@@ -93,14 +93,14 @@ fn build(dir: &RunDir, mut build: Build) -> Ending {
         build
             .log
             .line(&format!("[{}] {}", host::utc_now(), stage.name()));
-        if let Err(error) = dir.begin_stage(stage) {
+        if let Err(error) = build.run.begin_stage(stage) {
             build.log.line(&format!("cannot note the stage: {error}"));
         }
         let aborted = !stage.closes() && build.mailbox.abort_has_come();
         let result = if aborted {
             Err(Stop::Aborted)
         } else {
-            build.run(stage)
+            build.stage(stage)
         };
         times.push((stage, begun.elapsed().as_secs_f64()));
         next = match result {
@@ -162,11 +162,7 @@ fn end(record: Record, mut build: Build, stages: Vec<(Stage, f64)>) -> Ending {
         shown.join(", ")
     ));
     build.log.line(&format!("Verdict: {status}: {reason}"));
-    let files = if record.is_aborted() {
-        Vec::new()
-    } else {
-        build.files
-    };
+    let files = build.files;
     let status = match build.log.finish() {
         // A log with holes proves nothing: the disk is full, or worse.
         Err(_) if status == BuildStatus::Ok => BuildStatus::BuilderFail,
@@ -176,6 +172,7 @@ fn end(record: Record, mut build: Build, stages: Vec<(Stage, f64)>) -> Ending {
         status,
         reason,
         dependencies,
+        // An aborted build's too: they are in the cache and must be removed from it.
         files,
         stages,
     }

@@ -8,7 +8,7 @@ mod fetch;
 mod store;
 
 pub(crate) use fetch::{FetchLimits, Fetcher};
-pub(crate) use store::{Entry, Incoming, Store};
+pub(crate) use store::Store;
 
 use std::io;
 use std::path::PathBuf;

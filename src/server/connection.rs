@@ -126,19 +126,14 @@ impl Connection<'_> {
         let Head {
             method,
             path,
-            query,
             headers,
-            version,
             ..
         } = head;
         let request = Request {
             method,
             path,
-            query,
             headers,
-            version,
             body,
-            peer: self.peer,
         };
         let response = self.handle(&request).unwrap_or_else(|| {
             framing.keep_alive = false;

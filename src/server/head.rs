@@ -17,7 +17,6 @@ const HEADERS: usize = 64;
 pub(super) struct Head {
     pub(super) method: Method,
     pub(super) path: String,
-    pub(super) query: Option<String>,
     pub(super) headers: Vec<Header>,
     pub(super) version: HTTPVersion,
     /// Bytes of the head itself.
@@ -61,7 +60,7 @@ pub(super) fn parse(input: &[u8], limits: &Limits) -> Result<Option<Head>, Refus
     };
     let method: Method = method.parse().map_err(|()| refusal(400, "bad verb"))?;
     let headers = headers(parsed.headers)?;
-    let (path, query) = split_target(target)?;
+    let path = target_path(target)?;
     let body_bytes = body_bytes(&method, &headers, limits)?;
     Ok(Some(Head {
         keep_alive: keep_alive(minor, &headers),
@@ -69,7 +68,6 @@ pub(super) fn parse(input: &[u8], limits: &Limits) -> Result<Option<Head>, Refus
         version: HTTPVersion(1, minor),
         method,
         path,
-        query,
         headers,
         bytes,
         body_bytes,
@@ -145,18 +143,14 @@ fn expects_continue(headers: &[Header]) -> Result<bool, Refusal> {
     }
 }
 
-/// Splits a request target into the decoded path and the query as it stands.
-fn split_target(target: &str) -> Result<(String, Option<String>), Refusal> {
+/// Returns the decoded path of a request target; no query means anything here.
+fn target_path(target: &str) -> Result<String, Refusal> {
     // A client that takes us for its proxy names us in full.
     let target = match target.strip_prefix("http://") {
         Some(rest) => rest.find('/').map_or("/", |slash| &rest[slash..]),
         None => target,
     };
-    let (path, query) = match target.split_once('?') {
-        Some((path, query)) => (path, Some(query.to_owned())),
-        None => (target, None),
-    };
-    Ok((decode_path(path)?, query))
+    decode_path(target.split_once('?').map_or(target, |(path, _)| path))
 }
 
 /// Percent-decodes a path, once, and refuses what could mean another file than it says. A path
@@ -206,7 +200,6 @@ mod tests {
             (head.method.as_str(), head.path.as_str()),
             ("POST", "/rpc/")
         );
-        assert_eq!(head.query.as_deref(), Some("a=%2e&b"));
         assert_eq!((head.bytes, head.body_bytes), (input.len() - 4, 12));
         assert!(head.keep_alive && !head.expects_continue);
         assert_eq!(head.version, (1, 1));

@@ -4,8 +4,8 @@
 //! answer always knows its length; there is no chunked one. Used by every handler.
 
 use std::fs::File;
-use std::net::SocketAddr;
-use tiny_http::{HTTPVersion, Header, Method};
+use tiny_http::Header;
+pub(crate) use tiny_http::Method;
 
 /// One request, read to its end.
 pub(crate) struct Request {
@@ -14,16 +14,10 @@ pub(crate) struct Request {
     /// The path, percent-decoded once: starts with `/`, without `.` and `..` segments, control
     /// characters and NUL.
     pub(crate) path: String,
-    /// What followed the first `?`, as sent.
-    pub(crate) query: Option<String>,
     /// The headers in their order.
     pub(crate) headers: Vec<Header>,
-    /// 1.0 or 1.1.
-    pub(crate) version: HTTPVersion,
     /// The body, at most [`Limits::body_bytes`](super::Limits::body_bytes).
     pub(crate) body: Vec<u8>,
-    /// Who asks.
-    pub(crate) peer: SocketAddr,
 }
 
 impl Request {

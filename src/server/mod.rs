@@ -28,7 +28,7 @@ pub(crate) use access::{Access, Cidr};
 pub(crate) use files::serve_file;
 pub(crate) use http::{Server, StopHandle};
 pub(crate) use limits::Limits;
-pub(crate) use message::{Body, Handler, Request, Response};
+pub(crate) use message::{Handler, Method, Request, Response};
 pub(crate) use route::{Route, route};
 
 /// What keeps a server from being set up. Once it runs, nothing a client does is an error here.

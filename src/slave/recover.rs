@@ -15,7 +15,7 @@ use crate::sys;
 use crate::sys::procs;
 
 use super::daemon::remove_entry;
-use super::state::{Run, State};
+use super::state::{Run, State, aborted};
 
 /// The number of a run that an earlier daemon began.
 const FOUND: u64 = 0;
@@ -75,6 +75,11 @@ pub(super) fn recover(journal: &Path) -> io::Result<(State, Option<(Run, RunDir)
             (State::Building(run.clone()), Some((run, dir)))
         }
         Ok(Standing::Ended(ending)) => {
+            let ending = if dir.abort_asked() {
+                aborted(ending)
+            } else {
+                ending
+            };
             log::info!("build {id} waits to be fetched: {}", ending.status);
             (State::Waiting(run, ending), None)
         }
@@ -95,13 +100,12 @@ pub(super) fn recover(journal: &Path) -> io::Result<(State, Option<(Run, RunDir)
 /// verdict stay.
 pub(super) fn bury(dir: &RunDir, reason: &str) -> Ending {
     let mut notes = Vec::new();
-    if let Some(session) = dir.shim_pid() {
-        for process in procs::kill_session(session, Duration::from_secs(2)) {
-            notes.push(format!(
-                "process {} ({}) does not die",
-                process.pid, process.name
-            ));
-        }
+    let (name, value) = dir.mark();
+    for process in procs::kill_marked(name, value, Duration::from_secs(2)) {
+        notes.push(format!(
+            "process {} ({}) does not die",
+            process.pid, process.name
+        ));
     }
     if let Ok(spec) = dir.spec() {
         notes.extend(leftovers::remove_all(&spec));

@@ -124,7 +124,7 @@ impl State {
 
 /// Whatever a build came to, one that was aborted is aborted, unless that failed (slave spec
 /// §2.3). Its files are still named, so that they are removed from the cache.
-fn aborted(ending: Ending) -> Ending {
+pub(super) fn aborted(ending: Ending) -> Ending {
     match ending.status {
         BuildStatus::BuilderFail | BuildStatus::Aborted => ending,
         BuildStatus::Ok

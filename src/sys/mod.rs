@@ -4,4 +4,5 @@ pub(crate) mod exe;
 pub(crate) mod fs;
 pub(crate) mod host;
 pub(crate) mod procs;
+pub(crate) mod user;
 pub(crate) mod wait;

@@ -4,7 +4,9 @@
 //! pid namespace of its own stays among its descendants, whatever it forked, `setsid` or ignored.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -16,7 +18,6 @@ use nix::unistd::Pid;
 pub(crate) struct Process {
     pub(crate) pid: i32,
     pub(crate) parent: i32,
-    pub(crate) session: i32,
     /// The one-letter state: `Z` is a zombie, `D` waits for the kernel.
     pub(crate) state: char,
     pub(crate) name: String,
@@ -32,7 +33,6 @@ fn parse_stat(text: &str) -> Option<Process> {
         name: text.get(open + 1..close)?.to_owned(),
         state: rest.next()?.chars().next()?,
         parent: rest.next()?.parse().ok()?,
-        session: rest.nth(1)?.parse().ok()?,
     })
 }
 
@@ -98,14 +98,19 @@ pub(crate) fn kill_descendants(bound: Duration) -> Vec<Process> {
     left
 }
 
-/// Kills every process of the login session `session` (what a dead shim left behind), this one
-/// excepted; returns those that outlived `bound`.
-pub(crate) fn kill_session(session: i32, bound: Duration) -> Vec<Process> {
+/// Kills every process that has `name=value` in its environment, this one excepted, wherever it
+/// went since; returns those that outlived `bound`.
+pub(crate) fn kill_marked(name: &str, value: &OsStr, bound: Duration) -> Vec<Process> {
+    let mark = [name.as_bytes(), b"=", value.as_bytes()].concat();
     let me = Pid::this().as_raw();
+    let carries = |process: &Process| {
+        fs::read(format!("/proc/{}/environ", process.pid))
+            .is_ok_and(|text| text.split(|byte| *byte == 0).any(|entry| entry == mark))
+    };
     kill_until_gone(bound, || {
         all()
             .into_iter()
-            .filter(|p| p.session == session && p.pid != me && p.state != 'Z')
+            .filter(|process| process.pid != me && process.state != 'Z' && carries(process))
             .collect()
     })
 }
@@ -127,7 +132,6 @@ mod tests {
         Process {
             pid,
             parent,
-            session: 0,
             state,
             name: String::new(),
         }
@@ -136,9 +140,35 @@ mod tests {
     #[test]
     fn stat_lines_with_awkward_names() {
         let parsed = parse_stat("42 (a) (b c) S 7 42 41 0 -1 4194560 1").unwrap();
-        assert_eq!((parsed.pid, parsed.parent, parsed.session), (42, 7, 41));
+        assert_eq!((parsed.pid, parsed.parent, parsed.state), (42, 7, 'S'));
         assert_eq!(parsed.name, "a) (b c");
         assert_eq!(parse_stat("nonsense"), None);
+    }
+
+    #[test]
+    fn a_mark_is_found_in_whatever_carries_it() {
+        let value = OsStr::new("/only/in/this/test");
+        let mut carrier = std::process::Command::new("setsid");
+        let mut carrier = carrier
+            .args(["sleep", "600"])
+            .env("MARK", value)
+            .spawn()
+            .unwrap();
+        let mut other = std::process::Command::new("sleep")
+            .arg("600")
+            .spawn()
+            .unwrap();
+        // Until it has become `setsid`, its environment is this process's.
+        while fs::read(format!("/proc/{}/environ", carrier.id()))
+            .is_ok_and(|text| !text.windows(5).any(|w| w == b"MARK="))
+        {
+            std::thread::yield_now();
+        }
+        assert_eq!(kill_marked("MARK", value, Duration::from_secs(10)), []);
+        assert!(!carrier.wait().unwrap().success());
+        assert_eq!(other.try_wait().unwrap(), None);
+        other.kill().unwrap();
+        other.wait().unwrap();
     }
 
     #[test]

@@ -1,3 +1,5 @@
+//! Tests of the build log: what is on disk after whatever was written.
+
 use super::*;
 use proptest::prelude::*;
 use std::os::unix::fs::symlink;

@@ -1,3 +1,5 @@
+//! Tests of the verdicts: logs as sbuild prints them, and what must come of them.
+
 use super::super::logscan::LogScan;
 use super::*;
 

@@ -1,0 +1,303 @@
+//! A build in the making: its session, its log, its clocks, and the running of its programs.
+//!
+//! Everything that is started here is under the shim's clocks and in its log, and can be killed
+//! at any moment. `stages` says what to run, `shim` in which order.
+
+use std::io;
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+use crate::config::Overlay;
+use crate::protocol::{BuildStatus, FileName, Sha1Hex};
+use crate::session::files::{self, Task};
+use crate::session::idmap::SubIds;
+use crate::session::live::{Session, remove_folder};
+use crate::session::outer::SessionSpec;
+use crate::session::{enter, launch, store};
+use crate::sys::{self, exe, host, procs};
+
+use super::buildlog::BuildLog;
+use super::exec::{End, Limits, Mailbox};
+use super::logscan::{Findings, LogScan};
+use super::plan::{Failure, Stage};
+use super::rundir::RunDir;
+use super::sbuild;
+use super::spec::Spec;
+use super::verdict::Exit;
+
+/// How a stage ended, if not well.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Stop {
+    Failed(Failure),
+    /// Somebody asked for an abort; everything is killed already.
+    Aborted,
+    /// The writable layer in memory is full: once more from MOUNT, on disk.
+    LayerFull,
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+/// A build while its stages run.
+#[derive(Debug)]
+pub(crate) struct Build {
+    pub(crate) spec: Spec,
+    pub(crate) log: BuildLog,
+    pub(crate) mailbox: Mailbox,
+    pub(crate) files: Vec<(FileName, Sha1Hex)>,
+    /// Processes that would not die; the build is the builder's failure then.
+    pub(crate) stuck: Vec<String>,
+    pub(super) run: RunDir,
+    began: Instant,
+    pub(super) session: Option<Session>,
+    pub(super) in_memory: bool,
+    memory_is_too_small: bool,
+}
+
+/// Below this much free space a disk counts as full.
+const FULL_BYTES: u64 = 16 << 20;
+/// The least memory available for a layer in memory.
+const MEMORY_LAYER_BYTES: u64 = 4 << 30;
+
+/// How a stage ended.
+pub(super) type Done = Result<(), Stop>;
+
+impl Build {
+    pub(crate) fn new(spec: Spec, run: RunDir, log: BuildLog, mailbox: Mailbox) -> Self {
+        Self {
+            spec,
+            log,
+            mailbox,
+            files: Vec::new(),
+            stuck: Vec::new(),
+            run,
+            began: Instant::now(),
+            session: None,
+            in_memory: false,
+            memory_is_too_small: false,
+        }
+    }
+
+    pub(super) fn sub_ids(&self) -> Result<SubIds, Stop> {
+        launch::own_sub_ids()
+            .map_err(|error| Failure::new(BuildStatus::BuilderFail, error.to_string()).into())
+    }
+
+    /// Starts the session: in memory where that is wished and works, else on disk.
+    pub(super) fn start_session(&mut self, ids: SubIds, dir: &Path) -> Result<Session, String> {
+        let base = store::tree(
+            &self.spec.settings.chroots,
+            self.spec.request.chroot.as_str(),
+        );
+        let mut spec = SessionSpec {
+            base,
+            dir: dir.to_owned(),
+            memory_bytes: None,
+        };
+        let available = host::available_memory_bytes();
+        let wish = match self.spec.settings.overlay {
+            _ if self.memory_is_too_small => false,
+            Overlay::Disk => false,
+            Overlay::Tmpfs => true,
+            Overlay::Auto => available >= MEMORY_LAYER_BYTES,
+        };
+        if wish {
+            spec.memory_bytes = Some(available / 2);
+            match start(ids, &spec) {
+                Ok(session) => {
+                    self.in_memory = true;
+                    return Ok(session);
+                }
+                Err(reason) if self.spec.settings.overlay == Overlay::Tmpfs => return Err(reason),
+                Err(reason) => self.log.line(&format!(
+                    "No writable layer in memory here ({reason}); it is on disk."
+                )),
+            }
+            spec.memory_bytes = None;
+            remove_folder(dir, ids).map_err(|error| error.to_string())?;
+        }
+        self.in_memory = false;
+        start(ids, &spec)
+    }
+
+    pub(super) fn session_pid(&self) -> i32 {
+        self.session.as_ref().map_or(0, Session::init_pid)
+    }
+
+    /// Changes files in the session; what it has to say goes to the log.
+    pub(super) fn change(&mut self, task: &Task) -> io::Result<()> {
+        if self.session.is_none() {
+            return Err(io::Error::other(
+                "the site's mountpath made the chroot, so this stage needs a site program as well",
+            ));
+        }
+        let said = files::change(self.session_pid(), task)?;
+        if !said.is_empty() {
+            self.log.line(&said);
+        }
+        Ok(())
+    }
+
+    /// A command inside the session.
+    pub(super) fn inside(&self, words: &[&str]) -> Command {
+        let (program, rest) = words.split_first().expect("a command has a name");
+        let mut command = enter::command(self.session_pid(), enter::Network::Host, program);
+        command.args(rest);
+        command
+    }
+
+    pub(super) fn site_command(&self, program: &Path, arguments: &[String]) -> Command {
+        let mut command = exe::tethered(program);
+        command
+            .args(arguments)
+            .env("HOME", &self.spec.settings.home)
+            .env("LANG", "C")
+            .env("LC_ALL", "C")
+            .env("DEB_BUILD_OPTIONS", sbuild::build_options(&self.spec));
+        command
+    }
+
+    /// Runs a site program as 2008 did: the build id first.
+    pub(super) fn site(&mut self, stage: Stage, program: &Path, arguments: &[String]) -> Done {
+        let id = self.spec.request.build_id.to_string();
+        let arguments: Vec<String> = std::iter::once(id)
+            .chain(arguments.iter().cloned())
+            .collect();
+        let command = self.site_command(program, &arguments);
+        self.stage_command(stage, command)
+    }
+
+    /// Runs a command whose exit code is the stage's.
+    pub(super) fn stage_command(&mut self, stage: Stage, command: Command) -> Done {
+        match self.scanned(stage, command)?.0 {
+            Exit::Code(0) => Ok(()),
+            Exit::Code(code) => Err(blame(
+                stage,
+                format!("{} failed with exit code {code}.", stage.name()),
+            )),
+            Exit::Signal(signal) => Err(blame(
+                stage,
+                format!("{} was killed by signal {signal}.", stage.name()),
+            )),
+        }
+    }
+
+    /// Runs a command, its output to the log and through the scan.
+    pub(super) fn scanned(
+        &mut self,
+        stage: Stage,
+        command: Command,
+    ) -> Result<(Exit, Findings), Stop> {
+        self.log.line(&format!("RUN: {}", host::shown(&command)));
+        let mut scan = LogScan::new();
+        let exit = self.exec(stage, command, &mut |log, bytes| {
+            log.write(bytes);
+            scan.feed(bytes);
+        })?;
+        self.log.flush();
+        Ok((exit, scan.finish()))
+    }
+
+    /// Runs a command under the stage's clocks; an abort or a clock that runs out kills
+    /// everything.
+    pub(super) fn exec(
+        &mut self,
+        stage: Stage,
+        command: Command,
+        sink: &mut dyn FnMut(&mut BuildLog, &[u8]),
+    ) -> Result<Exit, Stop> {
+        let clocks = &self.spec.settings.clocks;
+        let total = self.began + clocks.total;
+        let own = Instant::now() + clocks.stage;
+        let until = match stage {
+            Stage::Sbuild => total,
+            _ if stage.closes() => own,
+            _ => own.min(total),
+        };
+        let limits = Limits {
+            until,
+            silence: clocks.silence,
+        };
+        let log = &mut self.log;
+        let end = self
+            .mailbox
+            .run(command, limits, !stage.closes(), &mut |bytes| {
+                sink(log, bytes)
+            });
+        match end {
+            Ok(End::Exited(exit)) => Ok(exit),
+            Ok(End::Aborted) => {
+                self.kill_everything();
+                Err(Stop::Aborted)
+            }
+            Ok(End::TooLong(how)) => {
+                self.kill_everything();
+                Err(blame(
+                    stage,
+                    format!("{} {how}; it was killed.", stage.name()),
+                ))
+            }
+            Err(error) => {
+                let reason = format!("cannot run a program for {}: {error}", stage.name());
+                Err(Failure::new(BuildStatus::BuilderFail, reason).into())
+            }
+        }
+    }
+
+    /// Ends the session and every other descendant; remembers what would not die.
+    pub(crate) fn kill_everything(&mut self) {
+        if let Some(mut session) = self.session.take() {
+            session.kill();
+        }
+        for process in procs::kill_descendants(self.spec.settings.clocks.abort) {
+            let said = format!(
+                "process {} ({}) is in state {} and does not die",
+                process.pid, process.name, process.state
+            );
+            if !self.stuck.contains(&said) {
+                self.log.line(&said);
+                self.stuck.push(said);
+            }
+        }
+    }
+
+    /// Forgets a session whose layer in memory was too small; the next one is on disk.
+    pub(crate) fn give_up_memory(&mut self) {
+        self.memory_is_too_small = true;
+        self.kill_everything();
+        // A second sbuild must not find the first one's files.
+        let _ = sys::fs::remove_tree(&self.spec.work_tree());
+    }
+
+    pub(super) fn layer_is_full(&self) -> bool {
+        let root = format!("/proc/{}/root", self.session_pid());
+        self.session.is_some()
+            && host::free_bytes(Path::new(&root)).is_some_and(|free| free < FULL_BYTES)
+    }
+
+    pub(super) fn disk_is_full(&self) -> bool {
+        let settings = &self.spec.settings;
+        [&settings.home, &settings.sessions, &settings.filecache]
+            .into_iter()
+            .any(|dir| host::free_bytes(dir).is_some_and(|free| free < FULL_BYTES))
+            || self.log.write_error().is_some()
+    }
+}
+
+fn start(ids: SubIds, spec: &SessionSpec) -> Result<Session, String> {
+    let (mut complaints, log) = io::pipe().map_err(|error| error.to_string())?;
+    Session::start(ids, spec, log).map_err(|error| {
+        let mut text = String::new();
+        let _ = io::Read::read_to_string(&mut complaints, &mut text);
+        format!("{error} {}", text.trim())
+    })
+}
+
+/// The failure of a stage that failed for a reason nobody knows better.
+fn blame(stage: Stage, reason: String) -> Stop {
+    Failure::new(stage.blame().unwrap_or(BuildStatus::BuilderFail), reason).into()
+}

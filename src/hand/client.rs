@@ -1,0 +1,237 @@
+//! How is a slave called, and how are files fetched from it? XML-RPC and HTTP, as a master does.
+//!
+//! Bounded in time and in memory; no proxy, no redirect. Errors name the slave and what to do, and
+//! hold no credentials. Gives answers no meaning. Called by `probe`.
+
+use std::io::{self, Read};
+use std::time::Duration;
+
+use base64::prelude::{BASE64_STANDARD, Engine};
+use ureq::RequestBuilder;
+use ureq::http::{Response, StatusCode, header};
+
+use super::slave_url::SlaveUrl;
+use crate::xmlrpc::{self, Fault, Value};
+
+/// For each of: resolving the name, connecting, sending a request.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest silence of a slave.
+const SILENCE: Duration = Duration::from_secs(30);
+/// The same while it fetches a file: it answers when it has it.
+const FETCH_SILENCE: Duration = Duration::from_secs(3600);
+/// For the whole of an answer to a call.
+const ANSWER_TIME: Duration = Duration::from_secs(60);
+/// Longest answer to a call.
+const MAX_ANSWER_BYTES: u64 = 64 << 20;
+const CHUNK_BYTES: usize = 256 << 10;
+
+/// Why a slave gave no answer, or not the one hoped for. `url` has no credentials in it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("{url}: connection refused: is `buildd-slave serve` running there, at that port?")]
+    Refused { url: String },
+    /// The connection broke.
+    #[error("{url}: {source}: is the slave still running?")]
+    Lost { url: String, source: io::Error },
+    #[error("{url}: {source}")]
+    Http {
+        url: String,
+        #[source]
+        source: ureq::Error,
+    },
+    #[error("{url}: {status}{}", advice(*status))]
+    Status { url: String, status: StatusCode },
+    #[error("{url}: the answer is not XML-RPC: {source}")]
+    Answer { url: String, source: xmlrpc::Error },
+    #[error("{method}: fault {}: {}", fault.code, fault.string)]
+    Fault { method: String, fault: Fault },
+}
+
+impl Error {
+    fn new(url: &str, error: ureq::Error) -> Self {
+        let url = url.to_owned();
+        match error {
+            ureq::Error::Io(source) if source.kind() == io::ErrorKind::ConnectionRefused => {
+                Self::Refused { url }
+            }
+            ureq::Error::Io(source) => Self::Lost { url, source },
+            source => Self::Http { url, source },
+        }
+    }
+
+    /// Tells whether the slave may just be starting again, or have too many callers.
+    pub(crate) fn is_passing(&self) -> bool {
+        match self {
+            Self::Refused { .. } | Self::Lost { .. } => true,
+            Self::Status { status, .. } => *status == StatusCode::SERVICE_UNAVAILABLE,
+            _ => false,
+        }
+    }
+
+    /// Tells whether the slave is there and does not have what was asked for.
+    pub(crate) fn is_absence(&self) -> bool {
+        matches!(self, Self::Status { status, .. } if *status == StatusCode::NOT_FOUND)
+    }
+}
+
+/// Says what to do about an HTTP status.
+fn advice(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        401 => ": give the slave's own: http://USER:PASSWORD@HOST:8221",
+        403 => ": add this host to `allow` in the slave's configuration",
+        404 => ": no such file there, or not a slave",
+        503 => ": the slave is busy: try again",
+        _ => "",
+    }
+}
+
+/// What calls one slave.
+pub(crate) struct Client {
+    agent: ureq::Agent,
+    base: String,
+    authorization: Option<String>,
+}
+
+impl Client {
+    /// Makes a client; contacts nobody.
+    pub(crate) fn new(slave: &SlaveUrl) -> Self {
+        let connect = Some(CONNECT_TIMEOUT);
+        let agent = ureq::Agent::config_builder()
+            .proxy(None)
+            .http_status_as_error(false)
+            .max_redirects(0)
+            // A kept connection that the slave has closed would look like a failure.
+            .max_idle_connections(0)
+            .accept_encoding("identity")
+            .input_buffer_size(CHUNK_BYTES)
+            .timeout_resolve(connect)
+            .timeout_connect(connect)
+            .timeout_send_request(connect)
+            .timeout_recv_response(Some(SILENCE))
+            .timeout_per_read(Some(SILENCE))
+            .timeout_per_write(Some(SILENCE))
+            .build()
+            .new_agent();
+        let authorization = slave.credentials.as_ref().map(|credentials| {
+            let pair = format!("{}:{}", credentials.username, credentials.password);
+            format!("Basic {}", BASE64_STANDARD.encode(pair))
+        });
+        Self {
+            agent,
+            base: slave.base.clone(),
+            authorization,
+        }
+    }
+
+    /// Calls `method` and returns its answer, of at most 64 MiB.
+    pub(crate) fn call(&self, method: &str, params: &[Value]) -> Result<Value, Error> {
+        let url = format!("{}/rpc", self.base);
+        let silence = match method {
+            "ensurepresent" => FETCH_SILENCE,
+            _ => SILENCE,
+        };
+        let request = self
+            .authorized(self.agent.post(&url))
+            .header(header::CONTENT_TYPE, "text/xml")
+            .config()
+            .timeout_recv_response(Some(silence))
+            .timeout_per_read(Some(silence))
+            .timeout_recv_body(Some(ANSWER_TIME))
+            .build();
+        let document = request
+            .send(xmlrpc::render_call(method, params))
+            .and_then(|response| {
+                let status = response.status();
+                let body = response.into_body();
+                let body = body.into_with_config().limit(MAX_ANSWER_BYTES);
+                body.read_to_vec().map(|bytes| (status, bytes))
+            });
+        let (status, document) = document.map_err(|error| Error::new(&url, error))?;
+        if status != StatusCode::OK {
+            return Err(Error::Status { url, status });
+        }
+        match xmlrpc::parse_response(&document) {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(fault)) => Err(Error::Fault {
+                method: method.to_owned(),
+                fault,
+            }),
+            Err(source) => Err(Error::Answer { url, source }),
+        }
+    }
+
+    /// Asks for the file at `path`, from byte `from` on; nothing comes of one that is no longer.
+    pub(crate) fn get(&self, path: &str, from: u64) -> Result<Download, Error> {
+        let url = format!("{}{path}", self.base);
+        let mut request = self.authorized(self.agent.get(&url));
+        if from > 0 {
+            request = request.header(header::RANGE, format!("bytes={from}-"));
+        }
+        let response = request.call().map_err(|error| Error::new(&url, error))?;
+        let status = response.status();
+        let skipped = match status {
+            StatusCode::OK => from,
+            StatusCode::PARTIAL_CONTENT if starts_at(&response, from) => 0,
+            StatusCode::RANGE_NOT_SATISFIABLE if from > 0 => return Ok(Download::empty(url)),
+            status => return Err(Error::Status { url, status }),
+        };
+        let mut download = Download {
+            reader: Box::new(response.into_body().into_reader()),
+            buffer: vec![0; CHUNK_BYTES],
+            url,
+        };
+        download.skip(skipped)?;
+        Ok(download)
+    }
+
+    fn authorized<Any>(&self, request: RequestBuilder<Any>) -> RequestBuilder<Any> {
+        match &self.authorization {
+            Some(value) => request.header(header::AUTHORIZATION, value),
+            None => request,
+        }
+    }
+}
+
+fn starts_at<Body>(response: &Response<Body>, from: u64) -> bool {
+    let range = response.headers().get(header::CONTENT_RANGE);
+    range
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|value| value.starts_with(&format!("bytes {from}-")))
+}
+
+/// A file on its way.
+pub(crate) struct Download {
+    reader: Box<dyn Read>,
+    buffer: Vec<u8>,
+    url: String,
+}
+
+impl Download {
+    fn empty(url: String) -> Self {
+        Self {
+            reader: Box::new(io::empty()),
+            buffer: vec![0],
+            url,
+        }
+    }
+
+    /// Returns the next bytes, none at the end. A body shorter than announced is an error, but not
+    /// every one announces its length: check what came.
+    pub(crate) fn chunk(&mut self) -> Result<Option<&[u8]>, Error> {
+        loop {
+            match self.reader.read(&mut self.buffer) {
+                Ok(0) => return Ok(None),
+                Ok(count) => return Ok(Some(&self.buffer[..count])),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Error::new(&self.url, ureq::Error::from(error))),
+            }
+        }
+    }
+
+    /// Reads past what a server that knows no ranges has sent once more.
+    fn skip(&mut self, count: u64) -> Result<(), Error> {
+        io::copy(&mut self.reader.by_ref().take(count), &mut io::sink())
+            .map(drop)
+            .map_err(|error| Error::new(&self.url, ureq::Error::from(error)))
+    }
+}

@@ -1,0 +1,50 @@
+//! Fetches one file of a slave's cache and checks it, in constant memory.
+//!
+//! A file on disk comes into being whole and right, or not at all.
+
+use std::io::Write;
+use std::path::Path;
+
+use sha1_smol::Sha1;
+
+use super::Error;
+use crate::hand::client::Client;
+use crate::protocol::Sha1Hex;
+use crate::sys::fs::TempFile;
+
+/// Fetches the file of that sum to `dest`, else to `out`.
+pub(super) fn fetch(
+    client: &Client,
+    sum: &Sha1Hex,
+    dest: Option<&Path>,
+    out: &mut dyn Write,
+) -> Result<(), Error> {
+    let mut download = client.get(&format!("/filecache/{sum}"), 0)?;
+    let folder = dest
+        .and_then(Path::parent)
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or_else(|| Path::new("."));
+    let mut file = match dest {
+        Some(_) => Some(TempFile::create(folder)?),
+        None => None,
+    };
+    let mut digest = Sha1::new();
+    while let Some(chunk) = download.chunk()? {
+        digest.update(chunk);
+        match &mut file {
+            Some(file) => file.write_all(chunk)?,
+            None => out.write_all(chunk).map_err(Error::Output)?,
+        }
+    }
+    let actual = digest.digest().to_string();
+    if actual != sum.as_str() {
+        return Err(Error::Mismatch {
+            expected: sum.clone(),
+            actual,
+        });
+    }
+    if let (Some(file), Some(dest)) = (file, dest) {
+        file.persist(dest, 0o644)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,357 @@
+//! Probes against a small slave: a real server whose answers are set by hand.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use super::*;
+use crate::protocol::{BuildId, FileName, StatusForm, render_status};
+use crate::server::{Access, Handler, Limits, Request, Response, Server, StopHandle};
+use crate::server::{Route, route, serve_file};
+use crate::xmlrpc::{Fault, parse_call, render_fault, render_response};
+
+const SUM: &str = "a9993e364706816aba3e25717850c26c9cd0d89d";
+const NO_TIME: Duration = Duration::from_millis(1);
+
+/// What the slave says next: its status, and what is in its log by then.
+type Scene = (StatusRecord, Option<&'static [u8]>);
+
+#[derive(Default)]
+struct Script {
+    /// Each `status` begins the next scene; the last one stays.
+    scenes: VecDeque<Scene>,
+    log: Option<&'static [u8]>,
+    /// The one file of the cache, under [`SUM`] whatever it holds.
+    file: &'static [u8],
+    seen: Vec<String>,
+}
+
+#[derive(Clone, Default)]
+struct Slave(Arc<Mutex<Script>>);
+
+impl Slave {
+    fn answer(&self, request: &Request) -> Vec<u8> {
+        let call = parse_call(&request.body).unwrap();
+        let mut script = self.0.lock().unwrap();
+        let value = match call.name.as_str() {
+            "status" => {
+                let scene = match script.scenes.len() {
+                    1 => script.scenes[0].clone(),
+                    _ => script.scenes.pop_front().unwrap(),
+                };
+                script.log = scene.1;
+                render_status(&scene.0, StatusForm::Tuple, None)
+            }
+            "echo" => Value::Array(call.params),
+            "ensurepresent" => {
+                drop(script);
+                let [Value::String(sum), Value::String(url), ..] = call.params.as_slice() else {
+                    panic!("{:?}", call.params)
+                };
+                self.download(sum, url)
+            }
+            _ => {
+                let string = "error: not while IDLE".to_owned();
+                return render_fault(&Fault { code: 8002, string });
+            }
+        };
+        render_response(&value).unwrap()
+    }
+
+    /// Fetches as a slave would; refuses an empty file.
+    fn download(&self, sum: &str, url: &str) -> Value {
+        let mut body = ureq::get(url).call().unwrap().into_body();
+        let text = body.read_to_string().unwrap();
+        let good = !text.is_empty();
+        self.0.lock().unwrap().seen.push(format!("{sum} {text}"));
+        let word = if good {
+            "Download"
+        } else {
+            "Digests did not match"
+        };
+        Value::Array(vec![Value::Bool(good), word.into()])
+    }
+
+    fn file(&self, request: &Request, bytes: &[u8]) -> Response {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        let range = request.header("Range").unwrap_or("whole").to_owned();
+        self.0.lock().unwrap().seen.push(range);
+        let time = std::time::UNIX_EPOCH;
+        serve_file(request, file, bytes.len() as u64, "text/plain", time)
+    }
+}
+
+impl Handler for Slave {
+    fn handle(&self, request: &Request) -> Response {
+        let (log, file) = {
+            let script = self.0.lock().unwrap();
+            (script.log, script.file)
+        };
+        match route(&request.method, &request.path) {
+            Route::Rpc => Response::bytes(200, "text/xml", self.answer(request)),
+            Route::File("buildlog") if log.is_some() => self.file(request, log.unwrap()),
+            Route::File(SUM) => self.file(request, file),
+            _ => Response::text(404, "not found"),
+        }
+    }
+}
+
+struct Running {
+    slave: Slave,
+    address: SocketAddr,
+    client: Client,
+    stop: StopHandle,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Running {
+    fn new(script: Script) -> Self {
+        Self::guarded(script, None)
+    }
+
+    fn guarded(script: Script, credentials: Option<(String, String)>) -> Self {
+        let limits = Limits {
+            connections: 4,
+            connections_per_peer: 4,
+            ..Limits::default()
+        };
+        let access = Access {
+            credentials,
+            ..Access::default()
+        };
+        let server = Server::bind("127.0.0.1:0", limits, access).unwrap();
+        let address = server.local_addr().unwrap();
+        let slave = Slave(Arc::new(Mutex::new(script)));
+        let stop = server.stop_handle();
+        let handler = slave.clone();
+        let thread = thread::spawn(move || server.run(Arc::new(handler)).unwrap());
+        Self {
+            slave,
+            address,
+            client: Client::new(&SlaveUrl::parse(&address.to_string()).unwrap()),
+            stop,
+            thread: Some(thread),
+        }
+    }
+
+    fn seen(&self) -> Vec<String> {
+        self.slave.0.lock().unwrap().seen.clone()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop.stop();
+        self.thread.take().unwrap().join().unwrap();
+    }
+}
+
+fn id(text: &str) -> BuildId {
+    BuildId::parse(text).unwrap()
+}
+
+fn building(text: &str) -> StatusRecord {
+    StatusRecord::Building {
+        id: id(text),
+        logtail: Vec::new(),
+    }
+}
+
+fn waiting(text: &str, status: BuildStatus) -> StatusRecord {
+    StatusRecord::Waiting {
+        id: id(text),
+        status,
+        files: vec![(
+            FileName::parse("a.deb").unwrap(),
+            Sha1Hex::parse(SUM).unwrap(),
+        )],
+        dependencies: String::new(),
+    }
+}
+
+fn scenes<const N: usize>(scenes: [Scene; N]) -> Script {
+    Script {
+        scenes: scenes.into(),
+        ..Script::default()
+    }
+}
+
+fn followed(running: &Running) -> Result<String, Error> {
+    let mut out = Vec::new();
+    log::follow(&running.client, &mut out, NO_TIME)?;
+    Ok(String::from_utf8(out).unwrap())
+}
+
+#[test]
+fn words_are_json_or_text() {
+    for (word, value) in [
+        ("true", Value::Bool(true)),
+        ("null", Value::Nil),
+        ("[1]", Value::Array(vec![Value::Int(1)])),
+        ("\"x\"", Value::from("x")),
+        ("\"8\"", Value::from("8")),
+        ("x", Value::from("x")),
+        ("8-1", Value::from("8-1")),
+        ("", Value::from("")),
+        ("{\"base64\":\"AA==\"}", Value::Base64(vec![0])),
+    ] {
+        assert_eq!(parse_word(word), Ok(value), "{word}");
+    }
+    let decimal = "1".repeat(40);
+    assert_eq!(parse_word(&decimal), Ok(Value::from(decimal.as_str())));
+    assert!(parse_word("{\"base64\":\"!\"}").is_err());
+}
+
+#[test]
+fn a_call_is_answered_in_json_or_by_its_fault() {
+    let running = Running::new(Script::default());
+    let mut out = Vec::new();
+    let words = ["echo", "{\"a\":[1,null]}", "x"].map(OsString::from);
+    call(&running.client, &words, &mut out).unwrap();
+    assert_eq!(out, b"[{\"a\":[1,null]},\"x\"]\n");
+
+    let error = call(&running.client, &["abort".into()], &mut out).unwrap_err();
+    let shown = error.to_string();
+    assert_eq!(shown, "abort: fault 8002: error: not while IDLE");
+}
+
+#[test]
+fn credentials_in_the_url_are_sent_and_their_lack_explained() {
+    let credentials = Some(("me".to_owned(), "p@ss".to_owned()));
+    let running = Running::guarded(scenes([(StatusRecord::Idle, None)]), credentials);
+    let url = format!("http://me:p%40ss@{}", running.address);
+    let client = Client::new(&SlaveUrl::parse(&url).unwrap());
+    assert!(client.call("status", &[]).is_ok());
+    let refused = running.client.call("status", &[]).unwrap_err().to_string();
+    assert!(refused.contains("401 Unauthorized: give "), "{refused}");
+}
+
+#[test]
+fn following_asks_for_what_is_new_and_stops_with_the_build() {
+    let running = Running::new(scenes([
+        (building("1"), None),
+        (building("1"), Some(b"one\n")),
+        (building("1"), Some(b"one\n")),
+        (StatusRecord::Aborting { id: id("1") }, Some(b"one\ntwo")),
+        (waiting("1", BuildStatus::Aborted), Some(b"one\ntwo\nend")),
+    ]));
+    assert_eq!(followed(&running).unwrap(), "one\ntwo\nend");
+    let ranges = ["whole", "bytes=4-", "bytes=4-", "bytes=7-"];
+    assert_eq!(running.seen(), ranges);
+}
+
+#[test]
+fn following_ends_when_the_build_is_cleaned_away() {
+    let log: Option<&[u8]> = Some(b"first");
+    for next in [StatusRecord::Idle, building("2")] {
+        let running = Running::new(scenes([
+            (building("1"), log),
+            (next, Some(b"second build")),
+        ]));
+        assert_eq!(followed(&running).unwrap(), "first");
+    }
+    let idle = Running::new(scenes([(StatusRecord::Idle, None)]));
+    assert!(matches!(followed(&idle), Err(Error::NoLog)));
+    let printed = log::print(&idle.client, &mut Vec::new());
+    assert!(matches!(printed, Err(Error::NoLog)));
+}
+
+#[test]
+fn a_slave_that_starts_again_is_waited_for() {
+    let nobody = Running::new(Script::default()).address;
+    let client = Client::new(&SlaveUrl::parse(&nobody.to_string()).unwrap());
+    let running = Running::new(scenes([(StatusRecord::Idle, None)]));
+    let mut asked = 0;
+    let answer = patiently(NO_TIME, || {
+        asked += 1;
+        let client = if asked < 3 { &client } else { &running.client };
+        Ok(client.call("status", &[])?)
+    });
+    assert!(answer.is_ok() && asked == 3);
+    let refused = client.call("status", &[]).unwrap_err().to_string();
+    assert!(refused.contains(&nobody.to_string()), "{refused}");
+    assert!(
+        refused.contains("is `buildd-slave serve` running"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn waiting_prints_the_last_status_and_tells_good_from_bad() {
+    for (status, good) in [(BuildStatus::Ok, true), (BuildStatus::DepFail, false)] {
+        let running = Running::new(scenes([
+            (building("1"), None),
+            (building("1"), None),
+            (waiting("1", status), None),
+        ]));
+        let mut out = Vec::new();
+        assert_eq!(wait(&running.client, &mut out, NO_TIME).unwrap(), good);
+        let out = String::from_utf8(out).unwrap();
+        assert!(
+            out.contains(status.wire()) && out.lines().count() == 1,
+            "{out}"
+        );
+    }
+    let idle = Running::new(scenes([(StatusRecord::Idle, None)]));
+    assert!(!wait(&idle.client, &mut Vec::new(), NO_TIME).unwrap());
+}
+
+#[test]
+fn a_fetched_file_is_right_or_not_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let dest = dir.path().join("file");
+    let sum = Sha1Hex::parse(SUM).unwrap();
+    for (bytes, right) in [(&b"abc"[..], true), (b"abd", false), (b"", false)] {
+        let running = Running::new(Script {
+            file: bytes,
+            ..Script::default()
+        });
+        let fetched = fetch::fetch(&running.client, &sum, Some(&dest), &mut Vec::new());
+        assert_eq!(fetched.is_ok(), right);
+        let names = std::fs::read_dir(dir.path()).unwrap().count();
+        assert_eq!(names, usize::from(right));
+        if right {
+            assert_eq!(std::fs::read(&dest).unwrap(), b"abc");
+            std::fs::remove_file(&dest).unwrap();
+        }
+        let mut out = Vec::new();
+        let piped = fetch::fetch(&running.client, &sum, None, &mut out);
+        assert_eq!((piped.is_ok(), out.as_slice()), (right, bytes));
+    }
+}
+
+#[test]
+fn an_absent_file_is_told_with_its_url() {
+    let running = Running::new(Script::default());
+    let sum = Sha1Hex::parse(&"0".repeat(40)).unwrap();
+    let error = fetch::fetch(&running.client, &sum, None, &mut Vec::new()).unwrap_err();
+    let shown = error.to_string();
+    assert!(
+        shown.contains(sum.as_str()) && shown.contains("404"),
+        "{shown}"
+    );
+}
+
+#[test]
+fn sent_files_are_served_to_the_slave_and_refusals_told() {
+    let running = Running::new(Script::default());
+    let dir = tempfile::tempdir().unwrap();
+    let (good, bad) = (dir.path().join("good.dsc"), dir.path().join("bad"));
+    std::fs::write(&good, "abc").unwrap();
+    File::create(&bad).unwrap();
+    let send = |files: &[PathBuf], out: &mut Vec<u8>| {
+        send::send(&running.client, &running.address.to_string(), files, out)
+    };
+    let mut out = Vec::new();
+    assert!(send(std::slice::from_ref(&good), &mut out).unwrap());
+    assert_eq!(out, format!("{SUM}  good.dsc  Download\n").into_bytes());
+    assert!(!send(&[bad, good], &mut out).unwrap());
+    assert_eq!(running.seen()[0], format!("{SUM} abc"));
+    assert_eq!(running.seen().len(), 3);
+
+    let missing = send(&[dir.path().join("missing")], &mut out).unwrap_err();
+    assert!(missing.to_string().contains("missing: No such file"));
+}

@@ -1,0 +1,83 @@
+//! Pure: how is one check told to a person?
+//!
+//! One line: whether it is well, what was looked at, what was found, and the command that mends
+//! it. Used by `doctor`; what a finding means is decided there and in `judge`.
+
+use std::fmt;
+
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Grade {
+    Ok,
+    /// Builds work, but less well than they might.
+    Warn,
+    /// Some or all builds cannot work.
+    Fail,
+}
+
+/// What one check found.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Finding {
+    pub(super) grade: Grade,
+    subject: String,
+    found: String,
+    mend: Option<String>,
+}
+
+impl Finding {
+    pub(super) fn ok(subject: &str, found: impl Into<String>) -> Self {
+        Self::new(Grade::Ok, subject, found)
+    }
+
+    pub(super) fn warn(subject: &str, found: impl Into<String>) -> Self {
+        Self::new(Grade::Warn, subject, found)
+    }
+
+    pub(super) fn fail(subject: &str, found: impl Into<String>) -> Self {
+        Self::new(Grade::Fail, subject, found)
+    }
+
+    fn new(grade: Grade, subject: &str, found: impl Into<String>) -> Self {
+        Self {
+            grade,
+            subject: subject.to_owned(),
+            found: found.into(),
+            mend: None,
+        }
+    }
+
+    /// Adds the command that mends it.
+    pub(super) fn mend(mut self, command: impl Into<String>) -> Self {
+        self.mend = Some(command.into());
+        self
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let grade = match self.grade {
+            Grade::Ok => "ok  ",
+            Grade::Warn => "warn",
+            Grade::Fail => "FAIL",
+        };
+        let found = self.found.trim().replace('\n', "; ");
+        write!(f, "{grade}  {}: {found}", self.subject)?;
+        match &self.mend {
+            Some(command) => write!(f, "; try: {command}"),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_finding_is_one_line() {
+        let finding = Finding::fail("sbuild", "not\ninstalled\n").mend("apt-get install sbuild");
+        let line = "FAIL  sbuild: not; installed; try: apt-get install sbuild";
+        assert_eq!(finding.to_string(), line);
+        assert_eq!(Finding::ok("a", "b").to_string(), "ok    a: b");
+    }
+}

@@ -1,0 +1,135 @@
+//! A configuration that is wrong: said plainly, all at once, and before anything is done.
+
+use std::fs;
+use std::path::Path;
+
+use crate::support::{Daemon, Site, run};
+
+fn check(site: &Site, args: &[&str]) -> (Option<i32>, String) {
+    run(site.command(args))
+}
+
+fn config(site: &Site) -> String {
+    site.config().to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_good_configuration_is_called_good() {
+    let site = Site::new("");
+    let (code, said) = check(&site, &["check-config", &config(&site)]);
+    assert_eq!(code, Some(0), "{said}");
+}
+
+#[test]
+fn every_mistake_is_told_at_once() {
+    let site = Site::new("bindport = x\nstatusform = yaml\nnosuchkey = 1\n[limits]\nhead = many");
+    let file = config(&site);
+    for args in [["check-config", &file, ""], ["serve", "--config", &file]] {
+        let args: Vec<&str> = args.into_iter().filter(|word| !word.is_empty()).collect();
+        let (code, said) = check(&site, &args);
+        assert_eq!(code, Some(1), "{args:?}: {said}");
+        for key in [
+            "[slave] bindport",
+            "[slave] statusform",
+            "[slave] nosuchkey",
+            "[limits] head",
+        ] {
+            let told = said
+                .lines()
+                .any(|line| line.contains(&file) && line.contains(key));
+            assert!(told, "{args:?}: no line about {key} in {said}");
+        }
+    }
+    assert!(!site.path("home/journal").exists(), "nothing is made");
+}
+
+#[test]
+fn the_environment_names_the_file() {
+    let site = Site::new("bindport = x");
+    for args in [&["check-config"][..], &["serve"], &[]] {
+        let mut command = site.command(args);
+        command.env("BUILDD_SLAVE_CONFIG", site.config());
+        let (code, said) = run(command);
+        assert_eq!(code, Some(1), "{args:?}: {said}");
+        assert!(said.contains("[slave] bindport"), "{args:?}: {said}");
+    }
+}
+
+#[test]
+fn a_file_that_is_not_there() {
+    let site = Site::new("");
+    let absent = site.path("absent.conf").display().to_string();
+    for args in [
+        &["check-config", &absent][..],
+        &["serve", "--config", &absent],
+    ] {
+        let (code, said) = check(&site, args);
+        assert_eq!(code, Some(1), "{args:?}: {said}");
+        assert!(said.contains(&absent), "{args:?}: {said}");
+    }
+}
+
+#[test]
+fn folders_and_programs_that_are_not_there() {
+    let site = Site::new("");
+    let file = config(&site);
+    let cache = site.path("home/filecache");
+    fs::remove_dir_all(&cache).unwrap();
+    fs::remove_file(site.path("bin/ogre")).unwrap();
+    let (code, said) = check(&site, &["check-config", &file]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains(cache.to_str().unwrap()), "{said}");
+    assert!(said.contains("ogrepath"), "both at once: {said}");
+    let (code, said) = check(&site, &["serve", "--config", &file]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains(cache.to_str().unwrap()), "{said}");
+    assert!(!said.contains("ready"), "{said}");
+}
+
+#[test]
+fn a_port_that_is_taken() {
+    let first = Daemon::start("");
+    let site = Site::new(&format!("\n[builder]\nbindport = {}", first.port));
+    // Two names of one section are a mistake; so the port goes where the rest is.
+    let text = fs::read_to_string(site.config()).unwrap();
+    let text = text
+        .replace("[builder]\n", "")
+        .replace("bindport = 0\n", "");
+    fs::write(site.config(), text).unwrap();
+    let (code, said) = check(&site, &["serve", "--config", &config(&site)]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains(&first.port.to_string()), "{said}");
+}
+
+#[test]
+fn keys_of_the_reference_without_a_meaning_are_named_and_ignored() {
+    let daemon = Daemon::start("ntphost = ntp.buildd\n[snapmanager]\nproxyport = 1");
+    let said = daemon.said();
+    assert!(
+        said.contains("ntphost") && said.contains("snapmanager"),
+        "{said}"
+    );
+    daemon.check_usable();
+}
+
+#[test]
+fn the_shipped_configuration_is_good() {
+    let site = Site::new("");
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("buildd-slave.conf");
+    let (code, said) = check(&site, &["check-config", shipped.to_str().unwrap()]);
+    assert_eq!(code, Some(0), "{said}");
+}
+
+#[test]
+fn a_command_line_that_makes_no_sense() {
+    let site = Site::new("");
+    for args in [
+        &["frobnicate"][..],
+        &["serve", "--frob"],
+        &["serve", "extra"],
+    ] {
+        let (code, said) = check(&site, args);
+        assert_eq!(code, Some(2), "{args:?}: {said}");
+        assert!(said.contains("Usage: "), "{said}");
+    }
+}

@@ -1,0 +1,16 @@
+//! The program as its users meet it: a daemon of its own for each test, spoken to over the wire.
+//!
+//! No test needs root or a chroot: programs of a site (`tests/fixtures/bin/site-program`) stand in
+//! for the stages. Started by root, the daemons run as the user `buildd` if there is one.
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
+mod abort;
+mod config;
+mod fetch;
+mod http;
+mod lifecycle;
+mod restart;
+mod results;
+mod support;
+mod verdicts;
+mod wire;

@@ -1,0 +1,42 @@
+//! What the tests share: a site with a daemon, the wire, servers of files, processes.
+
+mod daemon;
+mod files;
+mod http;
+mod procs;
+mod rpc;
+mod site;
+
+pub(crate) use daemon::Daemon;
+pub(crate) use files::{FileServer, Gate, send};
+pub(crate) use http::{Answer, exchange, read_answer};
+pub(crate) use procs::{Process, run};
+pub(crate) use rpc::Fault;
+pub(crate) use site::Site;
+
+use std::time::{Duration, Instant};
+
+/// The longest that anything here may take.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Asks `probe` until it has an answer.
+pub(crate) fn until<T>(what: &str, probe: impl FnMut() -> Option<T>) -> T {
+    within(DEADLINE, what, probe)
+}
+
+/// Asks `probe` until it has an answer, for that long.
+pub(crate) fn within<T>(limit: Duration, what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(answer) = probe() {
+            return answer;
+        }
+        assert!(begun.elapsed() < limit, "no {what} in {limit:?}");
+        std::thread::sleep(PAUSE);
+    }
+}
+
+pub(crate) fn sha1(bytes: &[u8]) -> String {
+    sha1_smol::Sha1::from(bytes).digest().to_string()
+}

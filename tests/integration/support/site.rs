@@ -1,0 +1,244 @@
+//! A site: a temporary folder with a configuration, programs for the stages, a home and a cache.
+
+use std::fs;
+use std::os::unix::fs::{chown, symlink};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use nix::unistd::{Uid, User};
+
+use super::procs::{self, Process};
+use super::{sha1, until};
+
+/// The programs of a site by the names they have here, with their keys.
+const PROGRAMS: [(&str, &str, &str); 9] = [
+    ("allmanagers", "unpackpath", "unpack"),
+    ("allmanagers", "mountpath", "mount"),
+    ("allmanagers", "umountpath", "umount"),
+    ("allmanagers", "cleanpath", "clean"),
+    ("debianmanager", "ogrepath", "ogre"),
+    ("debianmanager", "sourcespath", "sources"),
+    ("debianmanager", "updatepath", "update"),
+    ("debianmanager", "sbuildpath", "sbuild"),
+    ("debianmanager", "processscanpath", "scan"),
+];
+
+/// What is in the files of every build.
+const CHROOT: &[u8] = b"a chroot";
+const DSC: &[u8] = b"Source: hello\nVersion: 1\n";
+
+pub(crate) struct Site {
+    dir: tempfile::TempDir,
+    user: Option<User>,
+}
+
+impl Site {
+    /// Makes a site. `more` follows the keys of `[slave]`; it may begin other sections.
+    pub(crate) fn new(more: &str) -> Self {
+        let user = Uid::effective()
+            .is_root()
+            .then(|| User::from_name("buildd").unwrap())
+            .flatten();
+        let dir = tempfile::Builder::new()
+            .prefix("buildd-test-")
+            .tempdir()
+            .unwrap();
+        let site = Self { dir, user };
+        for folder in ["bin", "on", "home", "home/filecache"] {
+            fs::create_dir(site.path(folder)).unwrap();
+        }
+        for folder in ["", "home", "home/filecache"] {
+            site.give(&site.path(folder));
+        }
+        let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/bin/site-program");
+        for (_, _, name) in PROGRAMS {
+            symlink(&program, site.path("bin").join(name)).unwrap();
+        }
+        site.configure(more);
+        site.add_file(CHROOT);
+        site.add_file(DSC);
+        site
+    }
+
+    /// Writes the configuration anew.
+    pub(crate) fn configure(&self, more: &str) {
+        let mut text = String::new();
+        for section in ["allmanagers", "debianmanager"] {
+            text.push_str(&format!("[{section}]\n"));
+            for (_, key, name) in PROGRAMS.iter().filter(|(of, _, _)| *of == section) {
+                let program = self.path("bin").join(name);
+                text.push_str(&format!("{key} = {}\n", program.display()));
+            }
+        }
+        text.push_str("sbuildargs = --nolog --batch --archive=ubuntu\n");
+        text.push_str(&format!(
+            "[slave]\nisolation = none\narchitecturetag = i386\nbindport = 0\nparallel = 3\n\
+             user = {}\nhome = {}\n{more}\n",
+            self.user_name(),
+            self.path("home").display(),
+        ));
+        fs::write(self.config(), text).unwrap();
+    }
+
+    fn user_name(&self) -> String {
+        let own = || User::from_uid(Uid::effective()).unwrap().unwrap();
+        self.user.clone().unwrap_or_else(own).name
+    }
+
+    pub(crate) fn config(&self) -> PathBuf {
+        self.path("buildd-slave.conf")
+    }
+
+    /// A path in the site's folder.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub(crate) fn read(&self, name: &str) -> String {
+        let bytes = fs::read(self.path(name)).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Lets the daemon's user own what is at `path`.
+    pub(crate) fn give(&self, path: &Path) {
+        if let Some(user) = &self.user {
+            chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
+        }
+    }
+
+    /// Whether the daemon's user is bound by the modes of files, unlike root.
+    pub(crate) fn heeds_modes(&self) -> bool {
+        self.user.is_some() || !Uid::effective().is_root()
+    }
+
+    /// The program under test, as the site's user and with the mark of the site's processes.
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_buildd-slave"));
+        command
+            .args(args)
+            .current_dir(self.path("home"))
+            .env_remove("BUILDD_SLAVE_CONFIG")
+            .env_remove("RUST_LOG")
+            .env("HOME", self.path("home"))
+            .env(procs::MARK, self.dir.path())
+            .stdin(Stdio::null());
+        if let Some(user) = &self.user {
+            command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
+        }
+        command
+    }
+
+    /// Says in shell what a program does from now on; see the fixture for what it may call.
+    pub(crate) fn on(&self, program: &str, script: &str) {
+        assert!(PROGRAMS.iter().any(|(_, _, name)| *name == program));
+        fs::write(self.path("on").join(program), script).unwrap();
+    }
+
+    /// Takes back what `on` said of any program, and forgets what was called.
+    pub(crate) fn reset(&self) {
+        for folder in [self.path("on"), self.path("")] {
+            for entry in fs::read_dir(folder).unwrap() {
+                let entry = entry.unwrap();
+                let name = entry.file_name().into_string().unwrap();
+                let is_word = ["at-", "go-", "calls"].iter().any(|w| name.starts_with(w));
+                if is_word || PROGRAMS.iter().any(|(_, _, program)| *program == name) {
+                    fs::remove_file(entry.path()).unwrap();
+                }
+            }
+        }
+    }
+
+    /// Waits for a program to be in its `hold`.
+    pub(crate) fn wait_at(&self, program: &str) {
+        let path = self.path(&format!("at-{program}"));
+        until(&format!("{program} at its hold"), || {
+            path.exists().then_some(())
+        });
+    }
+
+    /// Lets a program leave its `hold`.
+    pub(crate) fn let_go(&self, program: &str) {
+        fs::write(self.path(&format!("go-{program}")), "").unwrap();
+    }
+
+    /// Every call of a program: its name and arguments.
+    pub(crate) fn calls(&self) -> Vec<Vec<String>> {
+        let words = |line: &str| line.split('\t').map(str::to_owned).collect();
+        self.read("calls").lines().map(words).collect()
+    }
+
+    /// The programs called, in order, separated by blanks.
+    pub(crate) fn called(&self) -> String {
+        let names: Vec<String> = self.calls().iter().map(|call| call[0].clone()).collect();
+        names.join(" ")
+    }
+
+    /// Puts a file into the cache, by hand.
+    pub(crate) fn add_file(&self, bytes: &[u8]) -> String {
+        let sum = sha1(bytes);
+        fs::write(self.path("home/filecache").join(&sum), bytes).unwrap();
+        sum
+    }
+
+    pub(crate) fn chroot(&self) -> String {
+        sha1(CHROOT)
+    }
+
+    pub(crate) fn dsc(&self) -> String {
+        sha1(DSC)
+    }
+
+    /// The names in a folder of the site, sorted; none if there is no such folder.
+    pub(crate) fn names(&self, folder: &str) -> Vec<String> {
+        let Ok(entries) = fs::read_dir(self.path(folder)) else {
+            return Vec::new();
+        };
+        let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name();
+        let mut names: Vec<String> = entries
+            .map(|entry| name(entry).into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// Every file below the site's folder that holds `text`, by its path in there.
+    pub(crate) fn files_holding(&self, text: &str) -> Vec<String> {
+        let found = holding(self.dir.path(), text.as_bytes());
+        let name = |path: PathBuf| {
+            path.strip_prefix(self.dir.path())
+                .unwrap()
+                .display()
+                .to_string()
+        };
+        found.into_iter().map(name).collect()
+    }
+
+    /// The living processes that were started, at whatever remove, by this site's commands.
+    pub(crate) fn processes(&self) -> Vec<Process> {
+        procs::marked(self.dir.path())
+    }
+}
+
+fn holding(folder: &Path, text: &[u8]) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let kind = entry.file_type().unwrap();
+        if kind.is_dir() {
+            found.extend(holding(&entry.path(), text));
+        } else if kind.is_file() {
+            let bytes = fs::read(entry.path()).unwrap_or_default();
+            if bytes.windows(text.len()).any(|window| window == text) {
+                found.push(entry.path());
+            }
+        }
+    }
+    found
+}
+
+/// Leaves no process behind, however the test ended.
+impl Drop for Site {
+    fn drop(&mut self) {
+        procs::kill_marked(self.dir.path());
+    }
+}
