@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::hand::{check, doctor, probe};
+use crate::hand::{build, check, chroot, doctor, probe};
 use crate::slave::Serve;
 
 /// A Debian package build slave: XML-RPC in, binary packages out, without root.
@@ -28,6 +28,10 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run the slave daemon in the foreground
     Serve(Serve),
+    /// Build one source package by hand
+    Build(build::Args),
+    /// Make, refresh or enter a chroot tarball
+    Chroot(chroot::Args),
     /// Ask a slave what a master would ask
     Probe(probe::Args),
     /// Tell whether a configuration is good

@@ -7,6 +7,8 @@ use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
+use nix::sys::stat::{Mode, umask};
+
 use crate::build::shim;
 use crate::session::{enter, files, init, outer, store, virt};
 use crate::sys::exe;
@@ -16,6 +18,8 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
     let Some((name, args)) = args.split_first() else {
         return ExitCode::from(2);
     };
+    // What is made in a chroot has the modes that Debian expects, whoever started us.
+    umask(Mode::from_bits_truncate(0o022));
     let done = |result: io::Result<()>| result.map(|()| ExitCode::SUCCESS);
     let result = match name.to_str() {
         Some("outer") => outer::run(args),

@@ -34,6 +34,8 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         None => serve(slave::Serve { config: None }),
         Some(Command::Serve(given)) => serve(given),
+        Some(Command::Build(args)) => hand::told(hand::build::run(args)),
+        Some(Command::Chroot(args)) => hand::told(hand::chroot::run(args)),
         Some(Command::Probe(args)) => hand::probe::run(&args),
         Some(Command::CheckConfig(args)) => hand::check::run(&args),
         Some(Command::Doctor(args)) => hand::doctor::run(&args),

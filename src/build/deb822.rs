@@ -2,7 +2,7 @@
 //!
 //! Reads the first paragraph only, inside or outside an OpenPGP clear-signature, whose signature
 //! it drops and does not verify. Refuses a field given twice and lines that belong to none.
-//! Called by `depwait` and `changes`.
+//! Called by `depwait`, `changes`, and the commands for the hand.
 
 use super::Error;
 
@@ -10,19 +10,19 @@ use super::Error;
 ///
 /// The first line is what follows the colon; all are trimmed.
 #[derive(Debug)]
-pub(super) struct Field<'a> {
+pub(crate) struct Field<'a> {
     name: &'a str,
-    pub(super) line: usize,
-    pub(super) lines: Vec<&'a str>,
+    pub(crate) line: usize,
+    pub(crate) lines: Vec<&'a str>,
 }
 
 /// The fields of one paragraph.
 #[derive(Debug)]
-pub(super) struct Paragraph<'a>(Vec<Field<'a>>);
+pub(crate) struct Paragraph<'a>(Vec<Field<'a>>);
 
 impl<'a> Paragraph<'a> {
     /// Reads the first paragraph of `text`.
-    pub(super) fn parse(text: &'a str) -> Result<Self, Error> {
+    pub(crate) fn parse(text: &'a str) -> Result<Self, Error> {
         let mut fields: Vec<Field<'a>> = Vec::new();
         let mut in_armour_head = false;
         for (index, line) in text.lines().enumerate() {
@@ -46,7 +46,7 @@ impl<'a> Paragraph<'a> {
     }
 
     /// Returns the field called `name`, in any case.
-    pub(super) fn get(&self, name: &str) -> Option<&Field<'a>> {
+    pub(crate) fn get(&self, name: &str) -> Option<&Field<'a>> {
         self.0
             .iter()
             .find(|field| field.name.eq_ignore_ascii_case(name))

@@ -9,7 +9,7 @@ mod apt;
 pub(crate) mod buildlog;
 mod changes;
 mod collect;
-mod deb822;
+pub(crate) mod deb822;
 mod depwait;
 mod exec;
 mod gather;
@@ -26,6 +26,9 @@ mod stages;
 mod verdict;
 
 use crate::protocol::FileName;
+
+pub(crate) use apt::{UPDATE, UPGRADE};
+pub(crate) use plan::Stage;
 
 /// Why a control file or a result of the build was refused.
 #[derive(Debug, thiserror::Error)]

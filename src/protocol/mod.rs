@@ -22,7 +22,7 @@ pub(crate) use reply::{
     BUILD_TYPES, SumKind, builder_state, building, ensure_present, render_info, unknown_builder,
     unknown_sum,
 };
-pub(crate) use request::{BuildCall, BuildRequest};
+pub(crate) use request::{BuildCall, BuildRequest, SourceFiles};
 pub(crate) use status::{BuildStatus, BuilderStatus};
 
 use crate::xmlrpc::Value;

@@ -7,6 +7,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 
 use nix::unistd::{Gid, Uid, User};
@@ -55,6 +56,8 @@ pub(crate) fn launch(
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(log)
+        // Not in the terminal's foreground group: Ctrl-C is for what runs in the namespace.
+        .process_group(0)
         .spawn()
         .map_err(|source| Error::Start {
             what: "a namespace".into(),

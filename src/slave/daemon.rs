@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use crate::build::leftovers;
 use crate::build::rundir::{Ending, RunDir, Standing};
 use crate::build::spec::{Settings, Spec};
 use crate::filecache::Store;
@@ -312,8 +313,8 @@ fn ending_of(dir: &RunDir) -> Ending {
     match dir.standing() {
         Ok(Standing::Ended(ending)) => ending,
         Ok(Standing::Dead | Standing::Running) => {
-            recover::bury(dir, "the process that did the build died")
+            leftovers::bury(dir, "the process that did the build died")
         }
-        Err(error) => recover::bury(dir, &format!("the journal cannot be read: {error}")),
+        Err(error) => leftovers::bury(dir, &format!("the journal cannot be read: {error}")),
     }
 }

@@ -3,16 +3,15 @@
 //! A shim that lives is a build that goes on; a verdict is a build that waits; neither is a
 //! build whose shim died: that one is the builder's failure, with its log. Never silently IDLE.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write as _};
+use std::fs;
+use std::io;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use crate::build::leftovers;
-use crate::build::rundir::{Ending, RunDir, Standing};
-use crate::protocol::{BuildId, BuildStatus};
+use crate::build::leftovers::bury;
+use crate::build::rundir::{RunDir, Standing};
+use crate::protocol::BuildId;
 use crate::sys;
-use crate::sys::procs;
 
 use super::daemon::remove_entry;
 use super::state::{Run, State, aborted};
@@ -94,45 +93,4 @@ pub(super) fn recover(journal: &Path) -> io::Result<(State, Option<(Run, RunDir)
             (State::Waiting(run, ending), None)
         }
     })
-}
-
-/// Ends a build whose shim is dead: whatever it left running or lying about goes, the log and a
-/// verdict stay.
-pub(super) fn bury(dir: &RunDir, reason: &str) -> Ending {
-    let mut notes = Vec::new();
-    let (name, value) = dir.mark();
-    for process in procs::kill_marked(name, value, Duration::from_secs(2)) {
-        notes.push(format!(
-            "process {} ({}) does not die",
-            process.pid, process.name
-        ));
-    }
-    if let Ok(spec) = dir.spec() {
-        notes.extend(leftovers::remove_all(&spec));
-    }
-    notes.extend(dir.last_words());
-    // An abort that met a shim too young to listen.
-    let (status, reason) = if dir.abort_asked() && dir.stages().is_empty() {
-        (BuildStatus::Aborted, "aborted on request")
-    } else {
-        (BuildStatus::BuilderFail, reason)
-    };
-    notes.push(format!("Verdict: {status}: {reason}"));
-    let ending = Ending {
-        status,
-        reason: reason.to_owned(),
-        dependencies: String::new(),
-        files: Vec::new(),
-        stages: Vec::new(),
-    };
-    let kept = append(&dir.log(), &notes).and_then(|()| dir.give_verdict(&ending));
-    if let Err(error) = kept {
-        log::error!("{}: cannot keep the verdict: {error}", dir.path().display());
-    }
-    ending
-}
-
-fn append(log: &Path, lines: &[String]) -> io::Result<()> {
-    let mut file = OpenOptions::new().append(true).create(true).open(log)?;
-    writeln!(file, "\n{}", lines.join("\n"))
 }

@@ -93,7 +93,12 @@ fn kill_until_gone(bound: Duration, select: impl Fn() -> Vec<Process>) -> Vec<Pr
 /// Kills all descendants of this process and returns those that outlived `bound`.
 pub(crate) fn kill_descendants(bound: Duration) -> Vec<Process> {
     let me = Pid::this().as_raw();
-    let left = kill_until_gone(bound, || descendants(&all(), me));
+    // Reaped all along: the init of a pid namespace ends only when all in it have been collected,
+    // and some of them come to us.
+    let left = kill_until_gone(bound, || {
+        reap_zombies();
+        descendants(&all(), me)
+    });
     reap_zombies();
     left
 }

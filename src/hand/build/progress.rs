@@ -1,0 +1,113 @@
+//! Pure: how does a build that runs look, on a line?
+//!
+//! Text in, text out; `follow` reads the clock and the log, and draws.
+
+use std::time::Duration;
+
+/// A stage that a build has come to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Step<'a> {
+    pub(super) name: &'a str,
+    /// Which stage it is, from 1.
+    pub(super) number: usize,
+    /// How many there will be, if all goes well.
+    pub(super) total: usize,
+}
+
+/// Returns the line that stays: `  1:05 [6/8] SBUILD`, with the time since the beginning.
+pub(super) fn stage_line(since: Duration, step: Step<'_>) -> String {
+    let Step {
+        name,
+        number,
+        total,
+    } = step;
+    format!(
+        "{:>7} [{number}/{}] {name}",
+        clock(since),
+        total.max(number)
+    )
+}
+
+/// Returns the line that changes: the same with what the log said last, `width` characters at
+/// most.
+pub(super) fn status_line(since: Duration, step: Step<'_>, said: &str, width: usize) -> String {
+    fit(&format!("{}  {said}", stage_line(since, step)), width)
+}
+
+/// Returns `0:07`, `12:34` or `1:02:03`.
+pub(super) fn clock(time: Duration) -> String {
+    let seconds = time.as_secs();
+    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    match hours {
+        0 => format!("{minutes}:{seconds:02}"),
+        _ => format!("{hours}:{minutes:02}:{seconds:02}"),
+    }
+}
+
+/// Returns the last line in a piece of a log that says something.
+pub(super) fn last_said(log: &str) -> &str {
+    let mut lines = log.lines().rev();
+    lines
+        .find(|line| line.chars().any(char::is_alphanumeric))
+        .unwrap_or_default()
+        .trim()
+}
+
+/// Returns the text without what would move the cursor, cut to `width` characters.
+fn fit(text: &str, width: usize) -> String {
+    let mut shown: String = text
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(width + 1)
+        .collect();
+    if shown.chars().count() > width {
+        let kept = shown.char_indices().nth(width.saturating_sub(1));
+        shown.truncate(kept.map_or(0, |(at, _)| at));
+        shown.push('…');
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STEP: Step<'static> = Step {
+        name: "SBUILD",
+        number: 5,
+        total: 8,
+    };
+
+    #[test]
+    fn a_line_fits_and_cannot_move_the_cursor() {
+        let since = Duration::from_secs(65);
+        assert_eq!(stage_line(since, STEP), "   1:05 [5/8] SBUILD");
+        let line = |said, width| status_line(since, STEP, said, width);
+        assert_eq!(line("cc\x1b[2J\tx", 40), "   1:05 [5/8] SBUILD  cc [2J x");
+        assert_eq!(
+            line("gr\u{fc}\u{df}e", 25),
+            "   1:05 [5/8] SBUILD  gr\u{2026}"
+        );
+        assert_eq!(line("grü", 25), "   1:05 [5/8] SBUILD  grü");
+        assert_eq!(line("x", 1), "…");
+    }
+
+    #[test]
+    fn a_stage_done_twice_does_not_exceed_the_total() {
+        let step = Step { number: 9, ..STEP };
+        assert!(stage_line(Duration::ZERO, step).contains("[9/9]"));
+    }
+
+    #[test]
+    fn clocks_show_hours_only_where_there_are_some() {
+        for (seconds, shown) in [(7, "0:07"), (754, "12:34"), (3723, "1:02:03")] {
+            assert_eq!(clock(Duration::from_secs(seconds)), shown);
+        }
+    }
+
+    #[test]
+    fn rules_and_blanks_say_nothing() {
+        assert_eq!(last_said("a\n| Build   |\n+-----+\n\n"), "| Build   |");
+        assert_eq!(last_said(""), "");
+    }
+}

@@ -1,0 +1,180 @@
+//! Pure: which lines of a build log say why the build failed?
+//!
+//! Looks between the start of the stage that failed and sbuild's clean-up and summary. Picks apt's and
+//! sbuild's errors, the list of unmet dependencies, errors of compilers and make, and the last
+//! lines before the end. Judges nothing: the verdict is the shim's. Called by `report`.
+
+/// The lines shown at most.
+const SHOWN_LINES: usize = 15;
+/// The lines shown before the end, whatever they say.
+const LAST_LINES: usize = 6;
+
+/// Stages that run after a failure as well.
+const CLOSING: [&str; 3] = ["REAP", "UMOUNT", "CLEANUP"];
+
+/// Returns the lines of `log` that say why, in their order.
+pub(super) fn why(log: &str) -> Vec<&str> {
+    let lines = failed_part(log);
+    let mut in_unmet = false;
+    let mut picked = Vec::new();
+    for (number, line) in lines.iter().enumerate() {
+        let begins_unmet = line.contains("following packages have unmet dependencies");
+        in_unmet = begins_unmet || (in_unmet && line.starts_with(' '));
+        if in_unmet || is_error(line) {
+            picked.push(number);
+        }
+    }
+    let last = (0..lines.len())
+        .rev()
+        .filter(|number| lines.get(*number).is_some_and(|line| says_something(line)))
+        .take(LAST_LINES);
+    // The first errors are the causes; the last lines are the end.
+    picked.truncate(SHOWN_LINES - LAST_LINES);
+    picked.extend(last);
+    picked.sort_unstable();
+    picked.dedup();
+    let line = |number: usize| lines.get(number).map(|line| line.trim_end());
+    picked.into_iter().filter_map(line).collect()
+}
+
+/// Returns the lines from the beginning of the last stage that did work to where sbuild cleans
+/// up, or to the stages that close a build.
+fn failed_part(log: &str) -> Vec<&str> {
+    let lines: Vec<&str> = log.lines().collect();
+    let begin = lines
+        .iter()
+        .rposition(|line| stage_of(line).is_some_and(|stage| !CLOSING.contains(&stage)))
+        .map_or(0, |at| at + 1);
+    let rest = lines.get(begin..).unwrap_or_default();
+    let section = |name: &str| rest.iter().rposition(|line| line.starts_with(name));
+    let end = section("| Cleanup")
+        .or_else(|| section("| Summary"))
+        .or_else(|| rest.iter().position(|line| stage_of(line).is_some()));
+    rest.get(..end.unwrap_or(rest.len()))
+        .unwrap_or_default()
+        .to_vec()
+}
+
+/// Returns the stage that a line of the shim's, `[Sun Nov 22 11:32:29 2026] NAME`, begins.
+fn stage_of(line: &str) -> Option<&str> {
+    let (time, name) = line.strip_prefix('[')?.split_once("] ")?;
+    let is_stage = time.split(' ').count() >= 5 && name.bytes().all(|b| b.is_ascii_uppercase());
+    is_stage.then_some(name)
+}
+
+fn is_error(line: &str) -> bool {
+    let starts = ["E: ", "Error: ", "make: *** ", "Traceback "];
+    let holds = [
+        "error:",
+        ": error ",
+        "ERROR:",
+        ": *** [",
+        "No space left on device",
+        "undefined reference",
+    ];
+    starts.iter().any(|text| line.starts_with(text)) || holds.iter().any(|text| line.contains(text))
+}
+
+/// Tells whether a line is more than a blank one, a rule, a time or a headline of sbuild's.
+fn says_something(line: &str) -> bool {
+    let headline =
+        line == "Finished" || line.starts_with("| ") || line.starts_with("Build finished at ");
+    !headline && line.chars().any(char::is_alphanumeric)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    macro_rules! log {
+        ($name:literal) => {
+            include_str!(concat!("../../../tests/fixtures/buildlogs/", $name, ".log"))
+        };
+    }
+
+    #[test]
+    fn the_reason_is_among_the_lines_and_the_summary_is_not() {
+        for (log, expect) in [
+            (
+                log!("attempted"),
+                &[
+                    "c++: fatal error: Killed signal terminated program cc1plus",
+                    "dpkg-buildpackage: error: debian/rules build subprocess returned exit status 2",
+                    "E: Build failure (dpkg-buildpackage died)",
+                ][..],
+            ),
+            (
+                log!("unmet-definite"),
+                &[
+                    " sbuild-build-depends-main-dummy : Depends: libbar-dev (>= 2) but 1.0-1 is to be installed",
+                    "                                   Depends: nosuch but it is not installable",
+                    "E: Unable to correct problems, you have held broken packages.",
+                ],
+            ),
+            (
+                log!("fetch-failed"),
+                &[
+                    "E: Failed to fetch http://archive.example.com/pool/libbar-dev_2-1_amd64.deb  404  Not Found [IP: 192.0.2.1 80]",
+                ],
+            ),
+            (
+                log!("postinst"),
+                &[
+                    "dpkg: error processing package libbar-dev (--configure):",
+                    "E: Sub-process /usr/bin/dpkg returned an error code (1)",
+                ],
+            ),
+            (
+                log!("unpack"),
+                &[
+                    "dpkg-source: error: file ./hello_2.10.orig.tar.gz has size 725946 instead of expected 725947",
+                ],
+            ),
+            (
+                log!("inactive"),
+                &["E: Build killed with signal TERM after 150 minutes of inactivity"],
+            ),
+            (
+                log!("no-dsc"),
+                &["E: Could not find /home/buildd/build-1/hello_2.10-3.dsc"],
+            ),
+        ] {
+            let shown = why(log);
+            for line in expect {
+                assert!(shown.contains(line), "{line}: {shown:#?}");
+            }
+            assert!(shown.len() <= SHOWN_LINES, "{shown:#?}");
+            assert!(
+                !shown.iter().any(|line| line.starts_with("Fail-Stage")),
+                "{shown:#?}"
+            );
+        }
+    }
+
+    #[test]
+    fn only_the_failed_stage_counts() {
+        let log = "[Sun Nov 22 11:32:29 2026] UPDATE\nE: passing trouble\n\
+                   [Sun Nov 22 11:32:30 2026] MOUNT\nE: cannot mount\nMOUNT failed: x\n\
+                   [Sun Nov 22 11:32:31 2026] CLEANUP\nE: later\nVerdict: CHROOTFAIL: x\n";
+        assert_eq!(why(log), ["E: cannot mount", "MOUNT failed: x"]);
+    }
+
+    #[test]
+    fn what_sbuild_does_after_the_failure_is_left_out() {
+        let log = "make: *** [debian/rules:4: build] Error 1\n\nFinished\n--------\n\n\
+                   | Cleanup   |\nPurging\nE: Build failure\n| Summary  |\nFail-Stage: build\n";
+        assert_eq!(why(log), ["make: *** [debian/rules:4: build] Error 1"]);
+    }
+
+    #[test]
+    fn a_flood_of_errors_keeps_its_beginning_and_its_end() {
+        let log: String = (0..1000).map(|n| format!("a.c:{n}: error: x\n")).collect();
+        let shown = why(&log);
+        assert_eq!(shown.len(), SHOWN_LINES);
+        assert_eq!(
+            (shown.first(), shown.last()),
+            (Some(&"a.c:0: error: x"), Some(&"a.c:999: error: x"))
+        );
+        assert!(why("").is_empty());
+    }
+}

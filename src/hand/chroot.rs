@@ -1,0 +1,279 @@
+//! `buildd-slave chroot`: makes a chroot tarball, refreshes it, steps into it.
+//!
+//! What the chroot tool of 2008 did (slave spec §4.5), without root: started as root, it has the
+//! slave's user do it. A tarball is replaced whole or not at all.
+
+mod archives;
+mod create;
+mod inside;
+mod pack;
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+use nix::unistd::User;
+
+use crate::protocol::{Sha1Hex, Suite};
+use crate::session;
+
+use super::site::{self, Site};
+use super::staging::Staging;
+use create::Recipe;
+use pack::Compression;
+
+const EXAMPLES: &str = "\
+Examples:
+  buildd-slave chroot create bookworm.tar.zst
+  buildd-slave chroot create --suite trixie --include eatmydata,ccache trixie.tar
+  buildd-slave chroot update bookworm.tar.zst
+  buildd-slave chroot shell bookworm.tar.zst --save
+  echo 'apt-get -y install ccache' | buildd-slave chroot shell bookworm.tar.zst --save";
+
+/// When a kept chroot is called old.
+const OLD: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Make, refresh or enter a chroot tarball.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Make a chroot tarball with mmdebstrap
+    Create(CreateArgs),
+    /// Bring the packages in a chroot tarball up to date
+    Update(UpdateArgs),
+    /// Open a root shell in a chroot
+    Shell(ShellArgs),
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+struct CreateArgs {
+    /// The release to install [default: that of this machine]
+    #[arg(long, value_parser = Suite::parse)]
+    suite: Option<Suite>,
+    /// A line of sources.list; may be given more than once [default: this machine's own for the
+    /// suite, else the distribution's]
+    #[arg(long, value_name = "LINE", value_parser = archive_line)]
+    archive: Vec<String>,
+    /// Packages to install besides, separated by commas
+    #[arg(long, value_name = "PKG,…", value_delimiter = ',', value_parser = package)]
+    include: Vec<String>,
+    /// Replace OUT if it is there
+    #[arg(long)]
+    force: bool,
+    /// The tarball: .tar, .tar.gz, .tar.bz2, .tar.xz or .tar.zst
+    #[arg(value_parser = tarball_path)]
+    out: PathBuf,
+    /// What messages call the tarball: root will move it there.
+    #[arg(long, hide = true)]
+    shown_as: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+struct UpdateArgs {
+    /// The tarball
+    tar: PathBuf,
+    /// What messages call the tarball: root will move it there.
+    #[arg(long, hide = true)]
+    shown_as: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+struct ShellArgs {
+    /// The tarball
+    tar: PathBuf,
+    /// Put the changed chroot in the tarball's place when the shell exits with 0
+    #[arg(long)]
+    save: bool,
+    /// What messages call the tarball: root will move it there.
+    #[arg(long, hide = true)]
+    shown_as: Option<PathBuf>,
+}
+
+/// Why a chroot could not be made, refreshed or entered.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error(transparent)]
+    Site(#[from] site::Error),
+    #[error(transparent)]
+    Session(#[from] session::Error),
+    #[error("{} exists; --force replaces it", .0.display())]
+    Exists(PathBuf),
+    #[error("/etc/os-release names no VERSION_CODENAME; say --suite")]
+    NoRelease,
+    #[error("cannot run {program}: {source}; try: apt install {package}")]
+    NoProgram {
+        program: &'static str,
+        package: &'static str,
+        source: io::Error,
+    },
+    #[error(
+        "mmdebstrap failed ({status}){said}\nIs the suite's name right, and its archive \
+         reachable? --archive names another; `buildd-slave doctor` checks this machine"
+    )]
+    Mmdebstrap { status: String, said: String },
+    #[error("{program} failed ({status}); {} is as it was", tar.display())]
+    Program {
+        program: String,
+        status: String,
+        tar: PathBuf,
+    },
+}
+
+/// Checks the name of a tarball to be made.
+fn tarball_path(text: &str) -> Result<PathBuf, &'static str> {
+    let known = Compression::by_name(text).is_some();
+    known
+        .then(|| text.into())
+        .ok_or("ends neither in .tar nor in .tar.gz, .tar.bz2, .tar.xz or .tar.zst")
+}
+
+/// Checks that a line of sources.list is one line.
+pub(super) fn archive_line(text: &str) -> Result<String, &'static str> {
+    let good = text.starts_with("deb") && !text.contains(|c: char| c.is_control() && c != '\t');
+    good.then(|| text.to_owned())
+        .ok_or("not a line of sources.list, such as: deb http://deb.debian.org/debian sid main")
+}
+
+/// Checks that a name of a package cannot pass for anything else.
+fn package(text: &str) -> Result<String, &'static str> {
+    let good = text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"+-.:".contains(&b));
+    good.then(|| text.to_owned()).ok_or("not a package's name")
+}
+
+/// Does what is asked for.
+pub(crate) fn run(args: Args) -> Result<ExitCode, Error> {
+    let site = Site::find(None)?;
+    match (args.command, site.becomes.clone()) {
+        (Command::Create(args), user) => create(&site, user, &args),
+        (Command::Update(args), None) => {
+            let shown = args.shown_as.as_ref().unwrap_or(&args.tar);
+            inside::update(&site, &args.tar, shown)
+        }
+        (Command::Shell(args), None) => {
+            let shown = args.shown_as.as_ref().unwrap_or(&args.tar);
+            inside::shell(&site, &args.tar, shown, args.save)
+        }
+        (Command::Update(args), Some(user)) => as_user(&site, user, &args.tar, &["update"]),
+        (Command::Shell(args), Some(user)) if args.save => {
+            as_user(&site, user, &args.tar, &["shell", "--save"])
+        }
+        (Command::Shell(args), Some(user)) => as_user(&site, user, &args.tar, &["shell"]),
+    }
+}
+
+fn create(site: &Site, user: Option<User>, args: &CreateArgs) -> Result<ExitCode, Error> {
+    if fs::symlink_metadata(&args.out).is_ok() && !args.force {
+        return Err(Error::Exists(args.out.clone()));
+    }
+    let suite = match &args.suite {
+        Some(suite) => suite.clone(),
+        None => running_release()?,
+    };
+    let shown = args.shown_as.as_ref().unwrap_or(&args.out);
+    let Some(user) = user else {
+        let recipe = Recipe {
+            suite,
+            arch: site.config.slave.architecturetag.clone(),
+            archives: args.archive.clone(),
+            include: args.include.clone(),
+        };
+        create::create(recipe, &args.out, shown)?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    let staging = Staging::make(&site.config.slave.home, user)?;
+    let name = args.out.file_name().unwrap_or_default();
+    let mut command = staging.command(&["chroot", "create"]);
+    command.arg("--suite").arg(suite.as_str());
+    for line in &args.archive {
+        command.arg("--archive").arg(line);
+    }
+    for package in &args.include {
+        command.arg("--include").arg(package);
+    }
+    command.arg("--shown-as").arg(shown).arg(staging.path(name));
+    let code = staging.run(command)?;
+    if code == ExitCode::SUCCESS {
+        staging.take(Path::new(name), &args.out)?;
+    }
+    Ok(code)
+}
+
+/// Has the slave's user work on a copy of `tar`, which replaces it if that user replaced the copy.
+fn as_user(site: &Site, user: User, tar: &Path, words: &[&str]) -> Result<ExitCode, Error> {
+    let staging = Staging::make(&site.config.slave.home, user)?;
+    let name = Path::new("chroot.tar");
+    let copy = staging.bring(tar, name.as_os_str())?;
+    let before = staging.inode(name)?;
+    let mut command = staging.command(&["chroot"]);
+    command.args(words).arg("--shown-as").arg(tar).arg(&copy);
+    let code = staging.run(command)?;
+    if staging.inode(name)? != before {
+        staging.take(name, tar)?;
+    }
+    Ok(code)
+}
+
+/// The code name of the release that runs here.
+pub(super) fn running_release() -> Result<Suite, Error> {
+    let text = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let name = text
+        .lines()
+        .find_map(|line| line.strip_prefix("VERSION_CODENAME="));
+    let name = name.map(|name| name.trim_matches('"'));
+    name.and_then(|name| Suite::parse(name).ok())
+        .ok_or(Error::NoRelease)
+}
+
+/// The SHA-1 of a tarball.
+pub(super) fn sum(tar: &Path) -> Result<Sha1Hex, Error> {
+    Ok(pack::sum(tar)?)
+}
+
+/// The chroot tarball kept for `suite`; makes it if there is none.
+pub(super) fn kept(site: &Site, suite: &Suite) -> Result<PathBuf, Error> {
+    let tar = site.kept_chroot(suite.as_str());
+    let mut out = io::stdout().lock();
+    if let Ok(found) = fs::metadata(&tar) {
+        let age = found
+            .modified()
+            .ok()
+            .and_then(|time| SystemTime::now().duration_since(time).ok());
+        if let Some(age) = age.filter(|age| *age > OLD) {
+            let days = age.as_secs() / (24 * 3600);
+            let tar = tar.display();
+            let _ = writeln!(
+                out,
+                "The chroot is {days} days old; to refresh it: buildd-slave chroot update {tar}"
+            );
+        }
+        return Ok(tar);
+    }
+    let _ = writeln!(
+        out,
+        "There is no chroot for {suite} yet. Making {} once, in a minute or two:",
+        tar.display()
+    );
+    drop(out);
+    let recipe = Recipe {
+        suite: suite.clone(),
+        arch: site.config.slave.architecturetag.clone(),
+        archives: Vec::new(),
+        include: Vec::new(),
+    };
+    create::create(recipe, &tar, &tar)?;
+    Ok(tar)
+}

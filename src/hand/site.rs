@@ -1,0 +1,128 @@
+//! Where does a command for the hand keep its things, and as whom does it work?
+//!
+//! The slave's user works in the slave's home; root becomes that user (`staging`); anybody else
+//! works in a cache folder of their own, unless the configuration names a home. Shares the
+//! unpacked chroots with the daemon, never its file cache. Called by `build` and `chroot`.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{Uid, User};
+
+use crate::config::Config;
+use crate::config_file;
+use crate::sys;
+
+/// Why it is not clear where or as whom to work.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error(transparent)]
+    Config(#[from] config_file::Error),
+    #[error(
+        "root does not build, and its user {0} does not exist; try: adduser --system --group \
+         --home /var/lib/buildd {0}; usermod --add-subuids 100000-165535 --add-subgids \
+         100000-165535 {0}"
+    )]
+    NoUser(String),
+    #[error("root does not build; name another user than {0} in [slave] user")]
+    RootBuilds(String),
+    #[error("neither $HOME nor $XDG_CACHE_HOME is set, so there is no place to work in")]
+    NoHome,
+    #[error(transparent)]
+    Disk(#[from] sys::fs::Error),
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: io::Error },
+}
+
+/// Puts the path of an I/O error in front of it.
+pub(super) fn at(path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::Io { path, source }
+}
+
+/// What a command for the hand works with.
+#[derive(Debug)]
+pub(super) struct Site {
+    pub(super) config: Config,
+    /// The slave's user, if this is root, who has to become it.
+    pub(super) becomes: Option<User>,
+}
+
+impl Site {
+    /// Reads the configuration (`given` is `--config`) and looks at who asks.
+    pub(super) fn find(given: Option<&Path>) -> Result<Self, Error> {
+        let read = |defaults: &_| {
+            let named = std::env::var_os("BUILDD_SLAVE_CONFIG");
+            config_file::load(given.map(Path::to_owned), named, defaults).map(|read| read.0)
+        };
+        let mut defaults = config_file::host_defaults();
+        let config = read(&defaults)?;
+        let name = &config.slave.user;
+        let user = User::from_name(name).ok().flatten();
+        let me = Uid::effective();
+        let becomes = match user {
+            Some(user) if user.uid == me && !me.is_root() => {
+                return Ok(Self {
+                    config,
+                    becomes: None,
+                });
+            }
+            _ if !me.is_root() => {
+                defaults.home = cache_folder()?;
+                None
+            }
+            None => return Err(Error::NoUser(name.clone())),
+            Some(user) if user.uid.is_root() => return Err(Error::RootBuilds(name.clone())),
+            Some(user) => {
+                defaults.home.clone_from(&user.dir);
+                Some(user)
+            }
+        };
+        let config = read(&defaults)?;
+        Ok(Self { config, becomes })
+    }
+
+    /// Journal entries and results of builds by hand; nobody else looks in.
+    pub(super) fn by_hand(&self) -> PathBuf {
+        self.config.slave.home.join("by-hand")
+    }
+
+    /// Where the chroot tarball of a suite is kept that was made because none was given.
+    pub(super) fn kept_chroot(&self, suite: &str) -> PathBuf {
+        let arch = &self.config.slave.architecturetag;
+        self.tarballs().join(format!("{suite}-{arch}.tar"))
+    }
+
+    fn tarballs(&self) -> PathBuf {
+        self.config.slave.home.join("tarballs")
+    }
+
+    /// Makes the folders that are not there yet.
+    pub(super) fn make_folders(&self) -> Result<(), Error> {
+        let slave = &self.config.slave;
+        for dir in [
+            &slave.home,
+            &slave.chroots,
+            &slave.sessions,
+            &self.tarballs(),
+        ] {
+            fs::create_dir_all(dir).map_err(at(dir))?;
+        }
+        let private = self.by_hand();
+        let mut builder = DirBuilder::new();
+        builder.recursive(true).mode(0o700);
+        builder.create(&private).map_err(at(&private))
+    }
+}
+
+/// Where a user who is not the slave's keeps chroots and sessions.
+fn cache_folder() -> Result<PathBuf, Error> {
+    let folder = |name: &str| {
+        let path = PathBuf::from(std::env::var_os(name)?);
+        path.is_absolute().then_some(path)
+    };
+    let cache = folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(".cache")));
+    Ok(cache.ok_or(Error::NoHome)?.join("buildd-slave"))
+}

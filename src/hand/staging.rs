@@ -1,0 +1,147 @@
+//! How does root have the slave's user do the work, on files that only root may reach?
+//!
+//! What goes in is copied to a fresh folder of that user's, this binary is run again as the user,
+//! and root copies what came out to where it belongs. Neither side opens the other's files.
+//! Called by `build` and `chroot` when they are started as root.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, chown, fchown};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::thread;
+
+use nix::libc;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, User, mkdtemp};
+use signal_hook::consts::{SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::sys::{self, exe, wait};
+
+use super::output::Output;
+use super::site::{Error, at};
+
+/// A folder that belongs to the slave's user; removed when dropped.
+#[derive(Debug)]
+pub(super) struct Staging {
+    dir: PathBuf,
+    user: User,
+}
+
+impl Staging {
+    /// Makes the folder below `home`.
+    pub(super) fn make(home: &Path, user: User) -> Result<Self, Error> {
+        let dir = mkdtemp(&home.join(".staging-XXXXXX")).map_err(|errno| at(home)(errno.into()))?;
+        let staging = Self { dir, user };
+        let (uid, gid) = (staging.user.uid.as_raw(), staging.user.gid.as_raw());
+        chown(&staging.dir, Some(uid), Some(gid)).map_err(at(&staging.dir))?;
+        Ok(staging)
+    }
+
+    /// The path in the folder of a file called `name`.
+    pub(super) fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// Copies the file `from` into the folder, as `name`.
+    pub(super) fn bring(&self, from: &Path, name: &OsStr) -> Result<PathBuf, Error> {
+        let to = self.dir.join(name);
+        let copy = || {
+            let mut source = File::open(from)?;
+            let mut copy = OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&to)?;
+            io::copy(&mut source, &mut copy)?;
+            let (uid, gid) = (self.user.uid.as_raw(), self.user.gid.as_raw());
+            fchown(&copy, Some(uid), Some(gid))
+        };
+        copy().map_err(at(from))?;
+        Ok(to)
+    }
+
+    /// Returns this program's `subcommand`, to be run by the user in the folder.
+    pub(super) fn command(&self, subcommand: &[&str]) -> Command {
+        let mut command = exe::again(subcommand);
+        command
+            .uid(self.user.uid.as_raw())
+            .gid(self.user.gid.as_raw())
+            .current_dir(&self.dir)
+            .env("HOME", &self.user.dir)
+            .env("USER", &self.user.name)
+            .env("LOGNAME", &self.user.name)
+            .env_remove("TMPDIR")
+            .env_remove("XDG_CACHE_HOME");
+        command
+    }
+
+    /// Runs the command to its end. Keys that send a signal reach it from the terminal; TERM is
+    /// passed on.
+    pub(super) fn run(&self, mut command: Command) -> Result<ExitCode, Error> {
+        let failed = || at(Path::new("buildd-slave"));
+        let mut signals = Signals::new([SIGINT, SIGQUIT, SIGTERM]).map_err(failed())?;
+        let mut child = command.spawn().map_err(failed())?;
+        let pid = Pid::from_raw(child.id().try_into().expect("a pid is positive"));
+        thread::spawn(move || {
+            for signal in &mut signals {
+                if signal == SIGTERM {
+                    // It may have ended by itself in between.
+                    let _ = kill(pid, Signal::SIGTERM);
+                }
+            }
+        });
+        let status = child.wait().map_err(failed())?;
+        Ok(ExitCode::from(wait::exit_code(status)))
+    }
+
+    /// Copies the file `name` of the folder to `to`: a plain file only, whatever else its owner
+    /// may have put there.
+    pub(super) fn take(&self, name: &Path, to: &Path) -> Result<(), Error> {
+        let path = self.dir.join(name);
+        let open = || {
+            let file = OpenOptions::new()
+                .read(true)
+                .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+                .open(&path)?;
+            if file.metadata()?.is_file() {
+                return Ok(file);
+            }
+            Err(io::Error::other("is not a plain file"))
+        };
+        let mut file = open().map_err(at(&path))?;
+        let mut output = Output::create(to)?;
+        output.append(&mut file, &mut |_| {})?;
+        output.finish()
+    }
+
+    /// Lists the files in `folder` of the folder; an absent one has none.
+    pub(super) fn names(&self, folder: &str) -> Result<Vec<OsString>, Error> {
+        let path = self.dir.join(folder);
+        match fs::read_dir(&path) {
+            Ok(entries) => entries
+                .map(|entry| Ok(entry?.file_name()))
+                .collect::<io::Result<_>>()
+                .map_err(at(&path)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(at(&path)(error)),
+        }
+    }
+
+    /// Tells the inode of a file in the folder: another one has taken its place if it changes.
+    pub(super) fn inode(&self, name: &Path) -> Result<u64, Error> {
+        let path = self.dir.join(name);
+        let found = fs::symlink_metadata(&path).map_err(at(&path))?;
+        Ok(found.ino())
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        // What is left is the user's, in the user's home: it harms nobody.
+        let _ = sys::fs::remove_tree(&self.dir);
+    }
+}
