@@ -12,6 +12,7 @@ use nix::sys::stat::{Mode, umask};
 use crate::build::shim;
 use crate::session::{enter, files, init, outer, store, virt};
 use crate::sys::exe;
+use crate::sys::wait::HOST_FAILED;
 
 /// Runs the entry point that `args` name. Errors go to stderr, which is the build log.
 pub(crate) fn run(args: &[OsString]) -> ExitCode {
@@ -32,13 +33,13 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
         Some("enter-run") => enter::run(args),
         Some("session-files") => done(files::run(args)),
         Some("virt") => done(virt::run(args)),
-        Some("unpack") => done(store::run(args)),
+        Some("unpack") => store::run(args),
         Some("shim") => done(shim::run(args)),
         Some("tether") => done(exe::tether(args)),
         _ => Err(io::Error::other("no such internal command")),
     };
     result.unwrap_or_else(|error| {
         outer::eprint_line(&format!("buildd-slave {}: {error}", name.to_string_lossy()));
-        ExitCode::from(125)
+        ExitCode::from(HOST_FAILED)
     })
 }

@@ -119,6 +119,9 @@ pub(crate) fn blame_update(findings: &Findings, disk_full: bool) -> Failure {
     }
 }
 
+/// How much of a line of a package list is read; `Provides` may be long.
+const MAX_LINE_BYTES: usize = 64 << 10;
+
 /// The search for build dependencies that no package list has.
 #[derive(Debug)]
 pub(crate) struct Query {
@@ -143,12 +146,17 @@ impl Query {
     pub(crate) fn feed(&mut self, mut bytes: &[u8]) {
         while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
             let (line, rest) = bytes.split_at(end);
-            self.partial.extend_from_slice(line);
+            if self.partial.len() < MAX_LINE_BYTES {
+                self.partial.extend_from_slice(line);
+            }
             self.available.feed(&String::from_utf8_lossy(&self.partial));
             self.partial.clear();
             bytes = rest.get(1..).unwrap_or_default();
         }
-        self.partial.extend_from_slice(bytes);
+        // A line that long is no field of interest; its rest would only take memory.
+        if self.partial.len() < MAX_LINE_BYTES {
+            self.partial.extend_from_slice(bytes);
+        }
     }
 
     /// Returns the relations that nothing satisfies.

@@ -24,6 +24,7 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use crate::protocol::{BuildStatus, FileName, Sha1Hex};
+use crate::session::launch::MARK;
 use crate::sys::{self, exe};
 
 use super::plan::Stage;
@@ -69,7 +70,9 @@ impl RunDir {
         fs::create_dir(&fresh)?;
         let result = Self::fill(&fresh, &dir, spec);
         if result.is_err() {
-            let _ = fs::remove_dir_all(&fresh);
+            for half_made in [&fresh, &dir] {
+                let _ = fs::remove_dir_all(half_made);
+            }
         }
         let lock = result?;
         let run = Self(dir);
@@ -106,21 +109,21 @@ impl RunDir {
             .stdout(Stdio::from(lock))
             .stderr(File::create(self.0.join("shim.err"))?)
             .spawn()?;
-        // For whoever has to signal the shim without being its parent.
-        fs::write(self.0.join("lock"), child.id().to_string())?;
-        let input = serde_json::to_vec(spec)?;
-        child
-            .stdin
-            .take()
-            .expect("stdin is piped")
-            .write_all(&input)?;
-        Ok(child)
+        let mut stdin = child.stdin.take().expect("stdin is piped");
+        // The pid is for whoever has to signal the shim without being its parent.
+        let told = fs::write(self.0.join("lock"), child.id().to_string())
+            .and_then(|()| stdin.write_all(&serde_json::to_vec(spec)?));
+        if told.is_err() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        told.map(|()| child)
     }
 
     /// What every process of the build on this host has in its environment: by this they are
     /// found when the shim is dead, whatever they did to leave it.
     pub(crate) fn mark(&self) -> (&'static str, &OsStr) {
-        ("BUILDD_SLAVE_RUN", self.0.as_os_str())
+        (MARK, self.0.as_os_str())
     }
 
     pub(crate) fn path(&self) -> &Path {

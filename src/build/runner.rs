@@ -15,11 +15,12 @@ use crate::session::idmap::SubIds;
 use crate::session::live::{Session, remove_folder};
 use crate::session::outer::SessionSpec;
 use crate::session::{enter, launch, store};
+use crate::sys::wait::HOST_FAILED;
 use crate::sys::{self, exe, host, procs};
 
 use super::buildlog::BuildLog;
 use super::exec::{End, Limits, Mailbox};
-use super::logscan::{Findings, LogScan};
+use super::logscan::{Findings, LogScan, Sign};
 use super::plan::{Failure, Stage};
 use super::rundir::RunDir;
 use super::sbuild;
@@ -56,6 +57,8 @@ pub(crate) struct Build {
     pub(super) session: Option<Session>,
     pub(super) in_memory: bool,
     memory_is_too_small: bool,
+    /// Whether a program has complained of a full disk.
+    saw_full: bool,
 }
 
 /// Below this much free space a disk counts as full.
@@ -79,6 +82,7 @@ impl Build {
             session: None,
             in_memory: false,
             memory_is_too_small: false,
+            saw_full: false,
         }
     }
 
@@ -103,7 +107,7 @@ impl Build {
             _ if self.memory_is_too_small => false,
             Overlay::Disk => false,
             Overlay::Tmpfs => true,
-            Overlay::Auto => available >= MEMORY_LAYER_BYTES,
+            Overlay::Auto => host::memory_layer_works() && available >= MEMORY_LAYER_BYTES,
         };
         if wish {
             spec.memory_bytes = Some(available / 2);
@@ -173,15 +177,24 @@ impl Build {
 
     /// Runs a command whose exit code is the stage's.
     pub(super) fn stage_command(&mut self, stage: Stage, command: Command) -> Done {
-        match self.scanned(stage, command)?.0 {
+        let (exit, findings) = self.scanned(stage, command)?;
+        let name = stage.name();
+        let builder = |reason: String| Err(Failure::new(BuildStatus::BuilderFail, reason).into());
+        match exit {
             Exit::Code(0) => Ok(()),
+            Exit::Code(code) if code == i32::from(HOST_FAILED) => {
+                builder(format!("{name} could not be started; the log says why."))
+            }
+            _ if findings.sign(Sign::NoSpace).is_some() || self.disk_is_full() => {
+                builder(format!("{name} failed: the builder's disk is full."))
+            }
             Exit::Code(code) => Err(blame(
                 stage,
-                format!("{} failed with exit code {code}.", stage.name()),
+                format!("{name} failed with exit code {code}."),
             )),
             Exit::Signal(signal) => Err(blame(
                 stage,
-                format!("{} was killed by signal {signal}.", stage.name()),
+                format!("{name} was killed by signal {signal}."),
             )),
         }
     }
@@ -199,7 +212,9 @@ impl Build {
             scan.feed(bytes);
         })?;
         self.log.flush();
-        Ok((exit, scan.finish()))
+        let findings = scan.finish();
+        self.saw_full |= findings.sign(Sign::NoSpace).is_some();
+        Ok((exit, findings))
     }
 
     /// Runs a command under the stage's clocks; an abort or a clock that runs out kills
@@ -268,15 +283,18 @@ impl Build {
     /// Forgets a session whose layer in memory was too small; the next one is on disk.
     pub(crate) fn give_up_memory(&mut self) {
         self.memory_is_too_small = true;
+        self.saw_full = false;
         self.kill_everything();
         // A second sbuild must not find the first one's files.
         let _ = sys::fs::remove_tree(&self.spec.work_tree());
     }
 
-    pub(super) fn layer_is_full(&self) -> bool {
+    /// Tells whether a failure may come from a layer in memory that was too small. Most programs
+    /// remove what they could not finish, so their complaint counts as well.
+    pub(super) fn layer_was_too_small(&self) -> bool {
         let root = format!("/proc/{}/root", self.session_pid());
-        self.session.is_some()
-            && host::free_bytes(Path::new(&root)).is_some_and(|free| free < FULL_BYTES)
+        let is_full = || host::free_bytes(Path::new(&root)).is_some_and(|free| free < FULL_BYTES);
+        self.in_memory && self.session.is_some() && (self.saw_full || is_full())
     }
 
     pub(super) fn disk_is_full(&self) -> bool {

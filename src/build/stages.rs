@@ -2,8 +2,8 @@
 //!
 //! `shim` says which stage; a stage says how it ended. `runner` has what the stages share.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::Command;
@@ -23,6 +23,8 @@ use super::{apt, gather, leftovers, sbuild};
 
 /// How long to wait before the second `apt-get update`: a mirror may be in mid-pulse.
 const UPDATE_RETRY: Duration = Duration::from_secs(10);
+/// Larger than any real .dsc.
+const MAX_DSC_BYTES: u64 = 1 << 20;
 
 impl Build {
     /// Does `stage`.
@@ -41,7 +43,7 @@ impl Build {
             Stage::Cleanup => self.cleanup(),
         };
         match result {
-            Err(Stop::Failed(_)) if self.in_memory && self.layer_is_full() => Err(Stop::LayerFull),
+            Err(Stop::Failed(_)) if self.layer_was_too_small() => Err(Stop::LayerFull),
             other => other,
         }
     }
@@ -94,7 +96,8 @@ impl Build {
         if let Some(program) = self.spec.settings.programs.mount.clone() {
             return self.site(Stage::Mount, &program, &[]);
         }
-        let failed = |what: String| Stop::from(Failure::new(BuildStatus::ChrootFail, what));
+        // The chroot was looked at when it was unpacked: what fails here is this host.
+        let failed = |what: String| Stop::from(Failure::new(BuildStatus::BuilderFail, what));
         let ids = self.sub_ids()?;
         let dir = self.spec.session_dir();
         remove_folder(&dir, ids).map_err(|error| failed(error.to_string()))?;
@@ -107,7 +110,7 @@ impl Build {
             mode: 0o644,
         });
         self.change(&Task::Write(files))
-            .map_err(|error| failed(format!("cannot prepare the session: {error}")))
+            .map_err(|error| chroot_failure("cannot prepare the session", &error))
     }
 
     fn ogre(&mut self) -> Done {
@@ -313,8 +316,10 @@ impl Build {
     fn missing_dependencies(&mut self) -> Result<Option<String>, Stop> {
         let dsc = self.spec.work_tree().join(self.spec.request.dsc().as_str());
         let arch_indep = self.spec.request.args.arch_indep;
-        let text = fs::read(&dsc).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text);
+        let mut text = Vec::new();
+        let read =
+            File::open(&dsc).and_then(|file| file.take(MAX_DSC_BYTES).read_to_end(&mut text));
+        let text = String::from_utf8_lossy(if read.is_ok() { &text } else { b"" });
         let Ok(mut query) = apt::Query::new(&text, self.spec.arch(), arch_indep) else {
             return Ok(None);
         };

@@ -4,9 +4,8 @@
 //! works in a cache folder of their own, unless the configuration names a home. Shares the
 //! unpacked chroots with the daemon, never its file cache. Called by `build` and `chroot`.
 
-use std::fs::{self, DirBuilder};
+use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{Uid, User};
@@ -102,18 +101,16 @@ impl Site {
     /// Makes the folders that are not there yet.
     pub(super) fn make_folders(&self) -> Result<(), Error> {
         let slave = &self.config.slave;
+        fs::create_dir_all(&slave.home).map_err(at(&slave.home))?;
         for dir in [
-            &slave.home,
             &slave.chroots,
             &slave.sessions,
             &self.tarballs(),
+            &self.by_hand(),
         ] {
-            fs::create_dir_all(dir).map_err(at(dir))?;
+            sys::fs::make_private(dir)?;
         }
-        let private = self.by_hand();
-        let mut builder = DirBuilder::new();
-        builder.recursive(true).mode(0o700);
-        builder.create(&private).map_err(at(&private))
+        Ok(())
     }
 }
 

@@ -2,21 +2,21 @@
 //!
 //! ```text
 //! internal enter PID NET -- ARGV…     joins the session's namespaces, becomes its root
-//!  └ internal enter-pid FD NET -- …   unshares pids (and the network), inside the session's
-//!     └ internal enter-run FD -- …    joins the mounts, mounts its own /proc, runs ARGV, reaps
+//!  └ internal enter-pid NET -- …      unshares pids (and the network), inside the session's
+//!     └ internal enter-run -- …       mounts its own /proc, runs ARGV, reaps
 //! ```
-//! A namespace can be joined or made for children only, hence the three steps. The pid namespace
-//! of its own ends whatever ARGV leaves behind, so that a daemon holding the output never holds
-//! up a build. The exit code is ARGV's, or 128 plus the signal.
+//! A pid namespace is joined or made for children only, hence the three steps. The one of its own
+//! ends whatever ARGV leaves behind, so that a daemon holding the output never holds up a build.
+//! What the session can see of these processes is in the session wholly: by the first one's
+//! child, root and environment are the session's, not the host's. The exit code is ARGV's, or 128
+//! plus the signal.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd as _;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::prctl::set_pdeathsig;
@@ -97,11 +97,11 @@ pub(crate) fn join(args: &[OsString]) -> io::Result<ExitCode> {
         return Err(io::Error::other("enter: PID NET -- ARGV…"));
     };
     ignore_keyboard()?;
-    let mounts = namespace_of(pid, "mnt")?;
     let opened = [
         (namespace_of(pid, "user")?, CloneFlags::CLONE_NEWUSER),
         (namespace_of(pid, "ipc")?, CloneFlags::CLONE_NEWIPC),
         (namespace_of(pid, "uts")?, CloneFlags::CLONE_NEWUTS),
+        (namespace_of(pid, "mnt")?, CloneFlags::CLONE_NEWNS),
         (namespace_of(pid, "pid")?, CloneFlags::CLONE_NEWPID),
     ];
     for (namespace, kind) in opened {
@@ -109,10 +109,13 @@ pub(crate) fn join(args: &[OsString]) -> io::Result<ExitCode> {
     }
     become_root()?;
     let isolate = network == Network::NotInBuild.word() && runs_the_build(argv);
-    fcntl(&mounts, FcntlArg::F_SETFD(FdFlag::empty()))?;
-    let fd = mounts.as_raw_fd().to_string();
     let status = exe::internal("enter-pid")
-        .args([fd.as_str(), if isolate { "alone" } else { "shared" }, "--"])
+        .env_clear()
+        .env(
+            "TERM",
+            std::env::var_os("TERM").unwrap_or_else(|| "dumb".into()),
+        )
+        .args([if isolate { "alone" } else { "shared" }, "--"])
         .args(argv)
         .status()?;
     Ok(ExitCode::from(exit_code(status)))
@@ -129,19 +132,15 @@ pub(crate) fn unshare_pids(args: &[OsString]) -> io::Result<ExitCode> {
     set_pdeathsig(Signal::SIGKILL)?;
     ignore_keyboard()?;
     let (own, argv) = split(args)?;
-    let [fd, network] = own else {
-        return Err(io::Error::other("enter-pid: FD NET -- ARGV…"));
+    let [network] = own else {
+        return Err(io::Error::other("enter-pid: NET -- ARGV…"));
     };
     unshare(CloneFlags::CLONE_NEWPID)?;
     if network == "alone" {
         unshare(CloneFlags::CLONE_NEWNET)?;
         netlink::loopback_up()?;
     }
-    let status = exe::internal("enter-run")
-        .arg(fd)
-        .arg("--")
-        .args(argv)
-        .status()?;
+    let status = exe::internal("enter-run").arg("--").args(argv).status()?;
     Ok(ExitCode::from(exit_code(status)))
 }
 
@@ -149,15 +148,10 @@ pub(crate) fn unshare_pids(args: &[OsString]) -> io::Result<ExitCode> {
 pub(crate) fn run(args: &[OsString]) -> io::Result<ExitCode> {
     set_pdeathsig(Signal::SIGKILL)?;
     ignore_keyboard()?;
-    let (own, argv) = split(args)?;
-    let [fd] = own else {
-        return Err(io::Error::other("enter-run: FD -- ARGV…"));
-    };
+    let (_, argv) = split(args)?;
     let [program, rest @ ..] = argv else {
         return Err(io::Error::other("enter: no command"));
     };
-    let mounts = File::open(Path::new("/proc/self/fd").join(fd))?;
-    setns(&mounts, CloneFlags::CLONE_NEWNS)?;
     unshare(CloneFlags::CLONE_NEWNS)?;
     let none = None::<&str>;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;

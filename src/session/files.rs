@@ -5,11 +5,12 @@
 //! with plain file calls. Links in the chroot lead nowhere else: its root is the session's.
 
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{OpenOptionsExt as _, symlink};
 use std::process::Stdio;
 
+use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, setns};
 use serde::{Deserialize, Serialize};
 
@@ -100,7 +101,7 @@ fn replace_sources(one_line: &str, deb822: &str) -> io::Result<()> {
             .iter()
             .any(|path| path.extension().is_some_and(|e| e == extension))
     };
-    let list = fs::read_to_string(LIST).unwrap_or_default();
+    let list = read_regular(LIST);
     let list_in_use = list
         .lines()
         .any(|line| line.trim_start().starts_with("deb"));
@@ -121,6 +122,18 @@ fn replace_sources(one_line: &str, deb822: &str) -> io::Result<()> {
     } else {
         replace(LIST, one_line.as_bytes(), 0o644)
     }
+}
+
+/// Reads a small regular file; anything else, a pipe that nobody writes to included, is empty.
+fn read_regular(path: &str) -> String {
+    let flags = OFlag::O_NONBLOCK.bits();
+    let mut text = String::new();
+    if let Ok(file) = File::options().read(true).custom_flags(flags).open(path)
+        && file.metadata().is_ok_and(|meta| meta.is_file())
+    {
+        let _ = file.take(1 << 20).read_to_string(&mut text);
+    }
+    text
 }
 
 fn ogre(component: &str) -> io::Result<()> {

@@ -17,6 +17,9 @@ use crate::sys::exe;
 use super::Error;
 use super::idmap::{self, Map, SubIds};
 
+/// The environment variable that names the run directory of the build a process belongs to.
+pub(crate) const MARK: &str = "BUILDD_SLAVE_RUN";
+
 /// A process in a namespace of its own.
 #[derive(Debug)]
 pub(crate) struct Namespace {
@@ -51,8 +54,13 @@ pub(crate) fn launch(
     task: &[OsString],
     log: impl Into<Stdio>,
 ) -> Result<Namespace, Error> {
+    let kept = std::env::vars_os().filter(|(name, _)| name == "PATH" || name == MARK);
     let mut child = exe::internal("outer")
         .args(task)
+        // What this process was started with is not the session's business; by the mark a dead
+        // shim's processes are found.
+        .env_clear()
+        .envs(kept)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(log)
@@ -85,13 +93,13 @@ pub(crate) fn launch(
     Ok(namespace)
 }
 
-/// Runs a task in a wide namespace to its end.
-pub(crate) fn run_wide(ids: SubIds, task: &[OsString]) -> Result<(), Error> {
+/// Runs a task in a namespace to its end.
+pub(crate) fn run(ids: SubIds, map: Map, task: &[OsString]) -> Result<(), Error> {
     let (mut complaints, log) = std::io::pipe().map_err(|source| Error::Start {
         what: "a pipe".into(),
         source,
     })?;
-    let namespace = launch(ids, Map::Wide, task, log)?;
+    let namespace = launch(ids, map, task, log)?;
     let mut text = String::new();
     // Ends when the last process of the task has closed its stderr.
     let _ = complaints.read_to_string(&mut text);

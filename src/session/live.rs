@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::idmap::{Map, SubIds};
-use super::launch::{Namespace, launch, run_wide};
+use super::launch::{self, Namespace, launch};
 use super::outer::SessionSpec;
 use super::{Error, at, store};
 
@@ -32,7 +32,11 @@ impl Session {
     ) -> Result<Self, Error> {
         fs::create_dir_all(&spec.dir).map_err(at(&spec.dir))?;
         if spec.memory_bytes.is_none() {
-            run_wide(ids, &["make".into(), spec.dir.clone().into()])?;
+            launch::run(
+                ids,
+                Map::Wide,
+                &["hand-over".into(), spec.dir.clone().into()],
+            )?;
         }
         let spec_text = serde_json::to_string(spec).expect("a session's spec is plain data");
         let mut namespace = launch(

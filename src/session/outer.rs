@@ -34,8 +34,8 @@ pub(crate) struct SessionSpec {
     pub(crate) memory_bytes: Option<u64>,
 }
 
-/// Where the writable layer is mounted in the outer namespace: a folder every host has, hidden
-/// by this mount from nobody but the session.
+/// Where the writable layer is mounted: a folder every host has; in the outer namespace only, and
+/// only until init has moved the root.
 const STAGE: &str = "/tmp";
 
 /// Does the task named by `args` in a namespace of its own.
@@ -43,7 +43,7 @@ pub(crate) fn run(args: &[OsString]) -> io::Result<ExitCode> {
     let text = |n: usize| args.get(n).map(PathBuf::from).unwrap_or_default();
     match args.first().and_then(|task| task.to_str()) {
         Some("unpack") => unpack(&text(1), &text(2)),
-        Some("make") => make_layers(&text(1)),
+        Some("hand-over") => hand_over(&text(1)),
         Some("remove") => remove(&text(1)),
         Some("session") => {
             let spec = serde_json::from_str(&text(1).to_string_lossy())?;
@@ -87,7 +87,7 @@ pub(crate) fn say(line: &str) -> io::Result<()> {
 
 /// Opens a folder only to name it later by `/proc/self/fd`.
 fn name_folder(path: &Path) -> io::Result<File> {
-    let flags = (OFlag::O_PATH | OFlag::O_DIRECTORY).bits();
+    let flags = (OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW).bits();
     OpenOptions::new().read(true).custom_flags(flags).open(path)
 }
 
@@ -96,14 +96,15 @@ fn by_descriptor(file: &File) -> PathBuf {
 }
 
 /// Unpacks `tarball` into the new folder `dir/root`; bare trees and trees below
-/// `chroot-autobuild` come out the same.
+/// `chroot-autobuild` come out the same. `dir` is the session root's already.
 fn unpack(tarball: &Path, dir: &Path) -> io::Result<ExitCode> {
-    let mut archive = File::open(tarball)?;
-    let mut magic = [0; 6];
-    let got = archive.read(&mut magic)?;
+    let mut magic = Vec::new();
+    File::open(tarball)?.take(6).read_to_end(&mut magic)?;
     let archive = File::open(tarball)?;
     enter_new(CloneFlags::CLONE_NEWPID)?;
+    let dir = name_folder(dir)?;
     become_root()?;
+    let dir = by_descriptor(&dir);
     let root = dir.join("root");
     fs::create_dir(&root)?;
     let mut tar = Command::new("tar");
@@ -123,9 +124,8 @@ fn unpack(tarball: &Path, dir: &Path) -> io::Result<ExitCode> {
         ]
         .map(|p| format!("--exclude={p}")),
     )
-    .args(decompressor(magic.get(..got).unwrap_or_default()))
-    .arg("--directory")
-    .arg(&root)
+    .args(decompressor(&magic))
+    .current_dir(&root)
     .stdin(archive)
     .stdout(io::stderr());
     // The first process of the new pid namespace: killing it ends the decompressor as well.
@@ -134,7 +134,7 @@ fn unpack(tarball: &Path, dir: &Path) -> io::Result<ExitCode> {
         return Ok(ExitCode::from(exit_code(status)));
     }
     let nested = root.join("chroot-autobuild");
-    if nested.is_dir() {
+    if fs::symlink_metadata(&nested).is_ok_and(|meta| meta.is_dir()) {
         let lifted = dir.join("lifted");
         fs::rename(&nested, &lifted)?;
         fs::remove_dir_all(&root)?;
@@ -165,13 +165,10 @@ fn decompressor(magic: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// Makes the two folders of a writable layer on disk, owned by the session's root.
-fn make_layers(dir: &Path) -> io::Result<ExitCode> {
+/// Makes a folder of the caller's the session root's.
+fn hand_over(dir: &Path) -> io::Result<ExitCode> {
     enter_new(CloneFlags::empty())?;
     become_root()?;
-    for part in ["upper", "work"] {
-        fs::create_dir(dir.join(part))?;
-    }
     std::os::unix::fs::chown(dir, Some(0), Some(0))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -197,7 +194,8 @@ fn session(spec: &SessionSpec) -> io::Result<ExitCode> {
     let none = None::<&str>;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
     if let Some(bytes) = spec.memory_bytes {
-        let options = format!("size={bytes},mode=0755,nr_inodes=0");
+        // Empty files take memory as well: a page each, say.
+        let options = format!("size={bytes},mode=0755,nr_inodes={}", bytes / 4096);
         mount(
             Some("tmpfs"),
             STAGE,
@@ -205,8 +203,6 @@ fn session(spec: &SessionSpec) -> io::Result<ExitCode> {
             MsFlags::empty(),
             Some(options.as_str()),
         )?;
-        fs::create_dir(format!("{STAGE}/upper"))?;
-        fs::create_dir(format!("{STAGE}/work"))?;
     } else {
         mount(
             Some(&by_descriptor(&dir)),
@@ -217,7 +213,9 @@ fn session(spec: &SessionSpec) -> io::Result<ExitCode> {
         )?;
     }
     let merged = format!("{STAGE}/merged");
-    fs::create_dir(&merged)?;
+    for folder in ["upper", "work", "merged"] {
+        fs::create_dir(format!("{STAGE}/{folder}"))?;
+    }
     let base = by_descriptor(&base);
     // `userxattr`: without it removing a folder of the base fails with EIO. `volatile`: the layer
     // is thrown away, so nothing in it is ever synced.

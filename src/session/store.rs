@@ -6,11 +6,14 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::SystemTime;
 
-use super::idmap::SubIds;
-use super::launch::{own_sub_ids, run_wide};
+use super::idmap::{Map, SubIds};
+use super::launch::{self, own_sub_ids};
+use super::outer::eprint_line;
 use super::{Error, at};
 
 /// Returns where the tree of a tarball is or will be.
@@ -37,16 +40,7 @@ pub(crate) fn unpack(
     }
     let temporary = half_made(store, sha1, owner);
     remove(&temporary, ids)?;
-    fs::create_dir(&temporary).map_err(at(&temporary))?;
-    let task: [OsString; 3] = ["unpack".into(), tarball.into(), temporary.clone().into()];
-    let result = run_wide(ids, &task).map_err(|error| match error {
-        Error::Child(reason) => Error::Tarball {
-            path: tarball.to_owned(),
-            reason,
-        },
-        other => other,
-    });
-    let result = result.and_then(|()| {
+    let result = unpack_into(&temporary, tarball, ids).and_then(|()| {
         let home = store.join(sha1);
         match fs::rename(&temporary, &home) {
             // Somebody else was faster: theirs is as good.
@@ -54,21 +48,40 @@ pub(crate) fn unpack(
             other => other.map_err(at(&home)),
         }
     });
-    if temporary.exists() {
-        remove(&temporary, ids)?;
-    }
-    result.map(|()| tree)
+    let removed = remove(&temporary, ids);
+    // The first error is the one that explains.
+    result.and(removed).map(|()| tree)
 }
 
-/// The process of an UNPACK stage: `internal unpack STORE SHA1 TARBALL OWNER`.
-pub(crate) fn run(args: &[OsString]) -> std::io::Result<()> {
+fn unpack_into(dir: &Path, tarball: &Path, ids: SubIds) -> Result<(), Error> {
+    fs::create_dir(dir).map_err(at(dir))?;
+    launch::run(ids, Map::Wide, &["hand-over".into(), dir.into()])?;
+    let task = ["unpack".into(), tarball.into(), dir.into()];
+    launch::run(ids, Map::Session, &task).map_err(|error| match error {
+        Error::Child(reason) => Error::Tarball {
+            path: tarball.to_owned(),
+            reason,
+        },
+        other => other,
+    })
+}
+
+/// The process of an UNPACK stage: `internal unpack STORE SHA1 TARBALL OWNER`. Fails with 1 for
+/// the tarball's fault, otherwise as the host's.
+pub(crate) fn run(args: &[OsString]) -> io::Result<ExitCode> {
     let [store, sha1, tarball, owner] = args else {
-        return Err(std::io::Error::other("unpack: STORE SHA1 TARBALL OWNER"));
+        return Err(io::Error::other("unpack: STORE SHA1 TARBALL OWNER"));
     };
     let (sha1, owner) = (sha1.to_string_lossy(), owner.to_string_lossy());
     let (store, tarball) = (Path::new(store), Path::new(tarball));
-    let unpacked = own_sub_ids().and_then(|ids| unpack(store, &sha1, tarball, &owner, ids));
-    unpacked.map(drop).map_err(std::io::Error::other)
+    match own_sub_ids().and_then(|ids| unpack(store, &sha1, tarball, &owner, ids)) {
+        Ok(_) => Ok(ExitCode::SUCCESS),
+        Err(error @ Error::Tarball { .. }) => {
+            eprint_line(&error.to_string());
+            Ok(ExitCode::FAILURE)
+        }
+        Err(error) => Err(io::Error::other(error)),
+    }
 }
 
 /// Removes a tree of subordinate ids below a folder of the caller's; an absent one is no error.
@@ -76,10 +89,11 @@ pub(crate) fn remove(path: &Path, ids: SubIds) -> Result<(), Error> {
     if fs::symlink_metadata(path).is_err() {
         return Ok(());
     }
-    run_wide(ids, &["remove".into(), path.into()])
+    launch::run(ids, Map::Wide, &["remove".into(), path.into()])
 }
 
-/// Removes what crashed unpackings left in the store. Those of the last hour may still run.
+/// Removes what crashed unpackings left in the store, as far as it can. Those of the last hour may
+/// still run.
 pub(crate) fn sweep(store: &Path, ids: SubIds) -> Result<(), Error> {
     let hour_ago = SystemTime::now() - std::time::Duration::from_secs(3600);
     for entry in fs::read_dir(store).map_err(at(store))?.flatten() {
@@ -92,7 +106,9 @@ pub(crate) fn sweep(store: &Path, ids: SubIds) -> Result<(), Error> {
                 "removing a half-unpacked chroot: {}",
                 entry.path().display()
             );
-            remove(&entry.path(), ids)?;
+            if let Err(error) = remove(&entry.path(), ids) {
+                log::warn!("{error}");
+            }
         }
     }
     Ok(())

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use crate::build::Stage;
 use crate::build::leftovers;
 use crate::build::rundir::{Ending, RunDir, Standing};
 use crate::build::spec::{Settings, Spec};
@@ -52,6 +53,8 @@ struct Order {
 
 /// How much longer than its own bound a shim gets for an abort before it is killed itself.
 const GRACE: Duration = Duration::from_secs(8);
+/// How long a clean-up may go on after that; masters wait 180 s in all (slave spec §1.8).
+const CLEANUP_GRACE: Duration = Duration::from_secs(120);
 
 impl Daemon {
     /// Finds out how things stand and starts the thread of effects.
@@ -69,6 +72,7 @@ impl Daemon {
             journal: journal.clone(),
             store,
             deadline: None,
+            patient: false,
         };
         if let Some((run, dir)) = running {
             worker.watch(run, dir, None)?;
@@ -167,6 +171,8 @@ struct Worker {
     store: Arc<Store>,
     /// When a shim that was told to abort is killed.
     deadline: Option<(Instant, Run)>,
+    /// Whether that has been put off for the clean-up.
+    patient: bool,
 }
 
 impl Worker {
@@ -201,6 +207,7 @@ impl Worker {
                 result
             }
             Effect::Abort(run) => {
+                self.patient = false;
                 self.deadline = Some((
                     Instant::now() + self.settings.clocks.abort + GRACE,
                     run.clone(),
@@ -228,7 +235,13 @@ impl Worker {
             settings: self.settings.clone(),
         };
         let (dir, child) = RunDir::start(&self.journal, &spec)?;
-        self.watch(run.clone(), dir, Some(child))
+        let watched = self.watch(run.clone(), dir.clone(), Some(child));
+        if watched.is_err() {
+            // A build that nobody watches must not be.
+            leftovers::bury(&dir, "nobody could watch it");
+            remove_entry(dir.path(), &self.journal.join(".old-unwatched"))?;
+        }
+        watched
     }
 
     /// Starts the thread that waits for the end of a shim, its parent or not.
@@ -257,7 +270,8 @@ impl Worker {
             .map(drop)
     }
 
-    /// The last resort when a shim does not end: whatever it waits for, it dies.
+    /// The last resort when a shim does not end: whatever it waits for, it dies. A clean-up may
+    /// take longer: nothing of the build runs by then.
     fn kill_overdue(&mut self) {
         let Some((_, run)) = self.deadline.take() else {
             return;
@@ -265,11 +279,21 @@ impl Worker {
         if *lock(&self.state) != State::Aborting(run.clone()) {
             return;
         }
+        let dir = self.dir(&run.id);
+        let in_cleanup = dir
+            .stages()
+            .last()
+            .is_some_and(|(_, name)| name == Stage::Cleanup.name());
+        if in_cleanup && !self.patient {
+            self.patient = true;
+            self.deadline = Some((Instant::now() + CLEANUP_GRACE, run));
+            return;
+        }
         log::error!(
             "build {}: its shim did not end after an abort; killing it",
             run.id
         );
-        if let Err(error) = self.dir(&run.id).signal(Signal::SIGKILL) {
+        if let Err(error) = dir.signal(Signal::SIGKILL) {
             log::error!("build {}: {error}", run.id);
         }
     }

@@ -59,6 +59,7 @@ pub(super) fn recover(journal: &Path) -> io::Result<(State, Option<(Run, RunDir)
             "the journal also has build {}, which is older; removing it",
             older.id
         );
+        bury(&dir, "the journal has a later build");
         remove_entry(dir.path(), &journal.join(".old-extra"))?;
     }
     let id = run.id.clone();

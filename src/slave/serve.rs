@@ -3,7 +3,7 @@
 //! A stop, of whatever kind, is nothing to a running build: its shim goes on, and the next daemon
 //! finds it in the journal.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use crate::config::{Config, Isolation, Limits};
 use crate::filecache::{self, FetchLimits, Fetcher, Store};
 use crate::server::{self, Access, Server};
 use crate::session::{self, launch, store};
+use crate::sys;
 
 use super::daemon::Daemon;
 use super::handler::Handler;
@@ -40,11 +41,11 @@ pub(crate) struct Serve {
 /// Why the daemon does not run.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    #[error("{path}: {source}; try: install -d -o {user} -g {user} {path}", path = path.display())]
+    #[error("{source}; try: install -d -o {user} -g {user} {path}", path = path.display())]
     Folder {
         path: PathBuf,
         user: String,
-        source: io::Error,
+        source: sys::fs::Error,
     },
     #[error("another daemon (pid {pid}) has the journal {path}; stop that one, or give this one its own home", path = path.display())]
     Taken { path: PathBuf, pid: String },
@@ -64,7 +65,7 @@ pub(crate) enum Error {
 pub(crate) fn run(config: &Config) -> Result<(), Error> {
     let slave = &config.slave;
     let folder = |path: &Path| {
-        fs::create_dir_all(path).map_err(|source| Error::Folder {
+        sys::fs::make_private(path).map_err(|source| Error::Folder {
             path: path.to_owned(),
             user: slave.user.clone(),
             source,

@@ -154,6 +154,13 @@ pub(crate) fn atomic_write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     temp.persist(path, 0o644)
 }
 
+/// Makes a folder, and what is above it, that nobody but its owner may look into.
+pub(crate) fn make_private(dir: &Path) -> Result<(), Error> {
+    fs::create_dir_all(dir).map_err(Error::at("create", dir))?;
+    let mode = Permissions::from_mode(0o700);
+    fs::set_permissions(dir, mode).map_err(Error::at("make private", dir))
+}
+
 /// Puts a directory's names, as they are now, on disk.
 pub(crate) fn fsync_dir(dir: &Path) -> Result<(), Error> {
     File::open(dir)

@@ -26,6 +26,26 @@ pub(crate) fn kernel() -> String {
     )
 }
 
+/// Tells whether an overlay may have its writable layer on a tmpfs. Before 6.6 it can be mounted,
+/// but tmpfs has no `user.*` attributes, and replacing a folder of the base fails later.
+pub(crate) fn memory_layer_works() -> bool {
+    kernel_is_at_least(6, 6)
+}
+
+/// Tells whether the kernel is of this release or a later one; one that hides it is not.
+fn kernel_is_at_least(major: u32, minor: u32) -> bool {
+    let release = nix::sys::utsname::uname()
+        .map(|name| name.release().to_string_lossy().into_owned())
+        .unwrap_or_default();
+    release_of(&release).is_some_and(|found| found >= (major, minor))
+}
+
+/// Returns major and minor number of a kernel release such as `6.1.0-13-amd64`.
+fn release_of(text: &str) -> Option<(u32, u32)> {
+    let mut numbers = text.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
 /// Returns the bytes of memory that the kernel thinks can still be used; 0 if it does not say.
 pub(crate) fn available_memory_bytes() -> u64 {
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
@@ -102,6 +122,14 @@ fn quoted(word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn kernel_releases() {
+        assert_eq!(release_of("6.1.0-13-amd64"), Some((6, 1)));
+        assert_eq!(release_of("6.18-rc1"), Some((6, 18)));
+        assert_eq!(release_of("weird"), None);
+        assert!(kernel_is_at_least(2, 6) && !kernel_is_at_least(999, 0));
+    }
 
     #[test]
     fn commands_are_shown_as_a_reader_would_type_them() {

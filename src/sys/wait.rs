@@ -3,6 +3,9 @@
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 
+/// The exit code of a process of ours that this host did not let do its work.
+pub(crate) const HOST_FAILED: u8 = 125;
+
 /// Returns the code a shell would: the process's own, or 128 plus the number of the signal.
 pub(crate) fn exit_code(status: ExitStatus) -> u8 {
     let code = status

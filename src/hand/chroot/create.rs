@@ -89,6 +89,8 @@ fn arguments(recipe: &Recipe) -> Vec<String> {
         "--mode=unshare".to_owned(),
         "--variant=buildd".to_owned(),
         "--format=tar".to_owned(),
+        // The package lists stay: an UPDATE then fetches only what has changed since.
+        "--skip=cleanup/apt/lists".to_owned(),
         format!("--architectures={}", recipe.arch),
     ];
     let mut include = recipe.include.clone();
@@ -166,7 +168,7 @@ mod tests {
         };
         assert_eq!(
             arguments(&recipe).join("|"),
-            "--mode=unshare|--variant=buildd|--format=tar|--architectures=arm64|\
+            "--mode=unshare|--variant=buildd|--format=tar|--skip=cleanup/apt/lists|--architectures=arm64|\
              --include=ccache|bookworm|-|deb http://h/debian bookworm main"
         );
         recipe.include.clear();
