@@ -1,0 +1,88 @@
+//! A private archive of one package, asking for a password, at an address of this machine.
+
+use std::fmt::Write as _;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+
+use tiny_http::{Header, Response, Server};
+
+use super::machine::{stdout, sum};
+
+/// An archive that is served until the test ends.
+pub(crate) struct Archive {
+    port: u16,
+}
+
+/// The user and password the archive asks for; the third is what HTTP makes of them.
+pub(crate) const USER: &str = "buildd";
+pub(crate) const PASSWORD: &str = "correct-horse-battery";
+const BASIC: &str = "Basic YnVpbGRkOmNvcnJlY3QtaG9yc2UtYmF0dGVyeQ==";
+
+impl Archive {
+    /// Serves an archive, below `dir`, with the package `name` in it; `script` is run, by root of
+    /// whatever it is installed into, after that.
+    pub(crate) fn with_package(dir: PathBuf, name: &str, script: &str) -> Self {
+        let control = dir.join("tree/DEBIAN");
+        fs::create_dir_all(&control).unwrap();
+        let postinst = control.join("postinst");
+        fs::write(&postinst, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&postinst, Permissions::from_mode(0o755)).unwrap();
+        let fields = format!(
+            "Package: {name}\nVersion: 1.0\nArchitecture: all\n\
+             Maintainer: Test <test@example.org>\nDescription: only in the private archive\n"
+        );
+        fs::write(control.join("control"), &fields).unwrap();
+        let mut pack = Command::new("dpkg-deb");
+        pack.args(["--root-owner-group", "--build", "tree", "private.deb"]);
+        stdout(pack.current_dir(&dir));
+        let about = |file: &str| {
+            let path = dir.join(file);
+            (sum("sha256sum", &path), fs::metadata(path).unwrap().len())
+        };
+        let (digest, size) = about("private.deb");
+        let mut packages = fields;
+        writeln!(packages, "Filename: ./private.deb").unwrap();
+        writeln!(packages, "Size: {size}\nSHA256: {digest}").unwrap();
+        fs::write(dir.join("Packages"), packages).unwrap();
+        let (digest, size) = about("Packages");
+        let release =
+            format!("Date: Thu, 01 Jan 2026 00:00:00 UTC\nSHA256:\n {digest} {size} Packages\n");
+        fs::write(dir.join("Release"), release).unwrap();
+
+        let server = Server::http("127.0.0.1:0").unwrap();
+        let port = server.server_addr().to_ip().unwrap().port();
+        thread::spawn(move || serve(&server, &dir));
+        Self { port }
+    }
+
+    /// The line of apt's sources, password included.
+    pub(crate) fn line(&self) -> String {
+        let port = self.port;
+        format!("deb [trusted=yes] http://{USER}:{PASSWORD}@127.0.0.1:{port}/ ./")
+    }
+}
+
+fn serve(server: &Server, dir: &Path) {
+    for request in server.incoming_requests() {
+        let allowed = request
+            .headers()
+            .iter()
+            .any(|header| header.field.equiv("Authorization") && header.value == BASIC);
+        let name = request.url().rsplit('/').next().unwrap_or_default();
+        let answer = match fs::read(dir.join(name)) {
+            _ if !allowed => {
+                let challenge = "WWW-Authenticate: Basic realm=\"private\"";
+                Response::from_string("who?")
+                    .with_status_code(401)
+                    .with_header(challenge.parse::<Header>().unwrap())
+            }
+            Ok(bytes) => Response::from_data(bytes),
+            Err(_) => Response::from_string("no").with_status_code(404),
+        };
+        // A client that went away is its own affair.
+        let _ = request.respond(answer);
+    }
+}

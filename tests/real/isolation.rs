@@ -1,0 +1,145 @@
+//! What a build cannot do, and what it cannot see.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::Path;
+
+use serde_json::json;
+
+use super::archive::{Archive, PASSWORD};
+use super::machine::machine;
+use super::package::Package;
+use super::slave::Slave;
+
+#[test]
+fn apt_has_a_network_and_the_build_has_none() {
+    let Some(machine) = machine() else { return };
+    let slave = Slave::start(machine, "network", "");
+    let host = TcpListener::bind("127.0.0.1:0").unwrap();
+    // Connecting a datagram socket sends nothing: it only asks for a route.
+    let script = format!(
+        "hello
+         try() {{ perl -MIO::Socket::INET -e '
+             my $s = IO::Socket::INET->new(Proto => shift, PeerAddr => shift, Timeout => 5);
+             print $s ? \"connected\" : \"no: $@\", \"\\n\"' \"$@\"; }}
+         echo \"outside: $(try udp 192.0.2.1:9)\"
+         echo \"loopback: $(try udp 127.0.0.1:9)\"
+         echo \"host: $(try tcp {})\"
+         ls /sys/class/net",
+        host.local_addr().unwrap()
+    );
+    let package = Package {
+        build_depends: "hello",
+        ..Package::new("toy", script)
+    };
+    let ended = slave.build(&package, json!({}));
+    ended.assert("OK");
+    for said in [
+        "\nHello, world!",
+        "\noutside: no: ",
+        "Network is unreachable",
+        "\nloopback: connected",
+        "\nhost: no: ",
+    ] {
+        ended.assert_said(said);
+    }
+    slave.clean(&ended);
+}
+
+#[test]
+fn a_daemon_that_a_package_leaves_does_not_hold_up_its_build() {
+    let Some(machine) = machine() else { return };
+    let slave = Slave::start(machine, "left-daemon", "[limits]\nsilence = 60");
+    let package = Package::new("toy", "setsid sleep 4242 &\necho left");
+    let ended = slave.build(&package, json!({}));
+    ended.assert("OK");
+    slave.clean(&ended);
+}
+
+#[test]
+fn the_password_of_a_private_archive_is_nowhere() {
+    let Some(machine) = machine() else { return };
+    let slave = Slave::start(machine, "private", "");
+    let folder = machine.folder("private/archive");
+    let archive = Archive::with_package(folder, "only-in-private", "");
+    let package = Package {
+        build_depends: "only-in-private",
+        // It must be there for apt; a package that looks for it and prints it is the worst case.
+        ..Package::new(
+            "toy",
+            "cat /etc/apt/sources.list /etc/apt/sources.list.d/* || true",
+        )
+    };
+    let mut archives = vec![archive.line()];
+    archives.extend(machine.archives());
+    let args = json!({"archives": archives, "archive_private": true});
+    slave.begin(&slave.pack(&package), args);
+    slave.await_log("] SBUILD");
+    assert_without_password(&slave.dir.join("journal"));
+    let ended = slave.end();
+    ended.assert("OK");
+    ended.assert_said("only-in-private");
+    assert!(!ended.log.contains(PASSWORD));
+    for part in ["journal", "filecache", "daemon.log"] {
+        assert_without_password(&slave.dir.join(part));
+    }
+    slave.clean(&ended);
+}
+
+#[test]
+fn root_in_the_session_sees_nothing_of_the_host() {
+    let Some(machine) = machine() else { return };
+    let slave = Slave::start(machine, "hostile", "");
+    let folder = machine.folder("hostile/archive");
+    // Every host that builds has it, and no chroot.
+    const OF_THE_HOST: &str = "/usr/bin/sbuild";
+    assert!(Path::new(OF_THE_HOST).exists());
+    assert!(
+        std::env::var_os("CARGO").is_some(),
+        "the daemon has this of us"
+    );
+    // Below the /proc of a command there is the session's, with every process that entered it.
+    let script = format!(
+        "exec >/var/tmp/seen 2>&1
+         umount /proc
+         echo processes: $(ls -d /proc/[0-9]* | wc -l)
+         for process in /proc/[0-9]*; do
+             [ ! -e $process/root{OF_THE_HOST} ] || echo the host is at $process
+             ! grep -qz ^CARGO= $process/environ || echo the daemon\\'s environment is at $process
+         done
+         touch /sys/kernel/nothing || echo /sys cannot be written
+         echo looked; true"
+    );
+    let archive = Archive::with_package(folder, "hostile", &script);
+    let package = Package {
+        build_depends: "hostile",
+        ..Package::new("toy", "cat /var/tmp/seen")
+    };
+    let mut archives = vec![archive.line()];
+    archives.extend(machine.archives());
+    let ended = slave.build(&package, json!({"archives": archives}));
+    ended.assert("OK");
+    ended.assert_said("\nlooked");
+    ended.assert_said("/sys cannot be written");
+    assert!(!ended.log.contains("the host is at"), "{}", ended.log);
+    assert!(!ended.log.contains("environment is at"), "{}", ended.log);
+    slave.clean(&ended);
+}
+
+fn assert_without_password(path: &Path) {
+    if path.is_dir() {
+        for entry in fs::read_dir(path).unwrap() {
+            assert_without_password(&entry.unwrap().path());
+        }
+        return;
+    }
+    // The chroot is larger than all the rest, and older than the password.
+    if fs::metadata(path).unwrap().len() > 64 << 20 {
+        return;
+    }
+    let bytes = fs::read(path).unwrap();
+    let found = bytes
+        .windows(PASSWORD.len())
+        .any(|window| window == PASSWORD.as_bytes());
+    assert!(!found, "the password is in {}", path.display());
+}

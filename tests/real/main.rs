@@ -1,0 +1,14 @@
+//! Real builds: the real binary, a real chroot, sbuild, and packages made for what they do.
+//!
+//! `make real` sets this up and runs it; plain `cargo test` says what it did not run and passes.
+//! Needs root: the daemon is started as root and becomes `buildd` by itself.
+#![allow(clippy::unwrap_used)]
+
+mod archive;
+mod builds;
+mod isolation;
+mod machine;
+mod package;
+mod slave;
+mod survival;
+mod verdicts;

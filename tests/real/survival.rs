@@ -1,0 +1,78 @@
+//! A build that has to die, and one that has to live.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::machine::machine;
+use super::package::Package;
+use super::slave::Slave;
+
+/// Tells whether a process of this machine has `marker` in its command line.
+fn lives(marker: &str) -> bool {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    processes
+        .filter_map(|entry| fs::read(entry.path().join("cmdline")).ok())
+        .any(|line| String::from_utf8_lossy(&line).contains(marker))
+}
+
+#[test]
+fn an_abort_leaves_nothing_of_the_most_stubborn_package() {
+    let Some(machine) = machine() else { return };
+    let slave = Slave::start(machine, "abort", "");
+    let marker = "stubborn-marker-7341";
+    // In sessions of their own, orphans, deaf to all that can be ignored; and the build waits.
+    let script = format!(
+        "stubborn() {{ setsid sh -c 'trap \"\" TERM HUP INT QUIT PIPE; (while :; do sleep 1; done) & \
+         while :; do sleep 1; done' {marker} & }}
+         for n in 1 2 3 4 5; do (stubborn &); done
+         trap '' TERM HUP INT
+         sleep 1
+         echo all are up
+         while :; do sleep 1; done"
+    );
+    slave.begin(&slave.pack(&Package::new("toy", script)), json!({}));
+    slave.await_log("all are up");
+    assert!(lives(marker));
+
+    let asked = Instant::now();
+    assert_eq!(slave.call("abort", &[]), json!("BuilderStatus.ABORTING"));
+    let aborted = json!(["BuilderStatus.ABORTED", slave.id()]);
+    let aborting = json!(["BuilderStatus.ABORTING", slave.id()]);
+    loop {
+        let status = slave.status();
+        if status == aborted {
+            break;
+        }
+        assert_eq!(status, aborting);
+        assert!(asked.elapsed() < Duration::from_secs(3), "it still lives");
+    }
+    assert!(!lives(marker));
+    slave.assert_gone();
+    assert!(slave.log().contains("Aborted in SBUILD."));
+    assert_eq!(slave.call("clean", &[]), json!("BuilderStatus.IDLE"));
+}
+
+#[test]
+fn a_build_outlives_the_daemon_that_is_killed() {
+    let Some(machine) = machine() else { return };
+    let mut slave = Slave::start(machine, "killed", "");
+    let package = Package::new("toy", "echo half way\nsleep 8\necho all the way");
+    slave.begin(&slave.pack(&package), json!({}));
+    slave.await_log("half way");
+    slave.kill();
+    slave.start_again();
+    let status = slave.status();
+    assert_eq!(status[0], "BuilderStatus.BUILDING");
+    assert_eq!(status[1], json!(slave.id()));
+    let ended = slave.end();
+    ended.assert("OK");
+    ended.assert_said("all the way");
+
+    // And a result that waits is there as well after the next kill.
+    slave.kill();
+    slave.start_again();
+    assert_eq!(slave.end().files, ended.files);
+    slave.clean(&ended);
+}
