@@ -14,6 +14,7 @@ use crate::session::launch::own_sub_ids;
 use crate::session::live::{Session, remove_folder};
 use crate::session::outer::SessionSpec;
 use crate::session::store;
+use crate::sys::host;
 
 /// Bytes of a layer in memory; nothing is written to it.
 const LAYER_BYTES: u64 = 16 << 20;
@@ -30,7 +31,11 @@ pub(super) fn run(chroots: &Path, sessions: &Path) -> Trial {
     let layers = existing(sessions).join(format!("{name}-layer"));
     let trial = match prepare(&work, ids) {
         Ok(base) => Trial::Sessions {
-            in_memory: session(&base, &layers, &work, Some(LAYER_BYTES), ids),
+            in_memory: if host::memory_layer_works() {
+                session(&base, &layers, &work, Some(LAYER_BYTES), ids)
+            } else {
+                Err("tmpfs lacks user attributes before Linux 6.6".to_owned())
+            },
             on_disk: session(&base, &layers, &work, None, ids),
         },
         Err(reason) => Trial::NoNamespace(reason),
