@@ -110,7 +110,8 @@ impl Build {
             Overlay::Auto => host::memory_layer_works() && available >= MEMORY_LAYER_BYTES,
         };
         if wish {
-            spec.memory_bytes = Some(available / 2);
+            let bound = self.spec.settings.memory_layer_bytes.unwrap_or(u64::MAX);
+            spec.memory_bytes = Some(bound.min(available / 2));
             match start(ids, &spec) {
                 Ok(session) => {
                     self.in_memory = true;

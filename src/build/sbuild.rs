@@ -185,7 +185,7 @@ mod tests {
                     "process_scan": null, "sbuild": null, "sbuild_args": ["--nolog", "--batch"],
                     "update": null, "ogre": null, "sources": null},
                 "clocks": {"total": clock, "silence": clock, "stage": clock, "abort": clock},
-                "log_bytes": 1000
+                "log_bytes": 1000, "memory_layer_bytes": null
             }
         }))
         .unwrap()

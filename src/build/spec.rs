@@ -40,6 +40,8 @@ pub(crate) struct Settings {
     pub(crate) programs: Programs,
     pub(crate) clocks: Clocks,
     pub(crate) log_bytes: u64,
+    /// The bound of a writable layer in memory; none is half of what is available.
+    pub(crate) memory_layer_bytes: Option<u64>,
 }
 
 /// How long things may take.
@@ -82,6 +84,7 @@ impl Settings {
                 abort: limits.abort_time,
             },
             log_bytes: limits.log_size,
+            memory_layer_bytes: limits.memory_layer,
         }
     }
 }

@@ -47,6 +47,8 @@ pub(crate) struct Limits {
     pub(crate) abort_time: Duration,
     /// Defaults to 200 MiB.
     pub(crate) log_size: u64,
+    /// Bound of a session's writable layer in memory. Defaults to none: half of what is available.
+    pub(crate) memory_layer: Option<u64>,
 }
 
 impl Limits {
@@ -72,6 +74,7 @@ impl Limits {
             stage_time: reader.duration(L, "stage_time", 3600),
             abort_time: reader.duration(L, "abort_time", 2),
             log_size: reader.bytes(L, "log_size", 200 << 20),
+            memory_layer: reader.some_bytes(L, "memory_layer"),
         }
     }
 }

@@ -148,11 +148,15 @@ impl<'a> Reader<'a> {
 
     /// Takes a number of bytes above zero.
     pub(super) fn bytes(&mut self, section: &'static str, key: &'static str, default: u64) -> u64 {
+        self.some_bytes(section, key).unwrap_or(default)
+    }
+
+    /// Takes a number of bytes above zero that may be left open.
+    pub(super) fn some_bytes(&mut self, section: &'static str, key: &'static str) -> Option<u64> {
         let expected = "a number of bytes such as 512, 64 KiB, 200 MiB or 2 GiB";
-        let bytes = self.value(section, key, expected, |text| {
+        self.value(section, key, expected, |text| {
             units::bytes(text).filter(|bytes| *bytes > 0)
-        });
-        bytes.unwrap_or(default)
+        })
     }
 
     /// Takes a length of time above zero.

@@ -64,6 +64,11 @@ impl Daemon {
         store: Arc<Store>,
     ) -> io::Result<Self> {
         let (state, running) = recover::recover(&journal)?;
+        let overdue = |run: &Run| (Instant::now() + settings.clocks.abort + GRACE, run.clone());
+        let deadline = match &state {
+            State::Aborting(run) => Some(overdue(run)),
+            State::Idle | State::Building(_) | State::Waiting(..) => None,
+        };
         let state = Arc::new(Mutex::new(state));
         let (orders, received) = channel();
         let worker = Worker {
@@ -71,7 +76,7 @@ impl Daemon {
             settings,
             journal: journal.clone(),
             store,
-            deadline: None,
+            deadline,
             patient: false,
         };
         if let Some((run, dir)) = running {

@@ -76,3 +76,20 @@ fn a_build_outlives_the_daemon_that_is_killed() {
     assert_eq!(slave.end().files, ended.files);
     slave.clean(&ended);
 }
+
+#[test]
+fn a_build_too_large_for_memory_starts_again_on_disk() {
+    let Some(machine) = machine() else { return };
+    let slave = Slave::start(
+        machine,
+        "layer",
+        "overlay = tmpfs\n[limits]\nmemory_layer = 200M",
+    );
+    // As compilers and archivers do: what could not be finished is removed before the failure.
+    let script = "head -c 300M /dev/zero >big || { rm big; exit 1; }";
+    let ended = slave.build(&Package::new("toy", script), json!({}));
+    ended.assert("OK");
+    ended.assert_said("layer in memory is full: once more, on disk");
+    assert_eq!(ended.log.matches("] MOUNT").count(), 2);
+    slave.clean(&ended);
+}
