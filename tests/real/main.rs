@@ -6,6 +6,7 @@
 
 mod archive;
 mod builds;
+mod chroots;
 mod isolation;
 mod machine;
 mod package;

@@ -1,0 +1,55 @@
+//! The forms that a chroot's tarball may have.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::process::Command;
+
+use serde_json::json;
+
+use super::machine::{machine, stdout, sum};
+use super::package::Package;
+use super::slave::Slave;
+
+#[test]
+fn a_tarball_is_unpacked_by_its_content_whatever_its_layout() {
+    let Some(machine) = machine() else { return };
+    let slave = Slave::start(machine, "forms", "");
+    let source = slave.pack(&Package::new("toy", "echo not reached"));
+    // Enough of a system for a session, too little for apt: a build gets as far as UPDATE.
+    let tree = slave.dir.join("tree/chroot-autobuild");
+    for folder in ["etc", "usr/bin", "var", "dev"] {
+        fs::create_dir_all(tree.join(folder)).unwrap();
+    }
+    symlink("usr/bin", tree.join("bin")).unwrap();
+    // What cannot be made without root is left out.
+    stdout(
+        Command::new("mknod")
+            .arg(tree.join("dev/null"))
+            .args(["c", "1", "3"]),
+    );
+
+    let forms = [
+        ("--gzip", "..", "chroot-autobuild"),
+        ("--zstd", "..", "./chroot-autobuild"),
+        ("--bzip2", ".", "."),
+        ("--xz", ".", "."),
+        ("--format=gnu", ".", "etc usr var dev bin"),
+    ];
+    for (option, folder, members) in forms {
+        let tarball = slave.dir.join(format!("form{option}"));
+        let mut tar = Command::new("tar");
+        tar.args(["--create", option, "--file"]).arg(&tarball);
+        tar.arg("--directory")
+            .arg(tree.join(folder))
+            .args(members.split(' '));
+        stdout(&mut tar);
+        slave.send(std::slice::from_ref(&tarball));
+        slave.begin_in(&sum("sha1sum", &tarball), &source, json!({}));
+        slave.await_log("] UPDATE");
+        slave.call("abort", &[]);
+        while slave.status()[0] == "BuilderStatus.ABORTING" {}
+        assert_eq!(slave.status()[0], "BuilderStatus.ABORTED", "{option}");
+        slave.assert_gone();
+        slave.call("clean", &[]);
+    }
+}
