@@ -6,10 +6,12 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -23,6 +25,11 @@ const NONE: Option<&str> = None;
 /// Builds the session's root at `merged` and serves as its process 1 until killed.
 pub(crate) fn run(merged: &Path) -> io::Result<()> {
     set_pdeathsig(Signal::SIGKILL)?;
+    let stdin = io::stdin();
+    let mut parent = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
+    if poll(&mut parent, PollTimeout::ZERO)? > 0 {
+        return Err(io::Error::other("the parent is gone"));
+    }
     if let Err(error) = set_up(merged) {
         say(&format!("failed: {error}"))?;
         return Err(error);

@@ -234,8 +234,10 @@ fn session(spec: &SessionSpec) -> io::Result<ExitCode> {
 
     let mut init = exe::internal("init")
         .arg(&merged)
-        .stdin(Stdio::null())
+        .stdin(Stdio::piped())
         .spawn()?;
+    // Held until the end: by this init knows that it was not too late to be tied to this process.
+    let _alive = init.stdin.take();
     say(&format!("init {}", init.id()))?;
     // Both this process and init die with their parents, so nothing outlives the shim.
     Ok(ExitCode::from(exit_code(init.wait()?)))
