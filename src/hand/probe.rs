@@ -32,9 +32,9 @@ const POLL: Duration = Duration::from_secs(1);
 /// How long a slave may be away while it is watched: as long as a restart takes.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-const EXAMPLES: &str = r#"METHOD is one of these, or any call of the protocol: echo, info, status, ensurepresent, build, abort,
-clean. Arguments are JSON: true, [1], {"a":1}, null, "8". What is not JSON is a string. Bytes
-in an answer show as {"base64": "..."}.
+const EXAMPLES: &str = r#"METHOD is one of these, or any call of the protocol: echo, info, status,
+ensurepresent, build, abort, clean. Arguments are JSON: true, [1], {"a":1}, null,
+"8". What is not JSON is a string. Bytes in an answer show as {"base64": "..."}.
 
 Examples:
   buildd-slave probe builder1:8221 status
