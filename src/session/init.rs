@@ -5,13 +5,11 @@
 //! else: when it is killed, everything in the session ends and every mount goes.
 
 use std::fs;
-use std::io;
-use std::os::fd::AsFd as _;
+use std::io::{self, BufRead as _};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -25,9 +23,9 @@ const NONE: Option<&str> = None;
 /// Builds the session's root at `merged` and serves as its process 1 until killed.
 pub(crate) fn run(merged: &Path) -> io::Result<()> {
     set_pdeathsig(Signal::SIGKILL)?;
-    let stdin = io::stdin();
-    let mut parent = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
-    if poll(&mut parent, PollTimeout::ZERO)? > 0 {
+    let mut line = String::new();
+    io::stdin().lock().read_line(&mut line)?;
+    if line != "go\n" {
         return Err(io::Error::other("the parent is gone"));
     }
     if let Err(error) = set_up(merged) {

@@ -161,3 +161,10 @@ impl Namespace {
         let _ = self.child.wait();
     }
 }
+
+/// Nobody who lost a namespace could end it later.
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

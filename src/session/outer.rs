@@ -236,9 +236,11 @@ fn session(spec: &SessionSpec) -> io::Result<ExitCode> {
         .arg(&merged)
         .stdin(Stdio::piped())
         .spawn()?;
-    // Held until the end: by this init knows that it was not too late to be tied to this process.
-    let _alive = init.stdin.take();
     say(&format!("init {}", init.id()))?;
+    // Only now may init say that it is ready; without this line it is too late to be tied to this
+    // process.
+    let mut tie = init.stdin.take().expect("stdin is piped");
+    tie.write_all(b"go\n")?;
     // Both this process and init die with their parents, so nothing outlives the shim.
     Ok(ExitCode::from(exit_code(init.wait()?)))
 }
