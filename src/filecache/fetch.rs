@@ -12,7 +12,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use base64::prelude::{BASE64_STANDARD, Engine};
+use ureq::config::ConfigBuilder;
 use ureq::http::{StatusCode, Uri, header};
+use ureq::typestate::AgentScope;
 
 use super::Error;
 use super::store::{CHUNK_BYTES, Store};
@@ -51,26 +53,31 @@ pub(crate) struct Fetcher {
     flights: Mutex<HashMap<Sha1Hex, Arc<Flight>>>,
 }
 
+/// Returns what every HTTP client here has in common: no proxy, nothing decoded, every status an
+/// answer, and a bound for each wait.
+pub(crate) fn plain_agent(connect: Duration, silence: Duration) -> ConfigBuilder<AgentScope> {
+    let (connect, silence) = (Some(connect), Some(silence));
+    ureq::Agent::config_builder()
+        .proxy(None)
+        .http_status_as_error(false)
+        // A kept connection that the server has closed would look like a failure.
+        .max_idle_connections(0)
+        .accept_encoding("identity")
+        .input_buffer_size(CHUNK_BYTES)
+        .timeout_resolve(connect)
+        .timeout_connect(connect)
+        .timeout_send_request(connect)
+        .timeout_recv_response(silence)
+        .timeout_per_read(silence)
+        .timeout_per_write(silence)
+}
+
 impl Fetcher {
     /// Makes a fetcher that uses no proxy, whatever the environment says.
     pub(crate) fn new(limits: FetchLimits, store: Arc<Store>) -> Self {
-        let connect = Some(limits.connect_timeout);
-        let idle = Some(limits.idle_timeout);
-        let agent = ureq::Agent::config_builder()
-            .proxy(None)
-            .http_status_as_error(false)
+        let agent = plain_agent(limits.connect_timeout, limits.idle_timeout)
             .max_redirects(MAX_REDIRECTS)
             .redirect_auth_headers(ureq::config::RedirectAuthHeaders::Never)
-            // A kept connection that the server has closed would look like a failure.
-            .max_idle_connections(0)
-            .accept_encoding("identity")
-            .input_buffer_size(CHUNK_BYTES)
-            .timeout_resolve(connect)
-            .timeout_connect(connect)
-            .timeout_send_request(connect)
-            .timeout_recv_response(idle)
-            .timeout_per_read(idle)
-            .timeout_per_write(idle)
             .build()
             .new_agent();
         Self {

@@ -7,7 +7,7 @@
 mod fetch;
 mod store;
 
-pub(crate) use fetch::{FetchLimits, Fetcher};
+pub(crate) use fetch::{FetchLimits, Fetcher, plain_agent};
 pub(crate) use store::Store;
 
 use std::io;

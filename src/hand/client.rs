@@ -11,6 +11,7 @@ use ureq::RequestBuilder;
 use ureq::http::{Response, StatusCode, header};
 
 use super::slave_url::SlaveUrl;
+use crate::filecache::plain_agent;
 use crate::xmlrpc::{self, Fault, Value};
 
 /// For each of: resolving the name, connecting, sending a request.
@@ -95,21 +96,8 @@ pub(crate) struct Client {
 impl Client {
     /// Makes a client; contacts nobody.
     pub(crate) fn new(slave: &SlaveUrl) -> Self {
-        let connect = Some(CONNECT_TIMEOUT);
-        let agent = ureq::Agent::config_builder()
-            .proxy(None)
-            .http_status_as_error(false)
+        let agent = plain_agent(CONNECT_TIMEOUT, SILENCE)
             .max_redirects(0)
-            // A kept connection that the slave has closed would look like a failure.
-            .max_idle_connections(0)
-            .accept_encoding("identity")
-            .input_buffer_size(CHUNK_BYTES)
-            .timeout_resolve(connect)
-            .timeout_connect(connect)
-            .timeout_send_request(connect)
-            .timeout_recv_response(Some(SILENCE))
-            .timeout_per_read(Some(SILENCE))
-            .timeout_per_write(Some(SILENCE))
             .build()
             .new_agent();
         let authorization = slave.credentials.as_ref().map(|credentials| {

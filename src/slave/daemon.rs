@@ -64,9 +64,8 @@ impl Daemon {
         store: Arc<Store>,
     ) -> io::Result<Self> {
         let (state, running) = recover::recover(&journal)?;
-        let overdue = |run: &Run| (Instant::now() + settings.clocks.abort + GRACE, run.clone());
         let deadline = match &state {
-            State::Aborting(run) => Some(overdue(run)),
+            State::Aborting(run) => Some((abort_deadline(&settings), run.clone())),
             State::Idle | State::Building(_) | State::Waiting(..) => None,
         };
         let state = Arc::new(Mutex::new(state));
@@ -152,6 +151,11 @@ impl Daemon {
     }
 }
 
+/// When a shim that is told to abort now must have ended.
+fn abort_deadline(settings: &Settings) -> Instant {
+    Instant::now() + settings.clocks.abort + GRACE
+}
+
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     // `apply` does not panic half-way: it replaces the state in one move.
     state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -213,10 +217,7 @@ impl Worker {
             }
             Effect::Abort(run) => {
                 self.patient = false;
-                self.deadline = Some((
-                    Instant::now() + self.settings.clocks.abort + GRACE,
-                    run.clone(),
-                ));
+                self.deadline = Some((abort_deadline(&self.settings), run.clone()));
                 let dir = self.dir(&run.id);
                 dir.abort().or_else(|error| {
                     log::error!(
