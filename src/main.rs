@@ -3,6 +3,7 @@
 
 mod build;
 mod cli;
+mod client;
 mod config;
 mod config_file;
 mod filecache;

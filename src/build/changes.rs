@@ -2,28 +2,28 @@
 //!
 //! Reads `Files`, `Checksums-Sha1` and `Checksums-Sha256`, which must list the same files with
 //! the same sizes. Refuses names that are not plain file names (slave spec §5, names in
-//! .changes). Touches none of the files: `collect`, the caller, checks them.
+//! .changes). Touches none of the files: the callers, `collect` and the master, check them.
 
 use super::Error;
 use super::deb822::{Field, Paragraph};
 use crate::protocol::FileName;
 
 /// The most bytes of a .changes that are read: the kernel's have under 200 KB.
-pub(super) const MAX_BYTES: u64 = 8 << 20;
+pub(crate) const MAX_BYTES: u64 = 8 << 20;
 
 /// A file as the .changes declares it; sums are lower-case hexadecimal.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub(super) name: FileName,
+pub(crate) struct Entry {
+    pub(crate) name: FileName,
     /// In bytes.
-    pub(super) size: u64,
+    pub(crate) size: u64,
     pub(super) md5: String,
-    pub(super) sha1: Option<String>,
+    pub(crate) sha1: Option<String>,
     pub(super) sha256: Option<String>,
 }
 
 /// Reads the .changes `bytes`; anything that is not UTF-8 can only stand in other fields.
-pub(super) fn parse(bytes: &[u8]) -> Result<Vec<Entry>, Error> {
+pub(crate) fn parse(bytes: &[u8]) -> Result<Vec<Entry>, Error> {
     if bytes.len() as u64 > MAX_BYTES {
         return Err(Error::TooLarge(MAX_BYTES));
     }

@@ -12,8 +12,8 @@ use debian_control::lossy::{Relation, Relations};
 use debian_control::relations::{BuildProfile, VersionConstraint};
 use debversion::Version;
 
-use super::Error;
 use super::deb822::Paragraph;
+use super::{Error, wildcard};
 
 /// The build dependencies that count: a list of groups, of which each needs one alternative.
 #[derive(Debug)]
@@ -175,8 +175,8 @@ fn applies(relation: &Relation, arch: &str) -> bool {
         None => true,
         Some(first) if first.starts_with('!') => !arch_list
             .iter()
-            .any(|entry| arch_matches(arch, entry.trim_start_matches('!'))),
-        Some(_) => arch_list.iter().any(|entry| arch_matches(arch, entry)),
+            .any(|entry| wildcard::matches(arch, entry.trim_start_matches('!'))),
+        Some(_) => arch_list.iter().any(|entry| wildcard::matches(arch, entry)),
     };
     let holds = |formula: &Vec<BuildProfile>| {
         formula
@@ -184,39 +184,6 @@ fn applies(relation: &Relation, arch: &str) -> bool {
             .all(|term| matches!(term, BuildProfile::Disabled(_)))
     };
     listed(archs) && (relation.profiles.is_empty() || relation.profiles.iter().any(holds))
-}
-
-/// Tells whether `arch` is `pattern` or matches its wildcard, as dpkg-architecture does.
-fn arch_matches(arch: &str, pattern: &str) -> bool {
-    let pattern: Vec<&str> = match pattern {
-        "any" => return true,
-        _ if !pattern.split('-').any(|part| part == "any") => return arch == pattern,
-        _ => pattern.split('-').collect(),
-    };
-    // A wildcard that leaves out parts leaves out the first.
-    let tuple = arch_tuple(arch);
-    pattern.len() <= tuple.len()
-        && tuple
-            .iter()
-            .rev()
-            .zip(pattern.iter().rev())
-            .all(|(have, want)| *want == "any" || have == want)
-}
-
-/// Returns ABI, C library, system and processor of an architecture (dpkg's tuple table).
-fn arch_tuple(arch: &str) -> [&str; 4] {
-    match arch {
-        "armel" => ["eabi", "gnu", "linux", "arm"],
-        "armhf" => ["eabihf", "gnu", "linux", "arm"],
-        "x32" => ["x32", "gnu", "linux", "amd64"],
-        "arm64ilp32" => ["ilp32", "gnu", "linux", "arm64"],
-        "powerpcspe" => ["spe", "gnu", "linux", "powerpc"],
-        _ => match arch.split('-').collect::<Vec<_>>()[..] {
-            [libc, system, cpu] => ["base", libc, system, cpu],
-            [system, cpu] => ["base", "gnu", system, cpu],
-            _ => ["base", "gnu", "linux", arch],
-        },
-    }
 }
 
 #[cfg(test)]
@@ -272,26 +239,6 @@ mod tests {
             error.to_string().starts_with("Build-Depends, line 1: "),
             "{error}"
         );
-    }
-
-    #[test]
-    fn architecture_wildcards() {
-        for (arch, pattern, expect) in [
-            ("amd64", "any", true),
-            ("amd64", "amd64", true),
-            ("amd64", "linux-any", true),
-            ("amd64", "any-amd64", true),
-            ("amd64", "gnu-any-any", true),
-            ("amd64", "kfreebsd-any", false),
-            ("kfreebsd-amd64", "any-amd64", true),
-            ("kfreebsd-amd64", "linux-any", false),
-            ("armhf", "any-arm", true),
-            ("x32", "any-amd64", true),
-            ("musl-linux-amd64", "musl-any-any", true),
-            ("i386", "any-amd64", false),
-        ] {
-            assert_eq!(arch_matches(arch, pattern), expect, "{arch} {pattern}");
-        }
     }
 
     #[test]

@@ -3,14 +3,16 @@
 //! `rundir` is what a build has on disk, `shim` the process that does it: it asks `plan` for the
 //! next stage and has `stages` do it, each command under the clocks of `exec`. `logscan` reads the
 //! log as it goes by, `verdict` decides what the end of sbuild means, `depwait` what the archive
-//! lacks; `changes`, `collect` and `gather` bring in the results.
+//! lacks (`wildcard`: for which architecture); `changes`, `collect` and `gather` bring in the
+//! results. `dsc` and `source` are what is built from, for those who are given a .dsc.
 
 mod apt;
 pub(crate) mod buildlog;
-mod changes;
+pub(crate) mod changes;
 mod collect;
 pub(crate) mod deb822;
 mod depwait;
+pub(crate) mod dsc;
 mod exec;
 mod gather;
 pub(crate) mod leftovers;
@@ -21,9 +23,13 @@ mod runner;
 mod sbuild;
 mod scrub;
 pub(crate) mod shim;
+pub(crate) mod source;
 pub(crate) mod spec;
 mod stages;
 mod verdict;
+pub(crate) mod wildcard;
+
+use std::path::PathBuf;
 
 use crate::protocol::FileName;
 
@@ -52,4 +58,7 @@ pub(crate) enum Error {
     /// A result file that is missing, is not a plain file, or is not what the .changes says.
     #[error("{file}: {problem}")]
     Result { file: FileName, problem: String },
+    /// A source package that cannot be built from.
+    #[error("{}: {problem}", path.display())]
+    Source { path: PathBuf, problem: String },
 }

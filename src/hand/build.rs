@@ -4,11 +4,9 @@
 //! Each build has a file cache of its own, removed with the rest at its end, so that nothing here
 //! touches the files a daemon keeps for its master.
 
-mod dsc;
 mod follow;
 mod progress;
 mod report;
-mod source;
 mod why;
 mod work;
 
@@ -19,6 +17,7 @@ use std::process::ExitCode;
 
 use nix::unistd::{AccessFlags, User, eaccess};
 
+use crate::build::{self, source::Source};
 use crate::filecache;
 use crate::protocol::Suite;
 use crate::session;
@@ -27,7 +26,6 @@ use crate::sys;
 use super::chroot;
 use super::site::{self, Site};
 use super::staging::Staging;
-use source::Source;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -81,6 +79,8 @@ fn dsc_path(text: &str) -> Result<PathBuf, &'static str> {
 pub(crate) enum Error {
     #[error(transparent)]
     Site(#[from] site::Error),
+    #[error(transparent)]
+    Build(#[from] build::Error),
     #[error(transparent)]
     Cache(#[from] filecache::Error),
     #[error(transparent)]

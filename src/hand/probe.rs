@@ -5,7 +5,6 @@
 //! Keeps no state, and tidies nothing up after a build.
 
 mod fetch;
-mod log;
 mod send;
 #[cfg(test)]
 mod tests;
@@ -15,13 +14,13 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Subcommand;
 
-use crate::hand::client::{self, Client};
+use crate::client::{self, Client, InvalidUrl, LogError, Patience, SlaveUrl};
+use crate::client::{follow_log, patiently, print_log};
 use crate::hand::say;
-use crate::hand::slave_url::{self, SlaveUrl};
 use crate::protocol::{self, BuildStatus, Invalid, Sha1Hex, StatusRecord};
 use crate::server;
 use crate::sys::fs;
@@ -29,8 +28,6 @@ use crate::xmlrpc::{self, Value};
 
 /// Between two looks at a slave.
 const POLL: Duration = Duration::from_secs(1);
-/// How long a slave may be away while it is watched: as long as a restart takes.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 const EXAMPLES: &str = r#"METHOD is one of these, or any call of the protocol: echo, info, status,
 ensurepresent, build, abort, clean. Arguments are JSON: true, [1], {"a":1}, null,
@@ -90,7 +87,7 @@ enum Question {
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error(transparent)]
-    Url(#[from] slave_url::Invalid),
+    Url(#[from] InvalidUrl),
     #[error(transparent)]
     Client(#[from] client::Error),
     #[error("argument {0} is not UTF-8 text")]
@@ -101,8 +98,8 @@ enum Error {
     Sum(#[from] Invalid),
     #[error("the slave's status makes no sense: {0}")]
     Status(protocol::Error),
-    #[error("the slave has no build log: no build has begun since the last clean")]
-    NoLog,
+    #[error(transparent)]
+    Log(LogError),
     #[error("what the slave sent as {expected} has SHA-1 {actual}: its disk or the way is broken")]
     Mismatch { expected: Sha1Hex, actual: String },
     #[error("{}: {source}", path.display())]
@@ -141,16 +138,33 @@ pub(crate) fn run(args: &Args) -> ExitCode {
 /// Answers `false` for what was answered, but not well.
 fn ask(args: &Args, out: &mut dyn Write) -> Result<bool, Error> {
     let slave = SlaveUrl::parse(&args.url)?;
-    let client = Client::new(&slave);
+    let client = Client::new(&slave, Patience::HAND);
     match &args.question {
-        Question::Log { follow: false } => log::print(&client, out).map(|()| true),
-        Question::Log { follow: true } => log::follow(&client, out, POLL).map(|()| true),
+        Question::Log { follow } => log(&client, *follow, out, POLL).map(|()| true),
         Question::Get { sha1, output } => {
             fetch::fetch(&client, &Sha1Hex::parse(sha1)?, output.as_deref(), out).map(|()| true)
         }
         Question::Send { files } => send::send(&client, &slave.address, files, out),
         Question::Wait => wait(&client, out, POLL),
         Question::Call(words) => call(&client, words, out).map(|()| true),
+    }
+}
+
+/// Prints the log of the build that is there.
+fn log(client: &Client, follow: bool, out: &mut dyn Write, poll: Duration) -> Result<(), Error> {
+    let printed = if follow {
+        follow_log(client, None, out, poll)
+    } else {
+        print_log(client, out)
+    };
+    match printed {
+        Err(LogError::Output(error)) => Err(Error::Output(error)),
+        // What there was has been seen.
+        Err(LogError::Gone) => {
+            say::complaint(LogError::Gone);
+            Ok(())
+        }
+        other => other.map_err(Error::Log),
     }
 }
 
@@ -185,9 +199,10 @@ fn print_json(value: &Value, out: &mut dyn Write) -> Result<(), Error> {
 /// Waits until no build runs; tells whether there is one that ended well.
 fn wait(client: &Client, out: &mut dyn Write, poll: Duration) -> Result<bool, Error> {
     loop {
-        let answer = patiently(poll, || Ok(client.call("status", &[])?))?;
+        let status = || client.call("status", &[]);
+        let answer = patiently(poll, client::Error::is_passing, status)?;
         let record = StatusRecord::parse(&answer).map_err(Error::Status)?;
-        if !is_busy(&record) {
+        if !record.is_busy() {
             print_json(&answer, out)?;
             let status = match record {
                 StatusRecord::Waiting { status, .. } => Some(status),
@@ -196,25 +211,5 @@ fn wait(client: &Client, out: &mut dyn Write, poll: Duration) -> Result<bool, Er
             return Ok(status == Some(BuildStatus::Ok));
         }
         thread::sleep(poll);
-    }
-}
-
-fn is_busy(record: &StatusRecord) -> bool {
-    matches!(
-        record,
-        StatusRecord::Building { .. } | StatusRecord::Aborting { .. }
-    )
-}
-
-/// Asks again while the slave cannot be reached, for as long as a restart may take.
-fn patiently<T>(pause: Duration, mut ask: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match ask() {
-            Err(Error::Client(error)) if error.is_passing() && Instant::now() < deadline => {
-                thread::sleep(pause);
-            }
-            other => return other,
-        }
     }
 }

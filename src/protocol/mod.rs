@@ -19,8 +19,8 @@ pub(crate) use fault::{fault_refused, fault_state, fault_unparsable, fault_unren
 pub(crate) use names::{BuildId, FileName, Invalid, Sha1Hex, Suite};
 pub(crate) use record::{StatusForm, StatusRecord, render_status};
 pub(crate) use reply::{
-    BUILD_TYPES, SumKind, builder_state, building, ensure_present, render_info, unknown_builder,
-    unknown_sum,
+    BUILD_TYPES, Info, SumKind, builder_state, building, ensure_present, parse_building,
+    parse_present, render_info, unknown_builder, unknown_sum,
 };
 pub(crate) use request::{BuildCall, BuildRequest, SourceFiles};
 pub(crate) use status::{BuildStatus, BuilderStatus};

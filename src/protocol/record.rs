@@ -141,20 +141,50 @@ impl StatusRecord {
         }
     }
 
+    /// Tells whether a build is under way.
+    pub(crate) fn is_busy(&self) -> bool {
+        matches!(self, Self::Building { .. } | Self::Aborting { .. })
+    }
+
+    /// Returns which build is there, if one is.
+    pub(crate) fn build_id(&self) -> Option<&BuildId> {
+        match self {
+            Self::Idle => None,
+            Self::Building { id, .. } | Self::Aborting { id } | Self::Waiting { id, .. } => {
+                Some(id)
+            }
+        }
+    }
+
     /// Returns what an answer to `status` says, in either form. Keys it does not know are skipped.
     ///
     /// # Errors
     /// The part that is missing, of the wrong kind, or no name: a builder is not trusted with the
     /// names of files.
     pub(crate) fn parse(answer: &Value) -> Result<StatusRecord, Error> {
-        match answer {
-            Value::Array(items) => Self::parse_tuple(items),
-            Value::Struct(members) => Self::parse_dict(members),
-            other => Err(Error::kind("status", "array or struct", other)),
+        let (record, odd) = Self::parse_leniently(answer)?;
+        match odd.into_iter().next() {
+            Some(error) => Err(error),
+            None => Ok(record),
         }
     }
 
-    fn parse_tuple(items: &[Value]) -> Result<StatusRecord, Error> {
+    /// The same, but leaves out results whose names or sums are none, and returns what is wrong with
+    /// them: a package may have chosen such a name, which is not its builder's fault.
+    ///
+    /// # Errors
+    /// As for [`parse`](Self::parse), for all but results.
+    pub(crate) fn parse_leniently(answer: &Value) -> Result<(StatusRecord, Vec<Error>), Error> {
+        let mut odd = Vec::new();
+        let record = match answer {
+            Value::Array(items) => Self::parse_tuple(items, &mut odd),
+            Value::Struct(members) => Self::parse_dict(members, &mut odd),
+            other => Err(Error::kind("status", "array or struct", other)),
+        }?;
+        Ok((record, odd))
+    }
+
+    fn parse_tuple(items: &[Value], odd: &mut Vec<Error>) -> Result<StatusRecord, Error> {
         let item = |place: usize| items.get(place);
         let word = text("builder status", item(0))?;
         if word == BUILDER_ABORTED {
@@ -162,7 +192,7 @@ impl StatusRecord {
                 id: item(1),
                 ..Parts::default()
             }
-            .waiting(BuildStatus::Aborted);
+            .waiting(BuildStatus::Aborted, odd);
         }
         let parts = if word == BuilderStatus::Waiting.wire() {
             Parts {
@@ -179,10 +209,13 @@ impl StatusRecord {
                 ..Parts::default()
             }
         };
-        parts.record(word)
+        parts.record(word, odd)
     }
 
-    fn parse_dict(members: &[(String, Value)]) -> Result<StatusRecord, Error> {
+    fn parse_dict(
+        members: &[(String, Value)],
+        odd: &mut Vec<Error>,
+    ) -> Result<StatusRecord, Error> {
         let member = |name| {
             members
                 .iter()
@@ -196,7 +229,7 @@ impl StatusRecord {
             files: member("filemap"),
             dependencies: member("dependencies"),
         };
-        parts.record(text("builder status", member("builder_status"))?)
+        parts.record(text("builder status", member("builder_status"))?, odd)
     }
 }
 
@@ -211,7 +244,7 @@ struct Parts<'a> {
 }
 
 impl Parts<'_> {
-    fn record(&self, builder_status: &str) -> Result<StatusRecord, Error> {
+    fn record(&self, builder_status: &str, odd: &mut Vec<Error>) -> Result<StatusRecord, Error> {
         match BuilderStatus::parse(builder_status) {
             Some(BuilderStatus::Idle) => Ok(StatusRecord::Idle),
             Some(BuilderStatus::Building) => Ok(StatusRecord::Building {
@@ -225,17 +258,17 @@ impl Parts<'_> {
             Some(BuilderStatus::Waiting) => {
                 let word = text("build status", self.build_status)?;
                 let status = BuildStatus::parse(word);
-                self.waiting(status.ok_or_else(|| unknown("build status", word))?)
+                self.waiting(status.ok_or_else(|| unknown("build status", word))?, odd)
             }
             None => Err(unknown("builder status", builder_status)),
         }
     }
 
-    fn waiting(&self, status: BuildStatus) -> Result<StatusRecord, Error> {
+    fn waiting(&self, status: BuildStatus, odd: &mut Vec<Error>) -> Result<StatusRecord, Error> {
         let id = self.id()?;
         let (files, dependencies) = if status.has_results() {
             (
-                self.files()?,
+                self.files(odd)?,
                 text("dependencies", self.dependencies)?.to_owned(),
             )
         } else {
@@ -254,7 +287,7 @@ impl Parts<'_> {
         BuildId::parse(id).map_err(|invalid| Error::value("build id", invalid))
     }
 
-    fn files(&self) -> Result<Vec<(FileName, Sha1Hex)>, Error> {
+    fn files(&self, odd: &mut Vec<Error>) -> Result<Vec<(FileName, Sha1Hex)>, Error> {
         let Some(Value::Struct(members)) = self.files else {
             return Err(wrong("filemap", "struct", self.files));
         };
@@ -266,7 +299,14 @@ impl Parts<'_> {
                 Sha1Hex::parse(sum).map_err(invalid)?,
             ))
         };
-        members.iter().map(file).collect()
+        let mut files = Vec::new();
+        for member in members {
+            match file(member) {
+                Ok(file) => files.push(file),
+                Err(error) => odd.push(error),
+            }
+        }
+        Ok(files)
     }
 }
 

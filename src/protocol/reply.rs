@@ -1,9 +1,10 @@
 //! Pure: what does a master read as the answer to a call other than `status`?
 //!
 //! Renders answers as the reference spells them (slave spec §1.4), down to the boxed texts masters
-//! copy into their logs. Holds no state: every fact is an argument.
+//! copy into their logs, and reads them as our own master does. Holds no state: every fact is an
+//! argument.
 
-use super::{BuildId, BuilderStatus, StatusForm};
+use super::{BuildId, BuilderStatus, Error, StatusForm};
 use crate::xmlrpc::Value;
 
 /// Protocol version that masters compare with; a string since 2005.
@@ -73,6 +74,63 @@ pub(crate) fn unknown_sum(kind: SumKind, sum: &str, info: &str) -> Value {
     Value::Array(vec!["BuilderStatus.UNKNOWNSUM".into(), Value::String(text)])
 }
 
+/// What a slave says of itself once and for all.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Info {
+    /// Of the protocol, `1.0`.
+    pub(crate) version: String,
+    pub(crate) arch_tag: String,
+}
+
+impl Info {
+    /// Tells whether its protocol is the one spoken here.
+    pub(crate) fn is_understood(&self) -> bool {
+        self.version == PROTOCOL
+    }
+
+    /// Returns what an answer to `info` says.
+    pub(crate) fn parse(answer: &Value) -> Result<Self, Error> {
+        match answer {
+            Value::Array(items) => match &items[..] {
+                [Value::String(version), Value::String(arch_tag), ..] => Ok(Self {
+                    version: version.clone(),
+                    arch_tag: arch_tag.clone(),
+                }),
+                _ => Err(Error::value("info", "not version, architecture, types")),
+            },
+            other => Err(Error::kind("info", "array", other)),
+        }
+    }
+}
+
+/// Returns whether a slave has the file now, and its word on that: the answer to `ensurepresent`.
+pub(crate) fn parse_present(answer: &Value) -> Result<(bool, String), Error> {
+    match answer {
+        Value::Array(items) => match &items[..] {
+            [Value::Bool(present), Value::String(info), ..] => Ok((*present, info.clone())),
+            _ => Err(Error::value("ensurepresent", "not a flag and a text")),
+        },
+        other => Err(Error::kind("ensurepresent", "array", other)),
+    }
+}
+
+/// Returns what keeps a slave from building, `None` when it does: the answer to `build`.
+pub(crate) fn parse_building(answer: &Value) -> Result<Option<String>, Error> {
+    let Value::Array(items) = answer else {
+        return Err(Error::kind("build", "array", answer));
+    };
+    match &items[..] {
+        [Value::String(word), ..] if word == BuilderStatus::Building.wire() => Ok(None),
+        [Value::String(word), Value::String(why), ..] => {
+            let lines = why.lines().map(str::trim).filter(|line| !line.is_empty());
+            let why = lines.collect::<Vec<_>>().join(" ");
+            let word = word.trim_start_matches("BuilderStatus.");
+            Ok(Some(format!("{word}: {why}")))
+        }
+        _ => Err(Error::value("build", "not a status and a text")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -107,6 +165,29 @@ mod tests {
         ] {
             assert_eq!(answer.to_json(), expected);
         }
+    }
+
+    #[test]
+    fn a_master_reads_what_a_slave_writes() {
+        let info = Info::parse(&render_info("i386", StatusForm::Dict)).unwrap();
+        assert_eq!(
+            (info.is_understood(), info.arch_tag.as_str()),
+            (true, "i386")
+        );
+        assert!(Info::parse(&Value::Array(vec![])).is_err());
+
+        let absent = ensure_present(false, "no");
+        assert_eq!(parse_present(&absent), Ok((false, "no".to_owned())));
+        assert!(parse_present(&Value::Bool(true)).is_err());
+
+        let id = BuildId::parse("8-1").unwrap();
+        assert_eq!(parse_building(&building(&id)), Ok(None));
+        let refused = unknown_sum(SumKind::File, "abc", "No URL");
+        assert_eq!(
+            parse_building(&refused).unwrap().unwrap(),
+            "UNKNOWNSUM: FILESUM -> abc ***** INFO ***** No URL ****************"
+        );
+        assert!(parse_building(&Value::from("x")).is_err());
     }
 
     #[test]

@@ -98,6 +98,11 @@ impl TempFile {
             .map_err(Error::at("write", &self.path))
     }
 
+    /// Returns another handle on the file.
+    pub(crate) fn handle(&self) -> io::Result<File> {
+        self.file.try_clone()
+    }
+
     /// Gives the file its `mode` and, once its bytes are on disk, its name: `dest`, in the same
     /// directory, replacing what is there. On return the name is on disk too.
     pub(crate) fn persist(mut self, dest: &Path, mode: u32) -> Result<(), Error> {

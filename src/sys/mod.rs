@@ -1,5 +1,6 @@
 //! The operating system, and nothing of ours.
 
+pub(crate) mod clock;
 pub(crate) mod exe;
 pub(crate) mod fs;
 pub(crate) mod host;

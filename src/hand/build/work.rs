@@ -14,6 +14,7 @@ use base64::prelude::{BASE64_STANDARD, Engine as _};
 use crate::build::Stage;
 use crate::build::leftovers;
 use crate::build::rundir::{RunDir, Standing};
+use crate::build::source::Source;
 use crate::build::spec::{Settings, Spec};
 use crate::filecache::{self, Store};
 use crate::hand::chroot;
@@ -21,7 +22,6 @@ use crate::hand::site::Site;
 use crate::protocol::{BuildArgs, BuildId, BuildRequest, BuildStatus, SourceFiles, Suite};
 use crate::sys;
 
-use super::source::Source;
 use super::{Args, Error, follow, report};
 
 /// Builds `source` and brings results and log out; the exit code goes by the verdict.
@@ -115,7 +115,7 @@ impl Desk {
         };
         let args = BuildArgs {
             suite: Some(suite),
-            arch_indep: args.arch_all || source.dsc.only_arch_all,
+            arch_indep: args.arch_all || source.dsc.is_only_arch_all(),
             archives: args.archive.clone(),
             trusted_keys: args.key.iter().map(key).collect::<Result<_, Error>>()?,
             ..BuildArgs::default()

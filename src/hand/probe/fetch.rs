@@ -8,7 +8,7 @@ use std::path::Path;
 use sha1_smol::Sha1;
 
 use super::Error;
-use crate::hand::client::Client;
+use crate::client::Client;
 use crate::protocol::Sha1Hex;
 use crate::sys::fs::TempFile;
 

@@ -14,7 +14,7 @@ use std::time::SystemTime;
 use sha1_smol::Sha1;
 
 use super::Error;
-use crate::hand::client::Client;
+use crate::client::Client;
 use crate::hand::say;
 use crate::server::{self, Access, Handler, Limits, Method, Request, Response, Server, StopHandle};
 use crate::xmlrpc::Value;

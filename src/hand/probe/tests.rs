@@ -131,7 +131,10 @@ impl Running {
         Self {
             slave,
             address,
-            client: Client::new(&SlaveUrl::parse(&address.to_string()).unwrap()),
+            client: Client::new(
+                &SlaveUrl::parse(&address.to_string()).unwrap(),
+                Patience::HAND,
+            ),
             stop,
             thread: Some(thread),
         }
@@ -181,7 +184,7 @@ fn scenes<const N: usize>(scenes: [Scene; N]) -> Script {
 
 fn followed(running: &Running) -> Result<String, Error> {
     let mut out = Vec::new();
-    log::follow(&running.client, &mut out, NO_TIME)?;
+    log(&running.client, true, &mut out, NO_TIME)?;
     Ok(String::from_utf8(out).unwrap())
 }
 
@@ -223,7 +226,7 @@ fn credentials_in_the_url_are_sent_and_their_lack_explained() {
     let credentials = Some(("me".to_owned(), "p@ss".to_owned()));
     let running = Running::guarded(scenes([(StatusRecord::Idle, None)]), credentials);
     let url = format!("http://me:p%40ss@{}", running.address);
-    let client = Client::new(&SlaveUrl::parse(&url).unwrap());
+    let client = Client::new(&SlaveUrl::parse(&url).unwrap(), Patience::HAND);
     assert!(client.call("status", &[]).is_ok());
     let refused = running.client.call("status", &[]).unwrap_err().to_string();
     assert!(refused.contains("401 Unauthorized: give "), "{refused}");
@@ -245,30 +248,34 @@ fn following_asks_for_what_is_new_and_stops_with_the_build() {
 
 #[test]
 fn following_ends_when_the_build_is_cleaned_away() {
-    let log: Option<&[u8]> = Some(b"first");
+    let said: Option<&[u8]> = Some(b"first");
     for next in [StatusRecord::Idle, building("2")] {
         let running = Running::new(scenes([
-            (building("1"), log),
+            (building("1"), said),
             (next, Some(b"second build")),
         ]));
         assert_eq!(followed(&running).unwrap(), "first");
     }
     let idle = Running::new(scenes([(StatusRecord::Idle, None)]));
-    assert!(matches!(followed(&idle), Err(Error::NoLog)));
-    let printed = log::print(&idle.client, &mut Vec::new());
-    assert!(matches!(printed, Err(Error::NoLog)));
+    for follow in [true, false] {
+        let printed = log(&idle.client, follow, &mut Vec::new(), NO_TIME);
+        assert!(matches!(printed, Err(Error::Log(LogError::None))));
+    }
 }
 
 #[test]
 fn a_slave_that_starts_again_is_waited_for() {
     let nobody = Running::new(Script::default()).address;
-    let client = Client::new(&SlaveUrl::parse(&nobody.to_string()).unwrap());
+    let client = Client::new(
+        &SlaveUrl::parse(&nobody.to_string()).unwrap(),
+        Patience::HAND,
+    );
     let running = Running::new(scenes([(StatusRecord::Idle, None)]));
     let mut asked = 0;
-    let answer = patiently(NO_TIME, || {
+    let answer = patiently(NO_TIME, client::Error::is_passing, || {
         asked += 1;
         let client = if asked < 3 { &client } else { &running.client };
-        Ok(client.call("status", &[])?)
+        client.call("status", &[])
     });
     assert!(answer.is_ok() && asked == 3);
     let refused = client.call("status", &[]).unwrap_err().to_string();

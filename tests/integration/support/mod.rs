@@ -3,8 +3,8 @@
 mod daemon;
 mod files;
 mod http;
-mod procs;
-mod rpc;
+pub(crate) mod procs;
+pub(crate) mod rpc;
 mod site;
 
 pub(crate) use daemon::Daemon;

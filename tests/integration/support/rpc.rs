@@ -24,7 +24,8 @@ pub(crate) fn render_call(method: &str, params: &[Json]) -> String {
     )
 }
 
-fn render(value: &Json) -> String {
+/// Writes a value as it stands in calls and answers.
+pub(crate) fn render(value: &Json) -> String {
     let inner = match value {
         Json::Null => "<nil/>".to_owned(),
         Json::Bool(yes) => format!("<boolean>{}</boolean>", u8::from(*yes)),
@@ -61,12 +62,7 @@ fn escape(text: &str) -> String {
 
 /// Reads an answer, which has to be one.
 pub(crate) fn parse_answer(body: &[u8]) -> Result<Json, Fault> {
-    let mut events = EventReader::new(body).into_iter().peekable();
-    let document = loop {
-        if let XmlEvent::StartElement { name, .. } = events.next().unwrap().unwrap() {
-            break element(name.local_name, &mut events);
-        }
-    };
+    let document = document(body);
     assert_eq!(document.name, "methodResponse");
     match document.only() {
         fault if fault.name == "fault" => {
@@ -79,19 +75,30 @@ pub(crate) fn parse_answer(body: &[u8]) -> Result<Json, Fault> {
     }
 }
 
-struct Element {
-    name: String,
-    text: String,
-    children: Vec<Element>,
+/// An element of a document, attributes apart.
+pub(crate) struct Element {
+    pub(crate) name: String,
+    pub(crate) text: String,
+    pub(crate) children: Vec<Element>,
+}
+
+/// Reads a whole document.
+pub(crate) fn document(body: &[u8]) -> Element {
+    let mut events = EventReader::new(body).into_iter().peekable();
+    loop {
+        if let XmlEvent::StartElement { name, .. } = events.next().unwrap().unwrap() {
+            return element(name.local_name, &mut events);
+        }
+    }
 }
 
 impl Element {
-    fn only(&self) -> &Element {
+    pub(crate) fn only(&self) -> &Element {
         assert_eq!(self.children.len(), 1, "in <{}>", self.name);
         &self.children[0]
     }
 
-    fn child(&self, name: &str) -> &Element {
+    pub(crate) fn child(&self, name: &str) -> &Element {
         let found = self.children.iter().find(|child| child.name == name);
         found.unwrap_or_else(|| panic!("no <{name}> in <{}>", self.name))
     }
@@ -117,7 +124,8 @@ fn element(name: String, events: &mut Peekable<Events<&[u8]>>) -> Element {
     }
 }
 
-fn value(value: &Element) -> Json {
+/// Reads a `<value>`.
+pub(crate) fn value(value: &Element) -> Json {
     assert_eq!(value.name, "value");
     let typed = value.only();
     match typed.name.as_str() {

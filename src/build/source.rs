@@ -1,6 +1,7 @@
 //! Are the files of a source package there? Reads the .dsc and looks; opens no other file.
 //!
-//! Sums are checked later, on the copy that is built from.
+//! Sums are checked later, on the copy that is built from or sent. Called by the commands that
+//! are given a .dsc.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,43 +16,40 @@ const DSC_BYTES: u64 = 8 << 20;
 
 /// A source package whose files are all there.
 #[derive(Debug)]
-pub(super) struct Source {
-    pub(super) path: PathBuf,
-    pub(super) name: FileName,
-    pub(super) dsc: Dsc,
+pub(crate) struct Source {
+    pub(crate) path: PathBuf,
+    pub(crate) name: FileName,
+    pub(crate) dsc: Dsc,
 }
 
 impl Source {
     /// Reads the .dsc at `path` and looks for the files it names.
-    pub(super) fn find(path: &Path) -> Result<Self, Error> {
-        let size = fs::metadata(path).map_err(Error::at(path))?.len();
+    pub(crate) fn find(path: &Path) -> Result<Self, Error> {
+        let size = fs::metadata(path).map_err(wrong(path))?.len();
         if size > DSC_BYTES {
-            return Err(Error::source(
-                path,
-                format!("larger than {DSC_BYTES} bytes"),
-            ));
+            return Err(wrong(path)(Error::TooLarge(DSC_BYTES)));
         }
-        let text = fs::read(path).map_err(Error::at(path))?;
-        let dsc = Dsc::parse(&String::from_utf8_lossy(&text))
-            .map_err(|error| Error::source(path, error))?;
+        let text = fs::read(path).map_err(wrong(path))?;
+        let dsc = Dsc::parse(&String::from_utf8_lossy(&text)).map_err(wrong(path))?;
         for file in &dsc.files {
             let beside = path.with_file_name(file.name.as_str());
             let found = fs::metadata(&beside)
-                .map_err(|error| Error::source(&beside, format!("the .dsc names it; {error}")))?;
+                .map_err(|error| wrong(&beside)(format!("the .dsc names it; {error}")))?;
             let (is, should) = (found.len(), file.size);
             if is != should {
-                let wrong = format!("{is} bytes, but {should} by the .dsc");
-                return Err(Error::source(&beside, wrong));
+                return Err(wrong(&beside)(format!(
+                    "{is} bytes, but {should} by the .dsc"
+                )));
             }
         }
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let name = FileName::parse(&name).map_err(|error| Error::source(path, error))?;
+        let name = FileName::parse(&name).map_err(wrong(path))?;
         let path = path.to_owned();
         Ok(Self { path, name, dsc })
     }
 
     /// All files, the .dsc first: path, name, and the sum the .dsc says.
-    pub(super) fn files(&self) -> impl Iterator<Item = (PathBuf, &FileName, Option<&Sha1Hex>)> {
+    pub(crate) fn files(&self) -> impl Iterator<Item = (PathBuf, &FileName, Option<&Sha1Hex>)> {
         let others = self.dsc.files.iter().map(|file| {
             let path = self.path.with_file_name(file.name.as_str());
             (path, &file.name, Some(&file.sha1))
@@ -60,10 +58,19 @@ impl Source {
     }
 
     /// The name of the build's log, as sbuild has it: `SOURCE_VERSION_ARCH.build`.
-    pub(super) fn log_name(&self, arch: &str) -> String {
+    pub(crate) fn log_name(&self, arch: &str) -> String {
         let name = self.name.as_str();
         let stem = name.strip_suffix(".dsc").unwrap_or(name);
         format!("{stem}_{arch}.build")
+    }
+}
+
+/// Puts the path in front of what is wrong with a file.
+fn wrong<Problem: ToString>(path: &Path) -> impl FnOnce(Problem) -> Error {
+    let path = path.to_owned();
+    move |problem| Error::Source {
+        path,
+        problem: problem.to_string(),
     }
 }
 
@@ -79,7 +86,9 @@ mod tests {
         assert!(find().unwrap_err().contains("x_1.dsc: No such file"));
 
         let sum = "f7bebf6f9c62a2295e889f66e05ce9bfaed9ace3";
-        let text = format!("Source: x\nArchitecture: any\nChecksums-Sha1:\n {sum} 3 x_1.tar.gz\n");
+        let text = format!(
+            "Source: x\nVersion: 1\nArchitecture: any\nChecksums-Sha1:\n {sum} 3 x_1.tar.gz\n"
+        );
         fs::write(&dsc, text).unwrap();
         let error = find().unwrap_err();
         assert!(

@@ -14,14 +14,8 @@ use super::slave_url::SlaveUrl;
 use crate::filecache::plain_agent;
 use crate::xmlrpc::{self, Fault, Value};
 
-/// For each of: resolving the name, connecting, sending a request.
+/// At most, for each of: resolving the name, connecting, sending a request.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest silence of a slave.
-const SILENCE: Duration = Duration::from_secs(30);
-/// The same while it fetches a file: it answers when it has it.
-const FETCH_SILENCE: Duration = Duration::from_secs(3600);
-/// For the whole of an answer to a call.
-const ANSWER_TIME: Duration = Duration::from_secs(60);
 /// Longest answer to a call.
 const MAX_ANSWER_BYTES: u64 = 64 << 20;
 const CHUNK_BYTES: usize = 256 << 10;
@@ -86,8 +80,29 @@ fn advice(status: StatusCode) -> &'static str {
     }
 }
 
+/// How long one waits for a slave.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// Longest silence.
+    pub(crate) silence: Duration,
+    /// The same while it fetches a file: it answers when it has it.
+    pub(crate) fetch: Duration,
+    /// For the whole of an answer to a call.
+    pub(crate) answer: Duration,
+}
+
+impl Patience {
+    /// That of a person.
+    pub(crate) const HAND: Self = Self {
+        silence: Duration::from_secs(30),
+        fetch: Duration::from_secs(3600),
+        answer: Duration::from_secs(60),
+    };
+}
+
 /// What calls one slave.
 pub(crate) struct Client {
+    patience: Patience,
     agent: ureq::Agent,
     base: String,
     authorization: Option<String>,
@@ -95,8 +110,8 @@ pub(crate) struct Client {
 
 impl Client {
     /// Makes a client; contacts nobody.
-    pub(crate) fn new(slave: &SlaveUrl) -> Self {
-        let agent = plain_agent(CONNECT_TIMEOUT, SILENCE)
+    pub(crate) fn new(slave: &SlaveUrl, patience: Patience) -> Self {
+        let agent = plain_agent(CONNECT_TIMEOUT.min(patience.silence), patience.silence)
             .max_redirects(0)
             .build()
             .new_agent();
@@ -105,6 +120,7 @@ impl Client {
             format!("Basic {}", BASE64_STANDARD.encode(pair))
         });
         Self {
+            patience,
             agent,
             base: slave.base.clone(),
             authorization,
@@ -115,8 +131,8 @@ impl Client {
     pub(crate) fn call(&self, method: &str, params: &[Value]) -> Result<Value, Error> {
         let url = format!("{}/rpc", self.base);
         let silence = match method {
-            "ensurepresent" => FETCH_SILENCE,
-            _ => SILENCE,
+            "ensurepresent" => self.patience.fetch,
+            _ => self.patience.silence,
         };
         let request = self
             .authorized(self.agent.post(&url))
@@ -124,7 +140,7 @@ impl Client {
             .config()
             .timeout_recv_response(Some(silence))
             .timeout_per_read(Some(silence))
-            .timeout_recv_body(Some(ANSWER_TIME))
+            .timeout_recv_body(Some(self.patience.answer))
             .build();
         let document = request
             .send(xmlrpc::render_call(method, params))
@@ -210,6 +226,21 @@ impl Download {
             match self.reader.read(&mut self.buffer) {
                 Ok(0) => return Ok(None),
                 Ok(count) => return Ok(Some(&self.buffer[..count])),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Error::new(&self.url, ureq::Error::from(error))),
+            }
+        }
+    }
+
+    /// Replaces what is in `bytes` by the next ones, at most 256 KiB; none at the end.
+    pub(crate) fn fill(&mut self, bytes: &mut Vec<u8>) -> Result<(), Error> {
+        bytes.resize(CHUNK_BYTES, 0);
+        loop {
+            match self.reader.read(bytes) {
+                Ok(count) => {
+                    bytes.truncate(count);
+                    return Ok(());
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(Error::new(&self.url, ureq::Error::from(error))),
             }
