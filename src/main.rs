@@ -6,6 +6,7 @@ mod cli;
 mod client;
 mod config;
 mod config_file;
+mod db;
 mod filecache;
 mod hand;
 mod internal;

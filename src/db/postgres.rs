@@ -1,0 +1,215 @@
+//! How does PostgreSQL connect, run a statement, and say what went wrong? The only file naming
+//! `postgres`.
+
+use std::collections::HashMap;
+use std::error::Error as _;
+use std::time::Duration;
+
+use postgres::error::SqlState;
+use postgres::types::private::BytesMut;
+use postgres::types::{IsNull, ToSql, Type, to_sql_checked};
+use postgres::{Client, Config, NoTls, Statement};
+
+use super::Error;
+use super::value::{Row, Value};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the network may swallow what is sent before the connection counts as lost.
+const NETWORK_TIMEOUT: Duration = Duration::from_secs(30);
+/// A process that stalls may not keep the others from their rows for longer.
+const SESSION: &str = "SET statement_timeout = '60s'; SET idle_in_transaction_session_timeout = '60s'; \
+    SET lock_timeout = '30s'; SET client_min_messages = warning";
+
+pub(super) struct Connection {
+    client: Client,
+    prepared: HashMap<String, Statement>,
+    at: String,
+}
+
+impl Connection {
+    pub(super) fn open(url: &str) -> Result<Self, Error> {
+        let mut config: Config = url.parse().map_err(|error: postgres::Error| Error::Lost {
+            at: "PostgreSQL".to_owned(),
+            problem: spell(&error),
+        })?;
+        config
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_user_timeout(NETWORK_TIMEOUT)
+            .application_name("buildd-slave");
+        let at = describe(&config);
+        let open = || {
+            let mut client = config.connect(NoTls)?;
+            client.batch_execute(SESSION)?;
+            Ok(client)
+        };
+        let client = open().map_err(|error: postgres::Error| Error::Lost {
+            at: at.clone(),
+            problem: spell(&error),
+        })?;
+        let prepared = HashMap::new();
+        Ok(Self {
+            client,
+            prepared,
+            at,
+        })
+    }
+
+    pub(super) fn batch(&mut self, sql: &str) -> Result<(), Error> {
+        let done = self.client.batch_execute(sql);
+        done.map_err(|error| wrap(&self.at, sql, &error))
+    }
+
+    pub(super) fn query(&mut self, sql: &str, params: &[Value]) -> Result<Vec<Row>, Error> {
+        let run = |this: &mut Self| {
+            let statement = this.prepare(sql)?;
+            let rows = this.client.query(&statement, &borrow(params))?;
+            rows.iter().map(read).collect::<Result<_, _>>()
+        };
+        run(self).map_err(|error| wrap(&self.at, sql, &error))
+    }
+
+    pub(super) fn execute(&mut self, sql: &str, params: &[Value]) -> Result<u64, Error> {
+        let run = |this: &mut Self| {
+            let statement = this.prepare(sql)?;
+            this.client.execute(&statement, &borrow(params))
+        };
+        run(self).map_err(|error| wrap(&self.at, sql, &error))
+    }
+
+    fn prepare(&mut self, sql: &str) -> Result<Statement, postgres::Error> {
+        if let Some(statement) = self.prepared.get(sql) {
+            return Ok(statement.clone());
+        }
+        let translated = sql.replace("{SKIP LOCKED}", "FOR UPDATE SKIP LOCKED");
+        let statement = self.client.prepare(&translated)?;
+        self.prepared.insert(sql.to_owned(), statement.clone());
+        Ok(statement)
+    }
+}
+
+fn borrow(params: &[Value]) -> Vec<&(dyn ToSql + Sync)> {
+    params
+        .iter()
+        .map(|value| value as &(dyn ToSql + Sync))
+        .collect()
+}
+
+/// Names the database without its password.
+fn describe(config: &Config) -> String {
+    let host = config.get_hosts().first().map_or_else(
+        || "localhost".into(),
+        |host| match host {
+            postgres::config::Host::Tcp(name) => name.clone(),
+            postgres::config::Host::Unix(path) => path.display().to_string(),
+        },
+    );
+    let name = config
+        .get_dbname()
+        .or_else(|| config.get_user())
+        .unwrap_or_default();
+    format!("{name} at {host}")
+}
+
+/// A number takes the width of the column it is for.
+impl ToSql for Value {
+    fn to_sql(
+        &self,
+        ty: &Type,
+        out: &mut BytesMut,
+    ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+        match self {
+            Self::Null => Ok(IsNull::Yes),
+            Self::Int(number) => match *ty {
+                Type::INT2 => i16::try_from(*number)?.to_sql(ty, out),
+                Type::INT4 => i32::try_from(*number)?.to_sql(ty, out),
+                Type::INT8 => number.to_sql(ty, out),
+                _ => Err(format!("a number for a column of type {ty}").into()),
+            },
+            Self::Bool(flag) if *ty == Type::BOOL => flag.to_sql(ty, out),
+            Self::Bool(_) => Err(format!("a flag for a column of type {ty}").into()),
+            Self::Text(text) => text.to_sql(ty, out),
+        }
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+
+    to_sql_checked!();
+}
+
+fn read(row: &postgres::Row) -> Result<Row, postgres::Error> {
+    let column = |(index, column): (usize, &postgres::Column)| {
+        let value = match *column.type_() {
+            Type::BOOL => row.try_get::<_, Option<bool>>(index)?.into(),
+            Type::INT2 => row.try_get::<_, Option<i16>>(index)?.map(i64::from).into(),
+            Type::INT4 => row.try_get::<_, Option<i32>>(index)?.into(),
+            Type::INT8 => row.try_get::<_, Option<i64>>(index)?.into(),
+            _ => row.try_get::<_, Option<String>>(index)?.into(),
+        };
+        Ok(value)
+    };
+    let values = row.columns().iter().enumerate().map(column);
+    Ok(Row(values.collect::<Result<_, _>>()?))
+}
+
+fn wrap(at: &str, sql: &str, error: &postgres::Error) -> Error {
+    let problem = spell(error);
+    let Some(state) = error.code() else {
+        // The crate tells a broken connection apart only in part: no word of the server is one.
+        let about_values = problem.contains("serializing") || problem.contains("deserializing");
+        return if about_values {
+            Error::Query {
+                sql: sql.to_owned(),
+                problem,
+            }
+        } else {
+            Error::Lost {
+                at: at.to_owned(),
+                problem,
+            }
+        };
+    };
+    if [
+        SqlState::T_R_SERIALIZATION_FAILURE,
+        SqlState::T_R_DEADLOCK_DETECTED,
+        SqlState::LOCK_NOT_AVAILABLE,
+    ]
+    .contains(state)
+    {
+        Error::Busy(problem)
+    } else if state.code().starts_with("23") {
+        Error::Constraint(problem)
+    } else if ["57P", "53", "08", "25P03"]
+        .iter()
+        .any(|class| state.code().starts_with(class))
+    {
+        // Shut down, out of resources, connection trouble, stalled for too long.
+        Error::Lost {
+            at: at.to_owned(),
+            problem,
+        }
+    } else {
+        Error::Query {
+            sql: sql.to_owned(),
+            problem,
+        }
+    }
+}
+
+/// Says an error with its causes: the crate's own words are only "db error".
+fn spell(error: &postgres::Error) -> String {
+    if let Some(db) = error.as_db_error() {
+        return db.message().to_owned();
+    }
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text = format!("{text}: {inner_text}");
+        }
+        cause = inner.source();
+    }
+    text
+}

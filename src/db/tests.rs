@@ -1,0 +1,125 @@
+//! Both engines, the same answers; and what each does when it is lost.
+
+#[path = "../../tests/farm/support/postgres.rs"]
+#[allow(clippy::print_stderr)]
+mod server;
+
+mod lost;
+
+use std::thread;
+
+use super::*;
+
+/// A database in a folder of its own.
+pub(crate) struct Scratch {
+    pub(crate) db: Db,
+    pub(crate) dir: tempfile::TempDir,
+}
+
+/// Makes an empty SQLite database.
+pub(crate) fn scratch() -> Scratch {
+    let dir = tempfile::tempdir().unwrap();
+    let db = Db::open(dir.path().join("farm.db").to_str().unwrap()).unwrap();
+    Scratch { db, dir }
+}
+
+/// Runs a test on both engines, on an empty database each.
+pub(crate) fn both(test: impl Fn(&Db)) {
+    both_at(|url| test(&Db::open(url).unwrap()));
+}
+
+/// The same for tests that open it more than once, as if they were several processes. It does not
+/// exist yet. PostgreSQL is left out where it is not installed.
+pub(crate) fn both_at(test: impl Fn(&str)) {
+    let dir = tempfile::tempdir().unwrap();
+    test(dir.path().join("farm.db").to_str().unwrap());
+    if let Some(url) = server::database() {
+        test(&url);
+    }
+}
+
+fn add(tx: &mut Tx<'_>, name: &str) -> Result<i64, Error> {
+    let sql = "INSERT INTO processor (name, family) VALUES ($1, $2) RETURNING id";
+    tx.query_one(sql, &params![name, "x86"])?.get(0)
+}
+
+#[test]
+fn what_is_written_is_read_and_what_fails_is_not() {
+    both(|db| {
+        let id = db.write(|tx| add(tx, "386")).unwrap();
+        let refused = db.write(|tx| {
+            add(tx, "amd64")?;
+            Err::<(), _>(Error::Refused("no".to_owned()))
+        });
+        assert_eq!(refused.unwrap_err().to_string(), "no");
+        let again = db.write(|tx| add(tx, "386"));
+        assert!(matches!(again, Err(Error::Constraint(_))), "{again:?}");
+        let rows = db.read(|tx| tx.query("SELECT id, name, family FROM processor", &[]));
+        let rows = rows.unwrap();
+        let [row] = &rows[..] else { panic!("{rows:?}") };
+        assert_eq!(
+            (row.get(0).unwrap(), row.get(1).unwrap()),
+            (id, "386".to_owned())
+        );
+        assert!(matches!(row.get::<i64>(1), Err(Error::Column { .. })));
+    });
+}
+
+#[test]
+fn many_writers_lose_nothing() {
+    both(|db| {
+        thread::scope(|scope| {
+            for writer in 0..8 {
+                scope.spawn(move || {
+                    for n in 0..20 {
+                        db.write(|tx| add(tx, &format!("{writer}-{n}"))).unwrap();
+                    }
+                });
+            }
+        });
+        let count = db.read(|tx| tx.query_one("SELECT count(*) FROM processor", &[]));
+        assert_eq!(count.unwrap().get::<i64>(0).unwrap(), 160);
+    });
+}
+
+#[test]
+fn a_newer_database_is_refused() {
+    both_at(|url| {
+        let newer = |tx: &mut Tx<'_>| tx.execute("UPDATE schema_version SET version = 99", &[]);
+        Db::open(url).unwrap().write(newer).unwrap();
+        let error = Db::open(url).err().unwrap().to_string();
+        assert!(
+            error.contains("of a newer buildd-slave (schema 99, this one knows"),
+            "{error}"
+        );
+    });
+}
+
+#[test]
+fn processes_that_start_together_migrate_once() {
+    both_at(|url| {
+        thread::scope(|scope| {
+            for _ in 0..6 {
+                scope.spawn(|| Db::open(url).unwrap());
+            }
+        });
+        let db = Db::open(url).unwrap();
+        let versions = db.read(|tx| tx.query("SELECT version FROM schema_version", &[]));
+        assert_eq!(versions.unwrap().len(), 1);
+    });
+}
+
+#[test]
+fn an_unreachable_database_is_named_without_its_password() {
+    let error = Db::open("/nonexistent/farm.db").err().unwrap().to_string();
+    assert!(error.contains("does its folder exist"), "{error}");
+    let error = Db::open("postgresql://u:secret@127.0.0.1:1/farm")
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(
+        error.contains("farm at 127.0.0.1") && error.contains("is PostgreSQL running there?"),
+        "{error}"
+    );
+    assert!(!error.contains("secret"), "{error}");
+}

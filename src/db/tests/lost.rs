@@ -1,0 +1,215 @@
+//! What becomes of work when PostgreSQL goes away under it, and comes back?
+//!
+//! A relay stands between the program and the server and breaks connections at a chosen moment.
+
+use std::io::{Read as _, Write as _};
+use std::net::Shutdown;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use super::{add, server};
+use crate::db::{Db, Error};
+
+/// Longer than anything here takes; nothing waits for it.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What the relay does about the next thing it sees.
+#[derive(Clone, Copy)]
+enum Mood {
+    Relay,
+    /// Refuses so many connections, then relays again: the server is being restarted.
+    Refuse(u32),
+    /// Hands on a COMMIT and breaks the connection instead of handing back the answer.
+    SwallowCommit,
+    /// The COMMIT was seen.
+    SwallowAnswer,
+}
+
+#[derive(Default)]
+struct State {
+    mood: Option<Mood>,
+    open: Vec<UnixStream>,
+    refused: u32,
+}
+
+struct Relay {
+    state: Arc<Mutex<State>>,
+    folder: tempfile::TempDir,
+    database: String,
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Relay {
+    /// Stands before a new database; `None` where PostgreSQL is not installed.
+    fn new() -> Option<Self> {
+        let url = server::database()?;
+        let (server, database) = url.split_once('@').unwrap().1.split_once('/').unwrap();
+        let socket = ".s.PGSQL.5432";
+        let server = PathBuf::from(server.replace("%2F", "/")).join(socket);
+        let folder = tempfile::tempdir_in("/tmp").unwrap();
+        let listener = UnixListener::bind(folder.path().join(socket)).unwrap();
+        let state = Arc::new(Mutex::new(State::default()));
+        let shared = Arc::clone(&state);
+        thread::spawn(move || {
+            for client in listener.incoming() {
+                meet(&shared, &server, client.unwrap());
+            }
+        });
+        let database = database.to_owned();
+        Some(Self {
+            state,
+            folder,
+            database,
+        })
+    }
+
+    fn url(&self) -> String {
+        let folder = self.folder.path().display().to_string();
+        format!(
+            "postgresql://postgres@{}/{}",
+            folder.replace('/', "%2F"),
+            self.database
+        )
+    }
+
+    fn set(&self, mood: Mood) {
+        lock(&self.state).mood = Some(mood);
+    }
+
+    /// Breaks all connections and refuses the next few.
+    fn restart(&self, refuse: u32) {
+        let mut state = lock(&self.state);
+        state.mood = Some(Mood::Refuse(refuse));
+        for stream in state.open.drain(..) {
+            // It may be broken already.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+fn meet(state: &Arc<Mutex<State>>, server: &Path, client: UnixStream) {
+    let mut now = lock(state);
+    if let Some(Mood::Refuse(left @ 1..)) = now.mood {
+        now.mood = Some(Mood::Refuse(left - 1));
+        now.refused += 1;
+        return;
+    }
+    let server = UnixStream::connect(server).unwrap();
+    now.open
+        .extend([client.try_clone().unwrap(), server.try_clone().unwrap()]);
+    drop(now);
+    let (to_server, to_client) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+    for (from, to, from_client) in [(client, to_server, true), (server, to_client, false)] {
+        let state = Arc::clone(state);
+        thread::spawn(move || relay(&state, from, to, from_client));
+    }
+}
+
+fn relay(state: &Mutex<State>, mut from: UnixStream, mut to: UnixStream, from_client: bool) {
+    let mut buffer = vec![0; 65536];
+    while let Ok(count @ 1..) = from.read(&mut buffer) {
+        let bytes = &buffer[..count];
+        let mut now = lock(state);
+        let commits = bytes.windows(6).any(|word| word == b"COMMIT");
+        match now.mood {
+            Some(Mood::SwallowCommit) if from_client && commits => {
+                now.mood = Some(Mood::SwallowAnswer);
+            }
+            Some(Mood::SwallowAnswer) if !from_client => {
+                now.mood = Some(Mood::Relay);
+                break;
+            }
+            _ => {}
+        }
+        drop(now);
+        if to.write_all(bytes).is_err() {
+            break;
+        }
+    }
+    let _ = from.shutdown(Shutdown::Both);
+    let _ = to.shutdown(Shutdown::Both);
+}
+
+fn count(db: &Db) -> i64 {
+    let row = db.read(|tx| tx.query_one("SELECT count(*) FROM processor", &[]));
+    row.unwrap().get(0).unwrap()
+}
+
+#[test]
+fn a_restart_in_mid_transaction_is_survived() {
+    let Some(relay) = Relay::new() else { return };
+    let db = Db::open_patient(&relay.url(), PATIENCE).unwrap();
+    let mut runs = 0;
+    db.write(|tx| {
+        runs += 1;
+        add(tx, "386")?;
+        if runs == 1 {
+            relay.restart(2);
+        }
+        add(tx, "amd64")
+    })
+    .unwrap();
+    assert_eq!((runs, count(&db)), (2, 2));
+    assert_eq!(lock(&relay.state).refused, 2);
+    // Idle connections break as well.
+    relay.restart(0);
+    assert_eq!(count(&db), 2);
+}
+
+#[test]
+fn a_server_that_ends_its_sessions_is_come_back_to() {
+    let Some(url) = server::database() else {
+        return;
+    };
+    let db = Db::open_patient(&url, PATIENCE).unwrap();
+    let mut runs = 0;
+    db.write(|tx| {
+        runs += 1;
+        add(tx, "386")?;
+        if runs == 1 {
+            let all_others = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                WHERE datname = current_database() AND pid <> pg_backend_pid()";
+            Db::open(&url)?.read(|tx| tx.query(all_others, &[]))?;
+        }
+        add(tx, "amd64")
+    })
+    .unwrap();
+    assert_eq!((runs, count(&db)), (2, 2));
+}
+
+#[test]
+fn without_patience_a_loss_is_told_at_once() {
+    let Some(relay) = Relay::new() else { return };
+    let db = Db::open(&relay.url()).unwrap();
+    relay.restart(1);
+    let lost = db.write(|tx| add(tx, "386")).unwrap_err();
+    assert!(matches!(lost, Error::Lost { .. }), "{lost}");
+    assert!(matches!(Db::open(&relay.url()), Err(Error::Lost { .. })));
+    assert_eq!(count(&db), 0);
+}
+
+#[test]
+fn a_commit_without_an_answer_is_not_repeated() {
+    let Some(relay) = Relay::new() else { return };
+    let db = Db::open_patient(&relay.url(), PATIENCE).unwrap();
+    relay.set(Mood::SwallowCommit);
+    let mut runs = 0;
+    let unknown = db.write(|tx| {
+        runs += 1;
+        add(tx, "386")
+    });
+    assert!(
+        matches!(unknown, Err(Error::CommitUnknown(_))),
+        "{unknown:?}"
+    );
+    assert_eq!((runs, count(&db)), (1, 1));
+    // One that only read has nothing to lose.
+    relay.set(Mood::SwallowCommit);
+    assert_eq!(count(&db), 1);
+}

@@ -1,0 +1,68 @@
+//! How are statements run inside a transaction, on either engine?
+
+use super::postgres;
+use super::sqlite;
+use super::value::{Row, Value};
+use super::{Engine, Error};
+
+/// An open connection.
+pub(super) enum Connection {
+    Sqlite(sqlite::Connection),
+    Postgres(Box<postgres::Connection>),
+}
+
+/// A transaction under way.
+pub(crate) struct Tx<'a> {
+    pub(super) connection: &'a mut Connection,
+    /// A statement failed: PostgreSQL would commit nothing of it, so neither does SQLite.
+    pub(super) failed: bool,
+}
+
+impl Tx<'_> {
+    /// Returns which engine this is, for the few who must know.
+    pub(crate) fn engine(&self) -> Engine {
+        match self.connection {
+            Connection::Sqlite(_) => Engine::Sqlite,
+            Connection::Postgres(_) => Engine::Postgres,
+        }
+    }
+
+    /// Returns all rows of the answer.
+    pub(crate) fn query(&mut self, sql: &str, params: &[Value]) -> Result<Vec<Row>, Error> {
+        let result = match self.connection {
+            Connection::Sqlite(connection) => connection.query(sql, params),
+            Connection::Postgres(connection) => connection.query(sql, params),
+        };
+        self.failed |= result.is_err();
+        result
+    }
+
+    /// Returns the first row of the answer, if there is one.
+    pub(crate) fn query_opt(&mut self, sql: &str, params: &[Value]) -> Result<Option<Row>, Error> {
+        Ok(self.query(sql, params)?.into_iter().next())
+    }
+
+    /// Returns the first row of the answer; none is an error.
+    pub(crate) fn query_one(&mut self, sql: &str, params: &[Value]) -> Result<Row, Error> {
+        let row = self.query_opt(sql, params)?;
+        row.ok_or_else(|| Error::NoRow(sql.to_owned()))
+    }
+
+    /// Returns how many rows the statement touched.
+    pub(crate) fn execute(&mut self, sql: &str, params: &[Value]) -> Result<u64, Error> {
+        let result = match self.connection {
+            Connection::Sqlite(connection) => connection.execute(sql, params),
+            Connection::Postgres(connection) => connection.execute(sql, params),
+        };
+        self.failed |= result.is_err();
+        result
+    }
+
+    /// Runs several statements without parameters.
+    pub(super) fn batch(&mut self, sql: &str) -> Result<(), Error> {
+        match self.connection {
+            Connection::Sqlite(connection) => connection.batch(sql),
+            Connection::Postgres(connection) => connection.batch(sql),
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! Pure: which database does the operator's word mean?
+
+use std::path::PathBuf;
+
+use super::Error;
+
+/// A database by its engine and place.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Sqlite(PathBuf),
+    /// The connection string, which may hold a password.
+    Postgres(String),
+}
+
+impl Place {
+    /// Reads `postgresql://…`, `postgres://…`, `sqlite:PATH` or a path.
+    pub(super) fn parse(text: &str) -> Result<Self, Error> {
+        if text.starts_with("postgresql://") || text.starts_with("postgres://") {
+            return Ok(Self::Postgres(text.to_owned()));
+        }
+        let path = text.strip_prefix("sqlite:").unwrap_or(text);
+        let path = path.strip_prefix("//").unwrap_or(path);
+        if path.is_empty() || path.contains("://") {
+            // What is before the colon holds no password.
+            let scheme = text.split("://").next().unwrap_or_default();
+            return Err(Error::Url(scheme.to_owned()));
+        }
+        Ok(Self::Sqlite(PathBuf::from(path)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_way_to_name_a_database() {
+        for (text, path) in [
+            ("/a/b.db", "/a/b.db"),
+            ("b.db", "b.db"),
+            ("sqlite:/a/b.db", "/a/b.db"),
+            ("sqlite:///a/b.db", "/a/b.db"),
+        ] {
+            assert_eq!(
+                Place::parse(text).unwrap(),
+                Place::Sqlite(path.into()),
+                "{text}"
+            );
+        }
+        for url in ["postgresql://u:p@h/d", "postgres:///d?host=/run"] {
+            assert_eq!(Place::parse(url).unwrap(), Place::Postgres(url.to_owned()));
+        }
+        let error = Place::parse("mysql://u:secret@h/d").unwrap_err();
+        assert!(!error.to_string().contains("secret"), "{error}");
+        assert!(Place::parse("").is_err());
+    }
+}
