@@ -4,7 +4,9 @@
 //! existing sites keep working. An empty value means the default. Opens no file and looks at no
 //! path: `config_file` does. `buildd-slave.conf`, shipped, documents each key for operators.
 
+mod farm;
 mod limits;
+mod master;
 mod programs;
 mod raw;
 mod reader;
@@ -12,7 +14,9 @@ mod reader;
 mod tests;
 mod units;
 
+pub(crate) use farm::Farm;
 pub(crate) use limits::Limits;
+pub(crate) use master::{Master, Scoring};
 pub(crate) use programs::Programs;
 
 use std::fmt;
@@ -188,23 +192,7 @@ impl Config {
         text: &str,
         defaults: &Defaults,
     ) -> Result<(Self, Vec<Warning>), Vec<Error>> {
-        let mut errors = Vec::new();
-        let mut warnings = Vec::new();
-        let sections = raw::read(text, &mut errors, &mut warnings);
-        let mut reader = Reader::new(sections, &mut errors);
-        let config = Self::read(&mut reader, defaults);
-        reader.finish();
-        if errors.is_empty() {
-            warnings
-                .iter_mut()
-                .for_each(|warning| file.clone_into(&mut warning.file));
-            Ok((config, warnings))
-        } else {
-            errors
-                .iter_mut()
-                .for_each(|error| file.clone_into(&mut error.file));
-            Err(errors)
-        }
+        parse(file, text, defaults).map(|(config, _, warnings)| (config, warnings))
     }
 
     fn read(reader: &mut Reader<'_>, defaults: &Defaults) -> Self {
@@ -217,6 +205,32 @@ impl Config {
             programs,
             apt_proxy: read_proxy(reader),
         }
+    }
+}
+
+/// Reads all that `text` says, of the slave and of the farm: one file may serve both.
+fn parse(
+    file: &str,
+    text: &str,
+    defaults: &Defaults,
+) -> Result<(Config, Farm, Vec<Warning>), Vec<Error>> {
+    let mut errors = Vec::new();
+    let mut warnings = Vec::new();
+    let sections = raw::read(text, &mut errors, &mut warnings);
+    let mut reader = Reader::new(sections, &mut errors);
+    let config = Config::read(&mut reader, defaults);
+    let farm = Farm::read(&mut reader, &config);
+    reader.finish();
+    if errors.is_empty() {
+        warnings
+            .iter_mut()
+            .for_each(|warning| file.clone_into(&mut warning.file));
+        Ok((config, farm, warnings))
+    } else {
+        errors
+            .iter_mut()
+            .for_each(|error| file.clone_into(&mut error.file));
+        Err(errors)
     }
 }
 
@@ -256,25 +270,13 @@ impl Slave {
             chroots,
             journal,
             sessions,
-            bindhost: reader
-                .list(S, "bindhost", "addresses or host names", |text| {
-                    let good = text.parse::<IpAddr>().is_ok() || is_name(text, "-.");
-                    good.then(|| text.to_owned())
-                })
-                .unwrap_or_else(|| vec!["127.0.0.1".to_owned()]),
+            bindhost: read_hosts(reader, S),
             bindport: reader
                 .value(S, "bindport", "a port number, 0 to 65535", |text| {
                     units::digits(text)?.try_into().ok()
                 })
                 .unwrap_or(8221),
-            allow: reader
-                .list(
-                    S,
-                    "allow",
-                    "addresses such as 192.0.2.1 or 192.0.2.0/24",
-                    |text| text.parse().ok(),
-                )
-                .unwrap_or_default(),
+            allow: read_networks(reader, S, "allow").unwrap_or_default(),
             credentials: read_credentials(reader),
             user: reader
                 .value(S, "user", "a user name", |text| {
@@ -297,6 +299,27 @@ impl Slave {
             home,
         }
     }
+}
+
+/// Takes the addresses or names to listen at; loopback when none is given.
+fn read_hosts(reader: &mut Reader<'_>, section: &'static str) -> Vec<String> {
+    let given = reader.list(section, "bindhost", "addresses or host names", |text| {
+        let good = text.parse::<IpAddr>().is_ok() || is_name(text, "-.");
+        good.then(|| text.to_owned())
+    });
+    given
+        .filter(|hosts| !hosts.is_empty())
+        .unwrap_or_else(|| vec!["127.0.0.1".to_owned()])
+}
+
+/// Takes addresses and blocks of them.
+fn read_networks(
+    reader: &mut Reader<'_>,
+    section: &'static str,
+    key: &'static str,
+) -> Option<Vec<Cidr>> {
+    let expected = "addresses such as 192.0.2.1 or 192.0.2.0/24";
+    reader.list(section, key, expected, |text| text.parse().ok())
 }
 
 fn read_credentials(reader: &mut Reader<'_>) -> Option<Credentials> {

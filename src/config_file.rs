@@ -12,7 +12,7 @@ use std::thread;
 
 use nix::unistd::{AccessFlags, eaccess};
 
-use crate::config::{self, Config, Defaults, Isolation, Warning};
+use crate::config::{self, Config, Defaults, Farm, Isolation, Warning};
 use crate::sys::user;
 
 /// Read when neither `--config` nor the environment names a file; need not exist.
@@ -36,9 +36,26 @@ pub(crate) fn load(
     named: Option<OsString>,
     defaults: &Defaults,
 ) -> Result<(Config, Vec<Warning>), Error> {
-    match chosen(given, named) {
-        Some(path) => load_from(&path, true, defaults),
-        None => load_from(Path::new(DEFAULT_PATH), false, defaults),
+    let (file, text) = read(given, named)?;
+    Config::parse(&file, &text, defaults).map_err(Error::Invalid)
+}
+
+/// Reads what the same file says of the farm. Root means the farm of `[slave] user`: the defaults
+/// are then below that user's home, where its daemons look.
+pub(crate) fn load_farm(
+    given: Option<PathBuf>,
+    named: Option<OsString>,
+    defaults: &Defaults,
+) -> Result<(Farm, Vec<Warning>), Error> {
+    let (file, text) = read(given, named)?;
+    let parse = |defaults| Farm::parse(&file, &text, defaults).map_err(Error::Invalid);
+    let (farm, warnings) = parse(defaults)?;
+    match user::lookup(&farm.user).filter(|_| user::am_root()) {
+        Some(found) => parse(&Defaults {
+            home: found.dir,
+            ..defaults.clone()
+        }),
+        None => Ok((farm, warnings)),
     }
 }
 
@@ -75,11 +92,15 @@ fn debian_arch(arch: &str) -> &str {
     }
 }
 
-fn load_from(
-    path: &Path,
-    required: bool,
-    defaults: &Defaults,
-) -> Result<(Config, Vec<Warning>), Error> {
+/// Returns the name and the text of the file that counts.
+fn read(given: Option<PathBuf>, named: Option<OsString>) -> Result<(String, String), Error> {
+    match chosen(given, named) {
+        Some(path) => read_from(&path, true),
+        None => read_from(Path::new(DEFAULT_PATH), false),
+    }
+}
+
+fn read_from(path: &Path, required: bool) -> Result<(String, String), Error> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound && !required => String::new(),
@@ -90,7 +111,7 @@ fn load_from(
             });
         }
     };
-    Config::parse(&path.display().to_string(), &text, defaults).map_err(Error::Invalid)
+    Ok((path.display().to_string(), text))
 }
 
 /// Says what the paths in `config` lack, a message each with what mends it; empty when all is well.
@@ -217,7 +238,7 @@ mod tests {
     fn only_the_default_file_may_be_absent() {
         let dir = tempfile::tempdir().unwrap();
         let absent = dir.path().join("absent");
-        assert!(load_from(&absent, false, &defaults(dir.path())).is_ok());
+        assert_eq!(read_from(&absent, false).unwrap().1, "");
         for (given, named) in [
             (Some(absent.clone()), None),
             (None, Some(absent.clone().into())),

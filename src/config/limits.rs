@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use super::reader::Reader;
 
+use crate::server;
+
 /// `[limits]`. Sizes are in bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Limits {
@@ -75,6 +77,23 @@ impl Limits {
             abort_time: reader.duration(L, "abort_time", 2),
             log_size: reader.bytes(L, "log_size", 200 << 20),
             memory_layer: reader.some_bytes(L, "memory_layer"),
+        }
+    }
+    /// Returns what an HTTP server makes of them.
+    pub(crate) fn http(&self) -> server::Limits {
+        // A size that does not fit is a limit that nothing reaches.
+        let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        let count = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
+        server::Limits {
+            head_bytes: size(self.head),
+            body_bytes: size(self.body),
+            connections: count(self.connections),
+            connections_per_peer: count(self.connections_per_peer),
+            downloads: count(self.downloads),
+            request_secs: self.request_timeout.as_secs(),
+            idle_secs: self.idle_timeout.as_secs(),
+            write_secs: self.write_timeout.as_secs(),
+            ..server::Limits::default()
         }
     }
 }

@@ -47,13 +47,16 @@ fn uncommented() -> String {
 fn the_shipped_file_says_the_defaults() {
     assert_eq!(parse(SHIPPED), parse(""));
     assert_eq!(parse(&uncommented()), parse(""));
+    let farm = |text: &str| Farm::parse("x.conf", text, &defaults()).unwrap();
+    assert_eq!(farm(&uncommented()), farm(""));
 }
 
 #[test]
 fn the_shipped_file_names_every_key_once() {
     let mut errors = Vec::new();
     let mut reader = Reader::new(raw::Sections::new(), &mut errors);
-    Config::read(&mut reader, &defaults());
+    let config = Config::read(&mut reader, &defaults());
+    Farm::read(&mut reader, &config);
     let mut known: Vec<(&str, &str)> = Vec::new();
     for (section, keys) in &reader.known {
         known.extend(keys.iter().map(|key| (*section, *key)));

@@ -13,7 +13,7 @@ use std::str::FromStr;
 use tiny_http::Header;
 
 /// Who is let in. The default lets in everyone who can reach the bind address.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Access {
     /// Addresses that may connect; empty means any.
     pub(crate) allow: Vec<Cidr>,

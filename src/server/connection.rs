@@ -7,30 +7,25 @@
 
 use super::access::Access;
 use super::admission::{Admission, Ticket};
-use super::deadline::Deadline;
-use super::head::{self, Head, Refusal, refusal};
+use super::head::{self, Head, LENGTH_NEEDED, Refusal, refusal};
+use super::http::Protocol;
 use super::limits::Limits;
 use super::message::{Body, Handler, Request, Response};
-use nix::libc::linger;
-use nix::sys::socket::{setsockopt, sockopt};
+use super::wire::{PIECE_BYTES, Wire};
 use std::any::Any;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tiny_http::{HTTPVersion, Header, Method, StatusCode};
 
-/// Bytes read at a time, on the stack.
-const READ_BYTES: usize = 8 << 10;
 /// A body up to this long needs no permission.
 const SHORT_BODY_BYTES: usize = 64 << 10;
-/// Bytes of an answer written under one deadline. Files go three times as fast as with 8 KiB.
-const PIECE_BYTES: usize = 256 << 10;
-/// How long, and how much, a client cut off in mid-request may still send before the close.
-const DRAIN_TIME: Duration = Duration::from_secs(1);
-const DRAIN_BYTES: u64 = 16 << 20;
+
+/// What a client waits for that has asked whether to send its body.
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// What all connections share.
 pub(super) struct Service {
@@ -39,6 +34,36 @@ pub(super) struct Service {
     pub(super) access: Access,
     pub(super) downloads: Admission,
     pub(super) long_bodies: Admission,
+    pub(super) uploads: Admission,
+}
+
+impl Service {
+    /// Makes what the connections of one server share.
+    pub(super) fn new(handler: Arc<dyn Handler>, limits: Limits, access: Access) -> Self {
+        let places = |most| Admission::new(most, most);
+        Self {
+            handler,
+            downloads: places(limits.downloads),
+            long_bodies: places(limits.long_bodies),
+            uploads: places(limits.uploads),
+            limits,
+            access,
+        }
+    }
+}
+
+impl Protocol for Service {
+    fn serve(&self, stream: &TcpStream, peer: SocketAddr) {
+        serve(self, stream, peer);
+    }
+
+    fn turn_away(&self, status: u16, reason: &str) -> Vec<u8> {
+        let mut response = Response::text(status, reason);
+        if status == 503 {
+            response = response.with_header("Retry-After", "1");
+        }
+        render(&response, &Framing::last()).unwrap_or_default()
+    }
 }
 
 /// Why a connection ends.
@@ -66,43 +91,42 @@ impl From<io::Error> for End {
 }
 
 /// Serves requests from `stream` until either side has had enough.
-pub(super) fn serve(service: &Service, stream: &TcpStream, peer: SocketAddr) {
+fn serve(service: &Service, stream: &TcpStream, peer: SocketAddr) {
     let mut connection = Connection {
         service,
-        stream,
+        wire: Wire::new(stream, &service.limits),
         peer,
-        input: Vec::new(),
     };
     let end = loop {
         if let Err(end) = connection.exchange() {
             break end;
         }
     };
+    let wire = &connection.wire;
     match end {
-        End::Over if connection.input.is_empty() => {}
-        End::Over | End::CutOff => drain(stream),
+        End::Over if wire.input().is_empty() => {}
+        End::Over | End::CutOff => wire.drain(),
         End::Refused(Refusal { status, reason }) => {
             log::debug!("{peer}: {status}: {reason}");
             if connection
                 .answer(Response::text(status, reason), Framing::last())
                 .is_ok()
             {
-                drain(stream);
+                wire.drain();
             }
         }
         End::Lost(error) => {
             log::debug!("{peer}: {error}");
-            reset(stream);
+            wire.reset();
         }
     }
 }
 
 struct Connection<'a> {
     service: &'a Service,
-    stream: &'a TcpStream,
+    /// Its input is bounded by a head and one read.
+    wire: Wire<'a>,
     peer: SocketAddr,
-    /// Bytes read that belong to no request yet; bounded by a head and one read.
-    input: Vec<u8>,
 }
 
 impl Connection<'_> {
@@ -121,99 +145,112 @@ impl Connection<'_> {
             self.answer(response, framing)?;
             return Err(End::CutOff);
         }
-        let _place = self.place_for_body(&head)?;
-        let body = self.read_body(&head, deadline)?;
-        let Head {
-            method,
-            path,
-            headers,
-            ..
-        } = head;
-        let request = Request {
-            method,
-            path,
-            headers,
-            body,
+        let body = Announced {
+            len: head.body_bytes,
+            expects_continue: head.expects_continue,
         };
-        let response = self.handle(&request).unwrap_or_else(|| {
+        let mut request = Request {
+            method: head.method,
+            path: head.path,
+            query: head.query,
+            headers: head.headers,
+            body: Vec::new(),
+            peer: self.peer.ip(),
+        };
+        let (response, unread) = if self.service.handler.takes_stream(&request) {
+            self.receive(&request, &body)?
+        } else {
+            let _place = self.read_body(&mut request, &body, deadline)?;
+            let handled = guard(&request, || self.service.handler.handle(&request));
+            request.body = Vec::new();
+            (handled, 0)
+        };
+        drop(request);
+        let response = response.unwrap_or_else(|| {
             framing.keep_alive = false;
             Response::text(500, "internal error")
         });
-        drop(request);
+        // Where the next request begins is known, but not whether the rest will ever come.
+        let cut_off = unread > 0;
+        framing.keep_alive &= !cut_off;
         let keep_alive = framing.keep_alive;
         self.answer(response, framing)?;
-        if keep_alive { Ok(()) } else { Err(End::Over) }
+        match keep_alive {
+            true => Ok(()),
+            false if cut_off => Err(End::CutOff),
+            false => Err(End::Over),
+        }
+    }
+
+    /// Has a request handled whose body comes as a stream; `None` if that panicked. The number is
+    /// of the bytes that the handler has left unread.
+    fn receive(
+        &mut self,
+        request: &Request,
+        body: &Announced,
+    ) -> Result<(Option<Response>, u64), End> {
+        if request.header("Content-Length").is_none() {
+            return Err(LENGTH_NEEDED.into());
+        }
+        let Some(_place) = self.service.uploads.admit(self.peer.ip()) else {
+            return Err(refusal(503, "too many uploads at once").into());
+        };
+        let handler = Arc::clone(&self.service.handler);
+        let mut stream = self.wire.body(body.len);
+        stream.welcome = body.expects_continue.then_some(CONTINUE);
+        let response = guard(request, || handler.receive(request, &mut stream, body.len));
+        Ok((response, stream.left()))
     }
 
     /// Reads until a head is complete; returns it with the moment by which its body must be.
     fn read_head(&mut self) -> Result<(Head, Instant), End> {
         let limits = &self.service.limits;
         let idle_until = Instant::now() + Duration::from_secs(limits.idle_secs);
-        if self.input.is_empty() && !self.read_more(idle_until).or_else(silence_is_an_end)? {
+        let wire = &mut self.wire;
+        if wire.input().is_empty() && !wire.read_more(idle_until).or_else(silence_is_an_end)? {
             return Err(End::Over);
         }
         let deadline = Instant::now() + Duration::from_secs(limits.request_secs);
         loop {
-            if let Some(head) = head::parse(&self.input, limits)? {
-                self.input.drain(..head.bytes);
+            if let Some(head) = head::parse(wire.input(), limits)? {
+                wire.take(head.bytes);
                 return Ok((head, deadline));
             }
-            if !self.read_more(deadline).map_err(late)? {
+            if !wire.read_more(deadline).map_err(late)? {
                 return Err(End::Lost(ErrorKind::UnexpectedEof.into()));
             }
         }
     }
 
-    /// Appends what the client sends next to the input; false at the end of its sending.
-    fn read_more(&mut self, deadline: Instant) -> io::Result<bool> {
-        let mut buffer = [0; READ_BYTES];
-        let count = Deadline::new(self.stream, deadline).read(&mut buffer)?;
-        self.input.extend_from_slice(&buffer[..count]);
-        Ok(count > 0)
-    }
-
-    /// Takes one of the places for long bodies if `head` announces one.
-    fn place_for_body(&self, head: &Head) -> Result<Option<Ticket>, Refusal> {
-        if head.body_bytes <= SHORT_BODY_BYTES {
-            return Ok(None);
-        }
-        let place = self.service.long_bodies.admit(self.peer.ip());
-        place
-            .map(Some)
-            .ok_or(refusal(503, "too many long requests at once"))
-    }
-
-    /// Reads the body that belongs to `head`, whose length has been checked.
-    fn read_body(&mut self, head: &Head, deadline: Instant) -> Result<Vec<u8>, End> {
-        let mut body = Vec::with_capacity(head.body_bytes);
-        body.extend(self.input.drain(..head.body_bytes.min(self.input.len())));
-        let missing = head.body_bytes - body.len();
-        if missing > 0 && head.expects_continue {
-            self.write(b"HTTP/1.1 100 Continue\r\n\r\n", deadline)?;
-        }
-        let rest = Deadline::new(self.stream, deadline);
-        rest.take(missing as u64)
-            .read_to_end(&mut body)
-            .map_err(late)?;
-        if body.len() < head.body_bytes {
-            return Err(End::Lost(ErrorKind::UnexpectedEof.into()));
-        }
-        Ok(body)
-    }
-
-    /// Has the request handled; `None` if that panicked.
-    fn handle(&self, request: &Request) -> Option<Response> {
-        let handler = &self.service.handler;
-        catch_unwind(AssertUnwindSafe(|| handler.handle(request)))
-            .inspect_err(|panic| {
-                let (method, path) = (&request.method, &request.path);
-                log::error!("{method} {path}: panic: {}", panic_text(panic.as_ref()));
-            })
+    /// Reads the body of `request`. A long one has a place in the result, to be held as long as the
+    /// body is.
+    fn read_body(
+        &mut self,
+        request: &mut Request,
+        body: &Announced,
+        deadline: Instant,
+    ) -> Result<Option<Ticket>, End> {
+        let limit = self.service.limits.body_bytes;
+        let len = usize::try_from(body.len)
             .ok()
+            .filter(|len| *len <= limit)
+            .ok_or(refusal(413, "body too long"))?;
+        let mut place = None;
+        if len > SHORT_BODY_BYTES {
+            let admitted = self.service.long_bodies.admit(self.peer.ip());
+            place = Some(admitted.ok_or(refusal(503, "too many long requests at once"))?);
+        }
+        if body.expects_continue && self.wire.input().len() < len {
+            self.wire.write(CONTINUE, deadline)?;
+        }
+        request.body = self.wire.read_whole(len, deadline).map_err(late)?;
+        Ok(place)
     }
 
     /// Writes an answer; if it is a file and too many are being sent already, another one.
-    fn answer(&self, mut response: Response, framing: Framing) -> io::Result<()> {
+    fn answer(&self, mut response: Response, mut framing: Framing) -> io::Result<()> {
+        // The client has the body; it is told the length of that.
+        framing.head_only |= response.status == 304;
         let is_download = matches!(response.body, Body::File { .. }) && !framing.head_only;
         let admit = || self.service.downloads.admit(self.peer.ip());
         let place = is_download.then(admit).flatten();
@@ -222,7 +259,7 @@ impl Connection<'_> {
                 Response::text(503, "too many downloads at once").with_header("Retry-After", "1");
         }
         let deadline = Instant::now() + self.service.limits.answer_time(response.body.len());
-        self.write(&render(&response, &framing)?, deadline)?;
+        self.wire.write(&render(&response, &framing)?, deadline)?;
         match response.body {
             Body::File { file, len } if !framing.head_only => self.send_file(file, len, deadline),
             Body::File { .. } | Body::Bytes(_) => Ok(()),
@@ -240,24 +277,31 @@ impl Connection<'_> {
             if count == 0 {
                 return Err(ErrorKind::UnexpectedEof.into());
             }
-            self.write(&buffer[..count], deadline)?;
+            self.wire.write(&buffer[..count], deadline)?;
             left -= count as u64;
         }
         Ok(())
     }
+}
 
-    /// Writes all of `bytes` by `deadline`, and each piece of them within the time it may take.
-    fn write(&self, bytes: &[u8], deadline: Instant) -> io::Result<()> {
-        let piece_time = Duration::from_secs(self.service.limits.write_secs);
-        bytes.chunks(PIECE_BYTES).try_for_each(|piece| {
-            let until = deadline.min(Instant::now() + piece_time);
-            Deadline::new(self.stream, until).write_all(piece)
+/// What a head says of the body after it.
+struct Announced {
+    len: u64,
+    expects_continue: bool,
+}
+
+/// Runs a handler; `None` if that panicked.
+fn guard(request: &Request, handle: impl FnOnce() -> Response) -> Option<Response> {
+    catch_unwind(AssertUnwindSafe(handle))
+        .inspect_err(|panic| {
+            let (method, path) = (&request.method, &request.path);
+            log::error!("{method} {path}: panic: {}", panic_text(panic.as_ref()));
         })
-    }
+        .ok()
 }
 
 /// How an answer is put on the wire.
-pub(super) struct Framing {
+struct Framing {
     version: HTTPVersion,
     /// Whether the body is left out, as for HEAD.
     head_only: bool,
@@ -266,7 +310,7 @@ pub(super) struct Framing {
 
 impl Framing {
     /// Returns the form for the last answer on a connection, to whatever was asked.
-    pub(super) fn last() -> Self {
+    fn last() -> Self {
         Self {
             version: HTTPVersion(1, 1),
             head_only: false,
@@ -277,7 +321,7 @@ impl Framing {
 
 /// Renders an answer up to what must be read from a file. `Content-Length` is always there,
 /// chunks never, whatever the client would take.
-pub(super) fn render(response: &Response, framing: &Framing) -> io::Result<Vec<u8>> {
+fn render(response: &Response, framing: &Framing) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(512);
     tiny_http::Response::new(
         StatusCode(response.status),
@@ -319,28 +363,6 @@ fn late(error: io::Error) -> End {
         ErrorKind::TimedOut => refusal(408, "request too slow").into(),
         _ => error.into(),
     }
-}
-
-/// Lets the client finish sending before the close: data that meets a closed socket would make
-/// the system reset the connection, and the client lose the answer.
-fn drain(stream: &TcpStream) {
-    let until = Instant::now() + DRAIN_TIME;
-    if stream.shutdown(Shutdown::Write).is_ok() {
-        let mut rest = Deadline::new(stream, until).take(DRAIN_BYTES);
-        // Nobody is waiting for this; an error means that the client has gone.
-        let _ = io::copy(&mut rest, &mut io::sink());
-    }
-}
-
-/// Makes the close drop what the client has not taken: megabytes would wait in the kernel for a
-/// client that stopped reading.
-fn reset(stream: &TcpStream) {
-    let now = linger {
-        l_onoff: 1,
-        l_linger: 0,
-    };
-    // Best effort: without it the system cleans up later.
-    let _ = setsockopt(stream, sockopt::Linger, &now);
 }
 
 /// Returns the message of a panic.

@@ -2,15 +2,15 @@
 //!
 //! The accept loop never ends by anything a client or a shortage does, and never waits for a
 //! client: an admitted connection goes to a thread of its own from a pool started beforehand, any
-//! other is told so at once. The only file that names `TcpListener`. Started by `serve` and the
-//! farm's servers.
+//! other is told so at once. What is spoken behind the door is a [`Protocol`]'s affair. The only
+//! file that names `TcpListener`. Started by `serve` and the farm's servers.
 
 use super::Error;
 use super::access::Access;
 use super::admission::{Admission, Ticket};
-use super::connection::{self, Framing, Service};
+use super::connection::{self, Service};
 use super::limits::Limits;
-use super::message::{Handler, Response};
+use super::message::Handler;
 use nix::sys::socket::{Backlog, Shutdown, listen, shutdown};
 use std::collections::VecDeque;
 use std::fmt::Display;
@@ -42,6 +42,15 @@ pub(crate) struct Server {
     stopping: Arc<AtomicBool>,
     limits: Limits,
     access: Access,
+}
+
+/// What is spoken on admitted connections, on many threads at once.
+pub(crate) trait Protocol: Send + Sync + 'static {
+    /// Serves one connection to its end. A panic costs that connection.
+    fn serve(&self, stream: &TcpStream, peer: SocketAddr);
+
+    /// Returns what somebody is told who is not let in; `status` is 403 or 503, as in HTTP.
+    fn turn_away(&self, status: u16, reason: &str) -> Vec<u8>;
 }
 
 /// Ends [`Server::run`] from another thread.
@@ -98,19 +107,26 @@ impl Server {
         }
     }
 
-    /// Serves until stopped. Fails only if the threads cannot be started.
+    /// Serves HTTP until stopped. Fails only if the threads cannot be started.
     pub(crate) fn run(self, handler: Arc<dyn Handler>) -> Result<(), Error> {
+        let protocol = self.http(handler);
+        self.run_protocol(protocol)
+    }
+
+    /// Returns what speaks HTTP behind this server's door, under its limits.
+    pub(crate) fn http(&self, handler: Arc<dyn Handler>) -> Arc<dyn Protocol> {
+        let service = Service::new(handler, self.limits.clone(), self.access.clone());
+        Arc::new(service)
+    }
+
+    /// Serves `protocol` until stopped. Fails only if the threads cannot be started.
+    pub(crate) fn run_protocol(self, protocol: Arc<dyn Protocol>) -> Result<(), Error> {
         let limits = self.limits;
         let pool = start_threads(limits.connections)?;
         let mut door = Door {
+            access: self.access,
             places: Admission::new(limits.connections, limits.connections_per_peer),
-            service: Arc::new(Service {
-                handler,
-                downloads: Admission::new(limits.downloads, limits.downloads),
-                long_bodies: Admission::new(limits.long_bodies, limits.long_bodies),
-                limits,
-                access: self.access,
-            }),
+            protocol,
             pool,
             refused: VecDeque::new(),
             full: Seldom::default(),
@@ -149,8 +165,9 @@ fn start_threads(count: usize) -> Result<ThreadPool, Error> {
 
 /// Where connections are let in or turned away.
 struct Door {
+    access: Access,
     places: Admission,
-    service: Arc<Service>,
+    protocol: Arc<dyn Protocol>,
     pool: ThreadPool,
     refused: VecDeque<TcpStream>,
     full: Seldom,
@@ -159,12 +176,9 @@ struct Door {
 impl Door {
     /// Lets a connection in, or answers it here. Never waits.
     fn meet(&mut self, stream: TcpStream, peer: SocketAddr) {
-        if !self.service.access.allows(peer.ip()) {
+        if !self.access.allows(peer.ip()) {
             log::debug!("{peer}: not on the allow list");
-            return self.refuse(
-                stream,
-                Response::text(403, "your address is not allowed here"),
-            );
+            return self.refuse(stream, 403, "your address is not allowed here");
         }
         match self.places.admit(peer.ip()) {
             Some(ticket) => self.admit(stream, peer, ticket),
@@ -172,21 +186,20 @@ impl Door {
                 if self.full.is_due() {
                     log::warn!("{peer} turned away: too many connections, in all or from there");
                 }
-                let busy = Response::text(503, "too many connections");
-                self.refuse(stream, busy.with_header("Retry-After", "1"));
+                self.refuse(stream, 503, "too many connections");
             }
         }
     }
 
     /// Hands the connection to a thread. There is one for every ticket, so it does not queue.
     fn admit(&self, stream: TcpStream, peer: SocketAddr, ticket: Ticket) {
-        let service = Arc::clone(&self.service);
+        let protocol = Arc::clone(&self.protocol);
         self.pool.execute(move || {
             let _ticket = ticket;
             let served = catch_unwind(AssertUnwindSafe(|| {
                 // An answer leaves when it is written; failing that it is only later.
                 let _ = stream.set_nodelay(true);
-                connection::serve(&service, &stream, peer);
+                protocol.serve(&stream, peer);
                 drop(stream);
             }));
             if let Err(panic) = served {
@@ -196,10 +209,11 @@ impl Door {
     }
 
     /// Says why, and closes our side. A client that does not take it at once goes without.
-    fn refuse(&mut self, stream: TcpStream, response: Response) {
-        let told = connection::render(&response, &Framing::last())
-            .and_then(|answer| stream.set_nonblocking(true).map(|()| answer))
-            .and_then(|answer| (&stream).write_all(&answer))
+    fn refuse(&mut self, stream: TcpStream, status: u16, reason: &str) {
+        let answer = self.protocol.turn_away(status, reason);
+        let told = stream
+            .set_nonblocking(true)
+            .and_then(|()| (&stream).write_all(&answer))
             .and_then(|()| stream.shutdown(std::net::Shutdown::Write));
         if told.is_ok() {
             self.refused.truncate(REFUSED_KEPT - 1);

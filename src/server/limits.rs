@@ -15,19 +15,22 @@ pub(crate) struct Limits {
     /// Requests with a body over 64 KiB under way at once; one more is answered 503. Bounds the
     /// memory that bodies take.
     pub(crate) long_bodies: usize,
+    /// Requests whose body is taken as a stream under way at once; one more is answered 503.
+    pub(crate) uploads: usize,
     /// Connections open at once, and so threads; one more is answered 503 at once.
     pub(crate) connections: usize,
     /// Connections open at once from one IPv4 address or IPv6 /64 network.
     pub(crate) connections_per_peer: usize,
     /// Files being sent at once; one more is answered 503. Other answers do not count.
     pub(crate) downloads: usize,
-    /// Seconds from the first byte of a request to the last of its body; then 408.
+    /// Seconds from the first byte of a request to the last of its body; then 408. For a body that
+    /// is taken as a stream: its longest silence, and what is added to the time its pace allows.
     pub(crate) request_secs: u64,
     /// Seconds a connection may stay open with no request under way.
     pub(crate) idle_secs: u64,
     /// Seconds a client may take to accept any one piece (256 KiB) of an answer.
     pub(crate) write_secs: u64,
-    /// Bytes per second below which an answer as a whole is cut off.
+    /// Bytes per second below which an answer as a whole, or a body taken as a stream, is cut off.
     pub(crate) lowest_rate: u64,
 }
 
@@ -37,6 +40,7 @@ impl Default for Limits {
             head_bytes: 16 << 10,
             body_bytes: 1 << 20,
             long_bodies: 16,
+            uploads: 16,
             connections: 256,
             connections_per_peer: 128,
             downloads: 16,

@@ -1,23 +1,30 @@
 //! A request as a handler sees it, and the answer it gives back.
 //!
-//! A request here is complete and checked: its head parsed, its path decoded, its body read. An
-//! answer always knows its length; there is no chunked one. Used by every handler.
+//! A request here is complete and checked: its head parsed, its path decoded, its body read or, for
+//! a handler that wants it so, at hand as a stream. An answer always knows its length; there is no
+//! chunked one. Used by every handler.
 
 use std::fs::File;
+use std::io::Read;
+use std::net::IpAddr;
 use tiny_http::Header;
 pub(crate) use tiny_http::Method;
 
-/// One request, read to its end.
+/// One request, read to its end, or to that of its head if the handler takes the body as a stream.
 pub(crate) struct Request {
     /// The verb.
     pub(crate) method: Method,
     /// The path, percent-decoded once: starts with `/`, without `.` and `..` segments, control
     /// characters and NUL.
     pub(crate) path: String,
+    /// What follows the first `?`, as it came; empty without one.
+    pub(crate) query: String,
     /// The headers in their order.
     pub(crate) headers: Vec<Header>,
     /// The body, at most [`Limits::body_bytes`](super::Limits::body_bytes).
     pub(crate) body: Vec<u8>,
+    /// Who asks.
+    pub(crate) peer: IpAddr,
 }
 
 impl Request {
@@ -101,6 +108,17 @@ impl Response {
 pub(crate) trait Handler: Send + Sync + 'static {
     /// Answers one request. It may block; a panic is answered 500 and costs that connection.
     fn handle(&self, request: &Request) -> Response;
+
+    /// Says whether the body of this request, of whatever length, is for [`Handler::receive`].
+    fn takes_stream(&self, _request: &Request) -> bool {
+        false
+    }
+
+    /// Answers a request with the next `len` bytes of `body`, which end early with an error only.
+    /// What is left unread costs the connection.
+    fn receive(&self, request: &Request, _body: &mut dyn Read, _len: u64) -> Response {
+        self.handle(request)
+    }
 }
 
 #[cfg(test)]

@@ -7,15 +7,18 @@
 //! ```text
 //! http.rs ──accept──▶ connection.rs, one thread of a fixed pool per admitted connection
 //!   │ access.rs          │ head.rs     bytes to a checked head, or why not
-//!   │ admission.rs       │ deadline.rs no read or write outlives its deadline
+//!   │ admission.rs       │ wire.rs     no read or write outlives its deadline
 //!   └ 403, 503           └ Handler     route.rs, files.rs help it to answer
 //! ```
+//!
+//! Another [`Protocol`] may stand in the place of HTTP, behind the same door.
 
 mod access;
 mod admission;
 mod connection;
 mod deadline;
 mod files;
+mod group;
 mod head;
 mod http;
 mod limits;
@@ -23,13 +26,16 @@ mod message;
 mod route;
 #[cfg(test)]
 mod tests;
+mod wire;
 
 pub(crate) use access::{Access, Cidr};
 pub(crate) use files::serve_file;
-pub(crate) use http::{Server, StopHandle};
+pub(crate) use group::{Group, address};
+pub(crate) use http::{Protocol, Server, StopHandle};
 pub(crate) use limits::Limits;
 pub(crate) use message::{Handler, Method, Request, Response};
 pub(crate) use route::{Route, route};
+pub(crate) use wire::Wire;
 
 /// What keeps a server from being set up. Once it runs, nothing a client does is an error here.
 #[derive(Debug, thiserror::Error)]
@@ -48,4 +54,7 @@ pub(crate) enum Error {
     /// An entry of the allow list is neither an address nor a block of them.
     #[error("not an address or block: {0:?}: write 192.0.2.7, 10.0.0.0/8, ::1 or 2001:db8::/32")]
     Cidr(String),
+    /// A thread or the handling of signals, say.
+    #[error("{0}")]
+    System(#[from] std::io::Error),
 }

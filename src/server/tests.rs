@@ -1,10 +1,12 @@
 //! A real server on a free port against clients that write bytes by hand.
 //!
 //! Here is what both sides are made of; `exchange` holds what an honest or clumsy client sees,
-//! `abuse` what a hostile one can do to the others.
+//! `stream` what becomes of bodies that are not held in memory, `abuse` what a hostile one can do to
+//! the others.
 
 mod abuse;
 mod exchange;
+mod stream;
 
 use super::*;
 use std::fs::File;
@@ -25,12 +27,15 @@ struct Echo {
     len: u64,
     /// Each GET of `/wait` takes one message.
     gate: Mutex<Receiver<()>>,
+    /// Gets what each stream failed with.
+    ended: Mutex<Sender<ErrorKind>>,
 }
 
 impl Handler for Echo {
     fn handle(&self, request: &Request) -> Response {
         match request.path.as_str() {
             "/panic" => panic!("as asked"),
+            "/query" => return Response::text(200, &format!("{} {}", request.query, request.peer)),
             "/wait" => {
                 self.gate.lock().unwrap().recv_timeout(PATIENCE).unwrap();
                 return Response::text(200, "waited");
@@ -58,6 +63,35 @@ impl Handler for Echo {
             }
         }
     }
+
+    fn takes_stream(&self, request: &Request) -> bool {
+        request.method == Method::Put && request.path.starts_with("/stream")
+    }
+
+    /// Counts and sums up what comes, unless the path says to leave some of it.
+    fn receive(&self, request: &Request, body: &mut dyn Read, len: u64) -> Response {
+        assert!(request.body.is_empty());
+        let (mut count, mut sum, mut buffer) = (0, 0, vec![0; 100_000]);
+        loop {
+            match request.path.as_str() {
+                "/stream/refused" => return Response::text(403, "not you"),
+                "/stream/panic" => panic!("as asked"),
+                "/stream/half" if count >= len / 2 => return Response::text(409, "enough"),
+                _ => {}
+            }
+            match body.read(&mut buffer) {
+                Ok(0) => return Response::text(201, &format!("{count} of {len}: {sum}")),
+                Ok(read) => {
+                    count += read as u64;
+                    sum += buffer[..read].iter().map(|&b| u64::from(b)).sum::<u64>();
+                }
+                Err(error) => {
+                    let _ = self.ended.lock().unwrap().send(error.kind());
+                    return Response::text(408, "no more came");
+                }
+            }
+        }
+    }
 }
 
 struct Running {
@@ -65,6 +99,7 @@ struct Running {
     stop: StopHandle,
     thread: Option<JoinHandle<Result<(), Error>>>,
     gate: Sender<()>,
+    ended: Receiver<ErrorKind>,
 }
 
 impl Drop for Running {
@@ -87,10 +122,12 @@ fn start_with(limits: Limits, access: Access, content: &[u8]) -> Running {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(content).unwrap();
     let (gate, receiver) = channel();
+    let (sender, ended) = channel();
     let handler = Echo {
         content: file,
         len: content.len() as u64,
         gate: Mutex::new(receiver),
+        ended: Mutex::new(sender),
     };
     let server = Server::bind("127.0.0.1:0", limits, access).unwrap();
     let address = server.local_addr().unwrap();
@@ -101,6 +138,7 @@ fn start_with(limits: Limits, access: Access, content: &[u8]) -> Running {
         stop,
         thread: Some(thread),
         gate,
+        ended,
     }
 }
 

@@ -7,15 +7,11 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread;
-
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 
 use crate::build::spec::Settings;
 use crate::config::{Config, Isolation, Limits};
 use crate::filecache::{self, FetchLimits, Fetcher, Store};
-use crate::server::{self, Access, Server};
+use crate::server::{self, Access, Group, Server};
 use crate::session::{self, launch, store};
 use crate::sys;
 
@@ -98,46 +94,18 @@ pub(crate) fn run(config: &Config) -> Result<(), Error> {
 
 /// Binds every address, then answers at all of them until a signal comes.
 fn listen(config: &Config, handler: &Arc<Handler>) -> Result<(), Error> {
-    let mut servers = Vec::new();
+    let mut servers = Group::default();
     for host in &config.slave.bindhost {
-        let host = if host.contains(':') {
-            format!("[{host}]")
-        } else {
-            host.clone()
-        };
-        let address = format!("{host}:{}", config.slave.bindport);
-        servers.push(Server::bind(
-            address,
-            http_limits(&config.limits),
-            access(config),
-        )?);
+        let address = server::address(host, config.slave.bindport);
+        let server = Server::bind(address, config.limits.http(), access(config))?;
+        let protocol = server.http(Arc::clone(handler) as Arc<dyn server::Handler>);
+        log::info!(
+            "daemon ready! listening at http://{}/",
+            server.local_addr()?
+        );
+        servers.add(server, protocol);
     }
-    let stops: Vec<_> = servers.iter().map(Server::stop_handle).collect();
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
-    thread::Builder::new().name("signals".into()).spawn(move || {
-        for signal in &mut signals {
-            if signal == SIGHUP {
-                log::info!("hang-up ignored: there is no log file to reopen, and the configuration is read at start");
-                continue;
-            }
-            log::info!("stopping; a running build goes on");
-            stops.iter().for_each(server::StopHandle::stop);
-        }
-    })?;
-    let mut running = Vec::new();
-    for server in servers {
-        let address = server.local_addr()?;
-        let handler = Arc::clone(handler);
-        let serve = move || server.run(handler);
-        running.push(thread::Builder::new().name("http".into()).spawn(serve)?);
-        log::info!("daemon ready! listening at http://{address}/");
-    }
-    for server in running {
-        server
-            .join()
-            .map_err(|_| io::Error::other("the HTTP loop panicked"))??;
-    }
-    Ok(())
+    Ok(servers.run_until_told("stopping; a running build goes on")?)
 }
 
 /// Takes the journal for this daemon alone.
@@ -174,23 +142,6 @@ fn fetch_limits(limits: &Limits) -> FetchLimits {
         lowest_rate: limits.fetch_lowest_rate,
         size: limits.fetch_size,
         retries: limits.fetch_retries,
-    }
-}
-
-fn http_limits(limits: &Limits) -> server::Limits {
-    // A size that does not fit is a limit that nothing reaches.
-    let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
-    let count = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
-    server::Limits {
-        head_bytes: size(limits.head),
-        body_bytes: size(limits.body),
-        connections: count(limits.connections),
-        connections_per_peer: count(limits.connections_per_peer),
-        downloads: count(limits.downloads),
-        request_secs: limits.request_timeout.as_secs(),
-        idle_secs: limits.idle_timeout.as_secs(),
-        write_secs: limits.write_timeout.as_secs(),
-        ..server::Limits::default()
     }
 }
 

@@ -1,0 +1,239 @@
+//! Pure: what does the configuration say of the farm? Sections `[database]`, `[librarian]` and
+//! `[master]`; the rest of the file is the slave's, who reads these just as carefully.
+//!
+//! Opens no database and looks at no path. Called for the commands of the librarian and the master.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::reader::Reader;
+use super::{Config, Defaults, Error, Limits, Master, Secret, Warning, is_name, units};
+use super::{parse, read_hosts, read_networks};
+
+use crate::server::Cidr;
+
+/// What the farm's processes have in common; immutable once read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Farm {
+    /// `[slave] user`: whom to become when started as root.
+    pub(crate) user: String,
+    /// `[limits]`: those of HTTP, and `reserve`, count for the librarian too.
+    pub(crate) limits: Limits,
+    pub(crate) database: Database,
+    pub(crate) librarian: Librarian,
+    pub(crate) master: Master,
+}
+
+/// `[database]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Database {
+    /// A path, `sqlite:PATH` or `postgresql://…`, which may hold a password. Defaults to `farm.db`
+    /// below `[slave] home`.
+    pub(crate) url: Secret,
+    /// How long a lost database is waited for. Defaults to 60 seconds.
+    pub(crate) patience: Duration,
+}
+
+/// `[librarian]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Librarian {
+    /// Where the files are. Defaults to `librarian` below `[slave] home`.
+    pub(crate) root: PathBuf,
+    /// Addresses or names to listen at. Defaults to 127.0.0.1; never empty.
+    pub(crate) bindhost: Vec<String>,
+    /// Public files over HTTP, and uploads by PUT. Defaults to 8000; 0 lets the system choose.
+    pub(crate) bindport: u16,
+    /// Uploads by the `STORE` protocol. Defaults to 9090; none turns it off, as with the next two.
+    pub(crate) upload_port: Option<u16>,
+    /// All files over HTTP, and uploads of restricted ones. Defaults to 8005.
+    pub(crate) restricted_port: Option<u16>,
+    /// Uploads of restricted files by `STORE`. Defaults to 9095.
+    pub(crate) restricted_upload_port: Option<u16>,
+    /// What the public port is called by others; ends in `/`. Defaults to localhost and `bindport`.
+    pub(crate) url: String,
+    /// Where the farm's own commands upload; ends in `/`. Defaults to `url`.
+    pub(crate) upload_url: String,
+    /// Who may download public files. Defaults to empty: anyone who can connect.
+    pub(crate) allow: Vec<Cidr>,
+    /// Who may upload, and connect to the restricted ports. Defaults to this host.
+    pub(crate) upload_allow: Vec<Cidr>,
+    /// Longest file, in bytes. Defaults to 16 GiB.
+    pub(crate) max_size: u64,
+    /// The `Database-Name` that `STORE` has to give. Defaults to `farm`.
+    pub(crate) dbname: String,
+}
+
+impl Farm {
+    /// Reads `text`, calling it `file` in messages.
+    pub(crate) fn parse(
+        file: &str,
+        text: &str,
+        defaults: &Defaults,
+    ) -> Result<(Self, Vec<Warning>), Vec<Error>> {
+        parse(file, text, defaults).map(|(_, farm, warnings)| (farm, warnings))
+    }
+
+    pub(super) fn read(reader: &mut Reader<'_>, config: &Config) -> Self {
+        Self {
+            user: config.slave.user.clone(),
+            limits: config.limits.clone(),
+            database: Database::read(reader, config),
+            librarian: Librarian::read(reader, config),
+            master: Master::read(reader, &config.slave.home),
+        }
+    }
+}
+
+impl Database {
+    fn read(reader: &mut Reader<'_>, config: &Config) -> Self {
+        const D: &str = "database";
+        let default = || config.slave.home.join("farm.db").display().to_string();
+        Self {
+            url: Secret(reader.secret(D, "url").unwrap_or_else(default)),
+            patience: reader.duration(D, "patience", 60),
+        }
+    }
+}
+
+impl Librarian {
+    fn read(reader: &mut Reader<'_>, config: &Config) -> Self {
+        const L: &str = "librarian";
+        let bindport = reader
+            .value(L, "bindport", "a port number, 0 to 65535", read_port)
+            .unwrap_or(8000);
+        let mut port = |key, default| {
+            let expected = "a port number, 0 to 65535, or none";
+            let given = reader.value(L, key, expected, |text| match text {
+                "none" => Some(None),
+                number => read_port(number).map(Some),
+            });
+            given.unwrap_or(Some(default))
+        };
+        let upload_port = port("upload_port", 9090);
+        let restricted_port = port("restricted_port", 8005);
+        let restricted_upload_port = port("restricted_upload_port", 9095);
+        let mut base = |key| reader.value(L, key, "http://HOST:PORT/", read_base);
+        let url = base("url").unwrap_or_else(|| format!("http://localhost:{bindport}/"));
+        let upload_url = base("upload_url").unwrap_or_else(|| url.clone());
+        let here = || ["127.0.0.0/8", "::1"].map(|block| block.parse().expect("they are blocks"));
+        Self {
+            root: reader
+                .path(L, "root")
+                .unwrap_or_else(|| config.slave.home.join("librarian")),
+            bindhost: read_hosts(reader, L),
+            bindport,
+            upload_port,
+            restricted_port,
+            restricted_upload_port,
+            url,
+            upload_url,
+            allow: read_networks(reader, L, "allow").unwrap_or_default(),
+            upload_allow: read_networks(reader, L, "upload_allow")
+                .filter(|blocks| !blocks.is_empty())
+                .unwrap_or_else(|| here().to_vec()),
+            max_size: reader.bytes(L, "max_size", 16 << 30),
+            dbname: reader
+                .value(L, "dbname", "one word", |text| {
+                    is_name(text, "-._").then(|| text.to_owned())
+                })
+                .unwrap_or_else(|| "farm".to_owned()),
+        }
+    }
+}
+
+fn read_port(text: &str) -> Option<u16> {
+    units::digits(text)?.try_into().ok()
+}
+
+/// Reads the URL of a folder, which gets the slash at its end.
+fn read_base(text: &str) -> Option<String> {
+    let rest = ["http://", "https://"]
+        .iter()
+        .find_map(|scheme| text.strip_prefix(scheme))?;
+    let is_good = rest.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '[')
+        && rest
+            .chars()
+            .all(|c| c.is_ascii_graphic() && !matches!(c, '?' | '#' | '@'));
+    is_good.then(|| format!("{}/", text.trim_end_matches('/')))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Farm, Vec<String>> {
+        let defaults = Defaults {
+            host_arch: "amd64".to_owned(),
+            home: "/home/buildd".into(),
+            cpus: 2,
+        };
+        Farm::parse("x.conf", text, &defaults)
+            .map(|(farm, _)| farm)
+            .map_err(|errors| errors.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn what_is_not_said_follows_from_what_is() {
+        let farm = parse("[slave]\nhome = /srv\nuser = farm\n").unwrap();
+        assert_eq!(farm.user, "farm");
+        assert_eq!(farm.database.url.expose(), "/srv/farm.db");
+        assert_eq!(farm.librarian.root, PathBuf::from("/srv/librarian"));
+        assert_eq!(farm.librarian.url, "http://localhost:8000/");
+        assert_eq!(farm.librarian.upload_url, farm.librarian.url);
+        let allowed = |address: &str| {
+            let blocks = &farm.librarian.upload_allow;
+            let address = address.parse().unwrap();
+            blocks.iter().any(|block| block.contains(address))
+        };
+        assert!(allowed("127.0.0.1") && allowed("::1") && !allowed("192.0.2.1"));
+
+        let farm = parse("[librarian]\nbindport = 58000\nupload_allow =\n").unwrap();
+        assert_eq!(farm.librarian.upload_url, "http://localhost:58000/");
+        assert_eq!(farm.librarian.upload_allow.len(), 2);
+    }
+
+    #[test]
+    fn values_of_every_kind() {
+        let farm = parse(
+            "[database]\nurl = postgresql://farm:hu%(s)h@db/farm\npatience = 5m\n\
+             [librarian]\nroot = /lib\nbindhost = ::1 0.0.0.0\nbindport = 1\nupload_port = none\n\
+             restricted_port = 0\nurl = https://files.example.org/lib\nupload_url = http://[::1]:1\n\
+             allow = 10.0.0.0/8\nupload_allow = 10.0.0.1 10.0.0.2\nmax_size = 1 GiB\ndbname = lp_dev\n",
+        )
+        .unwrap();
+        assert!(farm.database.url.expose().contains("hu%(s)h"));
+        assert!(!format!("{farm:?}").contains("hu%"));
+        assert_eq!(farm.database.patience, Duration::from_secs(300));
+        let librarian = farm.librarian;
+        assert_eq!(librarian.bindhost, ["::1", "0.0.0.0"]);
+        assert_eq!(librarian.upload_port, None);
+        assert_eq!(librarian.restricted_port, Some(0));
+        assert_eq!(librarian.restricted_upload_port, Some(9095));
+        assert_eq!(librarian.url, "https://files.example.org/lib/");
+        assert_eq!(librarian.upload_url, "http://[::1]:1/");
+        assert_eq!(
+            (librarian.allow.len(), librarian.upload_allow.len()),
+            (1, 2)
+        );
+        assert_eq!(librarian.max_size, 1 << 30);
+        assert_eq!(librarian.dbname, "lp_dev");
+    }
+
+    #[test]
+    fn mistakes_are_told_all_at_once_the_slaves_too() {
+        let errors = parse(
+            "[librarian]\nbindport = none\nupload_port = off\nurl = ftp://x\nupload_url = http://u:p@x/\n\
+             upload_allow = office\nmax_size = 0\ndbname = a b\nbindprot = 1\n[database]\npatience = x\n\
+             [slave]\nbindport = x\n",
+        )
+        .unwrap_err();
+        assert_eq!(errors.len(), 10, "{errors:#?}");
+        assert!(
+            errors.contains(
+                &"x.conf: [librarian] upload_port: not understood (given \"off\"); write a port \
+              number, 0 to 65535, or none"
+                    .to_owned()
+            )
+        );
+    }
+}
