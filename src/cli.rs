@@ -3,9 +3,10 @@
 use clap::{Parser, Subcommand};
 
 use crate::hand::{build, check, chroot, doctor, probe};
+use crate::librarian;
 use crate::slave::Serve;
 
-/// A Debian package build slave: XML-RPC in, binary packages out, without root.
+/// A Debian package build farm: the slave that builds, the librarian, the master.
 #[derive(Debug, Parser)]
 #[command(
     name = "buildd-slave",
@@ -16,6 +17,7 @@ Examples:
   buildd-slave build hello_2.10-3.dsc        one build by hand
   buildd-slave chroot create bookworm.tar    a chroot to build in
   buildd-slave probe localhost:8221 status   ask a slave, as a master would
+  buildd-slave librarian serve               the farm's files, for slaves and people
   buildd-slave doctor                        what is wrong here, and what mends it"
 )]
 pub(crate) struct Cli {
@@ -34,6 +36,8 @@ pub(crate) enum Command {
     Chroot(chroot::Args),
     /// Ask a slave what a master would ask
     Probe(probe::Args),
+    /// Keep the farm's files: serve, add, get, gc
+    Librarian(librarian::Args),
     /// Tell whether a configuration is good
     CheckConfig(check::Args),
     /// Tell what is wrong on this host, and what mends it

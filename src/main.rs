@@ -10,6 +10,7 @@ mod db;
 mod filecache;
 mod hand;
 mod internal;
+mod librarian;
 mod logger;
 mod protocol;
 mod server;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         Some(Command::Build(args)) => hand::told(hand::build::run(args)),
         Some(Command::Chroot(args)) => hand::told(hand::chroot::run(args)),
         Some(Command::Probe(args)) => hand::probe::run(&args),
+        Some(Command::Librarian(args)) => run_librarian(args),
         Some(Command::CheckConfig(args)) => hand::check::run(&args),
         Some(Command::Doctor(args)) => hand::doctor::run(&args),
     }
@@ -65,4 +67,22 @@ fn serve(given: slave::Serve) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Reads what the configuration says of the farm, becomes the slave's user if the command needs it,
+/// and does the command.
+fn run_librarian(args: librarian::Args) -> ExitCode {
+    let named = std::env::var_os("BUILDD_SLAVE_CONFIG");
+    let done = config_file::load_farm(args.config.clone(), named, &config_file::host_defaults())
+        .map_err(|error| error.to_string())
+        .and_then(|(farm, warnings)| {
+            if args.owns_files() && sys::user::am_root() {
+                hand::check::judge_as(&farm.user).map_err(|error| error.to_string())?;
+            }
+            if args.is_daemon() {
+                warnings.iter().for_each(|warning| log::warn!("{warning}"));
+            }
+            librarian::run(args, &farm).map_err(|error| error.to_string())
+        });
+    hand::told(done.map(|()| ExitCode::SUCCESS))
 }

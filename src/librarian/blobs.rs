@@ -1,0 +1,402 @@
+//! Where are the bytes of a content on disk, and how do new ones get there?
+//!
+//! `<root>/aa/bb/<sha256>`, read-only, hashed on the way in; unfinished ones are in
+//! `<root>/incoming`. Knows no row. An upload always replaces what is there under its name, so that
+//! its blob is young: `gc` removes old ones only, and looks at the age under the lock of the folder
+//! `aa`, which an upload holds while it gives its blob the name.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use md5::Md5;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::libc;
+use nix::sys::statvfs::statvfs;
+use sha1::Sha1;
+use sha2::{Digest as _, Sha256};
+
+use super::Error;
+
+use crate::sys::clock;
+use crate::sys::fs::{self, TempFile, fsync_dir};
+
+/// Blobs are never written again; their owner too must mean it to change one.
+const BLOB_MODE: u32 = 0o444;
+/// A name's length.
+const SHA256_DIGITS: usize = 64;
+
+/// What a content is: how long, and its sums in lower-case hexadecimal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Content {
+    pub(super) size: u64,
+    pub(super) sha1: String,
+    pub(super) sha256: String,
+    pub(super) md5: String,
+}
+
+/// The folder of blobs.
+#[derive(Debug)]
+pub(super) struct Blobs {
+    root: PathBuf,
+    /// Bytes that an upload leaves free on the file system.
+    reserve: u64,
+}
+
+impl Blobs {
+    /// Opens the folder, which is made if need be, and removes the unfinished files that no living
+    /// process is writing.
+    pub(super) fn open(root: &Path, reserve: u64) -> Result<Self, Error> {
+        let incoming = root.join("incoming");
+        fs::make_private(root)?;
+        fs::make_private(&incoming)?;
+        fs::sweep_temps(&incoming)?;
+        Ok(Self {
+            root: root.to_path_buf(),
+            reserve,
+        })
+    }
+
+    /// Begins a blob of `len` bytes: refused before a byte is written when they are not free.
+    pub(super) fn receive(&self, len: u64) -> Result<Incoming<'_>, Error> {
+        let found = statvfs(&self.root)
+            .map_err(fs::Error::at::<Errno>("find the free space of", &self.root))?;
+        let free = found
+            .blocks_available()
+            .saturating_mul(found.fragment_size())
+            .saturating_sub(self.reserve);
+        if len > free {
+            return Err(Error::NoSpace {
+                needed: len,
+                free,
+                reserve: self.reserve,
+                dir: self.root.clone(),
+            });
+        }
+        Ok(Incoming {
+            blobs: self,
+            temp: TempFile::create(&self.root.join("incoming"))?,
+            size: 0,
+            sha1: Sha1::new(),
+            sha256: Sha256::new(),
+            md5: Md5::new(),
+        })
+    }
+
+    /// Opens a blob with its length; `None` when there is none. Who has it open may read on when
+    /// it goes.
+    pub(super) fn find(&self, sha256: &str) -> Result<Option<(File, u64)>, Error> {
+        let path = self.path(sha256);
+        let opened = File::options()
+            .read(true)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+            .open(&path);
+        let file = match opened {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other.map_err(fs::Error::at("open", &path))?,
+        };
+        let found = file.metadata().map_err(fs::Error::at("examine", &path))?;
+        Ok(found.is_file().then_some((file, found.len())))
+    }
+
+    /// Calls `see` with the sums of the blobs in each folder last written at least `age_ms` before
+    /// `now`.
+    pub(super) fn each_old(
+        &self,
+        now: i64,
+        age_ms: i64,
+        mut see: impl FnMut(&[String]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        for outer in folders(&self.root)? {
+            for inner in folders(&outer)? {
+                let mut old = Vec::new();
+                for path in entries(&inner)? {
+                    let name = path.file_name().and_then(|name| name.to_str());
+                    if let Some(name) = name.filter(|name| is_sum(name))
+                        && age(&path, now)?.is_some_and(|age| age >= age_ms)
+                    {
+                        old.push(name.to_owned());
+                    }
+                }
+                if !old.is_empty() {
+                    see(&old)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes a blob if it is at least that old and `unwanted` says so, asked while no upload can
+    /// give a blob that name. Returns the number of bytes of what was removed.
+    pub(super) fn remove_old(
+        &self,
+        sha256: &str,
+        now: i64,
+        age_ms: i64,
+        unwanted: impl FnOnce() -> Result<bool, Error>,
+    ) -> Result<Option<u64>, Error> {
+        let path = self.path(sha256);
+        let _lock = lock(&self.outer(sha256), FlockArg::LockExclusive)?;
+        if age(&path, now)?.is_none_or(|age| age < age_ms) || !unwanted()? {
+            return Ok(None);
+        }
+        let size = path.metadata().map(|found| found.len());
+        std::fs::remove_file(&path).map_err(fs::Error::at("remove", &path))?;
+        Ok(size.ok())
+    }
+
+    /// Returns the length of a blob, 0 if there is none.
+    pub(super) fn size(&self, sha256: &str) -> u64 {
+        let found = self.path(sha256).symlink_metadata();
+        found.map_or(0, |found| found.len())
+    }
+
+    fn outer(&self, sha256: &str) -> PathBuf {
+        self.root.join(sha256.get(..2).unwrap_or_default())
+    }
+
+    fn path(&self, sha256: &str) -> PathBuf {
+        let inner = sha256.get(2..4).unwrap_or_default();
+        self.outer(sha256).join(inner).join(sha256)
+    }
+}
+
+/// A blob on its way in; dropped before [`Incoming::place`], it leaves nothing.
+pub(super) struct Incoming<'a> {
+    blobs: &'a Blobs,
+    temp: TempFile,
+    size: u64,
+    sha1: Sha1,
+    sha256: Sha256,
+    md5: Md5,
+}
+
+impl Incoming<'_> {
+    /// Appends all of `bytes`.
+    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.size += bytes.len() as u64;
+        self.sha1.update(bytes);
+        self.sha256.update(bytes);
+        self.md5.update(bytes);
+        Ok(self.temp.write_all(bytes)?)
+    }
+
+    /// Returns what was written so far.
+    pub(super) fn content(&self) -> Content {
+        Content {
+            size: self.size,
+            sha1: hex(&self.sha1.clone().finalize()),
+            sha256: hex(&self.sha256.clone().finalize()),
+            md5: hex(&self.md5.clone().finalize()),
+        }
+    }
+
+    /// Gives the blob its name. On return it is on disk, and young.
+    pub(super) fn place(self, content: &Content) -> Result<(), Error> {
+        let path = self.blobs.path(&content.sha256);
+        let outer = self.blobs.outer(&content.sha256);
+        let inner = path.parent().unwrap_or(&outer);
+        if !inner.is_dir() {
+            std::fs::create_dir_all(inner).map_err(fs::Error::at("create", inner))?;
+            fsync_dir(&outer)?;
+            fsync_dir(&self.blobs.root)?;
+        }
+        let _lock = lock(&outer, FlockArg::LockShared)?;
+        Ok(self.temp.persist(&path, BLOB_MODE)?)
+    }
+}
+
+/// Locks a folder, against other processes too.
+fn lock(folder: &Path, how: FlockArg) -> Result<Flock<File>, Error> {
+    let opened = File::open(folder).map_err(fs::Error::at("open", folder))?;
+    let locked = Flock::lock(opened, how).map_err(|(_, errno)| errno);
+    Ok(locked.map_err(fs::Error::at("lock", folder))?)
+}
+
+/// The folders in `dir` named by two hexadecimal digits, in order.
+fn folders(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+    let mut found = entries(dir)?;
+    found.retain(|path| {
+        let name = path.file_name().and_then(|name| name.to_str());
+        name.is_some_and(|name| name.len() == 2 && is_hex(name)) && path.is_dir()
+    });
+    found.sort();
+    Ok(found)
+}
+
+fn entries(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+    let listed = std::fs::read_dir(dir).and_then(|entries| {
+        entries
+            .map(|entry| entry.map(|entry| entry.path()))
+            .collect()
+    });
+    Ok(listed.map_err(fs::Error::at("list", dir))?)
+}
+
+/// The milliseconds since the file was last written; `None` if it is gone.
+fn age(path: &Path, now: i64) -> Result<Option<i64>, Error> {
+    match path.symlink_metadata().and_then(|found| found.modified()) {
+        Ok(modified) => Ok(Some(now - clock::ms_of(modified))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(fs::Error::at("examine", path)(error).into()),
+    }
+}
+
+fn is_sum(name: &str) -> bool {
+    name.len() == SHA256_DIGITS && is_hex(name)
+}
+
+fn is_hex(text: &str) -> bool {
+    text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+
+    const DAY: i64 = 24 * 3600 * 1000;
+    const HELLO_SHA256: &str = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
+
+    fn put(blobs: &Blobs, bytes: &[u8]) -> Content {
+        let mut incoming = blobs.receive(bytes.len() as u64).unwrap();
+        for byte in bytes {
+            incoming.write(&[*byte]).unwrap();
+        }
+        let content = incoming.content();
+        incoming.place(&content).unwrap();
+        content
+    }
+
+    fn scratch() -> (tempfile::TempDir, Blobs) {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(dir.path(), 0).unwrap();
+        (dir, blobs)
+    }
+
+    fn unfinished(dir: &Path) -> usize {
+        dir.join("incoming").read_dir().unwrap().count()
+    }
+
+    #[test]
+    fn all_sums_in_one_pass_and_the_bytes_under_one() {
+        let (dir, blobs) = scratch();
+        let content = put(&blobs, b"hello");
+        assert_eq!(content.size, 5);
+        assert_eq!(content.sha1, "aaf4c61ddcc5e8a2dabede0f3b482cd9aea9434d");
+        assert_eq!(content.md5, "5d41402abc4b2a76b9719d911017c592");
+        assert_eq!(content.sha256, HELLO_SHA256);
+        let path = dir.path().join("2c/f2").join(HELLO_SHA256);
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o444);
+        let (mut file, len) = blobs.find(HELLO_SHA256).unwrap().unwrap();
+        let mut text = String::new();
+        file.read_to_string(&mut text).unwrap();
+        assert_eq!((text.as_str(), len), ("hello", 5));
+        assert!(
+            blobs
+                .find(&HELLO_SHA256.replace('2', "3"))
+                .unwrap()
+                .is_none()
+        );
+        assert_eq!(unfinished(dir.path()), 0);
+        assert_eq!(put(&blobs, b"").size, 0);
+    }
+
+    #[test]
+    fn what_is_not_placed_leaves_nothing_nor_does_a_crash() {
+        let (dir, blobs) = scratch();
+        let mut incoming = blobs.receive(5).unwrap();
+        incoming.write(b"hel").unwrap();
+        assert_eq!(unfinished(dir.path()), 1);
+        // Another process starting up spares what is being written.
+        Blobs::open(dir.path(), 0).unwrap();
+        assert_eq!(unfinished(dir.path()), 1);
+        drop(incoming);
+        assert_eq!(unfinished(dir.path()), 0);
+
+        std::fs::write(dir.path().join("incoming/.tmp-1-1"), b"x").unwrap();
+        Blobs::open(dir.path(), 0).unwrap();
+        assert_eq!(unfinished(dir.path()), 0);
+    }
+
+    #[test]
+    fn more_than_is_free_is_refused_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(dir.path(), u64::MAX).unwrap();
+        let error = blobs.receive(1).err().unwrap().to_string();
+        assert!(
+            error.starts_with("no space: 1 bytes wanted, 0 free"),
+            "{error}"
+        );
+        assert_eq!(unfinished(dir.path()), 0);
+    }
+
+    #[test]
+    fn only_old_blobs_go_and_an_upload_makes_one_young() {
+        let (dir, blobs) = scratch();
+        put(&blobs, b"hello");
+        let path = dir.path().join("2c/f2").join(HELLO_SHA256);
+        let now = clock::now_ms();
+        let grow_old = || {
+            let file = File::open(&path).unwrap();
+            let then = SystemTime::now() - Duration::from_secs(25 * 3600);
+            file.set_modified(then).unwrap();
+        };
+        let old = || {
+            let mut seen = Vec::new();
+            let see = |sums: &[String]| {
+                seen.extend(sums.to_vec());
+                Ok(())
+            };
+            blobs.each_old(now, DAY, see).unwrap();
+            seen
+        };
+        let remove = |unwanted: bool| blobs.remove_old(HELLO_SHA256, now, DAY, || Ok(unwanted));
+        assert!(old().is_empty());
+        assert_eq!(remove(true).unwrap(), None, "young");
+        grow_old();
+        assert_eq!(old(), [HELLO_SHA256]);
+        assert_eq!(remove(false).unwrap(), None, "wanted");
+        put(&blobs, b"hello");
+        assert_eq!(remove(true).unwrap(), None, "uploaded again");
+        grow_old();
+        assert_eq!(remove(true).unwrap(), Some(5));
+        assert_eq!(remove(true).unwrap(), None, "gone");
+        assert!(old().is_empty());
+    }
+
+    #[test]
+    fn a_name_is_given_and_taken_one_at_a_time() {
+        let (dir, blobs) = scratch();
+        put(&blobs, b"hello");
+        let path = dir.path().join("2c/f2").join(HELLO_SHA256);
+        let old = SystemTime::now() - Duration::from_secs(25 * 3600);
+        File::open(&path).unwrap().set_modified(old).unwrap();
+        let (done, wait) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            let blobs = &blobs;
+            let removed = blobs.remove_old(HELLO_SHA256, clock::now_ms(), DAY, move || {
+                // The upload comes between the look at the age and the removal.
+                scope.spawn(move || {
+                    put(blobs, b"hello");
+                    let _ = done.send(());
+                });
+                let early = wait.recv_timeout(Duration::from_millis(200));
+                assert!(early.is_err(), "the upload did not wait");
+                drop(wait);
+                Ok(true)
+            });
+            assert_eq!(removed.unwrap(), Some(5));
+        });
+        assert!(blobs.find(HELLO_SHA256).unwrap().is_some());
+    }
+}

@@ -1,0 +1,141 @@
+//! How does a file of this machine come into the library, and one of the library out of it?
+//!
+//! Whole or not at all, with what is on its way shown on a terminal. Called by the commands of the
+//! librarian and of the master.
+
+use std::fs::File;
+use std::io::{self, IsTerminal as _, Read, Write as _};
+use std::path::Path;
+
+use sha1::{Digest as _, Sha1};
+
+use super::blobs::hex;
+use super::remote::{self, Added, Uploader};
+use super::{Error, alias_url, name, rows};
+
+use crate::db::Db;
+use crate::protocol::Sha1Hex;
+use crate::sys::clock;
+
+/// A file from this length on is worth a line that tells how far it is.
+const LONG_BYTES: u64 = 64 << 20;
+
+/// Uploads the file at `path` under its own name; the rest is as for [`Uploader::add`].
+pub(crate) fn upload(
+    uploader: &Uploader,
+    path: &Path,
+    content_type: Option<&str>,
+    expires_at: Option<i64>,
+    restricted: bool,
+) -> Result<Added, Error> {
+    let at = |source| Error::File {
+        path: path.to_owned(),
+        source,
+    };
+    let name = path.file_name().and_then(|name| name.to_str());
+    let name = name.filter(|name| name::is_good(name)).ok_or_else(|| {
+        at(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "not a name a file of the library can have",
+        ))
+    })?;
+    let mut file = File::open(path).map_err(at)?;
+    let about = file.metadata().map_err(at)?;
+    if !about.is_file() {
+        return Err(at(io::Error::other("not a regular file")));
+    }
+    let len = about.len();
+    let mut source = Told {
+        source: &mut file,
+        name,
+        done: 0,
+        len,
+        shown: None,
+    };
+    let added = uploader.add(name, content_type, expires_at, restricted, &mut source, len);
+    source.end();
+    added
+}
+
+/// A file to be fetched.
+pub(crate) struct Wanted {
+    pub(super) url: String,
+    pub(super) name: String,
+    /// Its sum, if the database was asked.
+    pub(super) sha1: Option<Sha1Hex>,
+}
+
+impl Wanted {
+    /// Finds a file by its number; `base` is `[librarian] url`. Takes a token for a restricted one.
+    pub(crate) fn by_number(db: &Db, base: &str, id: i64) -> Result<Self, Error> {
+        let found = db.read(|tx| rows::find(tx, id))?;
+        let found = found.ok_or(Error::Unknown(id))?;
+        let mut url = alias_url(base, id, &found.name);
+        if found.restricted {
+            let token = db.write(|tx| rows::issue_token(tx, id, clock::now_ms()))?;
+            url = format!("{url}?token={token}");
+        }
+        Ok(Self {
+            url,
+            name: found.name,
+            sha1: Sha1Hex::parse(&found.sha1).ok(),
+        })
+    }
+
+    /// Fetches the file, handing `take` each piece; in the end it is what it should be, or an error.
+    pub(crate) fn fetch(
+        &self,
+        take: &mut dyn FnMut(&[u8]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let mut sum = Sha1::new();
+        remote::fetch(&self.url, &mut |piece| {
+            sum.update(piece);
+            take(piece)
+        })?;
+        let actual = hex(&sum.finalize());
+        match &self.sha1 {
+            Some(expected) if expected.as_str() != actual => Err(Error::Mismatch {
+                expected: expected.clone(),
+                actual,
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A file on its way out; of a long one a terminal shows how far it is.
+struct Told<'a> {
+    source: &'a mut dyn Read,
+    name: &'a str,
+    done: u64,
+    len: u64,
+    /// In per cent.
+    shown: Option<u64>,
+}
+
+impl Told<'_> {
+    fn tell(&mut self) {
+        let percent = self.done.saturating_mul(100) / self.len.max(1);
+        if self.len < LONG_BYTES || self.shown == Some(percent) || !io::stderr().is_terminal() {
+            return;
+        }
+        self.shown = Some(percent);
+        let _ = write!(io::stderr(), "\r{}: {percent}% ", self.name);
+    }
+
+    /// Clears the line.
+    fn end(&mut self) {
+        if self.shown.take().is_some() {
+            let _ = write!(io::stderr(), "\r\x1b[K");
+        }
+    }
+}
+
+impl Read for Told<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.source.read(buffer)?;
+        self.done += count as u64;
+        self.tell();
+        Ok(count)
+    }
+}

@@ -1,0 +1,272 @@
+//! Files over HTTP: downloads by number and name, uploads by PUT (master spec §4.3, §4.4).
+//!
+//! A public port has public files for everybody, and a restricted one for whoever shows its token;
+//! the restricted port has all. What is not there, and what is not for the one who asks, look the
+//! same. Rows are looked up by `rows`, bytes kept by `intake`; the server does the rest.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use serde_json::json;
+
+use super::intake::Library;
+use super::route::{self, Route, route};
+use super::rows::{self, Found, NewAlias};
+use super::{Error, media, name};
+
+use crate::db;
+use crate::protocol::Sha1Hex;
+use crate::server::{self, Cidr, Handler, Request, Response};
+use crate::sys::clock;
+
+/// What people see who look in with a browser.
+const PAGE: &str = "<!DOCTYPE html>\n<title>Librarian</title>\n<h1>Librarian</h1>\n\
+                    <p>The files of a build farm, each at <code>/NUMBER/NAME</code>.</p>\n";
+
+/// One listening port.
+pub(super) struct Port {
+    pub(super) library: Arc<Library>,
+    /// Whether all files are served, and uploads are restricted.
+    pub(super) restricted: bool,
+    /// What the public port is called by others.
+    pub(super) base: String,
+    /// Who may upload.
+    pub(super) uploaders: Vec<Cidr>,
+}
+
+impl Handler for Port {
+    fn handle(&self, request: &Request) -> Response {
+        match route(&request.method, &request.path, &request.query) {
+            Route::File { id, name } => self.file(request, id, name),
+            Route::Put(name) => self.put(request, name, &mut io::empty(), 0),
+            Route::Search(digest) => self.search(digest),
+            Route::Robots => Response::text(200, "User-agent: *\nDisallow: /"),
+            Route::Page => Response::bytes(200, "text/html; charset=utf-8", PAGE.into()),
+            Route::NotFound => not_found(),
+            Route::NotImplemented => Response::text(501, "not implemented"),
+            Route::MethodNotAllowed { allow } => {
+                Response::text(405, "not allowed").with_header("Allow", allow)
+            }
+        }
+    }
+
+    fn takes_stream(&self, request: &Request) -> bool {
+        let found = route(&request.method, &request.path, &request.query);
+        matches!(found, Route::Put(_))
+    }
+
+    fn receive(&self, request: &Request, body: &mut dyn Read, len: u64) -> Response {
+        match route(&request.method, &request.path, &request.query) {
+            Route::Put(name) => self.put(request, name, body, len),
+            _ => self.handle(request),
+        }
+    }
+}
+
+impl Port {
+    fn file(&self, request: &Request, id: i64, name: &str) -> Response {
+        let found = match self.look_up(request, id) {
+            Ok(Some(found)) if found.name == name => found,
+            Ok(_) => return not_found(),
+            Err(error) => return refuse(&request.path, &error.into()),
+        };
+        let blob = match self.library.blobs.find(&found.sha256) {
+            Ok(blob) => blob,
+            Err(error) => return refuse(&request.path, &error),
+        };
+        let Some((file, len)) = blob else {
+            log::error!(
+                "{}: its bytes are not on disk: SHA-256 {}",
+                request.path,
+                found.sha256
+            );
+            return not_found();
+        };
+        if u64::try_from(found.size) != Ok(len) {
+            log::error!("{}: damaged: {len} bytes, not {}", request.path, found.size);
+            return Response::text(500, "damaged file");
+        }
+        let (kind, encoding) = media::as_sent(name, &found.content_type);
+        let created = Duration::from_millis(u64::try_from(found.created_at).unwrap_or(0));
+        let mut response = server::serve_file(request, file, len, kind, UNIX_EPOCH + created);
+        if response.status == 200 && has_it(request, &response) {
+            response.status = 304;
+        }
+        if let Some(encoding) = encoding {
+            response = response.with_header("Content-Encoding", encoding);
+        }
+        let caching = match found.restricted {
+            true => "max-age=0, private",
+            false => "max-age=31536000, public",
+        };
+        response.with_header("Cache-Control", caching)
+    }
+
+    /// Finds a file that the one who asks may read.
+    fn look_up(&self, request: &Request, id: i64) -> Result<Option<Found>, db::Error> {
+        let token = token(request);
+        let now = clock::now_ms();
+        self.library.db.read(|tx| {
+            let Some(found) = rows::find(tx, id)? else {
+                return Ok(None);
+            };
+            let may_read = self.restricted
+                || !found.restricted
+                || match &token {
+                    Some(token) => rows::token_opens(tx, id, token, now)?,
+                    None => false,
+                };
+            Ok(may_read.then_some(found))
+        })
+    }
+
+    fn search(&self, digest: Option<String>) -> Response {
+        let Some(digest) = digest else {
+            return Response::text(400, "Bad search");
+        };
+        let digest = digest.to_ascii_lowercase();
+        let found = self
+            .library
+            .db
+            .read(|tx| rows::search(tx, &digest, self.restricted));
+        match found {
+            Ok(aliases) => {
+                let mut lines = vec![aliases.len().to_string()];
+                lines.extend(
+                    aliases
+                        .iter()
+                        .map(|(id, file)| format!("{id}/{}", name::quote(file))),
+                );
+                Response::text(200, &lines.join("\n"))
+            }
+            Err(error) => refuse("/search", &error.into()),
+        }
+    }
+
+    fn put(&self, request: &Request, name: &str, body: &mut dyn Read, len: u64) -> Response {
+        if !self
+            .uploaders
+            .iter()
+            .any(|block| block.contains(request.peer))
+        {
+            return Response::text(
+                403,
+                "your address may not upload here ([librarian] upload_allow)",
+            );
+        }
+        let (alias, sum) = match self.announced(request, name) {
+            Ok(announced) => announced,
+            Err(wrong) => return Response::text(400, &wrong),
+        };
+        let kept = match self.library.keep(&alias, sum.as_ref(), body, len) {
+            Ok(kept) => kept,
+            Err(error) => return refuse(&request.path, &error),
+        };
+        let (id, content) = (kept.alias_id, &kept.content);
+        let url = name::alias_url(&self.base, id, name);
+        log::info!("{id}/{name}: {len} bytes from {}", request.peer);
+        let answer = json!({
+            "id": id,
+            "url": url,
+            "sha1": content.sha1,
+            "sha256": content.sha256,
+            "md5": content.md5,
+            "size": content.size,
+        });
+        Response::bytes(201, "application/json", format!("{answer}\n").into())
+            .with_header("Location", &name::alias_url("/", id, name))
+    }
+
+    /// What the head of an upload says of the file.
+    fn announced(
+        &self,
+        request: &Request,
+        name: &str,
+    ) -> Result<(NewAlias, Option<Sha1Hex>), String> {
+        if !name::is_good(name) {
+            return Err("not a file name".to_owned());
+        }
+        let content_type = request
+            .header("Content-Type")
+            .unwrap_or_else(|| media::by_name(name));
+        if !media::is_good(content_type) {
+            return Err("bad Content-Type".to_owned());
+        }
+        let expires = request.header("X-Expires").map(|text| {
+            let seconds: Option<i64> = text.parse().ok();
+            seconds.ok_or("X-Expires is not in seconds since 1970")
+        });
+        let sum = request
+            .header("X-SHA1")
+            .map(|text| Sha1Hex::parse(&text.to_ascii_lowercase()));
+        let restricted = match request.header("X-Restricted") {
+            None | Some("no") => false,
+            Some("yes") => true,
+            Some(_) => return Err("X-Restricted is yes or no".to_owned()),
+        };
+        let alias = NewAlias {
+            name: name.to_owned(),
+            content_type: content_type.to_owned(),
+            restricted: self.restricted || restricted,
+            expires_at: expires
+                .transpose()?
+                .map(|seconds| seconds.saturating_mul(1000)),
+        };
+        Ok((alias, sum.transpose().map_err(|error| error.to_string())?))
+    }
+}
+
+/// Returns the token a client shows: in the query, or as the password of HTTP Basic with no user.
+fn token(request: &Request) -> Option<String> {
+    let basic = || {
+        let (scheme, given) = request.header("Authorization")?.split_once(' ')?;
+        let pair = BASE64_STANDARD.decode(given.trim()).ok()?;
+        let token = String::from_utf8(pair).ok()?.strip_prefix(':')?.to_owned();
+        scheme.eq_ignore_ascii_case("Basic").then_some(token)
+    };
+    route::parameter(&request.query, "token").or_else(basic)
+}
+
+/// Tells whether the client has the file already: it shows the date it was given with it.
+fn has_it(request: &Request, response: &Response) -> bool {
+    let Some(since) = request.header("If-Modified-Since") else {
+        return false;
+    };
+    let mut headers = response.headers.iter();
+    headers.any(|header| header.field.equiv("Last-Modified") && header.value == since)
+}
+
+fn not_found() -> Response {
+    Response::text(404, "not found")
+}
+
+/// Answers what cannot be done, and notes what the operator should know.
+fn refuse(path: &str, error: &Error) -> Response {
+    let status = match error {
+        Error::TooLong { .. } => 413,
+        Error::Mismatch { .. } => 409,
+        Error::CutShort(source) if source.kind() == io::ErrorKind::TimedOut => 408,
+        Error::CutShort(_) => 400,
+        Error::NoSpace { .. } => 507,
+        Error::Disk(error) if error.source.kind() == io::ErrorKind::StorageFull => 507,
+        Error::Database(
+            db::Error::Lost { .. } | db::Error::Busy(_) | db::Error::CommitUnknown(_),
+        ) => 503,
+        _ => 500,
+    };
+    if status >= 500 {
+        log::error!("{path}: {error}");
+    } else {
+        log::info!("{path}: {error}");
+    }
+    match status {
+        // Folders of this host, and statements, are nobody else's affair.
+        500 => Response::text(500, "internal error"),
+        503 => Response::text(503, "the database is not there; try again")
+            .with_header("Retry-After", "5"),
+        507 => Response::text(507, "no space left"),
+        _ => Response::text(status, &error.to_string()),
+    }
+}

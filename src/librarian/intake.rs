@@ -1,0 +1,193 @@
+//! How does an upload become a file of the library, whichever way it came?
+//!
+//! The bytes go to disk as they come; when all are there and are what they should be, the blob gets
+//! its name, and then the rows are committed. An error before that leaves nothing, but for a blob
+//! without rows when the database fails, which `gc` removes. Called by `http` and `upload_port`.
+
+use std::io::{self, Read};
+
+use super::Error;
+use super::blobs::{Blobs, Content, Incoming};
+use super::rows::{self, NewAlias};
+
+use crate::db::Db;
+use crate::protocol::Sha1Hex;
+use crate::sys::clock;
+
+/// Bytes copied at a time.
+const CHUNK_BYTES: usize = 256 << 10;
+
+/// What all ports of a librarian share.
+pub(super) struct Library {
+    pub(super) db: Db,
+    pub(super) blobs: Blobs,
+    /// Longest file, in bytes.
+    pub(super) max_size: u64,
+}
+
+/// A file of the library.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) content_id: i64,
+    pub(super) alias_id: i64,
+    pub(super) content: Content,
+}
+
+impl Library {
+    /// Keeps the `len` bytes that `body` yields; on return everybody can read them.
+    pub(super) fn keep(
+        &self,
+        alias: &NewAlias,
+        expected: Option<&Sha1Hex>,
+        body: &mut dyn Read,
+        len: u64,
+    ) -> Result<Kept, Error> {
+        let (incoming, content) = self.receive(expected, body, len)?;
+        incoming.place(&content)?;
+        let now = clock::now_ms();
+        let (content_id, alias_id) = self.db.write(|tx| rows::insert(tx, &content, alias, now))?;
+        Ok(Kept {
+            content_id,
+            alias_id,
+            content,
+        })
+    }
+
+    /// Keeps a blob whose rows its uploader inserts, under a content id that is not taken yet.
+    pub(super) fn keep_blob(
+        &self,
+        content_id: i64,
+        expected: Option<&Sha1Hex>,
+        body: &mut dyn Read,
+        len: u64,
+    ) -> Result<Content, Error> {
+        if self.db.read(|tx| rows::has_content(tx, content_id))? {
+            return Err(Error::Taken(content_id));
+        }
+        let (incoming, content) = self.receive(expected, body, len)?;
+        incoming.place(&content)?;
+        Ok(content)
+    }
+
+    fn receive(
+        &self,
+        expected: Option<&Sha1Hex>,
+        body: &mut dyn Read,
+        len: u64,
+    ) -> Result<(Incoming<'_>, Content), Error> {
+        if len > self.max_size {
+            return Err(Error::TooLong {
+                size: len,
+                most: self.max_size,
+            });
+        }
+        let mut incoming = self.blobs.receive(len)?;
+        let most = usize::try_from(len).map_or(CHUNK_BYTES, |len| len.min(CHUNK_BYTES));
+        let mut buffer = vec![0; most.max(1)];
+        loop {
+            match body.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(count) => incoming.write(buffer.get(..count).unwrap_or_default())?,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Error::CutShort(error)),
+            }
+        }
+        let content = incoming.content();
+        if content.size != len {
+            return Err(Error::CutShort(io::ErrorKind::UnexpectedEof.into()));
+        }
+        match expected {
+            Some(expected) if expected.as_str() != content.sha1 => Err(Error::Mismatch {
+                expected: expected.clone(),
+                actual: content.sha1,
+            }),
+            _ => Ok((incoming, content)),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::db::tests::{Scratch, scratch};
+
+    const HELLO: &str = "aaf4c61ddcc5e8a2dabede0f3b482cd9aea9434d";
+
+    /// An empty library; its folder goes with the database's.
+    pub(in crate::librarian) fn library() -> (Scratch, Library) {
+        let scratch = scratch();
+        let library = Library {
+            db: scratch.db.clone(),
+            blobs: Blobs::open(&scratch.dir.path().join("library"), 0).unwrap(),
+            max_size: 1000,
+        };
+        (scratch, library)
+    }
+
+    pub(in crate::librarian) fn alias(name: &str) -> NewAlias {
+        NewAlias {
+            name: name.to_owned(),
+            content_type: "text/plain".to_owned(),
+            restricted: false,
+            expires_at: None,
+        }
+    }
+
+    fn found(library: &Library) -> i64 {
+        let count = "SELECT COUNT(*) FROM library_alias";
+        library
+            .db
+            .read(|tx| tx.query_one(count, &[])?.get(0))
+            .unwrap()
+    }
+
+    #[test]
+    fn bytes_that_are_known_are_another_alias_of_one_content() {
+        let (_scratch, library) = library();
+        let sum = Sha1Hex::parse(HELLO).unwrap();
+        let keep = |name| library.keep(&alias(name), Some(&sum), &mut &b"hello"[..], 5);
+        let (one, two) = (keep("one").unwrap(), keep("two").unwrap());
+        assert_eq!(one.content_id, two.content_id);
+        assert_ne!(one.alias_id, two.alias_id);
+        assert_eq!((one.content.sha1.as_str(), one.content.size), (HELLO, 5));
+    }
+
+    #[test]
+    fn what_is_not_as_announced_is_not_kept() {
+        let (scratch, library) = library();
+        let wrong = Sha1Hex::parse(&"0".repeat(40)).unwrap();
+        let keep = |sum, mut bytes: &'static [u8], len| {
+            let kept = library.keep(&alias("a"), sum, &mut bytes, len);
+            kept.err().unwrap().to_string()
+        };
+        for (error, expect) in [
+            (
+                keep(Some(&wrong), b"hello", 5),
+                format!("expected SHA-1 {wrong}, got {HELLO}"),
+            ),
+            (keep(None, b"hell", 5), "upload ended early: ".to_owned()),
+            (keep(None, b"hello", 4), "upload ended early: ".to_owned()),
+            (
+                keep(None, b"", 1001),
+                "file too long: 1001 bytes".to_owned(),
+            ),
+        ] {
+            assert!(error.starts_with(&expect), "{error}");
+        }
+        assert_eq!(found(&library), 0);
+        let root = scratch.dir.path().join("library");
+        assert_eq!(root.join("incoming").read_dir().unwrap().count(), 0);
+        assert_eq!(root.read_dir().unwrap().count(), 1, "no blob");
+    }
+
+    #[test]
+    fn a_blob_for_rows_to_come_has_none_and_a_taken_content_is_refused() {
+        let (_scratch, library) = library();
+        let content = library.keep_blob(17, None, &mut &b"hello"[..], 5).unwrap();
+        assert!(library.blobs.find(&content.sha256).unwrap().is_some());
+        assert_eq!(found(&library), 0);
+        let kept = library.keep(&alias("a"), None, &mut &b"x"[..], 1).unwrap();
+        let taken = library.keep_blob(kept.content_id, None, &mut &b"hello"[..], 5);
+        assert!(matches!(taken, Err(Error::Taken(id)) if id == kept.content_id));
+    }
+}

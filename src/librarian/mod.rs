@@ -1,0 +1,96 @@
+//! The Librarian: files by number and name, for the farm and those who look at it (master spec §4).
+//!
+//! ```text
+//! PUT, GET ─▶ http ──────────┐          ┌─▶ blobs   <root>/aa/bb/<sha256>
+//! STORE ────▶ upload_port ───┴─ intake ─┤
+//! remote: add, get, Uploader            └─▶ rows    library_content, library_alias, …_token
+//! ```
+//!
+//! A blob is on disk before the rows that name it are committed, and goes after they are gone (`gc`);
+//! until then, and after, it is not there for anybody. Equal bytes are one blob and one content.
+
+mod blobs;
+mod commands;
+mod conversation;
+mod files;
+mod gc;
+mod http;
+mod intake;
+mod media;
+mod name;
+mod remote;
+mod route;
+mod rows;
+mod serve;
+mod upload_port;
+
+pub(crate) use commands::{Args, run};
+pub(crate) use files::{Wanted, upload};
+pub(crate) use name::alias_url;
+pub(crate) use remote::{Uploader, check};
+pub(crate) use rows::issue_token;
+pub(crate) use serve::bind;
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::db;
+use crate::protocol::Sha1Hex;
+use crate::server;
+use crate::sys;
+
+/// What the librarian, or who deals with one, could not do.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error(transparent)]
+    Disk(#[from] sys::fs::Error),
+    #[error(transparent)]
+    Database(#[from] db::Error),
+    /// Less than this is free, beyond the reserve; all in bytes.
+    #[error("no space: {needed} bytes wanted, {free} free beyond the reserve of {reserve} ([limits] reserve) in {}", dir.display())]
+    NoSpace {
+        needed: u64,
+        free: u64,
+        reserve: u64,
+        dir: PathBuf,
+    },
+    #[error("file too long: {size} bytes, and {most} are the most ([librarian] max_size)")]
+    TooLong { size: u64, most: u64 },
+    #[error("expected SHA-1 {expected}, got {actual}")]
+    Mismatch { expected: Sha1Hex, actual: String },
+    #[error("content {0} is there already")]
+    Taken(i64),
+    /// The one who sent it stopped, or was too slow.
+    #[error("upload ended early: {0}")]
+    CutShort(#[source] io::Error),
+    #[error("{}: {source}", path.display())]
+    File { path: PathBuf, source: io::Error },
+    #[error("{url}: {problem}: is `buildd-slave librarian serve` running there?")]
+    Remote { url: String, problem: String },
+    /// In the librarian's own words.
+    #[error("{url}: {status}: {reason}")]
+    Refused {
+        url: String,
+        status: u16,
+        reason: String,
+    },
+    #[error("{url}: {promised} bytes promised, {came} came")]
+    Length {
+        url: String,
+        promised: u64,
+        came: u64,
+    },
+    #[error("{0}: no such file in the library; `librarian add` tells the numbers")]
+    Unknown(i64),
+    #[error("not the number or the URL of a file: {0:?}; write 17 or http://HOST:8000/17/NAME")]
+    What(String),
+    #[error(
+        "only {found} columns that refer to files are known to the database, not the {least} there \
+         should be: nothing is removed"
+    )]
+    References { found: usize, least: usize },
+    #[error("cannot print: {0}")]
+    Output(io::Error),
+    #[error(transparent)]
+    Server(#[from] server::Error),
+}

@@ -1,0 +1,98 @@
+//! Pure: what may a file in the library be called, and what is its URL?
+//!
+//! A name is part of a URL and of a line of answers, and a weak secret: who does not know it does
+//! not get the file. Refuses rather than repairs.
+
+/// Longest name, in bytes: what a file system takes, since somebody will save it.
+const LONGEST: usize = 255;
+
+/// Tells whether a file can be uploaded under that name.
+pub(super) fn is_good(name: &str) -> bool {
+    (1..=LONGEST).contains(&name.len())
+        && !name.contains(|c: char| c == '/' || c.is_control())
+        && !matches!(name, "." | "..")
+}
+
+/// Returns the URL of an alias below the librarian's `base`, which ends in `/`.
+pub(crate) fn alias_url(base: &str, id: i64, name: &str) -> String {
+    format!("{base}{id}/{}", quote(name))
+}
+
+/// Percent-encodes a name as UTF-8, but for what a URL's path takes as it is (master spec §4.3).
+pub(super) fn quote(name: &str) -> String {
+    let mut quoted = String::with_capacity(name.len());
+    for byte in name.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~+".contains(&byte) {
+            quoted.push(char::from(byte));
+        } else {
+            quoted.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    quoted
+}
+
+/// Decodes what [`quote`] made; `None` for what is no such thing.
+pub(super) fn unquote(quoted: &str) -> Option<String> {
+    let mut parts = quoted.split('%');
+    let mut bytes = parts.next()?.as_bytes().to_vec();
+    for part in parts {
+        let (digits, rest) = part.split_at_checked(2)?;
+        let is_hex = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+        bytes.push(u8::from_str_radix(digits, 16).ok().filter(|_| is_hex)?);
+        bytes.extend_from_slice(rest.as_bytes());
+    }
+    String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls() {
+        for (name, expect) in [
+            ("hello_2.10-3.dsc", "hello_2.10-3.dsc"),
+            ("a b", "a%20b"),
+            ("a+b~1", "a+b~1"),
+            ("grün", "gr%C3%BCn"),
+            ("a/b", "a%2Fb"),
+            ("50%?#", "50%25%3F%23"),
+        ] {
+            assert_eq!(
+                alias_url("http://l:8000/", 7, name),
+                format!("http://l:8000/7/{expect}")
+            );
+            assert_eq!(unquote(expect).as_deref(), Some(name));
+        }
+        for bad in ["%", "%4", "%zz", "%+1", "%ff"] {
+            assert_eq!(unquote(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn names() {
+        for good in [
+            "HelloWorld.txt",
+            "a b",
+            "grün",
+            "-x",
+            "...",
+            &"x".repeat(255),
+        ] {
+            assert!(is_good(good), "{good}");
+        }
+        for bad in [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "/",
+            "a\nb",
+            "a\0",
+            "\u{85}",
+            &"x".repeat(256),
+        ] {
+            assert!(!is_good(bad), "{bad:?}");
+        }
+    }
+}

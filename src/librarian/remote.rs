@@ -1,0 +1,184 @@
+//! How are files brought to a librarian, and fetched from one, over HTTP?
+//!
+//! Streamed, bounded in every wait, by no proxy. What the librarian says is handed on in its own
+//! words. Called by the commands and the master.
+
+use std::io::{self, Read};
+use std::time::Duration;
+
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use serde::Deserialize;
+use ureq::SendBody;
+use ureq::http::{StatusCode, header};
+
+use super::{Error, name};
+
+use crate::filecache::plain_agent;
+
+/// For each of: resolving the name, connecting, sending a head.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest silence in the middle of a file.
+const SILENCE: Duration = Duration::from_secs(60);
+/// The same after the last byte of an upload: it is put on disk then.
+const SETTLE_TIME: Duration = Duration::from_secs(600);
+/// A body longer than this is sent only when the librarian has seen the head.
+const ASK_FIRST_BYTES: u64 = 64 << 10;
+/// Bytes read of an answer that is no file.
+const ANSWER_BYTES: u64 = 64 << 10;
+/// Bytes copied at a time.
+const CHUNK_BYTES: usize = 256 << 10;
+
+/// What uploads files to one librarian.
+pub(crate) struct Uploader {
+    agent: ureq::Agent,
+    base: String,
+}
+
+/// A file that the library has now.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(crate) struct Added {
+    pub(crate) id: i64,
+    pub(crate) url: String,
+    pub(crate) sha1: String,
+    pub(crate) sha256: String,
+    /// In bytes.
+    pub(crate) size: u64,
+}
+
+fn agent() -> ureq::Agent {
+    plain_agent(CONNECT_TIMEOUT, SILENCE)
+        .max_redirects(0)
+        .timeout_recv_response(Some(SETTLE_TIME))
+        .build()
+        .new_agent()
+}
+
+impl Uploader {
+    /// Makes an uploader to `[librarian] upload_url`; contacts nobody.
+    pub(crate) fn new(upload_url: &str) -> Self {
+        Self {
+            agent: agent(),
+            base: upload_url.to_owned(),
+        }
+    }
+
+    /// Uploads the `len` bytes that `body` yields. Without a `content_type` the name says it;
+    /// `expires_at` is in milliseconds since 1970, and without it the file goes when nothing in the
+    /// database has referred to it for a week. On return it can be downloaded.
+    pub(crate) fn add(
+        &self,
+        name: &str,
+        content_type: Option<&str>,
+        expires_at: Option<i64>,
+        restricted: bool,
+        body: &mut dyn Read,
+        len: u64,
+    ) -> Result<Added, Error> {
+        let url = format!("{}{}", self.base, name::quote(name));
+        let mut request = self.agent.put(&url).header(header::CONTENT_LENGTH, len);
+        if let Some(kind) = content_type {
+            request = request.header(header::CONTENT_TYPE, kind);
+        }
+        if let Some(time) = expires_at {
+            request = request.header("X-Expires", time / 1000);
+        }
+        if restricted {
+            request = request.header("X-Restricted", "yes");
+        }
+        if len > ASK_FIRST_BYTES {
+            request = request.header(header::EXPECT, "100-continue");
+        }
+        let answer = request
+            .send(SendBody::from_reader(body))
+            .and_then(|response| {
+                let status = response.status();
+                let body = response.into_body().into_with_config();
+                Ok((status, body.limit(ANSWER_BYTES).read_to_vec()?))
+            });
+        let (status, answer) = answer.map_err(|error| lost(&url, &error))?;
+        if status != StatusCode::CREATED {
+            return Err(refused(&url, status, &answer));
+        }
+        serde_json::from_slice(&answer).map_err(|_| Error::Refused {
+            url,
+            status: status.as_u16(),
+            reason: "not the answer of a librarian".to_owned(),
+        })
+    }
+}
+
+/// Makes sure that a file can be downloaded, without doing so. `token` lets its holder have a
+/// restricted one; empty for others.
+pub(crate) fn check(url: &str, token: &str) -> Result<(), Error> {
+    let mut request = agent().head(url);
+    if !token.is_empty() {
+        let pair = BASE64_STANDARD.encode(format!(":{token}"));
+        request = request.header(header::AUTHORIZATION, format!("Basic {pair}"));
+    }
+    let response = request.call().map_err(|error| lost(url, &error))?;
+    match response.status() {
+        StatusCode::OK => Ok(()),
+        // A HEAD has no words of its own.
+        status => {
+            let said = status.canonical_reason().unwrap_or_default();
+            Err(refused(url, status, said.as_bytes()))
+        }
+    }
+}
+
+/// Downloads a file, handing `take` each piece of it; fails if it is not as long as promised.
+pub(super) fn fetch(
+    url: &str,
+    take: &mut dyn FnMut(&[u8]) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let shown = url.split('?').next().unwrap_or(url);
+    let response = agent().get(url).call();
+    let response = response.map_err(|error| lost(shown, &error))?;
+    let status = response.status();
+    let body = response.into_body();
+    if status != StatusCode::OK {
+        let answer = body.into_with_config().limit(ANSWER_BYTES).read_to_vec();
+        return Err(refused(shown, status, &answer.unwrap_or_default()));
+    }
+    let promised = body.content_length();
+    let mut reader = body.into_reader();
+    let mut buffer = vec![0; CHUNK_BYTES];
+    let mut came = 0;
+    loop {
+        match reader.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => {
+                came += count as u64;
+                take(buffer.get(..count).unwrap_or_default())?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(lost(shown, &ureq::Error::from(error))),
+        }
+    }
+    match promised {
+        Some(promised) if promised != came => Err(Error::Length {
+            url: shown.to_owned(),
+            promised,
+            came,
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn lost(url: &str, error: &ureq::Error) -> Error {
+    Error::Remote {
+        url: url.to_owned(),
+        problem: error.to_string(),
+    }
+}
+
+fn refused(url: &str, status: StatusCode, answer: &[u8]) -> Error {
+    let said = String::from_utf8_lossy(answer);
+    let line = said.lines().next().unwrap_or_default();
+    let reason: String = line.chars().filter(|c| !c.is_control()).take(200).collect();
+    Error::Refused {
+        url: url.to_owned(),
+        status: status.as_u16(),
+        reason,
+    }
+}

@@ -1,0 +1,175 @@
+//! Uploads by the protocol of 2008: `STORE`, headers, bytes, and the next (master spec §4.1).
+//!
+//! What the client says is `conversation`'s to judge; this holds it to the clock, keeps what comes
+//! and answers. An error is the last word on a connection. Called for each connection that the
+//! server has let in.
+
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Error;
+use super::conversation::{self, Store};
+use super::intake::Library;
+use super::rows::NewAlias;
+
+use crate::server::{Limits, Protocol, Wire};
+
+/// One listening port.
+pub(super) struct StorePort {
+    pub(super) library: Arc<Library>,
+    pub(super) restricted: bool,
+    /// What a client has to give as `Database-Name`.
+    pub(super) dbname: String,
+    pub(super) limits: Limits,
+}
+
+/// Why a conversation ends.
+enum End {
+    /// The client has said all.
+    Over,
+    /// The client is told what is wrong.
+    Refused(String),
+    /// There is nobody left to tell.
+    Lost(io::Error),
+}
+
+impl From<io::Error> for End {
+    fn from(error: io::Error) -> Self {
+        Self::Lost(error)
+    }
+}
+
+impl Protocol for StorePort {
+    fn serve(&self, stream: &TcpStream, peer: SocketAddr) {
+        let mut wire = Wire::new(stream, &self.limits);
+        let end = loop {
+            if let Err(end) = self.store(&mut wire, peer) {
+                break end;
+            }
+        };
+        match end {
+            End::Over => {}
+            End::Refused(line) => {
+                log::info!("{peer}: {line}");
+                if self.say(&wire, &line).is_ok() {
+                    wire.drain();
+                }
+            }
+            End::Lost(error) => {
+                log::debug!("{peer}: {error}");
+                wire.reset();
+            }
+        }
+    }
+
+    fn turn_away(&self, status: u16, reason: &str) -> Vec<u8> {
+        // Of this protocol's two ways to say no, the one that means "not your mistake".
+        let status = if status == 403 { 400 } else { 500 };
+        format!("{status} {reason}\r\n").into_bytes()
+    }
+}
+
+impl StorePort {
+    /// Takes one file and answers.
+    fn store(&self, wire: &mut Wire<'_>, peer: SocketAddr) -> Result<(), End> {
+        let store = self.read_head(wire)?;
+        if let Some(debug) = &store.debug {
+            log::info!(
+                "{peer}: debug id {debug}: {} bytes, {}",
+                store.size,
+                store.name
+            );
+        }
+        let mut body = wire.body(store.size);
+        let answer = match store.ids {
+            Some((content_id, alias_id)) => self
+                .library
+                .keep_blob(content_id, store.sha1.as_ref(), &mut body, store.size)
+                .map(|_| {
+                    (
+                        format!("{alias_id}/{} (rows to come)", store.name),
+                        "200".to_owned(),
+                    )
+                }),
+            None => self
+                .library
+                .keep(
+                    &self.alias(&store),
+                    store.sha1.as_ref(),
+                    &mut body,
+                    store.size,
+                )
+                .map(|kept| {
+                    let ids = format!("200 {}/{}", kept.content_id, kept.alias_id);
+                    (format!("{}/{}", kept.alias_id, store.name), ids)
+                }),
+        };
+        let (what, line) = answer.map_err(|error| refuse(&store.name, error))?;
+        log::info!("{what}: {} bytes from {}", store.size, peer.ip());
+        Ok(self.say(wire, &line)?)
+    }
+
+    /// Reads the next head; the first bytes of it may take their time, the rest may not.
+    fn read_head(&self, wire: &mut Wire<'_>) -> Result<Store, End> {
+        let from_now = |secs| Instant::now() + Duration::from_secs(secs);
+        if wire.input().is_empty() {
+            match wire.read_more(from_now(self.limits.idle_secs)) {
+                Ok(true) => {}
+                Ok(false) => return Err(End::Over),
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => return Err(End::Over),
+                Err(error) => return Err(End::Lost(error)),
+            }
+        }
+        let deadline = from_now(self.limits.request_secs);
+        loop {
+            match conversation::parse(wire.input(), &self.dbname) {
+                Ok(Some((store, length))) if length <= self.limits.head_bytes => {
+                    wire.take(length);
+                    return Ok(store);
+                }
+                Ok(None) if wire.input().len() < self.limits.head_bytes => {}
+                Ok(_) => return Err(End::Refused("400 command and headers too long".to_owned())),
+                Err(wrong) => return Err(End::Refused(format!("400 {wrong}"))),
+            }
+            match wire.read_more(deadline) {
+                Ok(true) => {}
+                Ok(false) => return Err(End::Lost(io::ErrorKind::UnexpectedEof.into())),
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                    return Err(End::Refused("400 too slow".to_owned()));
+                }
+                Err(error) => return Err(End::Lost(error)),
+            }
+        }
+    }
+
+    fn alias(&self, store: &Store) -> NewAlias {
+        NewAlias {
+            name: store.name.clone(),
+            content_type: store.content_type.clone(),
+            restricted: self.restricted,
+            expires_at: store.expires_at,
+        }
+    }
+
+    fn say(&self, wire: &Wire<'_>, line: &str) -> io::Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(self.limits.write_secs);
+        wire.write(format!("{line}\r\n").as_bytes(), deadline)
+    }
+}
+
+/// Says what a client is told of an upload that failed.
+fn refuse(name: &str, error: Error) -> End {
+    match error {
+        Error::CutShort(source) if source.kind() != io::ErrorKind::TimedOut => End::Lost(source),
+        Error::TooLong { .. } | Error::CutShort(_) => End::Refused(format!("400 {error}")),
+        Error::Mismatch { .. } | Error::Taken(_) | Error::NoSpace { .. } => {
+            End::Refused(format!("500 {error}"))
+        }
+        other => {
+            log::error!("{name}: {other}");
+            End::Refused("500 internal error".to_owned())
+        }
+    }
+}
