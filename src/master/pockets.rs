@@ -1,0 +1,347 @@
+//! Pure: what may a build of a pocket use, and does its series take it?
+//!
+//! The tables of master spec §2.12 and §2.13: which pockets and components a pocket's packages
+//! depend on, which pockets a series accepts, and what that makes of apt's sources. Debian's
+//! components, which the sources never knew, are here beside Ubuntu's.
+
+use super::model::{ArchivePurpose, Pocket, SeriesStatus, suite};
+
+/// Returns the pockets a build of `pocket` may use, RELEASE first, its own last.
+pub(crate) fn dependencies(pocket: Pocket) -> &'static [Pocket] {
+    use Pocket::{Backports, Proposed, Release, Security, Updates};
+    match pocket {
+        Release => &[Release],
+        Security => &[Release, Security],
+        Updates => &[Release, Security, Updates],
+        Proposed => &[Release, Security, Updates, Proposed],
+        Backports => &[Release, Security, Updates, Backports],
+    }
+}
+
+/// Returns the pockets whose chroot will do for a build of `pocket`, the best first.
+pub(crate) fn chroot_pockets(pocket: Pocket) -> impl Iterator<Item = Pocket> {
+    dependencies(pocket).iter().rev().copied()
+}
+
+/// Tells whether builds of `pocket` are for this archive and series. Only archives that somebody
+/// else publishes, under rules of their own, take everything.
+pub(crate) fn accepts(purpose: ArchivePurpose, status: SeriesStatus, pocket: Pocket) -> bool {
+    match purpose {
+        ArchivePurpose::Ppa | ArchivePurpose::Partner | ArchivePurpose::Copy => true,
+        ArchivePurpose::Primary | ArchivePurpose::Embargoed | ArchivePurpose::Obsolete => {
+            series_accepts(status, pocket)
+        }
+    }
+}
+
+/// Tells whether a series takes builds of `pocket` in its primary archive.
+pub(crate) fn series_accepts(status: SeriesStatus, pocket: Pocket) -> bool {
+    match status {
+        SeriesStatus::Frozen => true,
+        SeriesStatus::Current | SeriesStatus::Supported => pocket != Pocket::Release,
+        SeriesStatus::Experimental | SeriesStatus::Development | SeriesStatus::Obsolete => {
+            pocket == Pocket::Release
+        }
+    }
+}
+
+/// Whose names for the parts of an archive are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Components {
+    Debian,
+    Ubuntu,
+}
+
+impl Components {
+    /// Returns those of a distribution, by its name: `debian` and `debian-…` are Debian's.
+    pub(crate) fn of(distribution: &str) -> Self {
+        if distribution == "debian" || distribution.starts_with("debian-") {
+            Self::Debian
+        } else {
+            Self::Ubuntu
+        }
+    }
+
+    /// Returns all of them. Debian's `non-free-firmware` is left to builds that are in it: older
+    /// suites have none.
+    pub(crate) fn all(self) -> &'static [&'static str] {
+        match self {
+            Self::Debian => &["main", "contrib", "non-free"],
+            Self::Ubuntu => &["main", "restricted", "universe", "multiverse"],
+        }
+    }
+
+    /// Returns the components that a build of a package in `component` may use. Backports may use
+    /// all, a component nobody knows `main` and itself.
+    pub(crate) fn ogre(self, component: &str, pocket: Pocket) -> Vec<&str> {
+        match (self, component) {
+            _ if pocket == Pocket::Backports => self.all().to_vec(),
+            (_, "main") => vec!["main"],
+            (_, "partner") => vec!["partner"],
+            (Self::Ubuntu, "restricted") => vec!["main", "restricted"],
+            (Self::Ubuntu, "universe") => vec!["main", "restricted", "universe"],
+            (Self::Ubuntu, "multiverse") => self.all().to_vec(),
+            // Policy lets both use what is in either.
+            (Self::Debian, "contrib" | "non-free") => self.all().to_vec(),
+            (Self::Debian, "non-free-firmware") => [self.all(), &[component]].concat(),
+            (_, unknown) => vec!["main", unknown],
+        }
+    }
+}
+
+/// An archive as apt is to see it. Not to be shown: it holds a secret.
+#[derive(Clone)]
+pub(crate) struct AptArchive<'a> {
+    pub(crate) purpose: ArchivePurpose,
+    /// Where it is; empty: nobody knows, and it is left out.
+    pub(crate) base_url: &'a str,
+    /// What the user `buildd` of a private archive shows.
+    pub(crate) secret: Option<&'a str>,
+    pub(crate) private: bool,
+    /// It has published binaries for the build's architecture; without, apt would find nothing.
+    pub(crate) has_binaries: bool,
+}
+
+/// What a build may use.
+#[derive(Clone)]
+pub(crate) struct AptSources<'a> {
+    /// The archive built for.
+    pub(crate) own: AptArchive<'a>,
+    /// Archives that this one names as its dependencies.
+    pub(crate) others: Vec<AptArchive<'a>>,
+    /// The primary archive of the distribution, if `own` is not it.
+    pub(crate) primary: Option<AptArchive<'a>>,
+    pub(crate) components: Components,
+    pub(crate) series: &'a str,
+    pub(crate) pocket: Pocket,
+    /// The component of the current publication.
+    pub(crate) component: &'a str,
+}
+
+/// Returns the lines for apt, `deb <url> <suite> <components>`, those of the archive itself first.
+/// They hold passwords.
+///
+/// A PPA has one suite, and uses all components of the primary archive, as of UPDATES or, for a
+/// private one, of SECURITY. No line at all: the build is to keep what its chroot has.
+pub(crate) fn archive_lines(sources: &AptSources<'_>) -> Vec<String> {
+    let ogre = sources.components.ogre(sources.component, sources.pocket);
+    let suites = |archive, pocket, components: &[&str]| -> Vec<String> {
+        let suite_of = |pocket: &Pocket| suite(sources.series, *pocket);
+        let suites = dependencies(pocket).iter().map(suite_of);
+        let lines = suites.map(|suite| line(archive, &suite, components));
+        lines.flatten().collect()
+    };
+    match sources.own.purpose {
+        ArchivePurpose::Primary | ArchivePurpose::Embargoed | ArchivePurpose::Obsolete => {
+            suites(&sources.own, sources.pocket, &ogre)
+        }
+        ArchivePurpose::Ppa | ArchivePurpose::Partner | ArchivePurpose::Copy => {
+            let below = match sources.own.private {
+                true => Pocket::Security,
+                false => Pocket::Updates,
+            };
+            let near = [&sources.own].into_iter().chain(&sources.others);
+            let near = near.filter(|archive| archive.has_binaries);
+            let mut lines: Vec<String> = near
+                .filter_map(|archive| line(archive, sources.series, &ogre))
+                .collect();
+            if let Some(primary) = &sources.primary {
+                lines.extend(suites(primary, below, sources.components.all()));
+            }
+            lines
+        }
+    }
+}
+
+fn line(archive: &AptArchive<'_>, suite: &str, components: &[&str]) -> Option<String> {
+    let url = url(archive)?;
+    Some(format!("deb {url} {suite} {}", components.join(" ")))
+}
+
+fn url(archive: &AptArchive<'_>) -> Option<String> {
+    if archive.base_url.is_empty() {
+        return None;
+    }
+    let secret = archive.secret.filter(|_| archive.private);
+    Some(match (archive.base_url.split_once("://"), secret) {
+        (Some((scheme, rest)), Some(secret)) => {
+            format!("{scheme}://buildd:{}@{rest}", percent_encoded(secret))
+        }
+        _ => archive.base_url.to_owned(),
+    })
+}
+
+/// Quotes what would end a password early.
+fn percent_encoded(text: &str) -> String {
+    let quote = |byte: u8| match byte {
+        b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+        byte if byte.is_ascii_alphanumeric() => char::from(byte).to_string(),
+        byte => format!("%{byte:02X}"),
+    };
+    text.bytes().map(quote).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Pocket::{Backports, Proposed, Release, Security, Updates};
+
+    #[test]
+    fn the_own_chroot_comes_first() {
+        for (pocket, expect) in [
+            (Release, &[Release][..]),
+            (Security, &[Security, Release]),
+            (Updates, &[Updates, Security, Release]),
+            (Proposed, &[Proposed, Updates, Security, Release]),
+            (Backports, &[Backports, Updates, Security, Release]),
+        ] {
+            assert_eq!(chroot_pockets(pocket).collect::<Vec<_>>(), expect);
+        }
+    }
+
+    #[test]
+    fn what_a_series_accepts() {
+        for status in SeriesStatus::ALL {
+            let (release, others) = match status {
+                SeriesStatus::Frozen => (true, true),
+                SeriesStatus::Current | SeriesStatus::Supported => (false, true),
+                SeriesStatus::Experimental | SeriesStatus::Development | SeriesStatus::Obsolete => {
+                    (true, false)
+                }
+            };
+            for pocket in Pocket::ALL {
+                let expect = if *pocket == Release { release } else { others };
+                assert_eq!(series_accepts(*status, *pocket), expect);
+                let primary = accepts(ArchivePurpose::Primary, *status, *pocket);
+                assert_eq!(primary, expect, "{status} {pocket}");
+                assert!(accepts(ArchivePurpose::Ppa, *status, *pocket));
+            }
+        }
+    }
+
+    #[test]
+    fn components_that_may_be_used() {
+        let everything = "main restricted universe multiverse";
+        for (distribution, component, pocket, expect) in [
+            ("ubuntu", "main", Release, "main"),
+            ("ubuntu", "restricted", Security, "main restricted"),
+            ("ubuntu", "universe", Release, "main restricted universe"),
+            ("ubuntu", "multiverse", Release, everything),
+            ("ubuntu", "partner", Release, "partner"),
+            ("ubuntutest", "main", Backports, everything),
+            ("ubuntu", "experiments", Release, "main experiments"),
+            ("debian", "main", Release, "main"),
+            ("debian", "contrib", Release, "main contrib non-free"),
+            ("debian-ports", "non-free", Release, "main contrib non-free"),
+            (
+                "debian",
+                "non-free-firmware",
+                Release,
+                "main contrib non-free non-free-firmware",
+            ),
+            ("debian", "main", Backports, "main contrib non-free"),
+        ] {
+            let components = Components::of(distribution).ogre(component, pocket);
+            assert_eq!(components.join(" "), expect, "{distribution} {component}");
+        }
+    }
+
+    fn archive(purpose: ArchivePurpose, base_url: &str) -> AptArchive<'_> {
+        AptArchive {
+            purpose,
+            base_url,
+            secret: None,
+            private: false,
+            has_binaries: true,
+        }
+    }
+
+    fn ubuntu(own: AptArchive<'_>, pocket: Pocket) -> AptSources<'_> {
+        AptSources {
+            own,
+            others: Vec::new(),
+            primary: Some(archive(ArchivePurpose::Primary, "http://p/ubuntu")),
+            components: Components::Ubuntu,
+            series: "hoary",
+            pocket,
+            component: "universe",
+        }
+    }
+
+    #[test]
+    fn lines_of_the_primary_archive() {
+        let primary = || archive(ArchivePurpose::Primary, "http://p/ubuntu");
+        let check = |pocket, suites: &[&str]| {
+            let line = |suite| format!("deb http://p/ubuntu {suite} main restricted universe");
+            let expect: Vec<String> = suites.iter().map(line).collect();
+            assert_eq!(archive_lines(&ubuntu(primary(), pocket)), expect);
+        };
+        check(Release, &["hoary"]);
+        check(Security, &["hoary", "hoary-security"]);
+        let updates = ["hoary", "hoary-security", "hoary-updates"];
+        check(Updates, &updates);
+        check(Proposed, &[&updates[..], &["hoary-proposed"]].concat());
+        assert_eq!(
+            archive_lines(&ubuntu(primary(), Backports))[3],
+            "deb http://p/ubuntu hoary-backports main restricted universe multiverse"
+        );
+        let nowhere = archive(ArchivePurpose::Primary, "");
+        assert!(archive_lines(&ubuntu(nowhere, Release)).is_empty());
+    }
+
+    #[test]
+    fn lines_of_a_ppa() {
+        let all = "main restricted universe multiverse";
+        let below = |suite| format!("deb http://p/ubuntu {suite} {all}");
+        let ppa = || archive(ArchivePurpose::Ppa, "https://ppa/bob/ubuntu");
+
+        let mut sources = ubuntu(ppa(), Release);
+        sources.others = vec![
+            archive(ArchivePurpose::Ppa, "https://ppa/eve/ubuntu"),
+            AptArchive {
+                has_binaries: false,
+                ..archive(ArchivePurpose::Ppa, "https://ppa/nothing/ubuntu")
+            },
+        ];
+        let expect = [
+            "deb https://ppa/bob/ubuntu hoary main restricted universe".to_owned(),
+            "deb https://ppa/eve/ubuntu hoary main restricted universe".to_owned(),
+            below("hoary"),
+            below("hoary-security"),
+            below("hoary-updates"),
+        ];
+        assert_eq!(archive_lines(&sources), expect);
+
+        sources.own.private = true;
+        sources.own.secret = Some("s3c/r@t");
+        sources.others.clear();
+        let expect = [
+            "deb https://buildd:s3c%2Fr%40t@ppa/bob/ubuntu hoary main restricted universe"
+                .to_owned(),
+            below("hoary"),
+            below("hoary-security"),
+        ];
+        assert_eq!(archive_lines(&sources), expect);
+
+        // Empty so far, and no primary archive: what the chroot has will do.
+        sources.own.has_binaries = false;
+        sources.primary = None;
+        assert!(archive_lines(&sources).is_empty());
+    }
+
+    #[test]
+    fn a_secret_goes_into_urls_of_private_archives_with_a_host_only() {
+        for (base_url, private, expect) in [
+            ("http://h/x", true, "http://buildd:k@h/x"),
+            ("http://h/x", false, "http://h/x"),
+            ("file:/srv/x", true, "file:/srv/x"),
+        ] {
+            let one = AptArchive {
+                secret: Some("k"),
+                private,
+                ..archive(ArchivePurpose::Ppa, base_url)
+            };
+            assert_eq!(url(&one).as_deref(), Some(expect));
+        }
+    }
+}

@@ -1,0 +1,348 @@
+//! One test for each table of `scan`, a row for each of its rows.
+
+use proptest::prelude::*;
+
+use super::*;
+use CleanStatus::{Clean, Cleaning, Dirty};
+
+const NOW: i64 = 1_000_000;
+const ERAS: [Era; 2] = [Era::Pass, Era::Daemon];
+
+fn builder(ok: bool, clean: CleanStatus) -> BuilderFacts {
+    BuilderFacts {
+        ok,
+        manual: false,
+        clean,
+        virtualized: false,
+        reset: None,
+        job: None,
+    }
+}
+
+fn virtual_one(clean: CleanStatus, reset: Option<ResetProtocol>) -> BuilderFacts {
+    BuilderFacts {
+        virtualized: true,
+        reset,
+        ..builder(true, clean)
+    }
+}
+
+fn busy(ok: bool, clean: CleanStatus) -> BuilderFacts {
+    BuilderFacts {
+        job: Some(JobFacts {
+            cookie: "8-1.2".into(),
+            cancelling: false,
+            cancel_by: None,
+        }),
+        ..builder(ok, clean)
+    }
+}
+
+fn cancelling(cancel_by: Option<i64>) -> BuilderFacts {
+    let mut facts = busy(true, Dirty);
+    let job = facts.job.as_mut().unwrap();
+    (job.cancelling, job.cancel_by) = (true, cancel_by);
+    facts
+}
+
+fn id(cookie: &str) -> BuildId {
+    BuildId::parse(cookie).unwrap()
+}
+
+fn building(cookie: &str) -> StatusRecord {
+    StatusRecord::Building {
+        id: id(cookie),
+        logtail: b"dh build".to_vec(),
+    }
+}
+
+fn aborting(cookie: &str) -> StatusRecord {
+    StatusRecord::Aborting { id: id(cookie) }
+}
+
+fn waiting(cookie: &str) -> StatusRecord {
+    StatusRecord::Waiting {
+        id: id(cookie),
+        status: BuildStatus::DepFail,
+        files: Vec::new(),
+        dependencies: "libfoo-dev".into(),
+    }
+}
+
+fn kept(logtail: &[u8]) -> Step {
+    Step::KeepTail {
+        logtail: Some(logtail.to_vec()),
+    }
+}
+
+fn lost(got: Option<&str>) -> Step {
+    Step::Lost {
+        expected: "8-1.2".into(),
+        got: got.map(Into::into),
+    }
+}
+
+fn rescue(cookie: &str, abort: bool) -> Step {
+    Step::Rescue {
+        cookie: cookie.into(),
+        abort,
+    }
+}
+
+fn abort(first_deadline: bool) -> Step {
+    Step::SendAbort { first_deadline }
+}
+
+/// Says why without the words: those are for people.
+fn why(text: &str) -> String {
+    text.split(':').next().unwrap_or_default().into()
+}
+
+#[test]
+fn before_the_slave_is_asked() {
+    let one_one = Some(ResetProtocol::Synchronous);
+    let two = Some(ResetProtocol::Asynchronous);
+    let broken = |why: &str| Before::Broken { why: why.into() };
+    let disabled = || "the builder is disabled".to_owned();
+    let mut disabled_cancelling = cancelling(None);
+    disabled_cancelling.ok = false;
+    let with_clean = "a builder with a job, 8-1.2, is CLEAN";
+    let with_cleaning = "a builder with a job, 8-1.2, is CLEANING";
+    let unresettable = "a virtual builder without a reset protocol";
+    for (facts, daemon, pass) in [
+        (busy(true, Clean), broken(with_clean), Before::Ask),
+        (busy(false, Clean), broken(with_clean), Before::Ask),
+        (busy(true, Cleaning), broken(with_cleaning), Before::Ask),
+        (
+            busy(false, Dirty),
+            Before::ResetJob { why: disabled() },
+            Before::Ask,
+        ),
+        (
+            disabled_cancelling,
+            Before::CancelJob { why: disabled() },
+            Before::Ask,
+        ),
+        (busy(true, Dirty), Before::Ask, Before::Ask),
+        (builder(false, Clean), Before::Leave, Before::Leave),
+        (builder(false, Dirty), Before::Leave, Before::Leave),
+        (builder(false, Cleaning), Before::Leave, Before::Leave),
+        (builder(true, Clean), Before::Ask, Before::Ask),
+        (builder(true, Dirty), Before::Ask, Before::Ask),
+        (builder(true, Cleaning), Before::Ask, Before::Ask),
+        (virtual_one(Clean, one_one), Before::Ask, Before::Ask),
+        (virtual_one(Clean, None), Before::Ask, Before::Ask),
+        (
+            virtual_one(Dirty, one_one),
+            Before::ResetMachine,
+            Before::ResetMachine,
+        ),
+        (
+            virtual_one(Cleaning, one_one),
+            Before::ResetMachine,
+            Before::ResetMachine,
+        ),
+        (
+            virtual_one(Dirty, two),
+            Before::ResetMachine,
+            Before::ResetMachine,
+        ),
+        (virtual_one(Cleaning, two), Before::Leave, Before::Leave),
+        (virtual_one(Dirty, None), broken(unresettable), Before::Ask),
+    ] {
+        for (era, expect) in [(Era::Daemon, daemon), (Era::Pass, pass)] {
+            let got = match before(era, &facts) {
+                Before::Broken { why: text } => Before::Broken { why: why(&text) },
+                other => other,
+            };
+            assert_eq!(got, expect, "{era:?} {facts:?}");
+        }
+    }
+}
+
+#[test]
+fn a_builder_with_a_job() {
+    let collected = Step::Collect {
+        status: BuildStatus::DepFail,
+        files: Vec::new(),
+        dependencies: "libfoo-dev".into(),
+    };
+    for (status, expect) in [
+        (building("8-1.2"), kept(b"dh build")),
+        (aborting("8-1.2"), kept(ABORTING_TAIL)),
+        (waiting("8-1.2"), collected),
+        // An earlier try at the same build is not this one.
+        (building("8-1.1"), lost(Some("8-1.1"))),
+        (aborting("8-1"), lost(Some("8-1"))),
+        (waiting("7-7"), lost(Some("7-7"))),
+    ] {
+        for era in ERAS {
+            let got = step(era, &busy(true, Dirty), &status, NOW);
+            assert_eq!(got, expect, "{era:?} {status:?}");
+        }
+    }
+    let silent = StatusRecord::Building {
+        id: id("8-1.2"),
+        logtail: Vec::new(),
+    };
+    let unchanged = Step::KeepTail { logtail: None };
+    let got = step(Era::Daemon, &busy(true, Dirty), &silent, NOW);
+    assert_eq!(got, unchanged);
+}
+
+#[test]
+fn an_idle_slave_with_a_job() {
+    let idle = StatusRecord::Idle;
+    for (era, facts, expect) in [
+        (Era::Daemon, busy(true, Dirty), lost(None)),
+        (Era::Pass, busy(true, Dirty), Step::Forgotten),
+        // The builders of 2008's sample data are disabled; theirs may be any clean status.
+        (Era::Pass, busy(false, Dirty), Step::Forgotten),
+        (Era::Pass, busy(false, Clean), Step::Forgotten),
+        (Era::Daemon, cancelling(None), Step::Cancelled),
+        (Era::Pass, cancelling(Some(NOW - 1)), Step::Cancelled),
+    ] {
+        let given = format!("{era:?} {facts:?}");
+        assert_eq!(step(era, &facts, &idle, NOW), expect, "{given}");
+    }
+}
+
+#[test]
+fn cancelling_a_job() {
+    for (cancel_by, status, expect) in [
+        (None, building("8-1.2"), abort(true)),
+        (None, aborting("8-1.2"), abort(true)),
+        (Some(NOW + 1), building("8-1.2"), abort(false)),
+        (Some(NOW + 1), aborting("8-1.2"), kept(ABORTING_TAIL)),
+        (Some(NOW), building("8-1.2"), Step::CancelOverdue),
+        (Some(NOW - 1), aborting("8-1.2"), Step::CancelOverdue),
+        (Some(NOW - 1), building("9-9"), Step::Cancelled),
+        (None, waiting("8-1.1"), Step::Cancelled),
+    ] {
+        let facts = cancelling(cancel_by);
+        let got = step(Era::Daemon, &facts, &status, NOW);
+        assert_eq!(got, expect, "{cancel_by:?} {status:?}");
+    }
+    // However late: what is over is collected.
+    let got = step(
+        Era::Daemon,
+        &cancelling(Some(NOW - 1)),
+        &waiting("8-1.2"),
+        NOW,
+    );
+    assert!(matches!(got, Step::Collect { .. }), "{got:?}");
+}
+
+#[test]
+fn a_builder_without_a_job() {
+    let broken = |state: &str| Step::Broken {
+        why: format!("a CLEAN builder is {state} 9-9"),
+    };
+    let manual = |clean| BuilderFacts {
+        manual: true,
+        ..builder(true, clean)
+    };
+    let no_protocol = virtual_one(Dirty, None);
+    for (facts, status, daemon, pass) in [
+        (
+            builder(true, Clean),
+            StatusRecord::Idle,
+            Step::Dispatch,
+            Step::Dispatch,
+        ),
+        (
+            manual(Clean),
+            StatusRecord::Idle,
+            Step::Nothing,
+            Step::Nothing,
+        ),
+        (
+            builder(true, Clean),
+            building("9-9"),
+            broken("BUILDING"),
+            rescue("9-9", true),
+        ),
+        (
+            manual(Clean),
+            waiting("9-9"),
+            broken("WAITING"),
+            rescue("9-9", false),
+        ),
+        (
+            builder(true, Clean),
+            aborting("9-9"),
+            broken("ABORTING"),
+            Step::WaitForAbort,
+        ),
+        (
+            builder(true, Dirty),
+            StatusRecord::Idle,
+            Step::Clean,
+            Step::Clean,
+        ),
+        (
+            manual(Cleaning),
+            StatusRecord::Idle,
+            Step::Clean,
+            Step::Clean,
+        ),
+        (
+            builder(true, Dirty),
+            building("9-9"),
+            rescue("9-9", true),
+            rescue("9-9", true),
+        ),
+        (
+            builder(true, Dirty),
+            waiting("9-9"),
+            rescue("9-9", false),
+            rescue("9-9", false),
+        ),
+        (
+            builder(true, Cleaning),
+            aborting("9-9"),
+            Step::WaitForAbort,
+            Step::WaitForAbort,
+        ),
+        // Only its reset makes a virtual one clean.
+        (
+            no_protocol,
+            StatusRecord::Idle,
+            Step::Nothing,
+            Step::Nothing,
+        ),
+        (
+            builder(false, Dirty),
+            waiting("9-9"),
+            Step::Nothing,
+            Step::Nothing,
+        ),
+    ] {
+        for (era, expect) in [(Era::Daemon, daemon), (Era::Pass, pass)] {
+            let got = step(era, &facts, &status, NOW);
+            assert_eq!(got, expect, "{era:?} {facts:?} {status:?}");
+        }
+    }
+}
+
+#[test]
+fn log_tails_as_text() {
+    assert_eq!(logtail_text(b"a\0b\xFFc\n"), "ab\u{FFFD}c\n");
+    assert_eq!(logtail_text(b""), "");
+    let long = format!("first{}", "x".repeat(TAIL_BYTES));
+    assert_eq!(logtail_text(long.as_bytes()), "x".repeat(TAIL_BYTES));
+    // A character that is cut in two is left out.
+    let cut = format!("é{}", "x".repeat(TAIL_BYTES - 1));
+    assert_eq!(logtail_text(cut.as_bytes()), "x".repeat(TAIL_BYTES - 1));
+    // 2,048 replacements are three times as long, and 682 of them fit.
+    let wild = [0xFF; TAIL_BYTES];
+    assert_eq!(logtail_text(&wild), "\u{FFFD}".repeat(TAIL_BYTES / 3));
+}
+
+proptest! {
+    #[test]
+    fn any_log_tail_fits(raw in proptest::collection::vec(any::<u8>(), 0..5000)) {
+        let text = logtail_text(&raw);
+        prop_assert!(text.len() <= TAIL_BYTES && !text.contains('\0'));
+    }
+}

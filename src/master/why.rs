@@ -1,0 +1,284 @@
+//! Pure: why is this build not running?
+//!
+//! One sentence an operator can act on, then what else is known of it. What stands in its way comes
+//! in the order in which removing it helps: what forbids the build, then what it lacks, then whom
+//! it waits for. Shown by `master queue why`.
+
+use std::fmt;
+
+use super::model::{BuildState, JobStatus, Pocket};
+
+/// What is known of a build that somebody asks about. Times are milliseconds since 1970.
+#[derive(Clone, Debug)]
+pub(crate) struct Facts {
+    pub(crate) now: i64,
+    pub(crate) state: BuildState,
+    /// What its row in the queue says; none: it has no row.
+    pub(crate) job: Option<JobStatus>,
+    /// The builder it is on, or was on last.
+    pub(crate) builder: Option<String>,
+    pub(crate) not_before: i64,
+    pub(crate) archive: String,
+    pub(crate) archive_enabled: bool,
+    /// `hoary`.
+    pub(crate) series: String,
+    pub(crate) arch_tag: String,
+    pub(crate) arch_enabled: bool,
+    pub(crate) pocket: Pocket,
+    /// The series takes builds of this pocket ([`super::pockets::accepts`]).
+    pub(crate) pocket_accepted: bool,
+    /// There is a chroot for the pocket, or for one below it.
+    pub(crate) has_chroot: bool,
+    /// The source is still to be had from the archive.
+    pub(crate) published: bool,
+    pub(crate) processor: String,
+    pub(crate) virtualized: bool,
+    /// The builders with this processor and virtualization.
+    pub(crate) builders: Vec<Candidate>,
+    pub(crate) score: i64,
+    /// How many jobs for these builders go before it.
+    pub(crate) ahead: usize,
+    /// The first of them, best first: title and score.
+    pub(crate) best_ahead: Vec<(String, i64)>,
+    pub(crate) starts_at: Option<i64>,
+}
+
+/// A builder that could run it, were it free.
+#[derive(Clone, Debug)]
+pub(crate) struct Candidate {
+    pub(crate) name: String,
+    pub(crate) doing: Doing,
+}
+
+/// What keeps a builder from taking the job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Doing {
+    /// Nothing does.
+    Idle,
+    /// It has a job, of this title.
+    Building(String),
+    /// It is not CLEAN yet.
+    Cleaning,
+    /// It takes no jobs by itself.
+    Manual,
+    /// It failed or was switched off, with the reason if there is one.
+    Disabled(Option<String>),
+}
+
+/// The answer: one sentence, and facts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) sentence: String,
+    pub(crate) facts: Vec<String>,
+}
+
+/// Shows the sentence, and the facts indented below.
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.sentence)?;
+        self.facts
+            .iter()
+            .try_for_each(|fact| write!(f, "\n  {fact}"))
+    }
+}
+
+/// Returns why a build is not running.
+pub(crate) fn why(facts: &Facts) -> Answer {
+    if let Some(sentence) = not_waiting(facts) {
+        return Answer {
+            sentence,
+            facts: Vec::new(),
+        };
+    }
+    let mut obstacles = forbidden(facts);
+    obstacles.extend(lacking(facts));
+    let mut known: Vec<String> = Vec::new();
+    known.extend(obstacles.iter().skip(1).map(|text| format!("also: {text}")));
+    known.extend(facts.builders.iter().map(builder_line));
+    known.push(format!(
+        "score {}, {} ahead in the queue",
+        facts.score, facts.ahead
+    ));
+    let ahead = facts.best_ahead.iter();
+    known.extend(ahead.map(|(title, score)| format!("before it: {title} ({score})")));
+    // What has to be put right first has no time.
+    if obstacles.is_empty() {
+        let start = facts
+            .starts_at
+            .map(|at| format!("in {}", span(at - facts.now)));
+        let start = start.unwrap_or_else(|| "unknown".to_owned());
+        known.push(format!("estimated start: {start}"));
+    }
+    let first = obstacles.into_iter().next();
+    Answer {
+        sentence: first.unwrap_or_else(|| its_turn(facts)),
+        facts: known,
+    }
+}
+
+/// Returns what a build does that does not wait in the queue.
+fn not_waiting(facts: &Facts) -> Option<String> {
+    let on = facts
+        .builder
+        .as_deref()
+        .map(|name| format!(" on {name}"))
+        .unwrap_or_default();
+    Some(match facts.state {
+        BuildState::NeedsBuild => match facts.job {
+            Some(JobStatus::Waiting | JobStatus::Suspended) => return None,
+            Some(JobStatus::Running | JobStatus::Cancelling) => {
+                let to = facts.builder.as_deref().unwrap_or("a builder");
+                format!("It is being handed to {to}.")
+            }
+            None => "It is not in the queue: retry it to put it there.".to_owned(),
+        },
+        BuildState::Building => format!("It is running{on}."),
+        BuildState::Cancelling => format!("It is being cancelled{on}."),
+        BuildState::Gathering => format!("It is over{on}, and its results are being fetched."),
+        BuildState::Uploading => "It is over, and its results are being taken in.".to_owned(),
+        BuildState::FullyBuilt => "It is built.".to_owned(),
+        state if state.is_retriable() => {
+            format!("It is over, {state}: retry it to build it again.")
+        }
+        state => format!("It is over: {state}."),
+    })
+}
+
+/// Returns what forbids the build, whoever is free.
+fn forbidden(facts: &Facts) -> Vec<String> {
+    let suspended = facts.job == Some(JobStatus::Suspended) && facts.archive_enabled;
+    [
+        (
+            !facts.archive_enabled,
+            format!("The archive {} is disabled.", facts.archive),
+        ),
+        (suspended, "Its job is suspended.".to_owned()),
+        (
+            !facts.arch_enabled,
+            format!("{} is disabled in {}.", facts.arch_tag, facts.series),
+        ),
+        (
+            !facts.pocket_accepted,
+            format!("{} takes no builds for {} now.", facts.series, facts.pocket),
+        ),
+        (
+            !facts.published,
+            format!("Its source is no longer published in {}.", facts.archive),
+        ),
+    ]
+    .into_iter()
+    .filter_map(|(holds, text)| holds.then_some(text))
+    .collect()
+}
+
+/// Returns what it cannot start without.
+fn lacking(facts: &Facts) -> Vec<String> {
+    let mut lacking = Vec::new();
+    if !facts.has_chroot {
+        let (series, tag, pocket) = (&facts.series, &facts.arch_tag, facts.pocket);
+        lacking.push(format!(
+            "There is no chroot of {series} {tag} for {pocket}."
+        ));
+    }
+    let count = |wanted: fn(&Doing) -> bool| {
+        let builders = facts.builders.iter();
+        builders.filter(|builder| wanted(&builder.doing)).count()
+    };
+    let disabled = count(|doing| matches!(doing, Doing::Disabled(_)));
+    let manual = count(|doing| *doing == Doing::Manual);
+    let (all, kind) = (facts.builders.len(), kind(facts));
+    if all == 0 {
+        lacking.push(format!(
+            "There is no {kind} builder for {}.",
+            facts.processor
+        ));
+    } else if disabled == all {
+        lacking.push(format!("{} disabled.", every(facts, &kind, all)));
+    } else if disabled + manual == all {
+        let so = match disabled {
+            0 => "manual",
+            _ => "disabled or manual",
+        };
+        lacking.push(format!("{} {so}.", every(facts, &kind, all)));
+    }
+    if facts.now < facts.not_before {
+        let left = span(facts.not_before - facts.now);
+        lacking.push(format!(
+            "It was given back, and is not tried again for {left}."
+        ));
+    }
+    lacking
+}
+
+fn kind(facts: &Facts) -> String {
+    match facts.virtualized {
+        true => "virtual",
+        false => "non-virtual",
+    }
+    .to_owned()
+}
+
+fn every(facts: &Facts, kind: &str, all: usize) -> String {
+    match all {
+        1 => format!("The only {kind} builder for {} is", facts.processor),
+        _ => format!("All {all} {kind} builders for {} are", facts.processor),
+    }
+}
+
+/// Returns whom it waits for, when nothing else is in its way.
+fn its_turn(facts: &Facts) -> String {
+    let free = facts
+        .builders
+        .iter()
+        .filter(|builder| builder.doing == Doing::Idle);
+    let free: Vec<&str> = free.map(|builder| builder.name.as_str()).collect();
+    let automatic = facts.builders.iter().filter(|builder| match builder.doing {
+        Doing::Idle | Doing::Building(_) | Doing::Cleaning => true,
+        Doing::Manual | Doing::Disabled(_) => false,
+    });
+    let automatic = automatic.count();
+    let jobs = match facts.ahead {
+        1 => "1 job goes".to_owned(),
+        ahead => format!("{ahead} jobs go"),
+    };
+    let busy = match automatic {
+        1 => "the builder that could take it is busy".to_owned(),
+        all => format!("all {all} builders that could take it are busy"),
+    };
+    match (free.first(), facts.ahead) {
+        (Some(name), ahead) if ahead < free.len() => {
+            format!("Nothing is in its way: {name} takes it at its next scan.")
+        }
+        (Some(_), _) => format!("It waits for its turn: {jobs} before it."),
+        (None, 0) => format!("It is next: {busy}."),
+        (None, _) => format!("It waits for its turn: {jobs} before it, and {busy}."),
+    }
+}
+
+fn builder_line(builder: &Candidate) -> String {
+    let doing = match &builder.doing {
+        Doing::Idle => "idle".to_owned(),
+        Doing::Building(title) => format!("building {title}"),
+        Doing::Cleaning => "cleaning".to_owned(),
+        Doing::Manual => "manual, takes no jobs by itself".to_owned(),
+        Doing::Disabled(None) => "disabled".to_owned(),
+        Doing::Disabled(Some(why)) => format!("disabled: {why}"),
+    };
+    format!("builder {}: {doing}", builder.name)
+}
+
+/// Returns a duration as people say it, rounded up: `40 s`, `12 min`, `3 h 5 min`.
+fn span(ms: i64) -> String {
+    let up = |what: i64, unit: i64| what / unit + i64::from(what % unit > 0);
+    let secs = up(ms.max(0), 1000);
+    let minutes = up(secs, 60);
+    match (secs, minutes / 60, minutes % 60) {
+        (..=90, ..) => format!("{secs} s"),
+        (_, 0, minutes) => format!("{minutes} min"),
+        (_, hours, 0) => format!("{hours} h"),
+        (_, hours, minutes) => format!("{hours} h {minutes} min"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

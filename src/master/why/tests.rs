@@ -1,0 +1,254 @@
+//! The sentences, one for each reason, and the facts below them.
+
+use super::*;
+
+const NOW: i64 = 1_700_000_000_000;
+const MINUTE: i64 = 60_000;
+
+fn candidate(name: &str, doing: Doing) -> Candidate {
+    Candidate {
+        name: name.into(),
+        doing,
+    }
+}
+
+fn building() -> Doing {
+    Doing::Building("i386 build of alsa-utils 1.0 in ubuntu hoary RELEASE".into())
+}
+
+/// A job nothing is in the way of.
+fn ready() -> Facts {
+    Facts {
+        now: NOW,
+        state: BuildState::NeedsBuild,
+        job: Some(JobStatus::Waiting),
+        builder: None,
+        not_before: 0,
+        archive: "ubuntu/primary".into(),
+        archive_enabled: true,
+        series: "hoary".into(),
+        arch_tag: "i386".into(),
+        arch_enabled: true,
+        pocket: Pocket::Release,
+        pocket_accepted: true,
+        has_chroot: true,
+        published: true,
+        processor: "386".into(),
+        virtualized: false,
+        builders: vec![candidate("bob", Doing::Idle)],
+        score: 4015,
+        ahead: 0,
+        best_ahead: Vec::new(),
+        starts_at: Some(NOW + 5000),
+    }
+}
+
+fn sentence(facts: &Facts) -> String {
+    why(facts).sentence
+}
+
+#[test]
+fn builds_that_do_not_wait() {
+    for (state, job, expect) in [
+        (
+            BuildState::NeedsBuild,
+            None,
+            "It is not in the queue: retry it to put it there.",
+        ),
+        (
+            BuildState::NeedsBuild,
+            Some(JobStatus::Running),
+            "It is being handed to bob.",
+        ),
+        (
+            BuildState::Building,
+            Some(JobStatus::Running),
+            "It is running on bob.",
+        ),
+        (
+            BuildState::Cancelling,
+            Some(JobStatus::Cancelling),
+            "It is being cancelled on bob.",
+        ),
+        (
+            BuildState::Gathering,
+            Some(JobStatus::Running),
+            "It is over on bob, and its results are being fetched.",
+        ),
+        (
+            BuildState::Uploading,
+            None,
+            "It is over, and its results are being taken in.",
+        ),
+        (BuildState::FullyBuilt, None, "It is built."),
+        (
+            BuildState::ManualDepWait,
+            None,
+            "It is over, MANUALDEPWAIT: retry it to build it again.",
+        ),
+    ] {
+        let facts = Facts {
+            state,
+            job,
+            builder: Some("bob".into()),
+            ..ready()
+        };
+        let answer = why(&facts);
+        assert_eq!(answer.sentence, expect);
+        assert!(answer.facts.is_empty(), "{state}: {answer}");
+    }
+    // Every state has its sentence.
+    for state in BuildState::ALL {
+        let facts = Facts {
+            state: *state,
+            ..ready()
+        };
+        assert!(sentence(&facts).ends_with('.'), "{state}");
+    }
+}
+
+#[test]
+fn what_stands_in_its_way() {
+    let check = |change: fn(&mut Facts), expect: &str| {
+        let mut facts = ready();
+        change(&mut facts);
+        assert_eq!(sentence(&facts), expect);
+    };
+    let bob_takes_it = "Nothing is in its way: bob takes it at its next scan.";
+    check(|_| {}, bob_takes_it);
+    check(
+        |facts| facts.archive_enabled = false,
+        "The archive ubuntu/primary is disabled.",
+    );
+    check(
+        |facts| facts.job = Some(JobStatus::Suspended),
+        "Its job is suspended.",
+    );
+    check(
+        |facts| facts.arch_enabled = false,
+        "i386 is disabled in hoary.",
+    );
+    check(
+        |facts| facts.pocket_accepted = false,
+        "hoary takes no builds for RELEASE now.",
+    );
+    check(
+        |facts| facts.published = false,
+        "Its source is no longer published in ubuntu/primary.",
+    );
+    check(
+        |facts| facts.has_chroot = false,
+        "There is no chroot of hoary i386 for RELEASE.",
+    );
+    check(
+        |facts| facts.builders.clear(),
+        "There is no non-virtual builder for 386.",
+    );
+    check(
+        |facts| {
+            facts.virtualized = true;
+            facts.builders[0].doing = Doing::Disabled(None);
+        },
+        "The only virtual builder for 386 is disabled.",
+    );
+    check(
+        |facts| {
+            facts.builders = vec![
+                candidate("bob", Doing::Manual),
+                candidate("frog", Doing::Disabled(None)),
+            ]
+        },
+        "All 2 non-virtual builders for 386 are disabled or manual.",
+    );
+    check(
+        |facts| facts.builders[0].doing = Doing::Manual,
+        "The only non-virtual builder for 386 is manual.",
+    );
+    check(
+        |facts| facts.not_before = NOW + 4 * MINUTE + 1,
+        "It was given back, and is not tried again for 5 min.",
+    );
+    check(|facts| facts.not_before = NOW, bob_takes_it);
+}
+
+#[test]
+fn waiting_for_its_turn() {
+    for (ahead, builders, expect) in [
+        (
+            0,
+            vec![candidate("bob", building())],
+            "It is next: the builder that could take it is busy.",
+        ),
+        (
+            1,
+            vec![candidate("bob", Doing::Idle), candidate("eve", Doing::Idle)],
+            "Nothing is in its way: bob takes it at its next scan.",
+        ),
+        (
+            2,
+            vec![candidate("bob", Doing::Idle), candidate("eve", Doing::Idle)],
+            "It waits for its turn: 2 jobs go before it.",
+        ),
+        (
+            1,
+            vec![
+                candidate("bob", building()),
+                candidate("eve", Doing::Cleaning),
+                candidate("frog", Doing::Manual),
+            ],
+            "It waits for its turn: 1 job goes before it, and all 2 builders that could take it \
+             are busy.",
+        ),
+    ] {
+        let facts = Facts {
+            ahead,
+            builders,
+            ..ready()
+        };
+        assert_eq!(sentence(&facts), expect);
+    }
+}
+
+#[test]
+fn the_facts_below_the_sentence() {
+    let failed = Doing::Disabled(Some("connection refused".into()));
+    let facts = Facts {
+        has_chroot: false,
+        not_before: NOW + 30_000,
+        builders: vec![candidate("bob", building()), candidate("frog", failed)],
+        ahead: 7,
+        best_ahead: vec![("i386 build of gcc 4 in ubuntu hoary RELEASE".into(), 4055)],
+        ..ready()
+    };
+    let expect = "There is no chroot of hoary i386 for RELEASE.
+  also: It was given back, and is not tried again for 30 s.
+  builder bob: building i386 build of alsa-utils 1.0 in ubuntu hoary RELEASE
+  builder frog: disabled: connection refused
+  score 4015, 7 ahead in the queue
+  before it: i386 build of gcc 4 in ubuntu hoary RELEASE (4055)";
+    assert_eq!(why(&facts).to_string(), expect);
+
+    let check = |starts_at, expect: &str| {
+        let answer = why(&Facts {
+            starts_at,
+            ..ready()
+        });
+        assert_eq!(answer.facts.last().unwrap(), expect);
+    };
+    check(Some(NOW + 125 * MINUTE), "estimated start: in 2 h 5 min");
+    check(None, "estimated start: unknown");
+}
+
+#[test]
+fn durations_are_rounded_up() {
+    for (ms, expect) in [
+        (-5, "0 s"),
+        (1, "1 s"),
+        (90_000, "90 s"),
+        (90_001, "2 min"),
+        (59 * MINUTE + 1, "1 h"),
+        (125 * MINUTE, "2 h 5 min"),
+    ] {
+        assert_eq!(span(ms), expect);
+    }
+}
