@@ -1,0 +1,209 @@
+//! Which archives are there, and which binaries are known to be in them?
+//!
+//! The binaries are what ends a dep-wait; whoever publishes tells us of them.
+
+use crate::db::{Error, Row, Tx, Value, params};
+use crate::master::model::ArchivePurpose;
+
+/// How many rows go into one statement.
+const AT_ONCE: usize = 200;
+
+/// An archive. Its secret is never read here, only whether it has one.
+#[derive(Clone, Debug)]
+pub(crate) struct Archive {
+    pub(crate) id: i64,
+    pub(crate) distribution_id: i64,
+    pub(crate) distribution: String,
+    pub(crate) owner: String,
+    pub(crate) name: String,
+    pub(crate) purpose: ArchivePurpose,
+    pub(crate) private: bool,
+    pub(crate) virtualized: bool,
+    pub(crate) enabled: bool,
+    pub(crate) relative_score: i64,
+    /// What apt is told; empty leaves the chroot's own sources.
+    pub(crate) base_url: String,
+    pub(crate) has_secret: bool,
+}
+
+impl Archive {
+    /// Returns its name within its distribution: `primary`, or `OWNER/NAME`.
+    pub(crate) fn short_name(&self) -> String {
+        match self.owner.as_str() {
+            "" => self.name.clone(),
+            owner => format!("{owner}/{}", self.name),
+        }
+    }
+}
+
+/// Returns every archive, by distribution, owner and name.
+pub(crate) fn all(tx: &mut Tx<'_>) -> Result<Vec<Archive>, Error> {
+    let sql = "
+        SELECT a.id, d.id, d.name, a.owner, a.name, a.purpose, a.private, a.require_virtualized,
+            a.enabled, a.relative_score, a.base_url, a.buildd_secret IS NOT NULL
+        FROM archive a JOIN distribution d ON d.id = a.distribution_id
+        ORDER BY d.name, a.owner, a.name";
+    let rows = tx.query(sql, &[])?;
+    rows.iter().map(read).collect()
+}
+
+fn read(row: &Row) -> Result<Archive, Error> {
+    Ok(Archive {
+        id: row.get(0)?,
+        distribution_id: row.get(1)?,
+        distribution: row.get(2)?,
+        owner: row.get(3)?,
+        name: row.get(4)?,
+        purpose: row.get(5)?,
+        private: row.get(6)?,
+        virtualized: row.get(7)?,
+        enabled: row.get(8)?,
+        relative_score: row.get(9)?,
+        base_url: row.get(10)?,
+        has_secret: row.get(11)?,
+    })
+}
+
+/// Adds an archive without a secret; its id and its distribution's name are not looked at.
+/// Returns its id.
+pub(crate) fn add(tx: &mut Tx<'_>, archive: &Archive) -> Result<i64, Error> {
+    let sql = "
+        INSERT INTO archive (distribution_id, owner, name, purpose) VALUES ($1, $2, $3, $4)
+        RETURNING id";
+    let name = &archive.name;
+    let row = tx.query_one(
+        sql,
+        &params![
+            archive.distribution_id,
+            &archive.owner,
+            name,
+            archive.purpose
+        ],
+    )?;
+    let id = row.get(0)?;
+    let added = Archive {
+        id,
+        ..archive.clone()
+    };
+    set(tx, &added)?;
+    Ok(id)
+}
+
+/// Writes what may change of an archive, but not its secret.
+pub(crate) fn set(tx: &mut Tx<'_>, archive: &Archive) -> Result<(), Error> {
+    let sql = "
+        UPDATE archive SET private = $2, require_virtualized = $3, enabled = $4,
+            relative_score = $5, base_url = $6
+        WHERE id = $1";
+    tx.execute(
+        sql,
+        &params![
+            archive.id,
+            archive.private,
+            archive.virtualized,
+            archive.enabled,
+            archive.relative_score,
+            &archive.base_url,
+        ],
+    )
+    .map(drop)
+}
+
+/// Gives an archive the secret that builders read it with.
+pub(crate) fn set_secret(tx: &mut Tx<'_>, archive: i64, secret: &str) -> Result<(), Error> {
+    let sql = "UPDATE archive SET buildd_secret = $2 WHERE id = $1";
+    tx.execute(sql, &params![archive, secret]).map(drop)
+}
+
+/// A binary package in an archive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Binary {
+    pub(crate) name: String,
+    pub(crate) version: String,
+    pub(crate) component: String,
+    pub(crate) source: String,
+}
+
+/// Notes that binaries, no two of the same name and version, are in an archive.
+pub(crate) fn publish(
+    tx: &mut Tx<'_>,
+    arch_series: i64,
+    archive: i64,
+    binaries: &[Binary],
+    now: i64,
+) -> Result<(), Error> {
+    for some in binaries.chunks(AT_ONCE) {
+        let mut values = params![arch_series, archive, now].to_vec();
+        let mut places = Vec::new();
+        for binary in some {
+            let first = values.len() + 1;
+            let [name, version, component, source] = [first, first + 1, first + 2, first + 3];
+            places.push(format!(
+                "($1, $2, ${name}, ${version}, ${component}, ${source}, $3)"
+            ));
+            let fields = [
+                &binary.name,
+                &binary.version,
+                &binary.component,
+                &binary.source,
+            ];
+            values.extend(fields.map(Value::from));
+        }
+        let sql = format!(
+            "INSERT INTO published_binary
+                (arch_series_id, archive_id, name, version, component, source_name, published_at)
+            VALUES {}
+            ON CONFLICT (arch_series_id, archive_id, name, version)
+            DO UPDATE SET component = excluded.component, source_name = excluded.source_name",
+            places.join(", ")
+        );
+        tx.execute(&sql, &values)?;
+    }
+    Ok(())
+}
+
+/// What is known of one component of an archive.
+#[derive(Clone, Debug)]
+pub(crate) struct Published {
+    pub(crate) arch_series_id: i64,
+    pub(crate) archive_id: i64,
+    pub(crate) component: String,
+    pub(crate) binaries: i64,
+    /// When the last of them became known.
+    pub(crate) updated_at: i64,
+}
+
+/// Counts the binaries known, by archive, architecture and component.
+pub(crate) fn published(tx: &mut Tx<'_>) -> Result<Vec<Published>, Error> {
+    let sql = "
+        SELECT arch_series_id, archive_id, component, COUNT(*), MAX(published_at)
+        FROM published_binary GROUP BY arch_series_id, archive_id, component
+        ORDER BY archive_id, arch_series_id, component";
+    let rows = tx.query(sql, &[])?;
+    rows.iter()
+        .map(|row| {
+            Ok(Published {
+                arch_series_id: row.get(0)?,
+                archive_id: row.get(1)?,
+                component: row.get(2)?,
+                binaries: row.get(3)?,
+                updated_at: row.get(4)?,
+            })
+        })
+        .collect()
+}
+
+/// Returns the binary packages known to come from a source, on one architecture of a series.
+pub(crate) fn binaries_of(
+    tx: &mut Tx<'_>,
+    series: i64,
+    tag: &str,
+    source: &str,
+) -> Result<Vec<String>, Error> {
+    let sql = "
+        SELECT DISTINCT p.name FROM published_binary p
+        JOIN arch_series t ON t.id = p.arch_series_id
+        WHERE t.series_id = $1 AND t.arch_tag = $2 AND p.source_name = $3";
+    let rows = tx.query(sql, &params![series, tag, source])?;
+    rows.iter().map(|row| row.get(0)).collect()
+}

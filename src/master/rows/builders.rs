@@ -1,0 +1,242 @@
+//! What is known of a builder and of the job it has, and what may be noted about it?
+
+use std::cmp::Ordering;
+use std::collections::HashMap;
+
+use super::leases::Fence;
+use super::{NAME_COLUMNS, NAME_JOINS, build_name};
+use crate::db::{Error, Row, Tx, params};
+use crate::master::model::{self, BuildName, BuildState, CleanStatus, JobStatus, ResetProtocol};
+use crate::protocol::StatusForm;
+
+/// What a builder can run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Processor {
+    pub(crate) id: i64,
+    pub(crate) name: String,
+    pub(crate) family: String,
+}
+
+/// A builder (master spec §1.2).
+#[derive(Clone, Debug)]
+pub(crate) struct Builder {
+    pub(crate) id: i64,
+    pub(crate) name: String,
+    pub(crate) url: String,
+    pub(crate) title: String,
+    pub(crate) virtualized: bool,
+    pub(crate) vm_host: Option<String>,
+    pub(crate) reset: Option<ResetProtocol>,
+    pub(crate) manual: bool,
+    pub(crate) active: bool,
+    pub(crate) ok: bool,
+    /// Why it is not ok.
+    pub(crate) failnotes: Option<String>,
+    pub(crate) failure_count: i64,
+    /// Which generation it is of; none while it was not asked.
+    pub(crate) form: Option<StatusForm>,
+    pub(crate) version: Option<String>,
+    pub(crate) clean: CleanStatus,
+    pub(crate) clean_changed_at: i64,
+    /// Which process looks after it, if any, and until when.
+    pub(crate) lease_owner: Option<String>,
+    pub(crate) lease_until: i64,
+    pub(crate) epoch: i64,
+    /// By id.
+    pub(crate) processors: Vec<Processor>,
+}
+
+/// The queue row of a builder, with what matters of its build.
+#[derive(Clone, Debug)]
+pub(crate) struct Job {
+    pub(crate) queue: i64,
+    pub(crate) build: i64,
+    pub(crate) attempt: i64,
+    pub(crate) status: JobStatus,
+    /// Until when it has to have stopped, once the slave was told to.
+    pub(crate) cancel_by: Option<i64>,
+    pub(crate) started_at: i64,
+    pub(crate) state: BuildState,
+    pub(crate) name: BuildName,
+    pub(crate) logtail: Option<String>,
+}
+
+impl Job {
+    /// Returns the name the slave knows it by.
+    pub(crate) fn cookie(&self) -> String {
+        model::cookie(self.build, self.queue, self.attempt)
+    }
+
+    /// Tells whether somebody wants it stopped.
+    pub(crate) fn is_cancelling(&self) -> bool {
+        self.status == JobStatus::Cancelling
+    }
+}
+
+/// Returns a builder and its job; nothing if there is no such builder.
+pub(crate) fn view(tx: &mut Tx<'_>, builder: i64) -> Result<Option<(Builder, Option<Job>)>, Error> {
+    Ok(select(tx, Some(builder))?.pop())
+}
+
+/// Returns all builders and their jobs, as people look for them: by what they can run, virtual
+/// ones last, by name.
+pub(crate) fn all(tx: &mut Tx<'_>) -> Result<Vec<(Builder, Option<Job>)>, Error> {
+    let mut all = select(tx, None)?;
+    all.sort_by(|(one, _), (other, _)| order(one, other));
+    Ok(all)
+}
+
+fn order(one: &Builder, other: &Builder) -> Ordering {
+    fn key(builder: &Builder) -> (Option<&str>, bool, &str) {
+        let family = builder.processors.first().map(|one| one.family.as_str());
+        (family, builder.virtualized, &builder.name)
+    }
+    key(one).cmp(&key(other))
+}
+
+/// Three queries, however many builders.
+fn select(tx: &mut Tx<'_>, only: Option<i64>) -> Result<Vec<(Builder, Option<Job>)>, Error> {
+    let (which, params) = match only {
+        Some(id) => ("= $1", vec![id.into()]),
+        None => ("IS NOT NULL", vec![]),
+    };
+    let builders = format!(
+        "SELECT id, name, url, title, virtualized, vm_host, vm_reset_protocol, manual, active,
+             builderok, failnotes, failure_count, protocol, version, clean_status,
+             clean_changed_at, lease_owner, lease_until, lease_epoch
+         FROM builder WHERE id {which}"
+    );
+    let jobs = format!(
+        "SELECT q.builder_id, q.id, q.build_id, q.attempt, q.status, q.cancel_by, q.buildstart,
+             b.state, q.logtail, {NAME_COLUMNS}
+         FROM build_queue q JOIN build b ON b.id = q.build_id {NAME_JOINS}
+         WHERE q.builder_id {which}"
+    );
+    let processors = format!(
+        "SELECT c.builder_id, p.id, p.name, p.family
+         FROM builder_processor c JOIN processor p ON p.id = c.processor_id
+         WHERE c.builder_id {which} ORDER BY p.id"
+    );
+    let builders = tx.query(&builders, &params)?;
+    let mut jobs_of = HashMap::new();
+    for row in tx.query(&jobs, &params)? {
+        jobs_of.insert(row.get::<i64>(0)?, job(&row)?);
+    }
+    let mut processors_of: HashMap<i64, Vec<Processor>> = HashMap::new();
+    for row in tx.query(&processors, &params)? {
+        let its = processors_of.entry(row.get(0)?).or_default();
+        its.push(processor(&row)?);
+    }
+    let read = |row: &Row| {
+        let id = row.get(0)?;
+        let processors = processors_of.remove(&id).unwrap_or_default();
+        Ok((builder(row, processors)?, jobs_of.remove(&id)))
+    };
+    builders.iter().map(read).collect()
+}
+
+fn processor(row: &Row) -> Result<Processor, Error> {
+    Ok(Processor {
+        id: row.get(1)?,
+        name: row.get(2)?,
+        family: row.get(3)?,
+    })
+}
+
+fn builder(row: &Row, processors: Vec<Processor>) -> Result<Builder, Error> {
+    Ok(Builder {
+        id: row.get(0)?,
+        name: row.get(1)?,
+        url: row.get(2)?,
+        title: row.get(3)?,
+        virtualized: row.get(4)?,
+        vm_host: row.get(5)?,
+        reset: row.get(6)?,
+        manual: row.get(7)?,
+        active: row.get(8)?,
+        ok: row.get(9)?,
+        failnotes: row.get(10)?,
+        failure_count: row.get(11)?,
+        form: form(row.get(12)?),
+        version: row.get(13)?,
+        clean: row.get(14)?,
+        clean_changed_at: row.get(15)?,
+        lease_owner: row.get(16)?,
+        lease_until: row.get(17)?,
+        epoch: row.get(18)?,
+        processors,
+    })
+}
+
+fn job(row: &Row) -> Result<Job, Error> {
+    Ok(Job {
+        queue: row.get(1)?,
+        build: row.get(2)?,
+        attempt: row.get(3)?,
+        status: row.get(4)?,
+        cancel_by: row.get(5)?,
+        // Rows made by others may lack it.
+        started_at: row.get::<Option<i64>>(6)?.unwrap_or(0),
+        state: row.get(7)?,
+        logtail: row.get(8)?,
+        name: build_name(row, 9)?,
+    })
+}
+
+/// Reads `builder.protocol`.
+fn form(number: i64) -> Option<StatusForm> {
+    match number {
+        1 => Some(StatusForm::Tuple),
+        2 => Some(StatusForm::Dict),
+        _ => None,
+    }
+}
+
+/// Notes how far a builder's cleaning is. False, too, for anything but DIRTY while it has a job.
+pub(crate) fn set_clean(
+    tx: &mut Tx<'_>,
+    fence: Fence,
+    clean: CleanStatus,
+    now: i64,
+) -> Result<bool, Error> {
+    let sql = "
+        UPDATE builder SET clean_status = $3, clean_changed_at = $4
+        WHERE id = $1 AND lease_epoch = $2
+          AND (CAST($5 AS BOOLEAN)
+               OR NOT EXISTS (SELECT 1 FROM build_queue WHERE builder_id = $1))";
+    let dirty = clean == CleanStatus::Dirty;
+    let touched = tx.execute(sql, &params![fence.builder, fence.epoch, clean, now, dirty])?;
+    Ok(touched > 0)
+}
+
+/// Takes a builder out of service until an operator has seen to it.
+pub(crate) fn fail(tx: &mut Tx<'_>, fence: Fence, notes: &str) -> Result<bool, Error> {
+    let sql = "
+        UPDATE builder SET builderok = FALSE, failnotes = $3 WHERE id = $1 AND lease_epoch = $2";
+    let touched = tx.execute(sql, &params![fence.builder, fence.epoch, notes])?;
+    Ok(touched > 0)
+}
+
+/// Sets how many failures are counted against a builder.
+pub(crate) fn set_failure_count(tx: &mut Tx<'_>, fence: Fence, n: i64) -> Result<bool, Error> {
+    let sql = "UPDATE builder SET failure_count = $3 WHERE id = $1 AND lease_epoch = $2";
+    let touched = tx.execute(sql, &params![fence.builder, fence.epoch, n])?;
+    Ok(touched > 0)
+}
+
+/// Notes which generation a slave is of, and what it calls its version.
+pub(crate) fn set_form(
+    tx: &mut Tx<'_>,
+    fence: Fence,
+    form: StatusForm,
+    version: Option<&str>,
+) -> Result<bool, Error> {
+    let number = match form {
+        StatusForm::Tuple => 1_i64,
+        StatusForm::Dict => 2,
+    };
+    let sql = "
+        UPDATE builder SET protocol = $3, version = $4 WHERE id = $1 AND lease_epoch = $2";
+    let touched = tx.execute(sql, &params![fence.builder, fence.epoch, number, version])?;
+    Ok(touched > 0)
+}

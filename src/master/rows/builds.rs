@@ -1,0 +1,322 @@
+//! One build and its job, as people ask for them; and what people may do to them: make, score,
+//! cancel, retry.
+//!
+//! What a scanner writes is `queue`. Every change here names the state it starts from, so that a
+//! scanner who was quicker is not overruled; it answers whether it took place.
+
+use super::series::File;
+use super::{NAME_COLUMNS, NAME_JOINS, build_name};
+use crate::db::{Column, Error, Row, Tx, Value, params};
+use crate::master::model::{
+    ArchivePurpose, BuildName, BuildState, JobStatus, Pocket, SeriesStatus,
+};
+
+/// A build with all that is shown of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Build {
+    pub(crate) id: i64,
+    pub(crate) name: BuildName,
+    pub(crate) state: BuildState,
+    /// It makes the architecture-independent packages too.
+    pub(crate) arch_indep: bool,
+    pub(crate) created_at: i64,
+    pub(crate) first_dispatched_at: Option<i64>,
+    pub(crate) started_at: Option<i64>,
+    pub(crate) finished_at: Option<i64>,
+    /// The missing build dependencies of one that waits for them.
+    pub(crate) dependencies: Option<String>,
+    /// The folder its results were handed over in.
+    pub(crate) leaf: Option<String>,
+    pub(crate) failure_count: i64,
+    pub(crate) source: i64,
+    pub(crate) arch_series: i64,
+    pub(crate) arch_enabled: bool,
+    pub(crate) series_status: SeriesStatus,
+    pub(crate) archive: i64,
+    /// `primary`, or `OWNER/NAME`.
+    pub(crate) archive_name: String,
+    pub(crate) archive_purpose: ArchivePurpose,
+    pub(crate) archive_enabled: bool,
+    pub(crate) processor: i64,
+    pub(crate) processor_name: String,
+    /// Of the current publication (master spec §1.2); none when it is not published any more.
+    pub(crate) component: Option<String>,
+    /// Name and URL of who builds or built it.
+    pub(crate) builder: Option<(String, String)>,
+    pub(crate) log: Option<File>,
+    pub(crate) upload_log: Option<File>,
+    pub(crate) job: Option<Waiting>,
+}
+
+/// The queue row of a build.
+#[derive(Clone, Debug)]
+pub(crate) struct Waiting {
+    pub(crate) id: i64,
+    pub(crate) status: JobStatus,
+    pub(crate) score: i64,
+    /// The score was set by hand.
+    pub(crate) manual: bool,
+    pub(crate) created_at: i64,
+    pub(crate) started_at: Option<i64>,
+    pub(crate) attempt: i64,
+    /// When a given-back job may be given out again.
+    pub(crate) not_before: i64,
+    pub(crate) virtualized: bool,
+    pub(crate) estimated_ms: i64,
+    pub(crate) logtail: Option<String>,
+}
+
+const COLUMNS: &str = "b.state, b.arch_indep, b.created_at, b.first_dispatched_at, b.started_at,
+    b.finished_at, b.dependencies, b.leaf, b.failure_count, s.id, t.id, t.enabled, r.status,
+    x.id, x.owner, x.name, x.purpose, x.enabled, p.id, p.name,
+    (SELECT w.component FROM publication w WHERE w.source_id = b.source_id AND w.series_id = r.id
+        AND w.archive_id = b.archive_id AND w.status IN (1, 2) ORDER BY w.id DESC LIMIT 1),
+    m.name, m.url,
+    l.id, l.filename, lc.size, lc.sha1, u.id, u.filename, uc.size, uc.sha1,
+    q.id, q.status, q.lastscore, q.manual, q.created_at, q.buildstart, q.attempt, q.not_before,
+    q.virtualized, q.estimated_ms, q.logtail";
+const JOINS: &str = "
+    JOIN archive x ON x.id = b.archive_id
+    JOIN processor p ON p.id = b.processor_id
+    LEFT JOIN build_queue q ON q.build_id = b.id
+    LEFT JOIN builder m ON m.id = COALESCE(q.builder_id, b.builder_id)
+    LEFT JOIN library_alias l ON l.id = b.log_alias_id
+    LEFT JOIN library_content lc ON lc.id = l.content_id
+    LEFT JOIN library_alias u ON u.id = b.upload_log_alias_id
+    LEFT JOIN library_content uc ON uc.id = u.content_id";
+
+/// Returns the builds that `rest` (`WHERE … ORDER BY …`) leaves. In it, `b` is the build, `s` its
+/// source, `t` its architecture, `r` its series, `d` its distribution, `q` its queue row.
+pub(super) fn select(tx: &mut Tx<'_>, rest: &str, params: &[Value]) -> Result<Vec<Build>, Error> {
+    let sql =
+        format!("SELECT b.id, {NAME_COLUMNS}, {COLUMNS} FROM build b {NAME_JOINS} {JOINS} {rest}");
+    let rows = tx.query(&sql, params)?;
+    rows.iter().map(read).collect()
+}
+
+/// Returns a build, if there is one of that id.
+pub(crate) fn view(tx: &mut Tx<'_>, id: i64) -> Result<Option<Build>, Error> {
+    Ok(select(tx, "WHERE b.id = $1", &params![id])?.pop())
+}
+
+/// Reads the columns of a row one after the other.
+struct Columns<'a> {
+    row: &'a Row,
+    at: usize,
+}
+
+impl Columns<'_> {
+    fn next<T: Column>(&mut self) -> Result<T, Error> {
+        self.at += 1;
+        self.row.get(self.at - 1)
+    }
+
+    fn file(&mut self) -> Result<Option<File>, Error> {
+        let alias: Option<i64> = self.next()?;
+        let name: Option<String> = self.next()?;
+        let size: Option<i64> = self.next()?;
+        let sha1: Option<String> = self.next()?;
+        Ok(alias.zip(name).map(|(alias, name)| File {
+            alias,
+            name,
+            content: size.zip(sha1),
+        }))
+    }
+
+    fn job(&mut self) -> Result<Option<Waiting>, Error> {
+        let Some(id) = self.next()? else {
+            return Ok(None);
+        };
+        Ok(Some(Waiting {
+            id,
+            status: self.next()?,
+            score: self.next()?,
+            manual: self.next()?,
+            created_at: self.next()?,
+            started_at: self.next()?,
+            attempt: self.next()?,
+            not_before: self.next()?,
+            virtualized: self.next()?,
+            estimated_ms: self.next()?,
+            logtail: self.next()?,
+        }))
+    }
+}
+
+fn read(row: &Row) -> Result<Build, Error> {
+    let mut columns = Columns { row, at: 7 };
+    Ok(Build {
+        id: row.get(0)?,
+        name: build_name(row, 1)?,
+        state: columns.next()?,
+        arch_indep: columns.next()?,
+        created_at: columns.next()?,
+        first_dispatched_at: columns.next()?,
+        started_at: columns.next()?,
+        finished_at: columns.next()?,
+        dependencies: columns.next()?,
+        leaf: columns.next()?,
+        failure_count: columns.next()?,
+        source: columns.next()?,
+        arch_series: columns.next()?,
+        arch_enabled: columns.next()?,
+        series_status: columns.next()?,
+        archive: columns.next()?,
+        archive_name: {
+            let owner: String = columns.next()?;
+            let name: String = columns.next()?;
+            match owner.as_str() {
+                "" => name,
+                owner => format!("{owner}/{name}"),
+            }
+        },
+        archive_purpose: columns.next()?,
+        archive_enabled: columns.next()?,
+        processor: columns.next()?,
+        processor_name: columns.next()?,
+        component: columns.next()?,
+        builder: {
+            let name: Option<String> = columns.next()?;
+            name.zip(columns.next()?)
+        },
+        log: columns.file()?,
+        upload_log: columns.file()?,
+        job: columns.job()?,
+    })
+}
+
+/// What a new build is of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct New {
+    pub(crate) source: i64,
+    pub(crate) arch_series: i64,
+    pub(crate) archive: i64,
+    pub(crate) pocket: Pocket,
+    pub(crate) processor: i64,
+    pub(crate) arch_indep: bool,
+    pub(crate) estimated_ms: i64,
+}
+
+/// Adds a build that needs building; returns its id. It has no queue row yet.
+pub(crate) fn add(tx: &mut Tx<'_>, new: &New, now: i64) -> Result<i64, Error> {
+    let sql = "
+        INSERT INTO build (source_id, arch_series_id, archive_id, pocket, processor_id, arch_indep,
+            state, created_at, estimated_ms)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING id";
+    let row = tx.query_one(
+        sql,
+        &params![
+            new.source,
+            new.arch_series,
+            new.archive,
+            new.pocket,
+            new.processor,
+            new.arch_indep,
+            BuildState::NeedsBuild,
+            now,
+            new.estimated_ms,
+        ],
+    )?;
+    row.get(0)
+}
+
+/// Returns the builds of a source in an archive, for a series, by architecture.
+pub(crate) fn of_source(
+    tx: &mut Tx<'_>,
+    source: i64,
+    archive: i64,
+    series: i64,
+) -> Result<Vec<Build>, Error> {
+    let rest = "WHERE b.source_id = $1 AND b.archive_id = $2 AND r.id = $3 ORDER BY t.arch_tag";
+    select(tx, rest, &params![source, archive, series])
+}
+
+/// Returns how long the newest good build of a source of that name took, in ms, on this
+/// architecture and in this archive or the distribution's primary one (master spec §2.4).
+pub(crate) fn last_duration(
+    tx: &mut Tx<'_>,
+    source_name: &str,
+    arch_series: i64,
+    archive: i64,
+) -> Result<Option<i64>, Error> {
+    let sql = "
+        SELECT b.finished_at - b.started_at FROM source s
+        JOIN build b ON b.source_id = s.id JOIN archive x ON x.id = b.archive_id
+        WHERE s.name = $1 AND b.arch_series_id = $2 AND b.state = $3
+            AND (x.id = $4 OR x.purpose = $5)
+            AND b.finished_at IS NOT NULL AND b.started_at IS NOT NULL
+        ORDER BY b.finished_at DESC LIMIT 1";
+    let built = BuildState::FullyBuilt;
+    let primary = ArchivePurpose::Primary;
+    let row = tx.query_opt(
+        sql,
+        &params![source_name, arch_series, built, archive, primary],
+    )?;
+    row.map(|row| row.get(0)).transpose()
+}
+
+/// Puts a build that needs building into the queue, without a score; returns the row's id.
+pub(crate) fn enqueue(tx: &mut Tx<'_>, build: i64, now: i64) -> Result<i64, Error> {
+    let sql = "
+        INSERT INTO build_queue (build_id, status, processor_id, virtualized, created_at, estimated_ms)
+        SELECT b.id, 0, b.processor_id, x.require_virtualized, CAST($2 AS BIGINT),
+            COALESCE(b.estimated_ms, 0)
+        FROM build b JOIN archive x ON x.id = b.archive_id WHERE b.id = $1
+        RETURNING id";
+    tx.query_one(sql, &params![build, now])?.get(0)
+}
+
+/// Sends a build that is over to the queue again, as if it had never been tried (master spec
+/// §2.15); returns its queue row, none if it is not over, or went well.
+pub(crate) fn retry(tx: &mut Tx<'_>, build: &Build, now: i64) -> Result<Option<i64>, Error> {
+    if !build.state.is_retriable() {
+        return Ok(None);
+    }
+    let sql = "
+        UPDATE build SET state = $3, started_at = NULL, finished_at = NULL, builder_id = NULL,
+            log_alias_id = NULL, upload_log_alias_id = NULL, dependencies = NULL, leaf = NULL,
+            failure_count = 0
+        WHERE id = $1 AND state = $2";
+    let needs = BuildState::NeedsBuild;
+    if tx.execute(sql, &params![build.id, build.state, needs])? == 0 {
+        return Ok(None);
+    }
+    enqueue(tx, build.id, now).map(Some)
+}
+
+/// Ends a build that no builder has yet; tells whether that was so.
+pub(crate) fn cancel_waiting(tx: &mut Tx<'_>, build: i64, now: i64) -> Result<bool, Error> {
+    let sql = "DELETE FROM build_queue WHERE build_id = $1 AND status IN (0, 3)";
+    if tx.execute(sql, &params![build])? == 0 {
+        return Ok(false);
+    }
+    let sql = "UPDATE build SET state = $2, finished_at = $3 WHERE id = $1";
+    tx.execute(sql, &params![build, BuildState::Cancelled, now])?;
+    Ok(true)
+}
+
+/// Asks for the end of a build that a builder has; the scanner sees to it. Tells whether there is
+/// something to end.
+pub(crate) fn cancel_running(tx: &mut Tx<'_>, build: i64) -> Result<bool, Error> {
+    let sql = "UPDATE build_queue SET status = $2 WHERE build_id = $1 AND status = $3";
+    let (asked, running) = (JobStatus::Cancelling, JobStatus::Running);
+    if tx.execute(sql, &params![build, asked, running])? == 0 {
+        return Ok(false);
+    }
+    let sql = "UPDATE build SET state = $2 WHERE id = $1";
+    tx.execute(sql, &params![build, BuildState::Cancelling])?;
+    Ok(true)
+}
+
+/// Sets the score of a job that waits, for as long as `manual`; tells whether it waits.
+pub(crate) fn set_score(
+    tx: &mut Tx<'_>,
+    build: i64,
+    score: i64,
+    manual: bool,
+) -> Result<bool, Error> {
+    let sql = "
+        UPDATE build_queue SET lastscore = CAST($2 AS BIGINT), manual = $3
+        WHERE build_id = $1 AND status = 0";
+    Ok(tx.execute(sql, &params![build, score, manual])? > 0)
+}

@@ -1,0 +1,67 @@
+//! Which builds wait for dependencies, and what is published of those?
+
+use super::builds::{self, Build};
+use super::bulk;
+use crate::db::{Error, Row, Tx, Value, params};
+use crate::master::depwait::Known;
+
+/// A binary package that a build could use if it were published: architecture of a series,
+/// archive of the build, name.
+pub(crate) type Wanted = (i64, i64, String);
+
+/// Returns builds in MANUALDEPWAIT after the one of id `after`, by id. Those that could not be
+/// built now are left out: of obsolete series, disabled architectures or archives, or without a
+/// chroot.
+pub(crate) fn waiting(tx: &mut Tx<'_>, after: i64, limit: i64) -> Result<Vec<Build>, Error> {
+    let rest = "
+        WHERE b.state = 3 AND b.id > $1 AND r.status <> 6 AND t.enabled AND x.enabled
+          AND EXISTS (SELECT 1 FROM chroot f
+                      WHERE f.arch_series_id = t.id AND f.alias_id IS NOT NULL)
+        ORDER BY b.id LIMIT $2";
+    builds::select(tx, rest, &params![after, limit])
+}
+
+/// Returns what is published of the wanted packages, in the archive asked for or the primary one
+/// of its distribution, which every build may use.
+pub(crate) fn published(
+    tx: &mut Tx<'_>,
+    wanted: impl IntoIterator<Item = Wanted>,
+) -> Result<Vec<(Wanted, Known)>, Error> {
+    let sql = "
+        WITH wanted (arch_series, archive, name) AS ({VALUES})
+        SELECT w.arch_series, w.archive, p.name, p.version, p.component
+        FROM wanted w
+        JOIN archive own ON own.id = w.archive
+        JOIN archive a ON a.distribution_id = own.distribution_id
+            AND (a.id = own.id OR a.purpose = 1)
+        JOIN published_binary p ON p.arch_series_id = w.arch_series AND p.archive_id = a.id
+            AND p.name = w.name";
+    let row = |(arch_series, archive, name): Wanted| {
+        [arch_series.into(), archive.into(), Value::Text(name)]
+    };
+    let types = ["BIGINT", "BIGINT", "TEXT"];
+    let found = bulk::query(tx, sql, types, &[], wanted.into_iter().map(row))?;
+    found.iter().map(binary).collect()
+}
+
+fn binary(row: &Row) -> Result<(Wanted, Known), Error> {
+    let name: String = row.get(2)?;
+    let wanted = (row.get(0)?, row.get(1)?, name.clone());
+    let known = Known {
+        name,
+        version: row.get(3)?,
+        component: row.get(4)?,
+    };
+    Ok((wanted, known))
+}
+
+/// Notes what a build still waits for, if it still waits.
+pub(crate) fn set_dependencies(
+    tx: &mut Tx<'_>,
+    build: i64,
+    dependencies: &str,
+) -> Result<(), Error> {
+    let sql = "UPDATE build SET dependencies = $2 WHERE id = $1 AND state = 3";
+    tx.execute(sql, &params![build, dependencies])?;
+    Ok(())
+}

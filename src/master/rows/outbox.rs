@@ -1,0 +1,44 @@
+//! What is somebody still to be told about a build?
+//!
+//! A message is written in the transaction that made it true and deleted once it was delivered, so
+//! that a crash in between repeats it rather than lose it.
+
+use crate::db::{Error, Row, Tx, params};
+
+/// Puts a document into the box.
+pub(crate) fn put(tx: &mut Tx<'_>, build: i64, now: i64, document: &str) -> Result<(), Error> {
+    tx.execute(
+        "INSERT INTO notification (build_id, created_at, document) VALUES ($1, $2, $3)",
+        &params![build, now, document],
+    )?;
+    Ok(())
+}
+
+/// What somebody is to be told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Notification {
+    pub(crate) id: i64,
+    pub(crate) created_at: i64,
+    pub(crate) document: String,
+}
+
+/// Returns the oldest document after the one called `after`.
+pub(crate) fn next(tx: &mut Tx<'_>, after: i64) -> Result<Option<Notification>, Error> {
+    let sql = "
+        SELECT id, created_at, document FROM notification WHERE id > $1 ORDER BY id LIMIT 1";
+    let row = tx.query_opt(sql, &params![after])?;
+    let read = |row: Row| {
+        Ok(Notification {
+            id: row.get(0)?,
+            created_at: row.get(1)?,
+            document: row.get(2)?,
+        })
+    };
+    row.map(read).transpose()
+}
+
+/// Forgets a document that was delivered.
+pub(crate) fn done(tx: &mut Tx<'_>, id: i64) -> Result<(), Error> {
+    tx.execute("DELETE FROM notification WHERE id = $1", &params![id])?;
+    Ok(())
+}

@@ -1,0 +1,116 @@
+//! What an operator writes about builders: which there are, and whether they may work.
+//!
+//! None of it is fenced by a lease: it counts whoever looks after the builder, who sees it at the
+//! next look. What is written about a builder's work is `builders` and `queue`.
+
+use crate::db::{Error, Tx, params};
+use crate::master::model::{CleanStatus, ResetProtocol};
+
+/// What a builder is registered with.
+#[derive(Clone, Debug)]
+pub(crate) struct New {
+    pub(crate) name: String,
+    /// As it is called, with credentials if it asks for any.
+    pub(crate) url: String,
+    pub(crate) title: String,
+    pub(crate) manual: bool,
+    pub(crate) virtualized: bool,
+    pub(crate) vm_host: Option<String>,
+    pub(crate) reset: Option<ResetProtocol>,
+    /// Ids of what it can run.
+    pub(crate) processors: Vec<i64>,
+}
+
+/// Registers a builder, or takes back one of that name that was removed; returns its id. Nothing
+/// is known of its state, so it is DIRTY.
+pub(crate) fn add(tx: &mut Tx<'_>, new: &New, now: i64) -> Result<i64, Error> {
+    let sql = "
+        INSERT INTO builder (name, url, title, manual, virtualized, vm_host, vm_reset_protocol,
+            clean_status, clean_changed_at, created_at)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9)
+        ON CONFLICT (name) DO UPDATE SET url = excluded.url, title = excluded.title,
+            manual = excluded.manual, virtualized = excluded.virtualized,
+            vm_host = excluded.vm_host, vm_reset_protocol = excluded.vm_reset_protocol,
+            clean_status = excluded.clean_status, clean_changed_at = excluded.clean_changed_at,
+            active = TRUE, builderok = TRUE, failnotes = NULL, failure_count = 0, protocol = 0,
+            version = NULL
+        RETURNING id";
+    let row = tx.query_one(
+        sql,
+        &params![
+            &new.name,
+            &new.url,
+            &new.title,
+            new.manual,
+            new.virtualized,
+            new.vm_host.clone(),
+            new.reset,
+            CleanStatus::Dirty,
+            now,
+        ],
+    )?;
+    let id: i64 = row.get(0)?;
+    let sql = "DELETE FROM builder_processor WHERE builder_id = $1";
+    tx.execute(sql, &params![id])?;
+    for &processor in &new.processors {
+        let sql = "INSERT INTO builder_processor (builder_id, processor_id) VALUES ($1, $2)";
+        tx.execute(sql, &params![id, processor])?;
+    }
+    Ok(id)
+}
+
+/// Lets a builder work again: its failures are forgotten, and it is looked at afresh.
+pub(crate) fn enable(tx: &mut Tx<'_>, builder: i64, now: i64) -> Result<(), Error> {
+    let sql = "
+        UPDATE builder SET builderok = TRUE, failnotes = NULL, failure_count = 0,
+            clean_status = $2, clean_changed_at = $3
+        WHERE id = $1";
+    let dirty = CleanStatus::Dirty;
+    tx.execute(sql, &params![builder, dirty, now]).map(drop)
+}
+
+/// Takes a builder out of service.
+pub(crate) fn disable(tx: &mut Tx<'_>, builder: i64, reason: Option<&str>) -> Result<(), Error> {
+    let sql = "UPDATE builder SET builderok = FALSE, failnotes = $2 WHERE id = $1";
+    tx.execute(sql, &params![builder, reason]).map(drop)
+}
+
+/// Says whether a builder waits for an operator's word instead of taking jobs.
+pub(crate) fn set_manual(tx: &mut Tx<'_>, builder: i64, manual: bool) -> Result<(), Error> {
+    let sql = "UPDATE builder SET manual = $2 WHERE id = $1";
+    tx.execute(sql, &params![builder, manual]).map(drop)
+}
+
+/// Notes that the machine of a virtual builder is in its first state again (master spec §3.4); false
+/// if nobody was asked to put it there.
+pub(crate) fn set_clean(tx: &mut Tx<'_>, builder: i64, now: i64) -> Result<bool, Error> {
+    let sql = "
+        UPDATE builder SET clean_status = 0, clean_changed_at = $2
+        WHERE id = $1 AND clean_status = 2 AND vm_reset_protocol = 20";
+    Ok(tx.execute(sql, &params![builder, now])? > 0)
+}
+
+/// Forgets a builder. One that has built something keeps its row, out of sight, for the history;
+/// tells whether that is so.
+pub(crate) fn remove(tx: &mut Tx<'_>, builder: i64) -> Result<bool, Error> {
+    let sql = "DELETE FROM builder_processor WHERE builder_id = $1";
+    tx.execute(sql, &params![builder])?;
+    let sql = "SELECT id FROM build WHERE builder_id = $1 LIMIT 1";
+    if tx.query_opt(sql, &params![builder])?.is_none() {
+        tx.execute("DELETE FROM builder WHERE id = $1", &params![builder])?;
+        return Ok(false);
+    }
+    // Its URL may be used again.
+    let sql = "
+        UPDATE builder SET active = FALSE, builderok = FALSE, failnotes = 'removed',
+            url = 'removed:' || CAST(id AS TEXT)
+        WHERE id = $1";
+    tx.execute(sql, &params![builder])?;
+    Ok(true)
+}
+
+/// Tells whether a process of the farm has been at work since a time.
+pub(crate) fn is_anybody_there(tx: &mut Tx<'_>, since: i64) -> Result<bool, Error> {
+    let sql = "SELECT owner FROM master_process WHERE seen_at >= $1 LIMIT 1";
+    Ok(tx.query_opt(sql, &params![since])?.is_some())
+}

@@ -1,0 +1,79 @@
+//! Which waiting jobs are to be scored, by what, and where does the score go?
+
+use super::candidate::CURRENT_COMPONENT;
+use super::{NAME_JOINS, bulk};
+use crate::db::{Error, Row, Tx, Value, params};
+use crate::master::model::ArchivePurpose;
+use crate::master::score::Scored;
+
+/// A job that nobody scored by hand.
+#[derive(Clone, Debug)]
+pub(crate) struct Unscored {
+    pub(crate) queue: i64,
+    /// What it has now.
+    pub(crate) score: i64,
+    pub(crate) scored: Scored,
+}
+
+/// Returns the waiting and the suspended jobs whose row comes after `after_queue`, by id.
+pub(crate) fn to_score(
+    tx: &mut Tx<'_>,
+    now: i64,
+    after_queue: i64,
+    limit: i64,
+) -> Result<Vec<Unscored>, Error> {
+    let rest = "AND q.id > $1 ORDER BY q.id LIMIT $2";
+    select(tx, now, rest, &params![after_queue, limit])
+}
+
+/// Returns the job of a build, if it waits and nobody scored it by hand.
+pub(crate) fn of_build(tx: &mut Tx<'_>, now: i64, build: i64) -> Result<Option<Unscored>, Error> {
+    Ok(select(tx, now, "AND q.build_id = $1", &params![build])?.pop())
+}
+
+/// Stores scores, by queue row. A job that was given out or scored by hand meanwhile keeps its own.
+pub(crate) fn set_scores(tx: &mut Tx<'_>, scores: &[(i64, i64)]) -> Result<(), Error> {
+    let sql = "
+        WITH given (queue, score) AS ({VALUES})
+        UPDATE build_queue SET lastscore = given.score FROM given
+        WHERE build_queue.id = given.queue AND build_queue.status IN (0, 3) AND NOT build_queue.manual
+        RETURNING build_queue.id";
+    let row = |&(queue, score): &(i64, i64)| {
+        // The column holds no more.
+        let score = score.clamp(i32::MIN.into(), i32::MAX.into());
+        [Value::Int(queue), Value::Int(score)]
+    };
+    bulk::query(tx, sql, ["BIGINT", "INTEGER"], &[], scores.iter().map(row))?;
+    Ok(())
+}
+
+fn select(tx: &mut Tx<'_>, now: i64, rest: &str, params: &[Value]) -> Result<Vec<Unscored>, Error> {
+    let sql = format!(
+        "SELECT q.id, q.lastscore, q.created_at, s.urgency, b.pocket,
+             COALESCE({CURRENT_COMPONENT}, s.component), s.section, a.private, a.purpose,
+             a.relative_score
+         FROM build_queue q JOIN build b ON b.id = q.build_id {NAME_JOINS}
+         JOIN archive a ON a.id = b.archive_id
+         WHERE q.status IN (0, 3) AND NOT q.manual AND b.state = 0 {rest}"
+    );
+    let rows = tx.query(&sql, params)?;
+    rows.iter().map(|row| unscored(row, now)).collect()
+}
+
+fn unscored(row: &Row, now: i64) -> Result<Unscored, Error> {
+    let purpose: ArchivePurpose = row.get(8)?;
+    Ok(Unscored {
+        queue: row.get(0)?,
+        score: row.get(1)?,
+        scored: Scored {
+            queued_secs: (now - row.get::<i64>(2)?) / 1000,
+            urgency: row.get(3)?,
+            pocket: row.get(4)?,
+            component: row.get(5)?,
+            section: row.get(6)?,
+            private: row.get(7)?,
+            copy: purpose == ArchivePurpose::Copy,
+            relative: row.get(9)?,
+        },
+    })
+}

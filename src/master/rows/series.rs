@@ -1,0 +1,271 @@
+//! What is built for: distributions, their series, the architectures of these, and their chroots.
+//!
+//! A processor is made with the first architecture that names it, a distribution with its first
+//! series. Whether something may be added or changed is for the caller to say.
+
+use crate::db::{Error, Row, Tx, params};
+use crate::master::model::{Pocket, SeriesStatus};
+
+/// A series of a distribution.
+#[derive(Clone, Debug)]
+pub(crate) struct Series {
+    pub(crate) id: i64,
+    pub(crate) distribution_id: i64,
+    pub(crate) distribution: String,
+    pub(crate) name: String,
+    pub(crate) version: String,
+    pub(crate) status: SeriesStatus,
+    /// Where architecture-independent packages are built.
+    pub(crate) nominated: Option<String>,
+}
+
+impl Series {
+    /// Returns the name that no other series has, `ubuntu/hoary`.
+    pub(crate) fn full_name(&self) -> String {
+        format!("{}/{}", self.distribution, self.name)
+    }
+}
+
+/// Returns every series, by distribution and name.
+pub(crate) fn all(tx: &mut Tx<'_>) -> Result<Vec<Series>, Error> {
+    let sql = "
+        SELECT r.id, d.id, d.name, r.name, r.version, r.status, r.nominated_arch_tag
+        FROM series r JOIN distribution d ON d.id = r.distribution_id
+        ORDER BY d.name, r.name";
+    let rows = tx.query(sql, &[])?;
+    rows.iter().map(read_series).collect()
+}
+
+fn read_series(row: &Row) -> Result<Series, Error> {
+    Ok(Series {
+        id: row.get(0)?,
+        distribution_id: row.get(1)?,
+        distribution: row.get(2)?,
+        name: row.get(3)?,
+        version: row.get(4)?,
+        status: row.get(5)?,
+        nominated: row.get(6)?,
+    })
+}
+
+/// Returns every distribution: its id and name.
+pub(crate) fn distributions(tx: &mut Tx<'_>) -> Result<Vec<(i64, String)>, Error> {
+    let rows = tx.query("SELECT id, name FROM distribution ORDER BY name", &[])?;
+    rows.iter()
+        .map(|row| Ok((row.get(0)?, row.get(1)?)))
+        .collect()
+}
+
+/// Returns the id of a distribution, which is made if there is none of that name.
+pub(crate) fn ensure_distribution(tx: &mut Tx<'_>, name: &str) -> Result<i64, Error> {
+    let sql = "INSERT INTO distribution (name) VALUES ($1) ON CONFLICT (name) DO NOTHING";
+    tx.execute(sql, &params![name])?;
+    let sql = "SELECT id FROM distribution WHERE name = $1";
+    tx.query_one(sql, &params![name])?.get(0)
+}
+
+/// Adds a series; its id and its distribution's name are not looked at. Returns its id.
+pub(crate) fn add(tx: &mut Tx<'_>, series: &Series) -> Result<i64, Error> {
+    let sql = "
+        INSERT INTO series (distribution_id, name, version, status, nominated_arch_tag)
+        VALUES ($1, $2, $3, $4, $5) RETURNING id";
+    let row = tx.query_one(
+        sql,
+        &params![
+            series.distribution_id,
+            &series.name,
+            &series.version,
+            series.status,
+            series.nominated.clone(),
+        ],
+    )?;
+    row.get(0)
+}
+
+/// Writes what may change of a series.
+pub(crate) fn set(tx: &mut Tx<'_>, series: &Series) -> Result<(), Error> {
+    let sql = "UPDATE series SET version = $2, status = $3, nominated_arch_tag = $4 WHERE id = $1";
+    let nominated = series.nominated.clone();
+    tx.execute(
+        sql,
+        &params![series.id, &series.version, series.status, nominated],
+    )?;
+    Ok(())
+}
+
+/// An architecture of a series.
+#[derive(Clone, Debug)]
+pub(crate) struct ArchSeries {
+    pub(crate) id: i64,
+    pub(crate) series_id: i64,
+    pub(crate) tag: String,
+    pub(crate) processor_id: i64,
+    pub(crate) processor: String,
+    pub(crate) family: String,
+    pub(crate) enabled: bool,
+    pub(crate) virtualized: bool,
+    /// The pockets that have a chroot of their own.
+    pub(crate) chroots: Vec<Pocket>,
+}
+
+/// Returns every architecture of every series, by series and tag.
+pub(crate) fn architectures(tx: &mut Tx<'_>) -> Result<Vec<ArchSeries>, Error> {
+    let sql = "
+        SELECT t.id, t.series_id, t.arch_tag, p.id, p.name, p.family, t.enabled,
+            t.supports_virtualized
+        FROM arch_series t JOIN processor p ON p.id = t.processor_id
+        ORDER BY t.series_id, t.arch_tag";
+    let rows = tx.query(sql, &[])?;
+    let mut found: Vec<ArchSeries> = rows.iter().map(read_arch).collect::<Result<_, _>>()?;
+    let sql = "
+        SELECT arch_series_id, pocket FROM chroot
+        WHERE image_type = 0 AND alias_id IS NOT NULL ORDER BY arch_series_id, pocket";
+    for row in tx.query(sql, &[])? {
+        let id: i64 = row.get(0)?;
+        let pocket = row.get(1)?;
+        if let Some(arch) = found.iter_mut().find(|arch| arch.id == id) {
+            arch.chroots.push(pocket);
+        }
+    }
+    Ok(found)
+}
+
+fn read_arch(row: &Row) -> Result<ArchSeries, Error> {
+    Ok(ArchSeries {
+        id: row.get(0)?,
+        series_id: row.get(1)?,
+        tag: row.get(2)?,
+        processor_id: row.get(3)?,
+        processor: row.get(4)?,
+        family: row.get(5)?,
+        enabled: row.get(6)?,
+        virtualized: row.get(7)?,
+        chroots: Vec::new(),
+    })
+}
+
+/// Adds an architecture to a series; returns its id.
+pub(crate) fn add_architecture(
+    tx: &mut Tx<'_>,
+    series: i64,
+    tag: &str,
+    processor: i64,
+    virtualized: bool,
+) -> Result<i64, Error> {
+    let sql = "
+        INSERT INTO arch_series (series_id, arch_tag, processor_id, supports_virtualized)
+        VALUES ($1, $2, $3, $4) RETURNING id";
+    let row = tx.query_one(sql, &params![series, tag, processor, virtualized])?;
+    row.get(0)
+}
+
+/// Lets builds for an architecture be given out, or not.
+pub(crate) fn enable_architecture(tx: &mut Tx<'_>, id: i64, enabled: bool) -> Result<(), Error> {
+    let sql = "UPDATE arch_series SET enabled = $2 WHERE id = $1";
+    tx.execute(sql, &params![id, enabled]).map(drop)
+}
+
+/// Returns every processor, by name: id, name, family.
+pub(crate) fn processors(tx: &mut Tx<'_>) -> Result<Vec<(i64, String, String)>, Error> {
+    let sql = "SELECT id, name, family FROM processor ORDER BY name";
+    let rows = tx.query(sql, &[])?;
+    rows.iter()
+        .map(|row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .collect()
+}
+
+/// Adds a processor; returns its id.
+pub(crate) fn add_processor(tx: &mut Tx<'_>, name: &str, family: &str) -> Result<i64, Error> {
+    let sql = "INSERT INTO processor (name, family) VALUES ($1, $2) RETURNING id";
+    tx.query_one(sql, &params![name, family])?.get(0)
+}
+
+/// A chroot: what it is for, and the file it is.
+#[derive(Clone, Debug)]
+pub(crate) struct Chroot {
+    pub(crate) arch_series_id: i64,
+    pub(crate) pocket: Pocket,
+    pub(crate) updated_at: i64,
+    pub(crate) file: File,
+}
+
+/// A file of the librarian.
+#[derive(Clone, Debug)]
+pub(crate) struct File {
+    pub(crate) alias: i64,
+    pub(crate) name: String,
+    /// Size in bytes and SHA-1; none once it has expired.
+    pub(crate) content: Option<(i64, String)>,
+}
+
+/// What a [`File`] is read from, where a query has `a` for its alias and `c` for its content.
+pub(crate) const FILE_COLUMNS: &str = "a.id, a.filename, c.size, c.sha1";
+
+/// Reads [`FILE_COLUMNS`], of which the first is at `at`.
+pub(crate) fn read_file(row: &Row, at: usize) -> Result<File, Error> {
+    let size: Option<i64> = row.get(at + 2)?;
+    let sha1: Option<String> = row.get(at + 3)?;
+    Ok(File {
+        alias: row.get(at)?,
+        name: row.get(at + 1)?,
+        content: size.zip(sha1),
+    })
+}
+
+/// Returns a file of the librarian.
+pub(crate) fn file(tx: &mut Tx<'_>, alias: i64) -> Result<Option<File>, Error> {
+    let sql = format!(
+        "SELECT {FILE_COLUMNS} FROM library_alias a
+        LEFT JOIN library_content c ON c.id = a.content_id WHERE a.id = $1"
+    );
+    let row = tx.query_opt(&sql, &params![alias])?;
+    row.map(|row| read_file(&row, 0)).transpose()
+}
+
+/// Returns every chroot, by architecture and pocket.
+pub(crate) fn chroots(tx: &mut Tx<'_>) -> Result<Vec<Chroot>, Error> {
+    let sql = format!(
+        "SELECT h.arch_series_id, h.pocket, h.updated_at, {FILE_COLUMNS}
+        FROM chroot h JOIN library_alias a ON a.id = h.alias_id
+        LEFT JOIN library_content c ON c.id = a.content_id
+        WHERE h.image_type = 0 ORDER BY h.arch_series_id, h.pocket"
+    );
+    let rows = tx.query(&sql, &[])?;
+    rows.iter()
+        .map(|row| {
+            Ok(Chroot {
+                arch_series_id: row.get(0)?,
+                pocket: row.get(1)?,
+                updated_at: row.get(2)?,
+                file: read_file(row, 3)?,
+            })
+        })
+        .collect()
+}
+
+/// Adds a chroot, or replaces the one that is there (master spec §1.2).
+pub(crate) fn set_chroot(
+    tx: &mut Tx<'_>,
+    arch_series: i64,
+    pocket: Pocket,
+    alias: i64,
+    now: i64,
+) -> Result<(), Error> {
+    let sql = "
+        INSERT INTO chroot (arch_series_id, pocket, image_type, alias_id, updated_at)
+        VALUES ($1, $2, 0, $3, $4)
+        ON CONFLICT (arch_series_id, pocket, image_type)
+        DO UPDATE SET alias_id = excluded.alias_id, updated_at = excluded.updated_at";
+    tx.execute(sql, &params![arch_series, pocket, alias, now])
+        .map(drop)
+}
+
+/// Takes a chroot away; tells whether there was one.
+pub(crate) fn remove_chroot(
+    tx: &mut Tx<'_>,
+    arch_series: i64,
+    pocket: Pocket,
+) -> Result<bool, Error> {
+    let sql = "DELETE FROM chroot WHERE arch_series_id = $1 AND pocket = $2 AND image_type = 0";
+    Ok(tx.execute(sql, &params![arch_series, pocket])? > 0)
+}

@@ -1,0 +1,179 @@
+//! What has been handed in: sources, their files, and where they are published.
+//!
+//! A source is known by name and version within the archive it was handed in for.
+
+use super::series::{FILE_COLUMNS, File, read_file};
+use crate::db::{Error, Row, Tx, params};
+use crate::master::model::{Pocket, PublishingStatus, SourceFileType, Urgency};
+
+/// What a source package says of itself, and what was said of it when it was handed in.
+#[derive(Clone, Debug)]
+pub(crate) struct Source {
+    pub(crate) name: String,
+    pub(crate) version: String,
+    pub(crate) component: String,
+    pub(crate) section: String,
+    pub(crate) urgency: Urgency,
+    /// Its `Architecture` field.
+    pub(crate) arch_hint: String,
+    /// Its `Build-Indep-Architecture` field.
+    pub(crate) indep_hint: Option<String>,
+    pub(crate) archive: i64,
+    pub(crate) creator_email: Option<String>,
+}
+
+/// Returns the id of a source handed in for an archive, if it is known there.
+pub(crate) fn find(
+    tx: &mut Tx<'_>,
+    archive: i64,
+    name: &str,
+    version: &str,
+) -> Result<Option<i64>, Error> {
+    let sql = "
+        SELECT id FROM source WHERE name = $1 AND version = $2 AND upload_archive_id = $3
+        ORDER BY id LIMIT 1";
+    let row = tx.query_opt(sql, &params![name, version, archive])?;
+    row.map(|row| row.get(0)).transpose()
+}
+
+/// Adds a source; returns its id.
+pub(crate) fn add(tx: &mut Tx<'_>, source: &Source, now: i64) -> Result<i64, Error> {
+    let sql = "
+        INSERT INTO source (name, version, component, section, urgency, arch_hint, indep_hint,
+            upload_archive_id, creator_email, created_at)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING id";
+    let row = tx.query_one(
+        sql,
+        &params![
+            &source.name,
+            &source.version,
+            &source.component,
+            &source.section,
+            source.urgency,
+            &source.arch_hint,
+            source.indep_hint.clone(),
+            source.archive,
+            source.creator_email.clone(),
+            now,
+        ],
+    )?;
+    row.get(0)
+}
+
+/// Notes that a file of the librarian is part of a source.
+pub(crate) fn add_file(tx: &mut Tx<'_>, source: i64, alias: i64, name: &str) -> Result<(), Error> {
+    let sql = "INSERT INTO source_file (source_id, alias_id, filetype) VALUES ($1, $2, $3)";
+    let kind = SourceFileType::of(name);
+    tx.execute(sql, &params![source, alias, kind]).map(drop)
+}
+
+/// Returns the files of a source, by name.
+pub(crate) fn files(tx: &mut Tx<'_>, source: i64) -> Result<Vec<File>, Error> {
+    let sql = format!(
+        "SELECT {FILE_COLUMNS} FROM source_file f JOIN library_alias a ON a.id = f.alias_id
+        LEFT JOIN library_content c ON c.id = a.content_id
+        WHERE f.source_id = $1 ORDER BY a.filename"
+    );
+    let rows = tx.query(&sql, &params![source])?;
+    rows.iter().map(|row| read_file(row, 0)).collect()
+}
+
+/// Returns a file of an earlier source with this name and content, if the librarian still has it
+/// and lets the same people read it.
+pub(crate) fn known_file(
+    tx: &mut Tx<'_>,
+    name: &str,
+    sha1: &str,
+    size: i64,
+    restricted: bool,
+) -> Result<Option<i64>, Error> {
+    let sql = "
+        SELECT a.id FROM library_content c JOIN library_alias a ON a.content_id = c.id
+        JOIN source_file f ON f.alias_id = a.id
+        WHERE c.sha1 = $1 AND c.size = $2 AND a.filename = $3 AND a.restricted = $4
+            AND a.expires_at IS NULL
+        ORDER BY a.id LIMIT 1";
+    let row = tx.query_opt(sql, &params![sha1, size, name, restricted])?;
+    row.map(|row| row.get(0)).transpose()
+}
+
+/// A source where it is to be had.
+#[derive(Clone, Debug)]
+pub(crate) struct Publication {
+    pub(crate) id: i64,
+    pub(crate) source: i64,
+    pub(crate) version: String,
+    pub(crate) component: String,
+}
+
+/// Where a source goes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub(crate) series: i64,
+    pub(crate) archive: i64,
+    pub(crate) pocket: Pocket,
+}
+
+/// Returns what is published in a place under the name of a source.
+pub(crate) fn published(
+    tx: &mut Tx<'_>,
+    place: Place,
+    name: &str,
+) -> Result<Vec<Publication>, Error> {
+    let sql = "
+        SELECT p.id, s.id, s.version, p.component FROM source s JOIN publication p ON p.source_id = s.id
+        WHERE s.name = $1 AND p.series_id = $2 AND p.archive_id = $3 AND p.pocket = $4
+            AND p.status IN (1, 2)
+        ORDER BY p.id";
+    let Place {
+        series,
+        archive,
+        pocket,
+    } = place;
+    let rows = tx.query(sql, &params![name, series, archive, pocket])?;
+    rows.iter().map(read_publication).collect()
+}
+
+fn read_publication(row: &Row) -> Result<Publication, Error> {
+    Ok(Publication {
+        id: row.get(0)?,
+        source: row.get(1)?,
+        version: row.get(2)?,
+        component: row.get(3)?,
+    })
+}
+
+/// Publishes a source in a place.
+pub(crate) fn publish(
+    tx: &mut Tx<'_>,
+    place: Place,
+    source: i64,
+    component: &str,
+    now: i64,
+) -> Result<(), Error> {
+    let sql = "
+        INSERT INTO publication
+            (source_id, series_id, archive_id, pocket, component, status, created_at)
+        VALUES ($1, $2, $3, $4, $5, $6, $7)";
+    let status = PublishingStatus::Published;
+    tx.execute(
+        sql,
+        &params![
+            source,
+            place.series,
+            place.archive,
+            place.pocket,
+            component,
+            status,
+            now
+        ],
+    )
+    .map(drop)
+}
+
+/// Takes a publication's place away; builds still waiting end as SUPERSEDED at their dispatch.
+pub(crate) fn supersede(tx: &mut Tx<'_>, publication: i64) -> Result<(), Error> {
+    let sql = "UPDATE publication SET status = $2 WHERE id = $1";
+    let status = PublishingStatus::Superseded;
+    tx.execute(sql, &params![publication, status]).map(drop)
+}

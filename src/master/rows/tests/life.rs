@@ -1,0 +1,455 @@
+//! The life of a job: claimed, reset, ended, discarded; and who may be given one.
+
+use super::farm::{NOW, assert_agree, change, everything, farm, state, view};
+use crate::db::tests::both;
+use crate::db::{Db, Error, Tx, params};
+use crate::master::model::{BuildState, CleanStatus, JobStatus};
+use crate::master::rows::leases::{self, Fence};
+use crate::master::rows::queue::{Claim, End};
+use crate::master::rows::{builders, queue};
+
+fn claim(db: &Db, fence: Fence) -> Option<Claim> {
+    let (builder, _) = view(db, fence);
+    let claim = db.write(|tx| queue::claim(tx, fence, &builder, NOW));
+    claim.unwrap()
+}
+
+const BUILT: End<'static> = End {
+    state: BuildState::FullyBuilt,
+    dependencies: None,
+    log_alias: None,
+    leaf: Some("8-1.1"),
+    finished_at: NOW + 60,
+};
+
+#[test]
+fn a_claim_marks_job_build_and_builder() {
+    both(|db| {
+        let farm = farm(db);
+        let bob = farm.builders(db, 1)[0];
+        let (build, queue) = farm.job(db, "mozilla-firefox", 0, 10);
+        let taken = claim(db, bob).unwrap();
+        assert_eq!((taken.queue, taken.build, taken.attempt), (queue, build, 1));
+        let (builder, job) = view(db, bob);
+        let job = job.unwrap();
+        assert_eq!(
+            (builder.clean, builder.clean_changed_at),
+            (CleanStatus::Dirty, NOW)
+        );
+        assert_eq!((job.status, job.started_at), (JobStatus::Running, NOW));
+        assert_eq!((job.state, &job.logtail), (BuildState::Building, &None));
+        assert_eq!(job.cookie(), format!("{build}-{queue}.1"));
+        let title = "i386 build of mozilla-firefox 0.9 in ubuntu hoary RELEASE";
+        assert_eq!(job.name.to_string(), title);
+        assert_agree(db);
+        assert_eq!(claim(db, bob), None, "it has one");
+    });
+}
+
+#[test]
+fn a_reset_leaves_the_job_as_it_was_but_for_the_attempt() {
+    both(|db| {
+        let farm = farm(db);
+        let bob = farm.builders(db, 1)[0];
+        let (build, queue) = farm.job(db, "hello", 0, 10);
+        claim(db, bob).unwrap();
+        let tail = (queue, bob.builder, "cc -O2".to_owned());
+        db.write(|tx| queue::flush_tails(tx, std::slice::from_ref(&tail)))
+            .unwrap();
+        assert!(
+            db.write(|tx| queue::reset(tx, bob, queue, NOW + 5))
+                .unwrap()
+        );
+        assert_agree(db);
+        assert_eq!(state(db, build), BuildState::NeedsBuild);
+        let sql = "SELECT lastscore, created_at, attempt, logtail FROM build_queue";
+        let row = db.read(|tx| tx.query_one(sql, &[])).unwrap();
+        let numbers = [0, 1, 2].map(|index| row.get::<i64>(index).unwrap());
+        assert_eq!(numbers, [10, NOW - 5000, 1]);
+        assert_eq!(row.get::<String>(3).unwrap(), "cc -O2");
+        let (builder, job) = view(db, bob);
+        assert!(job.is_none() && builder.clean == CleanStatus::Dirty);
+        let again = db.write(|tx| queue::reset(tx, bob, queue, 0)).unwrap();
+        assert!(!again, "it has no builder");
+
+        assert!(
+            db.write(|tx| builders::set_clean(tx, bob, CleanStatus::Clean, NOW))
+                .unwrap()
+        );
+        assert_eq!(claim(db, bob), None, "not before NOW + 5");
+        let later = db.write(|tx| {
+            let (builder, _) = builders::view(tx, bob.builder)?.unwrap();
+            queue::claim(tx, bob, &builder, NOW + 5)
+        });
+        assert_eq!(later.unwrap().unwrap().attempt, 2);
+        let sql = "SELECT first_dispatched_at, started_at FROM build";
+        let row = db.read(|tx| tx.query_one(sql, &[])).unwrap();
+        let times = [0, 1].map(|index| row.get::<i64>(index).unwrap());
+        assert_eq!(times, [NOW, NOW + 5]);
+    });
+}
+
+#[test]
+fn a_reset_does_not_undo_a_cancel() {
+    both(|db| {
+        let farm = farm(db);
+        let bob = farm.builders(db, 1)[0];
+        let (build, queue) = farm.job(db, "hello", 0, 10);
+        claim(db, bob).unwrap();
+        change(db, "UPDATE build_queue SET status = 2");
+        change(db, "UPDATE build SET state = 9");
+        assert!(!db.write(|tx| queue::reset(tx, bob, queue, 0)).unwrap());
+        assert!(
+            db.write(|tx| queue::set_cancel_by(tx, bob, queue, 7))
+                .unwrap()
+        );
+        let job = view(db, bob).1.unwrap();
+        assert_eq!(
+            (job.status, job.cancel_by),
+            (JobStatus::Cancelling, Some(7))
+        );
+        assert_eq!(state(db, build), BuildState::Cancelling);
+        assert_agree(db);
+    });
+}
+
+#[test]
+fn the_end_of_a_build_stays_and_its_job_does_not() {
+    both(|db| {
+        let farm = farm(db);
+        let bob = farm.builders(db, 1)[0];
+        let (build, queue) = farm.job(db, "hello", 0, 10);
+        claim(db, bob).unwrap();
+        assert!(
+            db.write(|tx| queue::set_state(tx, bob, queue, BuildState::Gathering))
+                .unwrap()
+        );
+        assert_eq!(view(db, bob).1.unwrap().state, BuildState::Gathering);
+        assert_agree(db);
+        let end = End {
+            state: BuildState::ManualDepWait,
+            dependencies: Some("libfoo-dev (>= 2)"),
+            log_alias: Some(farm.alias),
+            leaf: None,
+            ..BUILT
+        };
+        assert!(db.write(|tx| queue::finish(tx, bob, queue, &end)).unwrap());
+        assert_agree(db);
+        let sql = "SELECT state, builder_id, log_alias_id, finished_at, dependencies FROM build";
+        let row = db.read(|tx| tx.query_one(sql, &[])).unwrap();
+        let numbers = [0, 1, 2, 3].map(|index| row.get::<i64>(index).unwrap());
+        assert_eq!(numbers, [3, bob.builder, farm.alias, NOW + 60]);
+        assert_eq!(row.get::<String>(4).unwrap(), "libfoo-dev (>= 2)");
+        let (builder, job) = view(db, bob);
+        assert!(job.is_none() && builder.clean == CleanStatus::Dirty);
+        assert!(
+            !db.write(|tx| queue::finish(tx, bob, queue, &BUILT))
+                .unwrap(),
+            "it is gone"
+        );
+        assert_eq!(state(db, build), BuildState::ManualDepWait);
+    });
+}
+
+#[test]
+fn a_candidate_that_is_not_for_building_leaves_no_trace_on_the_builder() {
+    both(|db| {
+        let farm = farm(db);
+        let bob = farm.builders(db, 1)[0];
+        let (build, queue) = farm.job(db, "hello", 0, 10);
+        claim(db, bob).unwrap();
+        let superseded = BuildState::Superseded;
+        assert!(
+            db.write(|tx| queue::discard(tx, bob, queue, superseded, NOW))
+                .unwrap()
+        );
+        assert_agree(db);
+        assert_eq!(state(db, build), superseded);
+        let sql = "SELECT builder_id, started_at, first_dispatched_at FROM build";
+        let row = db.read(|tx| tx.query_one(sql, &[])).unwrap();
+        let left = [0, 1, 2].map(|index| row.get::<Option<i64>>(index).unwrap());
+        assert_eq!(left, [None; 3]);
+        assert_eq!(view(db, bob).0.clean, CleanStatus::Clean);
+        farm.job(db, "next", 0, 1);
+        assert!(claim(db, bob).is_some());
+    });
+}
+
+#[test]
+fn the_highest_score_goes_first_and_of_equals_the_oldest() {
+    both(|db| {
+        let farm = farm(db);
+        let bob = farm.builders(db, 1)[0];
+        db.write(|tx| farm.can_run(tx, bob.builder, 1)).unwrap();
+        let jobs = [
+            farm.job(db, "low", 0, 1),
+            farm.job(db, "high", 0, 20),
+            farm.job(db, "of-amd64", 1, 20),
+            farm.job(db, "negative", 1, -600),
+            farm.job(db, "highest", 1, 21),
+        ];
+        let order: Vec<i64> = std::iter::from_fn(|| {
+            let claim = claim(db, bob)?;
+            assert!(
+                db.write(|tx| queue::finish(tx, bob, claim.queue, &BUILT))
+                    .unwrap()
+            );
+            let cleaned = db.write(|tx| builders::set_clean(tx, bob, CleanStatus::Clean, NOW));
+            assert!(cleaned.unwrap());
+            Some(claim.queue)
+        })
+        .collect();
+        assert_eq!(order, [4, 1, 2, 0, 3].map(|index: usize| jobs[index].1));
+    });
+}
+
+#[test]
+fn who_may_be_given_a_job_and_which() {
+    let unfit = [
+        ("builder disabled", "UPDATE builder SET builderok = FALSE"),
+        ("builder manual", "UPDATE builder SET manual = TRUE"),
+        ("builder dirty", "UPDATE builder SET clean_status = 1"),
+        ("builder cleaning", "UPDATE builder SET clean_status = 2"),
+        (
+            "builder taken over",
+            "UPDATE builder SET lease_epoch = lease_epoch + 1",
+        ),
+        ("builder virtual", "UPDATE builder SET virtualized = TRUE"),
+        ("builder of no processor", "DELETE FROM builder_processor"),
+        ("virtual job", "UPDATE build_queue SET virtualized = TRUE"),
+        ("suspended job", "UPDATE build_queue SET status = 3"),
+        (
+            "job given back",
+            "UPDATE build_queue SET not_before = 1000001",
+        ),
+        (
+            "job of another processor",
+            "UPDATE build_queue SET processor_id = 2",
+        ),
+        ("build that is over", "UPDATE build SET state = 5"),
+        (
+            "disabled architecture",
+            "UPDATE arch_series SET enabled = FALSE",
+        ),
+        ("disabled archive", "UPDATE archive SET enabled = FALSE"),
+        (
+            "private archive, source not published",
+            "UPDATE archive SET private = TRUE",
+        ),
+    ];
+    both(|db| {
+        let farm = farm(db);
+        let bob = farm.builders(db, 1)[0];
+        farm.job(db, "hello", 0, 10);
+        change(db, "UPDATE publication SET status = 1");
+        let its = (farm.processors[0], false, 1);
+        for (unfit, sql) in unfit {
+            let tried = db.write(|tx| {
+                assert!(tx.execute(sql, &[])? > 0, "{unfit}");
+                let before = everything(tx)?;
+                let (builder, _) = builders::view(tx, bob.builder)?.unwrap();
+                assert_eq!(queue::claim(tx, bob, &builder, NOW)?, None, "{unfit}");
+                assert_eq!(everything(tx)?, before, "{unfit}");
+                if !unfit.starts_with("builder") {
+                    let groups = queue::waiting_groups(tx, NOW)?;
+                    assert!(!groups.contains(&its), "{unfit}: {groups:?}");
+                }
+                Err::<(), _>(Error::Refused("undo".to_owned()))
+            });
+            assert_eq!(tried.unwrap_err().to_string(), "undo");
+        }
+        change(db, "UPDATE publication SET status = 2");
+        change(db, "UPDATE archive SET private = TRUE");
+        let groups = db.read(|tx| queue::waiting_groups(tx, NOW)).unwrap();
+        assert_eq!(groups, [its]);
+        assert!(
+            claim(db, bob).is_some(),
+            "a private archive that has published the source"
+        );
+    });
+}
+
+#[test]
+fn whoever_lost_the_lease_changes_nothing() {
+    both(|db| {
+        let farm = farm(db);
+        let old = farm.builders(db, 1)[0];
+        let (_, queue) = farm.job(db, "hello", 0, 10);
+        let (builder, _) = view(db, old);
+        claim(db, old).unwrap();
+        let taken = db.write(|tx| leases::take(tx, "other:2", NOW + 1000, NOW + 9000, 10));
+        assert!(
+            taken.unwrap().is_empty(),
+            "the lease lasts until NOW + 1000"
+        );
+        let taken = db
+            .write(|tx| leases::take(tx, "other:2", NOW + 1001, NOW + 9000, 10))
+            .unwrap();
+        let new = Fence {
+            builder: old.builder,
+            epoch: old.epoch + 1,
+        };
+        assert_eq!(taken, [new]);
+        let before = db.read(everything).unwrap();
+
+        type Write<'a> = &'a dyn Fn(&mut Tx<'_>, Fence) -> Result<bool, Error>;
+        let writes: [(&str, Write<'_>); 12] = [
+            ("claim", &|tx, fence| {
+                Ok(queue::claim(tx, fence, &builder, NOW)?.is_some())
+            }),
+            ("reset", &|tx, fence| queue::reset(tx, fence, queue, 0)),
+            ("finish", &|tx, fence| {
+                queue::finish(tx, fence, queue, &BUILT)
+            }),
+            ("discard", &|tx, fence| {
+                queue::discard(tx, fence, queue, BuildState::Superseded, 0)
+            }),
+            ("set_state", &|tx, fence| {
+                queue::set_state(tx, fence, queue, BuildState::Gathering)
+            }),
+            ("set_log", &|tx, fence| {
+                queue::set_log(tx, fence, queue, None)
+            }),
+            ("set_cancel_by", &|tx, fence| {
+                queue::set_cancel_by(tx, fence, queue, 5)
+            }),
+            ("count", &|tx, fence| {
+                Ok(queue::count_failure(tx, fence)?.is_some())
+            }),
+            ("fail", &|tx, fence| builders::fail(tx, fence, "no route")),
+            ("set_clean", &|tx, fence| {
+                builders::set_clean(tx, fence, CleanStatus::Dirty, 1)
+            }),
+            ("set_count", &|tx, fence| {
+                builders::set_failure_count(tx, fence, 4)
+            }),
+            ("set_form", &|tx, fence| {
+                builders::set_form(tx, fence, crate::protocol::StatusForm::Dict, Some("1"))
+            }),
+        ];
+        for (name, write) in writes {
+            assert!(!db.write(|tx| write(tx, old)).unwrap(), "{name}");
+        }
+        assert_eq!(db.read(everything).unwrap(), before);
+        let renewed = db
+            .write(|tx| leases::renew(tx, super::farm::ME, NOW + 5000))
+            .unwrap();
+        assert!(renewed.is_empty(), "{renewed:?}");
+        // The same writes are the new holder's to make; each alone, undone.
+        for (name, write) in &writes[1..] {
+            let done = db.write(|tx| {
+                assert!(write(tx, new)?, "{name}");
+                Err::<(), _>(Error::Refused("undo".to_owned()))
+            });
+            assert_eq!(done.unwrap_err().to_string(), "undo");
+        }
+    });
+}
+
+#[test]
+fn failures_are_counted_against_both() {
+    both(|db| {
+        let farm = farm(db);
+        let bob = farm.builders(db, 1)[0];
+        let count = || db.write(|tx| queue::count_failure(tx, bob)).unwrap();
+        assert_eq!(count(), Some((1, None)));
+        farm.job(db, "hello", 0, 10);
+        claim(db, bob).unwrap();
+        assert_eq!(count(), Some((2, Some(1))));
+        assert_eq!(count(), Some((3, Some(2))));
+        assert!(
+            db.write(|tx| builders::set_failure_count(tx, bob, 0))
+                .unwrap()
+        );
+        assert_eq!(count(), Some((1, Some(3))));
+        assert_eq!(view(db, bob).0.failure_count, 1);
+    });
+}
+
+#[test]
+fn tails_are_kept_of_jobs_that_are_still_there() {
+    both(|db| {
+        let farm = farm(db);
+        let fences = farm.builders(db, 30);
+        farm.jobs(db, 30);
+        let tails: Vec<_> = fences
+            .iter()
+            .enumerate()
+            .map(|(number, &fence)| {
+                let queue = claim(db, fence).unwrap().queue;
+                let builder = if number == 7 { 999 } else { fence.builder };
+                (queue, builder, format!("tail {number} ${number}"))
+            })
+            .collect();
+        db.write(|tx| queue::flush_tails(tx, &[])).unwrap();
+        db.write(|tx| queue::flush_tails(tx, &tails)).unwrap();
+        for (number, (_, job)) in fences.iter().map(|&fence| view(db, fence)).enumerate() {
+            let expected = (number != 7).then(|| format!("tail {number} ${number}"));
+            assert_eq!(job.unwrap().logtail, expected);
+        }
+    });
+}
+
+#[test]
+fn builds_without_a_queue_row_get_one() {
+    both(|db| {
+        let farm = farm(db);
+        let bob = farm.builders(db, 1)[0];
+        let (_, queue) = farm.job(db, "hello", 0, 10);
+        claim(db, bob).unwrap();
+        let entries = || db.write(|tx| queue::missing_entries(tx, NOW)).unwrap();
+        assert_eq!(entries(), 0);
+        db.write(|tx| queue::finish(tx, bob, queue, &BUILT))
+            .unwrap();
+        assert_eq!(entries(), 0);
+        change(
+            db,
+            "UPDATE build SET state = 0, builder_id = NULL, estimated_ms = 7",
+        );
+        change(db, "UPDATE archive SET require_virtualized = TRUE");
+        assert_eq!((entries(), entries()), (1, 0));
+        let sql = "SELECT virtualized, estimated_ms, lastscore, created_at, id FROM build_queue";
+        let row = db.read(|tx| tx.query_one(sql, &params![])).unwrap();
+        assert!(row.get::<bool>(0).unwrap());
+        let numbers = [1, 2, 3].map(|index| row.get::<i64>(index).unwrap());
+        assert_eq!(numbers, [7, 0, NOW]);
+        assert_ne!(
+            row.get::<i64>(4).unwrap(),
+            queue,
+            "ids are never used twice"
+        );
+        assert_agree(db);
+    });
+}
+
+#[test]
+fn jobs_of_what_is_disabled_are_suspended_until_it_is_enabled() {
+    both(|db| {
+        let farm = farm(db);
+        let bob = farm.builders(db, 1)[0];
+        farm.job(db, "of-i386", 0, 10);
+        farm.job(db, "of-amd64", 1, 10);
+        let (_, running) = farm.job(db, "running", 0, 20);
+        claim(db, bob).unwrap();
+        let suspend = || db.write(queue::suspend).unwrap();
+        let statuses = || -> Vec<i64> {
+            let sql = "SELECT status FROM build_queue ORDER BY id";
+            let rows = db.read(|tx| tx.query(sql, &[])).unwrap();
+            rows.iter().map(|row| row.get(0).unwrap()).collect()
+        };
+        assert_eq!((suspend(), statuses()), (0, vec![0, 0, 1]));
+        change(
+            db,
+            "UPDATE arch_series SET enabled = FALSE WHERE arch_tag = 'i386'",
+        );
+        assert_eq!((suspend(), statuses()), (1, vec![3, 0, 1]));
+        assert!(db.write(|tx| queue::reset(tx, bob, running, 0)).unwrap());
+        change(db, "UPDATE archive SET enabled = FALSE");
+        assert_eq!((suspend(), statuses()), (2, vec![3, 3, 3]));
+        assert_agree(db);
+        change(db, "UPDATE archive SET enabled = TRUE");
+        assert_eq!((suspend(), statuses()), (1, vec![3, 0, 3]));
+        change(db, "UPDATE arch_series SET enabled = TRUE");
+        assert_eq!((suspend(), statuses()), (2, vec![0, 0, 0]));
+    });
+}

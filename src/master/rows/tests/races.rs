@@ -1,0 +1,277 @@
+//! Many processes at once: no job twice, no builder with two, and whoever was overtaken stops.
+//!
+//! Each thread opens the database for itself, as a process would. Leases run out by a clock that
+//! counts their steps.
+
+use std::collections::HashSet;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
+use std::thread;
+
+use super::farm::{ME, NOW, assert_agree, farm, view};
+use crate::db::tests::both_at;
+use crate::db::{Db, Engine, params};
+use crate::master::model::{BuildState, CleanStatus, JobStatus};
+use crate::master::rows::builders::{self, Builder};
+use crate::master::rows::leases::{self, Fence};
+use crate::master::rows::queue::{self, Claim, End};
+
+const BUILT: End<'static> = End {
+    state: BuildState::FullyBuilt,
+    dependencies: None,
+    log_alias: None,
+    leaf: None,
+    finished_at: NOW,
+};
+
+fn finish_and_clean(db: &Db, fence: Fence, claim: Claim) {
+    let done = db.write(|tx| {
+        let finished = queue::finish(tx, fence, claim.queue, &BUILT)?;
+        Ok(finished && builders::set_clean(tx, fence, CleanStatus::Clean, NOW)?)
+    });
+    assert!(done.unwrap());
+}
+
+fn count(db: &Db, sql: &str) -> i64 {
+    let row = db.read(|tx| tx.query_one(sql, &[]));
+    row.unwrap().get(0).unwrap()
+}
+
+/// Claims a job and returns it with its place in the order: the best score first, of equals the
+/// oldest. Places rise.
+fn claim(db: &Db, fence: Fence, builder: &Builder) -> Option<(Claim, (i64, i64))> {
+    let claimed = db.write(|tx| {
+        let Some(claim) = queue::claim(tx, fence, builder, NOW)? else {
+            return Ok(None);
+        };
+        let sql = "SELECT -lastscore FROM build_queue WHERE id = $1";
+        let score = tx.query_one(sql, &params![claim.queue])?.get(0)?;
+        Ok(Some((claim, (score, claim.queue))))
+    });
+    claimed.unwrap()
+}
+
+/// Claims and ends jobs until none is left, as one process with some builders; returns them.
+fn claim_all(url: &str, mine: &[Fence]) -> Vec<i64> {
+    let db = Db::open(url).unwrap();
+    let mine: Vec<_> = mine
+        .iter()
+        .map(|&fence| (fence, view(&db, fence).0))
+        .collect();
+    let mut claimed = Vec::new();
+    let mut last = (i64::MIN, 0);
+    loop {
+        let before = claimed.len();
+        for (fence, builder) in &mine {
+            let Some((claim, place)) = claim(&db, *fence, builder) else {
+                continue;
+            };
+            assert!(last < place, "{place:?} after {last:?}");
+            last = place;
+            claimed.push(claim.queue);
+            if claimed.len().is_multiple_of(50) {
+                assert_agree(&db);
+            }
+            finish_and_clean(&db, *fence, claim);
+        }
+        if claimed.len() == before {
+            return claimed;
+        }
+    }
+}
+
+#[test]
+fn eight_claimers_share_the_queue() {
+    both_at(|url| {
+        let db = Db::open(url).unwrap();
+        let farm = farm(&db);
+        let fences = farm.builders(&db, 60);
+        farm.jobs(&db, 2000);
+        let claimed: Vec<i64> = thread::scope(|scope| {
+            let shares = fences.chunks(8);
+            let claimers: Vec<_> = shares
+                .map(|mine| scope.spawn(|| claim_all(url, mine)))
+                .collect();
+            let claimed = claimers
+                .into_iter()
+                .flat_map(|claimer| claimer.join().unwrap());
+            claimed.collect()
+        });
+        assert_eq!(claimed.len(), 2000);
+        let different: HashSet<_> = claimed.iter().collect();
+        assert_eq!(different.len(), 2000, "a job was claimed twice");
+        let built = "SELECT count(*) FROM build WHERE state = 1";
+        assert_eq!(count(&db, built), 2000);
+    });
+}
+
+/// Does what a scan may find to do about one builder, chosen by `dice`. Returns the job it ended.
+fn step(db: &Db, fence: Fence, now: i64, dice: u32) -> Option<i64> {
+    let (builder, job) = view(db, fence);
+    let Some(job) = job else {
+        // Both may come too late; the rows say so by doing nothing.
+        if builder.clean == CleanStatus::Clean {
+            db.write(|tx| queue::claim(tx, fence, &builder, now))
+                .unwrap();
+        } else {
+            db.write(|tx| builders::set_clean(tx, fence, CleanStatus::Clean, now))
+                .unwrap();
+        }
+        return None;
+    };
+    assert_eq!(job.status, JobStatus::Running);
+    let ended = db.write(|tx| match dice % 4 {
+        0 => queue::reset(tx, fence, job.queue, 0).map(|_| false),
+        1 => queue::set_state(tx, fence, job.queue, BuildState::Gathering).map(|_| false),
+        2 => queue::discard(tx, fence, job.queue, BuildState::Superseded, now),
+        _ => queue::finish(tx, fence, job.queue, &BUILT),
+    });
+    ended.unwrap().then_some(job.queue)
+}
+
+/// What the processes of [`takeovers_in_mid_scan_neither_lose_nor_repeat_a_job`] share.
+struct Course {
+    clock: AtomicI64,
+    ended: Mutex<Vec<i64>>,
+    /// How often a process found that it had been overtaken.
+    overtaken: AtomicU32,
+}
+
+impl Course {
+    /// Scans as one process until so many jobs have ended. It never renews its leases: others
+    /// overtake it in the middle of its steps.
+    fn run(&self, url: &str, number: u32, jobs: usize) {
+        let db = Db::open(url).unwrap();
+        let me = format!("host:{number}");
+        let mut dice = number;
+        while self.ended.lock().unwrap().len() < jobs {
+            let now = self.clock.fetch_add(1, Ordering::Relaxed);
+            let mine = db
+                .write(|tx| leases::take(tx, &me, now, now + 12, 4))
+                .unwrap();
+            for &fence in mine.iter().cycle().take(5 * mine.len()) {
+                let now = self.clock.fetch_add(1, Ordering::Relaxed);
+                dice = dice.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                let job = step(&db, fence, now, dice >> 16);
+                self.ended.lock().unwrap().extend(job);
+                let held = db.write(|tx| leases::hold(tx, fence)).unwrap();
+                self.overtaken.fetch_add((!held).into(), Ordering::Relaxed);
+            }
+            assert_agree(&db);
+        }
+    }
+}
+
+#[test]
+fn takeovers_in_mid_scan_neither_lose_nor_repeat_a_job() {
+    const JOBS: usize = 150;
+    both_at(|url| {
+        let db = Db::open(url).unwrap();
+        let farm = farm(&db);
+        farm.builders(&db, 12);
+        farm.jobs(&db, 150);
+        let course = Course {
+            clock: AtomicI64::new(NOW + 2000),
+            ended: Mutex::default(),
+            overtaken: AtomicU32::new(0),
+        };
+        thread::scope(|scope| {
+            for number in 0..4 {
+                let course = &course;
+                scope.spawn(move || course.run(url, number, JOBS));
+            }
+        });
+        let ended = course.ended.into_inner().unwrap();
+        let different: HashSet<_> = ended.iter().collect();
+        assert_eq!(
+            (ended.len(), different.len()),
+            (JOBS, JOBS),
+            "a job ended twice"
+        );
+        let over = "SELECT count(*) FROM build WHERE state IN (1, 5)";
+        assert_eq!(count(&db, over), 150);
+        assert!(
+            course.overtaken.into_inner() > 0,
+            "nobody was: it tested nothing"
+        );
+    });
+}
+
+#[test]
+fn of_many_processes_one_has_a_singleton_and_each_builder_has_one() {
+    both_at(|url| {
+        let db = Db::open(url).unwrap();
+        farm(&db).builders(&db, 40);
+        db.write(|tx| leases::leave(tx, ME)).unwrap();
+        for round in 0..10 {
+            let now = round * 1000;
+            let (holders, leased) = (AtomicU32::new(0), Mutex::new(Vec::new()));
+            thread::scope(|scope| {
+                for number in 0..8 {
+                    let (holders, leased) = (&holders, &leased);
+                    scope.spawn(move || {
+                        let db = Db::open(url).unwrap();
+                        let me = format!("host:{number}");
+                        let held = db.write(|tx| leases::singleton(tx, "c", &me, now, now + 999));
+                        holders.fetch_add(held.unwrap().into(), Ordering::Relaxed);
+                        let took = db
+                            .write(|tx| leases::take(tx, &me, now, now + 999, 7))
+                            .unwrap();
+                        leased.lock().unwrap().extend(took);
+                    });
+                }
+            });
+            assert_eq!(holders.into_inner(), 1);
+            let leased = leased.into_inner().unwrap();
+            let builders: HashSet<i64> = leased.iter().map(|fence| fence.builder).collect();
+            assert_eq!((builders.len(), leased.len()), (40, 40));
+            assert!(leased.iter().all(|fence| fence.epoch == round + 2));
+        }
+    });
+}
+
+#[test]
+fn the_best_of_very_many_jobs_comes_from_the_index() {
+    both_at(|url| {
+        let db = Db::open(url).unwrap();
+        let farm = farm(&db);
+        farm.jobs(&db, 20_000);
+        let fences = farm.builders(&db, 30);
+        let plan = |db: &Db| {
+            let engine = db.read(|tx| Ok(tx.engine())).unwrap();
+            let (explain, column) = match engine {
+                Engine::Sqlite => ("EXPLAIN QUERY PLAN", 3),
+                Engine::Postgres => ("EXPLAIN", 0),
+            };
+            let sql = format!("{explain} {}", queue::best_job());
+            let params = params![NOW, false, farm.processors[0]];
+            let rows = db.write(|tx| tx.query(&sql, &params)).unwrap();
+            let lines = rows.iter().map(|row| row.get::<String>(column).unwrap());
+            lines.collect::<Vec<_>>().join("\n")
+        };
+        for statistics in [false, true] {
+            if statistics {
+                db.write(|tx| tx.execute("ANALYZE", &[])).unwrap();
+            }
+            let plan = plan(&db);
+            assert!(plan.contains("build_queue_pick"), "{plan}");
+            assert!(
+                !plan.contains("Sort") && !plan.contains("TEMP B-TREE"),
+                "{plan}"
+            );
+        }
+        let mut last = (i64::MIN, 0);
+        for &fence in &fences {
+            let (_, place) = claim(&db, fence, &view(&db, fence).0).unwrap();
+            assert!(last < place, "{place:?} after {last:?}");
+            last = place;
+        }
+        assert_agree(&db);
+        let groups = db.read(|tx| queue::waiting_groups(tx, NOW)).unwrap();
+        assert_eq!(
+            groups,
+            [(farm.processors[0], false, 1000)],
+            "no more are counted"
+        );
+    });
+}
