@@ -1,0 +1,171 @@
+//! How is a command of the site's run: with words, perhaps something on stdin, and a time limit?
+//!
+//! What it says is kept up to a limit and returned, never shown here. It gets a process group of
+//! its own, which is killed when its time is over. Used for resets, uploads and notifications.
+
+use std::fs::File;
+use std::io::{self, Read, Write as _};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+
+/// Most of what a command says that is kept, in bytes.
+const SAID_BYTES: u64 = 64 << 10;
+/// What of it is told, in bytes.
+const TOLD_BYTES: usize = 1000;
+/// How long what was said is waited for after the end.
+const LISTEN: Duration = Duration::from_secs(1);
+const POLL: Duration = Duration::from_millis(20);
+
+/// Why a command did not do its work.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    #[error("{command}: {source}")]
+    Start { command: String, source: io::Error },
+    #[error("{command}: not done after {} s", limit.as_secs())]
+    Overdue { command: String, limit: Duration },
+    #[error("{command}: {status}: {said}")]
+    Failed {
+        command: String,
+        status: ExitStatus,
+        /// stdout and stderr.
+        said: String,
+    },
+}
+
+/// What a command finds on its stdin.
+pub(super) enum Input<'a> {
+    Text(&'a str),
+    /// An open file; it stays open as long as anything of the command runs.
+    File(File),
+}
+
+/// Runs `words` to its end. What it leaves running is killed.
+pub(super) fn run(words: &[String], input: Input<'_>, limit: Duration) -> Result<(), Error> {
+    let Some((program, arguments)) = words.split_first() else {
+        return Ok(());
+    };
+    let start = |source| Error::Start {
+        command: program.clone(),
+        source,
+    };
+    let (stdin, text) = match input {
+        Input::Text(text) => (Stdio::piped(), text.to_owned()),
+        Input::File(file) => (Stdio::from(file), String::new()),
+    };
+    let mut child = Command::new(program)
+        .args(arguments)
+        .stdin(stdin)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .spawn()
+        .map_err(start)?;
+    // Threads of their own, which nobody waits for without end: something that left the group may
+    // hold the other ends open.
+    let out = listen(child.stdout.take());
+    let err = listen(child.stderr.take());
+    let feeding = child.stdin.take().map(|mut stdin| {
+        thread::Builder::new()
+            .name("stdin".into())
+            // A command need not read what it is told.
+            .spawn(move || drop(stdin.write_all(text.as_bytes())))
+    });
+    drop(feeding);
+    let status = wait(&mut child, limit).map_err(start)?;
+    let said = format!("{} {}", heard(&out), heard(&err));
+    match status {
+        None => Err(Error::Overdue {
+            command: program.clone(),
+            limit,
+        }),
+        Some(status) if status.success() => Ok(()),
+        Some(status) => Err(Error::Failed {
+            command: program.clone(),
+            status,
+            said: end_of(said.trim()).to_owned(),
+        }),
+    }
+}
+
+/// Waits for the end; then, or when that takes too long, kills what is left of the group.
+fn wait(child: &mut Child, limit: Duration) -> io::Result<Option<ExitStatus>> {
+    let started = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break Some(status);
+        }
+        if started.elapsed() > limit {
+            break None;
+        }
+        thread::sleep(POLL);
+    };
+    let pid = i32::try_from(child.id()).expect("a pid is a positive int");
+    // There may be nothing left.
+    let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
+    if status.is_none() {
+        child.wait()?;
+    }
+    Ok(status)
+}
+
+/// Reads a stream to its end, on a thread; no thread, no words.
+fn listen(stream: Option<impl Read + Send + 'static>) -> Receiver<String> {
+    let (tell, heard) = mpsc::channel();
+    let read = move || {
+        let mut bytes = Vec::new();
+        if let Some(mut stream) = stream {
+            let _ = stream.by_ref().take(SAID_BYTES).read_to_end(&mut bytes);
+            let _ = io::copy(&mut stream, &mut io::sink());
+        }
+        let _ = tell.send(String::from_utf8_lossy(&bytes).trim().to_owned());
+    };
+    let _ = thread::Builder::new().name("said".into()).spawn(read);
+    heard
+}
+
+fn heard(stream: &Receiver<String>) -> String {
+    stream.recv_timeout(LISTEN).unwrap_or_default()
+}
+
+/// Returns the last of what was said: why it failed is there.
+fn end_of(said: &str) -> &str {
+    let mut start = said.len().saturating_sub(TOLD_BYTES);
+    while !said.is_char_boundary(start) {
+        start += 1;
+    }
+    &said[start..]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sh(script: &str, input: &str, secs: u64) -> Result<(), String> {
+        let words = ["sh", "-c", script].map(str::to_owned);
+        run(&words, Input::Text(input), Duration::from_secs(secs))
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn commands_are_heard_and_bounded() {
+        assert_eq!(sh("test \"$(cat)\" = hello", "hello", 60), Ok(()));
+        assert_eq!(sh("exit 0", &"x".repeat(1 << 20), 60), Ok(()));
+        let failed = sh("echo a; echo b >&2; exit 3", "", 60).unwrap_err();
+        assert_eq!(failed, "sh: exit status: 3: a b");
+        let overdue = sh("sleep 100 & sleep 100", "", 0).unwrap_err();
+        assert_eq!(overdue, "sh: not done after 0 s");
+        // What it leaves behind holds its stdout, and is not waited for.
+        assert_eq!(sh("setsid sleep 100 & exit 0", "", 60), Ok(()));
+        let words = ["/nonexistent".to_owned()];
+        let absent = run(&words, Input::Text(""), Duration::ZERO)
+            .unwrap_err()
+            .to_string();
+        assert!(absent.starts_with("/nonexistent: "), "{absent}");
+    }
+}

@@ -1,0 +1,376 @@
+//! What do the threads of a master share: whose turn it is, which builders are idle, and whether
+//! it is over?
+//!
+//! A builder goes to another process when this one is gone or has more than its share. It is not
+//! given away while something is being done for it.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::db;
+use crate::sys::clock::now_ms as now;
+
+use super::farm::{Farm, lock, millis};
+use super::identity::{host, own_name};
+use super::rows::leases::{self, Fence};
+use super::rows::queue;
+use super::scan::Era;
+use super::scanner::{Next, Scanner};
+
+/// Before a builder is looked at again after something was set going.
+pub(super) const SOON: Duration = Duration::from_secs(2);
+/// Looks as late as this are worth a word: the machine is too small for its builders.
+const LATE: Duration = Duration::from_secs(2);
+/// After a look that panicked.
+const AFTER_PANIC: Duration = Duration::from_secs(60);
+
+/// All threads of a process, and what they tell each other.
+pub(super) struct Crew {
+    pub(super) farm: Farm,
+    pub(super) me: String,
+    stop: Stop,
+    posts: Mutex<HashMap<i64, Arc<Post>>>,
+    idle: Mutex<HashMap<i64, Idle>>,
+    lateness: Mutex<Vec<Duration>>,
+    /// The last attempt to renew leases failed.
+    was_cut_off: AtomicBool,
+    no_librarian: AtomicBool,
+}
+
+/// What an idle builder could run.
+struct Idle {
+    processors: Vec<i64>,
+    virtualized: bool,
+}
+
+/// Where a builder's thread waits for its turn.
+pub(super) struct Post {
+    fence: Fence,
+    call: Mutex<Call>,
+    called: Condvar,
+    /// The builder is being looked at.
+    busy: AtomicBool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Call {
+    Wait,
+    /// There may be a job for it.
+    Look,
+    Leave,
+}
+
+/// Whether the process is to end.
+#[derive(Default)]
+struct Stop {
+    said: Mutex<bool>,
+    heard: Condvar,
+}
+
+impl Crew {
+    /// Makes this process known; fails when the database does not answer.
+    pub(super) fn begin(farm: Farm) -> Result<Self, db::Error> {
+        let me = own_name();
+        farm.db
+            .write(|tx| leases::announce(tx, &me, &host(), now()))?;
+        let interval = farm.config.scan_interval.as_secs();
+        log::info!("master ready! {me} looks after builders every {interval} s");
+        Ok(Self {
+            farm,
+            me,
+            stop: Stop::default(),
+            posts: Mutex::default(),
+            idle: Mutex::default(),
+            lateness: Mutex::default(),
+            was_cut_off: AtomicBool::new(false),
+            no_librarian: AtomicBool::new(false),
+        })
+    }
+
+    /// Says that the process is to end.
+    pub(super) fn stop(&self) {
+        *lock(&self.stop.said) = true;
+        self.stop.heard.notify_all();
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        *lock(&self.stop.said)
+    }
+
+    /// Waits so long, or until the process is to end; tells whether it is.
+    pub(super) fn pause(&self, time: Duration) -> bool {
+        let said = lock(&self.stop.said);
+        let waited = self
+            .stop
+            .heard
+            .wait_timeout_while(said, time, |said| !*said);
+        *waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// Ends the process if nobody has: without its librarian it is of no use.
+    pub(super) fn librarian_ended(&self) {
+        if !self.pause(SOON) {
+            self.no_librarian.store(true, Ordering::SeqCst);
+            self.stop();
+        }
+    }
+
+    pub(super) fn has_lost_librarian(&self) -> bool {
+        self.no_librarian.load(Ordering::SeqCst)
+    }
+
+    /// Tells all builders' threads to end.
+    pub(super) fn say_leave(&self) {
+        for post in lock(&self.posts).values() {
+            post.say(Call::Leave);
+        }
+    }
+
+    /// Gives all leases back.
+    pub(super) fn leave(&self) -> Result<(), db::Error> {
+        self.farm.db.write(|tx| leases::leave(tx, &self.me))
+    }
+
+    // ---- leases ----
+
+    /// Renews what this process has, takes what is free up to its share, gives back what is above,
+    /// and returns the builders that need a thread. Those lost are told to their threads.
+    pub(super) fn keep_leases(&self) -> Vec<Fence> {
+        match self.try_keep_leases() {
+            Ok(held) => {
+                let mut posts = lock(&self.posts);
+                posts.retain(|builder, post| {
+                    let kept = held
+                        .iter()
+                        .any(|fence| fence.builder == *builder && *fence == post.fence);
+                    if !kept {
+                        post.say(Call::Leave);
+                    }
+                    kept
+                });
+                held.into_iter()
+                    .filter(|fence| !posts.contains_key(&fence.builder))
+                    .collect()
+            }
+            Err(error) => {
+                log::warn!("leases: {error}; trying again");
+                self.was_cut_off.store(true, Ordering::SeqCst);
+                Vec::new()
+            }
+        }
+    }
+
+    /// Tells whether there are builders that nobody looks after: new ones, or those of a process
+    /// that is gone.
+    pub(super) fn sees_free_builders(&self) -> bool {
+        let free = self.farm.db.read(|tx| leases::any_free(tx, now()));
+        free.unwrap_or(false)
+    }
+
+    /// Who comes back from being cut off takes nothing at first: the others were cut off as well,
+    /// perhaps, and are about to come back for theirs.
+    fn try_keep_leases(&self) -> Result<Vec<Fence>, db::Error> {
+        let lease = millis(self.farm.config.lease);
+        let may_take = !self.was_cut_off.load(Ordering::SeqCst);
+        let (held, until) = self.farm.db.write(|tx| {
+            let now = now();
+            leases::announce(tx, &self.me, &host(), now)?;
+            let mut held = leases::renew(tx, &self.me, now + lease)?;
+            let processes = leases::live_processes(tx, now, lease)?;
+            let share = (leases::builders(tx)? + processes - 1) / processes;
+            let have = i64::try_from(held.len()).unwrap_or(i64::MAX);
+            if have > share {
+                let above = self.at_rest(&held, usize::try_from(have - share).unwrap_or(0));
+                leases::drop_some(tx, &self.me, &above)?;
+                held.retain(|fence| !above.contains(&fence.builder));
+            } else if have < share && may_take {
+                held.extend(leases::take(tx, &self.me, now, now + lease, share - have)?);
+            }
+            Ok((held, now + lease))
+        })?;
+        self.farm.set_leased_until(until);
+        self.was_cut_off.store(false, Ordering::SeqCst);
+        Ok(held)
+    }
+
+    /// Returns up to `most` builders for which nothing is being done at the moment.
+    fn at_rest(&self, held: &[Fence], most: usize) -> Vec<i64> {
+        let posts = lock(&self.posts);
+        let busy = |builder: &i64| {
+            let post = posts.get(builder);
+            post.is_some_and(|post| post.busy.load(Ordering::SeqCst))
+        };
+        let builders = held.iter().map(|fence| fence.builder);
+        builders
+            .filter(|builder| !busy(builder))
+            .take(most)
+            .collect()
+    }
+
+    /// Takes back a post nobody stands at.
+    pub(super) fn forget(&self, fence: Fence) {
+        let mut posts = lock(&self.posts);
+        if posts
+            .get(&fence.builder)
+            .is_some_and(|post| post.fence == fence)
+        {
+            posts.remove(&fence.builder);
+        }
+    }
+
+    pub(super) fn post(&self, fence: Fence) -> Arc<Post> {
+        let post = Arc::new(Post {
+            fence,
+            call: Mutex::new(Call::Wait),
+            called: Condvar::new(),
+            busy: AtomicBool::new(false),
+        });
+        lock(&self.posts).insert(fence.builder, Arc::clone(&post));
+        post
+    }
+
+    // ---- one builder ----
+
+    /// Looks after one builder until its lease is gone or the process ends.
+    pub(super) fn look_after(&self, post: &Post) {
+        let interval = self.farm.config.scan_interval;
+        let mut scanner = Scanner::new(&self.farm, post.fence, Era::Daemon);
+        // Not all at once at the start.
+        let mut due = Instant::now() + spread(post.fence.builder, interval.min(SOON));
+        loop {
+            match post.wait(due) {
+                Call::Leave => break,
+                Call::Look => {}
+                Call::Wait => lock(&self.lateness).push(due.elapsed()),
+            }
+            lock(&self.idle).remove(&post.fence.builder);
+            post.busy.store(true, Ordering::SeqCst);
+            let looked = catch_unwind(AssertUnwindSafe(|| scanner.scan()));
+            post.busy.store(false, Ordering::SeqCst);
+            let Ok(next) = looked else {
+                // The panic itself has been told.
+                log::error!("builder {}: the look at it panicked", post.fence.builder);
+                scanner = Scanner::new(&self.farm, post.fence, Era::Daemon);
+                due = Instant::now() + AFTER_PANIC;
+                continue;
+            };
+            let wait = match next {
+                Next::Now => Duration::ZERO,
+                Next::Soon => SOON.min(interval),
+                Next::Turn => interval,
+                Next::Idle => {
+                    self.note_idle(&scanner);
+                    interval
+                }
+                Next::Gone => break,
+            };
+            due = Instant::now() + wait;
+        }
+        lock(&self.idle).remove(&post.fence.builder);
+        self.forget(post.fence);
+    }
+
+    fn note_idle(&self, scanner: &Scanner<'_>) {
+        let Some(builder) = scanner.idle_builder() else {
+            return;
+        };
+        let idle = Idle {
+            processors: builder.processors.iter().map(|one| one.id).collect(),
+            virtualized: builder.virtualized,
+        };
+        lock(&self.idle).insert(builder.id, idle);
+    }
+
+    // ---- the rest ----
+
+    /// Calls as many idle builders as there are jobs for them.
+    pub(super) fn wake(&self) {
+        if lock(&self.idle).is_empty() {
+            return;
+        }
+        let groups = match self.farm.db.read(|tx| queue::waiting_groups(tx, now())) {
+            Ok(groups) => groups,
+            Err(error) => return log::warn!("looking for jobs: {error}; trying again"),
+        };
+        let mut idle = lock(&self.idle);
+        for (processor, virtualized, jobs) in groups {
+            let fits = |idle: &Idle| {
+                idle.virtualized == virtualized && idle.processors.contains(&processor)
+            };
+            let chosen = idle
+                .iter()
+                .filter(|(_, idle)| fits(idle))
+                .map(|(id, _)| *id);
+            let chosen: Vec<i64> = chosen.take(usize::try_from(jobs).unwrap_or(0)).collect();
+            for builder in chosen {
+                idle.remove(&builder);
+                if let Some(post) = lock(&self.posts).get(&builder) {
+                    post.say(Call::Look);
+                }
+            }
+        }
+    }
+
+    pub(super) fn flush(&self) {
+        if let Err(error) = self.farm.flush_tails() {
+            log::warn!("log tails: {error}");
+        }
+    }
+
+    /// Says how far behind its turns scanning is: for whoever wants to know, or when it is much.
+    pub(super) fn report(&self) {
+        let mut late = std::mem::take(&mut *lock(&self.lateness));
+        late.sort_unstable();
+        let at = |part: usize| {
+            let place = (late.len() * part / 100).min(late.len().saturating_sub(1));
+            late.get(place).copied().unwrap_or_default()
+        };
+        let level = match at(99) >= LATE {
+            true => log::Level::Warn,
+            false => log::Level::Debug,
+        };
+        log::log!(
+            level,
+            "{} builders, {} looks in their turn, late by {} ms (median), {} ms (99 %), {} ms (at most)",
+            lock(&self.posts).len(),
+            late.len(),
+            at(50).as_millis(),
+            at(99).as_millis(),
+            at(100).as_millis()
+        );
+    }
+}
+
+/// Spreads builders over a length of time, each always at the same place.
+fn spread(builder: i64, over: Duration) -> Duration {
+    let place = u32::try_from(builder.unsigned_abs().wrapping_mul(2_654_435_761) % 1000);
+    over * place.unwrap_or(0) / 1000
+}
+
+impl Post {
+    fn say(&self, call: Call) {
+        let mut current = lock(&self.call);
+        if *current != Call::Leave {
+            *current = call;
+        }
+        self.called.notify_one();
+    }
+
+    /// Waits until `due`, or until something is said.
+    fn wait(&self, due: Instant) -> Call {
+        let time = due.saturating_duration_since(Instant::now());
+        let nothing = |call: &mut Call| *call == Call::Wait;
+        let waited = self
+            .called
+            .wait_timeout_while(lock(&self.call), time, nothing);
+        let mut call = waited.unwrap_or_else(PoisonError::into_inner).0;
+        let said = *call;
+        if said == Call::Look {
+            *call = Call::Wait;
+        }
+        said
+    }
+}

@@ -1,0 +1,135 @@
+//! What do all scans of a process share? The database, the site's configuration, the way to the
+//! librarian, and the log tails that wait to be written.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use crate::config;
+use crate::db::{self, Db};
+use crate::librarian::Uploader;
+use crate::sys::clock::now_ms as now;
+
+use super::rows::queue;
+use super::score::Rules;
+
+/// Shared by all threads of a master.
+pub(super) struct Farm {
+    pub(super) db: Db,
+    pub(super) config: config::Master,
+    pub(super) librarian: Uploader,
+    /// What slaves call the librarian.
+    pub(super) library_url: String,
+    /// Until when the builders this process has are its own, in milliseconds since 1970.
+    leased_until: AtomicI64,
+    tails: Mutex<HashMap<i64, Tail>>,
+    gathering: Places,
+}
+
+struct Tail {
+    builder: i64,
+    text: String,
+}
+
+impl Farm {
+    pub(super) fn new(db: Db, config: &config::Farm) -> Self {
+        Self {
+            db,
+            config: config.master.clone(),
+            librarian: Uploader::new(&config.librarian.upload_url),
+            library_url: config.librarian.url.clone(),
+            leased_until: AtomicI64::new(i64::MAX),
+            tails: Mutex::default(),
+            gathering: Places::new(config.master.downloads),
+        }
+    }
+
+    /// Notes until when the leases are good.
+    pub(super) fn set_leased_until(&self, until: i64) {
+        self.leased_until.store(until, Ordering::SeqCst);
+    }
+
+    /// Tells whether the leases are still good by the clock. A database fences what is written to
+    /// it; slaves do not, so that whoever may have lost a builder has to be quiet by itself.
+    pub(super) fn is_leased(&self) -> bool {
+        now() < self.leased_until.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn rules(&self) -> Rules {
+        match self.config.scoring {
+            config::Scoring::Y2008 => Rules::Y2008,
+            config::Scoring::Modern => Rules::Modern,
+        }
+    }
+
+    /// Where results are fetched and handed over.
+    pub(super) fn results(&self) -> &PathBuf {
+        &self.config.results
+    }
+
+    /// Keeps the end of a log until the next flush.
+    pub(super) fn keep_tail(&self, queue: i64, builder: i64, text: String) {
+        lock(&self.tails).insert(queue, Tail { builder, text });
+    }
+
+    /// Writes the tails kept since the last flush, in one transaction.
+    pub(super) fn flush_tails(&self) -> Result<(), db::Error> {
+        let tails = std::mem::take(&mut *lock(&self.tails));
+        if tails.is_empty() {
+            return Ok(());
+        }
+        let tails: Vec<(i64, i64, String)> = tails
+            .into_iter()
+            .map(|(queue, tail)| (queue, tail.builder, tail.text))
+            .collect();
+        self.db.write(|tx| queue::flush_tails(tx, &tails))
+    }
+
+    /// Waits until one more file may be fetched.
+    pub(super) fn gathering_place(&self) -> Place<'_> {
+        self.gathering.take()
+    }
+}
+
+/// Returns a length of time in milliseconds.
+pub(super) fn millis(duration: std::time::Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Locks a collection; a thread that died in mid-operation left no half-done change in it.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A number of things that may be done at once.
+struct Places {
+    free: Mutex<u32>,
+    freed: Condvar,
+}
+
+/// The right to be one of them; given back when dropped.
+pub(super) struct Place<'a>(&'a Places);
+
+impl Places {
+    fn new(count: u32) -> Self {
+        Self {
+            free: Mutex::new(count),
+            freed: Condvar::new(),
+        }
+    }
+
+    fn take(&self) -> Place<'_> {
+        let none = |free: &mut u32| *free == 0;
+        let wait = self.freed.wait_while(lock(&self.free), none);
+        *wait.unwrap_or_else(PoisonError::into_inner) -= 1;
+        Place(self)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        *lock(&self.0.free) += 1;
+        self.0.freed.notify_one();
+    }
+}

@@ -1,0 +1,327 @@
+//! What is done about a build that is over: its log is stored, its results are gathered, its row
+//! says so, and its slave is cleaned, in that order.
+//!
+//! A process killed anywhere in between leaves the slave WAITING, and the next one begins again:
+//! whatever was done is found done. What a verdict means is `collect`'s to say.
+
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
+use std::time::Instant;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+
+use crate::client;
+use crate::db::Tx;
+use crate::librarian::alias_url;
+use crate::protocol::{BuildStatus, FileName, Sha1Hex};
+use crate::sys::fs::remove_tree;
+
+use super::blame::{Counts, Kind, judge};
+use super::collect::{Outcome, outcome};
+use super::farm::millis;
+use super::gather;
+use super::judge::{note, notice};
+use super::model::BuildState;
+use super::rows::builders;
+use super::rows::builders::Job;
+use super::rows::candidate;
+use super::rows::outbox;
+use super::rows::queue::{self, End};
+use super::scanner::{Next, Scanner, Trouble, View, held, still_held};
+use crate::sys::clock::now_ms as now;
+
+/// Longest log taken, in bytes; slaves bound theirs far below.
+const LOG_BYTES: u64 = 4 << 30;
+
+/// A log in the librarian.
+struct StoredLog {
+    alias: i64,
+    url: String,
+}
+
+/// How a build ended, and what there is to say about it.
+struct Ending<'a> {
+    state: BuildState,
+    log: Option<StoredLog>,
+    dependencies: Option<&'a str>,
+    /// Where its results were handed over.
+    leaf: Option<&'a str>,
+    /// People are told.
+    notify: bool,
+    reason: Option<&'a str>,
+}
+
+impl Scanner<'_> {
+    /// Does what a finished build's verdict asks for.
+    pub(super) fn collect(
+        &mut self,
+        view: &View,
+        status: BuildStatus,
+        files: &[(FileName, Sha1Hex)],
+        dependencies: &str,
+    ) -> Result<Next, Trouble> {
+        let Some(job) = &view.job else {
+            return Ok(Next::Turn);
+        };
+        match outcome(status, job.is_cancelling()) {
+            Outcome::Built => self.built(view, job, files)?,
+            Outcome::Ended {
+                state,
+                keeps_dependencies,
+                notify,
+            } => {
+                let dependencies = keeps_dependencies.then_some(dependencies);
+                let ending = Ending {
+                    state,
+                    log: self.store_log(view, job, state)?,
+                    dependencies,
+                    leaf: None,
+                    notify,
+                    reason: dependencies,
+                };
+                self.end_job(view, job, &ending)?;
+            }
+            Outcome::GiveBack => {
+                let log = self.store_log(view, job, job.state)?;
+                let until = now() + millis(self.farm.config.give_back_delay);
+                let cookie = job.cookie();
+                let why = format!("***** {cookie} is GIVENBACK by {} *****", view.builder.name);
+                let write = |tx: &mut Tx<'_>| {
+                    let alias = log.as_ref().map(|log| log.alias);
+                    queue::set_log(tx, self.fence, job.queue, alias)?;
+                    note(tx, log::Level::Warn, "given back", view, &why)?;
+                    queue::reset(tx, self.fence, job.queue, until)
+                };
+                held(self.farm.db.write(write)?)?;
+                self.say(view, log::Level::Warn, &why);
+            }
+            Outcome::BuilderAtFault => self.builder_failed(view, job)?,
+            Outcome::Unexpected => {
+                return Err(Trouble::Failure {
+                    kind: Kind::Dispatch,
+                    why: format!("the slave says {status}, which nobody asked for"),
+                });
+            }
+        }
+        // Should this not happen, the next look finds a slave to rescue.
+        if still_held(self.farm, self.fence) {
+            self.slave(view)?.clean()?;
+        }
+        Ok(Next::Now)
+    }
+
+    /// Gathers the results of a build that is OK. They come before the log: what fails here is
+    /// tried again, and each log stored is one more file in the librarian.
+    fn built(
+        &mut self,
+        view: &View,
+        job: &Job,
+        files: &[(FileName, Sha1Hex)],
+    ) -> Result<(), Trouble> {
+        if job.state != BuildState::Gathering {
+            let write = |tx: &mut Tx<'_>| {
+                queue::set_state(tx, self.fence, job.queue, BuildState::Gathering)
+            };
+            held(self.farm.db.write(write)?)?;
+        }
+        let candidate = self
+            .farm
+            .db
+            .read(|tx| candidate::candidate(tx, job.build))?;
+        let wanted = candidate.component.is_some();
+        let gathered = match (wanted, self.odd_results.clone()) {
+            (false, _) => Ok(()),
+            (true, Some(why)) => Err(gather::Error::Refused(why)),
+            (true, None) => self.gather(view, job, files),
+        };
+        let (state, reason) = match gathered {
+            Ok(()) if !wanted => {
+                let why = "the source is no longer published".to_owned();
+                (BuildState::Superseded, Some(why))
+            }
+            Ok(()) if self.farm.config.uploader.is_empty() => (BuildState::FullyBuilt, None),
+            Ok(()) => (BuildState::Uploading, None),
+            Err(gather::Error::Refused(why)) => (BuildState::FailedToUpload, Some(why)),
+            Err(gather::Error::Lost) => return Err(Trouble::Changed),
+            // A slave that is starting again has the results at the next look.
+            Err(error @ gather::Error::Slave { .. }) => {
+                return Err(Trouble::Failure {
+                    kind: Kind::Passing,
+                    why: error.to_string(),
+                });
+            }
+            Err(error) => return Err(Trouble::Ours(error.to_string())),
+        };
+        let cookie = job.cookie();
+        let handed_over = matches!(state, BuildState::FullyBuilt | BuildState::Uploading);
+        let ending = Ending {
+            state,
+            log: self.store_log(view, job, BuildState::Building)?,
+            dependencies: None,
+            leaf: handed_over.then_some(&*cookie),
+            notify: state == BuildState::FailedToUpload,
+            reason: reason.as_deref(),
+        };
+        self.end_job(view, job, &ending)
+    }
+
+    fn gather(
+        &mut self,
+        view: &View,
+        job: &Job,
+        files: &[(FileName, Sha1Hex)],
+    ) -> Result<(), gather::Error> {
+        let (farm, fence) = (self.farm, self.fence);
+        let slave = self.slave(view).map_err(|_| gather::Error::Lost)?;
+        let started = Instant::now();
+        let bytes = gather::gather(&gather::Gathering {
+            client: &slave.client,
+            cookie: &job.cookie(),
+            epoch: fence.epoch,
+            files,
+            results: farm.results(),
+            limit: farm.config.result_size,
+            place: &|| farm.gathering_place(),
+            is_ours: &|| still_held(farm, fence),
+        })?;
+        let secs = started.elapsed().as_secs_f64();
+        let count = files.len();
+        let what = format!("gathered {count} files, {bytes} bytes, in {secs:.1} s");
+        self.say(view, log::Level::Info, &what);
+        Ok(())
+    }
+
+    /// Takes the job off the builder for good.
+    fn end_job(&self, view: &View, job: &Job, ending: &Ending<'_>) -> Result<(), Trouble> {
+        let state = ending.state;
+        let what = match ending.reason.filter(|reason| !reason.is_empty()) {
+            Some(reason) => format!("{state}: {reason}"),
+            None => state.to_string(),
+        };
+        let level = match state {
+            BuildState::FullyBuilt | BuildState::Uploading | BuildState::Cancelled => {
+                log::Level::Info
+            }
+            _ => log::Level::Warn,
+        };
+        let write = |tx: &mut Tx<'_>| {
+            let end = End {
+                state,
+                dependencies: ending.dependencies,
+                log_alias: ending.log.as_ref().map(|log| log.alias),
+                leaf: ending.leaf,
+                finished_at: now(),
+            };
+            if !queue::finish(tx, self.fence, job.queue, &end)? {
+                return Ok(false);
+            }
+            // It did what a builder is for; what came out was the package's doing.
+            builders::set_failure_count(tx, self.fence, 0)?;
+            note(tx, level, "ended", view, &what)?;
+            if ending.notify {
+                let url = ending.log.as_ref().map(|log| &*log.url);
+                let document = notice(view, job, state, url, ending.reason);
+                outbox::put(tx, job.build, now(), &document)?;
+            }
+            Ok(true)
+        };
+        held(self.farm.db.write(write)?)?;
+        self.say(view, level, &what);
+        Ok(())
+    }
+
+    /// Counts a BUILDERFAIL against the builder alone; the job goes to the next one.
+    fn builder_failed(&mut self, view: &View, job: &Job) -> Result<(), Trouble> {
+        let log = self.store_log(view, job, job.state)?;
+        let why = format!("***** {} has failed *****", view.builder.name);
+        let write = |tx: &mut Tx<'_>| {
+            let count = view.builder.failure_count + 1;
+            if !builders::set_failure_count(tx, self.fence, count)? {
+                return Ok(false);
+            }
+            queue::set_log(tx, self.fence, job.queue, log.as_ref().map(|log| log.alias))?;
+            let counts = Counts {
+                consecutive: 0,
+                builder: count,
+                build: Some(0),
+            };
+            self.carry_out(tx, view, judge(Kind::Dispatch, &counts), &why)?;
+            Ok(true)
+        };
+        held(self.farm.db.write(write)?)?;
+        self.say(view, log::Level::Warn, &why);
+        Ok(())
+    }
+
+    /// Brings the log of the build from the slave into the librarian, and returns its alias; none
+    /// if the slave has none. The librarian's failures are nobody's fault.
+    fn store_log(
+        &mut self,
+        view: &View,
+        job: &Job,
+        state: BuildState,
+    ) -> Result<Option<StoredLog>, Trouble> {
+        let farm = self.farm;
+        let candidate = farm.db.read(|tx| candidate::candidate(tx, job.build))?;
+        let download = match self.slave(view)?.client.get("/filecache/buildlog", 0) {
+            Ok(download) => download,
+            Err(error) if error.is_absence() => {
+                self.say(view, log::Level::Warn, "the slave has no log of it");
+                return Ok(None);
+            }
+            Err(error) => {
+                return Err(Trouble::Failure {
+                    kind: Kind::Passing,
+                    why: error.to_string(),
+                });
+            }
+        };
+        let ours = |error: &dyn std::fmt::Display| Trouble::Ours(format!("log: {error}"));
+        let path = gather::place(farm.results(), &job.cookie(), self.fence.epoch, "log.gz");
+        std::fs::create_dir_all(farm.results().join("grabbing")).map_err(|error| ours(&error))?;
+        let stored = pack_log(download, &path, view);
+        let stored = stored.and_then(|mut file| {
+            let len = file.metadata().map_err(|error| ours(&error))?.len();
+            let name = format!("{}.gz", job.name.log_name(state));
+            let restricted = candidate.archive.private;
+            let added =
+                farm.librarian
+                    .add(&name, Some("text/plain"), None, restricted, &mut file, len);
+            let alias = added.map_err(|error| ours(&error))?.id;
+            let url = alias_url(&farm.library_url, alias, &name);
+            Ok(Some(StoredLog { alias, url }))
+        });
+        // It is in the librarian, or will be fetched again.
+        let _ = remove_tree(&path);
+        stored
+    }
+}
+
+/// Compresses a log into a file, and returns that, to be read from its start.
+fn pack_log(
+    mut download: client::Download,
+    path: &std::path::Path,
+    view: &View,
+) -> Result<File, Trouble> {
+    let ours = |error: std::io::Error| Trouble::Ours(format!("{}: {error}", path.display()));
+    let file = File::create(path).map_err(ours)?;
+    let mut packer = GzEncoder::new(BufWriter::new(file), Compression::default());
+    let mut received = 0;
+    loop {
+        let piece = download.chunk().map_err(|error| Trouble::Failure {
+            kind: Kind::Passing,
+            why: error.to_string(),
+        })?;
+        let Some(piece) = piece else { break };
+        received += piece.len() as u64;
+        if received > LOG_BYTES {
+            log::warn!("{}: its log is cut at {LOG_BYTES} bytes", view.url());
+            break;
+        }
+        packer.write_all(piece).map_err(ours)?;
+    }
+    let done = packer.finish().and_then(|mut buffer| buffer.flush());
+    done.map_err(ours)?;
+    File::open(path).map_err(ours)
+}

@@ -1,0 +1,265 @@
+//! `buildd-slave master scan`: one look at every builder, as cron had it done in 2008.
+//!
+//! In the phases of 2008 (master spec §2.6): builders are grouped by the family of the
+//! architectures that have a chroot, and those that are ok are probed; then every job on a builder
+//! of a group is asked about, whether or not its builder is ok; then free builders get jobs. What
+//! is different: a builder's trouble stays its own, cookies are compared, and the answer to
+//! `build` is looked at. Builders that a running master looks after are left to it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::mpsc;
+use std::thread;
+
+use crate::config;
+use crate::db::{self, Db, Tx};
+
+use super::farm::{Farm, millis};
+use super::identity::own_name;
+use super::judge::note;
+use super::rows::builders::{self, Builder};
+use super::rows::groups::{self, ArchSeries};
+use super::rows::leases::{self, Fence};
+use super::scan::{self, Era, Step};
+use super::scanner::{Next, Scanner, Trouble, View, held};
+use super::uploads;
+use crate::sys::clock::now_ms as now;
+
+/// The logger that those of the groups are below.
+const LOGGER: &str = "root";
+
+/// Makes one pass.
+pub(crate) fn run(config: &config::Farm, db: Db) -> Result<(), db::Error> {
+    Pass::begin(&Farm::new(db, config))?.run()
+}
+
+struct Pass<'a> {
+    farm: &'a Farm,
+    me: String,
+    fences: HashMap<i64, Fence>,
+}
+
+impl<'a> Pass<'a> {
+    /// Takes every builder that is free.
+    fn begin(farm: &'a Farm) -> Result<Self, db::Error> {
+        let me = own_name();
+        let until = now() + millis(farm.config.lease);
+        // Not announced: those that stay would give it a share.
+        let limit = i64::from(i32::MAX);
+        let taken = farm
+            .db
+            .write(|tx| leases::take(tx, &me, now(), until, limit))?;
+        let fences = taken.into_iter().map(|fence| (fence.builder, fence));
+        Ok(Self {
+            farm,
+            me: me.clone(),
+            fences: fences.collect(),
+        })
+    }
+
+    fn run(&self) -> Result<(), db::Error> {
+        let (over, ending) = mpsc::channel::<()>();
+        let done = thread::scope(|scope| {
+            scope.spawn(move || self.keep_leases(&ending));
+            let done = self.phases();
+            drop(over);
+            done
+        });
+        uploads::run_once(self.farm);
+        let left = self.farm.flush_tails();
+        self.farm.db.write(|tx| leases::leave(tx, &self.me))?;
+        done.and(left)
+    }
+
+    /// Renews the leases until the other end is dropped: one slave may take longer than they last.
+    fn keep_leases(&self, ending: &mpsc::Receiver<()>) {
+        let lease = self.farm.config.lease;
+        while let Err(mpsc::RecvTimeoutError::Timeout) = ending.recv_timeout(lease / 3) {
+            let until = now() + millis(lease);
+            if let Err(error) = self.farm.db.write(|tx| leases::renew(tx, &self.me, until)) {
+                log::warn!(target: LOGGER, "leases: {error}");
+            }
+        }
+    }
+
+    fn phases(&self) -> Result<(), db::Error> {
+        log::info!(target: LOGGER, "setting builders");
+        let groups = self.groups()?;
+        for (family, tags) in &groups {
+            self.probe_group(family, tags)?;
+        }
+        log::info!(target: LOGGER, "scanning builders");
+        self.each(
+            |view| view.job.is_some() && groups.contains_key(family(&view.builder)),
+            Self::poll,
+        )?;
+        log::info!(target: LOGGER, "dispatching");
+        self.each(|view| view.job.is_none() && view.builder.ok, Self::give_job)?;
+        log::info!(target: LOGGER, "pass finished");
+        Ok(())
+    }
+
+    /// Returns the tags that the builders of each family may have; of families without a chroot
+    /// nothing is known.
+    fn groups(&self) -> Result<BTreeMap<String, Vec<ArchSeries>>, db::Error> {
+        let mut groups: BTreeMap<String, Vec<ArchSeries>> = BTreeMap::new();
+        for arch in self.farm.db.read(groups::arch_series)? {
+            let name = format!("{}/{}/{}", arch.distribution, arch.series, arch.tag);
+            if arch.has_chroot {
+                log::debug!(target: LOGGER, "{name} added");
+                groups.entry(arch.family.clone()).or_default().push(arch);
+            } else {
+                log::debug!(target: LOGGER, "{name} skipped: it has no chroot");
+            }
+        }
+        Ok(groups)
+    }
+
+    /// Does `work` for the builders of ours that it is for.
+    fn each(
+        &self,
+        is_for: impl Fn(&View) -> bool,
+        work: impl Fn(&Self, &mut Scanner<'a>, &View) -> Result<Next, Trouble>,
+    ) -> Result<(), db::Error> {
+        for (builder, job) in self.farm.db.read(builders::all)? {
+            let view = View { builder, job };
+            if !is_for(&view) {
+                continue;
+            }
+            let Some(fence) = self.fences.get(&view.builder.id) else {
+                let name = &view.builder.name;
+                let owner = view
+                    .builder
+                    .lease_owner
+                    .as_deref()
+                    .unwrap_or("another process");
+                log::info!(target: LOGGER, "{name} is looked after by {owner}; left to it");
+                continue;
+            };
+            let mut scanner = Scanner::new(self.farm, *fence, Era::Pass);
+            // What is known may have become old while others were looked at.
+            let Some(view) = scanner.view()?.filter(&is_for) else {
+                continue;
+            };
+            let looked = work(self, &mut scanner, &view);
+            if let Err(trouble) = looked {
+                self.tell(&mut scanner, &view, trouble);
+            }
+        }
+        Ok(())
+    }
+
+    /// Says what went wrong. Nobody is blamed for what was not asked to build: the next pass asks
+    /// again (master spec §2.9).
+    fn tell(&self, scanner: &mut Scanner<'_>, view: &View, trouble: Trouble) {
+        match trouble {
+            Trouble::Failure { why, .. } => scanner.say(view, log::Level::Debug, &why),
+            Trouble::Ours(why) => scanner.say(view, log::Level::Warn, &why),
+            Trouble::Changed => scanner.say(view, log::Level::Info, "changed in the meantime"),
+        }
+    }
+
+    /// Probes the builders of a family that are ok; one that fails that is out (§2.7).
+    fn probe_group(&self, group: &str, tags: &[ArchSeries]) -> Result<(), db::Error> {
+        let is_for = |view: &View| view.builder.ok && family(&view.builder) == group;
+        self.each(is_for, |pass, scanner, view| {
+            match pass.probe(scanner, view, tags) {
+                Err(Trouble::Failure { why, .. }) => pass.fail(scanner, view, &why),
+                other => other,
+            }
+        })
+    }
+
+    fn probe(
+        &self,
+        scanner: &mut Scanner<'_>,
+        view: &View,
+        tags: &[ArchSeries],
+    ) -> Result<Next, Trouble> {
+        log::info!(target: &view.logger(), "checking builder {}", view.builder.name);
+        let slave = scanner.slave(view)?;
+        slave.echo()?;
+        let info = slave.info()?;
+        let wrong = |why: String| Trouble::Failure {
+            kind: super::blame::Kind::Isolation,
+            why,
+        };
+        if !info.is_understood() {
+            return Err(wrong(format!(
+                "protocol {} is not understood",
+                info.version
+            )));
+        }
+        let has = |arch: &&ArchSeries| {
+            let processors = &view.builder.processors;
+            processors
+                .iter()
+                .any(|processor| processor.id == arch.processor)
+        };
+        let wanted: Vec<&str> = tags.iter().filter(has).map(|arch| &*arch.tag).collect();
+        if !wanted.contains(&&*info.arch_tag) {
+            let wanted = wanted.join(" or ");
+            let got = &info.arch_tag;
+            return Err(wrong(format!(
+                "Architecture tag mismatch: {got} != {wanted}"
+            )));
+        }
+        let status = scanner.ask(view)?;
+        match scan::step(Era::Pass, &view.facts(), &status.record, now()) {
+            step @ Step::Rescue { .. } => scanner.act(view, step),
+            _ => Ok(Next::Turn),
+        }
+    }
+
+    /// Takes a builder out until an operator says otherwise.
+    fn fail(&self, scanner: &Scanner<'_>, view: &View, why: &str) -> Result<Next, Trouble> {
+        let write = |tx: &mut Tx<'_>| {
+            note(tx, log::Level::Error, "builder failed", view, why)?;
+            builders::fail(tx, scanner.fence, why)
+        };
+        held(self.farm.db.write(write)?)?;
+        let name = &view.builder.name;
+        log::warn!(target: &view.logger(), "{name} ({}) marked as failed due to: {why}", view.url());
+        Ok(Next::Turn)
+    }
+
+    /// Asks about the job on a builder, ok or not.
+    fn poll(&self, scanner: &mut Scanner<'_>, view: &View) -> Result<Next, Trouble> {
+        let info = scanner.slave(view)?.info()?;
+        if !info.is_understood() {
+            scanner.say(
+                view,
+                log::Level::Warn,
+                &format!("it speaks protocol {}", info.version),
+            );
+        }
+        let status = scanner.ask(view)?;
+        let step = scan::step(Era::Pass, &view.facts(), &status.record, now());
+        match scanner.act(view, step) {
+            Err(trouble @ Trouble::Failure { .. }) => Ok(scanner.settle(view, Err(trouble))),
+            other => other,
+        }
+    }
+
+    /// Finds a free builder something to do.
+    fn give_job(&self, scanner: &mut Scanner<'_>, view: &View) -> Result<Next, Trouble> {
+        if view.builder.manual {
+            scanner.say(view, log::Level::Info, "in manual state, ignored");
+            return Ok(Next::Turn);
+        }
+        // It may have to be cleaned first.
+        for _ in 0..3 {
+            match scanner.scan() {
+                Next::Now => {}
+                next => return Ok(next),
+            }
+        }
+        Ok(Next::Turn)
+    }
+}
+
+fn family(builder: &Builder) -> &str {
+    builder
+        .processors
+        .first()
+        .map_or("", |processor| &processor.family)
+}
