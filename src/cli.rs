@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::hand::{build, check, chroot, doctor, probe};
 use crate::librarian;
+use crate::master::commands as master;
 use crate::slave::Serve;
 
 /// A Debian package build farm: the slave that builds, the librarian, the master.
@@ -18,6 +19,7 @@ Examples:
   buildd-slave chroot create bookworm.tar    a chroot to build in
   buildd-slave probe localhost:8221 status   ask a slave, as a master would
   buildd-slave librarian serve               the farm's files, for slaves and people
+  buildd-slave master --help                 the farm: builders, queue, builds
   buildd-slave doctor                        what is wrong here, and what mends it"
 )]
 pub(crate) struct Cli {
@@ -38,6 +40,8 @@ pub(crate) enum Command {
     Probe(probe::Args),
     /// Keep the farm's files: serve, add, get, gc
     Librarian(librarian::Args),
+    /// The build farm: what is built for, by whom, and what became of it
+    Master(master::Args),
     /// Tell whether a configuration is good
     CheckConfig(check::Args),
     /// Tell what is wrong on this host, and what mends it

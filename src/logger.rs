@@ -1,4 +1,7 @@
 //! Where the program's own words go: stderr, a line each, with the time.
+//!
+//! The master's loggers have names, those of 2008: `root.builders.x86` is about the builders of
+//! that family.
 
 use std::io::Write as _;
 
@@ -9,7 +12,11 @@ pub(crate) fn start() {
         .parse_filters(&filter)
         .format(|out, record| {
             let time = out.timestamp_millis();
-            writeln!(out, "{time} {}: {}", record.level(), record.args())
+            let logger = match record.target() {
+                named if named == "root" || named.starts_with("root.") => format!(" {named}"),
+                _ => String::new(),
+            };
+            writeln!(out, "{time} {}{logger}: {}", record.level(), record.args())
         })
         .init();
 }

@@ -12,6 +12,7 @@ mod hand;
 mod internal;
 mod librarian;
 mod logger;
+mod master;
 mod protocol;
 mod server;
 mod session;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         Some(Command::Chroot(args)) => hand::told(hand::chroot::run(args)),
         Some(Command::Probe(args)) => hand::probe::run(&args),
         Some(Command::Librarian(args)) => run_librarian(args),
+        Some(Command::Master(args)) => run_master(args),
         Some(Command::CheckConfig(args)) => hand::check::run(&args),
         Some(Command::Doctor(args)) => hand::doctor::run(&args),
     }
@@ -67,6 +69,23 @@ fn serve(given: slave::Serve) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Becomes the slave's user if the command needs it and was started as root, and does the command.
+fn run_master(args: master::commands::Args) -> ExitCode {
+    if args.owns_files() && sys::user::am_root() {
+        let named = std::env::var_os("BUILDD_SLAVE_CONFIG");
+        let defaults = config_file::host_defaults();
+        let became = config_file::load_farm(args.config(), named, &defaults)
+            .map_err(|error| error.to_string())
+            .and_then(|(farm, _)| {
+                hand::check::judge_as(&farm.user).map_err(|error| error.to_string())
+            });
+        if let Err(error) = became {
+            return hand::told(Err(error));
+        }
+    }
+    master::commands::run(args)
 }
 
 /// Reads what the configuration says of the farm, becomes the slave's user if the command needs it,

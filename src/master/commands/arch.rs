@@ -1,0 +1,179 @@
+//! `arch`: which architectures a series is built for, and on whose processors.
+//!
+//! An architecture is made with its processor, if that is new, and is never removed: builds refer
+//! to it.
+
+use clap::Subcommand;
+use serde_json::json;
+
+use super::screen::{Screen, note};
+use super::site::{Site, find_architecture, find_series, refuse};
+use super::table::{Cell, Table, column, folding};
+use super::{Error, names};
+use crate::db::{self, Tx};
+use crate::master::model::Pocket;
+use crate::master::rows::series::{self, ArchSeries, Series};
+
+const EXAMPLES: &str = "\
+Examples:
+  buildd-slave master arch add hoary i386
+  buildd-slave master arch add ubuntu/hoary i386 --processor 386 --family x86
+  buildd-slave master arch disable hoary i386
+  buildd-slave master arch list
+
+A builder builds for the architectures of its processors.";
+
+/// The architectures of a series
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Add an architecture, and its processor if that is new
+    Add {
+        series: String,
+        #[arg(value_parser = names::new_name)]
+        arch: String,
+        /// What a builder has to have [default: ARCH]
+        #[arg(long, value_name = "NAME", value_parser = names::new_name)]
+        processor: Option<String>,
+        /// What builders of this processor are called together, in logs [default: its name; x86 for
+        /// i386]
+        #[arg(long, value_parser = names::new_name)]
+        family: Option<String>,
+        /// Archives that ask for virtual builders may build here
+        #[arg(long)]
+        virtualized: bool,
+    },
+    /// Let its builds be given out again
+    Enable { series: String, arch: String },
+    /// Leave its builds in the queue
+    Disable { series: String, arch: String },
+    /// List the architectures
+    List {
+        /// Of this series only
+        series: Option<String>,
+    },
+}
+
+pub(super) fn run(args: Args, site: &Site, screen: Screen) -> Result<bool, Error> {
+    match args.verb {
+        Verb::Add {
+            series,
+            arch,
+            processor,
+            family,
+            virtualized,
+        } => {
+            let processor = processor.unwrap_or_else(|| arch.clone());
+            let (id, full, known) = site.db.write(|tx| {
+                let series = find_series(tx, &series)?;
+                let all = series::architectures(tx)?;
+                if names::architecture(&all, &series, &arch).is_ok() {
+                    return Err(refuse(format!("{} has {arch} already", series.full_name())));
+                }
+                let processor = ensure_processor(tx, &processor, family.as_deref())?;
+                let id = series::add_architecture(tx, series.id, &arch, processor, virtualized)?;
+                let known = series.nominated.is_some();
+                Ok((id, series.full_name(), known))
+            })?;
+            let next = format!("next: `buildd-slave master chroot set {full} {arch} TARBALL`");
+            let json = json!({"id": id, "series": full, "arch": arch, "processor": processor});
+            let sentence = format!("{full} has {arch}, built by processor {processor}; {next}");
+            screen.done(sentence, &json)?;
+            if !known && !screen.json {
+                note(format_args!(
+                    "packages for all architectures are built on the first that can: \
+                     `series set {full} --nominated {arch}` would settle it"
+                ));
+            }
+        }
+        Verb::Enable { series, arch } => enable(site, screen, &series, &arch, true)?,
+        Verb::Disable { series, arch } => enable(site, screen, &series, &arch, false)?,
+        Verb::List { series } => list(site, screen, series.as_deref())?,
+    }
+    Ok(true)
+}
+
+fn ensure_processor(tx: &mut Tx<'_>, name: &str, family: Option<&str>) -> Result<i64, db::Error> {
+    let known = series::processors(tx)?;
+    if let Some((id, _, is)) = known.iter().find(|(_, one, _)| one == name) {
+        return match family {
+            Some(family) if family != is => Err(refuse(format!(
+                "processor {name} is of family {is}, not {family}"
+            ))),
+            _ => Ok(*id),
+        };
+    }
+    let default = match name {
+        "i386" | "386" | "lpia" => "x86",
+        other => other,
+    };
+    series::add_processor(tx, name, family.unwrap_or(default))
+}
+
+fn enable(
+    site: &Site,
+    screen: Screen,
+    series: &str,
+    arch: &str,
+    enabled: bool,
+) -> Result<(), Error> {
+    let full = site.db.write(|tx| {
+        let series = find_series(tx, series)?;
+        let found = find_architecture(tx, &series, arch)?;
+        series::enable_architecture(tx, found.id, enabled)?;
+        Ok(series.full_name())
+    })?;
+    let now = match enabled {
+        true => "is enabled",
+        false => "is disabled: its builds stay in the queue",
+    };
+    let json = json!({"series": full, "arch": arch, "enabled": enabled});
+    screen.done(format_args!("{full} {arch} {now}"), &json)
+}
+
+fn list(site: &Site, screen: Screen, series: Option<&str>) -> Result<(), Error> {
+    let rows: Vec<(Series, ArchSeries)> = site.db.read(|tx| {
+        let wanted = match series {
+            Some(word) => vec![find_series(tx, word)?],
+            None => series::all(tx)?,
+        };
+        let mut rows = Vec::new();
+        for arch in series::architectures(tx)? {
+            if let Some(series) = wanted.iter().find(|series| series.id == arch.series_id) {
+                rows.push((series.clone(), arch));
+            }
+        }
+        rows.sort_by_cached_key(|(series, arch)| (series.full_name(), arch.tag.clone()));
+        Ok(rows)
+    })?;
+    let mut table = Table::new(&[
+        column("series", "SERIES"),
+        column("arch", "ARCH"),
+        column("processor", "PROCESSOR"),
+        column("family", "FAMILY"),
+        column("enabled", "ENABLED"),
+        column("virtualized", "VIRTUAL"),
+        column("nominated", "NOMINATED"),
+        folding("chroots", "CHROOTS"),
+    ]);
+    for (series, arch) in rows {
+        table.row(vec![
+            Cell::text(series.full_name()),
+            Cell::text(&arch.tag),
+            Cell::text(&arch.processor),
+            Cell::text(&arch.family),
+            Cell::flag(arch.enabled),
+            Cell::flag(arch.virtualized),
+            Cell::flag(series.nominated.as_ref() == Some(&arch.tag)),
+            Cell::list(arch.chroots.iter().map(|pocket: &Pocket| pocket.word())),
+        ]);
+    }
+    let none = "no architectures yet; `buildd-slave master arch add SERIES ARCH` makes one";
+    screen.table(&table, none)
+}

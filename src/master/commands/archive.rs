@@ -1,0 +1,280 @@
+//! `archive`: where packages come from and for whom they are built.
+//!
+//! A secret is read from a file and never shown.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use super::screen::Screen;
+use super::site::{Site, find_archive, find_distribution, refuse};
+use super::table::{Cell, Table, column, folding};
+use super::{Error, names};
+use crate::master::model::ArchivePurpose;
+use crate::master::rows::archives::{self, Archive};
+
+const EXAMPLES: &str = "\
+Examples:
+  buildd-slave master archive set ubuntu primary --url http://archive.ubuntu.com/ubuntu
+  buildd-slave master archive add ubuntu tools --owner cprov --url http://ppa.example.org/cprov
+  buildd-slave master archive add ubuntu embargo --private --secret-file secret --score 100
+  buildd-slave master archive list
+
+Without a URL, builds use the apt sources of their chroot.";
+
+/// Where packages are from and for
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Add an archive to a distribution
+    Add {
+        distribution: String,
+        #[arg(value_parser = names::new_name)]
+        name: String,
+        #[arg(long, default_value = "PPA")]
+        purpose: ArchivePurpose,
+        /// Whose it is
+        #[arg(long, default_value = "", hide_default_value = true)]
+        owner: String,
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Change an archive
+    Set {
+        distribution: String,
+        /// NAME, or OWNER/NAME
+        name: String,
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// List the archives
+    List,
+}
+
+#[derive(Debug, clap::Args)]
+struct Settings {
+    /// What apt is told; empty: nothing
+    #[arg(long)]
+    url: Option<String>,
+    /// Only those who know its secret may read it
+    #[arg(long)]
+    private: bool,
+    /// Everyone may read it
+    #[arg(long, conflicts_with = "private")]
+    public: bool,
+    /// What builders read it with, as a file with one line
+    #[arg(long, value_name = "FILE")]
+    secret_file: Option<PathBuf>,
+    /// Added to the score of its builds
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    score: Option<i32>,
+    /// Whether only virtual builders build for it
+    #[arg(long, value_name = "yes|no", value_parser = yes_or_no)]
+    virtualized: Option<bool>,
+    /// Whether its builds are given out
+    #[arg(long, value_name = "yes|no", value_parser = yes_or_no)]
+    enabled: Option<bool>,
+}
+
+fn yes_or_no(text: &str) -> Result<bool, &'static str> {
+    match text {
+        "yes" => Ok(true),
+        "no" => Ok(false),
+        _ => Err("yes or no"),
+    }
+}
+
+pub(super) fn run(args: Args, site: &Site, screen: Screen) -> Result<bool, Error> {
+    match args.verb {
+        Verb::Add {
+            distribution,
+            name,
+            purpose,
+            owner,
+            settings,
+        } => {
+            let secret = settings.secret()?;
+            let archive = site.db.write(|tx| {
+                let distribution_id = find_distribution(tx, &distribution)?;
+                let mut archive = Archive {
+                    id: 0,
+                    distribution_id,
+                    distribution: distribution.clone(),
+                    owner: owner.clone(),
+                    name: name.clone(),
+                    purpose,
+                    private: false,
+                    virtualized: false,
+                    enabled: true,
+                    relative_score: 0,
+                    base_url: String::new(),
+                    has_secret: secret.is_some(),
+                };
+                let taken = archives::all(tx)?;
+                let full = (&archive.distribution, archive.short_name());
+                if taken
+                    .iter()
+                    .any(|one| (&one.distribution, one.short_name()) == full)
+                {
+                    return Err(refuse(format!(
+                        "{distribution} has an archive {} already; `master archive set` changes it",
+                        full.1
+                    )));
+                }
+                settings.apply(&mut archive).map_err(refuse)?;
+                archive.id = archives::add(tx, &archive)?;
+                if let Some(secret) = &secret {
+                    archives::set_secret(tx, archive.id, secret)?;
+                }
+                Ok(archive)
+            })?;
+            let sentence = format!(
+                "archive {} of {distribution} is added",
+                archive.short_name()
+            );
+            screen.done(sentence, &object(&archive))?;
+        }
+        Verb::Set {
+            distribution,
+            name,
+            settings,
+        } => {
+            let secret = settings.secret()?;
+            let archive = site.db.write(|tx| {
+                find_distribution(tx, &distribution)?;
+                let mut archive = find_archive(tx, &distribution, &name)?;
+                archive.has_secret |= secret.is_some();
+                settings.apply(&mut archive).map_err(refuse)?;
+                archives::set(tx, &archive)?;
+                if let Some(secret) = &secret {
+                    archives::set_secret(tx, archive.id, secret)?;
+                }
+                Ok(archive)
+            })?;
+            let sentence = format!("archive {} of {distribution} is set", archive.short_name());
+            screen.done(sentence, &object(&archive))?;
+        }
+        Verb::List => list(site, screen)?,
+    }
+    Ok(true)
+}
+
+impl Settings {
+    /// Reads the secret, if there is to be one.
+    fn secret(&self) -> Result<Option<String>, Error> {
+        self.secret_file.as_deref().map(read_secret).transpose()
+    }
+
+    fn apply(&self, archive: &mut Archive) -> Result<(), String> {
+        if let Some(url) = &self.url {
+            archive.base_url = base_url(url)?;
+        }
+        archive.private = (archive.private || self.private) && !self.public;
+        archive.relative_score = self.score.map_or(archive.relative_score, i64::from);
+        archive.virtualized = self.virtualized.unwrap_or(archive.virtualized);
+        archive.enabled = self.enabled.unwrap_or(archive.enabled);
+        if archive.private && !archive.base_url.is_empty() && !archive.has_secret {
+            return Err("builders cannot read a private archive: give --secret-file".to_owned());
+        }
+        Ok(())
+    }
+}
+
+fn read_secret(path: &Path) -> Result<String, Error> {
+    let text = fs::read_to_string(path).map_err(Error::at(path))?;
+    let secret = text.trim_end_matches(['\r', '\n']);
+    let is_good = !secret.is_empty() && !secret.contains(|c: char| c.is_control());
+    match is_good {
+        true => Ok(secret.to_owned()),
+        false => Err(Error::Refused(format!(
+            "{}: a secret is one line, and not empty",
+            path.display()
+        ))),
+    }
+}
+
+/// Checks a URL that will be a word of an apt line; a password belongs into the secret.
+fn base_url(text: &str) -> Result<String, String> {
+    let rest = ["http://", "https://", "file:/", "copy:/"]
+        .iter()
+        .find_map(|scheme| text.strip_prefix(scheme));
+    let is_good = |rest: &str| {
+        !rest.is_empty()
+            && rest
+                .chars()
+                .all(|c| c.is_ascii_graphic() && !"@?#\"".contains(c))
+    };
+    match rest {
+        _ if text.is_empty() => Ok(String::new()),
+        Some(rest) if is_good(rest) => Ok(text.trim_end_matches('/').to_owned()),
+        _ => Err(
+            "not the URL of an archive: write http://HOST/PATH; a password goes into --secret-file"
+                .to_owned(),
+        ),
+    }
+}
+
+fn object(archive: &Archive) -> Value {
+    json!({"id": archive.id, "distribution": &archive.distribution, "owner": &archive.owner,
+        "name": &archive.name, "purpose": archive.purpose.word(), "private": archive.private,
+        "virtualized": archive.virtualized, "enabled": archive.enabled,
+        "score": archive.relative_score, "url": &archive.base_url})
+}
+
+fn list(site: &Site, screen: Screen) -> Result<(), Error> {
+    let mut table = Table::new(&[
+        column("distribution", "DISTRIBUTION"),
+        column("owner", "OWNER"),
+        column("name", "NAME"),
+        column("purpose", "PURPOSE"),
+        column("private", "PRIVATE"),
+        column("virtualized", "VIRTUAL"),
+        column("enabled", "ENABLED"),
+        column("score", "SCORE"),
+        folding("url", "URL"),
+    ]);
+    for archive in site.db.read(archives::all)? {
+        table.row(vec![
+            Cell::text(&archive.distribution),
+            Cell::text(&archive.owner),
+            Cell::text(&archive.name),
+            Cell::text(archive.purpose),
+            Cell::flag(archive.private),
+            Cell::flag(archive.virtualized),
+            Cell::flag(archive.enabled),
+            Cell::number(archive.relative_score),
+            Cell::text(&archive.base_url),
+        ]);
+    }
+    let none = "no archives yet: each distribution gets one with its first series";
+    screen.table(&table, none)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_fit_for_apt_and_hold_no_password() {
+        for (text, expect) in [
+            ("", Some("")),
+            ("http://a.b/ubuntu/", Some("http://a.b/ubuntu")),
+            ("file:/srv/archive", Some("file:/srv/archive")),
+            ("http://u:secret@a.b/", None),
+            ("http://a.b/x y", None),
+            ("ubuntu", None),
+        ] {
+            let read = base_url(text);
+            assert_eq!(read.as_deref().ok(), expect, "{text}");
+            assert!(read.err().is_none_or(|error| !error.contains("secret@")));
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! `builder list` and `builder show`: who builds, and what they are doing.
+//!
+//! What is shown is what the farm's processes last noted; no slave is asked.
+
+use super::builder::{find, shown_url};
+use super::screen::Screen;
+use super::site::Site;
+use super::table::{Cell, Sheet, Table, column, folding, hidden};
+use super::{Error, builds, status, words};
+use crate::master::model::JobStatus;
+use crate::master::rows::builders::{self, Builder};
+use crate::master::rows::events;
+use crate::master::rows::lists::{self, Filter};
+use crate::sys::clock::now_ms;
+
+/// How many past builds and events are shown.
+const RECENT: i64 = 10;
+
+/// Lists the builders; `all`: those that were removed too.
+pub(super) fn list(site: &Site, screen: Screen, all: bool) -> Result<(), Error> {
+    let mut table = Table::new(&[
+        column("name", "NAME"),
+        folding("status", "STATUS"),
+        column("processors", "PROCESSORS"),
+        column("virtualized", "VIRTUAL"),
+        folding("url", "URL"),
+        folding("scanned_by", "SCANNED BY"),
+        hidden("title"),
+        hidden("ok"),
+        hidden("manual"),
+        hidden("active"),
+        hidden("failnotes"),
+        hidden("failure_count"),
+        hidden("clean_status"),
+        hidden("version"),
+        hidden("build"),
+    ]);
+    let now = now_ms();
+    for (builder, job) in site.db.read(builders::all)? {
+        if !builder.active && !all {
+            continue;
+        }
+        table.row(vec![
+            Cell::text(&builder.name),
+            Cell::text(status::line(&builder, job.as_ref(), now)),
+            Cell::list(builder.processors.iter().map(|one| &one.name)),
+            Cell::flag(builder.virtualized),
+            Cell::text(shown_url(&builder.url)),
+            Cell::maybe(scanned_by(&builder, now)),
+            Cell::text(&builder.title),
+            Cell::flag(builder.ok),
+            Cell::flag(builder.manual),
+            Cell::flag(builder.active),
+            Cell::maybe(builder.failnotes.as_ref()),
+            Cell::number(builder.failure_count),
+            Cell::text(builder.clean),
+            Cell::maybe(builder.version.as_ref()),
+            job.map_or_else(Cell::none, |job| Cell::number(job.build)),
+        ]);
+    }
+    let none = "no builders yet; `buildd-slave master builder add NAME URL` registers one";
+    screen.table(&table, none)
+}
+
+/// Returns which process looks after a builder, if one does.
+fn scanned_by(builder: &Builder, now: i64) -> Option<&String> {
+    builder
+        .lease_owner
+        .as_ref()
+        .filter(|_| builder.lease_until > now)
+}
+
+/// Shows all that is known of a builder.
+pub(super) fn show(site: &Site, screen: Screen, name: &str) -> Result<(), Error> {
+    let (builder, job, past, events) = site.db.read(|tx| {
+        let (builder, job) = find(tx, name)?;
+        let filter = Filter {
+            builder: Some(builder.id),
+            limit: Some(RECENT),
+            ..Filter::default()
+        };
+        let past = lists::builds(tx, &filter)?;
+        let events = events::of_builder(tx, builder.id, RECENT)?;
+        Ok((builder, job, past, events))
+    })?;
+    let now = now_ms();
+    let mut sheet = Sheet::default();
+    sheet.line("name", "Name", Cell::text(&builder.name));
+    sheet.line_if_any("title", "Title", Cell::text(&builder.title));
+    let line = status::line(&builder, job.as_ref(), now);
+    sheet.line("status", "Status", Cell::text(line));
+    sheet.line("url", "URL", Cell::text(shown_url(&builder.url)));
+    let processors = builder.processors.iter().map(|one| &one.name);
+    sheet.line("processors", "Processors", Cell::list(processors));
+    let mode = if builder.manual {
+        "manual"
+    } else {
+        "automatic"
+    };
+    sheet.line("manual", "Mode", Cell::new(mode, builder.manual));
+    sheet.hidden("ok", Cell::flag(builder.ok));
+    sheet.line_if_any("virtualized", "Virtual", Cell::flag(builder.virtualized));
+    sheet.line_if_any("vm_host", "VM host", Cell::maybe(builder.vm_host.as_ref()));
+    sheet.line_if_any("reset", "Reset", Cell::maybe(builder.reset));
+    sheet.line_if_any("version", "Version", Cell::maybe(builder.version.as_ref()));
+    sheet.line_if_any(
+        "failnotes",
+        "Notes",
+        Cell::maybe(builder.failnotes.as_ref()),
+    );
+    sheet.line(
+        "failure_count",
+        "Failures",
+        Cell::number(builder.failure_count),
+    );
+    let clean = format!(
+        "{} for {}",
+        builder.clean,
+        words::span(now - builder.clean_changed_at)
+    );
+    sheet.line(
+        "clean_status",
+        "State",
+        Cell::new(clean, builder.clean.word()),
+    );
+    sheet.line(
+        "scanned_by",
+        "Scanned by",
+        Cell::maybe(scanned_by(&builder, now)),
+    );
+    if let Some(job) = &job {
+        sheet.line("build", "Build", Cell::number(job.build));
+        sheet.line("build_title", "Title of it", Cell::text(&job.name));
+        sheet.line("cookie", "Cookie", Cell::text(job.cookie()));
+        sheet.line(
+            "started_at",
+            "Started",
+            Cell::ago(Some(job.started_at), now),
+        );
+        let cancelling = job.status == JobStatus::Cancelling;
+        sheet.line_if_any("cancelling", "Cancelling", Cell::flag(cancelling));
+    }
+    sheet.table("builds", "Latest builds", builds::table(&past, now));
+    sheet.table("events", "Latest events", status::events(&events, now));
+    if let Some(tail) = job.and_then(|job| job.logtail) {
+        sheet.lines("logtail", "End of the log", &tail);
+    }
+    screen.sheet(&sheet)
+}

@@ -1,0 +1,188 @@
+//! `chroot`: what is built in, for each architecture of a series and, if need be, each pocket.
+//!
+//! A pocket without a chroot of its own takes that of the pockets it builds upon, RELEASE last.
+
+use std::path::Path;
+
+use clap::Subcommand;
+use serde_json::json;
+
+use super::Error;
+use super::screen::Screen;
+use super::site::{Site, find_architecture, find_series, refuse};
+use super::table::{Cell, Table, column, folding};
+use crate::librarian::{self, Uploader, alias_url};
+use crate::master::model::Pocket;
+use crate::master::rows::series::{self, File};
+use crate::sys::clock::now_ms;
+
+const EXAMPLES: &str = "\
+Examples:
+  buildd-slave master chroot set hoary i386 chroot-hoary-i386.tar.gz
+  buildd-slave master chroot set hoary i386 17                 a file the librarian has, by its id
+  buildd-slave master chroot set hoary i386 sec.tar.gz --pocket SECURITY
+  buildd-slave master chroot list
+
+`buildd-slave chroot create` makes chroot tarballs.";
+
+/// What is built in
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Add a chroot, or replace the one that is there
+    Set {
+        series: String,
+        arch: String,
+        /// A file, or the number of one in the librarian
+        #[arg(value_name = "TARBALL|ID")]
+        tarball: String,
+        #[arg(long, default_value = "RELEASE")]
+        pocket: Pocket,
+    },
+    /// Build there no more
+    Remove {
+        series: String,
+        arch: String,
+        #[arg(long, default_value = "RELEASE")]
+        pocket: Pocket,
+    },
+    /// List the chroots
+    List {
+        /// Of this series only
+        series: Option<String>,
+    },
+}
+
+pub(super) fn run(args: Args, site: &Site, screen: Screen) -> Result<bool, Error> {
+    match args.verb {
+        Verb::Set {
+            series,
+            arch,
+            tarball,
+            pocket,
+        } => set(site, screen, (&series, &arch), &tarball, pocket)?,
+        Verb::Remove {
+            series,
+            arch,
+            pocket,
+        } => {
+            let full = site.db.write(|tx| {
+                let series = find_series(tx, &series)?;
+                let found = find_architecture(tx, &series, &arch)?;
+                match series::remove_chroot(tx, found.id, pocket)? {
+                    true => Ok(series.full_name()),
+                    false => Err(refuse(format!(
+                        "{} {arch} has no chroot of its own for {pocket}",
+                        series.full_name()
+                    ))),
+                }
+            })?;
+            let json = json!({"series": full, "arch": arch, "pocket": pocket.word()});
+            let sentence = format!("{full} {arch} has no chroot for {pocket} any more");
+            screen.done(sentence, &json)?;
+        }
+        Verb::List { series } => list(site, screen, series.as_deref())?,
+    }
+    Ok(true)
+}
+
+fn set(
+    site: &Site,
+    screen: Screen,
+    (series, arch): (&str, &str),
+    tarball: &str,
+    pocket: Pocket,
+) -> Result<(), Error> {
+    // Before gigabytes are sent.
+    site.db.read(|tx| {
+        let series = find_series(tx, series)?;
+        find_architecture(tx, &series, arch)
+    })?;
+    let path = Path::new(tarball);
+    let alias = match tarball.parse::<i64>() {
+        Ok(id) if !path.exists() => id,
+        _ => {
+            let uploader = Uploader::new(&site.farm.librarian.upload_url);
+            librarian::upload(&uploader, path, None, None, false)?.id
+        }
+    };
+    let (full, file) = site.db.write(|tx| {
+        let series = find_series(tx, series)?;
+        let found = find_architecture(tx, &series, arch)?;
+        let file = usable(series::file(tx, alias)?, alias).map_err(refuse)?;
+        series::set_chroot(tx, found.id, pocket, alias, now_ms())?;
+        Ok((series.full_name(), file))
+    })?;
+    let (size, sha1) = file.content.clone().unwrap_or_default();
+    let url = alias_url(&site.farm.librarian.url, alias, &file.name);
+    let json = json!({"series": full, "arch": arch, "pocket": pocket.word(), "alias": alias,
+        "filename": &file.name, "sha1": sha1, "size": size, "url": url});
+    let sentence = format!(
+        "{full} {arch} is built in {} (alias {alias}, SHA-1 {sha1}) for {pocket}",
+        file.name
+    );
+    screen.done(sentence, &json)
+}
+
+/// Refuses a file that no builder could fetch.
+fn usable(file: Option<File>, alias: i64) -> Result<File, String> {
+    match file {
+        None => Err(format!(
+            "no file {alias} in the librarian, and none of that name here"
+        )),
+        Some(file) if file.content.is_none() => Err(format!(
+            "file {alias}, {}, has expired: upload it again",
+            file.name
+        )),
+        Some(file) => Ok(file),
+    }
+}
+
+fn list(site: &Site, screen: Screen, series: Option<&str>) -> Result<(), Error> {
+    let mut table = Table::new(&[
+        column("series", "SERIES"),
+        column("arch", "ARCH"),
+        column("pocket", "POCKET"),
+        column("alias", "ALIAS"),
+        folding("filename", "FILE"),
+        column("size", "SIZE"),
+        folding("sha1", "SHA-1"),
+        column("updated_at", "AGE"),
+    ]);
+    let (all, architectures, chroots) = site.db.read(|tx| {
+        let all = match series {
+            Some(word) => vec![find_series(tx, word)?],
+            None => series::all(tx)?,
+        };
+        Ok((all, series::architectures(tx)?, series::chroots(tx)?))
+    })?;
+    let now = now_ms();
+    for series in &all {
+        for arch in architectures
+            .iter()
+            .filter(|arch| arch.series_id == series.id)
+        {
+            for chroot in chroots.iter().filter(|one| one.arch_series_id == arch.id) {
+                let (size, sha1) = chroot.file.content.clone().unzip();
+                table.row(vec![
+                    Cell::text(series.full_name()),
+                    Cell::text(&arch.tag),
+                    Cell::text(chroot.pocket),
+                    Cell::number(chroot.file.alias),
+                    Cell::text(&chroot.file.name),
+                    Cell::size(size),
+                    Cell::maybe(sha1),
+                    Cell::ago(Some(chroot.updated_at), now),
+                ]);
+            }
+        }
+    }
+    let none = "no chroots yet; `buildd-slave master chroot set SERIES ARCH TARBALL` adds one";
+    screen.table(&table, none)
+}

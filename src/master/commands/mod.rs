@@ -1,0 +1,179 @@
+//! The operator's commands of the master: what is typed to set the farm up, to see what it does,
+//! and to step in.
+//!
+//! One file per noun, each with its `Args` and its `run`; `submit` hands in source packages,
+//! `screen` shows results, `site` is what all of them work on. They write rows and no more: the
+//! processes of `master run` see them at their next look.
+
+mod arch;
+mod archive;
+mod build_log;
+mod build_show;
+mod builder;
+mod builder_show;
+mod builds;
+mod chroot;
+mod names;
+mod published;
+mod queue;
+mod screen;
+mod series;
+mod site;
+mod status;
+mod submit;
+mod table;
+mod words;
+mod work;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+use crate::build;
+use crate::client;
+use crate::config_file;
+use crate::db;
+use crate::librarian;
+use screen::Screen;
+
+const EXAMPLES: &str = "\
+A farm from nothing:
+  buildd-slave master series add ubuntu hoary
+  buildd-slave master arch add hoary i386
+  buildd-slave master chroot set hoary i386 chroot-hoary-i386.tar.gz
+  buildd-slave master builder add bob http://bob:8221 --processor i386
+  buildd-slave master run --with-librarian &
+  buildd-slave master submit hello_2.10-3.dsc --series hoary --wait
+
+SERIES is its name, or DISTRIBUTION/SERIES where two distributions have one of that name.";
+
+/// The build farm: what is built for, by whom, and what became of it
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// The configuration [default: $BUILDD_SLAVE_CONFIG, else
+    /// /etc/buildd-slave/buildd-slave.conf]
+    #[arg(long, value_name = "FILE", global = true)]
+    pub(crate) config: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    noun: Noun,
+}
+
+#[derive(Debug, Subcommand)]
+enum Noun {
+    /// What is built for: the series of distributions
+    Series(series::Args),
+    /// The architectures of a series
+    Arch(arch::Args),
+    /// What is built in
+    Chroot(chroot::Args),
+    /// Where packages are from and for
+    Archive(archive::Args),
+    /// Who builds
+    Builder(builder::Args),
+    /// Hand in a source package: one build for each of its architectures
+    Submit(submit::Args),
+    /// What waits and what runs
+    Queue(queue::Args),
+    /// What was built, and what became of it
+    Builds(builds::Args),
+    #[command(flatten)]
+    Build(builds::Verb),
+    /// Which binaries an archive has: what ends dependency waits
+    Published(published::Args),
+    /// Send builds whose dependencies have come to the queue again
+    RetryDepwait(published::RetryArgs),
+    /// Look at every builder once, as cron did in 2008
+    Scan(work::ScanArgs),
+    /// Look after the builders until stopped
+    Run(work::RunArgs),
+}
+
+impl Args {
+    /// Tells whether files are made that the farm's user has to be able to write.
+    pub(crate) fn owns_files(&self) -> bool {
+        matches!(self.noun, Noun::Scan(_) | Noun::Run(_))
+    }
+
+    /// The configuration that was named.
+    pub(crate) fn config(&self) -> Option<PathBuf> {
+        self.config.clone()
+    }
+}
+
+/// Why a command did not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error(transparent)]
+    Config(#[from] config_file::Error),
+    #[error("{0}; set [database] url in the configuration, and see that this user may use it")]
+    NoDatabase(String),
+    #[error(transparent)]
+    Db(#[from] db::Error),
+    #[error(transparent)]
+    Librarian(#[from] librarian::Error),
+    #[error(transparent)]
+    Run(#[from] super::run::Error),
+    #[error(transparent)]
+    Source(#[from] build::Error),
+    #[error(transparent)]
+    Log(#[from] client::LogError),
+    #[error("{}: {source}", path.display())]
+    File { path: PathBuf, source: io::Error },
+    #[error("cannot write: {0}")]
+    Output(io::Error),
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl Error {
+    /// Puts the path in front of an I/O error.
+    fn at(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::File { path, source }
+    }
+}
+
+/// Does what was typed; says on stderr why not.
+pub(crate) fn run(args: Args) -> ExitCode {
+    match dispatch(args) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        // The reader, `head` perhaps, has had enough.
+        Err(Error::Output(error) | Error::Log(client::LogError::Output(error)))
+            if error.kind() == io::ErrorKind::BrokenPipe =>
+        {
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            screen::note(format_args!("buildd-slave: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Answers `false` for what was done, but did not end well.
+fn dispatch(args: Args) -> Result<bool, Error> {
+    let screen = Screen::new(args.json);
+    let open = || site::Site::open(args.config.clone());
+    match args.noun {
+        Noun::Series(given) => series::run(given, &open()?, screen),
+        Noun::Arch(given) => arch::run(given, &open()?, screen),
+        Noun::Chroot(given) => chroot::run(given, &open()?, screen),
+        Noun::Archive(given) => archive::run(given, &open()?, screen),
+        Noun::Builder(given) => builder::run(given, &open()?, screen),
+        Noun::Submit(given) => submit::run(given, &open()?, screen),
+        Noun::Queue(given) => queue::run(given, &open()?, screen),
+        Noun::Builds(given) => builds::run(&given, &open()?, screen),
+        Noun::Build(verb) => builds::run_verb(verb, &open()?, screen),
+        Noun::Published(given) => published::run(given, &open()?, screen),
+        Noun::RetryDepwait(given) => published::run_retry(&given, &open()?, screen),
+        Noun::Scan(_) => work::scan(open()?),
+        Noun::Run(given) => work::run(&given, site::Site::open_patiently(args.config)?),
+    }
+}

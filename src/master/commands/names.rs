@@ -1,0 +1,219 @@
+//! Pure: which of the things there are does an operator's word mean?
+//!
+//! A word that means nothing is answered with what there is and the likeliest of it; one that
+//! means several with how to say which. Names that are to become suites and paths are checked
+//! here when they are made.
+
+use crate::master::rows::archives::Archive;
+use crate::master::rows::series::{ArchSeries, Series};
+
+/// Names that are shown of those there are.
+const SHOWN: usize = 12;
+
+/// Finds the series that `word` means: its name, or `DISTRIBUTION/SERIES`.
+pub(super) fn series<'a>(all: &'a [Series], word: &str) -> Result<&'a Series, String> {
+    let named: Vec<&Series> = all
+        .iter()
+        .filter(|series| series.name == word || series.full_name() == word)
+        .collect();
+    match named[..] {
+        [series] => Ok(series),
+        [] => {
+            let names = all.iter().map(|series| match word.contains('/') {
+                true => series.full_name(),
+                false => series.name.clone(),
+            });
+            let make = "`master series add DISTRIBUTION SERIES` makes one";
+            Err(unknown("series", word, names.collect(), make))
+        }
+        _ => {
+            let names: Vec<String> = named.iter().map(|series| series.full_name()).collect();
+            let names = names.join(" or ");
+            Err(format!(
+                "there is more than one series {word}: write {names}"
+            ))
+        }
+    }
+}
+
+/// Finds an architecture of a series.
+pub(super) fn architecture<'a>(
+    all: &'a [ArchSeries],
+    series: &Series,
+    word: &str,
+) -> Result<&'a ArchSeries, String> {
+    let of_series = || all.iter().filter(|arch| arch.series_id == series.id);
+    of_series().find(|arch| arch.tag == word).ok_or_else(|| {
+        let what = format!("architecture of {}", series.name);
+        let make = format!("`master arch add {} ARCH` makes one", series.full_name());
+        let tags = of_series().map(|arch| arch.tag.clone()).collect();
+        unknown(&what, word, tags, &make)
+    })
+}
+
+/// Finds an archive of a distribution: `NAME`, or `OWNER/NAME`.
+pub(super) fn archive<'a>(
+    all: &'a [Archive],
+    distribution: &str,
+    word: &str,
+) -> Result<&'a Archive, String> {
+    let of = || all.iter().filter(|one| one.distribution == distribution);
+    if let Some(found) = of().find(|archive| archive.short_name() == word) {
+        return Ok(found);
+    }
+    // Without its owner, if that is clear enough.
+    match of()
+        .filter(|archive| archive.name == word)
+        .collect::<Vec<_>>()[..]
+    {
+        [archive] => Ok(archive),
+        [] => {
+            let names = of().map(Archive::short_name).collect();
+            let make = format!("`master archive add {distribution} NAME` makes one");
+            let what = format!("archive of {distribution}");
+            Err(unknown(&what, word, names, &make))
+        }
+        ref several => {
+            let names: Vec<String> = several.iter().map(|one| one.short_name()).collect();
+            let names = names.join(" or ");
+            Err(format!(
+                "there is more than one archive {word}: write {names}"
+            ))
+        }
+    }
+}
+
+/// Says that there is no such thing, what there is, and how to make one.
+pub(super) fn unknown(what: &str, word: &str, there: Vec<String>, make: &str) -> String {
+    let likeliest = there
+        .iter()
+        .map(|name| (distance(word, name), name))
+        .min()
+        .filter(|(distance, name)| *distance <= name.chars().count().min(word.len()) / 3 + 1);
+    let guess = match likeliest {
+        Some((_, name)) => format!("; did you mean {name}?"),
+        None => String::new(),
+    };
+    let shown: Vec<&str> = there.iter().take(SHOWN).map(String::as_str).collect();
+    let there_is = match there.len() {
+        0 => format!("there is none yet; {make}"),
+        1 => format!("there is {}", shown.join(", ")),
+        2..=SHOWN => format!("there are {}", shown.join(", ")),
+        more => format!("there are {} and {} more", shown.join(", "), more - SHOWN),
+    };
+    format!("no {what} {word:?}{guess} ({there_is})")
+}
+
+/// Counts the letters to change, add, leave out or swap with their neighbour.
+fn distance(from: &str, to: &str) -> usize {
+    let (from, to): (Vec<char>, Vec<char>) = (from.chars().collect(), to.chars().collect());
+    let mut rows: Vec<Vec<usize>> = vec![(0..=to.len()).collect()];
+    for (i, a) in from.iter().enumerate() {
+        let mut row = vec![i + 1];
+        for (j, b) in to.iter().enumerate() {
+            let mut best = (rows[i][j] + usize::from(a != b))
+                .min(rows[i][j + 1] + 1)
+                .min(row[j] + 1);
+            if i > 0 && j > 0 && *a == to[j - 1] && from[i - 1] == *b {
+                best = best.min(rows[i - 1][j - 1] + 1);
+            }
+            row.push(best);
+        }
+        rows.push(row);
+    }
+    rows[from.len()][to.len()]
+}
+
+/// Checks a name that is to be made: it will be part of suites, URLs and file names.
+pub(super) fn new_name(text: &str) -> Result<String, String> {
+    let is_good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "+-.".contains(c);
+    let begins_well = text.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
+    match begins_well && text.chars().all(is_good) {
+        true => Ok(text.to_owned()),
+        false => Err("lower-case letters, digits, + - and . make a name".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::master::model::SeriesStatus;
+
+    fn all() -> Vec<Series> {
+        [
+            ("ubuntu", "hoary"),
+            ("ubuntu", "warty"),
+            ("kubuntu", "warty"),
+        ]
+        .iter()
+        .zip(1..)
+        .map(|((distribution, name), id)| Series {
+            id,
+            distribution_id: 1,
+            distribution: (*distribution).to_owned(),
+            name: (*name).to_owned(),
+            version: String::new(),
+            status: SeriesStatus::Development,
+            nominated: None,
+        })
+        .collect()
+    }
+
+    #[test]
+    fn a_word_means_one_series_or_says_why_not() {
+        let all = all();
+        for (word, expect) in [
+            ("hoary", Ok(1)),
+            ("ubuntu/hoary", Ok(1)),
+            ("kubuntu/warty", Ok(3)),
+            (
+                "warty",
+                Err("there is more than one series warty: write ubuntu/warty or kubuntu/warty"),
+            ),
+            (
+                "haory",
+                Err("no series \"haory\"; did you mean hoary? (there are hoary, warty, warty)"),
+            ),
+            (
+                "ubuntu/haory",
+                Err(
+                    "no series \"ubuntu/haory\"; did you mean ubuntu/hoary? (there are ubuntu/hoary, \
+                     ubuntu/warty, kubuntu/warty)",
+                ),
+            ),
+            (
+                "sid",
+                Err("no series \"sid\" (there are hoary, warty, warty)"),
+            ),
+        ] {
+            let found = series(&all, word).map(|series| series.id);
+            assert_eq!(found, expect.map_err(str::to_owned), "{word}");
+        }
+        let none = series(&[], "sid").unwrap_err();
+        let expect = "no series \"sid\" (there is none yet; `master series add DISTRIBUTION \
+                      SERIES` makes one)";
+        assert_eq!(none, expect);
+    }
+
+    #[test]
+    fn letters_apart() {
+        for (a, b, expect) in [
+            ("", "ab", 2),
+            ("hoary", "haory", 1),
+            ("sid", "side", 1),
+            ("a", "a", 0),
+        ] {
+            assert_eq!(distance(a, b), expect, "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn new_names_are_fit_for_suites() {
+        for good in ["hoary", "breezy-autotest", "7.0", "g++"] {
+            assert_eq!(new_name(good), Ok(good.to_owned()));
+        }
+        for bad in ["", "Hoary", "-x", "a/b", "a b", ".."] {
+            assert!(new_name(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! `published`: which binaries an archive has. And `retry-depwait`, which builds they free.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use super::screen::{Screen, note};
+use super::series::PRIMARY;
+use super::site::{Site, find_architecture, find_archive, find_series};
+use super::table::{Cell, Table, column};
+use super::{Error, words};
+use crate::build::deb822::Paragraph;
+use crate::master::chores;
+use crate::master::rows::archives::{self, Binary};
+use crate::master::rows::series;
+use crate::sys::clock::now_ms;
+
+/// Binaries stored in one transaction.
+const AT_ONCE: usize = 2000;
+
+const EXAMPLES: &str = "\
+Examples:
+  xzcat binary-i386/Packages.xz | buildd-slave master published add hoary i386 -
+  buildd-slave master published add hoary i386 --component universe Packages
+  buildd-slave master published list
+
+What was told before stays known. `master retry-depwait` frees what waited for it; `master run` does
+by itself.";
+
+/// Which binaries an archive has: what ends dependency waits
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Tell what is in an archive
+    Add {
+        series: String,
+        arch: String,
+        /// A Packages file, unpacked; - reads standard input
+        packages: PathBuf,
+        #[arg(long, default_value = PRIMARY)]
+        archive: String,
+        /// Theirs [default: what is before the slash of their section, else main]
+        #[arg(long)]
+        component: Option<String>,
+    },
+    /// Count what is known
+    List,
+}
+
+pub(super) fn run(args: Args, site: &Site, screen: Screen) -> Result<bool, Error> {
+    match args.verb {
+        Verb::Add {
+            series,
+            arch,
+            packages,
+            archive,
+            component,
+        } => {
+            let (full, arch_series, archive) = site.db.read(|tx| {
+                let series = find_series(tx, &series)?;
+                let found = find_architecture(tx, &series, &arch)?;
+                let archive = find_archive(tx, &series.distribution, &archive)?;
+                Ok((series.full_name(), found.id, archive))
+            })?;
+            let text = read(&packages)?;
+            let (binaries, strangers) = parse(&text, &arch, component.as_deref())
+                .map_err(|wrong| Error::Refused(format!("{}: {wrong}", packages.display())))?;
+            let now = now_ms();
+            for some in binaries.chunks(AT_ONCE) {
+                site.db
+                    .write(|tx| archives::publish(tx, arch_series, archive.id, some, now))?;
+            }
+            if strangers > 0 {
+                note(format_args!(
+                    "{} of other architectures passed over",
+                    words::count(strangers, "package")
+                ));
+            }
+            let name = archive.short_name();
+            let count = words::count(binaries.len(), "package");
+            let json = json!({"series": full, "arch": arch, "archive": name,
+                "packages": binaries.len(), "passed_over": strangers});
+            let sentence = format!("{count} known in {name} for {full} {arch}");
+            screen.done(sentence, &json)?;
+        }
+        Verb::List => list(site, screen)?,
+    }
+    Ok(true)
+}
+
+fn read(path: &Path) -> Result<String, Error> {
+    let mut bytes = Vec::new();
+    if path == Path::new("-") {
+        let read = io::stdin().lock().read_to_end(&mut bytes);
+        read.map_err(Error::at(path))?;
+    } else {
+        bytes = fs::read(path).map_err(Error::at(path))?;
+    }
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Reads a Packages file: each binary once, and how many were for another architecture.
+fn parse(text: &str, arch: &str, component: Option<&str>) -> Result<(Vec<Binary>, usize), String> {
+    let mut binaries = BTreeMap::new();
+    let mut strangers = 0;
+    for (number, one) in text.split("\n\n").enumerate() {
+        if one.trim().is_empty() {
+            continue;
+        }
+        let wrong = |problem: String| format!("paragraph {}: {problem}", number + 1);
+        let paragraph = Paragraph::parse(one).map_err(|error| wrong(error.to_string()))?;
+        let field = |name| paragraph.get(name).map(|field| field.lines.concat());
+        let (Some(name), Some(version)) = (field("Package"), field("Version")) else {
+            return Err(wrong(
+                "no Package and Version: is it a Packages file, unpacked?".to_owned(),
+            ));
+        };
+        if field("Architecture").is_some_and(|of| of != arch && of != "all") {
+            strangers += 1;
+            continue;
+        }
+        let section = field("Section").unwrap_or_default();
+        let binary = Binary {
+            component: component
+                .unwrap_or_else(|| component_of(&section))
+                .to_owned(),
+            source: field("Source")
+                .and_then(|source| source.split(' ').next().map(str::to_owned))
+                .unwrap_or_else(|| name.clone()),
+            name: name.clone(),
+            version: version.clone(),
+        };
+        binaries.insert((name, version), binary);
+    }
+    Ok((binaries.into_values().collect(), strangers))
+}
+
+/// Returns the component that a section names: `contrib` of `contrib/utils`.
+pub(super) fn component_of(section: &str) -> &str {
+    match section.split_once('/') {
+        Some((component, _)) => component,
+        None => "main",
+    }
+}
+
+fn list(site: &Site, screen: Screen) -> Result<(), Error> {
+    let (published, all, architectures, archives) = site.db.read(|tx| {
+        Ok((
+            archives::published(tx)?,
+            series::all(tx)?,
+            series::architectures(tx)?,
+            archives::all(tx)?,
+        ))
+    })?;
+    let mut table = Table::new(&[
+        column("archive", "ARCHIVE"),
+        column("series", "SERIES"),
+        column("arch", "ARCH"),
+        column("component", "COMPONENT"),
+        column("packages", "PACKAGES"),
+        column("updated_at", "AGE"),
+    ]);
+    let now = now_ms();
+    for one in published {
+        let arch = architectures
+            .iter()
+            .find(|arch| arch.id == one.arch_series_id);
+        let series = arch.and_then(|arch| all.iter().find(|series| series.id == arch.series_id));
+        let archive = archives.iter().find(|archive| archive.id == one.archive_id);
+        table.row(vec![
+            Cell::maybe(archive.map(|archive| archive.short_name())),
+            Cell::maybe(series.map(|series| series.full_name())),
+            Cell::maybe(arch.map(|arch| &arch.tag)),
+            Cell::text(&one.component),
+            Cell::number(one.binaries),
+            Cell::ago(Some(one.updated_at), now),
+        ]);
+    }
+    screen.table(
+        &table,
+        "nothing is known of any archive; `published add` tells",
+    )
+}
+
+/// Send builds whose dependencies have come to the queue again
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Goes by what `master published add` was told.
+
+Examples:
+  buildd-slave master retry-depwait --dry-run
+  buildd-slave master retry-depwait")]
+pub(super) struct RetryArgs {
+    /// Only say which
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+}
+
+pub(super) fn run_retry(args: &RetryArgs, site: &Site, screen: Screen) -> Result<bool, Error> {
+    let report = match args.dry_run {
+        true => chores::preview_depwaits(&site.db)?,
+        false => chores::retry_depwaits(&site.db, site.rules(), now_ms())?,
+    };
+    for (build, title) in &report.retried {
+        screen.line(format_args!("{build} {title}"))?;
+    }
+    if !screen.json {
+        let would = if args.dry_run { "would go" } else { "went" };
+        note(format_args!(
+            "{} {would} to the queue, {} still waiting",
+            words::count(report.retried.len(), "build"),
+            report.still
+        ));
+        for build in &report.unreadable {
+            note(format_args!(
+                "build {build}: what it waits for cannot be read; `master retry {build}` sends it on"
+            ));
+        }
+        return Ok(true);
+    }
+    let retried = report.retried.iter();
+    let retried: Value = retried
+        .map(|(build, title)| json!({"build": build, "title": title}))
+        .collect();
+    let json = json!({"dry_run": args.dry_run, "retried": retried, "still_waiting": report.still,
+        "unreadable": report.unreadable});
+    screen.done("", &json)?;
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_packages_file_is_read_for_one_architecture() {
+        let text = "Package: libfoo\nVersion: 1-1\nArchitecture: i386\nSource: foo (1)\n\
+                    Section: contrib/libs\n\nPackage: foo-doc\nArchitecture: all\nVersion: 2\n\
+                    Description: x\n y\n\nPackage: libfoo\nVersion: 1-1\nArchitecture: i386\n\n\
+                    Package: other\nVersion: 1\nArchitecture: hppa\n\n";
+        let (binaries, strangers) = parse(text, "i386", None).unwrap();
+        let shown: Vec<String> = binaries
+            .iter()
+            .map(|one| {
+                format!(
+                    "{}={}/{} {}",
+                    one.name, one.version, one.component, one.source
+                )
+            })
+            .collect();
+        assert_eq!(shown, ["foo-doc=2/main foo-doc", "libfoo=1-1/main libfoo"]);
+        assert_eq!(strangers, 1);
+        let (binaries, _) = parse(text, "i386", Some("universe")).unwrap();
+        assert!(binaries.iter().all(|one| one.component == "universe"));
+        let wrong = parse("\u{1f}\u{8b}junk: x", "i386", None).unwrap_err();
+        assert!(wrong.contains("paragraph 1: no Package"), "{wrong}");
+        assert_eq!(parse("", "i386", None).unwrap(), (Vec::new(), 0));
+    }
+}

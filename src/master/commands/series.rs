@@ -1,0 +1,194 @@
+//! `series`: what is built for.
+//!
+//! A series is made with its distribution and the distribution's primary archive. None is ever
+//! removed: builds refer to them.
+
+use clap::Subcommand;
+use serde_json::json;
+
+use super::screen::Screen;
+use super::site::{Site, find_architecture, find_series, refuse};
+use super::table::{Cell, Table, column, folding};
+use super::{Error, names};
+use crate::db::{self, Tx};
+use crate::master::model::{ArchivePurpose, SeriesStatus};
+use crate::master::rows::archives::{self, Archive};
+use crate::master::rows::series::{self, Series};
+
+/// The archive that comes with a distribution.
+pub(super) const PRIMARY: &str = "primary";
+
+const EXAMPLES: &str = "\
+Examples:
+  buildd-slave master series add ubuntu hoary --version 5.04 --nominated i386
+  buildd-slave master series set hoary --status CURRENT
+  buildd-slave master series list
+
+STATUS is EXPERIMENTAL, DEVELOPMENT, FROZEN (the release pocket is open), CURRENT, SUPPORTED (only
+the other pockets are) or OBSOLETE. The nominated architecture makes packages for `all`.";
+
+/// What is built for: the series of distributions
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Add a series, and its distribution if that is new
+    Add {
+        #[arg(value_parser = names::new_name)]
+        distribution: String,
+        #[arg(value_parser = names::new_name)]
+        series: String,
+        /// How far it is in its life
+        #[arg(long, default_value = "DEVELOPMENT")]
+        status: SeriesStatus,
+        /// `5.04`
+        #[arg(long, default_value = "", hide_default_value = true)]
+        version: String,
+        /// Where packages for all architectures are built
+        #[arg(long, value_name = "ARCH")]
+        nominated: Option<String>,
+    },
+    /// Change a series
+    Set {
+        series: String,
+        #[arg(long)]
+        status: Option<SeriesStatus>,
+        #[arg(long)]
+        version: Option<String>,
+        /// Where packages for all architectures are built
+        #[arg(long, value_name = "ARCH")]
+        nominated: Option<String>,
+    },
+    /// List the series
+    List,
+}
+
+pub(super) fn run(args: Args, site: &Site, screen: Screen) -> Result<bool, Error> {
+    match args.verb {
+        Verb::Add {
+            distribution,
+            series: name,
+            status,
+            version,
+            nominated,
+        } => {
+            let series = Series {
+                id: 0,
+                distribution_id: 0,
+                distribution,
+                name,
+                version,
+                status,
+                nominated,
+            };
+            let added = site.db.write(|tx| add(tx, &series))?;
+            let full = added.full_name();
+            let next = format!("next: `buildd-slave master arch add {full} ARCH`");
+            let json = json!({"id": added.id, "series": full, "status": status.word()});
+            screen.done(format_args!("{full} is added, {status}; {next}"), &json)?;
+        }
+        Verb::Set {
+            series: word,
+            status,
+            version,
+            nominated,
+        } => {
+            let changed = site.db.write(|tx| {
+                let mut series = find_series(tx, &word)?;
+                if let Some(tag) = &nominated {
+                    series.nominated = Some(find_architecture(tx, &series, tag)?.tag);
+                }
+                series.status = status.unwrap_or(series.status);
+                series.version = version.clone().unwrap_or(series.version);
+                series::set(tx, &series)?;
+                Ok(series)
+            })?;
+            let json = json!({"id": changed.id, "series": changed.full_name(),
+                "status": changed.status.word(), "version": &changed.version,
+                "nominated": &changed.nominated});
+            let nominated = changed.nominated.as_deref().unwrap_or("no architecture");
+            let sentence = format!(
+                "{} is {}; {nominated} is nominated",
+                changed.full_name(),
+                changed.status
+            );
+            screen.done(sentence, &json)?;
+        }
+        Verb::List => list(site, screen)?,
+    }
+    Ok(true)
+}
+
+fn add(tx: &mut Tx<'_>, series: &Series) -> Result<Series, db::Error> {
+    let distribution_id = series::ensure_distribution(tx, &series.distribution)?;
+    let all = series::all(tx)?;
+    if all.iter().any(|one| one.full_name() == series.full_name()) {
+        let full = series.full_name();
+        return Err(refuse(format!(
+            "{full} is there already; `master series set {full}` changes it"
+        )));
+    }
+    let archives = archives::all(tx)?;
+    if !archives
+        .iter()
+        .any(|one| one.distribution_id == distribution_id && one.short_name() == PRIMARY)
+    {
+        archives::add(
+            tx,
+            &Archive {
+                id: 0,
+                distribution_id,
+                distribution: series.distribution.clone(),
+                owner: String::new(),
+                name: PRIMARY.to_owned(),
+                purpose: ArchivePurpose::Primary,
+                private: false,
+                virtualized: false,
+                enabled: true,
+                relative_score: 0,
+                base_url: String::new(),
+                has_secret: false,
+            },
+        )?;
+    }
+    let mut series = Series {
+        distribution_id,
+        ..series.clone()
+    };
+    series.id = series::add(tx, &series)?;
+    Ok(series)
+}
+
+fn list(site: &Site, screen: Screen) -> Result<(), Error> {
+    let (all, architectures) = site
+        .db
+        .read(|tx| Ok((series::all(tx)?, series::architectures(tx)?)))?;
+    let mut table = Table::new(&[
+        column("distribution", "DISTRIBUTION"),
+        column("series", "SERIES"),
+        column("version", "VERSION"),
+        column("status", "STATUS"),
+        column("nominated", "NOMINATED"),
+        folding("architectures", "ARCHITECTURES"),
+    ]);
+    for series in all {
+        let tags = architectures
+            .iter()
+            .filter(|arch| arch.series_id == series.id);
+        table.row(vec![
+            Cell::text(&series.distribution),
+            Cell::text(&series.name),
+            Cell::text(&series.version),
+            Cell::text(series.status),
+            Cell::maybe(series.nominated.as_ref()),
+            Cell::list(tags.map(|arch| &arch.tag)),
+        ]);
+    }
+    let none = "no series yet; `buildd-slave master series add DISTRIBUTION SERIES` makes one";
+    screen.table(&table, none)
+}

@@ -1,0 +1,139 @@
+//! What does a command work on? The configuration and the database.
+//!
+//! A command run by root leaves nothing that the farm's own user could not write: a database that
+//! it makes belongs to that user.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt as _, fchown};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::config::{Farm, Scoring, Warning};
+use crate::config_file;
+use crate::db::{self, Db, Tx};
+use crate::master::rows::archives::{self, Archive};
+use crate::master::rows::series::{self, ArchSeries, Series};
+use crate::master::score::Rules;
+use crate::sys::user;
+
+use super::{Error, names};
+
+/// The farm as a command finds it.
+pub(super) struct Site {
+    pub(super) farm: Farm,
+    pub(super) db: Db,
+}
+
+impl Site {
+    /// Reads the configuration and opens the database that it names.
+    pub(super) fn open(config: Option<PathBuf>) -> Result<Self, Error> {
+        Self::open_for(config, |_| Duration::ZERO)
+    }
+
+    /// The same for who stays: a database that is lost is waited for, and what of the configuration
+    /// has no effect is told.
+    pub(super) fn open_patiently(config: Option<PathBuf>) -> Result<Self, Error> {
+        Self::open_for(config, |(farm, warnings)| {
+            warnings.iter().for_each(|warning| log::warn!("{warning}"));
+            farm.database.patience
+        })
+    }
+
+    fn open_for(
+        config: Option<PathBuf>,
+        patience: impl Fn(&(Farm, Vec<Warning>)) -> Duration,
+    ) -> Result<Self, Error> {
+        let named = std::env::var_os("BUILDD_SLAVE_CONFIG");
+        let defaults = config_file::host_defaults();
+        let loaded = config_file::load_farm(config, named, &defaults)?;
+        let patience = patience(&loaded);
+        let (farm, _) = loaded;
+        let url = farm.database.url.expose();
+        make_database(url, &farm.user);
+        let db = Db::open_patient(url, patience)
+            .map_err(|error| Error::NoDatabase(error.to_string()))?;
+        Ok(Self { farm, db })
+    }
+
+    /// Returns by which rules jobs are scored here.
+    pub(super) fn rules(&self) -> Rules {
+        match self.farm.master.scoring {
+            Scoring::Y2008 => Rules::Y2008,
+            Scoring::Modern => Rules::Modern,
+        }
+    }
+}
+
+/// Makes a database file that is not there yet the property of the farm's user. What goes wrong
+/// here, opening it says better.
+fn make_database(url: &str, user: &str) {
+    let path = url.strip_prefix("sqlite:").unwrap_or(url);
+    let path = Path::new(path.strip_prefix("//").unwrap_or(path));
+    if !user::am_root() || url.starts_with("postgres") || path.exists() {
+        return;
+    }
+    let Some(user) = user::lookup(user) else {
+        return;
+    };
+    let file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o640)
+        .open(path);
+    let given = file.and_then(|file| {
+        let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
+        fchown(&file, Some(uid), Some(gid))
+    });
+    if let Err(error) = given
+        && error.kind() == io::ErrorKind::PermissionDenied
+    {
+        log::warn!("{}: {error}", path.display());
+    }
+}
+
+/// Turns what is wrong with what was asked for into the reason for which nothing is written.
+pub(super) fn refuse(reason: impl ToString) -> db::Error {
+    db::Error::Refused(reason.to_string())
+}
+
+/// Finds the series that a word means.
+pub(super) fn find_series(tx: &mut Tx<'_>, word: &str) -> Result<Series, db::Error> {
+    let all = series::all(tx)?;
+    names::series(&all, word).cloned().map_err(refuse)
+}
+
+/// Finds an architecture of a series.
+pub(super) fn find_architecture(
+    tx: &mut Tx<'_>,
+    series: &Series,
+    tag: &str,
+) -> Result<ArchSeries, db::Error> {
+    let all = series::architectures(tx)?;
+    names::architecture(&all, series, tag)
+        .cloned()
+        .map_err(refuse)
+}
+
+/// Finds an archive of a distribution.
+pub(super) fn find_archive(
+    tx: &mut Tx<'_>,
+    distribution: &str,
+    word: &str,
+) -> Result<Archive, db::Error> {
+    let all = archives::all(tx)?;
+    names::archive(&all, distribution, word)
+        .cloned()
+        .map_err(refuse)
+}
+
+/// Finds a distribution; returns its id.
+pub(super) fn find_distribution(tx: &mut Tx<'_>, word: &str) -> Result<i64, db::Error> {
+    let all = series::distributions(tx)?;
+    if let Some((id, _)) = all.iter().find(|(_, name)| name == word) {
+        return Ok(*id);
+    }
+    let there = all.into_iter().map(|(_, name)| name).collect();
+    let make = format!("`master series add {word} SERIES` makes one");
+    Err(refuse(names::unknown("distribution", word, there, &make)))
+}

@@ -1,0 +1,149 @@
+//! What is a builder doing, in one line; and what else is shown of builders and builds alike.
+
+use super::table::{Cell, Table, column, folding, hidden, printable};
+use super::words;
+use crate::master::model::CleanStatus;
+use crate::master::rows::builders::{Builder, Job};
+use crate::master::rows::events::Event;
+use crate::sys::user;
+
+/// Longest silence of a process of the farm before it counts as gone, in ms.
+pub(super) const ALIVE_MS: i64 = 60_000;
+/// What is said when something is waited for and nothing can come of it.
+pub(super) const NOBODY: &str =
+    "no `buildd-slave master run` is at work: nothing happens before one is";
+
+/// Returns what a builder is doing: `Idle`, `Building <title> 5 min`, `Disabled: <notes>`.
+pub(super) fn line(builder: &Builder, job: Option<&Job>, now: i64) -> String {
+    let manual = if builder.manual { " (manual)" } else { "" };
+    if !builder.ok {
+        return match builder.failnotes.as_deref() {
+            Some(notes) if !notes.is_empty() => format!("Disabled: {}{manual}", printable(notes)),
+            _ => format!("Disabled{manual}"),
+        };
+    }
+    let doing = match (job, builder.clean) {
+        (Some(job), _) => {
+            let took = words::span(now - job.started_at);
+            format!("Building {} {took}", job.name)
+        }
+        (None, CleanStatus::Clean) => "Idle".to_owned(),
+        (None, CleanStatus::Dirty | CleanStatus::Cleaning) => {
+            format!(
+                "Cleaning for {}",
+                words::span(now - builder.clean_changed_at)
+            )
+        }
+    };
+    format!("{doing}{manual}")
+}
+
+/// Returns the rows of a history, which is the newest first, in the order things happened.
+pub(super) fn events(events: &[Event], now: i64) -> Table {
+    let mut table = Table::new(&[
+        column("at", "AGO"),
+        hidden("level"),
+        column("kind", "WHAT"),
+        folding("message", "MESSAGE"),
+    ]);
+    for event in events.iter().rev() {
+        table.row(vec![
+            Cell::ago(Some(event.at), now),
+            Cell::text(event.level),
+            Cell::text(&event.kind),
+            Cell::text(&event.message),
+        ]);
+    }
+    table
+}
+
+/// Returns who gave the command, by what the system calls them.
+pub(super) fn who() -> String {
+    let sudo = std::env::var("SUDO_USER").ok();
+    sudo.filter(|name| !name.is_empty())
+        .or_else(|| user::effective().map(|user| user.name))
+        .unwrap_or_else(|| "an operator".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::master::model::{BuildName, BuildState, JobStatus, Pocket};
+
+    const NOW: i64 = 1_700_000_000_000;
+
+    fn builder() -> Builder {
+        Builder {
+            id: 1,
+            name: "bob".into(),
+            url: "http://bob:8221/".into(),
+            title: String::new(),
+            virtualized: false,
+            vm_host: None,
+            reset: None,
+            manual: false,
+            active: true,
+            ok: true,
+            failnotes: None,
+            failure_count: 0,
+            form: None,
+            version: None,
+            clean: CleanStatus::Clean,
+            clean_changed_at: NOW - 12 * 60_000,
+            lease_owner: None,
+            lease_until: 0,
+            epoch: 0,
+            processors: Vec::new(),
+        }
+    }
+
+    fn job() -> Job {
+        Job {
+            queue: 1,
+            build: 8,
+            attempt: 1,
+            status: JobStatus::Running,
+            cancel_by: None,
+            started_at: NOW - 5 * 60_000,
+            state: BuildState::Building,
+            name: BuildName {
+                source: "hello".into(),
+                version: "2".into(),
+                distribution: "ubuntu".into(),
+                series: "hoary".into(),
+                arch_tag: "i386".into(),
+                pocket: Pocket::Release,
+            },
+            logtail: None,
+        }
+    }
+
+    #[test]
+    fn one_line_says_what_a_builder_does() {
+        let idle = builder();
+        let manual = |mut builder: Builder| {
+            builder.manual = true;
+            builder
+        };
+        let dirty = Builder {
+            clean: CleanStatus::Cleaning,
+            ..builder()
+        };
+        let disabled = |notes: Option<&str>| Builder {
+            ok: false,
+            failnotes: notes.map(str::to_owned),
+            ..builder()
+        };
+        let building = "Building i386 build of hello 2 in ubuntu hoary RELEASE 5 min";
+        for (builder, job, expect) in [
+            (idle.clone(), None, "Idle"),
+            (manual(idle.clone()), None, "Idle (manual)"),
+            (dirty.clone(), Some(job()), building),
+            (dirty, None, "Cleaning for 12 min"),
+            (disabled(None), Some(job()), "Disabled"),
+            (disabled(Some("no disk")), None, "Disabled: no disk"),
+        ] {
+            assert_eq!(line(&builder, job.as_ref(), NOW), expect);
+        }
+    }
+}

@@ -1,0 +1,355 @@
+//! `submit`: hands in a source package, and waits for its builds if that is wanted.
+//!
+//! The files are read and their sums compared before anything is sent; then the librarian gets
+//! those it does not have, and all rows are written at once.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use sha1::{Digest as _, Sha1};
+
+use super::published::component_of;
+use super::screen::{Screen, note};
+use super::series::PRIMARY;
+use super::site::{Site, find_archive, find_series};
+use super::table::{Cell, Table, column};
+use super::{Error, builds as build_commands, status, words};
+use crate::build::source::Source as Package;
+use crate::librarian::{self, Uploader};
+use crate::master::model::{BuildState, Pocket, Urgency};
+use crate::master::pas::ArchSpecific;
+use crate::master::rows::builds::Build;
+use crate::master::rows::registry;
+use crate::master::rows::sources::Source;
+use crate::master::submit::{Outcome, Part, Submission};
+use crate::sys::clock::now_ms;
+
+const CHUNK_BYTES: usize = 256 << 10;
+/// Between two looks at builds that are waited for.
+const POLL: Duration = Duration::from_secs(1);
+
+const EXAMPLES: &str = "\
+Examples:
+  buildd-slave master submit hello_2.10-3.dsc --series hoary
+  buildd-slave master submit hello_2.10-3.dsc --series hoary --pocket UPDATES --urgency HIGH --wait
+
+One build for each enabled architecture of the series that has a chroot and that the source is for.
+Handing in a source again adds what is missing. With --wait, exits with 0 if all was built.";
+
+/// Hand in a source package: one build for each of its architectures
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    /// The source package's description; its other files lie beside it
+    #[arg(value_name = "X.dsc")]
+    dsc: PathBuf,
+    #[arg(long)]
+    series: String,
+    /// RELEASE, SECURITY, UPDATES, PROPOSED or BACKPORTS
+    #[arg(long, default_value = "RELEASE")]
+    pocket: Pocket,
+    /// Of the series' distribution: NAME, or OWNER/NAME
+    #[arg(long, default_value = PRIMARY)]
+    archive: String,
+    /// [default: what the section of its first package says, else main]
+    #[arg(long)]
+    component: Option<String>,
+    /// LOW, MEDIUM, HIGH or EMERGENCY
+    #[arg(long, default_value = "LOW")]
+    urgency: Urgency,
+    /// Which sources are for which architectures: a Packages-arch-specific
+    #[arg(long, value_name = "FILE")]
+    pas: Option<PathBuf>,
+    /// Wait until all builds are over
+    #[arg(long)]
+    wait: bool,
+}
+
+pub(super) fn run(args: Args, site: &Site, screen: Screen) -> Result<bool, Error> {
+    let package = Package::find(&args.dsc)?;
+    let files = parts(&package)?;
+    let restrictions = args.pas.as_deref().map(read_restrictions).transpose()?;
+    let (series, archive) = site.db.read(|tx| {
+        let series = find_series(tx, &args.series)?;
+        let archive = find_archive(tx, &series.distribution, &args.archive)?;
+        Ok((series, archive))
+    })?;
+    let mut submission = Submission {
+        source: source(&package, &args, archive.id),
+        binaries: package.dsc.binaries.clone(),
+        files,
+        series,
+        archive,
+        pocket: args.pocket,
+        restrictions,
+    };
+    let given = submission.files.clone();
+    site.db.read(|tx| {
+        submission.files.clone_from(&given);
+        submission.check(tx)
+    })?;
+    send(&package, &mut submission, site)?;
+    let who = status::who();
+    let rules = site.rules();
+    let outcome = site
+        .db
+        .write(|tx| submission.submit(tx, rules, &who, now_ms()))?;
+    if !args.wait {
+        report(screen, &submission, &outcome, &outcome.builds)?;
+        return Ok(true);
+    }
+    if !screen.json {
+        report(screen, &submission, &outcome, &outcome.builds)?;
+    }
+    let ids = outcome.builds.iter().map(|build| build.id).collect();
+    let ended = wait(site, screen, ids, &outcome.builds)?;
+    if screen.json {
+        report(screen, &submission, &outcome, &ended)?;
+    }
+    Ok(ended
+        .iter()
+        .all(|build| build.state == BuildState::FullyBuilt))
+}
+
+/// Reads every file and compares it with what the .dsc says of it.
+fn parts(package: &Package) -> Result<Vec<Part>, Error> {
+    let mut parts = Vec::new();
+    for (path, name, sum) in package.files() {
+        let (size, sha1) = sum_up(&path).map_err(Error::at(&path))?;
+        if let Some(sum) = sum
+            && sum.as_str() != sha1
+        {
+            return Err(Error::Refused(format!(
+                "{}: its SHA-1 is {sha1}, but {sum} by the .dsc",
+                path.display()
+            )));
+        }
+        parts.push(Part {
+            name: name.as_str().to_owned(),
+            sha1,
+            size,
+            alias: None,
+        });
+    }
+    Ok(parts)
+}
+
+/// Returns the size of a file, and its SHA-1.
+fn sum_up(path: &Path) -> io::Result<(i64, String)> {
+    let mut reader = BufReader::with_capacity(CHUNK_BYTES, File::open(path)?);
+    let mut hash = Sha1::new();
+    let mut size = 0;
+    loop {
+        let piece = reader.fill_buf()?;
+        let count = piece.len();
+        if count == 0 {
+            break;
+        }
+        hash.update(piece);
+        reader.consume(count);
+        size += count as i64;
+    }
+    let digits = hash.finalize();
+    Ok((
+        size,
+        digits.iter().map(|byte| format!("{byte:02x}")).collect(),
+    ))
+}
+
+fn read_restrictions(path: &Path) -> Result<ArchSpecific, Error> {
+    let text = fs::read_to_string(path).map_err(Error::at(path))?;
+    ArchSpecific::parse(&text)
+        .map_err(|error| Error::Refused(format!("{}: {error}", path.display())))
+}
+
+fn source(package: &Package, args: &Args, archive: i64) -> Source {
+    let dsc = &package.dsc;
+    let section = dsc.section.clone().unwrap_or_default();
+    let component = args
+        .component
+        .as_deref()
+        .unwrap_or_else(|| component_of(&section));
+    Source {
+        name: dsc.source.clone(),
+        version: dsc.version.clone(),
+        component: component.to_owned(),
+        section: section.rsplit('/').next().unwrap_or_default().to_owned(),
+        urgency: args.urgency,
+        arch_hint: dsc.architecture.clone(),
+        indep_hint: dsc.indep_architecture.clone(),
+        archive,
+        creator_email: dsc.maintainer.as_deref().and_then(address),
+    }
+}
+
+/// Returns the address in `Name <address>`.
+fn address(maintainer: &str) -> Option<String> {
+    let (_, rest) = maintainer.split_once('<')?;
+    let (address, _) = rest.split_once('>')?;
+    address.contains('@').then(|| address.to_owned())
+}
+
+/// Sends the librarian what it does not have.
+fn send(package: &Package, submission: &mut Submission, site: &Site) -> Result<(), Error> {
+    let uploader = Uploader::new(&site.farm.librarian.upload_url);
+    let restricted = submission.archive.private;
+    for (path, name, _) in package.files() {
+        let part = submission
+            .files
+            .iter_mut()
+            .find(|part| part.name == name.as_str());
+        let Some(part) = part.filter(|part| part.alias.is_none()) else {
+            continue;
+        };
+        let added = librarian::upload(&uploader, &path, None, None, restricted)?;
+        if added.sha1 != part.sha1 {
+            return Err(Error::Refused(format!(
+                "{}: changed while it was sent",
+                path.display()
+            )));
+        }
+        part.alias = Some(added.id);
+    }
+    Ok(())
+}
+
+/// Tells what has been handed in and what builds there are, as `builds` are now.
+fn report(
+    screen: Screen,
+    submission: &Submission,
+    outcome: &Outcome,
+    builds: &[Build],
+) -> Result<(), Error> {
+    let source = &submission.source;
+    let mut table = Table::new(&[
+        column("id", "BUILD"),
+        column("arch", "ARCH"),
+        column("arch_indep", "ALL"),
+        column("state", "STATE"),
+        column("score", "SCORE"),
+        column("new", "NEW"),
+    ]);
+    for build in builds {
+        let score = build.job.as_ref().map(|job| job.score);
+        table.row(vec![
+            Cell::number(build.id),
+            Cell::text(&build.name.arch_tag),
+            Cell::flag(build.arch_indep),
+            Cell::text(build.state),
+            score.map_or_else(Cell::none, Cell::number),
+            Cell::flag(outcome.new.contains(&build.id)),
+        ]);
+    }
+    if screen.json {
+        let left_out = outcome.left_out.iter();
+        let left_out: Value = left_out
+            .map(|one| json!({"arch": &one.tag, "reason": &one.reason}))
+            .collect();
+        let json = json!({"source": &source.name, "version": &source.version,
+            "series": submission.series.full_name(), "pocket": submission.pocket.word(),
+            "archive": submission.archive.short_name(), "component": &source.component,
+            "known": outcome.known, "superseded": &outcome.superseded,
+            "builds": table.json(), "left_out": left_out});
+        return screen.done("", &json);
+    }
+    let known = match (outcome.known, outcome.new.len()) {
+        (false, _) => String::new(),
+        (true, 0) => " was there already; nothing to add".to_owned(),
+        (true, new) => format!(" was there already; {} added", words::count(new, "build")),
+    };
+    let place = format!(
+        "{} {} ({}, {})",
+        submission.series.full_name(),
+        submission.pocket,
+        submission.archive.short_name(),
+        source.component
+    );
+    screen.line(format_args!(
+        "{} {} for {place}{known}",
+        source.name, source.version
+    ))?;
+    if !outcome.superseded.is_empty() {
+        screen.line(format_args!(
+            "in place of {}",
+            outcome.superseded.join(", ")
+        ))?;
+    }
+    screen.table(&table, "no builds")?;
+    for one in &outcome.left_out {
+        screen.line(format_args!("not on {}: {}", one.tag, one.reason))?;
+    }
+    Ok(())
+}
+
+/// Waits until builds are over, with a line for each change; returns how they are then.
+fn wait(site: &Site, screen: Screen, ids: Vec<i64>, from: &[Build]) -> Result<Vec<Build>, Error> {
+    let mut seen: Vec<BuildState> = from.iter().map(|build| build.state).collect();
+    let mut warned = false;
+    loop {
+        let since = now_ms() - status::ALIVE_MS;
+        let (builds, there) = site.db.read(|tx| {
+            let builds: Result<Vec<Build>, _> =
+                ids.iter().map(|&id| build_commands::find(tx, id)).collect();
+            Ok((builds?, registry::is_anybody_there(tx, since)?))
+        })?;
+        for (build, seen) in builds.iter().zip(&mut seen) {
+            if *seen != build.state {
+                *seen = build.state;
+                let on = build
+                    .builder
+                    .as_ref()
+                    .map(|(name, _)| format!(" on {name}"));
+                let on = on.unwrap_or_default();
+                let (id, tag) = (build.id, &build.name.arch_tag);
+                screen.line(format_args!("{id} {tag} {}{on}", build.state))?;
+            }
+        }
+        if builds.iter().all(|build| is_over(build.state)) {
+            return Ok(builds);
+        }
+        if !there && !warned {
+            warned = true;
+            note(status::NOBODY);
+        }
+        thread::sleep(POLL);
+    }
+}
+
+/// Tells whether nothing more happens to a build by itself, but for a dependency wait to end.
+fn is_over(state: BuildState) -> bool {
+    match state {
+        BuildState::NeedsBuild
+        | BuildState::Building
+        | BuildState::Uploading
+        | BuildState::Cancelling
+        | BuildState::Gathering => false,
+        BuildState::FullyBuilt
+        | BuildState::FailedToBuild
+        | BuildState::ManualDepWait
+        | BuildState::ChrootWait
+        | BuildState::Superseded
+        | BuildState::FailedToUpload
+        | BuildState::Cancelled => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_taken_from_maintainers() {
+        for (maintainer, expect) in [
+            ("A B <a@b.c>", Some("a@b.c")),
+            ("a@b.c", None),
+            ("A <nobody>", None),
+            ("<", None),
+        ] {
+            assert_eq!(address(maintainer).as_deref(), expect);
+        }
+    }
+}
