@@ -20,6 +20,35 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("config_file", &["config", "sys"]),
     ("filecache", &["protocol", "sys"]),
     ("session", &["sys"]),
+    ("client", &["filecache", "protocol", "xmlrpc"]),
+    ("db", &[]),
+    (
+        "librarian",
+        &[
+            "client",
+            "config",
+            "config_file",
+            "db",
+            "filecache::plain_agent",
+            "protocol",
+            "server",
+            "sys",
+        ],
+    ),
+    (
+        "master",
+        &[
+            "build",
+            "client",
+            "config",
+            "config_file",
+            "db",
+            "librarian",
+            "protocol",
+            "sys",
+            "xmlrpc",
+        ],
+    ),
     (
         "build",
         &[
@@ -49,6 +78,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
         "hand",
         &[
             "build",
+            "client",
             "config",
             "config_file",
             "filecache",
@@ -70,7 +100,10 @@ const EVERYTHING: &[&str] = &["*"];
 const CRATES: &[(&str, &[&str])] = &[
     ("tiny_http::", &["server/"]),
     ("httparse::", &["server/"]),
-    ("ureq::", &["filecache/fetch.rs", "hand/client.rs"]),
+    (
+        "ureq::",
+        &["filecache/fetch.rs", "client/", "librarian/remote.rs"],
+    ),
     ("xml::", &["xmlrpc/"]),
     ("ini::", &["config/"]),
 ];

@@ -1,0 +1,369 @@
+//! The operator's commands that set a farm up and hand sources in: what they do, show and refuse.
+
+use std::fs;
+use std::path::PathBuf;
+
+use serde_json::{Value as Json, json};
+
+use crate::support::farm::on_both_engines;
+use crate::support::slave::sha1;
+use crate::support::{Engine, Farm, QUICK};
+
+on_both_engines! {
+    a_farm_is_set_up_by_hand
+    a_source_is_handed_in
+}
+
+impl Farm {
+    /// Runs a command that has to go well, for its JSON.
+    pub(crate) fn json(&self, args: &[&str]) -> Json {
+        let printed = self.ok(&[args, &["--json"]].concat());
+        serde_json::from_str(&printed)
+            .unwrap_or_else(|error| panic!("{args:?}: {error}: {printed}"))
+    }
+
+    /// Runs a command that has to fail, by itself and not as misunderstood; returns what it said.
+    pub(crate) fn refused(&self, args: &[&str]) -> String {
+        let (code, printed) = self.run(args);
+        assert_eq!(code, Some(1), "{args:?}: {printed}");
+        printed.trim_end().to_owned()
+    }
+
+    /// Writes a source package; returns the path of its .dsc.
+    pub(crate) fn dsc(&self, name: &str, version: &str, hint: &str, more: &str) -> String {
+        let folder = self.path("sources");
+        fs::create_dir_all(&folder).unwrap();
+        let tarball = format!("{name}_{version}.tar.gz");
+        let bytes = format!("the content of {tarball}");
+        fs::write(folder.join(&tarball), &bytes).unwrap();
+        let dsc = folder.join(format!("{name}_{version}.dsc"));
+        let text = format!(
+            "Format: 3.0 (native)\nSource: {name}\nBinary: {name}\nArchitecture: {hint}\n\
+             Version: {version}\nMaintainer: A B <a@example.org>\n{more}Checksums-Sha1:\n {} {} \
+             {tarball}\n",
+            sha1(bytes.as_bytes()),
+            bytes.len()
+        );
+        fs::write(&dsc, text).unwrap();
+        dsc.display().to_string()
+    }
+
+    /// Sets up ubuntu hoary for i386 and amd64, with a chroot each.
+    pub(crate) fn set_up(&self) {
+        let chroot = self.path("chroot.tar.gz");
+        fs::write(&chroot, "a chroot").unwrap();
+        let chroot = chroot.display().to_string();
+        self.ok(&[
+            "master",
+            "series",
+            "add",
+            "ubuntu",
+            "hoary",
+            "--nominated",
+            "i386",
+        ]);
+        for arch in ["i386", "amd64"] {
+            self.ok(&["master", "arch", "add", "hoary", arch]);
+            self.ok(&["master", "chroot", "set", "hoary", arch, &chroot]);
+        }
+    }
+}
+
+fn a_farm_is_set_up_by_hand(engine: Engine) {
+    let farm = Farm::new(engine, QUICK);
+    let said = farm.ok(&["master", "series", "list"]);
+    assert!(said.contains("`buildd-slave master series add"), "{said}");
+    let said = farm.refused(&["master", "arch", "add", "hoary", "i386"]);
+    assert!(said.contains("there is none yet"), "{said}");
+
+    // Without a librarian nothing is set, and the reason is told.
+    farm.ok(&[
+        "master",
+        "series",
+        "add",
+        "ubuntu",
+        "hoary",
+        "--version",
+        "5.04",
+    ]);
+    farm.ok(&[
+        "master",
+        "arch",
+        "add",
+        "hoary",
+        "i386",
+        "--processor",
+        "386",
+        "--family",
+        "x86",
+    ]);
+    let chroot = farm.path("c.tar.gz");
+    fs::write(&chroot, "a chroot").unwrap();
+    let chroot = chroot.display().to_string();
+    let set = ["master", "chroot", "set", "hoary", "i386", &chroot];
+    let said = farm.refused(&set);
+    assert!(
+        said.contains("is `buildd-slave librarian serve` running there?"),
+        "{said}"
+    );
+    assert_eq!(farm.json(&["master", "chroot", "list"]), json!([]));
+
+    let _librarian = farm.librarian();
+    let set = farm.json(&set);
+    assert_eq!(set["sha1"], sha1(b"a chroot"));
+    let path = set["url"]
+        .as_str()
+        .unwrap()
+        .strip_prefix(&farm.library_url())
+        .unwrap();
+    assert_eq!(farm.library(&format!("/{path}")).text(), "a chroot");
+    let id = set["alias"].to_string();
+    farm.ok(&[
+        "master", "chroot", "set", "hoary", "i386", &id, "--pocket", "security",
+    ]);
+    farm.ok(&["master", "chroot", "set", "hoary", "i386", &id]);
+    let list = farm.json(&["master", "chroot", "list"]);
+    let pockets: Vec<&Json> = list
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| &one["pocket"])
+        .collect();
+    assert_eq!(pockets, ["RELEASE", "SECURITY"]);
+    farm.ok(&[
+        "master", "chroot", "remove", "hoary", "i386", "--pocket", "SECURITY",
+    ]);
+    let said = farm.refused(&["master", "chroot", "set", "hoary", "i386", "999"]);
+    assert!(said.contains("no file 999 in the librarian"), "{said}");
+
+    let arches = farm.json(&["master", "arch", "list"]);
+    let expect = json!([{"series": "ubuntu/hoary", "arch": "i386", "processor": "386",
+        "family": "x86", "enabled": true, "virtualized": false, "nominated": false,
+        "chroots": ["RELEASE"]}]);
+    assert_eq!(arches, expect);
+    farm.ok(&[
+        "master",
+        "series",
+        "set",
+        "hoary",
+        "--nominated",
+        "i386",
+        "--status",
+        "FROZEN",
+    ]);
+    let series = farm.json(&["master", "series", "list"]);
+    let expect = json!([{"distribution": "ubuntu", "series": "hoary", "version": "5.04",
+        "status": "FROZEN", "nominated": "i386", "architectures": ["i386"]}]);
+    assert_eq!(series, expect);
+    names_that_mean_nothing_or_too_much(&farm);
+    secrets_are_not_shown(&farm);
+}
+
+fn names_that_mean_nothing_or_too_much(farm: &Farm) {
+    let said = farm.refused(&["master", "arch", "disable", "haory", "i386"]);
+    assert_eq!(
+        said,
+        "buildd-slave: no series \"haory\"; did you mean hoary? (there is hoary)"
+    );
+    let said = farm.refused(&["master", "arch", "disable", "hoary", "i368"]);
+    assert!(said.contains("did you mean i386?"), "{said}");
+    farm.ok(&["master", "series", "add", "kubuntu", "hoary"]);
+    let said = farm.refused(&["master", "arch", "list", "hoary"]);
+    assert!(
+        said.contains("write kubuntu/hoary or ubuntu/hoary"),
+        "{said}"
+    );
+    farm.ok(&["master", "arch", "disable", "ubuntu/hoary", "i386"]);
+    let arches = farm.json(&["master", "arch", "list", "ubuntu/hoary"]);
+    assert_eq!(arches[0]["enabled"], json!(false));
+    let said = farm.refused(&["master", "series", "add", "ubuntu", "hoary"]);
+    assert!(said.contains("is there already"), "{said}");
+    let (code, said) = farm.run(&["master", "series", "add", "Ubuntu", "hoary"]);
+    assert_eq!(code, Some(2), "{said}");
+    let (code, said) = farm.run(&["master", "series", "set", "ubuntu/hoary", "--status", "OLD"]);
+    assert!(
+        code == Some(2) && said.contains("none of EXPERIMENTAL, "),
+        "{said}"
+    );
+}
+
+fn secrets_are_not_shown(farm: &Farm) {
+    let secret = farm.path("secret");
+    fs::write(&secret, "s3cret\n").unwrap();
+    let secret = secret.display().to_string();
+    let add = [
+        "master",
+        "archive",
+        "add",
+        "ubuntu",
+        "embargo",
+        "--private",
+        "--url",
+        "http://a/b",
+    ];
+    let said = farm.refused(&add);
+    assert!(said.contains("give --secret-file"), "{said}");
+    let said = farm.ok(&[&add[..], &["--secret-file", &secret, "--score", "-5"]].concat());
+    let list = farm.json(&["master", "archive", "list"]);
+    assert!(!said.contains("s3cret") && !list.to_string().contains("s3cret"));
+    let embargo = list
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|one| one["name"] == "embargo");
+    let embargo = embargo.unwrap();
+    assert_eq!(
+        (&embargo["private"], &embargo["score"]),
+        (&json!(true), &json!(-5))
+    );
+    let kept = farm
+        .db
+        .value("SELECT buildd_secret FROM archive WHERE name = 'embargo'");
+    assert_eq!(kept, "s3cret");
+    farm.ok(&[
+        "master",
+        "archive",
+        "set",
+        "ubuntu",
+        "primary",
+        "--url",
+        "http://a/ubuntu/",
+    ]);
+    let url = farm
+        .db
+        .value("SELECT base_url FROM archive WHERE name = 'primary' ORDER BY id LIMIT 1");
+    assert!(url == "http://a/ubuntu" || url == "", "{url}");
+}
+
+fn a_source_is_handed_in(engine: Engine) {
+    let farm = Farm::new(engine, QUICK);
+    let _librarian = farm.librarian();
+    farm.set_up();
+    farm.ok(&["master", "arch", "add", "hoary", "hppa"]);
+    let dsc = farm.dsc(
+        "hello",
+        "1",
+        "any all",
+        "Package-List:\n hello deb universe/misc optional\n",
+    );
+    let submit = ["master", "submit", &dsc, "--series", "hoary"];
+    let done = farm.json(&submit);
+    let build = |id: i64, arch: &str, all: bool, new: bool| {
+        json!({"id": id, "arch": arch, "arch_indep": all, "state": "NEEDSBUILD", "score": 3255,
+            "new": new})
+    };
+    let (amd64, i386) = (&done["builds"][0], &done["builds"][1]);
+    let ids = [amd64, i386].map(|build| build["id"].as_i64().unwrap());
+    assert_eq!(*amd64, build(ids[0], "amd64", false, true));
+    assert_eq!(*i386, build(ids[1], "i386", true, true));
+    let left_out = json!([{"arch": "hppa", "reason": "it has no chroot for RELEASE"}]);
+    assert_eq!(done["left_out"], left_out);
+    assert_eq!(
+        (&done["component"], &done["known"]),
+        (&json!("universe"), &json!(false))
+    );
+
+    // What a slave would fetch is what was handed in.
+    let shown = farm.json(&["master", "show", &ids[1].to_string()]);
+    let files = shown["source_files"].as_array().unwrap();
+    assert_eq!(files.len(), 2);
+    for file in files {
+        let url = file["url"].as_str().unwrap();
+        let path = url.strip_prefix(&farm.library_url()).unwrap();
+        let name = file["filename"].as_str().unwrap();
+        let bytes = fs::read(farm.path("sources").join(name)).unwrap();
+        assert_eq!(farm.library(&format!("/{path}")).body, bytes, "{name}");
+    }
+    assert_eq!(
+        (&shown["state"], &shown["score"]),
+        (&json!("NEEDSBUILD"), &json!(3255))
+    );
+
+    let files = farm.db.number("SELECT count(*) FROM library_alias");
+    let again = farm.json(&submit);
+    assert_eq!(again["known"], json!(true));
+    assert_eq!(again["builds"][1], build(ids[1], "i386", true, false));
+    assert_eq!(farm.db.number("SELECT count(*) FROM library_alias"), files);
+    broken_sources_are_refused(&farm, files);
+
+    // Another version takes its place, and what is wrong with an older one is told.
+    let newer = farm.dsc("hello", "2", "i386", "");
+    let said = farm.ok(&["master", "submit", &newer, "--series", "hoary"]);
+    for expect in [
+        "hello 2 for ubuntu/hoary RELEASE (primary, main)\nin place of 1\n",
+        "\nnot on amd64: the source is for i386\nnot on hppa: it has no chroot for RELEASE\n",
+    ] {
+        assert!(said.contains(expect), "{said}");
+    }
+    let said = farm.refused(&submit);
+    assert!(
+        said.contains("hello 1: 2 is published in hoary RELEASE already"),
+        "{said}"
+    );
+    let why = farm.json(&["master", "queue", "why", &ids[0].to_string()]);
+    assert_eq!(why["why"], "Its source is no longer published in primary.");
+}
+
+fn broken_sources_are_refused(farm: &Farm, files: i64) {
+    let dsc = PathBuf::from(farm.dsc("broken", "1", "any", ""));
+    let tarball = dsc.with_file_name("broken_1.tar.gz");
+    let bytes = fs::read(&tarball).unwrap();
+    let path = dsc.display().to_string();
+    let submit = ["master", "submit", &path, "--series", "hoary"];
+    fs::remove_file(&tarball).unwrap();
+    let said = farm.refused(&submit);
+    assert!(
+        said.contains("broken_1.tar.gz: the .dsc names it; No such file"),
+        "{said}"
+    );
+    fs::write(&tarball, &bytes[1..]).unwrap();
+    let said = farm.refused(&submit);
+    assert!(
+        said.contains("bytes by the .dsc") || said.contains("by the .dsc"),
+        "{said}"
+    );
+    let mut other = bytes.clone();
+    other[0] ^= 1;
+    fs::write(&tarball, other).unwrap();
+    let said = farm.refused(&submit);
+    assert!(said.contains("broken_1.tar.gz: its SHA-1 is "), "{said}");
+    fs::write(&tarball, bytes).unwrap();
+    let said = farm.refused(&[&submit[..4], &["hory"]].concat());
+    assert!(said.contains("did you mean hoary?"), "{said}");
+    let said = farm.refused(&[&submit[..], &["--pocket", "UPDATES"]].concat());
+    assert!(said.contains("takes nothing for UPDATES"), "{said}");
+    assert_eq!(farm.db.number("SELECT count(*) FROM library_alias"), files);
+    assert_eq!(
+        farm.db
+            .number("SELECT count(*) FROM source WHERE name = 'broken'"),
+        0
+    );
+
+    // The same name and version, and other bytes.
+    let changed = farm.dsc("hello", "1", "any all", "Homepage: http://x\n");
+    let said = farm.refused(&["master", "submit", &changed, "--series", "hoary"]);
+    assert!(said.contains("hello_1.dsc is another file there"), "{said}");
+    farm.dsc(
+        "hello",
+        "1",
+        "any all",
+        "Package-List:\n hello deb universe/misc optional\n",
+    );
+}
+
+#[test]
+fn without_a_database_the_way_to_one_is_told() {
+    let farm = Farm::new(Engine::Sqlite, "");
+    let path = farm.path("no/such/folder/farm.db");
+    let config = farm.path("none.conf");
+    fs::write(&config, format!("[database]\nurl = {}\n", path.display())).unwrap();
+    let config = config.display().to_string();
+    let mut command = farm.command(&["master", "queue", "--config", &config]);
+    let output = command.output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        said.contains("does its folder exist") && said.contains("[database] url"),
+        "{said}"
+    );
+}

@@ -1,0 +1,300 @@
+//! How a job gets to a slave: what the slave is told and in which order, what happens when it will
+//! not, and that no secret is told to anybody else (master spec §2.12, §2.13, §3.7).
+
+use std::fs;
+use std::time::Duration;
+
+use serde_json::{Value as Json, json};
+
+use crate::support::fake::{check_manners, unknown_sum};
+use crate::support::farm::on_both_engines;
+use crate::support::rows::{CHROOT_SUM, QUEUE, dsc_sum};
+use crate::support::slave::{DEADLINE, sha1, until};
+use crate::support::{Does, Engine, Fake, Farm, QUICK, State, Work};
+
+on_both_engines! {
+    what_a_slave_is_told
+    secrets_are_told_to_the_slave_only
+    jobs_that_are_not_to_be_built
+    slaves_that_will_not
+    files_that_nobody_has_are_no_slaves_fault
+    the_best_job_goes_first
+    a_job_is_dispatched_when_it_comes
+}
+
+fn farm(engine: Engine, more: &str) -> Farm {
+    let farm = Farm::new(engine, &format!("{QUICK}{more}"));
+    farm.furnish();
+    farm
+}
+
+fn what_a_slave_is_told(engine: Engine) {
+    for (start, kind) in [
+        (Fake::start as fn(&str) -> Fake, "binarypackage"),
+        (Fake::start_2008, "debian"),
+    ] {
+        let farm = farm(engine, "");
+        let _librarian = farm.librarian();
+        let fake = start("i386");
+        farm.add_builder("bob", &fake);
+        farm.add_builds(1, 1, |_| 10);
+        farm.db.execute("UPDATE build SET pocket = 20; UPDATE publication SET pocket = 20, component = 'universe'");
+        farm.db.execute("UPDATE series SET status = 4");
+        let master = farm.master("master");
+        farm.wait_state(1, 1);
+        master.stop();
+        let methods = fake.methods();
+        assert!(
+            methods.starts_with("status ensurepresent ensurepresent build status GET"),
+            "{methods}"
+        );
+        let base = farm.library_url();
+        let file = |sum: &str, alias: i64, name: &str| {
+            json!([sum, format!("{base}{alias}/{name}"), "", ""])
+        };
+        let sent: Vec<Json> = fake
+            .called("ensurepresent")
+            .into_iter()
+            .map(Json::Array)
+            .collect();
+        assert_eq!(
+            sent,
+            [
+                file(CHROOT_SUM, 1, "chroot.tar.gz"),
+                file(&dsc_sum(1), 1 + QUEUE, "source1_1.0-1.dsc"),
+            ]
+        );
+        let [cookie, of_kind, chroot, files, args] = &fake.called("build")[0][..] else {
+            panic!("five parameters");
+        };
+        assert_eq!(*cookie, farm.cookie(1, 1));
+        assert_eq!((of_kind, chroot), (&json!(kind), &json!(CHROOT_SUM)));
+        assert_eq!(*files, json!({"source1_1.0-1.dsc": dsc_sum(1)}));
+        let pocket = |suite: &str| {
+            let base = "deb http://ftpmaster.internal/ubuntu";
+            format!("{base} {suite} main restricted universe")
+        };
+        let archives = ["hoary", "hoary-security", "hoary-updates"].map(pocket);
+        for (name, expected) in [
+            ("ogrecomponent", json!("universe")),
+            ("arch_indep", json!(false)),
+            ("archives", json!(archives)),
+            ("suite", json!("hoary-updates")),
+            ("archive_purpose", json!("PRIMARY")),
+            ("archive_private", json!(false)),
+        ] {
+            assert_eq!(args[name], expected, "{name} in {args}");
+        }
+        if kind == "binarypackage" {
+            assert_eq!(args["series"], "hoary");
+            assert_eq!(args["arch_tag"], "i386");
+        }
+        check_manners([&fake]);
+    }
+}
+
+fn secrets_are_told_to_the_slave_only(engine: Engine) {
+    let farm = farm(engine, "");
+    let librarian = farm.librarian();
+    let fake = Fake::start("i386");
+    farm.add_builder("bob", &fake);
+    farm.add_builds(1, 1, |_| 10);
+    let secret = "s3cr3t-of-the-archive";
+    farm.db.execute(&format!(
+        "INSERT INTO archive (id, distribution_id, owner, name, purpose, private, base_url,
+                              buildd_secret)
+           VALUES (2, 1, 'cprov', 'ppa', 2, TRUE, 'http://private.ppa/cprov/ubuntu', '{secret}');
+         UPDATE build SET archive_id = 2;
+         UPDATE publication SET archive_id = 2;
+         INSERT INTO published_binary (arch_series_id, archive_id, name, version, component,
+                                       source_name, published_at)
+           VALUES (1, 2, 'libfoo1', '1', 'main', 'foo', 0);
+         UPDATE library_alias SET restricted = TRUE WHERE id = 1 + {QUEUE}"
+    ));
+    // It fails once where whatever it was told might be repeated.
+    fake.once("build", Does::Fault("no"));
+    fake.works(Work::ends("PACKAGEFAIL").log("a log without secrets\n"));
+    let master = farm.master("master");
+    farm.wait_state(1, 2);
+    master.stop();
+    let sent = fake.called("ensurepresent");
+    assert_eq!(sent[0][3], "", "the chroot is for everyone");
+    let mut secrets = vec![secret.to_owned()];
+    for file in sent.iter().filter(|file| file[0] == dsc_sum(1)) {
+        let token = file[3].as_str().unwrap();
+        assert_eq!((&file[2], token.len()), (&json!(""), 32), "{file:?}");
+        secrets.push(token.to_owned());
+    }
+    assert!(secrets.len() > 1);
+    let args = &fake.called("build")[0][4];
+    assert_eq!(args["archive_private"], true);
+    let archives = args["archives"].to_string();
+    assert!(
+        archives.contains(&format!("http://buildd:{secret}@private.ppa/")),
+        "{archives}"
+    );
+    librarian.stop();
+    let log_is_private = farm
+        .db
+        .row("SELECT a.restricted FROM build b JOIN library_alias a ON a.id = b.log_alias_id");
+    assert_eq!(log_is_private, json!([1]));
+    let told = farm.db.rows("SELECT message FROM event");
+    let told = json!(told).to_string() + &farm.read("master.log") + &farm.read("librarian.log");
+    for secret in secrets {
+        assert!(!told.contains(&secret), "{secret}");
+    }
+}
+
+fn jobs_that_are_not_to_be_built(engine: Engine) {
+    let farm = farm(engine, "");
+    let _librarian = farm.librarian();
+    let fake = Fake::start("i386");
+    farm.add_builder("bob", &fake);
+    farm.add_builds(1, 5, |build| -build);
+    farm.db.execute(&format!(
+        "INSERT INTO series (id, distribution_id, name, status) VALUES (2, 1, 'old', 6);
+         INSERT INTO arch_series (id, series_id, arch_tag, processor_id) VALUES (2, 2, 'i386', 1);
+         INSERT INTO series (id, distribution_id, name, status) VALUES (3, 1, 'new', 2);
+         INSERT INTO arch_series (id, series_id, arch_tag, processor_id, enabled) VALUES
+           (3, 3, 'i386', 1, TRUE), (4, 1, 'i486', 1, FALSE);
+         UPDATE publication SET status = 3 WHERE source_id = 1;
+         UPDATE build SET arch_series_id = 2 WHERE id = 2;
+         UPDATE publication SET series_id = 2 WHERE source_id = 2;
+         UPDATE build SET arch_series_id = 3 WHERE id = 3;
+         UPDATE publication SET series_id = 3 WHERE source_id = 3;
+         UPDATE build SET arch_series_id = 4 WHERE id = 4;
+         UPDATE build_queue SET lastscore = 1000 - build_id WHERE id > {QUEUE}"
+    ));
+    let master = farm.master("master");
+    // Superseded; in an obsolete series; without a chroot; of a disabled arch series; and a good one.
+    farm.wait_state(1, 5);
+    farm.wait_state(2, 2);
+    farm.wait_state(5, 1);
+    let left = farm
+        .db
+        .rows("SELECT build_id, builder_id FROM build_queue ORDER BY build_id");
+    assert_eq!(left, [json!([3, null]), json!([4, null])]);
+    assert_eq!(fake.accepted(), [farm.cookie(5, 1)]);
+    assert_eq!(
+        farm.db
+            .row("SELECT log_alias_id, builder_id FROM build WHERE id = 1"),
+        json!([null, null])
+    );
+    // When the chroot comes, its job goes.
+    farm.ok(&["master", "chroot", "set", "ubuntu/new", "i386", "1"]);
+    farm.db.execute("UPDATE build_queue SET not_before = 0");
+    farm.wait_state(3, 1);
+    master.stop();
+    check_manners([&fake]);
+}
+
+fn slaves_that_will_not(engine: Engine) {
+    let refusals: [(&str, Does); 5] = [
+        ("build", unknown_sum()),
+        ("build", Does::Fault("no such chroot")),
+        ("build", Does::HangUp),
+        ("ensurepresent", Does::Fault("no")),
+        ("ensurepresent", Does::Http("500 Internal Server Error")),
+    ];
+    let farm = farm(engine, "");
+    let _librarian = farm.librarian();
+    let fake = Fake::start("i386");
+    farm.add_builder("bob", &fake);
+    let master = farm.master("master");
+    for (build, (what, does)) in (1..).zip(refusals) {
+        fake.once(what, does);
+        farm.add_builds(build, build, |_| 10);
+        farm.wait_state(build, 1);
+        // The job was put back, and went again as another try; one failure is told of each.
+        let row = farm.db.row(&format!(
+            "SELECT failure_count, leaf FROM build WHERE id = {build}"
+        ));
+        assert_eq!(row, json!([1, farm.cookie(build, 2)]), "{what}");
+        let count = farm.db.number("SELECT failure_count FROM builder");
+        assert_eq!(count, 0, "what went well at last clears the builder");
+    }
+    // A slave that accepts and whose answer is lost has the job all the same, or is freed of it.
+    fake.works(Work::ends("OK").takes(Duration::from_secs(2)));
+    let gate = crate::support::slave::Gate::default();
+    fake.once("build", Does::Late(gate.clone()));
+    farm.add_builds(9, 9, |_| 10);
+    fake.wait_for("build", 9, DEADLINE);
+    farm.wait_state(9, 1);
+    gate.open();
+    master.stop();
+    assert_eq!(fake.misdeeds(), [""; 0]);
+}
+
+fn files_that_nobody_has_are_no_slaves_fault(engine: Engine) {
+    let farm = farm(engine, "");
+    let librarian = farm.librarian();
+    let fake = Fake::start("i386");
+    farm.add_builder("bob", &fake);
+    farm.add_builds(1, 1, |_| 10);
+    // The chroot of these tests has no blob: the librarian does not have it either.
+    fake.on(
+        "ensurepresent",
+        Does::Answer(json!([false, "Error accessing Librarian: HTTP Error 404"])),
+    );
+    let master = farm.master("master");
+    farm.wait_row(
+        "SELECT q.status, q.builder_id, b.state, b.failure_count, w.failure_count, w.builderok
+         FROM build_queue q JOIN build b ON b.id = q.build_id CROSS JOIN builder w
+         WHERE q.not_before > 0",
+        &json!([0, null, 0, 0, 0, 1]),
+    );
+    assert_eq!(fake.called("build").len(), 0);
+    // With a chroot that the librarian has, it is the slave that cannot.
+    fs::write(farm.path("real.tar.gz"), "a real chroot").unwrap();
+    let path = farm.path("real.tar.gz").display().to_string();
+    farm.ok(&["master", "chroot", "set", "hoary", "i386", &path]);
+    farm.db.execute("UPDATE build_queue SET not_before = 0");
+    farm.wait_row(
+        "SELECT CASE WHEN failure_count > 0 THEN 1 END FROM build",
+        &json!([1]),
+    );
+    let tried = fake.called("ensurepresent");
+    assert!(tried.iter().any(|file| file[0] == sha1(b"a real chroot")));
+    fake.behave();
+    farm.wait_state(1, 1);
+    master.stop();
+    librarian.stop();
+    check_manners([&fake]);
+}
+
+fn the_best_job_goes_first(engine: Engine) {
+    let farm = farm(engine, "");
+    let _librarian = farm.librarian();
+    let fake = Fake::start("i386");
+    farm.add_builder("bob", &fake);
+    let scores = [5, 7, 5, 9, -3, 7, 0, 9];
+    let score = |build: i64| scores[usize::try_from(build).unwrap() - 1];
+    farm.add_builds(1, 8, score);
+    let master = farm.master("master");
+    let sql = "SELECT COUNT(*) FROM build WHERE state = 1";
+    farm.wait_row_within(Duration::from_secs(60), sql, &json!([8]));
+    master.stop();
+    let expected = [4, 8, 2, 6, 1, 3, 7, 5].map(|build| farm.cookie(build, 1));
+    assert_eq!(fake.accepted(), expected);
+    check_manners([&fake]);
+}
+
+fn a_job_is_dispatched_when_it_comes(engine: Engine) {
+    let farm = farm(engine, "");
+    // Looks are far apart; a job is not to wait for the next one.
+    farm.configure(&QUICK.replace("scan_interval = 1\n", "scan_interval = 60\n"));
+    let _librarian = farm.librarian();
+    let fake = Fake::start("i386");
+    fake.works(Work::goes_on());
+    farm.add_builder("bob", &fake);
+    let master = farm.master("master");
+    fake.wait_for("status", 1, DEADLINE);
+    farm.add_builds(1, 1, |_| 10);
+    let begun = std::time::Instant::now();
+    until("dispatch", || fake.accepted().first().cloned());
+    let waited = begun.elapsed();
+    eprintln!("dispatched after {waited:?}");
+    assert!(waited < Duration::from_secs(20), "{waited:?}");
+    assert!(fake.slave(|slave| matches!(slave.state, State::Building { .. })));
+    master.stop();
+}

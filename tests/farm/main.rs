@@ -1,0 +1,21 @@
+//! The farm as its users meet it: the real program, on SQLite and on PostgreSQL.
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
+mod commands;
+mod commands_steps;
+mod commands_work;
+mod crash;
+mod dispatch;
+mod fakes;
+mod librarian_commands;
+mod librarian_gc;
+mod librarian_http;
+mod librarian_store;
+mod librarian_uploads;
+mod many;
+mod results;
+mod scale;
+mod scan;
+mod seed;
+mod seed_rows;
+mod support;

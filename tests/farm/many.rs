@@ -1,0 +1,100 @@
+//! Several masters on one database, killed at random: no job is built twice at once, no builder has
+//! two, nothing is lost.
+//!
+//! The sizes are small; `BUILDD_MANY_BUILDERS`, `BUILDD_MANY_JOBS`, `BUILDD_MANY_MASTERS`,
+//! `BUILDD_MANY_LEASE` and `BUILDD_MANY_SECONDS` (the longest it may take) make them larger.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::support::fake::check_once_each;
+use crate::support::farm::on_both_engines;
+use crate::support::{Engine, Fake, Farm, Work, from_env};
+
+on_both_engines! {
+    nothing_is_lost_and_nothing_done_twice
+}
+
+fn nothing_is_lost_and_nothing_done_twice(engine: Engine) {
+    let builders = from_env("BUILDD_MANY_BUILDERS", 30);
+    let jobs: i64 = from_env("BUILDD_MANY_JOBS", 200);
+    let masters = from_env("BUILDD_MANY_MASTERS", 4);
+    let limit = Duration::from_secs(from_env("BUILDD_MANY_SECONDS", 120));
+
+    let lease: u64 = from_env("BUILDD_MANY_LEASE", 4);
+    let keys = format!("scan_interval = 1\nlease = {lease}\ntail_interval = 1\n");
+    let farm = Farm::new(engine, &keys);
+    farm.furnish();
+    let librarian = farm.librarian();
+    let fakes: Vec<Fake> = (0..builders)
+        .map(|number: u64| {
+            let fake = Fake::start("i386");
+            fake.works(Work::ends("OK").takes(Duration::from_millis(100 + number * 37 % 900)));
+            farm.add_builder(&format!("builder{number}"), &fake);
+            fake
+        })
+        .collect();
+    farm.add_builds(1, jobs, |build| build * 7919 % 1000);
+
+    let mut running: Vec<_> = (0..masters)
+        .map(|number: usize| farm.master(&format!("master{number}")))
+        .collect();
+    let begun = Instant::now();
+    let mut kills = 0;
+    let done = || farm.db.number("SELECT COUNT(*) FROM build WHERE state = 1");
+    loop {
+        let built = done();
+        if built == jobs {
+            break;
+        }
+        assert!(
+            begun.elapsed() < limit,
+            "{built} of {jobs} built in {limit:?}"
+        );
+        std::thread::sleep(Duration::from_millis(700));
+        // Not for ever: every kill costs a lease.
+        if kills < 10 {
+            let victim = kills * 7 % masters;
+            let name = format!("master{victim}");
+            let killed = std::mem::replace(&mut running[victim], farm.master(&name));
+            killed.kill();
+            kills += 1;
+        }
+    }
+    let took = begun.elapsed();
+    for master in running {
+        master.stop();
+    }
+    librarian.stop();
+
+    // Every accepted build was a try of its own, and the one that counts is among them. That a
+    // slave is cleaned twice, by one who was thought dead and by the next, is no harm.
+    check_once_each(&fakes);
+    let mut tries: HashMap<i64, Vec<String>> = HashMap::new();
+    for cookie in fakes.iter().flat_map(Fake::accepted) {
+        let build = cookie.split('-').next().unwrap().parse().unwrap();
+        tries.entry(build).or_default().push(cookie);
+    }
+    let again = tries.values().filter(|cookies| cookies.len() > 1).count();
+    eprintln!(
+        "{engine:?}: {jobs} jobs, {builders} builders, {masters} masters, {kills} kills: {took:?}, \
+         {again} built more than once"
+    );
+    for row in farm.db.rows("SELECT id, leaf, failure_count FROM build") {
+        let cookies = &tries[&row[0].as_i64().unwrap()];
+        let leaf = row[1].as_str().unwrap().to_owned();
+        assert_eq!(row[2], 0, "{row}");
+        assert_eq!(cookies[..], [&*leaf], "{row}");
+        assert_eq!(
+            farm.names(&format!("home/results/incoming/{leaf}")).len(),
+            2
+        );
+    }
+    assert_eq!(farm.db.number("SELECT COUNT(*) FROM build_queue"), 0);
+    let handed_over = farm.names("home/results/incoming").len();
+    assert_eq!(i64::try_from(handed_over).unwrap(), jobs);
+    let sql = "SELECT COUNT(*) FROM builder WHERE builderok AND failure_count = 0";
+    assert_eq!(farm.db.row(sql), json!([builders]));
+}

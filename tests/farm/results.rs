@@ -1,0 +1,218 @@
+//! How results get from a slave to where they are handed over, whatever the slave sends (master
+//! spec §2.11, §3.6, §8 item 9).
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+
+use crate::support::fake::check_manners;
+use crate::support::fake_slave::{Plans, changes, package};
+use crate::support::farm::on_both_engines;
+use crate::support::slave::sha1;
+use crate::support::{Does, Engine, Fake, Farm, QUICK, Work};
+
+on_both_engines! {
+    what_comes_is_checked
+    an_uploader_takes_results_on
+}
+
+const FULLYBUILT: i64 = 1;
+const FAILEDTOUPLOAD: i64 = 7;
+
+fn what_comes_is_checked(engine: Engine) {
+    let farm = Farm::new(engine, QUICK);
+    farm.furnish();
+    let _librarian = farm.librarian();
+    let fake = Fake::start("i386");
+    farm.add_builder("bob", &fake);
+    let plans = Plans::default();
+    fake.slave(|slave| slave.plans = plans.clone());
+    let source = |build: i64| format!("source{build}_1.0-{build}");
+    let deb = |build: i64| package(&source(build), "i386")[0].clone();
+    let deb_sum = |build: i64| sha1(&deb(build).1);
+    let other = || Does::Bytes(b"other bytes".to_vec());
+    let short = || Does::Cut(5);
+    let missing = || Does::Http("404 Not Found");
+    // Builds, and what goes wrong with their package: three tries at a file are enough for one look,
+    // and the results are still there at the next one.
+    let wrong: [(i64, &[Does]); 5] = [
+        (1, &[other(), other(), other()]),
+        (2, &[other(), short()]),
+        (3, &[missing(), Does::HangUp]),
+        (4, &[short(), short(), short()]),
+        (5, &[missing(), missing(), missing(), other()]),
+    ];
+    for (build, does) in &wrong {
+        for one in does.iter() {
+            fake.once(&deb_sum(*build), one.clone());
+        }
+    }
+    // Results of odd kinds, and what becomes of them.
+    let file = |name: &str, bytes: &str| (name.to_owned(), bytes.as_bytes().to_vec());
+    let listing = |files: &[(&str, &str)]| {
+        let files: Vec<_> = files
+            .iter()
+            .map(|(name, text)| (*name, text.as_bytes()))
+            .collect();
+        file("x_1_i386.changes", &changes("x", "1", "i386", &files))
+    };
+    let odd = [
+        // Two names with one digest, and an empty file.
+        (
+            6,
+            vec![
+                file("a.deb", "same"),
+                file("b.deb", "same"),
+                file("empty", ""),
+                listing(&[("a.deb", "same"), ("b.deb", "same"), ("empty", "")]),
+            ],
+            FULLYBUILT,
+        ),
+        (7, vec![file("a.deb", "no list")], FAILEDTOUPLOAD),
+        (
+            8,
+            vec![
+                file("a.deb", "a"),
+                listing(&[("a.deb", "a"), ("b.deb", "b")]),
+            ],
+            FAILEDTOUPLOAD,
+        ),
+        (
+            9,
+            vec![file("a.deb", "a"), listing(&[("a.deb", "another")])],
+            FAILEDTOUPLOAD,
+        ),
+        (
+            10,
+            vec![file("a b.deb", "a"), listing(&[("a b.deb", "a")])],
+            FAILEDTOUPLOAD,
+        ),
+        (11, vec![], FAILEDTOUPLOAD),
+    ];
+    for (build, files, _) in &odd {
+        plans.add(&source(*build), Work::ends("OK").makes(files.clone()));
+    }
+    farm.add_builds(1, 11, |build| 100 - build);
+    let master = farm.master("master");
+    for (build, does) in &wrong {
+        farm.wait_state(*build, FULLYBUILT);
+        let cookie = farm.cookie(*build, 1);
+        let row = farm.db.row(&format!(
+            "SELECT leaf, failure_count FROM build WHERE id = {build}"
+        ));
+        assert_eq!(row, json!([cookie, 0]), "{build}");
+        let (name, bytes) = deb(*build);
+        assert_eq!(
+            farm.read(&format!("home/results/incoming/{cookie}/{name}"))
+                .as_bytes(),
+            bytes
+        );
+        let path = json!(format!("/filecache/{}", deb_sum(*build)));
+        let fetched = fake
+            .called("GET")
+            .iter()
+            .filter(|args| args[0] == path)
+            .count();
+        assert_eq!(fetched, does.len() + 1, "{build}");
+    }
+    for (build, files, state) in &odd {
+        farm.wait_state(*build, *state);
+        let folder = format!("home/results/incoming/{}", farm.cookie(*build, 1));
+        if *state == FULLYBUILT {
+            let there = farm.names(&folder).into_iter().map(|name| {
+                let bytes = farm.read(&format!("{folder}/{name}")).into_bytes();
+                (name, bytes)
+            });
+            let expected: BTreeMap<_, _> = files.iter().cloned().collect();
+            assert_eq!(there.collect::<BTreeMap<_, _>>(), expected);
+        } else {
+            assert!(!farm.path(&folder).exists(), "{build}");
+        }
+    }
+    assert_eq!(
+        farm.db.row("SELECT failure_count, builderok FROM builder"),
+        json!([0, 1])
+    );
+
+    // What is wrong each time is a failure in the end, of the builder and of the build.
+    plans.add(&source(12), Work::ends("OK"));
+    fake.on(&deb_sum(12), other());
+    farm.add_builds(12, 12, |_| 10);
+    farm.wait_row(
+        "SELECT b.failure_count, w.failure_count FROM build b CROSS JOIN builder w WHERE b.id = 12",
+        &json!([1, 1]),
+    );
+    fake.behave();
+    farm.wait_state(12, FULLYBUILT);
+
+    // Names that lead elsewhere are not taken as far as a download.
+    fake.forget();
+    let sum = sha1(b"evil");
+    let names = ["../evil", "/tmp/evil", "", "sub/evil", ".evil", "-evil"];
+    let claims = names.iter().map(|name| ((*name).to_owned(), sum.clone()));
+    for (build, claim) in (20..).zip(claims) {
+        let evil = Work {
+            claims: Some(vec![claim]),
+            ..Work::ends("OK")
+        };
+        plans.add(
+            &source(build),
+            evil.makes(vec![("evil".to_owned(), b"evil".to_vec())]),
+        );
+    }
+    let count = i64::try_from(names.len()).unwrap();
+    farm.add_builds(20, 19 + count, |_| 10);
+    farm.wait_row_within(
+        std::time::Duration::from_secs(120),
+        "SELECT COUNT(*) FROM build WHERE id >= 20 AND state IN (2, 7)",
+        &json!([count]),
+    );
+    let path = json!(format!("/filecache/{sum}"));
+    assert!(fake.called("GET").iter().all(|args| args[0] != path));
+    for folder in ["", "home", "home/results", "home/results/incoming"] {
+        assert!(
+            farm.names(folder).iter().all(|name| !name.contains("evil")),
+            "{folder}"
+        );
+    }
+    master.stop();
+    assert_eq!(farm.names("home/results/grabbing"), [""; 0]);
+    check_manners([&fake]);
+}
+
+fn an_uploader_takes_results_on(engine: Engine) {
+    let farm = Farm::new(engine, "");
+    // Takes what has a package of an even number; says why not of the others.
+    std::fs::write(
+        farm.path("uploader"),
+        "#!/bin/sh\n[ \"$1 $3 $4 $5 $6 $7\" = '--log-file -d ubuntu -s hoary -b' ] || exit 2\n\
+         leaf=${10} root=${11}\nls \"$root/incoming/$leaf\"/*[02468]_i386.deb && exit 0\n\
+         echo odd things are not for us > \"$2\"; exit 1\n",
+    )
+    .unwrap();
+    let mut install = std::process::Command::new("install");
+    install
+        .args(["-m", "755"])
+        .arg(farm.path("uploader"))
+        .arg(farm.path("bin/uploader"));
+    assert!(install.status().unwrap().success());
+    farm.configure(&format!(
+        "{QUICK}uploader = {}\n",
+        farm.path("bin/uploader").display()
+    ));
+    farm.furnish();
+    let _librarian = farm.librarian();
+    let fake = Fake::start("i386");
+    farm.add_builder("bob", &fake);
+    farm.add_builds(1, 2, |_| 10);
+    let master = farm.master("master");
+    farm.wait_state(1, FAILEDTOUPLOAD);
+    farm.wait_state(2, FULLYBUILT);
+    let log = farm.db.row(
+        "SELECT a.id, a.filename FROM build b JOIN library_alias a ON a.id = b.upload_log_alias_id
+         WHERE b.id = 1",
+    );
+    let path = format!("/{}/{}", log[0], log[1].as_str().unwrap());
+    assert_eq!(farm.library(&path).text(), "odd things are not for us\n");
+    master.stop();
+}

@@ -1,0 +1,503 @@
+//! What a master that stays makes of each thing a slave may say (master spec §2.9, §2.10, §3.2 to
+//! §3.5), in either form of `status`.
+
+use std::time::Duration;
+
+use serde_json::{Value as Json, json};
+
+use crate::support::fake::check_manners;
+use crate::support::fake_slave::{Outcome, Plans};
+use crate::support::farm::on_both_engines;
+use crate::support::rows::QUEUE;
+use crate::support::slave::until;
+use crate::support::{Does, Engine, Fake, Farm, QUICK, State, Work};
+
+on_both_engines! {
+    each_verdict
+    builders_without_a_job
+    jobs_on_builders_that_are_not_at_them
+    a_slave_that_does_not_answer_delays_nobody
+    cancelling
+    virtual_builders
+}
+
+/// The numbers of build states.
+const NEEDSBUILD: i64 = 0;
+const FULLYBUILT: i64 = 1;
+const FAILEDTOBUILD: i64 = 2;
+const MANUALDEPWAIT: i64 = 3;
+const CHROOTWAIT: i64 = 4;
+const BUILDING: i64 = 6;
+const CANCELLED: i64 = 10;
+
+/// A furnished farm whose mails go into a file.
+fn farm(engine: Engine, more: &str) -> Farm {
+    let farm = Farm::new(engine, "");
+    let notices = farm.path("home/notices").display().to_string();
+    farm.configure(&format!("{QUICK}notify = tee -a {notices}\n{more}"));
+    farm.furnish();
+    farm
+}
+
+/// The builds that people were told of, in order of their ids, with their states.
+fn told(farm: &Farm) -> Vec<Json> {
+    let text = farm.read("home/notices");
+    let documents = serde_json::Deserializer::from_str(&text).into_iter::<Json>();
+    let mut told: Vec<Json> = documents
+        .map(|document| {
+            let document = document.unwrap();
+            json!([document["build"], document["state"]])
+        })
+        .collect();
+    told.sort_by_key(|row| row[0].as_i64());
+    told
+}
+
+fn clean_and_idle(farm: &Farm, builders: i64) {
+    let sql = "SELECT COUNT(*) FROM builder WHERE clean_status = 0 AND builderok";
+    farm.wait_row(sql, &json!([builders]));
+}
+
+fn each_verdict(engine: Engine) {
+    for start in [Fake::start, Fake::start_2008] {
+        let farm = farm(engine, "give_back_delay = 600\n");
+        let _librarian = farm.librarian();
+        let plans = Plans::default();
+        let verdicts = [
+            ("OK", FULLYBUILT),
+            ("PACKAGEFAIL", FAILEDTOBUILD),
+            ("DEPFAIL", MANUALDEPWAIT),
+            ("CHROOTFAIL", CHROOTWAIT),
+            ("GIVENBACK", NEEDSBUILD),
+            ("BUILDERFAIL", FULLYBUILT),
+            ("ABORTED", FULLYBUILT),
+        ];
+        let mut fakes = Vec::new();
+        for (build, (verdict, _)) in (1..).zip(verdicts) {
+            let source = format!("source{build}_1.0-{build}");
+            let mut work = Work::ends(verdict).log(&format!("the log of {build}\n"));
+            if verdict == "DEPFAIL" {
+                work.dependencies = "libfoo-dev (>= 1.2)".to_owned();
+            }
+            plans.add(&source, work);
+            // Those whose jobs go back to the queue at once.
+            if ["BUILDERFAIL", "ABORTED"].contains(&verdict) {
+                plans.add(&source, Work::ends("OK").log("a better one\n"));
+            }
+            let fake = start("i386");
+            fake.slave(|slave| slave.plans = plans.clone());
+            farm.add_builder(&format!("builder{build}"), &fake);
+            fakes.push(fake);
+        }
+        let count = i64::try_from(verdicts.len()).unwrap();
+        farm.add_builds(1, count, |_| 10);
+        let master = farm.master("master");
+        for (build, (_, state)) in (1..).zip(verdicts) {
+            let log = format!("SELECT state FROM build WHERE id = {build} AND log_alias_id > 0");
+            farm.wait_row(&log, &json!([state]));
+        }
+        clean_and_idle(&farm, count);
+
+        for (build, (verdict, state)) in (1..).zip(verdicts) {
+            let [deb, changes] =
+                &crate::support::fake_slave::package(&format!("source{build}_1.0-{build}"), "i386")
+                    [..]
+            else {
+                panic!("a package and its .changes");
+            };
+            let row = farm.db.row(&format!(
+                "SELECT state, dependencies, leaf, failure_count FROM build WHERE id = {build}"
+            ));
+            let attempt = if ["BUILDERFAIL", "ABORTED"].contains(&verdict) {
+                2
+            } else {
+                1
+            };
+            let cookie = farm.cookie(build, attempt);
+            let wanted = (verdict == "DEPFAIL").then_some("libfoo-dev (>= 1.2)");
+            let leaf = (state == FULLYBUILT).then_some(&cookie);
+            // Only what nobody asked for counts against the build.
+            let failures = i64::from(verdict == "ABORTED");
+            assert_eq!(row, json!([state, wanted, leaf, failures]), "{verdict}");
+            let log = match attempt {
+                1 => format!("the log of {build}\n"),
+                _ => "a better one\n".to_owned(),
+            };
+            assert_eq!(farm.stored_log(build), log, "{verdict}");
+            let folder = format!("home/results/incoming/{cookie}");
+            if state == FULLYBUILT {
+                assert_eq!(farm.names(&folder), [changes.0.clone(), deb.0.clone()]);
+                for (name, bytes) in [deb, changes] {
+                    assert_eq!(farm.read(&format!("{folder}/{name}")).as_bytes(), bytes);
+                }
+            } else {
+                assert!(!farm.path(&folder).exists(), "{verdict}");
+            }
+        }
+        let waiting = "SELECT build_id, status, builder_id, attempt FROM build_queue
+                       WHERE buildstart IS NULL AND not_before > 0";
+        assert_eq!(farm.db.rows(waiting), [json!([5, 0, null, 1])]);
+        // One sentence each for what was nobody's fault but the builder's, or no one's.
+        let said = master.said();
+        let lines = said.warnings();
+        let saying = |text: &str| lines.iter().filter(|line| line.contains(text)).count();
+        assert_eq!(saying("is GIVENBACK by"), 1, "{lines:#?}");
+        assert_eq!(saying("has failed *****"), 1, "{lines:#?}");
+        until("notices", || (told(&farm).len() >= 2).then_some(()));
+        master.stop();
+        assert_eq!(
+            told(&farm),
+            [json!([2, "FAILEDTOBUILD"]), json!([4, "CHROOTWAIT"])]
+        );
+        assert_eq!(farm.names("home/results/grabbing"), [""; 0]);
+        check_manners(&fakes);
+    }
+}
+
+fn builders_without_a_job(engine: Engine) {
+    let farm = farm(engine, "");
+    let _librarian = farm.librarian();
+    let waiting = |cookie: &str| State::Waiting {
+        cookie: cookie.to_owned(),
+        result: Outcome {
+            verdict: "OK".to_owned(),
+            files: Vec::new(),
+            dependencies: String::new(),
+        },
+    };
+    let building = |cookie: &str| State::Building {
+        cookie: cookie.to_owned(),
+        until: None,
+    };
+    // Name, state of the slave, columns of the row.
+    let rows = [
+        ("disabled", State::Idle, "builderok = FALSE"),
+        ("manual", State::Idle, "manual = TRUE"),
+        ("dirty", State::Idle, "manual = TRUE, clean_status = 1"),
+        ("left", waiting("7-7"), "manual = TRUE, clean_status = 1"),
+        ("lost", building("7-8"), "manual = TRUE, clean_status = 1"),
+        ("clean-building", building("7-9"), "clean_status = 0"),
+        ("clean-waiting", waiting("7-10"), "clean_status = 0"),
+        (
+            "strange",
+            State::Strange("CONFUSED".to_owned()),
+            "clean_status = 0",
+        ),
+    ];
+    let fakes: Vec<Fake> = rows
+        .iter()
+        .map(|(name, state, columns)| {
+            let fake = Fake::start("i386");
+            fake.slave(|slave| slave.state = state.clone());
+            let id = farm.add_builder(name, &fake);
+            farm.db
+                .execute(&format!("UPDATE builder SET {columns} WHERE id = {id}"));
+            fake
+        })
+        .collect();
+    let master = farm.master("master");
+    let row =
+        |name: &str| format!("SELECT builderok, clean_status FROM builder WHERE name = '{name}'");
+    for name in ["manual", "dirty", "left", "lost"] {
+        farm.wait_row(&row(name), &json!([1, 0]));
+    }
+    // What is CLEAN and busy all the same is not to be trusted.
+    for name in ["clean-building", "clean-waiting"] {
+        farm.wait_row(&row(name), &json!([0, 0]));
+    }
+    farm.wait_row(
+        "SELECT COUNT(*) FROM builder WHERE failnotes LIKE '%7-9%' OR failnotes LIKE '%7-10%'",
+        &json!([2]),
+    );
+    // A job comes: the manual ones do not get it, nor the strange one.
+    farm.add_builds(1, 1, |_| 10);
+    fakes[1].wait_for(
+        "status",
+        fakes[1].called("status").len() + 2,
+        Duration::from_secs(30),
+    );
+    assert_eq!(farm.build(1)[0], NEEDSBUILD);
+    let methods: Vec<String> = fakes.iter().map(Fake::methods).collect();
+    assert_eq!(methods[..2], ["", "status"]);
+    assert_eq!(
+        methods[3..6],
+        [
+            "status clean status",
+            "status abort status clean status",
+            "status"
+        ]
+    );
+    master.wait_said("Builder 'lost' rescued from '7-8");
+    master.stop();
+    check_manners(&fakes);
+}
+
+fn jobs_on_builders_that_are_not_at_them(engine: Engine) {
+    let farm = farm(engine, "");
+    let _librarian = farm.librarian();
+    // Jobs as another master's were: 1 on a builder that was disabled, 2 on one that is idle, 3 on
+    // one with another build, 4 on one that is CLEAN, 5 on one that builds it.
+    farm.add_builds(1, 5, |_| 10);
+    let states = [
+        State::Idle,
+        State::Idle,
+        State::Building {
+            cookie: "3-100003.7".to_owned(),
+            until: None,
+        },
+        State::Idle,
+        State::Building {
+            cookie: farm.cookie(5, 1),
+            until: None,
+        },
+    ];
+    let fakes: Vec<Fake> = (1..)
+        .zip(states)
+        .map(|(build, state)| {
+            let fake = Fake::start("i386");
+            fake.slave(|slave| slave.state = state);
+            let builder = farm.add_builder(&format!("builder{build}"), &fake);
+            farm.db.execute(&format!(
+                "UPDATE build SET state = 6, builder_id = {builder}, started_at = 5 WHERE id = {build};
+                 UPDATE build_queue SET status = 1, attempt = 1, builder_id = {builder},
+                   buildstart = 5, lastscore = -{build} WHERE build_id = {build};
+                 UPDATE builder SET clean_status = 1, manual = TRUE WHERE id = {builder}"
+            ));
+            fake
+        })
+        .collect();
+    farm.db.execute(
+        "UPDATE builder SET builderok = FALSE WHERE name = 'builder1';
+         UPDATE builder SET clean_status = 0 WHERE name = 'builder4'",
+    );
+    let master = farm.master("master");
+    for build in 1..=3 {
+        farm.wait_row(
+            &format!("SELECT status, builder_id, buildstart, lastscore FROM build_queue WHERE build_id = {build}"),
+            &json!([0, null, null, -build]),
+        );
+        let row = farm.db.row(&format!(
+            "SELECT state, builder_id, failure_count FROM build WHERE id = {build}"
+        ));
+        assert_eq!(row, json!([NEEDSBUILD, null, 0]), "{build}");
+    }
+    farm.wait_state(4, FAILEDTOBUILD);
+    let said = master.said();
+    let warned = said.warnings();
+    for text in [
+        "disabled",
+        "'2-100002.1', got none",
+        "'3-100003.1', got '3-100003.7'",
+    ] {
+        assert!(
+            warned.iter().any(|line| line.contains(text)),
+            "{text}: {warned:#?}"
+        );
+    }
+    // The lost one is aborted and cleaned; the one at its job goes on, and what it says is kept.
+    farm.wait_row(
+        "SELECT clean_status FROM builder WHERE name = 'builder3'",
+        &json!([0]),
+    );
+    farm.wait_row(
+        "SELECT status, logtail FROM build_queue WHERE build_id = 5",
+        &json!([1, "a log of the build\n"]),
+    );
+    fakes[4].slave(|slave| slave.finish());
+    farm.wait_state(5, FULLYBUILT);
+    assert_eq!(fakes[0].methods(), "");
+    assert_eq!(fakes[2].methods(), "status abort status clean status");
+    master.stop();
+    check_manners(&fakes);
+}
+
+fn a_slave_that_does_not_answer_delays_nobody(engine: Engine) {
+    let farm = farm(engine, "");
+    let _librarian = farm.librarian();
+    let (stalling, gone, angry, good) = (
+        Fake::start("i386"),
+        Fake::start("i386"),
+        Fake::start("i386"),
+        Fake::start("i386"),
+    );
+    stalling.on("*", Does::Stall);
+    gone.vanish();
+    angry.on("*", Does::Http("500 Internal Server Error"));
+    for (name, fake) in [
+        ("stalling", &stalling),
+        ("gone", &gone),
+        ("angry", &angry),
+        ("good", &good),
+    ] {
+        farm.add_builder(name, fake);
+    }
+    farm.add_builds(1, 6, |build| -build);
+    let master = farm.master("master");
+    for build in 1..=6 {
+        farm.wait_state(build, FULLYBUILT);
+    }
+    assert_eq!(
+        good.accepted(),
+        (1..=6)
+            .map(|build| farm.cookie(build, 1))
+            .collect::<Vec<_>>()
+    );
+    // Five looks are one failure, and five of those are enough of a builder.
+    let sql = "SELECT builderok, failure_count, failnotes FROM builder WHERE name = 'gone'";
+    farm.wait_row_within(
+        Duration::from_secs(60),
+        "SELECT builderok, failure_count FROM builder WHERE name = 'gone'",
+        &json!([0, 5]),
+    );
+    let notes = farm.db.row(sql)[2].as_str().unwrap().to_owned();
+    assert!(notes.contains("refused"), "{notes}");
+    assert_eq!(
+        farm.db
+            .row("SELECT builderok, failure_count FROM builder WHERE name = 'good'"),
+        json!([1, 0])
+    );
+    master.stop();
+    check_manners([&good]);
+}
+
+fn cancelling(engine: Engine) {
+    let farm = farm(engine, "cancel_timeout = 2\n");
+    let _librarian = farm.librarian();
+    // 1 stops when it is told to, 2 never does, 3 refuses to be told, 4 has ended by itself.
+    let fakes: Vec<Fake> = (1..=4).map(|_| Fake::start("i386")).collect();
+    for (build, fake) in (1..).zip(&fakes) {
+        fake.works(Work::goes_on());
+        farm.add_builder(&format!("builder{build}"), fake);
+    }
+    farm.add_builds(1, 4, |_| 10);
+    let master = farm.master("master");
+    for build in 1..=4 {
+        farm.wait_state(build, BUILDING);
+    }
+    for fake in &fakes {
+        fake.wait_for("build", 1, Duration::from_secs(30));
+    }
+    let of = |build: i64| {
+        let cookie = farm.cookie(build, 1);
+        fakes
+            .iter()
+            .find(|fake| fake.accepted() == [cookie.clone()])
+            .unwrap()
+    };
+    of(2).slave(|slave| slave.abort_takes = None);
+    of(3).on("abort", Does::Fault("I will not"));
+    of(4).on("abort", Does::Fault("too late"));
+    of(4).slave(|slave| {
+        slave.work = Work::ends("OK");
+        slave.finish();
+    });
+    let before = farm.db.number("SELECT COUNT(*) FROM build WHERE state = 6");
+    // Whether 4 was collected meanwhile is a race that either may win.
+    assert!(before >= 3);
+    farm.db.execute(
+        "UPDATE build_queue SET status = 2 WHERE status = 1;
+         UPDATE build SET state = 9 WHERE state = 6",
+    );
+    for build in 1..=3 {
+        farm.wait_state(build, CANCELLED);
+        let jobs = format!("SELECT COUNT(*) FROM build_queue WHERE build_id = {build}");
+        assert_eq!(farm.db.number(&jobs), 0);
+    }
+    farm.wait_row(
+        "SELECT COUNT(*) FROM build WHERE id = 4 AND state IN (1, 10)",
+        &json!([1]),
+    );
+    // The one that stopped has told why; it was told to once, and is fit again.
+    assert_eq!(farm.stored_log(1), "a log of the build\n");
+    assert_eq!(of(1).called("abort").len(), 1);
+    assert!(told(&farm).is_empty());
+    of(2).slave(|slave| slave.abort_takes = Some(Duration::ZERO));
+    of(2).slave(|slave| {
+        let State::Aborting { cookie, .. } = slave.state.clone() else {
+            panic!("it was told to abort");
+        };
+        slave.state = State::Aborting {
+            cookie,
+            until: Some(std::time::Instant::now()),
+        };
+    });
+    of(3).behave();
+    clean_and_idle(&farm, 4);
+    master.stop();
+    check_manners(&fakes);
+
+    // What is asked while no master is there is done by the next one.
+    let fake = &fakes[0];
+    fake.behave();
+    fake.works(Work::goes_on());
+    farm.db
+        .execute("UPDATE builder SET manual = TRUE WHERE name <> 'builder1'");
+    farm.add_builds(5, 5, |_| 10);
+    let master = farm.master("master");
+    fake.wait_for("build", 2, Duration::from_secs(30));
+    master.kill();
+    farm.db.execute(
+        "UPDATE build_queue SET status = 2 WHERE status = 1;
+         UPDATE build SET state = 9 WHERE state = 6",
+    );
+    let master = farm.master("master");
+    farm.wait_state(5, CANCELLED);
+    clean_and_idle(&farm, 4);
+    master.stop();
+}
+
+fn virtual_builders(engine: Engine) {
+    let farm = farm(engine, "");
+    let noted = farm.path("home/reset").display().to_string();
+    let command = format!("{QUICK}reset_command = mkdir -p {noted}/%(vm_host)s/%(buildd_name)s\n");
+    farm.configure(&command);
+    let _librarian = farm.librarian();
+    farm.db
+        .execute("UPDATE archive SET require_virtualized = TRUE");
+    let fakes: Vec<Fake> = (1..=4).map(|_| Fake::start("i386")).collect();
+    let rows = [
+        ("synchronous", "vm_host = 'host1', vm_reset_protocol = 11"),
+        ("asynchronous", "vm_host = 'host2', vm_reset_protocol = 20"),
+        ("homeless", "vm_reset_protocol = 11"),
+        ("unruled", "vm_host = 'host4'"),
+    ];
+    for ((name, columns), fake) in rows.iter().zip(&fakes) {
+        let id = farm.add_builder(name, fake);
+        farm.db.execute(&format!(
+            "UPDATE builder SET virtualized = TRUE, clean_status = 1, {columns} WHERE id = {id}"
+        ));
+    }
+    farm.add_builds(1, 2, |_| 10);
+    farm.db.execute(&format!(
+        "UPDATE build_queue SET virtualized = TRUE WHERE id > {QUEUE}"
+    ));
+    let master = farm.master("master");
+    // The one whose command ends with the slave up builds; each job leaves it to be reset again.
+    farm.wait_state(1, FULLYBUILT);
+    farm.wait_state(2, FULLYBUILT);
+    farm.wait_row(
+        "SELECT clean_status FROM builder WHERE name = 'synchronous'",
+        &json!([0]),
+    );
+    assert_eq!(farm.names("home/reset"), ["host1", "host2"]);
+    assert_eq!(farm.names("home/reset/host1"), ["127"]);
+    let asked = fakes[0].methods();
+    assert!(asked.starts_with("echo"), "{asked}");
+    // The other waits for somebody to say that it is done.
+    farm.wait_row(
+        "SELECT clean_status FROM builder WHERE name = 'asynchronous'",
+        &json!([2]),
+    );
+    assert_eq!(fakes[1].methods(), "");
+    farm.db
+        .execute("UPDATE builder SET clean_status = 0 WHERE name = 'asynchronous'");
+    fakes[1].wait_for("status", 1, Duration::from_secs(30));
+    // What is not said how to reset is failed, as is one without a host.
+    for name in ["homeless", "unruled"] {
+        let sql = format!("SELECT builderok FROM builder WHERE name = '{name}'");
+        farm.wait_row(&sql, &json!([0]));
+    }
+    assert_eq!(fakes[2].methods() + &fakes[3].methods(), "");
+    master.stop();
+    check_manners(&fakes[..2]);
+}

@@ -1,0 +1,27 @@
+//! What the tests of the farm share: farms, their database, fake slaves, a librarian.
+
+pub(crate) mod database;
+pub(crate) mod fake;
+mod fake_http;
+pub(crate) mod fake_slave;
+pub(crate) mod farm;
+pub(crate) mod librarian;
+pub(crate) mod postgres;
+pub(crate) mod rows;
+#[path = "../../integration/support/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "it serves the slave's tests too")]
+pub(crate) mod slave;
+
+pub(crate) use database::Engine;
+pub(crate) use fake::{Does, Fake};
+pub(crate) use fake_slave::{State, Work};
+pub(crate) use farm::{Farm, QUICK};
+
+/// A number from the environment, for trials larger than what every run can bear.
+pub(crate) fn from_env<T: std::str::FromStr>(name: &str, default: T) -> T {
+    let given = std::env::var(name).ok();
+    given.map_or(default, |text| {
+        let number = text.parse().ok();
+        number.unwrap_or_else(|| panic!("{name}: {text:?} is no number"))
+    })
+}

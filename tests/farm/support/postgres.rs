@@ -1,0 +1,115 @@
+//! Where do tests get a PostgreSQL from? One private server for the test process, a database for
+//! each test.
+//!
+//! It lives in a temporary folder, listens on a Unix socket in there and nowhere else, and keeps
+//! nothing safe from a crash. A shell holds it: when the pipe from this process closes, however
+//! this process ended, the shell stops the server, waits for it and removes the folder.
+
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use nix::unistd::{Uid, User};
+
+/// Makes a cluster in `$2` with the programs of `$1`, says `ready`, and serves until stdin ends.
+const KEEPER: &str = r#"
+cd "$2" || exit 1
+"$1/initdb" -D data -U postgres -A trust -E UTF8 --no-locale --no-sync >initdb.log 2>&1 ||
+    { cat initdb.log; rm -rf "$2"; exit 1; }
+"$1/postgres" -D data -k "$2" -c listen_addresses= -c max_connections=300 -c fsync=off \
+    -c synchronous_commit=off -c full_page_writes=off >server.log 2>&1 </dev/null &
+server=$!
+until "$1/pg_isready" -q -h "$2"; do
+    kill -0 $server || { cat server.log; rm -rf "$2"; exit 1; }
+    sleep 0.05
+done
+echo ready
+read -r _
+kill -QUIT $server
+wait $server
+cd / && rm -rf "$2"
+"#;
+
+/// A running server.
+struct Server {
+    folder: PathBuf,
+    /// The end of its stdin is the server's.
+    _keeper: Child,
+    /// Two databases cannot be copied from the template at once.
+    making: Mutex<()>,
+}
+
+/// Makes an empty database and returns its URL; `None` where PostgreSQL is not installed.
+pub(crate) fn database() -> Option<String> {
+    static SERVER: OnceLock<Option<Server>> = OnceLock::new();
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let server = SERVER.get_or_init(start).as_ref()?;
+    let name = format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed));
+    let place = server.folder.display().to_string().replace('/', "%2F");
+    let url = |database: &str| format!("postgresql://postgres@{place}/{database}");
+    let _one_at_a_time = server.making.lock().unwrap_or_else(PoisonError::into_inner);
+    postgres::Client::connect(&url("postgres"), postgres::NoTls)
+        .unwrap()
+        .batch_execute(&format!("CREATE DATABASE {name}"))
+        .unwrap();
+    Some(url(&name))
+}
+
+fn start() -> Option<Server> {
+    let Some(programs) = programs() else {
+        eprintln!("PostgreSQL is not installed: what needs it is not tested");
+        return None;
+    };
+    // A socket's path has to be short.
+    let folder = tempfile::Builder::new()
+        .prefix("buildd-pg-")
+        .tempdir_in("/tmp")
+        .unwrap()
+        .keep();
+    let mut keeper = Command::new("sh");
+    keeper.args(["-c", KEEPER, "sh"]).arg(programs).arg(&folder);
+    if Uid::effective().is_root() {
+        // PostgreSQL refuses to run as root.
+        let user = User::from_name("buildd").unwrap();
+        let user = user.or_else(|| User::from_name("postgres").unwrap());
+        let user = user.expect("a user buildd or postgres to run PostgreSQL as");
+        let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
+        chown(&folder, Some(uid), Some(gid)).unwrap();
+        keeper.uid(uid).gid(gid);
+    }
+    let mut keeper = keeper
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        // Ctrl-C at the terminal is for this process; the keeper learns of it by the pipe.
+        .process_group(0)
+        .spawn()
+        .unwrap();
+    let mut said = String::new();
+    let mut out = BufReader::new(keeper.stdout.take().unwrap());
+    while out.read_line(&mut said).unwrap() > 0 && !said.ends_with("ready\n") {}
+    assert!(
+        said.ends_with("ready\n"),
+        "PostgreSQL did not start: {said}"
+    );
+    Some(Server {
+        folder,
+        _keeper: keeper,
+        making: Mutex::new(()),
+    })
+}
+
+/// The folder of the newest installed server's programs.
+fn programs() -> Option<PathBuf> {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").ok()?.flatten();
+    versions
+        .map(|version| version.path().join("bin"))
+        .filter(|bin| bin.join("initdb").exists())
+        .max_by_key(|bin| {
+            let version = bin.parent().and_then(|path| path.file_name()).unwrap();
+            version.to_string_lossy().parse().unwrap_or(0)
+        })
+}
