@@ -6,24 +6,24 @@ TARGET   = $(or $(CARGO_TARGET_DIR),target)
 BINARY   = $(TARGET)/release/buildd-slave
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup try-setup check fmt clippy doc unit it real build install clean
+.PHONY: help demo test setup try-setup check fmt clippy doc unit it farm real build install clean
 # The order of `test` is the point of it: what is cheap fails first.
 .NOTPARALLEL:
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
-demo: setup build ## one real build of Debian's hello, driven as a master does; results in demo/
+demo: setup build ## a farm on this machine builds two Debian packages; results in demo/
 	@.ci/demo $(BINARY)
 
-test: try-setup check unit it real ## everything: checks, unit and integration tests, real builds
+test: try-setup check unit it farm real ## everything: checks, unit and integration tests, the farm, real builds
 
 setup: ## what this machine lacks for building packages: installs it, says why (root or sudo)
 	@.ci/setup
 
 # What needs none of it is tested all the same; `real` says what it does not run.
 try-setup:
-	@.ci/setup || echo '*** NOT INSTALLED: what is missing above ***'
+	@.ci/setup tests || echo '*** NOT INSTALLED: what is missing above ***'
 
 check: fmt clippy doc ## formatting, lints and documentation, warnings refused
 
@@ -40,7 +40,11 @@ unit: ## unit and property tests
 	$(CARGO) test --locked --bin buildd-slave
 
 it: ## integration tests: the real binary, no chroot
-	$(CARGO) test --locked --test architecture --test integration
+	$(CARGO) test --locked --test architecture --test integration --test farm
+
+# Much of it is waiting for each other.
+farm: ## the farm: librarian, master and slaves, on SQLite and on a PostgreSQL of their own
+	$(CARGO) test --locked --test farm -- --test-threads 6
 
 real: ## real builds in a real chroot (root or sudo, and the network)
 	@.ci/real
@@ -48,11 +52,13 @@ real: ## real builds in a real chroot (root or sudo, and the network)
 build: ## the release binary
 	$(CARGO) build --release --locked
 
-install: build ## binary, configuration and systemd unit, below DESTDIR
+install: build ## binary, configuration and systemd units, below DESTDIR
 	install -D -m 755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/buildd-slave
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
-	sed 's,/usr/bin,$(PREFIX)/bin,' debian/buildd-slave.service \
-		>$(DESTDIR)$(PREFIX)/lib/systemd/system/buildd-slave.service
+	for unit in slave master; do \
+		sed 's,/usr/bin,$(PREFIX)/bin,' debian/buildd-$$unit.service \
+			>$(DESTDIR)$(PREFIX)/lib/systemd/system/buildd-$$unit.service || exit 1; \
+	done
 	test -e $(DESTDIR)/etc/buildd-slave/buildd-slave.conf || \
 		install -D -m 644 buildd-slave.conf $(DESTDIR)/etc/buildd-slave/buildd-slave.conf
 
