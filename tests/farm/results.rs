@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::support::fake::check_manners;
 use crate::support::fake_slave::{Plans, changes, package};
 use crate::support::farm::on_both_engines;
-use crate::support::slave::sha1;
+use crate::support::slave::{sha1, until};
 use crate::support::{Does, Engine, Fake, Farm, QUICK, Work};
 
 on_both_engines! {
@@ -18,6 +18,7 @@ on_both_engines! {
 
 const FULLYBUILT: i64 = 1;
 const FAILEDTOUPLOAD: i64 = 7;
+const UPLOADING: i64 = 8;
 
 fn what_comes_is_checked(engine: Engine) {
     let farm = Farm::new(engine, QUICK);
@@ -182,11 +183,14 @@ fn what_comes_is_checked(engine: Engine) {
 
 fn an_uploader_takes_results_on(engine: Engine) {
     let farm = Farm::new(engine, "");
-    // Takes what has a package of an even number; says why not of the others.
+    // Takes what has a package of an even number away; says why not of the others; and with the
+    // third it takes its time, after it has taken it.
     std::fs::write(
         farm.path("uploader"),
         "#!/bin/sh\n[ \"$1 $3 $4 $5 $6 $7\" = '--log-file -d ubuntu -s hoary -b' ] || exit 2\n\
-         leaf=${10} root=${11}\nls \"$root/incoming/$leaf\"/*[02468]_i386.deb && exit 0\n\
+         leaf=${10} root=${11}\ntake() { mkdir -p $root/taken; mv $root/incoming/$leaf $root/taken; }\n\
+         case $leaf in 3-*) take; : >$root/at; until [ -e $root/go ]; do sleep 0.1; done; exit 0; esac\n\
+         ls \"$root/incoming/$leaf\"/*[02468]_i386.deb && take && exit 0\n\
          echo odd things are not for us > \"$2\"; exit 1\n",
     )
     .unwrap();
@@ -214,5 +218,26 @@ fn an_uploader_takes_results_on(engine: Engine) {
     );
     let path = format!("/{}/{}", log[0], log[1].as_str().unwrap());
     assert_eq!(farm.library(&path).text(), "odd things are not for us\n");
+    let taken = farm.cookie(2, 1);
+    assert_eq!(farm.names("home/results/taken"), [taken]);
+
+    // The master dies while the uploader has the results: they are not given to another one, and
+    // what it would have said nobody hears.
+    farm.add_builds(3, 3, |_| 10);
+    until("upload", || {
+        farm.path("home/results/at").exists().then_some(())
+    });
+    master.kill();
+    let master = farm.master("another");
+    farm.add_builds(4, 4, |_| 10);
+    farm.wait_row("SELECT state FROM build WHERE id = 4", &json!([UPLOADING]));
+    assert_eq!(
+        farm.db.row("SELECT state FROM build WHERE id = 3"),
+        json!([UPLOADING])
+    );
+    std::fs::write(farm.path("home/results/go"), "").unwrap();
+    farm.wait_state(3, FAILEDTOUPLOAD);
+    farm.wait_state(4, FULLYBUILT);
+    farm.ok(&["master", "retry", "3"]);
     master.stop();
 }

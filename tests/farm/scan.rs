@@ -489,8 +489,7 @@ fn virtual_builders(engine: Engine) {
         &json!([2]),
     );
     assert_eq!(fakes[1].methods(), "");
-    farm.db
-        .execute("UPDATE builder SET clean_status = 0 WHERE name = 'asynchronous'");
+    farm.ok(&["master", "builder", "clean", "asynchronous"]);
     fakes[1].wait_for("status", 1, Duration::from_secs(30));
     // What is not said how to reset is failed, as is one without a host.
     for name in ["homeless", "unruled"] {
