@@ -175,7 +175,7 @@ impl Scanner<'_> {
         let (farm, fence) = (self.farm, self.fence);
         let slave = self.slave(view).map_err(|_| gather::Error::Lost)?;
         let started = Instant::now();
-        let bytes = gather::gather(&gather::Gathering {
+        let gathered = gather::gather(&gather::Gathering {
             client: &slave.client,
             cookie: &job.cookie(),
             epoch: fence.epoch,
@@ -185,9 +185,13 @@ impl Scanner<'_> {
             place: &|| farm.gathering_place(),
             is_ours: &|| still_held(farm, fence),
         })?;
-        let secs = started.elapsed().as_secs_f64();
-        let count = files.len();
-        let what = format!("gathered {count} files, {bytes} bytes, in {secs:.1} s");
+        let what = format!(
+            "gathered {} files, {} bytes, in {:.1} s; on disk after {:.1} s",
+            files.len(),
+            gathered.bytes,
+            gathered.fetched_in.as_secs_f64(),
+            started.elapsed().as_secs_f64()
+        );
         self.say(view, log::Level::Info, &what);
         Ok(())
     }

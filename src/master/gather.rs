@@ -2,8 +2,9 @@
 //!
 //! Each file is streamed to a temporary name while a second thread sums it, and kept only if its
 //! SHA-1 is the one the slave announced: no other master checks that (master spec §9). When all
-//! are there and the .changes agrees, their folder is renamed from `grabbing/` to `incoming/`. Done
-//! again for the same try at a build, it finds its work done. Decides nothing about the build.
+//! are there and the .changes agrees, their folder is renamed from `grabbing/` to `incoming/`, and
+//! only then is the disk waited for: nobody is told of them before. Done again for the same try at
+//! a build, it finds its work done, or does it over. Decides nothing about the build.
 
 use std::fs;
 use std::io;
@@ -82,18 +83,41 @@ pub(super) struct Gathering<'a> {
     pub(super) is_ours: &'a dyn Fn() -> bool,
 }
 
-/// Brings the files into `incoming/COOKIE` below the results, and returns how many bytes were
-/// fetched. Whatever fails leaves nothing behind.
-pub(super) fn gather(wanted: &Gathering<'_>) -> Result<u64, Error> {
-    check_names(wanted.files)?;
+/// What came, and how long that took.
+#[derive(Debug)]
+pub(super) struct Gathered {
+    pub(super) bytes: u64,
+    /// Until they were handed over; then the disk was waited for.
+    pub(super) fetched_in: Duration,
+}
+
+/// Brings the files into `incoming/COOKIE` below the results; on return they are on disk there.
+/// Whatever fails before leaves nothing behind.
+pub(super) fn gather(wanted: &Gathering<'_>) -> Result<Gathered, Error> {
+    let started = Instant::now();
     let done = wanted.results.join("incoming").join(wanted.cookie);
+    let bytes = bring(wanted, &done)?;
+    let fetched_in = started.elapsed();
+    for (name, _) in wanted.files {
+        let path = done.join(name.as_str());
+        let file = fs::File::open(&path).map_err(at(&path))?;
+        file.sync_all().map_err(at(&path))?;
+    }
+    fsync_dir(&done)?;
+    fsync_dir(parent(&done))?;
+    Ok(Gathered { bytes, fetched_in })
+}
+
+/// Fetches what is not there yet, and hands it over; returns how many bytes came.
+fn bring(wanted: &Gathering<'_>, done: &Path) -> Result<u64, Error> {
+    check_names(wanted.files)?;
     remove_earlier(wanted.results, wanted.cookie, wanted.epoch)?;
-    if is_complete(&done, wanted.files)? {
+    if is_complete(done, wanted.files)? {
         return Ok(0);
     }
     let dir = place(wanted.results, wanted.cookie, wanted.epoch, "files");
     let gathered = fetch_all(wanted, &dir).and_then(|bytes| {
-        hand_over(wanted, &dir, &done)?;
+        hand_over(wanted, &dir, done)?;
         Ok(bytes)
     });
     if gathered.is_err() {
@@ -126,8 +150,7 @@ fn hand_over(wanted: &Gathering<'_>, dir: &Path, done: &Path) -> Result<(), Erro
         return Err(Error::Lost);
     }
     remove_tree(done)?;
-    fs::rename(dir, done).map_err(at(done))?;
-    Ok(fsync_dir(incoming)?)
+    fs::rename(dir, done).map_err(at(done))
 }
 
 fn parent(path: &Path) -> &Path {
@@ -270,7 +293,7 @@ fn try_fetch(
     if actual != sum.as_str() {
         return Err(wrong(format!("sent with SHA-1 {actual} instead of {sum}")));
     }
-    temp.persist(&dir.join(name.as_str()), 0o644)?;
+    temp.place(&dir.join(name.as_str()), 0o644)?;
     Ok(bytes)
 }
 

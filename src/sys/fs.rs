@@ -107,14 +107,25 @@ impl TempFile {
     /// directory, replacing what is there. On return the name is on disk too.
     pub(crate) fn persist(mut self, dest: &Path, mode: u32) -> Result<(), Error> {
         self.file
-            .set_permissions(Permissions::from_mode(mode))
-            .map_err(Error::at("set the mode of", &self.path))?;
-        self.file
             .sync_all()
             .map_err(Error::at("sync", &self.path))?;
+        self.rename(dest, mode)?;
+        fsync_dir(parent_of(dest))
+    }
+
+    /// The same without waiting for the disk: what is there under that name after a power cut may
+    /// be less, until somebody has synced it.
+    pub(crate) fn place(mut self, dest: &Path, mode: u32) -> Result<(), Error> {
+        self.rename(dest, mode)
+    }
+
+    fn rename(&mut self, dest: &Path, mode: u32) -> Result<(), Error> {
+        self.file
+            .set_permissions(Permissions::from_mode(mode))
+            .map_err(Error::at("set the mode of", &self.path))?;
         fs::rename(&self.path, dest).map_err(Error::at("rename into place", dest))?;
         self.persisted = true;
-        fsync_dir(parent_of(dest))
+        Ok(())
     }
 }
 
