@@ -40,7 +40,7 @@ unit: ## unit and property tests
 	$(CARGO) test --locked --bin buildd-slave
 
 it: ## integration tests: the real binary, no chroot
-	$(CARGO) test --locked --test architecture --test integration --test farm
+	$(CARGO) test --locked --test architecture --test integration
 
 # Much of it is waiting for each other.
 farm: ## the farm: librarian, master and slaves, on SQLite and on a PostgreSQL of their own
