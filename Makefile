@@ -44,7 +44,7 @@ it: ## integration tests: the real binary, no chroot
 
 # Much of it is waiting for each other.
 farm: ## the farm: librarian, master and slaves, on SQLite and on a PostgreSQL of their own
-	$(CARGO) test --locked --test farm -- --test-threads 6
+	$(CARGO) test --locked --test farm -- --test-threads 4
 
 real: ## real builds in a real chroot (root or sudo, and the network)
 	@.ci/real

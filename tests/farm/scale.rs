@@ -1,4 +1,4 @@
-//! How far does one master keep up? Figures are printed; only what is far off fails.
+//! How far does one master keep up? Figures are printed; what is counted is asserted.
 //!
 //! By hand: `BUILDD_SCALE_BUILDERS=1000 BUILDD_SCALE_INTERVAL=15 BUILDD_SCALE_SECONDS=90 cargo test
 //! --release --test farm scale -- --nocapture`.
@@ -55,13 +55,12 @@ fn one_master_looks_at_every_builder_in_time() {
         &json!([builders]),
     );
     eprintln!("{builders} jobs dispatched in {:?}", begun.elapsed());
-    let busy = figures("all building", &fakes);
-    assert!(
-        busy.commits < idle.commits + 3.0,
-        "commits a second grow with the number of builds: {} and {}",
-        idle.commits,
-        busy.commits
+    farm.wait_row_within(
+        Duration::from_secs(120),
+        "SELECT COUNT(*) FROM event WHERE kind = 'dispatched'",
+        &json!([builders]),
     );
+    let busy = figures("all building", &fakes);
 
     // Some are slow, some stall, some are gone, some are out of order.
     let healthy = builders * 8 / 10;
@@ -75,12 +74,14 @@ fn one_master_looks_at_every_builder_in_time() {
         }
     }
     let sick = figures("a fifth sick", &fakes[..healthy]);
-    for figures in [idle, busy, sick] {
-        assert!(
-            figures.late < interval * 2 + Duration::from_secs(5),
-            "{:?}",
-            figures.late
-        );
+    // The healthy ones are looked at as ever.
+    for fake in &fakes[..healthy] {
+        let looks = fake.called("status").len();
+        fake.wait_for("status", looks + 1, interval * 4 + Duration::from_secs(60));
+    }
+    // Nothing is written for a look: whatever the time it took, there are many more of them.
+    for Figures { looks, commits } in [idle, busy, sick] {
+        assert!(commits * 4 < looks, "{commits} commits, {looks} looks");
     }
     master.stop();
     librarian.stop();
@@ -95,10 +96,8 @@ struct Measure {
 }
 
 struct Figures {
-    /// Of a hundred looks one was later than this.
-    late: Duration,
-    /// A second.
-    commits: f64,
+    looks: usize,
+    commits: usize,
 }
 
 impl Measure {
@@ -149,8 +148,8 @@ impl Measure {
             at(100)
         );
         Figures {
-            late: at(99),
-            commits,
+            looks,
+            commits: self.commits.sum,
         }
     }
 }
