@@ -329,7 +329,7 @@ pub(super) fn save(
             .name("sum".into())
             .spawn_scoped(scope, summing)
             .map_err(Failed::Thread)?;
-        let flush = flusher(scope, temp).map_err(Failed::Thread)?;
+        let flush = flusher(temp).map_err(Failed::Thread)?;
         let mut received = 0;
         loop {
             let mut piece = spare.try_recv().unwrap_or_default();
@@ -361,12 +361,9 @@ pub(super) fn save(
     })
 }
 
-/// Starts what brings bytes to the disk while more of them come, each time it is told to: at the end
-/// all of them have to be there, and waiting for all at once takes longer.
-fn flusher<'scope>(
-    scope: &'scope thread::Scope<'scope, '_>,
-    temp: &TempFile,
-) -> io::Result<mpsc::SyncSender<()>> {
+/// Starts what brings bytes to the disk while more of them come, each time it is told to: in the end
+/// all of them have to be there, and waiting for all at once takes longer. Nobody waits for it.
+fn flusher(temp: &TempFile) -> io::Result<mpsc::SyncSender<()>> {
     let (tell, told) = mpsc::sync_channel::<()>(1);
     let file = temp.handle()?;
     let flush = move || {
@@ -375,8 +372,7 @@ fn flusher<'scope>(
             let _ = file.sync_data();
         }
     };
-    let thread = thread::Builder::new().name("flush".into());
-    thread.spawn_scoped(scope, flush)?;
+    thread::Builder::new().name("flush".into()).spawn(flush)?;
     Ok(tell)
 }
 
