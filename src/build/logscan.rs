@@ -243,14 +243,19 @@ impl LogScan {
         }
     }
 
-    /// Reads apt's list of unmet dependencies: indented lines below its header.
+    /// Reads apt's list of unmet dependencies: indented lines below its header. What apt says on
+    /// stderr meanwhile may stand before the first, or part of it: an `E`, say.
     fn read_unmet(&mut self, line: &str) {
+        let is_relation = line.starts_with(' ')
+            || [" : Depends: ", " : PreDepends: "]
+                .iter()
+                .any(|kind| line.contains(kind));
         let header = line.starts_with("The following packages have unmet dependencies:")
             || line.starts_with("Unsatisfied dependencies:");
         if header {
             self.findings.unmet.clear();
             (self.in_unmet, self.or_follows) = (true, false);
-        } else if !line.starts_with(' ') {
+        } else if !is_relation {
             self.in_unmet = false;
         } else if self.in_unmet && self.findings.unmet.len() < MAX_UNMET {
             self.read_unmet_line(line.trim());
@@ -396,6 +401,23 @@ mod tests {
                 ("v", Definite),
             ]
         );
+    }
+
+    #[test]
+    fn what_apt_says_at_the_same_time_may_stand_before_a_relation() {
+        for torn in [
+            "E",
+            "E:",
+            "E: Unable to correct problems, you have held broken packages.",
+        ] {
+            let log = format!(
+                "The following packages have unmet dependencies:\n\
+                 {torn} dummy : Depends: a but it is not installable\n: Unable\n Depends: no\n"
+            );
+            let unmet = scan(log.as_bytes(), 5).unmet;
+            let found: Vec<_> = unmet.iter().map(|unmet| &unmet.relation[..]).collect();
+            assert_eq!(found, ["a"], "{torn}");
+        }
     }
 
     #[test]
