@@ -19,6 +19,7 @@ use sha2::{Digest, Sha256};
 use super::Error;
 use super::changes::{self, Entry};
 use crate::protocol::{FileName, Sha1Hex};
+use crate::sys::digest::hex;
 
 /// Keeps the bytes of a file of the given name and size, all that the reader yields until its
 /// end, and returns their sum. A read error means that nothing is to be kept.
@@ -171,10 +172,6 @@ impl Read for Verifying<'_> {
         }
         Ok(count)
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -8,4 +8,4 @@ mod slave_url;
 
 pub(crate) use log::{LogError, follow_log, patiently, print_log};
 pub(crate) use slave::{Client, Download, Error, Patience};
-pub(crate) use slave_url::{Invalid as InvalidUrl, SlaveUrl};
+pub(crate) use slave_url::{Invalid as InvalidUrl, SlaveUrl, shown_url};

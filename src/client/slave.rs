@@ -181,7 +181,7 @@ impl Client {
         };
         let mut download = Download {
             reader: Box::new(response.into_body().into_reader()),
-            buffer: vec![0; CHUNK_BYTES],
+            buffer: Vec::new(),
             url,
         };
         download.skip(skipped)?;
@@ -214,7 +214,7 @@ impl Download {
     fn empty(url: String) -> Self {
         Self {
             reader: Box::new(io::empty()),
-            buffer: vec![0],
+            buffer: Vec::new(),
             url,
         }
     }
@@ -222,14 +222,10 @@ impl Download {
     /// Returns the next bytes, none at the end. A body shorter than announced is an error, but not
     /// every one announces its length: check what came.
     pub(crate) fn chunk(&mut self) -> Result<Option<&[u8]>, Error> {
-        loop {
-            match self.reader.read(&mut self.buffer) {
-                Ok(0) => return Ok(None),
-                Ok(count) => return Ok(Some(&self.buffer[..count])),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(Error::new(&self.url, ureq::Error::from(error))),
-            }
-        }
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let filled = self.fill(&mut buffer);
+        self.buffer = buffer;
+        filled.map(|()| (!self.buffer.is_empty()).then_some(&self.buffer[..]))
     }
 
     /// Replaces what is in `bytes` by the next ones, at most 256 KiB; none at the end.

@@ -58,6 +58,15 @@ impl SlaveUrl {
     }
 }
 
+/// Returns a URL without user name and password, otherwise as it stands.
+pub(crate) fn shown_url(url: &str) -> String {
+    match (url.split_once("://"), url.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, place))) => format!("{scheme}://{place}"),
+        (None, Some((_, place))) => place.to_owned(),
+        _ => url.to_owned(),
+    }
+}
+
 fn split_port(place: &str) -> Result<(&str, Option<u16>), Invalid> {
     let host_end = if place.starts_with('[') {
         place.find(']').map_or(place.len(), |bracket| bracket + 1)

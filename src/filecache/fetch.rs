@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, Read};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ use ureq::typestate::AgentScope;
 use super::Error;
 use super::store::{CHUNK_BYTES, Store};
 use crate::protocol::Sha1Hex;
+use crate::sys::lock::lock;
 
 /// Redirects followed in one download.
 const MAX_REDIRECTS: u32 = 5;
@@ -295,11 +296,6 @@ impl Drop for Landing<'_> {
         *lock(&self.flight.answer) = Some(answer.unwrap_or_else(abandoned));
         self.flight.landed.notify_all();
     }
-}
-
-/// Locks a collection; a thread that died in mid-operation left no half-done change in it.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

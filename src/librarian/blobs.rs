@@ -21,6 +21,7 @@ use sha2::{Digest as _, Sha256};
 use super::Error;
 
 use crate::sys::clock;
+use crate::sys::digest::hex;
 use crate::sys::fs::{self, TempFile, fsync_dir};
 
 /// Blobs are never written again; their owner too must mean it to change one.
@@ -250,10 +251,6 @@ fn is_sum(name: &str) -> bool {
 
 fn is_hex(text: &str) -> bool {
     text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -9,13 +9,13 @@ use std::path::Path;
 
 use sha1::{Digest as _, Sha1};
 
-use super::blobs::hex;
 use super::remote::{self, Added, Uploader};
 use super::{Error, alias_url, name, rows};
 
 use crate::db::Db;
 use crate::protocol::Sha1Hex;
 use crate::sys::clock;
+use crate::sys::digest::hex;
 
 /// A file from this length on is worth a line that tells how far it is.
 const LONG_BYTES: u64 = 64 << 20;

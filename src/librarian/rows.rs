@@ -9,7 +9,8 @@ use std::io::Read as _;
 
 use sha2::{Digest as _, Sha256};
 
-use super::blobs::{Content, hex};
+use super::blobs::Content;
+use crate::sys::digest::hex;
 
 use crate::db::{self, Engine, Tx, params};
 

@@ -12,13 +12,15 @@ use std::time::{Duration, Instant};
 
 use crate::db;
 use crate::sys::clock::now_ms as now;
+use crate::sys::host;
 
-use super::farm::{Farm, lock, millis};
-use super::identity::{host, own_name};
+use super::farm::{Farm, millis};
+use super::identity::own_name;
 use super::rows::leases::{self, Fence};
 use super::rows::queue;
 use super::scan::Era;
 use super::scanner::{Next, Scanner};
+use crate::sys::lock::lock;
 
 /// Before a builder is looked at again after something was set going.
 pub(super) const SOON: Duration = Duration::from_secs(2);
@@ -75,7 +77,7 @@ impl Crew {
     pub(super) fn begin(farm: Farm) -> Result<Self, db::Error> {
         let me = own_name();
         farm.db
-            .write(|tx| leases::announce(tx, &me, &host(), now()))?;
+            .write(|tx| leases::announce(tx, &me, &host::name(), now()))?;
         let interval = farm.config.scan_interval.as_secs();
         log::info!("master ready! {me} looks after builders every {interval} s");
         Ok(Self {
@@ -177,7 +179,7 @@ impl Crew {
         let may_take = !self.was_cut_off.load(Ordering::SeqCst);
         let (held, until) = self.farm.db.write(|tx| {
             let now = now();
-            leases::announce(tx, &self.me, &host(), now)?;
+            leases::announce(tx, &self.me, &host::name(), now)?;
             let mut held = leases::renew(tx, &self.me, now + lease)?;
             let processes = leases::live_processes(tx, now, lease)?;
             let share = (leases::builders(tx)? + processes - 1) / processes;
@@ -274,7 +276,7 @@ impl Crew {
     }
 
     fn note_idle(&self, scanner: &Scanner<'_>) {
-        let Some(builder) = scanner.idle_builder() else {
+        let Some(builder) = &scanner.seen else {
             return;
         };
         let idle = Idle {

@@ -4,12 +4,13 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 
 use crate::config;
 use crate::db::{self, Db};
 use crate::librarian::Uploader;
 use crate::sys::clock::now_ms as now;
+use crate::sys::lock::lock;
 
 use super::rows::queue;
 use super::score::Rules;
@@ -57,10 +58,7 @@ impl Farm {
     }
 
     pub(super) fn rules(&self) -> Rules {
-        match self.config.scoring {
-            config::Scoring::Y2008 => Rules::Y2008,
-            config::Scoring::Modern => Rules::Modern,
-        }
+        self.config.scoring.into()
     }
 
     /// Where results are fetched and handed over.
@@ -95,11 +93,6 @@ impl Farm {
 /// Returns a length of time in milliseconds.
 pub(super) fn millis(duration: std::time::Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
-}
-
-/// Locks a collection; a thread that died in mid-operation left no half-done change in it.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A number of things that may be done at once.

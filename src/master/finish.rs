@@ -23,9 +23,8 @@ use super::farm::millis;
 use super::gather;
 use super::judge::{note, notice};
 use super::model::BuildState;
-use super::rows::builders;
-use super::rows::builders::Job;
-use super::rows::candidate;
+use super::rows::builders::{self, Job};
+use super::rows::candidate::{self, Candidate};
 use super::rows::outbox;
 use super::rows::queue::{self, End};
 use super::scanner::{Next, Scanner, Trouble, View, held, still_held};
@@ -64,8 +63,13 @@ impl Scanner<'_> {
         let Some(job) = &view.job else {
             return Ok(Next::Turn);
         };
+        let about = self
+            .farm
+            .db
+            .read(|tx| candidate::candidate(tx, job.build))?;
+        let private = about.archive.private;
         match outcome(status, job.is_cancelling()) {
-            Outcome::Built => self.built(view, job, files)?,
+            Outcome::Built => self.built(view, job, files, &about)?,
             Outcome::Ended {
                 state,
                 keeps_dependencies,
@@ -74,7 +78,7 @@ impl Scanner<'_> {
                 let dependencies = keeps_dependencies.then_some(dependencies);
                 let ending = Ending {
                     state,
-                    log: self.store_log(view, job, state)?,
+                    log: self.store_log(view, job, state, private)?,
                     dependencies,
                     leaf: None,
                     notify,
@@ -83,7 +87,7 @@ impl Scanner<'_> {
                 self.end_job(view, job, &ending)?;
             }
             Outcome::GiveBack => {
-                let log = self.store_log(view, job, job.state)?;
+                let log = self.store_log(view, job, job.state, private)?;
                 let until = now() + millis(self.farm.config.give_back_delay);
                 let cookie = job.cookie();
                 let why = format!("***** {cookie} is GIVENBACK by {} *****", view.builder.name);
@@ -96,7 +100,7 @@ impl Scanner<'_> {
                 held(self.farm.db.write(write)?)?;
                 self.say(view, log::Level::Warn, &why);
             }
-            Outcome::BuilderAtFault => self.builder_failed(view, job)?,
+            Outcome::BuilderAtFault => self.builder_failed(view, job, private)?,
             Outcome::Unexpected => {
                 return Err(Trouble::Failure {
                     kind: Kind::Dispatch,
@@ -118,6 +122,7 @@ impl Scanner<'_> {
         view: &View,
         job: &Job,
         files: &[(FileName, Sha1Hex)],
+        about: &Candidate,
     ) -> Result<(), Trouble> {
         if job.state != BuildState::Gathering {
             let write = |tx: &mut Tx<'_>| {
@@ -125,11 +130,7 @@ impl Scanner<'_> {
             };
             held(self.farm.db.write(write)?)?;
         }
-        let candidate = self
-            .farm
-            .db
-            .read(|tx| candidate::candidate(tx, job.build))?;
-        let wanted = candidate.component.is_some();
+        let wanted = about.component.is_some();
         let gathered = match (wanted, self.odd_results.clone()) {
             (false, _) => Ok(()),
             (true, Some(why)) => Err(gather::Error::Refused(why)),
@@ -157,7 +158,7 @@ impl Scanner<'_> {
         let handed_over = matches!(state, BuildState::FullyBuilt | BuildState::Uploading);
         let ending = Ending {
             state,
-            log: self.store_log(view, job, BuildState::Building)?,
+            log: self.store_log(view, job, BuildState::Building, about.archive.private)?,
             dependencies: None,
             leaf: handed_over.then_some(&*cookie),
             notify: state == BuildState::FailedToUpload,
@@ -236,8 +237,8 @@ impl Scanner<'_> {
     }
 
     /// Counts a BUILDERFAIL against the builder alone; the job goes to the next one.
-    fn builder_failed(&mut self, view: &View, job: &Job) -> Result<(), Trouble> {
-        let log = self.store_log(view, job, job.state)?;
+    fn builder_failed(&mut self, view: &View, job: &Job, private: bool) -> Result<(), Trouble> {
+        let log = self.store_log(view, job, job.state, private)?;
         let why = format!("***** {} has failed *****", view.builder.name);
         let write = |tx: &mut Tx<'_>| {
             let count = view.builder.failure_count + 1;
@@ -265,21 +266,16 @@ impl Scanner<'_> {
         view: &View,
         job: &Job,
         state: BuildState,
+        private: bool,
     ) -> Result<Option<StoredLog>, Trouble> {
         let farm = self.farm;
-        let candidate = farm.db.read(|tx| candidate::candidate(tx, job.build))?;
         let download = match self.slave(view)?.client.get("/filecache/buildlog", 0) {
             Ok(download) => download,
             Err(error) if error.is_absence() => {
                 self.say(view, log::Level::Warn, "the slave has no log of it");
                 return Ok(None);
             }
-            Err(error) => {
-                return Err(Trouble::Failure {
-                    kind: Kind::Passing,
-                    why: error.to_string(),
-                });
-            }
+            Err(error) => return Err(error.into()),
         };
         let ours = |error: &dyn std::fmt::Display| Trouble::Ours(format!("log: {error}"));
         let path = gather::place(farm.results(), &job.cookie(), self.fence.epoch, "log.gz");
@@ -288,10 +284,9 @@ impl Scanner<'_> {
         let stored = stored.and_then(|mut file| {
             let len = file.metadata().map_err(|error| ours(&error))?.len();
             let name = format!("{}.gz", job.name.log_name(state));
-            let restricted = candidate.archive.private;
             let added =
                 farm.librarian
-                    .add(&name, Some("text/plain"), None, restricted, &mut file, len);
+                    .add(&name, Some("text/plain"), None, private, &mut file, len);
             let alias = added.map_err(|error| ours(&error))?.id;
             let url = alias_url(&farm.library_url, alias, &name);
             Ok(Some(StoredLog { alias, url }))
@@ -313,11 +308,9 @@ fn pack_log(
     let mut packer = GzEncoder::new(BufWriter::new(file), Compression::default());
     let mut received = 0;
     loop {
-        let piece = download.chunk().map_err(|error| Trouble::Failure {
-            kind: Kind::Passing,
-            why: error.to_string(),
-        })?;
-        let Some(piece) = piece else { break };
+        let Some(piece) = download.chunk()? else {
+            break;
+        };
         received += piece.len() as u64;
         if received > LOG_BYTES {
             log::warn!("{}: its log is cut at {LOG_BYTES} bytes", view.url());

@@ -18,6 +18,7 @@ use sha1::{Digest as _, Sha1};
 use crate::build::changes;
 use crate::client::{self, Client, Download};
 use crate::protocol::{FileName, Sha1Hex};
+use crate::sys::digest::{hex, sha1_of};
 use crate::sys::fs::{TempFile, fsync_dir, remove_tree};
 
 use super::farm::Place;
@@ -228,18 +229,11 @@ fn is_complete(dir: &Path, files: &Files) -> Result<bool, Error> {
     }
     for (name, sum) in files {
         let path = dir.join(name.as_str());
-        let Ok(mut file) = fs::File::open(&path) else {
+        if fs::File::open(&path).is_err() {
             return Ok(false);
-        };
-        let mut hasher = sha1_smol::Sha1::new();
-        let mut buffer = vec![0; 256 << 10];
-        loop {
-            match io::Read::read(&mut file, &mut buffer).map_err(at(&path))? {
-                0 => break,
-                count => hasher.update(&buffer[..count]),
-            }
         }
-        if hasher.digest().to_string() != sum.as_str() {
+        let (actual, _) = sha1_of(&path).map_err(at(&path))?;
+        if actual != sum.as_str() {
             return Ok(false);
         }
     }
@@ -356,8 +350,7 @@ pub(super) fn save(
         drop(flush);
         drop(to_sum);
         let digest = sum.join().expect("summing does not panic");
-        let digest = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok((digest, received))
+        Ok((hex(&digest), received))
     })
 }
 

@@ -3,14 +3,9 @@
 use std::process;
 
 use crate::sys::clock::now_ms as now;
+use crate::sys::host;
 
 /// Returns a name that no other process has or had: host, process, time.
 pub(super) fn own_name() -> String {
-    format!("{}:{}:{}", host(), process::id(), now())
-}
-
-/// Returns the name of this host.
-pub(super) fn host() -> String {
-    let name = nix::unistd::gethostname().unwrap_or_default();
-    name.to_string_lossy().into_owned()
+    format!("{}:{}:{}", host::name(), process::id(), now())
 }

@@ -16,7 +16,7 @@ use crate::db::{self, Db, Tx};
 use super::farm::{Farm, millis};
 use super::identity::own_name;
 use super::judge::note;
-use super::rows::builders::{self, Builder};
+use super::rows::builders;
 use super::rows::groups::{self, ArchSeries};
 use super::rows::leases::{self, Fence};
 use super::scan::{self, Era, Step};
@@ -51,7 +51,7 @@ impl<'a> Pass<'a> {
         let fences = taken.into_iter().map(|fence| (fence.builder, fence));
         Ok(Self {
             farm,
-            me: me.clone(),
+            me,
             fences: fences.collect(),
         })
     }
@@ -89,7 +89,13 @@ impl<'a> Pass<'a> {
         }
         log::info!(target: LOGGER, "scanning builders");
         self.each(
-            |view| view.job.is_some() && groups.contains_key(family(&view.builder)),
+            |view| {
+                view.job.is_some()
+                    && view
+                        .builder
+                        .family()
+                        .is_some_and(|family| groups.contains_key(family))
+            },
             Self::poll,
         )?;
         log::info!(target: LOGGER, "dispatching");
@@ -160,7 +166,7 @@ impl<'a> Pass<'a> {
 
     /// Probes the builders of a family that are ok; one that fails that is out (§2.7).
     fn probe_group(&self, group: &str, tags: &[ArchSeries]) -> Result<(), db::Error> {
-        let is_for = |view: &View| view.builder.ok && family(&view.builder) == group;
+        let is_for = |view: &View| view.builder.ok && view.builder.family() == Some(group);
         self.each(is_for, |pass, scanner, view| {
             match pass.probe(scanner, view, tags) {
                 Err(Trouble::Failure { why, .. }) => pass.fail(scanner, view, &why),
@@ -255,11 +261,4 @@ impl<'a> Pass<'a> {
         }
         Ok(Next::Turn)
     }
-}
-
-fn family(builder: &Builder) -> &str {
-    builder
-        .processors
-        .first()
-        .map_or("", |processor| &processor.family)
 }

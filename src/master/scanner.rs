@@ -6,6 +6,7 @@
 
 use std::time::Instant;
 
+use crate::client::{self, shown_url};
 use crate::db::{self, Tx};
 use crate::protocol::StatusForm;
 
@@ -16,7 +17,7 @@ use super::judge::note;
 use super::model::{BuildState, CleanStatus, ResetProtocol};
 use super::rows::builders::{self, Builder, Job};
 use super::rows::leases::{self, Fence};
-use super::rows::queue::{self};
+use super::rows::queue;
 use super::scan::{self, Before, BuilderFacts, Era, JobFacts, Step};
 use super::slave::{self, Slave, Status};
 use crate::sys::clock::now_ms as now;
@@ -63,6 +64,12 @@ impl From<slave::Error> for Trouble {
     }
 }
 
+impl From<client::Error> for Trouble {
+    fn from(error: client::Error) -> Self {
+        slave::Error::from(error).into()
+    }
+}
+
 /// Turns the word of a fenced write into an error when it touched nothing.
 pub(super) fn held(touched: bool) -> Result<(), Trouble> {
     touched.then_some(()).ok_or(Trouble::Changed)
@@ -85,12 +92,7 @@ pub(super) struct View {
 impl View {
     /// The logger of the group that the builder is in, named after its processor family.
     pub(super) fn logger(&self) -> String {
-        let family = self
-            .builder
-            .processors
-            .first()
-            .map(|one| one.family.as_str());
-        format!("root.builders.{}", family.unwrap_or("none"))
+        format!("root.builders.{}", self.builder.family().unwrap_or("none"))
     }
 
     pub(super) fn facts(&self) -> BuilderFacts {
@@ -111,7 +113,7 @@ impl View {
 
     /// What the builder is called in messages: its URL, without a password.
     pub(super) fn url(&self) -> String {
-        shown(&self.builder.url)
+        shown_url(&self.builder.url)
     }
 
     /// The build of the job, for events.
@@ -120,18 +122,9 @@ impl View {
     }
 }
 
-/// Leaves user name and password out of a URL.
-pub(super) fn shown(url: &str) -> String {
-    match (url.split_once("://"), url.rsplit_once('@')) {
-        (Some((scheme, _)), Some((_, place))) => format!("{scheme}://{place}"),
-        (None, Some((_, place))) => place.to_owned(),
-        _ => url.to_owned(),
-    }
-}
-
 /// Returns the first label of the host of a URL.
 fn buildd_name(url: &str) -> String {
-    let url = shown(url);
+    let url = shown_url(url);
     let host = url.split_once("://").map_or(&*url, |(_, host)| host);
     let end = host.find(['.', ':', '/']).unwrap_or(host.len());
     host[..end].to_owned()
@@ -149,6 +142,8 @@ pub(super) struct Scanner<'a> {
     /// The build that the slave is to let go of, and since when.
     letting_go: Option<(String, Instant)>,
     slave: Option<(String, Slave)>,
+    /// The builder, as the last look found it.
+    pub(super) seen: Option<Builder>,
 }
 
 impl<'a> Scanner<'a> {
@@ -161,6 +156,7 @@ impl<'a> Scanner<'a> {
             odd_results: None,
             letting_go: None,
             slave: None,
+            seen: None,
         }
     }
 
@@ -175,7 +171,9 @@ impl<'a> Scanner<'a> {
             }
         };
         let looked = self.look(&view);
-        self.settle(&view, looked)
+        let next = self.settle(&view, looked);
+        self.seen = Some(view.builder);
+        next
     }
 
     /// Makes the best of how a look ended.
@@ -454,12 +452,6 @@ impl<'a> Scanner<'a> {
                 Ok(Next::Now)
             }
         }
-    }
-
-    /// Returns the builder, if it can have jobs: what kinds it could run.
-    pub(super) fn idle_builder(&self) -> Option<Builder> {
-        let view = self.view().ok()??;
-        (view.job.is_none() && view.builder.ok && !view.builder.manual).then_some(view.builder)
     }
 
     /// What `build` is called in the form this builder speaks.

@@ -3,7 +3,7 @@
 //! One connection a call, bounded in time. Either form of `status` is understood; which it was is
 //! told with it. Judges nothing. Called by the scanner.
 
-use crate::client::{self, Client, InvalidUrl, Patience, SlaveUrl};
+use crate::client::{self, Client, InvalidUrl, Patience, SlaveUrl, shown_url};
 use crate::config;
 use crate::protocol::{
     self, Info, Sha1Hex, StatusForm, StatusRecord, parse_building, parse_present,
@@ -50,7 +50,7 @@ impl Slave {
     /// Contacts nobody yet.
     pub(super) fn new(url: &str, config: &config::Master) -> Result<Self, Error> {
         let parsed = SlaveUrl::parse(url).map_err(|source| Error::Url {
-            url: super::scanner::shown(url),
+            url: shown_url(url),
             source,
         })?;
         let patience = Patience {

@@ -169,16 +169,7 @@ impl Work<'_> {
             Some(_) => BuildState::FailedToUpload,
         };
         let log_alias = reason.map(|reason| self.store_log(reason)).transpose()?;
-        let write = |tx: &mut Tx<'_>| {
-            note(
-                tx,
-                self.upload,
-                state,
-                reason,
-                log_alias.flatten(),
-                binaries,
-            )
-        };
+        let write = |tx: &mut Tx<'_>| note(tx, self.upload, state, reason, log_alias, binaries);
         if self.farm.db.write(write).map_err(text)? {
             match reason {
                 None => log::info!("{}: {state}", self.upload.name),
@@ -189,7 +180,7 @@ impl Work<'_> {
     }
 
     /// Keeps the uploader's log, or failing that what it said.
-    fn store_log(&self, said: &str) -> Result<Option<i64>, String> {
+    fn store_log(&self, said: &str) -> Result<i64, String> {
         let mut bytes = Vec::new();
         let read = File::open(self.dir.join(LOG_NAME)).and_then(|file| {
             io::Read::read_to_end(&mut io::Read::take(file, LOG_BYTES), &mut bytes)
@@ -208,7 +199,7 @@ impl Work<'_> {
             &mut &bytes[..],
             length,
         );
-        added.map(|added| Some(added.id)).map_err(text)
+        added.map(|added| added.id).map_err(text)
     }
 }
 

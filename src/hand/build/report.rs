@@ -11,6 +11,7 @@ use crate::build::rundir::Ending;
 use crate::filecache::Store;
 use crate::hand::output::Output;
 use crate::protocol::BuildStatus;
+use crate::sys::digest::hex;
 
 use super::Error;
 use super::progress::clock;
@@ -53,9 +54,7 @@ pub(super) fn copy(source: &mut dyn Read, to: &Path) -> Result<(u64, String), Er
         size += piece.len() as u64;
     })?;
     output.finish()?;
-    let digest = hash.finalize();
-    let sum = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok((size, sum))
+    Ok((size, hex(&hash.finalize())))
 }
 
 /// Says how the build ended: the verdict, a line a file, where the log is, and of a failure the

@@ -13,6 +13,7 @@ use sha1_smol::Sha1;
 use crate::hand::output::Output;
 use crate::hand::site::{self, at};
 use crate::protocol::Sha1Hex;
+use crate::sys::digest::sha1_of;
 
 use super::Error;
 
@@ -126,25 +127,18 @@ pub(super) fn pack(
     }
     is_whole()?;
     output.finish()?;
-    let sha1 = shown(&hash);
+    let sha1 = shown(&hash.digest().to_string());
     Ok(Packed { sha1, size })
 }
 
 /// The SHA-1 of the file at `path`.
 pub(super) fn sum(path: &Path) -> Result<Sha1Hex, site::Error> {
-    let mut file = File::open(path).map_err(at(path))?;
-    let (mut hash, mut buffer) = (Sha1::new(), vec![0; 256 << 10]);
-    loop {
-        let count = file.read(&mut buffer).map_err(at(path))?;
-        match buffer.get(..count) {
-            None | Some([]) => return Ok(shown(&hash)),
-            Some(piece) => hash.update(piece),
-        }
-    }
+    let (sum, _) = sha1_of(path).map_err(at(path))?;
+    Ok(shown(&sum))
 }
 
-fn shown(hash: &Sha1) -> Sha1Hex {
-    Sha1Hex::parse(&hash.digest().to_string()).expect("a digest is forty hexadecimal digits")
+fn shown(digest: &str) -> Sha1Hex {
+    Sha1Hex::parse(digest).expect("a digest is forty hexadecimal digits")
 }
 
 #[cfg(test)]

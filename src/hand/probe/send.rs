@@ -4,22 +4,19 @@
 //! this host reaches the slave, and for no longer than one `ensurepresent` takes.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::Write;
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::SystemTime;
 
-use sha1_smol::Sha1;
-
 use super::Error;
 use crate::client::Client;
 use crate::hand::say;
 use crate::server::{self, Access, Handler, Limits, Method, Request, Response, Server, StopHandle};
+use crate::sys::digest::sha1_of;
 use crate::xmlrpc::Value;
-
-const CHUNK_BYTES: usize = 256 << 10;
 
 /// Sends `files` to the slave at `address`, telling of each on `out`; answers whether it has all
 /// of them now.
@@ -32,7 +29,7 @@ pub(super) fn send(
     let here = local_address(address)?;
     let mut all_there = true;
     for path in files {
-        let sum = sha1_of(path).map_err(|source| Error::File {
+        let (sum, _) = sha1_of(path).map_err(|source| Error::File {
             path: path.clone(),
             source,
         })?;
@@ -61,18 +58,6 @@ fn local_address(address: &str) -> Result<IpAddr, Error> {
             address: address.to_owned(),
             source,
         })
-}
-
-fn sha1_of(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
-    let mut digest = Sha1::new();
-    let mut buffer = vec![0; CHUNK_BYTES];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(digest.digest().to_string()),
-            count => digest.update(&buffer[..count]),
-        }
-    }
 }
 
 /// Has the slave fetch one file; returns whether it has it, and its word for how or why not.

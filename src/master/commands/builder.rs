@@ -11,7 +11,7 @@ use serde_json::json;
 use super::screen::{Screen, note};
 use super::site::{Site, refuse};
 use super::{Error, builder_show, names, status};
-use crate::client::SlaveUrl;
+use crate::client::{SlaveUrl, shown_url};
 use crate::db::{self, Tx};
 use crate::master::model::ResetProtocol;
 use crate::master::rows::builders::{self, Builder, Job};
@@ -267,14 +267,6 @@ fn full_url(text: &str) -> Result<String, String> {
     let userinfo = authority.rfind('@').and_then(|at| authority.get(..=at));
     let userinfo = userinfo.unwrap_or_default();
     Ok(format!("{scheme}://{userinfo}{rest}/"))
-}
-
-/// Returns a URL that may be shown.
-pub(super) fn shown_url(url: &str) -> String {
-    match SlaveUrl::parse(url) {
-        Ok(url) => format!("{}/", url.base),
-        Err(_) => String::new(),
-    }
 }
 
 /// Finds a builder by name.

@@ -2,11 +2,12 @@
 //!
 //! What is shown is what the farm's processes last noted; no slave is asked.
 
-use super::builder::{find, shown_url};
+use super::builder::find;
 use super::screen::Screen;
 use super::site::Site;
 use super::table::{Cell, Sheet, Table, column, folding, hidden};
 use super::{Error, builds, status, words};
+use crate::client::shown_url;
 use crate::master::model::JobStatus;
 use crate::master::rows::builders::{self, Builder};
 use crate::master::rows::events;

@@ -9,7 +9,7 @@ use std::os::unix::fs::{OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::config::{Farm, Scoring, Warning};
+use crate::config::{Farm, Warning};
 use crate::config_file;
 use crate::db::{self, Db, Tx};
 use crate::master::rows::archives::{self, Archive};
@@ -58,10 +58,7 @@ impl Site {
 
     /// Returns by which rules jobs are scored here.
     pub(super) fn rules(&self) -> Rules {
-        match self.farm.master.scoring {
-            Scoring::Y2008 => Rules::Y2008,
-            Scoring::Modern => Rules::Modern,
-        }
+        self.farm.master.scoring.into()
     }
 }
 

@@ -3,14 +3,12 @@
 //! The files are read and their sums compared before anything is sent; then the librarian gets
 //! those it does not have, and all rows are written at once.
 
-use std::fs::{self, File};
-use std::io::{self, BufRead as _, BufReader};
+use std::fs::{self};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sha1::{Digest as _, Sha1};
 
 use super::published::component_of;
 use super::screen::{Screen, note};
@@ -27,8 +25,8 @@ use crate::master::rows::registry;
 use crate::master::rows::sources::Source;
 use crate::master::submit::{Outcome, Part, Submission};
 use crate::sys::clock::now_ms;
+use crate::sys::digest::sha1_of;
 
-const CHUNK_BYTES: usize = 256 << 10;
 /// Between two looks at builds that are waited for.
 const POLL: Duration = Duration::from_secs(1);
 
@@ -119,7 +117,7 @@ pub(super) fn run(args: Args, site: &Site, screen: Screen) -> Result<bool, Error
 fn parts(package: &Package) -> Result<Vec<Part>, Error> {
     let mut parts = Vec::new();
     for (path, name, sum) in package.files() {
-        let (size, sha1) = sum_up(&path).map_err(Error::at(&path))?;
+        let (sha1, size) = sha1_of(&path).map_err(Error::at(&path))?;
         if let Some(sum) = sum
             && sum.as_str() != sha1
         {
@@ -131,33 +129,11 @@ fn parts(package: &Package) -> Result<Vec<Part>, Error> {
         parts.push(Part {
             name: name.as_str().to_owned(),
             sha1,
-            size,
+            size: i64::try_from(size).unwrap_or(i64::MAX),
             alias: None,
         });
     }
     Ok(parts)
-}
-
-/// Returns the size of a file, and its SHA-1.
-fn sum_up(path: &Path) -> io::Result<(i64, String)> {
-    let mut reader = BufReader::with_capacity(CHUNK_BYTES, File::open(path)?);
-    let mut hash = Sha1::new();
-    let mut size = 0;
-    loop {
-        let piece = reader.fill_buf()?;
-        let count = piece.len();
-        if count == 0 {
-            break;
-        }
-        hash.update(piece);
-        reader.consume(count);
-        size += count as i64;
-    }
-    let digits = hash.finalize();
-    Ok((
-        size,
-        digits.iter().map(|byte| format!("{byte:02x}")).collect(),
-    ))
 }
 
 fn read_restrictions(path: &Path) -> Result<ArchSpecific, Error> {

@@ -46,6 +46,13 @@ pub(crate) struct Builder {
     pub(crate) processors: Vec<Processor>,
 }
 
+impl Builder {
+    /// Returns the family of its first processor, by which builders are grouped.
+    pub(crate) fn family(&self) -> Option<&str> {
+        self.processors.first().map(|one| one.family.as_str())
+    }
+}
+
 /// The queue row of a builder, with what matters of its build.
 #[derive(Clone, Debug)]
 pub(crate) struct Job {
@@ -88,8 +95,7 @@ pub(crate) fn all(tx: &mut Tx<'_>) -> Result<Vec<(Builder, Option<Job>)>, Error>
 
 fn order(one: &Builder, other: &Builder) -> Ordering {
     fn key(builder: &Builder) -> (Option<&str>, bool, &str) {
-        let family = builder.processors.first().map(|one| one.family.as_str());
-        (family, builder.virtualized, &builder.name)
+        (builder.family(), builder.virtualized, &builder.name)
     }
     key(one).cmp(&key(other))
 }
