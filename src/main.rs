@@ -13,6 +13,7 @@ mod internal;
 mod librarian;
 mod logger;
 mod master;
+mod metrics;
 mod protocol;
 mod server;
 mod session;

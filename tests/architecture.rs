@@ -14,11 +14,12 @@ use std::path::{Path, PathBuf};
 const IMPORTS: &[(&str, &[&str])] = &[
     ("xmlrpc", &[]),
     ("sys", &[]),
-    ("server", &[]),
+    ("metrics", &[]),
+    ("server", &["metrics"]),
     ("protocol", &["xmlrpc"]),
     ("config", &["protocol", "server"]),
     ("config_file", &["config", "sys"]),
-    ("filecache", &["protocol", "sys"]),
+    ("filecache", &["metrics", "protocol", "sys"]),
     ("session", &["sys"]),
     ("client", &["filecache", "protocol", "xmlrpc"]),
     ("db", &[]),
@@ -67,6 +68,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "config",
             "config_file",
             "filecache",
+            "metrics",
             "protocol",
             "server",
             "session",
@@ -106,6 +108,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ),
     ("xml::", &["xmlrpc/"]),
     ("ini::", &["config/"]),
+    ("prometheus::", &["metrics.rs"]),
 ];
 
 /// What a pure file may not name. Plain values of the standard library, such as `IpAddr`,
