@@ -15,6 +15,10 @@ use std::mem;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+mod follow;
+
+pub(crate) use follow::Follow;
+
 use super::scrub::{self, Scrubber, scrub_always};
 
 /// The longest unfinished line held back for scrubbing; more of it is passed on in pieces.

@@ -21,6 +21,8 @@ pub(crate) struct Limits {
     pub(crate) connections_per_peer: u32,
     /// Files sent at a time. Defaults to 32.
     pub(crate) downloads: u32,
+    /// Readers of a running log at a time. Defaults to 16.
+    pub(crate) followers: u32,
     /// For a whole request to arrive. Defaults to 30 seconds.
     pub(crate) request_timeout: Duration,
     /// Between requests on one connection. Defaults to 60 seconds.
@@ -62,6 +64,7 @@ impl Limits {
             connections: reader.count(L, "connections", 1, 256),
             connections_per_peer: reader.count(L, "connections_per_peer", 1, 64),
             downloads: reader.count(L, "downloads", 1, 32),
+            followers: reader.count(L, "followers", 1, 16),
             request_timeout: reader.duration(L, "request_timeout", 30),
             idle_timeout: reader.duration(L, "idle_timeout", 60),
             write_timeout: reader.duration(L, "write_timeout", 60),
@@ -90,6 +93,7 @@ impl Limits {
             connections: count(self.connections),
             connections_per_peer: count(self.connections_per_peer),
             downloads: count(self.downloads),
+            followers: count(self.followers),
             request_secs: self.request_timeout.as_secs(),
             idle_secs: self.idle_timeout.as_secs(),
             write_secs: self.write_timeout.as_secs(),

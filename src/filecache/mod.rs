@@ -8,7 +8,7 @@ mod fetch;
 mod store;
 
 pub(crate) use fetch::{FetchLimits, Fetcher, plain_agent};
-pub(crate) use store::Store;
+pub(crate) use store::{Entry, Store};
 
 use std::io;
 use std::path::PathBuf;

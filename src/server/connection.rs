@@ -10,7 +10,7 @@ use super::admission::{Admission, Ticket};
 use super::head::{self, Head, LENGTH_NEEDED, Refusal, refusal};
 use super::http::Protocol;
 use super::limits::Limits;
-use super::message::{Body, Handler, Request, Response};
+use super::message::{Body, Feed, Handler, Request, Response};
 use super::wire::{PIECE_BYTES, Wire};
 use std::any::Any;
 use std::fs::File;
@@ -33,6 +33,7 @@ pub(super) struct Service {
     pub(super) limits: Limits,
     pub(super) access: Access,
     pub(super) downloads: Admission,
+    pub(super) followers: Admission,
     pub(super) long_bodies: Admission,
     pub(super) uploads: Admission,
 }
@@ -44,6 +45,7 @@ impl Service {
         Self {
             handler,
             downloads: places(limits.downloads),
+            followers: places(limits.followers),
             long_bodies: places(limits.long_bodies),
             uploads: places(limits.uploads),
             limits,
@@ -172,7 +174,7 @@ impl Connection<'_> {
         });
         // Where the next request begins is known, but not whether the rest will ever come.
         let cut_off = unread > 0;
-        framing.keep_alive &= !cut_off;
+        framing.keep_alive &= !cut_off && !matches!(response.body, Body::Feed(_));
         let keep_alive = framing.keep_alive;
         self.answer(response, framing)?;
         match keep_alive {
@@ -247,23 +249,52 @@ impl Connection<'_> {
         Ok(place)
     }
 
-    /// Writes an answer; if it is a file and too many are being sent already, another one.
+    /// Writes an answer; if it takes a place of which too many are taken already, another one.
     fn answer(&self, mut response: Response, mut framing: Framing) -> io::Result<()> {
         // The client has the body; it is told the length of that.
         framing.head_only |= response.status == 304;
-        let is_download = matches!(response.body, Body::File { .. }) && !framing.head_only;
-        let admit = || self.service.downloads.admit(self.peer.ip());
-        let place = is_download.then(admit).flatten();
-        if is_download && place.is_none() {
-            response =
-                Response::text(503, "too many downloads at once").with_header("Retry-After", "1");
+        let wanted = match response.body {
+            _ if framing.head_only => None,
+            Body::Bytes(_) => None,
+            Body::File { .. } => Some((&self.service.downloads, "too many downloads at once")),
+            Body::Feed(_) => Some((&self.service.followers, "too many followers at once")),
+        };
+        let mut _place = None;
+        if let Some((places, too_many)) = wanted {
+            _place = places.admit(self.peer.ip());
+            if _place.is_none() {
+                response = Response::text(503, too_many).with_header("Retry-After", "1");
+            }
         }
         let deadline = Instant::now() + self.service.limits.answer_time(response.body.len());
         self.wire.write(&render(&response, &framing)?, deadline)?;
         match response.body {
-            Body::File { file, len } if !framing.head_only => self.send_file(file, len, deadline),
-            Body::File { .. } | Body::Bytes(_) => Ok(()),
+            _ if framing.head_only => Ok(()),
+            Body::Bytes(_) => Ok(()),
+            Body::File { file, len } => self.send_file(file, len, deadline),
+            Body::Feed(feed) => self.send_feed(feed, framing.takes_chunks()),
         }
+    }
+
+    /// Sends what a feed gives until its end or the client's.
+    fn send_feed(&self, mut feed: Box<dyn Feed>, chunked: bool) -> io::Result<()> {
+        let send = |bytes: &[u8]| {
+            let time = self.service.limits.answer_time(bytes.len() as u64);
+            self.wire.write(bytes, Instant::now() + time)
+        };
+        while let Some(piece) = feed.next()? {
+            if piece.is_empty() {
+                if self.wire.peer_has_gone() {
+                    return Err(ErrorKind::ConnectionAborted.into());
+                }
+            } else if chunked {
+                let size = format!("{:x}\r\n", piece.len());
+                send(&[size.as_bytes(), &piece, b"\r\n"].concat())?;
+            } else {
+                send(&piece)?;
+            }
+        }
+        if chunked { send(b"0\r\n\r\n") } else { Ok(()) }
     }
 
     /// Sends the next `len` bytes of `file`.
@@ -317,10 +348,16 @@ impl Framing {
             keep_alive: false,
         }
     }
+
+    /// Says whether an answer of unknown length may come in chunks; else its end is the
+    /// connection's.
+    fn takes_chunks(&self) -> bool {
+        self.version >= HTTPVersion(1, 1)
+    }
 }
 
-/// Renders an answer up to what must be read from a file. `Content-Length` is always there,
-/// chunks never, whatever the client would take.
+/// Renders an answer up to what must be read from a file or a feed. `Content-Length` is there for
+/// all but a feed, chunks for nothing else, whatever the client would take.
 fn render(response: &Response, framing: &Framing) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(512);
     tiny_http::Response::new(
@@ -333,8 +370,18 @@ fn render(response: &Response, framing: &Framing) -> io::Result<Vec<u8>> {
     .with_header(Header::from_bytes("Server", "buildd-slave").expect("it is ASCII"))
     .with_chunked_threshold(usize::MAX)
     .raw_print(&mut bytes, framing.version.clone(), &[], true, None)?;
-    // tiny_http keeps this header to itself, so it goes in before the closing empty line.
+    // tiny_http keeps these headers to itself, so they go in before the closing empty line.
     bytes.truncate(bytes.len() - 2);
+    if let Body::Feed(_) = response.body {
+        let length = b"Content-Length: 0\r\n";
+        let at = bytes.windows(length.len()).position(|part| part == length);
+        if let Some(at) = at {
+            bytes.drain(at..at + length.len());
+        }
+        if framing.takes_chunks() {
+            bytes.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
+        }
+    }
     let connection = if framing.keep_alive {
         "keep-alive"
     } else {
@@ -343,7 +390,7 @@ fn render(response: &Response, framing: &Framing) -> io::Result<Vec<u8>> {
     write!(bytes, "Connection: {connection}\r\n\r\n")?;
     match &response.body {
         Body::Bytes(body) if !framing.head_only => bytes.extend_from_slice(body),
-        Body::Bytes(_) | Body::File { .. } => {}
+        Body::Bytes(_) | Body::File { .. } | Body::Feed(_) => {}
     }
     Ok(bytes)
 }

@@ -23,6 +23,9 @@ pub(crate) struct Limits {
     pub(crate) connections_per_peer: usize,
     /// Files being sent at once; one more is answered 503. Other answers do not count.
     pub(crate) downloads: usize,
+    /// Answers that are still being made ([`Feed`](super::Feed)) under way at once; one more is
+    /// answered 503.
+    pub(crate) followers: usize,
     /// Seconds from the first byte of a request to the last of its body; then 408. For a body that
     /// is taken as a stream: its longest silence, and what is added to the time its pace allows.
     pub(crate) request_secs: u64,
@@ -44,6 +47,7 @@ impl Default for Limits {
             connections: 256,
             connections_per_peer: 128,
             downloads: 16,
+            followers: 16,
             request_secs: 30,
             idle_secs: 60,
             write_secs: 30,

@@ -88,6 +88,20 @@ impl<'a> Wire<'a> {
         })
     }
 
+    /// Says whether the peer has closed its side, or the connection is broken. Does not wait.
+    pub(super) fn peer_has_gone(&self) -> bool {
+        let peek = || {
+            self.stream.set_nonblocking(true)?;
+            let peeked = self.stream.peek(&mut [0]);
+            self.stream.set_nonblocking(false)?;
+            peeked
+        };
+        match peek() {
+            Ok(count) => count == 0,
+            Err(error) => error.kind() != ErrorKind::WouldBlock,
+        }
+    }
+
     /// Lets the peer finish sending before the close: data that meets a closed socket would make
     /// the system reset the connection, and the peer lose the answer.
     pub(crate) fn drain(&self) {

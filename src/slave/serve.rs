@@ -69,9 +69,16 @@ pub(crate) fn run(config: &Config) -> Result<(), Error> {
     };
     folder(&slave.journal)?;
     let _lock = lock_journal(&slave.journal)?;
+    let mut folders = vec![
+        ("home", slave.home.clone()),
+        ("filecache", slave.filecache.clone()),
+        ("journal", slave.journal.clone()),
+    ];
     if slave.isolation == Isolation::Unshare && config.programs.mount.is_none() {
         folder(&slave.chroots)?;
         folder(&slave.sessions)?;
+        folders.push(("chroots", slave.chroots.clone()));
+        folders.push(("sessions", slave.sessions.clone()));
         store::sweep(&slave.chroots, launch::own_sub_ids()?)?;
     }
     let cache = Arc::new(Store::open(&slave.filecache, config.limits.reserve)?);
@@ -86,6 +93,8 @@ pub(crate) fn run(config: &Config) -> Result<(), Error> {
         daemon,
         store: cache,
         fetcher,
+        folders,
+        reserve: config.limits.reserve,
         arch: slave.architecturetag.clone(),
         form: slave.statusform,
     });

@@ -11,6 +11,7 @@ mod http;
 mod lifecycle;
 mod restart;
 mod results;
+mod show;
 mod support;
 mod verdicts;
 mod wire;

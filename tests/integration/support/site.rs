@@ -30,6 +30,7 @@ const DSC: &[u8] = b"Source: hello\nVersion: 1\n";
 pub(crate) struct Site {
     dir: tempfile::TempDir,
     user: Option<User>,
+    talkative: bool,
 }
 
 impl Site {
@@ -43,7 +44,11 @@ impl Site {
             .prefix("buildd-test-")
             .tempdir()
             .unwrap();
-        let site = Self { dir, user };
+        let site = Self {
+            dir,
+            user,
+            talkative: false,
+        };
         for folder in ["bin", "on", "home", "home/filecache"] {
             fs::create_dir(site.path(folder)).unwrap();
         }
@@ -62,6 +67,12 @@ impl Site {
         site.add_file(CHROOT);
         site.add_file(DSC);
         site
+    }
+
+    /// Lets the site's commands say all they have to say.
+    pub(crate) fn talkative(mut self) -> Self {
+        self.talkative = true;
+        self
     }
 
     /// Writes the configuration anew.
@@ -127,6 +138,9 @@ impl Site {
             .env("HOME", self.path("home"))
             .env(procs::MARK, self.dir.path())
             .stdin(Stdio::null());
+        if self.talkative {
+            command.env("RUST_LOG", "trace");
+        }
         command
     }
 
