@@ -3,9 +3,7 @@
 //! Its session, a chroot it was unpacking, its work tree. Used by CLEANUP, and by whoever started
 //! a shim and finds it dead.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write as _};
-use std::path::Path;
+use std::fs;
 use std::time::Duration;
 
 use crate::protocol::BuildStatus;
@@ -13,6 +11,7 @@ use crate::protocol::BuildStatus;
 use crate::session::{self, launch, live, store};
 use crate::sys::{self, procs};
 
+use super::buildlog;
 use super::rundir::{Ending, RunDir};
 use super::spec::Spec;
 
@@ -63,16 +62,13 @@ pub(crate) fn bury(dir: &RunDir, reason: &str) -> Ending {
         files: Vec::new(),
         stages: Vec::new(),
     };
-    let kept = append(&dir.log(), &notes).and_then(|()| dir.give_verdict(&ending));
+    let kept = buildlog::join(&dir.log())
+        .and_then(|()| buildlog::append_line(&dir.log(), &notes.join("\n")))
+        .and_then(|()| dir.give_verdict(&ending));
     if let Err(error) = kept {
         log::error!("{}: cannot keep the verdict: {error}", dir.path().display());
     }
     ending
-}
-
-fn append(log: &Path, lines: &[String]) -> io::Result<()> {
-    let mut file = OpenOptions::new().append(true).create(true).open(log)?;
-    writeln!(file, "\n{}", lines.join("\n"))
 }
 
 /// Removes everything; returns what could not be, a sentence each.

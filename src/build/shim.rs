@@ -134,9 +134,12 @@ fn note(stop: Stop, stage: Stage, record: &mut Record, build: &mut Build) {
             record.abort();
         }
         Stop::Failed(failure) => {
-            build
-                .log
-                .line(&format!("{} failed: {}", stage.name(), failure.reason));
+            // Most reasons begin with the stage.
+            let said = match failure.reason.starts_with(stage.name()) {
+                true => failure.reason.clone(),
+                false => format!("{} failed: {}", stage.name(), failure.reason),
+            };
+            build.log.line(&said);
             // A failed REAP is nothing: the kill that follows it is what counts.
             if stage != Stage::Reap {
                 record.fail(failure);

@@ -12,6 +12,7 @@ use std::time::Instant;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 
 use crate::build::Stage;
+use crate::build::buildlog::Snapshot;
 use crate::build::leftovers;
 use crate::build::rundir::{RunDir, Standing};
 use crate::build::source::Source;
@@ -55,7 +56,7 @@ pub(super) fn build(site: &Site, source: &Source, args: &Args) -> Result<ExitCod
     };
 
     let log = args.output.join(source.log_name(spec.arch()));
-    let mut text = File::open(run.log()).map_err(Error::at(&run.log()))?;
+    let mut text = Snapshot::open(&run.log()).map_err(Error::at(&run.log()))?;
     report::copy(&mut text, &log)?;
     let results = report::bring_results(&spec.settings.filecache, &ending, &args.output)?;
     let place = args.shown_as.as_ref().unwrap_or(&args.output);
