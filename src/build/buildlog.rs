@@ -16,10 +16,6 @@ use std::io::{self, Write};
 use std::mem;
 use std::path::{Path, PathBuf};
 
-mod follow;
-
-pub(crate) use follow::Follow;
-
 use super::scrub::{self, Scrubber, scrub_always};
 
 pub(crate) use reader::{Follow, Snapshot, tail};

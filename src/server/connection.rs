@@ -13,7 +13,6 @@ use super::limits::Limits;
 use super::message::{Body, Feed, Handler, Request, Response};
 use super::wire::{PIECE_BYTES, Wire};
 use std::any::Any;
-use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -256,7 +255,9 @@ impl Connection<'_> {
         let wanted = match response.body {
             _ if framing.head_only => None,
             Body::Bytes(_) => None,
-            Body::File { .. } => Some((&self.service.downloads, "too many downloads at once")),
+            Body::File { .. } | Body::Reader { .. } => {
+                Some((&self.service.downloads, "too many downloads at once"))
+            }
             Body::Feed(_) => Some((&self.service.followers, "too many followers at once")),
         };
         let mut _place = None;
@@ -272,6 +273,7 @@ impl Connection<'_> {
             _ if framing.head_only => Ok(()),
             Body::Bytes(_) => Ok(()),
             Body::File { file, len } => self.send_file(file, len, deadline),
+            Body::Reader { reader, len } => self.send_file(reader, len, deadline),
             Body::Feed(feed) => self.send_feed(feed, framing.takes_chunks()),
         }
     }
@@ -298,7 +300,7 @@ impl Connection<'_> {
     }
 
     /// Sends the next `len` bytes of `file`.
-    fn send_file(&self, mut file: File, len: u64, deadline: Instant) -> io::Result<()> {
+    fn send_file(&self, mut file: impl Read, len: u64, deadline: Instant) -> io::Result<()> {
         let piece = usize::try_from(len).unwrap_or(PIECE_BYTES).min(PIECE_BYTES);
         let mut buffer = vec![0; piece];
         let mut left = len;
@@ -390,7 +392,7 @@ fn render(response: &Response, framing: &Framing) -> io::Result<Vec<u8>> {
     write!(bytes, "Connection: {connection}\r\n\r\n")?;
     match &response.body {
         Body::Bytes(body) if !framing.head_only => bytes.extend_from_slice(body),
-        Body::Bytes(_) | Body::File { .. } | Body::Feed(_) => {}
+        Body::Bytes(_) | Body::File { .. } | Body::Reader { .. } | Body::Feed(_) => {}
     }
     Ok(bytes)
 }

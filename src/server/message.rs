@@ -51,6 +51,13 @@ pub(crate) enum Body {
         /// How many bytes to send: if the file turns out shorter, the connection is cut.
         len: u64,
     },
+    /// The next `len` bytes of something else that is on a disk; it counts as a download.
+    Reader {
+        /// If it turns out shorter, the connection is cut.
+        reader: Box<dyn Read + Send>,
+        /// How many bytes to send.
+        len: u64,
+    },
     /// What comes as it comes. Its reader is a follower, and the connection ends with it.
     Feed(Box<dyn Feed>),
 }
@@ -60,7 +67,7 @@ impl Body {
     pub(super) fn len(&self) -> u64 {
         match self {
             Self::Bytes(bytes) => bytes.len() as u64,
-            Self::File { len, .. } => *len,
+            Self::File { len, .. } | Self::Reader { len, .. } => *len,
             Self::Feed(_) => 0,
         }
     }

@@ -1,11 +1,7 @@
 //! Turns an HTTP request into a call of the protocol, and what comes of it into an answer.
 
-use std::fs::File;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
-
-use nix::fcntl::OFlag;
 
 use crate::build::buildlog;
 use crate::filecache::{Entry, Fetcher, Store};
@@ -185,23 +181,11 @@ impl Handler {
             return self.log(request, &run);
         }
         let path = self.daemon.log_of(&run.id);
-        show::follow(&path, self.daemon.present(), run.number).unwrap_or_else(|_| not_found())
+        show::follow(&path, self.daemon.present(), run.number)
     }
 
     fn log(&self, request: &Request, run: &Run) -> Response {
-        let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
-        let path = self.daemon.log_of(&run.id);
-        let opened = File::options().read(true).custom_flags(flags).open(path);
-        let found = opened.and_then(|file| {
-            let meta = file.metadata()?;
-            Ok((file, meta.len(), meta.modified()?))
-        });
-        match found {
-            Ok((file, len, modified)) => {
-                server::serve_file(request, file, len, show::PLAIN_TEXT, modified)
-            }
-            Err(_) => not_found(),
-        }
+        show::log(request, &self.daemon.log_of(&run.id)).unwrap_or_else(|_| not_found())
     }
 }
 

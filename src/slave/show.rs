@@ -9,16 +9,16 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use crate::build::buildlog::Follow;
+use crate::build::buildlog::{Follow, Snapshot};
 use crate::metrics::{self, metrics};
 use crate::protocol::BuilderStatus;
-use crate::server::{Body, Feed, Response};
+use crate::server::{Body, Feed, Request, Response, serve_file};
 use crate::sys::host::{self, Disk};
 
 use super::present::Present;
 
 /// What a log is, to a browser.
-pub(super) const PLAIN_TEXT: &str = "text/plain; charset=utf-8";
+const PLAIN_TEXT: &str = "text/plain; charset=utf-8";
 /// Between two looks at a log that does not grow.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -61,19 +61,37 @@ fn problem(key: &str, dir: &Path, disk: io::Result<Disk>, reserve: u64) -> Optio
 }
 
 /// Answers with the log at `path` until the build of that number is over.
-pub(super) fn follow(path: &Path, present: Arc<Present>, number: u64) -> io::Result<Response> {
+pub(super) fn follow(path: &Path, present: Arc<Present>, number: u64) -> Response {
     let feed = LogFeed {
-        log: Follow::open(path)?,
+        log: Follow::open(path),
         present,
         number,
     };
-    let body = Body::Feed(Box::new(feed));
-    Ok(Response {
+    plain_text(Body::Feed(Box::new(feed)))
+}
+
+/// Answers with the log at `path` as it is now.
+///
+/// Of a log that is over its bound, beginning and end are there now, and a part that is asked for
+/// comes from the beginning alone: that stays as it is.
+pub(super) fn log(request: &Request, path: &Path) -> io::Result<Response> {
+    let snapshot = Snapshot::open(path)?;
+    if snapshot.is_in_parts() && request.header("Range").is_none() {
+        let len = snapshot.len();
+        let reader = Box::new(snapshot);
+        return Ok(plain_text(Body::Reader { reader, len }));
+    }
+    let (file, len, modified) = snapshot.into_beginning();
+    Ok(serve_file(request, file, len, PLAIN_TEXT, modified))
+}
+
+fn plain_text(body: Body) -> Response {
+    let response = Response {
         status: 200,
         headers: Vec::new(),
         body,
-    }
-    .with_header("Content-Type", PLAIN_TEXT))
+    };
+    response.with_header("Content-Type", PLAIN_TEXT)
 }
 
 /// A log as it grows.

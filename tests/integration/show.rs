@@ -115,6 +115,36 @@ fn a_running_log_is_followed_to_its_end() {
 }
 
 #[test]
+fn a_running_log_over_its_bound_has_both_its_ends() {
+    let daemon = Daemon::start("[limits]\nlog_size = 4000\n");
+    daemon.on("sbuild", "seq 10000; echo now; hold; echo after");
+    daemon.build("8-1", json!({}));
+    daemon.wait_at("sbuild");
+    let mut follower = follow(&daemon, "8-1");
+    let log = until("the end of the output", || {
+        Some(daemon.log()).filter(|log| log.ends_with("\n10000\nnow\n"))
+    });
+    assert!(
+        log.contains("] SBUILD\n") && log.contains("\n[... "),
+        "{log}"
+    );
+    let part = daemon.request("GET", "/log/8-1", "Range: bytes=10-19\r\n");
+    assert_eq!((part.status, part.text().as_str()), (206, &log[10..20]));
+    // A part is of what stays as it is: whoever fetches a log by parts does not see it change.
+    let part = daemon.request("GET", "/filecache/buildlog", "Range: bytes=2000-\r\n");
+    assert_eq!(part.status, 416);
+
+    daemon.let_go("sbuild");
+    daemon.wait_over();
+    let log = daemon.log();
+    assert!(log.contains("\nnow\nafter\n"), "{log}");
+    let mut followed = String::new();
+    follower.read_to_string(&mut followed).unwrap();
+    assert!(followed.contains("\nnow\nafter\n"), "{followed}");
+    assert!(followed.ends_with(&log[log.len() - 100..]), "{followed}");
+}
+
+#[test]
 fn a_line_for_each_change_of_state_and_each_stage() {
     let daemon = Daemon::start("");
     daemon.build_to_end("8-1", json!({}));
