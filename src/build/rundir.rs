@@ -100,7 +100,7 @@ impl RunDir {
         File::create(fresh.join("log"))?;
         File::create(fresh.join(ABORT_ROOM))?;
         fs::write(fresh.join(VERDICT_ROOM), vec![b'\n'; VERDICT_BYTES])?;
-        let lock = open_lock(&fresh.join("lock"))?;
+        let lock = File::create_new(fresh.join("lock"))?;
         lock.try_lock()?;
         fs::rename(fresh, dir)?;
         if let Some(parent) = dir.parent() {
@@ -254,16 +254,25 @@ impl RunDir {
     /// Tells whether the shim is alive. The lock is only tried shared, so that two who ask at
     /// once do not take each other for the shim.
     fn lives(&self) -> io::Result<bool> {
-        match open_lock(&self.0.join("lock"))?.try_lock_shared() {
-            Ok(()) => Ok(false),
-            Err(TryLockError::WouldBlock) => Ok(true),
-            Err(TryLockError::Error(error)) => Err(error),
+        match self.open_lock()?.map(|lock| lock.try_lock_shared()) {
+            None | Some(Ok(())) => Ok(false),
+            Some(Err(TryLockError::WouldBlock)) => Ok(true),
+            Some(Err(TryLockError::Error(error))) => Err(error),
         }
     }
 
     /// Waits until the shim has ended, however it did.
     pub(crate) fn wait(&self) -> io::Result<()> {
-        open_lock(&self.0.join("lock"))?.lock_shared()
+        self.open_lock()?.map_or(Ok(()), |lock| lock.lock_shared())
+    }
+
+    /// Opens the lock, which nobody can hold who is to be found by it if it is not there.
+    fn open_lock(&self) -> io::Result<Option<File>> {
+        match File::open(self.0.join("lock")) {
+            Ok(lock) => Ok(Some(lock)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Tells how the build stands.
@@ -276,13 +285,4 @@ impl RunDir {
             (None, false) => Standing::Dead,
         })
     }
-}
-
-fn open_lock(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)
 }

@@ -193,6 +193,11 @@ fn site_programs_by_the_codes_of_2008() {
     );
     check(3, "cc1: terminated by signal 4\n", Verdict::GivenBack);
     check(4, yes, Verdict::BuilderFail);
+    let full = |code| classify_site(Exit::Code(code), &scan(missing), true).verdict;
+    assert_eq!(
+        [full(0), full(1), full(3)],
+        [Verdict::Ok, Verdict::BuilderFail, Verdict::BuilderFail]
+    );
     let killed = classify_site(Exit::Signal(15), &Findings::default(), false);
     let reason = "The build program was killed by signal 15.";
     assert_eq!(killed, judge(Verdict::BuilderFail, reason));
