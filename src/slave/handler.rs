@@ -1,6 +1,6 @@
 //! Turns an HTTP request into a call of the protocol, and what comes of it into an answer.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -180,7 +180,7 @@ impl Handler {
             .custom_flags(flags)
             .open(self.daemon.log_of(&run.id))
             .ok()?;
-        let meta = file.metadata().ok()?;
+        let meta = file.metadata().ok().filter(fs::Metadata::is_file)?;
         Some((
             file,
             meta.len(),

@@ -8,9 +8,7 @@ use std::process::Command;
 
 use serde_json::{Value as Json, json};
 
-use crate::support::mounts::{
-    has_mounts, may_mount, mount_tmpfs, not_run, set_read_only, unmount,
-};
+use crate::support::mounts::{has_mounts, may_mount, mount_tmpfs, not_run, set_read_only, unmount};
 use crate::support::{Daemon, Site, run, until};
 
 const DICT: &str = "statusform = dict";
