@@ -8,13 +8,14 @@
 //! | `log` | shim | the build log |
 //! | `abort` | starter | that somebody asked for an abort |
 //! | `verdict.json` | shim, at its very end; else the daemon | how the build ended |
+//! | `.abort`, `.verdict` | starter | nothing: they become the two above on a disk that is full |
 //!
 //! The folder appears by a rename, whole, and the lock is taken before that: whoever finds the
 //! folder with the lock free and no verdict knows that the shim is dead.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write as _};
+use std::io::{self, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -25,7 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::protocol::{BuildStatus, FileName, Sha1Hex};
 use crate::session::launch::MARK;
-use crate::sys::{self, exe};
+use crate::sys::{self, exe, procs};
 
 use super::plan::Stage;
 use super::spec::Spec;
@@ -42,6 +43,12 @@ pub(crate) struct Ending {
     /// The stages that ran and their seconds.
     pub(crate) stages: Vec<(Stage, f64)>,
 }
+
+/// What becomes `abort`: to give a file another name takes no space.
+const ABORT_ROOM: &str = ".abort";
+/// What becomes the verdict, and its size in bytes: enough for some five hundred files.
+const VERDICT_ROOM: &str = ".verdict";
+const VERDICT_BYTES: usize = 64 << 10;
 
 /// The journal entry of one build.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,7 +73,9 @@ impl RunDir {
     pub(crate) fn start(folder: &Path, spec: &Spec) -> io::Result<(Self, Child)> {
         let name = spec.request.build_id.as_str();
         let (fresh, dir) = (folder.join(format!(".new-{name}")), folder.join(name));
-        sys::fs::remove_tree(&fresh).map_err(io::Error::other)?;
+        for remnant in [&fresh, &dir] {
+            sys::fs::remove_tree(remnant).map_err(io::Error::other)?;
+        }
         fs::create_dir(&fresh)?;
         let result = Self::fill(&fresh, &dir, spec);
         if result.is_err() {
@@ -89,7 +98,9 @@ impl RunDir {
         let text = serde_json::to_vec_pretty(&spec.without_secrets())?;
         sys::fs::atomic_write(&fresh.join("spec.json"), &text).map_err(io::Error::other)?;
         File::create(fresh.join("log"))?;
-        let lock = open_lock(&fresh.join("lock"))?;
+        File::create(fresh.join(ABORT_ROOM))?;
+        fs::write(fresh.join(VERDICT_ROOM), vec![b'\n'; VERDICT_BYTES])?;
+        let lock = File::create_new(fresh.join("lock"))?;
         lock.try_lock()?;
         fs::rename(fresh, dir)?;
         if let Some(parent) = dir.parent() {
@@ -159,7 +170,25 @@ impl RunDir {
     /// Leaves the verdict, whole or not at all.
     pub(crate) fn give_verdict(&self, verdict: &Ending) -> io::Result<()> {
         let text = serde_json::to_vec_pretty(verdict)?;
-        sys::fs::atomic_write(&self.0.join("verdict.json"), &text).map_err(io::Error::other)
+        let place = self.0.join("verdict.json");
+        self.write_in_room(&text, &place)
+            .or_else(|_| sys::fs::atomic_write(&place, &text).map_err(io::Error::other))
+    }
+
+    /// Writes the verdict over the bytes that were put by for it, which a full disk still has.
+    fn write_in_room(&self, text: &[u8], place: &Path) -> io::Result<()> {
+        let room = self.0.join(VERDICT_ROOM);
+        let mut file = OpenOptions::new().write(true).open(&room)?;
+        file.write_all(text).or_else(|_| {
+            // Where nothing is ever overwritten in its place (btrfs), it is given back first.
+            file.set_len(0)?;
+            file.rewind()?;
+            file.write_all(text)
+        })?;
+        file.set_len(text.len() as u64)?;
+        file.sync_all()?;
+        fs::rename(room, place)?;
+        sys::fs::fsync_dir(&self.0).map_err(io::Error::other)
     }
 
     /// Notes that a stage begins.
@@ -185,7 +214,12 @@ impl RunDir {
 
     /// Asks the shim to abort; a build that has ended meanwhile is left alone.
     pub(crate) fn abort(&self) -> io::Result<()> {
-        File::create(self.0.join("abort"))?;
+        let asked = self.0.join("abort");
+        let noted =
+            fs::rename(self.0.join(ABORT_ROOM), &asked).or_else(|_| File::create(&asked).map(drop));
+        if let Err(error) = noted {
+            log::warn!("{}: cannot be written: {error}", asked.display());
+        }
         self.signal(Signal::SIGTERM)
     }
 
@@ -196,35 +230,49 @@ impl RunDir {
 
     /// Sends a signal to a living shim.
     pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
-        // Only while the lock is held is the pid still the shim's.
-        match (self.lives()?, self.shim_pid()) {
-            (true, Some(pid)) => Ok(kill(Pid::from_raw(pid), signal)?),
-            _ => Ok(()),
+        if !self.lives()? {
+            return Ok(());
         }
+        let pid = self
+            .shim_pid()
+            .ok_or_else(|| io::Error::other("its process is not to be found"))?;
+        Ok(kill(Pid::from_raw(pid), signal)?)
     }
 
-    /// The pid of the shim, living or dead.
+    /// The pid of the shim, if it lives: as the lock says, or, if that makes no sense, as /proc does.
     fn shim_pid(&self) -> Option<i32> {
-        fs::read_to_string(self.0.join("lock"))
-            .ok()?
-            .trim()
-            .parse()
-            .ok()
+        let arguments = [OsStr::new("shim"), self.0.as_os_str()];
+        let is_shim = |pid: &i32| procs::has_arguments(*pid, &arguments);
+        let told = fs::read_to_string(self.0.join("lock")).unwrap_or_default();
+        let told = told.trim().parse().ok().filter(is_shim);
+        told.or_else(|| {
+            let mut pids = procs::all().into_iter().map(|process| process.pid);
+            pids.find(is_shim)
+        })
     }
 
     /// Tells whether the shim is alive. The lock is only tried shared, so that two who ask at
     /// once do not take each other for the shim.
     fn lives(&self) -> io::Result<bool> {
-        match open_lock(&self.0.join("lock"))?.try_lock_shared() {
-            Ok(()) => Ok(false),
-            Err(TryLockError::WouldBlock) => Ok(true),
-            Err(TryLockError::Error(error)) => Err(error),
+        match self.open_lock()?.map(|lock| lock.try_lock_shared()) {
+            None | Some(Ok(())) => Ok(false),
+            Some(Err(TryLockError::WouldBlock)) => Ok(true),
+            Some(Err(TryLockError::Error(error))) => Err(error),
         }
     }
 
     /// Waits until the shim has ended, however it did.
     pub(crate) fn wait(&self) -> io::Result<()> {
-        open_lock(&self.0.join("lock"))?.lock_shared()
+        self.open_lock()?.map_or(Ok(()), |lock| lock.lock_shared())
+    }
+
+    /// Opens the lock, which nobody can hold who is to be found by it if it is not there.
+    fn open_lock(&self) -> io::Result<Option<File>> {
+        match File::open(self.0.join("lock")) {
+            Ok(lock) => Ok(Some(lock)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Tells how the build stands.
@@ -237,13 +285,4 @@ impl RunDir {
             (None, false) => Standing::Dead,
         })
     }
-}
-
-fn open_lock(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)
 }

@@ -166,10 +166,13 @@ fn end(record: Record, mut build: Build, stages: Vec<(Stage, f64)>) -> Ending {
     ));
     build.log.line(&format!("Verdict: {status}: {reason}"));
     let files = build.files;
-    let status = match build.log.finish() {
+    let (status, reason) = match (build.log.finish(), status) {
         // A log with holes proves nothing: the disk is full, or worse.
-        Err(_) if status == BuildStatus::Ok => BuildStatus::BuilderFail,
-        _ => status,
+        (Err(error), BuildStatus::Ok | BuildStatus::PackageFail) => (
+            BuildStatus::BuilderFail,
+            format!("the log could not be written: {error}"),
+        ),
+        _ => (status, reason),
     };
     Ending {
         status,

@@ -195,7 +195,7 @@ impl Build {
         let (exit, findings) = self.scanned(Stage::Sbuild, command)?;
         let full = self.disk_is_full();
         let judgement = match site {
-            Some(_) => verdict::classify_site(exit, &findings),
+            Some(_) => verdict::classify_site(exit, &findings, full),
             None => verdict::classify(exit, &findings, full),
         };
         self.judge(judgement)

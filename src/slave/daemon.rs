@@ -4,9 +4,8 @@
 //! to one thread and are done in the order of the transitions: an abort never overtakes the
 //! start it is meant for, a new build never the removal of the old one.
 
-use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Child;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,7 +22,6 @@ use crate::build::spec::{Settings, Spec};
 use crate::filecache::Store;
 use crate::metrics::metrics;
 use crate::protocol::{BuildId, BuildRequest};
-use crate::sys;
 
 use super::present::{Present, Stages};
 use super::recover;
@@ -66,6 +64,7 @@ impl Daemon {
         store: Arc<Store>,
     ) -> io::Result<Self> {
         let (state, running) = recover::recover(&journal)?;
+        leftovers::sweep(&settings, &journal, state.build_id());
         let deadline = match &state {
             State::Aborting(run) => Some((abort_deadline(&settings), run.clone())),
             State::Idle | State::Building(_) | State::Waiting(..) => None,
@@ -215,7 +214,14 @@ impl Worker {
                     dir.signal(Signal::SIGKILL)
                 })
             }
-            Effect::Purge(run, ending) => self.purge(&run, &ending),
+            Effect::Purge(run, ending) => {
+                let result = self.purge(&run, &ending);
+                if let Err(error) = &result {
+                    log::error!("build {} cannot be cleaned: {error}", run.id);
+                    let _ = self.present.apply(Event::NotCleaned(run, ending), drop);
+                }
+                result
+            }
         }
     }
 
@@ -228,12 +234,13 @@ impl Worker {
             request,
             settings: self.settings.clone(),
         };
+        recover::clear(&self.journal)?;
         let (dir, child) = RunDir::start(&self.journal, &spec)?;
         let watched = self.watch(run.clone(), dir.clone(), Some(child));
         if watched.is_err() {
             // A build that nobody watches must not be.
             leftovers::bury(&dir, "nobody could watch it");
-            remove_entry(dir.path(), &self.journal.join(".old-unwatched"))?;
+            recover::remove_entry(dir.path())?;
         }
         watched
     }
@@ -289,14 +296,16 @@ impl Worker {
         }
     }
 
-    /// Removes the results from the cache and the build from the journal. Inputs stay: they may
-    /// be wanted again, even where a result has the same bytes.
+    /// Removes the build from the journal and its results from the cache. Inputs stay: they may be
+    /// wanted again, even where a result has the same bytes.
     fn purge(&self, run: &Run, ending: &Ending) -> io::Result<()> {
         let dir = self.dir(&run.id);
         let inputs = dir
             .spec()
             .map(|spec| spec.request.files.to_vec())
             .unwrap_or_default();
+        // First: once the entry is gone, whatever else fails, the build is forgotten.
+        recover::remove_entry(dir.path())?;
         for (name, sum) in &ending.files {
             if inputs.iter().any(|(_, input)| input == sum) {
                 continue;
@@ -308,8 +317,7 @@ impl Worker {
                 );
             }
         }
-        let old = self.journal.join(format!(".old-{}", run.number));
-        remove_entry(dir.path(), &old)
+        Ok(())
     }
 }
 
@@ -321,16 +329,6 @@ fn count(ending: &Ending) {
         let of_stage = metrics().stage_seconds.with_label_values(&[stage.name()]);
         of_stage.observe(*seconds);
     }
-}
-
-/// Takes a journal entry away in one move, then removes it.
-pub(super) fn remove_entry(entry: &Path, old: &Path) -> io::Result<()> {
-    sys::fs::remove_tree(old).map_err(io::Error::other)?;
-    match fs::rename(entry, old) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        other => other?,
-    }
-    sys::fs::remove_tree(old).map_err(io::Error::other)
 }
 
 /// Returns how a build whose shim has ended came out; a dead shim's verdict is given for it.

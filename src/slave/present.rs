@@ -85,7 +85,7 @@ impl Now {
 /// secret in those.
 fn description(state: &State, event: &Event) -> String {
     let id = match (state, event) {
-        (_, Event::Build(run)) => &run.id,
+        (_, Event::Build(run) | Event::NotCleaned(run, _)) => &run.id,
         (State::Building(run) | State::Aborting(run) | State::Waiting(run, _), _) => &run.id,
         (State::Idle, _) => return String::new(),
     };
@@ -93,6 +93,7 @@ fn description(state: &State, event: &Event) -> String {
         Event::Build(_) => format!("build {id} begins"),
         Event::Abort => format!("build {id} is to be aborted"),
         Event::Clean => format!("build {id} is cleaned"),
+        Event::NotCleaned(..) => format!("build {id} could not be cleaned"),
         Event::NotStarted(_) => format!("build {id} could not be started"),
         Event::Over(_, ending) => {
             format!("build {id} is over: {}: {}", ending.status, ending.reason)

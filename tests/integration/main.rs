@@ -6,8 +6,10 @@
 
 mod abort;
 mod config;
+mod disk;
 mod fetch;
 mod http;
+mod journal;
 mod lifecycle;
 mod restart;
 mod results;

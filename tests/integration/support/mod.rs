@@ -3,6 +3,7 @@
 mod daemon;
 mod files;
 mod http;
+pub(crate) mod mounts;
 pub(crate) mod procs;
 pub(crate) mod rpc;
 mod site;

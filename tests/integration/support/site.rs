@@ -49,12 +49,11 @@ impl Site {
             user,
             talkative: false,
         };
-        for folder in ["bin", "on", "home", "home/filecache"] {
+        site.give(&site.path(""));
+        for folder in ["bin", "on", "home"] {
             fs::create_dir(site.path(folder)).unwrap();
         }
-        for folder in ["", "home", "home/filecache"] {
-            site.give(&site.path(folder));
-        }
+        site.fill_home();
         let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/bin/site-program");
         for (_, _, name) in PROGRAMS {
             // By another process: a file that this one has open for writing, if only in a child
@@ -64,8 +63,6 @@ impl Site {
             assert!(install.status().unwrap().success());
         }
         site.configure(more);
-        site.add_file(CHROOT);
-        site.add_file(DSC);
         site
     }
 
@@ -73,6 +70,28 @@ impl Site {
     pub(crate) fn talkative(mut self) -> Self {
         self.talkative = true;
         self
+    }
+
+    /// Makes the home ready for a first start; also one that a test has just mounted.
+    pub(crate) fn fill_home(&self) {
+        fs::create_dir(self.path("home/filecache")).unwrap();
+        self.give(&self.path("home"));
+        self.fill_cache();
+    }
+
+    /// Puts the files of every build into the cache; also into one that a test has just mounted.
+    pub(crate) fn fill_cache(&self) {
+        self.give(&self.path("home/filecache"));
+        self.add_file(CHROOT);
+        self.add_file(DSC);
+    }
+
+    /// Checks that the cache has nothing half-done, and no file under a wrong sum.
+    pub(crate) fn check_cache(&self) {
+        for name in self.names("home/filecache") {
+            let bytes = fs::read(self.path("home/filecache").join(&name)).unwrap();
+            assert_eq!(name, sha1(&bytes), "{} bytes", bytes.len());
+        }
     }
 
     /// Writes the configuration anew.
