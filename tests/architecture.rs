@@ -15,12 +15,13 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("xmlrpc", &[]),
     ("sys", &[]),
     ("metrics", &[]),
+    ("room", &[]),
     ("server", &["metrics"]),
     ("protocol", &["xmlrpc"]),
     ("config", &["protocol", "server"]),
     ("config_file", &["config", "sys"]),
-    ("filecache", &["metrics", "protocol", "sys"]),
-    ("session", &["sys"]),
+    ("filecache", &["metrics", "protocol", "room", "sys"]),
+    ("session", &["metrics", "room", "sys"]),
     ("client", &["filecache", "protocol", "xmlrpc"]),
     ("db", &[]),
     (
@@ -55,6 +56,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
         &[
             "config",
             "filecache",
+            "metrics",
             "protocol",
             "session",
             "sys",

@@ -21,6 +21,7 @@ use crate::build::leftovers;
 use crate::build::rundir::{Ending, RunDir, Standing};
 use crate::build::spec::{Settings, Spec};
 use crate::filecache::Store;
+use crate::metrics::metrics;
 use crate::protocol::{BuildId, BuildRequest};
 use crate::sys;
 
@@ -172,7 +173,6 @@ impl std::fmt::Display for Effect {
 }
 
 /// The thread of effects.
-#[derive(Debug)]
 struct Worker {
     state: Arc<Mutex<State>>,
     settings: Settings,
@@ -247,12 +247,14 @@ impl Worker {
             leftovers::bury(&dir, "nobody could watch it");
             remove_entry(dir.path(), &self.journal.join(".old-unwatched"))?;
         }
+        // What it needs is in the journal now; the rest was for this build too, or for none.
+        self.store.release();
         watched
     }
 
     /// Starts the thread that waits for the end of a shim, its parent or not.
     fn watch(&self, run: Run, dir: RunDir, child: Option<Child>) -> io::Result<()> {
-        let state = Arc::clone(&self.state);
+        let (state, store) = (Arc::clone(&self.state), Arc::clone(&self.store));
         let watch = move || {
             if let Err(error) = dir.wait() {
                 log::error!("build {}: cannot wait for its shim: {error}", run.id);
@@ -268,6 +270,13 @@ impl Worker {
                 ending.status,
                 ending.reason
             );
+            for (_, sum) in &ending.files {
+                store.trust(sum);
+            }
+            for (store, count) in dir.evictions() {
+                let evictions = &metrics().evictions;
+                evictions.with_label_values(&[store]).inc_by(count);
+            }
             let _ = lock(&state).apply(Event::Over(run.number, ending));
         };
         thread::Builder::new()
@@ -312,15 +321,15 @@ impl Worker {
             .spec()
             .map(|spec| spec.request.files.to_vec())
             .unwrap_or_default();
-        for (name, sum) in &ending.files {
-            if inputs.iter().any(|(_, input)| input == sum) {
+        // What a shim that died had gathered is no more than noted.
+        let mut results = dir.noted_results().unwrap_or_default();
+        results.extend(ending.files.iter().map(|(_, sum)| sum.clone()));
+        for sum in results {
+            if inputs.iter().any(|(_, input)| *input == sum) {
                 continue;
             }
-            if let Err(error) = self.store.remove(sum) {
-                log::warn!(
-                    "build {}: result {name} stays in the cache: {error}",
-                    run.id
-                );
+            if let Err(error) = self.store.remove(&sum) {
+                log::warn!("build {}: a result stays in the cache: {error}", run.id);
             }
         }
         let old = self.journal.join(format!(".old-{}", run.number));

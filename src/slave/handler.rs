@@ -122,7 +122,7 @@ impl Handler {
         if !BUILD_TYPES.contains(&call.build_type()) {
             return Ok(unknown_builder(call.build_type(), &BUILD_TYPES));
         }
-        let absent = |sum: &str| !Sha1Hex::parse(sum).is_ok_and(|sum| self.store.contains(&sum));
+        let absent = |sum: &str| !Sha1Hex::parse(sum).is_ok_and(|sum| self.holds(&sum));
         if absent(call.chroot_sum()) {
             return Ok(unknown_sum(SumKind::Chroot, call.chroot_sum(), "No URL"));
         }
@@ -137,6 +137,14 @@ impl Handler {
             .build(request)
             .map_err(|error| fault("build", error))?;
         Ok(building(&id))
+    }
+
+    /// Whether a file is in the cache, and good; it stays until the build has begun.
+    fn holds(&self, sum: &Sha1Hex) -> bool {
+        self.store.hold(sum).unwrap_or_else(|error| {
+            log::error!("{sum}: {error}");
+            false
+        })
     }
 
     /// `/filecache/NAME`: a sum, or `buildlog`.
