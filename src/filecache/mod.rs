@@ -33,7 +33,7 @@ pub(crate) enum Error {
     #[error(transparent)]
     NoRoom(#[from] Shortage),
     /// Without knowing what is in use nothing can go, and nothing come.
-    #[error("the journal does not tell which files are in use: {0}")]
+    #[error("the journal, which tells what files are in use, fails: {0}")]
     Pins(#[source] io::Error),
     /// The source of the bytes failed, not the cache.
     #[error("cannot read what is to be kept: {0}")]

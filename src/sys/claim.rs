@@ -1,7 +1,7 @@
 //! Which daemon has a folder for itself?
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::path::Path;
 
 use super::fs;
@@ -22,19 +22,16 @@ pub(crate) enum Error {
 /// Takes `folder` until what is returned is dropped, or the process ends, however it does.
 pub(crate) fn claim(folder: &Path) -> Result<File, Error> {
     let path = folder.join(NAME);
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(fs::Error::at("open", &path))?;
+    let open = || {
+        OpenOptions::new().append(true).create(true).open(&path)?;
+        // Open for reading, it keeps nobody from making the file system read-only.
+        File::open(&path)
+    };
+    let mut file = open().map_err(fs::Error::at("open", &path))?;
     match file.try_lock() {
         Ok(()) => {
-            let noted = file.set_len(0);
-            noted
-                .and_then(|()| write!(file, "{}", std::process::id()))
-                .map_err(fs::Error::at("write", &path))?;
+            // On a full disk it goes without: a daemon has to start there.
+            let _ = std::fs::write(&path, std::process::id().to_string());
             Ok(file)
         }
         Err(TryLockError::WouldBlock) => Err(Error::Taken {
