@@ -39,8 +39,12 @@ pub(crate) struct Limits {
     pub(crate) fetch_size: u64,
     /// New attempts after a transient failure. Defaults to 3.
     pub(crate) fetch_retries: u32,
-    /// Left free on the file system of the cache. Defaults to 64 MiB.
+    /// Left free on the file systems of cache and chroots. Defaults to 512 MiB.
     pub(crate) reserve: u64,
+    /// All files of the cache. Defaults to 20 GiB.
+    pub(crate) cache_size: u64,
+    /// All unpacked chroots. Defaults to 20 GiB.
+    pub(crate) chroots_size: u64,
     /// A whole build. Defaults to 24 hours.
     pub(crate) build_time: Duration,
     /// Time without a line in the log. Defaults to 150 minutes, as in the reference.
@@ -73,7 +77,9 @@ impl Limits {
             fetch_lowest_rate: reader.bytes(L, "fetch_lowest_rate", 16 << 10),
             fetch_size: reader.bytes(L, "fetch_size", 20 << 30),
             fetch_retries: reader.count(L, "fetch_retries", 0, 3),
-            reserve: reader.bytes(L, "reserve", 64 << 20),
+            reserve: reader.bytes(L, "reserve", 512 << 20),
+            cache_size: reader.bytes(L, "cache_size", 20 << 30),
+            chroots_size: reader.bytes(L, "chroots_size", 20 << 30),
             build_time: reader.duration(L, "build_time", 24 * 3600),
             silence: reader.duration(L, "silence", 150 * 60),
             stage_time: reader.duration(L, "stage_time", 3600),

@@ -159,7 +159,6 @@ fn abort_deadline(settings: &Settings) -> Instant {
 }
 
 /// The thread of effects.
-#[derive(Debug)]
 struct Worker {
     present: Arc<Present>,
     settings: Settings,
@@ -242,12 +241,14 @@ impl Worker {
             leftovers::bury(&dir, "nobody could watch it");
             recover::remove_entry(dir.path())?;
         }
+        // What it needs is in the journal now; the rest was for this build too, or for none.
+        self.store.release();
         watched
     }
 
     /// Starts the thread that waits for the end of a shim, its parent or not.
     fn watch(&self, run: Run, dir: RunDir, child: Option<Child>) -> io::Result<()> {
-        let present = Arc::clone(&self.present);
+        let (present, store) = (Arc::clone(&self.present), Arc::clone(&self.store));
         let watch = move || {
             let stages = Stages::tell(&run.id, dir.clone(), child.is_some());
             if let Err(error) = dir.wait() {
@@ -259,7 +260,10 @@ impl Worker {
             }
             let ending = ending_of(&dir);
             drop(stages);
-            count(&ending);
+            for (_, sum) in &ending.files {
+                store.trust(sum);
+            }
+            count(&ending, &dir);
             let _ = present.apply(Event::Over(run.number, ending), drop);
         };
         thread::Builder::new()
@@ -304,17 +308,17 @@ impl Worker {
             .spec()
             .map(|spec| spec.request.files.to_vec())
             .unwrap_or_default();
+        // What a shim that died had gathered is no more than noted.
+        let mut results = dir.noted_results().unwrap_or_default();
+        results.extend(ending.files.iter().map(|(_, sum)| sum.clone()));
         // First: once the entry is gone, whatever else fails, the build is forgotten.
         recover::remove_entry(dir.path())?;
-        for (name, sum) in &ending.files {
-            if inputs.iter().any(|(_, input)| input == sum) {
+        for sum in results {
+            if inputs.iter().any(|(_, input)| *input == sum) {
                 continue;
             }
-            if let Err(error) = self.store.remove(sum) {
-                log::warn!(
-                    "build {}: result {name} stays in the cache: {error}",
-                    run.id
-                );
+            if let Err(error) = self.store.remove(&sum) {
+                log::warn!("build {}: a result stays in the cache: {error}", run.id);
             }
         }
         Ok(())
@@ -322,12 +326,18 @@ impl Worker {
 }
 
 /// Enters the end of a build in the numbers that are shown.
-fn count(ending: &Ending) {
+fn count(ending: &Ending, dir: &RunDir) {
     let verdict = ending.status.to_string();
     metrics().builds.with_label_values(&[&verdict]).inc();
     for (stage, seconds) in &ending.stages {
         let of_stage = metrics().stage_seconds.with_label_values(&[stage.name()]);
         of_stage.observe(*seconds);
+    }
+    for (store, count) in dir.evictions() {
+        metrics()
+            .evictions
+            .with_label_values(&[store])
+            .inc_by(count);
     }
 }
 

@@ -40,7 +40,7 @@ impl server::Handler for Handler {
             Route::Rpc => Response::bytes(200, "text/xml", self.rpc(&request.body)),
             Route::File(name) => self.file(request, name),
             Route::Log(id) => self.log_page(request, id),
-            Route::Metrics => show::numbers(self.daemon.state().builder_status()),
+            Route::Metrics => self.numbers(),
             Route::Health => show::health(&self.folders, self.reserve),
             Route::NotFound => not_found(),
             Route::MethodNotAllowed { allow } => {
@@ -133,7 +133,7 @@ impl Handler {
         if !BUILD_TYPES.contains(&call.build_type()) {
             return Ok(unknown_builder(call.build_type(), &BUILD_TYPES));
         }
-        let absent = |sum: &str| !Sha1Hex::parse(sum).is_ok_and(|sum| self.store.contains(&sum));
+        let absent = |sum: &str| !Sha1Hex::parse(sum).is_ok_and(|sum| self.holds(&sum));
         if absent(call.chroot_sum()) {
             return Ok(unknown_sum(SumKind::Chroot, call.chroot_sum(), "No URL"));
         }
@@ -148,6 +148,20 @@ impl Handler {
             .build(request)
             .map_err(|error| fault("build", error))?;
         Ok(building(&id))
+    }
+
+    /// Whether a file is in the cache, and good; it stays until the build has begun.
+    fn holds(&self, sum: &Sha1Hex) -> bool {
+        self.store.hold(sum).unwrap_or_else(|error| {
+            log::error!("{sum}: {error}");
+            false
+        })
+    }
+
+    fn numbers(&self) -> Response {
+        let folder = |key| self.folders.iter().find(|(name, _)| *name == key);
+        let chroots = folder("chroots").map(|(_, dir)| dir.as_path());
+        show::numbers(self.daemon.state().builder_status(), &self.store, chroots)
     }
 
     /// `/filecache/NAME`: a sum, or `buildlog`.

@@ -10,9 +10,12 @@ use std::thread;
 use std::time::Duration;
 
 use crate::build::buildlog::{Follow, Snapshot};
+use crate::filecache::Store;
 use crate::metrics::{self, metrics};
 use crate::protocol::BuilderStatus;
+use crate::room::Usage;
 use crate::server::{Body, Feed, Request, Response, serve_file};
+use crate::session::store;
 use crate::sys::host::{self, Disk};
 
 use super::present::Present;
@@ -22,8 +25,30 @@ const PLAIN_TEXT: &str = "text/plain; charset=utf-8";
 /// Between two looks at a log that does not grow.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// Answers with all numbers of this process.
-pub(super) fn numbers(now: BuilderStatus) -> Response {
+/// Answers with all numbers of this process. `chroots` is the folder of the unpacked ones, if this
+/// daemon has any.
+pub(super) fn numbers(now: BuilderStatus, cache: &Store, chroots: Option<&Path>) -> Response {
+    let enter = |store: &str, usage: Result<Usage, String>| match usage {
+        Ok(usage) => {
+            let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+            let (bytes, entries) = (&metrics().stored_bytes, &metrics().stored_entries);
+            bytes.with_label_values(&[store]).set(number(usage.bytes));
+            entries
+                .with_label_values(&[store])
+                .set(number(usage.entries));
+        }
+        Err(error) => log::warn!("{error}"),
+    };
+    enter(
+        "filecache",
+        cache.usage().map_err(|error| error.to_string()),
+    );
+    if let Some(dir) = chroots {
+        enter(
+            "chroots",
+            store::usage(dir).map_err(|error| error.to_string()),
+        );
+    }
     for state in BuilderStatus::ALL {
         let word = state.to_string().to_lowercase();
         let gauge = metrics().state.with_label_values(&[&word]);

@@ -26,6 +26,8 @@ fn numbers_of_a_build_and_of_an_abort() {
     let daemon = Daemon::start("");
     let state = |word: &str| number(&daemon, &format!("buildd_slave_state{{state=\"{word}\"}}"));
     assert_eq!((state("idle"), state("building")), (Some(1.0), Some(0.0)));
+    let stored = "buildd_slave_stored_entries{store=\"filecache\"}";
+    assert_eq!(number(&daemon, stored), Some(2.0));
     daemon.on("sbuild", "hold");
     daemon.build("1-1", json!({}));
     daemon.wait_at("sbuild");

@@ -223,7 +223,8 @@ impl Site {
         sha1(DSC)
     }
 
-    /// The names in a folder of the site, sorted; none if there is no such folder.
+    /// The names in a folder of the site, sorted, but for a daemon's lock; none if there is no such
+    /// folder.
     pub(crate) fn names(&self, folder: &str) -> Vec<String> {
         let Ok(entries) = fs::read_dir(self.path(folder)) else {
             return Vec::new();
@@ -231,6 +232,7 @@ impl Site {
         let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name();
         let mut names: Vec<String> = entries
             .map(|entry| name(entry).into_string().unwrap())
+            .filter(|name| name != ".daemon")
             .collect();
         names.sort();
         names
