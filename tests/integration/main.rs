@@ -6,6 +6,7 @@
 
 mod abort;
 mod config;
+mod crash;
 mod disk;
 mod fetch;
 mod http;
