@@ -72,7 +72,7 @@ pub(crate) fn run(config: &Config) -> Result<(), Error> {
     if slave.isolation == Isolation::Unshare && config.programs.mount.is_none() {
         folder(&slave.chroots)?;
         folder(&slave.sessions)?;
-        store::sweep(&slave.chroots, launch::own_sub_ids()?)?;
+        store::sweep(&slave.chroots, launch::check_host()?)?;
     }
     let cache = Arc::new(Store::open(&slave.filecache, config.limits.reserve)?);
     let fetcher = Fetcher::new(fetch_limits(&config.limits), Arc::clone(&cache));

@@ -103,6 +103,13 @@ impl Site {
         fs::write(self.config(), text).unwrap();
     }
 
+    /// Changes lines of the configuration: those that `line` returns nothing for are left out.
+    pub(crate) fn reconfigure(&self, line: impl Fn(&str) -> Option<String>) {
+        let text = fs::read_to_string(self.config()).unwrap();
+        let lines: Vec<String> = text.lines().filter_map(line).collect();
+        fs::write(self.config(), lines.join("\n")).unwrap();
+    }
+
     fn user_name(&self) -> String {
         let own = || User::from_uid(Uid::effective()).unwrap().unwrap();
         self.user.clone().unwrap_or_else(own).name
