@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod abort;
+mod clock;
 mod config;
 mod crash;
 mod disk;

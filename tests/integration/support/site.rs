@@ -1,7 +1,9 @@
 //! A site: a temporary folder with a configuration, programs for the stages, a home and a cache.
 
+use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -23,6 +25,7 @@ const PROGRAMS: [(&str, &str, &str); 9] = [
     ("debianmanager", "processscanpath", "scan"),
 ];
 
+const PROGRAM: &str = env!("CARGO_BIN_EXE_buildd-slave");
 /// What is in the files of every build.
 const CHROOT: &[u8] = b"a chroot";
 const DSC: &[u8] = b"Source: hello\nVersion: 1\n";
@@ -30,6 +33,8 @@ const DSC: &[u8] = b"Source: hello\nVersion: 1\n";
 pub(crate) struct Site {
     dir: tempfile::TempDir,
     user: Option<User>,
+    /// What every command has in its environment besides.
+    environment: Vec<(&'static str, OsString)>,
 }
 
 impl Site {
@@ -43,7 +48,12 @@ impl Site {
             .prefix("buildd-test-")
             .tempdir()
             .unwrap();
-        let site = Self { dir, user };
+        let environment = Vec::new();
+        let site = Self {
+            dir,
+            user,
+            environment,
+        };
         site.give(&site.path(""));
         for folder in ["bin", "on", "home"] {
             fs::create_dir(site.path(folder)).unwrap();
@@ -144,7 +154,15 @@ impl Site {
     /// The program under test, with the mark of the site's processes. Started by root it becomes
     /// the site's user by itself, who may not even be able to reach it where it was built.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_buildd-slave"));
+        let own = self.path("buildd-slave");
+        let mut command = match (own.exists(), &self.user) {
+            (true, Some(user)) => {
+                let mut command = Command::new(own);
+                command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
+                command
+            }
+            _ => Command::new(PROGRAM),
+        };
         command
             .args(args)
             .current_dir(self.path("home"))
@@ -152,8 +170,18 @@ impl Site {
             .env_remove("RUST_LOG")
             .env("HOME", self.path("home"))
             .env(procs::MARK, self.dir.path())
+            .envs(self.environment.iter().cloned())
             .stdin(Stdio::null());
         command
+    }
+
+    /// From now on commands have this in their environment, and are the site's user's from the
+    /// beginning.
+    pub(crate) fn start_with(&mut self, environment: Vec<(&'static str, OsString)>) {
+        self.environment = environment;
+        let mut copy = Command::new("install");
+        copy.arg(PROGRAM).arg(self.path("buildd-slave"));
+        assert!(copy.status().unwrap().success());
     }
 
     /// Says in shell what a program does from now on; see the fixture for what it may call.
