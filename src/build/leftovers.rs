@@ -80,8 +80,9 @@ pub(crate) fn bury(dir: &RunDir, reason: &str) -> Ending {
     ending
 }
 
-/// Removes everything; returns what could not be, a sentence each.
-fn remove_all(spec: &Spec) -> Vec<String> {
+/// Removes all that a build has outside its journal entry; returns what could not be removed, a
+/// sentence each.
+pub(crate) fn remove_all(spec: &Spec) -> Vec<String> {
     let session = remove_session(spec).map_err(|error| error.to_string());
     let tree = sys::fs::remove_tree(&spec.work_tree()).map_err(|error| error.to_string());
     [session, tree]

@@ -47,6 +47,14 @@ pub(crate) fn own_sub_ids() -> Result<SubIds, Error> {
     })
 }
 
+/// Tells whether this host can map ids at all, before a build finds out; returns those to map.
+pub(crate) fn check_host() -> Result<SubIds, Error> {
+    let missing = ["newuidmap", "newgidmap"]
+        .into_iter()
+        .find(|program| exe::find_program(program).is_none());
+    missing.map_or_else(own_sub_ids, |program| Err(Error::NoMapper(program)))
+}
+
 /// Starts `internal outer TASK…` in new namespaces; what it prints on stderr goes to `log`.
 pub(crate) fn launch(
     ids: SubIds,

@@ -33,6 +33,10 @@ pub(crate) enum Error {
         "no range of 65536 ids for user {user} in {file}; as root: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}"
     )]
     NoSubIds { user: String, file: &'static str },
+    #[error(
+        "{0} is not installed, so no build can have a session; as root: apt-get install uidmap"
+    )]
+    NoMapper(&'static str),
     #[error("cannot start {what}: {source}")]
     Start { what: String, source: io::Error },
     #[error("{program} refused: {message}")]

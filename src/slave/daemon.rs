@@ -304,15 +304,17 @@ impl Worker {
     /// wanted again, even where a result has the same bytes.
     fn purge(&self, run: &Run, ending: &Ending) -> io::Result<()> {
         let dir = self.dir(&run.id);
-        let inputs = dir
-            .spec()
-            .map(|spec| spec.request.files.to_vec())
-            .unwrap_or_default();
+        let spec = dir.spec().ok();
         // What a shim that died had gathered is no more than noted.
         let mut results = dir.noted_results().unwrap_or_default();
         results.extend(ending.files.iter().map(|(_, sum)| sum.clone()));
         // First: once the entry is gone, whatever else fails, the build is forgotten.
         recover::remove_entry(dir.path())?;
+        // Nothing any more, unless CLEANUP failed.
+        for problem in spec.iter().flat_map(leftovers::remove_all) {
+            log::warn!("build {}: {problem}", run.id);
+        }
+        let inputs = spec.map_or_else(Vec::new, |spec| spec.request.files.to_vec());
         for sum in results {
             if inputs.iter().any(|(_, input)| *input == sum) {
                 continue;

@@ -86,7 +86,7 @@ pub(crate) fn run(config: &Config) -> Result<(), Error> {
         folder(&slave.sessions)?;
         folders.push(("chroots", slave.chroots.clone()));
         folders.push(("sessions", slave.sessions.clone()));
-        store::sweep(&slave.chroots, launch::own_sub_ids()?)?;
+        store::sweep(&slave.chroots, launch::check_host()?)?;
     }
     let journal = slave.journal.clone();
     let rules = Rules {

@@ -1,7 +1,9 @@
 //! A site: a temporary folder with a configuration, programs for the stages, a home and a cache.
 
+use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -23,6 +25,7 @@ const PROGRAMS: [(&str, &str, &str); 9] = [
     ("debianmanager", "processscanpath", "scan"),
 ];
 
+const PROGRAM: &str = env!("CARGO_BIN_EXE_buildd-slave");
 /// What is in the files of every build.
 const CHROOT: &[u8] = b"a chroot";
 const DSC: &[u8] = b"Source: hello\nVersion: 1\n";
@@ -30,7 +33,8 @@ const DSC: &[u8] = b"Source: hello\nVersion: 1\n";
 pub(crate) struct Site {
     dir: tempfile::TempDir,
     user: Option<User>,
-    talkative: bool,
+    /// What every command has in its environment besides.
+    environment: Vec<(&'static str, OsString)>,
 }
 
 impl Site {
@@ -44,10 +48,11 @@ impl Site {
             .prefix("buildd-test-")
             .tempdir()
             .unwrap();
+        let environment = Vec::new();
         let site = Self {
             dir,
             user,
-            talkative: false,
+            environment,
         };
         site.give(&site.path(""));
         for folder in ["bin", "on", "home"] {
@@ -64,12 +69,6 @@ impl Site {
         }
         site.configure(more);
         site
-    }
-
-    /// Lets the site's commands say all they have to say.
-    pub(crate) fn talkative(mut self) -> Self {
-        self.talkative = true;
-        self
     }
 
     /// Makes the home ready for a first start; also one that a test has just mounted.
@@ -114,6 +113,13 @@ impl Site {
         fs::write(self.config(), text).unwrap();
     }
 
+    /// Changes lines of the configuration: those that `line` returns nothing for are left out.
+    pub(crate) fn reconfigure(&self, line: impl Fn(&str) -> Option<String>) {
+        let text = fs::read_to_string(self.config()).unwrap();
+        let lines: Vec<String> = text.lines().filter_map(line).collect();
+        fs::write(self.config(), lines.join("\n")).unwrap();
+    }
+
     fn user_name(&self) -> String {
         let own = || User::from_uid(Uid::effective()).unwrap().unwrap();
         self.user.clone().unwrap_or_else(own).name
@@ -148,7 +154,15 @@ impl Site {
     /// The program under test, with the mark of the site's processes. Started by root it becomes
     /// the site's user by itself, who may not even be able to reach it where it was built.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_buildd-slave"));
+        let own = self.path("buildd-slave");
+        let mut command = match (own.exists(), &self.user) {
+            (true, Some(user)) => {
+                let mut command = Command::new(own);
+                command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
+                command
+            }
+            _ => Command::new(PROGRAM),
+        };
         command
             .args(args)
             .current_dir(self.path("home"))
@@ -156,11 +170,24 @@ impl Site {
             .env_remove("RUST_LOG")
             .env("HOME", self.path("home"))
             .env(procs::MARK, self.dir.path())
+            .envs(self.environment.iter().cloned())
             .stdin(Stdio::null());
-        if self.talkative {
-            command.env("RUST_LOG", "trace");
-        }
         command
+    }
+
+    /// Lets the site's commands say all they have to say.
+    pub(crate) fn talkative(mut self) -> Self {
+        self.environment.push(("RUST_LOG", "trace".into()));
+        self
+    }
+
+    /// From now on commands have this in their environment, and are the site's user's from the
+    /// beginning.
+    pub(crate) fn start_with(&mut self, environment: Vec<(&'static str, OsString)>) {
+        self.environment = environment;
+        let mut copy = Command::new("install");
+        copy.arg(PROGRAM).arg(self.path("buildd-slave"));
+        assert!(copy.status().unwrap().success());
     }
 
     /// Says in shell what a program does from now on; see the fixture for what it may call.
