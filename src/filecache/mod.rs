@@ -5,6 +5,7 @@
 //! once. Called by the handler of remote calls, the HTTP file server and the collector of results.
 
 mod fetch;
+mod resolver;
 mod store;
 
 pub(crate) use fetch::{FetchLimits, Fetcher, plain_agent};
