@@ -124,6 +124,11 @@ impl Siege {
             self.check_status(self.stranger());
             std::thread::sleep(PAUSE);
         }
+        self.check_memory();
+    }
+
+    /// Checks how much memory the daemon has had at most.
+    pub(crate) fn check_memory(&self) {
         let most = self.memory("VmHWM");
         assert!(most < MOST_BYTES, "{most} bytes of memory");
     }
