@@ -107,7 +107,12 @@ const CRATES: &[(&str, &[&str])] = &[
     ("httparse::", &["server/"]),
     (
         "ureq::",
-        &["filecache/fetch.rs", "client/", "librarian/remote.rs"],
+        &[
+            "filecache/fetch.rs",
+            "filecache/resolver.rs",
+            "client/",
+            "librarian/remote.rs",
+        ],
     ),
     ("xml::", &["xmlrpc/"]),
     ("ini::", &["config/"]),

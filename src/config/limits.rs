@@ -13,7 +13,7 @@ use crate::server;
 pub(crate) struct Limits {
     /// Request line and headers. Defaults to 16 KiB.
     pub(crate) head: u64,
-    /// Body of a call. Defaults to 2 MiB.
+    /// Body of a call. Defaults to 1 MiB.
     pub(crate) body: u64,
     /// Connections at a time. Defaults to 256.
     pub(crate) connections: u32,
@@ -64,7 +64,7 @@ impl Limits {
         const L: &str = "limits";
         Self {
             head: reader.bytes(L, "head", 16 << 10),
-            body: reader.bytes(L, "body", 2 << 20),
+            body: reader.bytes(L, "body", 1 << 20),
             connections: reader.count(L, "connections", 1, 256),
             connections_per_peer: reader.count(L, "connections_per_peer", 1, 64),
             downloads: reader.count(L, "downloads", 1, 32),
@@ -100,6 +100,8 @@ impl Limits {
             connections_per_peer: count(self.connections_per_peer),
             downloads: count(self.downloads),
             followers: count(self.followers),
+            // Nobody alone holds up all others.
+            downloads_per_peer: count(self.downloads.div_ceil(2)),
             request_secs: self.request_timeout.as_secs(),
             idle_secs: self.idle_timeout.as_secs(),
             write_secs: self.write_timeout.as_secs(),

@@ -14,8 +14,10 @@ use base64::prelude::{BASE64_STANDARD, Engine};
 use ureq::config::ConfigBuilder;
 use ureq::http::{StatusCode, Uri, header};
 use ureq::typestate::AgentScope;
+use ureq::unversioned::transport::DefaultConnector;
 
 use super::Error;
+use super::resolver::Sturdy;
 use super::store::Store;
 use crate::metrics::metrics;
 use crate::protocol::Sha1Hex;
@@ -77,13 +79,13 @@ pub(crate) fn plain_agent(connect: Duration, silence: Duration) -> ConfigBuilder
 impl Fetcher {
     /// Makes a fetcher that uses no proxy, whatever the environment says.
     pub(crate) fn new(limits: FetchLimits, store: Arc<Store>) -> Self {
-        let agent = plain_agent(limits.connect_timeout, limits.idle_timeout)
+        let config = plain_agent(limits.connect_timeout, limits.idle_timeout)
             .max_redirects(MAX_REDIRECTS)
             .redirect_auth_headers(ureq::config::RedirectAuthHeaders::Never)
-            .build()
-            .new_agent();
+            .build();
+        let connector = DefaultConnector::new();
         Self {
-            agent,
+            agent: ureq::Agent::with_parts(config, connector, Sturdy::default()),
             limits,
             store,
             flights: Mutex::default(),

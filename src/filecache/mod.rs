@@ -7,6 +7,7 @@
 
 mod fetch;
 mod marks;
+mod resolver;
 mod store;
 
 pub(crate) use fetch::{FetchLimits, Fetcher, plain_agent};

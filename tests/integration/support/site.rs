@@ -120,6 +120,11 @@ impl Site {
         fs::write(self.config(), lines.join("\n")).unwrap();
     }
 
+    /// Who the daemon becomes, if the tests are run by root.
+    pub(crate) fn user(&self) -> Option<&User> {
+        self.user.as_ref()
+    }
+
     fn user_name(&self) -> String {
         let own = || User::from_uid(Uid::effective()).unwrap().unwrap();
         self.user.clone().unwrap_or_else(own).name
