@@ -11,10 +11,9 @@ use super::head::{self, Head, LENGTH_NEEDED, Refusal, refusal};
 use super::http::Protocol;
 use super::limits::Limits;
 use super::message::{Body, Handler, Request, Response};
-use super::wire::{PIECE_BYTES, Wire};
+use super::wire::Wire;
 use std::any::Any;
-use std::fs::File;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -261,26 +260,11 @@ impl Connection<'_> {
         let deadline = Instant::now() + self.service.limits.answer_time(response.body.len());
         self.wire.write(&render(&response, &framing)?, deadline)?;
         match response.body {
-            Body::File { file, len } if !framing.head_only => self.send_file(file, len, deadline),
+            Body::File { file, len } if !framing.head_only => {
+                self.wire.send_file(&file, len, deadline)
+            }
             Body::File { .. } | Body::Bytes(_) => Ok(()),
         }
-    }
-
-    /// Sends the next `len` bytes of `file`.
-    fn send_file(&self, mut file: File, len: u64, deadline: Instant) -> io::Result<()> {
-        let piece = usize::try_from(len).unwrap_or(PIECE_BYTES).min(PIECE_BYTES);
-        let mut buffer = vec![0; piece];
-        let mut left = len;
-        while left > 0 {
-            let most = usize::try_from(left).unwrap_or(piece).min(piece);
-            let count = file.read(&mut buffer[..most])?;
-            if count == 0 {
-                return Err(ErrorKind::UnexpectedEof.into());
-            }
-            self.wire.write(&buffer[..count], deadline)?;
-            left -= count as u64;
-        }
-        Ok(())
     }
 }
 

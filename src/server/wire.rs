@@ -8,14 +8,15 @@ use super::deadline::Deadline;
 use super::limits::Limits;
 use nix::libc::linger;
 use nix::sys::socket::{setsockopt, sockopt};
+use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
 /// Bytes read at a time, on the stack.
 const READ_BYTES: usize = 8 << 10;
-/// Bytes of an answer written under one deadline. Files go three times as fast as with 8 KiB.
-pub(super) const PIECE_BYTES: usize = 256 << 10;
+/// Bytes of an answer written under one deadline.
+const PIECE_BYTES: usize = 256 << 10;
 /// How long, and how much, a client cut off in mid-request may still send before the close.
 const DRAIN_TIME: Duration = Duration::from_secs(1);
 const DRAIN_BYTES: u64 = 16 << 20;
@@ -86,6 +87,20 @@ impl<'a> Wire<'a> {
             let until = deadline.min(Instant::now() + piece_time);
             Deadline::new(self.stream, until).write_all(piece)
         })
+    }
+
+    /// Sends the next `len` bytes of `file` by `deadline`, and each piece of them within the time it
+    /// may take. The kernel copies: a reader costs a third of the processor time of our copying.
+    pub(crate) fn send_file(&self, file: &File, len: u64, deadline: Instant) -> io::Result<()> {
+        let piece_time = Duration::from_secs(self.limits.write_secs);
+        let mut left = len;
+        while left > 0 {
+            let piece = left.min(PIECE_BYTES as u64);
+            let until = deadline.min(Instant::now() + piece_time);
+            Deadline::new(self.stream, until).send(file, piece)?;
+            left -= piece;
+        }
+        Ok(())
     }
 
     /// Lets the peer finish sending before the close: data that meets a closed socket would make
