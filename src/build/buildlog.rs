@@ -102,6 +102,11 @@ impl BuildLog {
         self.error.as_ref()
     }
 
+    /// Returns how many bytes are left out in the middle, so far.
+    pub(crate) fn left_out_bytes(&self) -> u64 {
+        self.past_head.saturating_sub(self.tail_bytes())
+    }
+
     /// Ends the log: one file at its path, with a marker where bytes were left out.
     pub(crate) fn finish(mut self) -> io::Result<()> {
         self.flush();
@@ -156,8 +161,8 @@ impl BuildLog {
 
     /// Appends the marker and the last half of the limit to the head.
     fn append_tail(&mut self) -> io::Result<()> {
-        let keep = self.past_head.min(self.tail_bytes());
-        let left_out = self.past_head - keep;
+        let left_out = self.left_out_bytes();
+        let keep = self.past_head - left_out;
         if left_out > 0 {
             let limit = self.limit_bytes;
             writeln!(

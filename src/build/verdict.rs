@@ -67,10 +67,11 @@ fn dep_wait(relations: String) -> Judgement {
     judge(Verdict::DepFail { relations }, reason)
 }
 
-/// Judges the end of sbuild; `disk_full` tells that the builder's own disk is.
+/// Judges the end of sbuild.
 ///
-/// Whether a .changes was made is for the caller to see.
-pub(crate) fn classify(exit: Exit, findings: &Findings, disk_full: bool) -> Judgement {
+/// Whether a .changes was made is for the caller to see; and so is whether the build came up against
+/// what it may use.
+pub(crate) fn classify(exit: Exit, findings: &Findings) -> Judgement {
     let code = match ended_by_itself(exit, "sbuild") {
         Ok(code) => code,
         Err(judgement) => return judgement,
@@ -78,9 +79,6 @@ pub(crate) fn classify(exit: Exit, findings: &Findings, disk_full: bool) -> Judg
     let status = findings.status.as_deref();
     if code == 0 && status == Some("successful") {
         return judge(Verdict::Ok, "The package was built.");
-    }
-    if disk_full {
-        return judge(Verdict::BuilderFail, "The builder's disk is full.");
     }
     if status == Some("skipped") {
         let reason = "The package does not build for this architecture";

@@ -20,6 +20,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use serde::{Deserialize, Serialize};
 
+use crate::sys::cgroup::BOUNDS;
 use crate::sys::exe;
 use crate::sys::wait::exit_code;
 
@@ -45,6 +46,7 @@ pub(crate) fn run(args: &[OsString]) -> io::Result<ExitCode> {
         Some("unpack") => unpack(&text(1), &text(2)),
         Some("hand-over") => hand_over(&text(1)),
         Some("remove") => remove(&text(1)),
+        Some("measure") => measure(&text(1)),
         Some("session") => {
             let spec = serde_json::from_str(&text(1).to_string_lossy())?;
             session(&spec)
@@ -181,6 +183,17 @@ fn remove(dir: &Path) -> io::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Says how many bytes of the disk a tree of subordinate ids takes.
+fn measure(dir: &Path) -> io::Result<ExitCode> {
+    enter_new(CloneFlags::empty())?;
+    become_root()?;
+    let mut du = Command::new("du");
+    du.args(["--summarize", "--block-size=1"]).arg(dir);
+    let output = du.stdin(Stdio::null()).output()?;
+    say(&String::from_utf8_lossy(&output.stdout))?;
+    Ok(ExitCode::SUCCESS)
+}
+
 /// Mounts the overlay, starts the session's init and stays until that has ended.
 fn session(spec: &SessionSpec) -> io::Result<ExitCode> {
     enter_new(
@@ -234,6 +247,7 @@ fn session(spec: &SessionSpec) -> io::Result<ExitCode> {
 
     let mut init = exe::internal("init")
         .arg(&merged)
+        .env_remove(BOUNDS)
         .stdin(Stdio::piped())
         .spawn()?;
     say(&format!("init {}", init.id()))?;

@@ -7,6 +7,7 @@
 mod archive;
 mod builds;
 mod chroots;
+mod hostile;
 mod isolation;
 mod machine;
 mod package;

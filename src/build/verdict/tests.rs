@@ -23,7 +23,7 @@ fn scan(log: &str) -> Findings {
 }
 
 fn check(code: i32, findings: &Findings, verdict: Verdict, reason: &str) {
-    let found = classify(Exit::Code(code), findings, false);
+    let found = classify(Exit::Code(code), findings);
     assert_eq!(found, judge(verdict, reason));
 }
 
@@ -122,7 +122,7 @@ fn what_sbuild_says() {
 
 #[test]
 fn a_give_back_line_counts_with_exit_3_only() {
-    let verdict = |code, findings: &Findings| classify(Exit::Code(code), findings, false).verdict;
+    let verdict = |code, findings: &Findings| classify(Exit::Code(code), findings).verdict;
     assert_eq!(verdict(3, &log!("force-yes")), Verdict::GivenBack);
     assert_eq!(verdict(1, &log!("force-yes")), Verdict::PackageFail);
     let bare = scan("E: There are problems and -y was used without --force-yes\n");
@@ -134,7 +134,7 @@ fn a_give_back_line_counts_with_exit_3_only() {
 fn an_unmet_dependency_needs_its_stage() {
     let log = "The following packages have unmet dependencies:\n \
                d : Depends: x but it is not installable\n";
-    let verdict = |log: &str| classify(Exit::Code(3), &scan(log), false).verdict;
+    let verdict = |log: &str| classify(Exit::Code(3), &scan(log)).verdict;
     assert_eq!(verdict(log), Verdict::PackageFail);
     let footer = "| Summary\nFail-Stage: install-deps\nStatus: given-back\n";
     assert_eq!(verdict(&format!("{log}{footer}")), waits_for("x"));
@@ -143,7 +143,7 @@ fn an_unmet_dependency_needs_its_stage() {
 #[test]
 fn exits_that_tell_nothing_of_the_package() {
     let check = |exit, expect: Judgement| {
-        assert_eq!(classify(exit, &Findings::default(), false), expect);
+        assert_eq!(classify(exit, &Findings::default()), expect);
     };
     let reason = "sbuild was killed by signal 9.";
     check(Exit::Signal(9), judge(Verdict::BuilderFail, reason));
@@ -157,13 +157,6 @@ fn exits_that_tell_nothing_of_the_package() {
     }
     let reason = "sbuild ended without an error and without success.";
     check(Exit::Code(0), judge(Verdict::PackageFail, reason));
-}
-
-#[test]
-fn a_full_disk_is_the_builders_unless_the_build_succeeded() {
-    let verdict = |code, findings: &Findings| classify(Exit::Code(code), findings, true).verdict;
-    assert_eq!(verdict(2, &log!("attempted")), Verdict::BuilderFail);
-    assert_eq!(verdict(0, &log!("successful")), Verdict::Ok);
 }
 
 #[test]
