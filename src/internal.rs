@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use nix::sys::stat::{Mode, umask};
 
-use crate::build::shim;
+use crate::build::{autopsy, shim};
 use crate::session::{enter, files, init, outer, store, virt};
 use crate::sys::wait::HOST_FAILED;
 use crate::sys::{cgroup, exe};
@@ -41,6 +41,7 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
         Some("session-files") => done(files::run(args)),
         Some("virt") => done(virt::run(args)),
         Some("unpack") => store::run(args),
+        Some("autopsy") => done(autopsy::run(args)),
         Some("shim") => done(shim::run(args)),
         Some("tether") => done(exe::tether(args)),
         _ => Err(io::Error::other("no such internal command")),

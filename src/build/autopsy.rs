@@ -1,18 +1,25 @@
 //! What was a build doing when it had to be killed?
 //!
 //! For the log, before the kill: the processes with their state, what they wait for in the kernel,
-//! the processor time they have had and still take, and where their sockets lead. Looks at `/proc`
-//! only, which the shim may for all that its user started. Bounded in lines and in time, and
-//! never in the way of the kill.
+//! the processor time they have had and still take, and where their sockets lead. Bounded in lines
+//! and in time, and never in the way of the kill. Called by the runner when a clock has run out.
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs;
+use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::process::Stdio;
 use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 
+use nix::sched::{CloneFlags, setns};
+
+use crate::session::enter;
+use crate::sys::cgroup::BOUNDS;
+use crate::sys::exe;
 use crate::sys::procs::{self, Process};
 
 /// How long it may take; a process that is stuck in the kernel may hold up who looks at it.
@@ -23,20 +30,53 @@ const MAX_PROCESSES: usize = 40;
 const MAX_SOCKETS: usize = 15;
 const MAX_COMMAND_CHARS: usize = 100;
 
-/// Returns the lines for the log.
-pub(super) fn of_descendants() -> String {
+/// Returns the lines for the log: what `internal autopsy` prints of the descendants of this
+/// process, seen from the session of `init` if there is one.
+pub(super) fn of_descendants(init: Option<i32>) -> String {
+    let root = std::process::id().to_string();
+    let init = init.map(|pid| pid.to_string()).unwrap_or_default();
+    let child = exe::internal("autopsy")
+        .args([root, init])
+        // It has to work where the build may not have one process more.
+        .env_remove(BOUNDS)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn();
     let (sender, receiver) = channel();
-    let root = std::process::id().cast_signed();
-    let looks = thread::Builder::new().spawn(move || {
-        let before = procs::all();
-        thread::sleep(BETWEEN);
-        let _ = sender.send(look(&procs::descendants(&procs::all(), root), &before));
+    let said = child.and_then(|mut child| {
+        let mut output = child.stdout.take().expect("stdout is piped");
+        thread::Builder::new().spawn(move || {
+            let mut text = String::new();
+            let _ = output.read_to_string(&mut text);
+            let _ = sender.send(text);
+        })?;
+        let text = receiver.recv_timeout(BOUND);
+        child.kill()?;
+        text.map_err(io::Error::other)
     });
-    match looks.map(|_| receiver.recv_timeout(BOUND)) {
-        Ok(Ok(text)) => text,
-        Ok(Err(_)) => "The processes of the build cannot be looked at.\n".to_owned(),
-        Err(error) => format!("The processes of the build cannot be looked at: {error}\n"),
+    said.unwrap_or_else(|error| format!("The build's processes cannot be looked at: {error}"))
+}
+
+/// The half that looks: the descendants of ROOT, as the root of the session of INIT, whose files in
+/// `/proc` are not the user's own.
+pub(crate) fn run(args: &[OsString]) -> io::Result<()> {
+    let [root, init] = args else {
+        return Err(io::Error::other("autopsy: ROOT INIT"));
+    };
+    let root = root.to_str().and_then(|pid| pid.parse().ok());
+    let root = root.ok_or_else(|| io::Error::other("autopsy: no pid"))?;
+    if !init.is_empty() {
+        setns(
+            enter::namespace_of(init, "user")?,
+            CloneFlags::CLONE_NEWUSER,
+        )?;
     }
+    let me = std::process::id().cast_signed();
+    let before = procs::all();
+    thread::sleep(BETWEEN);
+    let mut processes = procs::descendants(&procs::all(), root);
+    processes.retain(|process| process.pid != me);
+    io::stdout().write_all(look(&processes, &before).as_bytes())
 }
 
 fn look(processes: &[Process], before: &[Process]) -> String {
@@ -231,7 +271,8 @@ mod tests {
             .args(["-c", "sleep 600; :", marker])
             .spawn()
             .unwrap();
-        let text = of_descendants();
+        let root = std::process::id().cast_signed();
+        let text = look(&procs::descendants(&procs::all(), root), &[]);
         assert!(text.contains(marker), "{text}");
         // This process's own sockets, as if it were the build.
         let me = procs::all()

@@ -10,21 +10,25 @@ use std::path::{Path, PathBuf};
 use crate::protocol::BuildStatus;
 use crate::sys::host;
 
+use super::exec::NoRoom;
 use super::plan::Failure;
-use super::spec::Settings;
+use super::spec::{Settings, Spec};
 
 /// The file systems that a build writes to, as they were when it began.
 #[derive(Debug)]
 pub(super) struct Disk {
     reserve_bytes: u64,
     promised_bytes: u64,
+    /// Where sbuild puts what it brings out of the session, and how much that may be.
+    results: PathBuf,
+    result_bytes: u64,
     /// A folder on each file system, and the bytes free beyond the reserve.
     begun: Vec<(PathBuf, u64)>,
 }
 
 impl Disk {
     /// Looks at the file systems of `settings` and of the journal entry.
-    pub(super) fn look(settings: &Settings, entry: &Path) -> Self {
+    pub(super) fn look(spec: &Spec, entry: &Path) -> Self {
         let Settings {
             home,
             sessions,
@@ -32,7 +36,7 @@ impl Disk {
             chroots,
             reserve_bytes,
             ..
-        } = settings;
+        } = &spec.settings;
         let mut devices = Vec::new();
         let mut begun = Vec::new();
         for folder in [home, sessions, filecache, chroots, entry] {
@@ -46,9 +50,28 @@ impl Disk {
         }
         Self {
             reserve_bytes: *reserve_bytes,
-            promised_bytes: settings.disk_bytes,
+            promised_bytes: spec.settings.disk_bytes,
+            results: spec.work_tree(),
+            result_bytes: spec.settings.result_bytes,
             begun,
         }
+    }
+
+    /// Returns why a build has no room to go on.
+    pub(super) fn watch(&self) -> Option<NoRoom> {
+        let results = self.results_bytes();
+        match self.short() {
+            Some(folder) => Some(NoRoom::Disk(folder)),
+            None if results > self.result_bytes => Some(NoRoom::Results(results)),
+            None => None,
+        }
+    }
+
+    /// The bytes of the files that lie where results do, links to inputs hardly counting.
+    fn results_bytes(&self) -> u64 {
+        let entries = fs::read_dir(&self.results).into_iter().flatten().flatten();
+        let sizes = entries.filter_map(|entry| Some(entry.metadata().ok()?.len()));
+        sizes.fold(0, u64::saturating_add)
     }
 
     /// Returns a folder on a file system whose free space is below the reserve.

@@ -31,8 +31,16 @@ pub(crate) enum End {
     Aborted,
     /// A clock ran out; the sentence says which.
     TooLong(String),
+    NoRoom(NoRoom),
+}
+
+/// What a build wrote too much to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum NoRoom {
     /// The file system of this folder has too little space left.
-    DiskFull(PathBuf),
+    Disk(PathBuf),
+    /// The files that sbuild brought out of the session take this many bytes.
+    Results(u64),
 }
 
 /// The clocks of one command.
@@ -48,8 +56,8 @@ const CHUNK_BYTES: usize = 64 << 10;
 /// How often the disk is looked at.
 const WATCH: Duration = Duration::from_secs(1);
 
-/// Returns where the disk is too full to go on.
-pub(crate) type Watch<'a> = dyn Fn() -> Option<PathBuf> + 'a;
+/// Returns why there is no room to go on.
+pub(crate) type Watch<'a> = dyn Fn() -> Option<NoRoom> + 'a;
 
 /// The mailbox of a shim.
 #[derive(Debug)]
@@ -85,7 +93,7 @@ impl Mailbox {
     }
 
     /// Runs `command` with nothing on stdin and all output to `sink`. With `heed_abort` an abort,
-    /// earlier or meanwhile, ends the wait; so does a disk that `watch` finds full.
+    /// earlier or meanwhile, ends the wait; so does what `watch` finds.
     pub(crate) fn run(
         &mut self,
         mut command: Command,
@@ -134,8 +142,8 @@ impl Mailbox {
             }
             let now = Instant::now();
             if now >= look {
-                if let Some(folder) = watch() {
-                    return Ok(End::DiskFull(folder));
+                if let Some(found) = watch() {
+                    return Ok(End::NoRoom(found));
                 }
                 look = now + WATCH;
             }
@@ -264,7 +272,7 @@ mod tests {
             shell("exec sleep 5", hours(), &[Event::Abort]).0,
             End::Aborted
         );
-        let full = PathBuf::from("/full");
+        let full = NoRoom::Results(7);
         let end = Mailbox::new().run(
             Command::new("yes"),
             hours(),
@@ -272,7 +280,7 @@ mod tests {
             &|| Some(full.clone()),
             &mut |_| {},
         );
-        assert_eq!(end.unwrap(), End::DiskFull(full.clone()));
+        assert_eq!(end.unwrap(), End::NoRoom(full.clone()));
     }
 
     #[test]

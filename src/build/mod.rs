@@ -7,7 +7,7 @@
 //! results. `dsc` and `source` are what is built from, for those who are given a .dsc.
 
 mod apt;
-mod autopsy;
+pub(crate) mod autopsy;
 pub(crate) mod buildlog;
 pub(crate) mod changes;
 mod collect;

@@ -22,7 +22,7 @@ use crate::sys::{self, exe, host, procs};
 use super::autopsy;
 use super::buildlog::BuildLog;
 use super::disk::Disk;
-use super::exec::{End, Limits, Mailbox};
+use super::exec::{End, Limits, Mailbox, NoRoom};
 use super::logscan::{Findings, LogScan, Sign};
 use super::plan::{Failure, Stage};
 use super::rundir::RunDir;
@@ -77,7 +77,7 @@ pub(super) type Done = Result<(), Stop>;
 
 impl Build {
     pub(crate) fn new(spec: Spec, run: RunDir, log: BuildLog, mailbox: Mailbox) -> Self {
-        let disk = Disk::look(&spec.settings, run.path());
+        let disk = Disk::look(&spec, run.path());
         Self {
             spec,
             log,
@@ -254,7 +254,7 @@ impl Build {
         };
         let log = &mut self.log;
         let disk = &self.disk;
-        let watch = || disk.short().filter(|_| !stage.closes());
+        let watch = || disk.watch().filter(|_| !stage.closes());
         let end = self
             .mailbox
             .run(command, limits, !stage.closes(), &watch, &mut |bytes| {
@@ -266,13 +266,25 @@ impl Build {
                 self.kill_everything();
                 Err(Stop::Aborted)
             }
-            Ok(End::DiskFull(folder)) => {
+            Ok(End::NoRoom(NoRoom::Results(bytes))) => {
+                self.kill_everything();
+                let reason = format!(
+                    "The package's results are too large: {} MiB and not at an end, more than {} \
+                     ([limits] results).",
+                    bytes >> 20,
+                    self.spec.settings.result_bytes >> 20
+                );
+                Err(Failure::new(BuildStatus::PackageFail, reason).into())
+            }
+            Ok(End::NoRoom(NoRoom::Disk(folder))) => {
                 self.log
                     .line(&format!("The disk at {} is full.", folder.display()));
                 Err(self.blame_disk(stage).into())
             }
             Ok(End::TooLong(how)) => {
-                for line in autopsy::of_descendants().lines() {
+                for line in
+                    autopsy::of_descendants(self.session.as_ref().map(Session::init_pid)).lines()
+                {
                     self.log.line(line);
                 }
                 self.kill_everything();

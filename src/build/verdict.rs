@@ -72,9 +72,12 @@ fn dep_wait(relations: String) -> Judgement {
 /// Whether a .changes was made is for the caller to see; and so is whether the build came up against
 /// what it may use.
 pub(crate) fn classify(exit: Exit, findings: &Findings) -> Judgement {
-    let code = match ended_by_itself(exit, "sbuild") {
-        Ok(code) => code,
-        Err(judgement) => return judgement,
+    let begun = findings.sign(Sign::Begun).is_some();
+    let code = match (ended_by_itself(exit, "sbuild"), exit) {
+        (Ok(code), _) => code,
+        // What a package leaves behind can make it stumble.
+        (Err(_), Exit::Code(code)) if begun => return judge_package(code, findings),
+        (Err(judgement), _) => return judgement,
     };
     let status = findings.status.as_deref();
     if code == 0 && status == Some("successful") {
@@ -110,7 +113,8 @@ pub(crate) fn classify(exit: Exit, findings: &Findings) -> Judgement {
             format!("The chroot could not be used ({stage})."),
         ),
         Some(stage) if stage.starts_with("apt-get-") => judge_update(stage, findings),
-        Some(stage @ ("fetch-src" | "check-space" | "init" | "abort")) => judge(
+        // Also where it names a stage that is long over.
+        Some(stage @ ("fetch-src" | "check-space" | "init" | "abort")) if !begun => judge(
             Verdict::BuilderFail,
             format!("sbuild failed before the build ({stage})."),
         ),

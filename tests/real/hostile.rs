@@ -1,10 +1,13 @@
 //! Packages that misbehave: each comes to its end, by its own fault, and the log says how.
 
+use std::fs;
+
 use serde_json::json;
 
-use super::machine::machine;
+use super::archive::Archive;
+use super::machine::{machine, sum};
 use super::package::Package;
-use super::slave::Slave;
+use super::slave::{Ended, Slave};
 
 #[test]
 fn silence_is_ended_after_an_autopsy() {
@@ -82,5 +85,139 @@ fn eats_memory() {
     ended.assert("PACKAGEFAIL");
     ended.assert_said("The build ran out of memory: it may use 600 MiB ([limits] memory).");
     assert!(!ended.log.contains("\nall of it"));
+    slave.clean(&ended);
+}
+
+#[test]
+fn a_mess_is_cleaned_up() {
+    let Some(machine) = machine() else { return };
+    let slave = Slave::start(machine, "mess", "overlay = disk");
+    let script = "mkdir ../mess && cd ../mess
+         perl -e 'for my $d (1..200) { mkdir $d; for (1..1000) { open F, \">\", \"$d/$_\" or die $! } }'
+         cp /bin/true setuid && chmod 6755 setuid
+         mknod null c 1 3 2>/dev/null || echo no device
+         mkdir -p locked/in && touch locked/in/side && chmod 0 locked/in && chmod 0 locked
+         perl -e 'for (1..1500) { mkdir \"deep\" or die $!; chdir \"deep\" or die $! }'
+         touch \"$(printf 'new\\nline \\377')\" -- --help
+         setsid sleep 4243 </dev/null >/dev/null 2>&1 &
+         echo made
+         rm -rf \"$OLDPWD\"";
+    let ended = slave.build(&Package::new("toy", script), json!({}));
+    ended.assert("PACKAGEFAIL");
+    ended.assert_said("\nno device");
+    ended.assert_said("\nmade");
+    slave.clean(&ended);
+}
+
+#[test]
+fn a_package_that_kills_its_parents() {
+    let Some(machine) = machine() else { return };
+    let slave = Slave::start(machine, "parricide", "");
+    // Root's half of it comes with the dependency: what it can see, it may kill.
+    let folder = machine.folder("parricide/archive");
+    let archive = Archive::with_package(folder, "killer", "(sleep 1; kill -9 -1) & echo armed");
+    let package = Package {
+        build_depends: "killer",
+        ..Package::new("toy", "echo to kill\nkill -9 -1\nkill -9 $PPID\nsleep 1")
+    };
+    let mut archives = vec![archive.line()];
+    archives.extend(machine.archives());
+    let ended = slave.build(&package, json!({"archives": archives}));
+    ended.assert("PACKAGEFAIL");
+    ended.assert_said("\nto kill");
+    slave.clean(&ended);
+}
+
+/// Builds a package whose `.changes` lists one file more: `name`, made by `script` in the folder of
+/// the results.
+fn with_a_result(test: &str, name: &str, size: &str, script: &str, config: &str) -> (Slave, Ended) {
+    let machine = machine().unwrap();
+    let slave = Slave::start(machine, test, config);
+    // By a dependency that has put itself in the place of dpkg-genchanges.
+    let tamper = format!(
+        "mv /usr/bin/dpkg-genchanges /usr/bin/real-genchanges
+         cat >/usr/bin/dpkg-genchanges <<'END'\n\
+         #!/bin/sh -e\n\
+         real-genchanges \"$@\"\n\
+         cd ..\n\
+         {script}\n\
+         sum() {{ if [ -f {name} ] && [ {size} -lt 1000 ]; then $1 <{name} | cut -d' ' -f1; \
+                  else head -c $2 /dev/zero | tr '\\0' 0; fi; }}\n\
+         export MD5=$(sum md5sum 32) SHA1=$(sum sha1sum 40) SHA256=$(sum sha256sum 64)\n\
+         perl -pi -e '$_ .= \" $ENV{{SHA1}} {size} {name}\\n\" if /^Checksums-Sha1:/;\n\
+             $_ .= \" $ENV{{SHA256}} {size} {name}\\n\" if /^Checksums-Sha256:/;\n\
+             $_ .= \" $ENV{{MD5}} {size} devel optional {name}\\n\" if /^Files:/' *.changes\n\
+         echo tampered\n\
+         END\n\
+         chmod 755 /usr/bin/dpkg-genchanges"
+    );
+    let folder = machine.folder(&format!("{test}/archive"));
+    let archive = Archive::with_package(folder, "tamper", &tamper);
+    let package = Package {
+        build_depends: "tamper",
+        ..Package::new("toy", "echo fine")
+    };
+    let mut archives = vec![archive.line()];
+    archives.extend(machine.archives());
+    let ended = slave.build(&package, json!({"archives": archives}));
+    ended.assert_said("tampered");
+    (slave, ended)
+}
+
+#[test]
+fn a_result_is_not_a_file_of_the_host() {
+    if machine().is_none() {
+        return;
+    }
+    let there = "../../../../../../etc/passwd";
+    let (slave, ended) = with_a_result("result-path", there, "3", ":", "");
+    ended.assert("PACKAGEFAIL");
+    assert!(ended.files.is_empty());
+    slave.clean(&ended);
+}
+
+#[test]
+fn a_result_does_not_replace_an_input() {
+    if machine().is_none() {
+        return;
+    }
+    let script = "rm -f toy_1.0.tar.xz; echo bad >toy_1.0.tar.xz";
+    let (slave, ended) = with_a_result("result-input", "toy_1.0.tar.xz", "4", script, "");
+    for entry in fs::read_dir(slave.dir.join("filecache")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        if name.len() == 40 {
+            assert_eq!(sum("sha1sum", &path), name, "the cache lies");
+        }
+    }
+    slave.clean(&ended);
+}
+
+#[test]
+fn a_result_that_is_a_pipe() {
+    if machine().is_none() {
+        return;
+    }
+    let config = "[limits]\nsilence = 20";
+    let (slave, ended) = with_a_result("result-pipe", "pipe", "3", "mkfifo pipe", config);
+    ended.assert("PACKAGEFAIL");
+    slave.clean(&ended);
+}
+
+#[test]
+fn a_result_larger_than_any_disk() {
+    if machine().is_none() {
+        return;
+    }
+    let script = "truncate -s 100G big";
+    let (slave, ended) = with_a_result(
+        "result-size",
+        "big",
+        "107374182400",
+        script,
+        "[limits]\nresults = 1G",
+    );
+    ended.assert("PACKAGEFAIL");
+    ended.assert_said("[limits] results");
     slave.clean(&ended);
 }

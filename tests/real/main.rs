@@ -9,6 +9,7 @@ mod builds;
 mod chroots;
 mod hostile;
 mod isolation;
+mod limits;
 mod machine;
 mod package;
 mod slave;

@@ -141,6 +141,21 @@ fn an_unmet_dependency_needs_its_stage() {
 }
 
 #[test]
+fn a_package_cannot_blame_the_builder_once_it_runs() {
+    let footer = "| Summary\nFail-Stage: init\nStatus: failed\n";
+    let begun = "dpkg-buildpackage: info: source package toy\n";
+    for (code, log, expect) in [
+        (3, footer.to_owned(), Verdict::BuilderFail),
+        (3, format!("{begun}{footer}"), Verdict::PackageFail),
+        (255, String::new(), Verdict::BuilderFail),
+        (255, begun.to_owned(), Verdict::PackageFail),
+    ] {
+        let found = classify(Exit::Code(code), &scan(&log)).verdict;
+        assert_eq!(found, expect, "{code} {log}");
+    }
+}
+
+#[test]
 fn exits_that_tell_nothing_of_the_package() {
     let check = |exit, expect: Judgement| {
         assert_eq!(classify(exit, &Findings::default()), expect);
