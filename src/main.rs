@@ -57,6 +57,9 @@ fn serve(given: slave::Serve) -> ExitCode {
         .map_err(|error| error.to_string())
         .and_then(|(config, warnings)| {
             if sys::user::am_root() {
+                if let Some(user) = sys::user::lookup(&config.slave.user) {
+                    sys::cgroup::hand_over(&user);
+                }
                 hand::check::judge_as(&config.slave.user).map_err(|error| error.to_string())?;
             }
             for warning in warnings {

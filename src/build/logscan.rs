@@ -31,6 +31,8 @@ pub(crate) enum Sign {
     SourceDamaged,
     /// sbuild found no .dsc.
     SourceMissing,
+    /// dpkg-buildpackage has begun: what happens now is the package's doing.
+    Begun,
     /// The source package does not build for this architecture.
     ArchSkipped,
     /// A write found the disk full.
@@ -95,6 +97,11 @@ const SIGNS: &[(Sign, At, &str)] = &[
         Sign::DpkgFailed,
         At::Message,
         "Sub-process /usr/bin/dpkg returned an error code",
+    ),
+    (
+        Sign::Begun,
+        At::Any,
+        "dpkg-buildpackage: info: source package ",
     ),
     (Sign::SourceDamaged, At::Any, " instead of expected "),
     (Sign::SourceMissing, At::Message, "Could not find "),

@@ -344,7 +344,7 @@ pub(crate) fn remove(path: &Path, ids: SubIds) -> Result<(), Error> {
 }
 
 /// Returns the bytes that a tree of subordinate ids takes on the disk.
-fn measure(path: &Path, ids: SubIds) -> Result<u64, Error> {
+pub(super) fn measure(path: &Path, ids: SubIds) -> Result<u64, Error> {
     let said = launch::ask(ids, Map::Wide, &["measure".into(), path.into()])?;
     let number = said.trim().parse();
     number.map_err(|_| Error::Child(format!("measuring {}: said {said:?}", path.display())))
