@@ -7,6 +7,7 @@ use crate::filecache::{self, Store};
 use crate::protocol::{FileName, Sha1Hex};
 
 use super::collect::collect;
+use super::rundir::RunDir;
 use super::spec::Spec;
 
 /// Why nothing was gathered, by whose fault.
@@ -35,10 +36,11 @@ impl Read for Abortable<'_> {
     }
 }
 
-/// Puts the `.changes` of the build and all it names into the cache; on any error nothing that
-/// is new there stays.
+/// Puts the `.changes` of the build and all it names into the cache, and notes them in `run`; on
+/// any error nothing that is new there stays.
 pub(crate) fn gather(
     spec: &Spec,
+    run: &RunDir,
     aborted: &mut dyn FnMut() -> bool,
 ) -> Result<Vec<(FileName, Sha1Hex)>, Error> {
     let dsc = spec.request.dsc().to_string();
@@ -49,7 +51,7 @@ pub(crate) fn gather(
         .map_err(|error| Error::Builder(error.to_string()))?;
     let mut stored = Vec::new();
     let builder_error = Cell::new(None);
-    let result = collect(&spec.work_tree(), &changes, &mut |_, reader, size| {
+    let result = collect(&spec.work_tree(), &changes, &mut |name, reader, size| {
         let mut reader = Abortable {
             inner: reader,
             aborted,
@@ -60,6 +62,8 @@ pub(crate) fn gather(
                 if !known(&sum) {
                     stored.push(sum.clone());
                 }
+                // Only for the case that this process dies before it can say so in its verdict.
+                let _ = run.note_result(name, &sum);
                 Ok(sum)
             }
             Err(filecache::Error::Source(error)) => Err(error),

@@ -65,7 +65,8 @@ pub(crate) fn bury(dir: &RunDir, reason: &str) -> Ending {
         status,
         reason: reason.to_owned(),
         dependencies: String::new(),
-        files: Vec::new(),
+        // To be removed from the cache with the build.
+        files: dir.results(),
         stages: Vec::new(),
     };
     let log = dir.log();
@@ -95,19 +96,23 @@ pub(crate) fn remove_all(spec: &Spec) -> Vec<String> {
 /// trees and sessions. `known` is the one build of `journal`, which is left alone, as are builds of
 /// others that live. What cannot be removed is named, and there at the next start.
 pub(crate) fn sweep(settings: &Settings, journal: &Path, known: Option<&BuildId>) {
-    let ours = |run: &OsStr| Path::new(run).parent() == Some(journal);
-    let is_known = |run: &OsStr| run_id(run).as_ref() == known;
-    let strays = |run: &OsStr| ours(run) && !is_known(run);
-    for (process, run) in procs::marked(MARK) {
-        if strays(&run) {
-            let (pid, name, run) = (process.pid, process.name, run.display());
-            log::warn!("killing process {pid} ({name}) of {run}, a build that is no more");
+    let is_stray = |run: &OsStr| {
+        let ours = Path::new(run).parent() == Some(journal);
+        ours && run_id(run).as_ref() != known
+    };
+    let (strays, others): (Vec<_>, Vec<_>) = procs::marked(MARK)
+        .into_iter()
+        .partition(|(_, run)| is_stray(run));
+    for (process, run) in &strays {
+        let (pid, name, run) = (process.pid, &process.name, run.display());
+        log::warn!("killing process {pid} ({name}) of {run}, a build that is no more");
+    }
+    if !strays.is_empty() {
+        for process in procs::kill_marked(MARK, is_stray, KILL_TIME) {
+            log::error!("process {} ({}) does not die", process.pid, process.name);
         }
     }
-    for process in procs::kill_marked(MARK, strays, KILL_TIME) {
-        log::error!("process {} ({}) does not die", process.pid, process.name);
-    }
-    let living: Vec<BuildId> = procs::marked(MARK)
+    let living: Vec<BuildId> = others
         .iter()
         .filter_map(|(_, run)| run_id(run))
         .chain(known.cloned())

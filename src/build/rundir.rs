@@ -4,6 +4,7 @@
 //! | --- | --- | --- |
 //! | `spec.json` | starter | what to build, and how; without passwords, which go by a pipe |
 //! | `lock` | starter, held by the shim | that the shim lives; its text is the shim's pid |
+//! | `results` | shim | a line per result in the cache: its sum and name |
 //! | `stages` | shim | a line per stage begun: seconds since 1970 and its name |
 //! | `log` | shim | the build log |
 //! | `abort` | starter | that somebody asked for an abort |
@@ -22,7 +23,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::protocol::{BuildStatus, FileName, Sha1Hex};
 use crate::session::launch::MARK;
@@ -40,7 +41,9 @@ pub(crate) struct Ending {
     /// The missing relations of a dep-wait, else empty.
     pub(crate) dependencies: String,
     pub(crate) files: Vec<(FileName, Sha1Hex)>,
-    /// The stages that ran and their seconds.
+    /// The stages that ran and their seconds; those of a newer version's that nobody knows here are
+    /// left out.
+    #[serde(deserialize_with = "known_stages")]
     pub(crate) stages: Vec<(Stage, f64)>,
 }
 
@@ -53,6 +56,15 @@ const VERDICT_BYTES: usize = 64 << 10;
 /// The journal entry of one build.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RunDir(PathBuf);
+
+fn known_stages<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<(Stage, f64)>, D::Error> {
+    let all = Vec::<(String, f64)>::deserialize(input)?;
+    let stage = |name: String| Stage::deserialize(serde_json::Value::String(name)).ok();
+    Ok(all
+        .into_iter()
+        .filter_map(|(name, secs)| Some((stage(name)?, secs)))
+        .collect())
+}
 
 /// How a build stands, by its journal entry alone.
 #[derive(Debug, Clone, PartialEq)]
@@ -196,10 +208,7 @@ impl RunDir {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
-        let mut file = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(self.0.join("stages"))?;
+        let mut file = self.append_to("stages")?;
         writeln!(file, "{:.3} {}", now.as_secs_f64(), stage.name())
     }
 
@@ -210,6 +219,29 @@ impl RunDir {
             .filter_map(|line| line.split_once(' '))
             .filter_map(|(time, name)| Some((time.parse().ok()?, name.to_owned())))
             .collect()
+    }
+
+    /// Notes that a result is in the cache, whatever becomes of the build.
+    pub(crate) fn note_result(&self, name: &FileName, sum: &Sha1Hex) -> io::Result<()> {
+        writeln!(self.append_to("results")?, "{sum} {name}")
+    }
+
+    /// Returns the results noted so far.
+    pub(crate) fn results(&self) -> Vec<(FileName, Sha1Hex)> {
+        let text = fs::read_to_string(self.0.join("results")).unwrap_or_default();
+        text.lines()
+            .filter_map(|line| line.split_once(' '))
+            .filter_map(|(sum, name)| {
+                Some((FileName::parse(name).ok()?, Sha1Hex::parse(sum).ok()?))
+            })
+            .collect()
+    }
+
+    fn append_to(&self, name: &str) -> io::Result<File> {
+        OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(self.0.join(name))
     }
 
     /// Asks the shim to abort; a build that has ended meanwhile is left alone.

@@ -333,7 +333,7 @@ impl Build {
     }
 
     fn gather(&mut self) -> Done {
-        let result = gather::gather(&self.spec, &mut || self.mailbox.abort_has_come());
+        let result = gather::gather(&self.spec, &self.run, &mut || self.mailbox.abort_has_come());
         match result {
             Ok(files) => {
                 self.files = files;
