@@ -6,7 +6,7 @@ TARGET   = $(or $(CARGO_TARGET_DIR),target)
 BINARY   = $(TARGET)/release/buildd-slave
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup try-setup check fmt clippy doc unit it farm real build install clean
+.PHONY: help demo test setup try-setup check fmt clippy doc unit it hostile farm real build install clean
 # The order of `test` is the point of it: what is cheap fails first.
 .NOTPARALLEL:
 
@@ -16,7 +16,7 @@ help: ## this list
 demo: setup build ## a farm on this machine builds two Debian packages; results in demo/
 	@.ci/demo $(BINARY)
 
-test: try-setup check unit it farm real ## everything: checks, unit and integration tests, the farm, real builds
+test: try-setup check unit it hostile farm real ## everything: checks, unit and integration tests, attacks, the farm, real builds
 
 setup: ## what this machine lacks for building packages: installs it, says why (root or sudo)
 	@.ci/setup
@@ -41,6 +41,10 @@ unit: ## unit and property tests
 
 it: ## integration tests: the real binary, no chroot
 	$(CARGO) test --locked --test architecture --test integration
+
+# Most of an attack is waiting: each lasts BUILDD_ATTACK_SECONDS (10).
+hostile: ## the daemon under attack, by up to 2,000 clients at a time
+	$(CARGO) test --locked --test hostile -- --test-threads 6
 
 # Much of it is waiting for each other.
 farm: ## the farm: librarian, master and slaves, on SQLite and on a PostgreSQL of their own

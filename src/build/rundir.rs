@@ -4,9 +4,10 @@
 //! | --- | --- | --- |
 //! | `spec.json` | starter | what to build, and how; without passwords, which go by a pipe |
 //! | `lock` | starter, held by the shim | that the shim lives; its text is the shim's pid |
-//! | `results` | shim | a line per result in the cache: its sum and name |
 //! | `stages` | shim | a line per stage begun: seconds since 1970 and its name |
 //! | `log` | shim | the build log |
+//! | `results` | shim | a line per result, its sum, before it is in the file cache |
+//! | `evicted` | shim, unpacking | lines of `filecache` or `chroots` and how many had to go there |
 //! | `abort` | starter | that somebody asked for an abort |
 //! | `verdict.json` | shim, at its very end; else the daemon | how the build ended |
 //! | `.abort`, `.verdict` | starter | nothing: they become the two above on a disk that is full |
@@ -14,6 +15,7 @@
 //! The folder appears by a rename, whole, and the lock is taken before that: whoever finds the
 //! folder with the lock free and no verdict knows that the shim is dead.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Seek as _, Write as _};
@@ -153,6 +155,11 @@ impl RunDir {
         &self.0
     }
 
+    /// The folder of all entries.
+    pub(crate) fn journal(&self) -> &Path {
+        self.0.parent().unwrap_or(&self.0)
+    }
+
     pub(crate) fn log(&self) -> PathBuf {
         self.0.join("log")
     }
@@ -208,8 +215,8 @@ impl RunDir {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
-        let mut file = self.append_to("stages")?;
-        writeln!(file, "{:.3} {}", now.as_secs_f64(), stage.name())
+        let line = format!("{:.3} {}", now.as_secs_f64(), stage.name());
+        self.append("stages", &line)
     }
 
     /// Returns the stages begun so far: seconds since 1970 and the name.
@@ -221,27 +228,46 @@ impl RunDir {
             .collect()
     }
 
-    /// Notes that a result is in the cache, whatever becomes of the build.
-    pub(crate) fn note_result(&self, name: &FileName, sum: &Sha1Hex) -> io::Result<()> {
-        writeln!(self.append_to("results")?, "{sum} {name}")
+    /// Notes that a result is about to get into the file cache.
+    pub(crate) fn note_result(&self, sum: &Sha1Hex) -> io::Result<()> {
+        self.append("results", &format!("{sum}"))
     }
 
-    /// Returns the results noted so far.
-    pub(crate) fn results(&self) -> Vec<(FileName, Sha1Hex)> {
-        let text = fs::read_to_string(self.0.join("results")).unwrap_or_default();
+    /// Returns the results that may be in the file cache, whatever became of the build.
+    pub(crate) fn noted_results(&self) -> io::Result<Vec<Sha1Hex>> {
+        let text = or_nothing(fs::read_to_string(self.0.join("results")))?;
+        Ok(text
+            .lines()
+            .filter_map(|sum| Sha1Hex::parse(sum).ok())
+            .collect())
+    }
+
+    /// Where it stands how much had to go for this build.
+    pub(crate) fn evictions_file(&self) -> PathBuf {
+        self.0.join("evicted")
+    }
+
+    /// Notes that so many files of the cache had to go for the results.
+    pub(crate) fn note_evictions(&self, files: u64) -> io::Result<()> {
+        self.append("evicted", &format!("filecache {files}"))
+    }
+
+    /// Returns from which store how much had to go.
+    pub(crate) fn evictions(&self) -> Vec<(&'static str, u64)> {
+        let text = fs::read_to_string(self.evictions_file()).unwrap_or_default();
         text.lines()
-            .filter_map(|line| line.split_once(' '))
-            .filter_map(|(sum, name)| {
-                Some((FileName::parse(name).ok()?, Sha1Hex::parse(sum).ok()?))
+            .filter_map(|line| {
+                let (store, count) = line.split_once(' ')?;
+                let store = ["filecache", "chroots"].into_iter().find(|s| *s == store)?;
+                Some((store, count.parse().ok()?))
             })
             .collect()
     }
 
-    fn append_to(&self, name: &str) -> io::Result<File> {
-        OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(self.0.join(name))
+    fn append(&self, name: &str, line: &str) -> io::Result<()> {
+        let path = self.0.join(name);
+        let mut file = OpenOptions::new().append(true).create(true).open(path)?;
+        writeln!(file, "{line}")
     }
 
     /// Asks the shim to abort; a build that has ended meanwhile is left alone.
@@ -317,4 +343,33 @@ impl RunDir {
             (None, false) => Standing::Dead,
         })
     }
+}
+
+/// Returns the files of the cache that the builds of a journal need: what they are made of, and
+/// what came of them.
+pub(crate) fn pinned(journal: &Path) -> io::Result<HashSet<Sha1Hex>> {
+    let mut sums = HashSet::new();
+    for entry in fs::read_dir(journal)? {
+        let path = entry?.path();
+        if !path.is_dir() {
+            continue;
+        }
+        let run = RunDir(path);
+        let text = or_nothing(fs::read_to_string(run.0.join("spec.json")))?;
+        // One that nobody can read is no build's any more.
+        if let Ok(Spec { request, .. }) = serde_json::from_str(&text) {
+            sums.insert(request.chroot);
+            sums.extend(request.files.iter().map(|(_, sum)| sum.clone()));
+        }
+        sums.extend(run.noted_results()?);
+    }
+    Ok(sums)
+}
+
+/// Reads an absent file as an empty one.
+fn or_nothing(read: io::Result<String>) -> io::Result<String> {
+    read.or_else(|error| match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::InvalidData => Ok(String::new()),
+        _ => Err(error),
+    })
 }

@@ -114,6 +114,7 @@ fn limits(farm: &Farm, whom: For) -> Limits {
     Limits {
         connections,
         downloads: connections,
+        downloads_per_peer: connections,
         uploads: connections,
         ..limits
     }

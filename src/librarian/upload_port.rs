@@ -5,7 +5,7 @@
 //! server has let in.
 
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use super::conversation::{self, Store};
 use super::intake::Library;
 use super::rows::NewAlias;
 
-use crate::server::{Limits, Protocol, Wire};
+use crate::server::{Limits, Place, Protocol, Wire};
 
 /// One listening port.
 pub(super) struct StorePort {
@@ -42,8 +42,9 @@ impl From<io::Error> for End {
 }
 
 impl Protocol for StorePort {
-    fn serve(&self, stream: &TcpStream, peer: SocketAddr) {
-        let mut wire = Wire::new(stream, &self.limits);
+    fn serve(&self, place: &Place) {
+        let peer = place.peer();
+        let mut wire = Wire::new(place, &self.limits);
         let end = loop {
             if let Err(end) = self.store(&mut wire, peer) {
                 break end;

@@ -10,19 +10,23 @@ use super::admission::{Admission, Ticket};
 use super::head::{self, Head, LENGTH_NEEDED, Refusal, refusal};
 use super::http::Protocol;
 use super::limits::Limits;
-use super::message::{Body, Handler, Request, Response};
+use super::message::{Body, Feed, Handler, Request, Response};
+use super::places::Place;
 use super::wire::{PIECE_BYTES, Wire};
+use crate::metrics::metrics;
 use std::any::Any;
-use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tiny_http::{HTTPVersion, Header, Method, StatusCode};
 
-/// A body up to this long needs no permission.
-const SHORT_BODY_BYTES: usize = 64 << 10;
+/// A body up to this long needs no permission: it takes no more memory than there is for every
+/// connection, even when its answer is several times as long and nobody takes that.
+const SHORT_BODY_BYTES: usize = 16 << 10;
+
+/// What a client is told whose place somebody else has got.
+const TOO_MANY: Refusal = refusal(503, "too many connections");
 
 /// What a client waits for that has asked whether to send its body.
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -33,6 +37,8 @@ pub(super) struct Service {
     pub(super) limits: Limits,
     pub(super) access: Access,
     pub(super) downloads: Admission,
+    pub(super) followers: Admission,
+    /// Bytes of bodies that are long.
     pub(super) long_bodies: Admission,
     pub(super) uploads: Admission,
 }
@@ -40,12 +46,13 @@ pub(super) struct Service {
 impl Service {
     /// Makes what the connections of one server share.
     pub(super) fn new(handler: Arc<dyn Handler>, limits: Limits, access: Access) -> Self {
-        let places = |most| Admission::new(most, most);
         Self {
             handler,
-            downloads: places(limits.downloads),
-            long_bodies: places(limits.long_bodies),
-            uploads: places(limits.uploads),
+            downloads: Admission::new(limits.downloads, limits.downloads_per_peer),
+            followers: Admission::new(limits.followers, limits.followers),
+            // One address cannot take all there is.
+            long_bodies: Admission::new(limits.body_bytes.saturating_mul(2), limits.body_bytes),
+            uploads: Admission::new(limits.uploads, limits.uploads),
             limits,
             access,
         }
@@ -53,8 +60,8 @@ impl Service {
 }
 
 impl Protocol for Service {
-    fn serve(&self, stream: &TcpStream, peer: SocketAddr) {
-        serve(self, stream, peer);
+    fn serve(&self, place: &Place) {
+        serve(self, place);
     }
 
     fn turn_away(&self, status: u16, reason: &str) -> Vec<u8> {
@@ -62,7 +69,11 @@ impl Protocol for Service {
         if status == 503 {
             response = response.with_header("Retry-After", "1");
         }
-        render(&response, &Framing::last()).unwrap_or_default()
+        let mut bytes = render(&response, &Framing::last()).unwrap_or_default();
+        if let Body::Bytes(body) = response.body {
+            bytes.extend_from_slice(&body);
+        }
+        bytes
     }
 }
 
@@ -90,20 +101,23 @@ impl From<io::Error> for End {
     }
 }
 
-/// Serves requests from `stream` until either side has had enough.
-fn serve(service: &Service, stream: &TcpStream, peer: SocketAddr) {
+/// Serves requests on a connection until either side has had enough.
+fn serve(service: &Service, place: &Place) {
     let mut connection = Connection {
         service,
-        wire: Wire::new(stream, &service.limits),
-        peer,
+        place,
+        wire: Wire::new(place, &service.limits),
     };
     let end = loop {
         if let Err(end) = connection.exchange() {
             break end;
         }
     };
-    let wire = &connection.wire;
+    let (wire, peer) = (&connection.wire, place.peer());
     match end {
+        // It has asked nothing, or has its answer.
+        End::Over | End::CutOff if place.is_lost() => {}
+        _ if place.is_lost() => connection.give_way(),
         End::Over if wire.input().is_empty() => {}
         End::Over | End::CutOff => wire.drain(),
         End::Refused(Refusal { status, reason }) => {
@@ -124,9 +138,9 @@ fn serve(service: &Service, stream: &TcpStream, peer: SocketAddr) {
 
 struct Connection<'a> {
     service: &'a Service,
+    place: &'a Place,
     /// Its input is bounded by a head and one read.
     wire: Wire<'a>,
-    peer: SocketAddr,
 }
 
 impl Connection<'_> {
@@ -155,15 +169,19 @@ impl Connection<'_> {
             query: head.query,
             headers: head.headers,
             body: Vec::new(),
-            peer: self.peer.ip(),
+            peer: self.place.peer().ip(),
         };
-        let (response, unread) = if self.service.handler.takes_stream(&request) {
-            self.receive(&request, &body)?
+        let (response, unread, _long) = if self.service.handler.takes_stream(&request) {
+            let (response, unread) = self.receive(&request, &body)?;
+            (response, unread, None)
         } else {
-            let _place = self.read_body(&mut request, &body, deadline)?;
-            let handled = guard(&request, || self.service.handler.handle(&request));
-            request.body = Vec::new();
-            (handled, 0)
+            let long = self.read_body(&mut request, &body, deadline)?;
+            if !self.place.is_served() {
+                return Err(TOO_MANY.into());
+            }
+            let response = guard(&request, || self.service.handler.handle(&request));
+            // Its answer may be as long, and may wait for the client as long.
+            (response, 0, long)
         };
         drop(request);
         let response = response.unwrap_or_else(|| {
@@ -172,7 +190,7 @@ impl Connection<'_> {
         });
         // Where the next request begins is known, but not whether the rest will ever come.
         let cut_off = unread > 0;
-        framing.keep_alive &= !cut_off;
+        framing.keep_alive &= !cut_off && !matches!(response.body, Body::Feed(_));
         let keep_alive = framing.keep_alive;
         self.answer(response, framing)?;
         match keep_alive {
@@ -192,7 +210,7 @@ impl Connection<'_> {
         if request.header("Content-Length").is_none() {
             return Err(LENGTH_NEEDED.into());
         }
-        let Some(_place) = self.service.uploads.admit(self.peer.ip()) else {
+        let Some(_ticket) = self.service.uploads.admit(self.place.peer().ip(), 1) else {
             return Err(refusal(503, "too many uploads at once").into());
         };
         let handler = Arc::clone(&self.service.handler);
@@ -222,8 +240,7 @@ impl Connection<'_> {
         }
     }
 
-    /// Reads the body of `request`. A long one has a place in the result, to be held as long as the
-    /// body is.
+    /// Reads the body of `request`. For a long one there is a ticket, to be held until it is answered.
     fn read_body(
         &mut self,
         request: &mut Request,
@@ -235,52 +252,125 @@ impl Connection<'_> {
             .ok()
             .filter(|len| *len <= limit)
             .ok_or(refusal(413, "body too long"))?;
-        let mut place = None;
+        let mut ticket = None;
         if len > SHORT_BODY_BYTES {
-            let admitted = self.service.long_bodies.admit(self.peer.ip());
-            place = Some(admitted.ok_or(refusal(503, "too many long requests at once"))?);
+            let admitted = self.service.long_bodies.admit(self.place.peer().ip(), len);
+            ticket = Some(admitted.ok_or(refusal(503, "too many long requests at once"))?);
         }
         if body.expects_continue && self.wire.input().len() < len {
             self.wire.write(CONTINUE, deadline)?;
         }
         request.body = self.wire.read_whole(len, deadline).map_err(late)?;
-        Ok(place)
+        Ok(ticket)
     }
 
-    /// Writes an answer; if it is a file and too many are being sent already, another one.
+    /// Writes an answer; if it takes a place of which too many are taken already, another one.
     fn answer(&self, mut response: Response, mut framing: Framing) -> io::Result<()> {
         // The client has the body; it is told the length of that.
         framing.head_only |= response.status == 304;
-        let is_download = matches!(response.body, Body::File { .. }) && !framing.head_only;
-        let admit = || self.service.downloads.admit(self.peer.ip());
-        let place = is_download.then(admit).flatten();
-        if is_download && place.is_none() {
-            response =
-                Response::text(503, "too many downloads at once").with_header("Retry-After", "1");
+        let wanted = match response.body {
+            _ if framing.head_only => None,
+            Body::Bytes(_) => None,
+            Body::File { .. } | Body::Reader { .. } => {
+                Some((&self.service.downloads, "too many downloads at once"))
+            }
+            Body::Feed(_) => Some((&self.service.followers, "too many followers at once")),
+        };
+        let mut _ticket = None;
+        if let Some((places, too_many)) = wanted {
+            _ticket = places.admit(self.place.peer().ip(), 1);
+            if _ticket.is_none() {
+                response = Response::text(503, too_many).with_header("Retry-After", "1");
+            }
         }
-        let deadline = Instant::now() + self.service.limits.answer_time(response.body.len());
-        self.wire.write(&render(&response, &framing)?, deadline)?;
+        count_refusal(response.status);
+        let begun = Instant::now();
+        let deadline = begun + self.service.limits.answer_time(response.body.len());
+        let mut head = render(&response, &framing)?;
         match response.body {
-            Body::File { file, len } if !framing.head_only => self.send_file(file, len, deadline),
-            Body::File { .. } | Body::Bytes(_) => Ok(()),
+            _ if framing.head_only => self.wire.write(&head, deadline),
+            Body::Bytes(body) => {
+                self.place.tells();
+                if body.len() <= SHORT_BODY_BYTES {
+                    head.extend_from_slice(&body);
+                    return self.wire.write(&head, deadline);
+                }
+                self.wire.write(&head, deadline)?;
+                self.wire.write(&body, deadline)
+            }
+            Body::File { file, len } => {
+                self.wire.write(&head, deadline)?;
+                self.send_file(file, len, begun)
+            }
+            Body::Reader { reader, len } => {
+                self.wire.write(&head, deadline)?;
+                self.send_file(reader, len, begun)
+            }
+            Body::Feed(feed) => {
+                self.wire.write(&head, deadline)?;
+                self.send_feed(feed, framing.takes_chunks())
+            }
         }
     }
 
+    /// Sends what a feed gives until its end or the client's.
+    fn send_feed(&self, mut feed: Box<dyn Feed>, chunked: bool) -> io::Result<()> {
+        let send = |bytes: &[u8]| {
+            let time = self.service.limits.answer_time(bytes.len() as u64);
+            self.wire.write(bytes, Instant::now() + time)
+        };
+        while let Some(piece) = feed.next()? {
+            if piece.is_empty() {
+                if self.wire.peer_has_gone() {
+                    return Err(ErrorKind::ConnectionAborted.into());
+                }
+            } else if chunked {
+                let size = format!("{:x}\r\n", piece.len());
+                send(&[size.as_bytes(), &piece, b"\r\n"].concat())?;
+            } else {
+                send(&piece)?;
+            }
+        }
+        if chunked { send(b"0\r\n\r\n") } else { Ok(()) }
+    }
+
     /// Sends the next `len` bytes of `file`.
-    fn send_file(&self, mut file: File, len: u64, deadline: Instant) -> io::Result<()> {
+    fn send_file(&self, mut file: impl Read, len: u64, begun: Instant) -> io::Result<()> {
+        metrics().sent_files.inc();
         let piece = usize::try_from(len).unwrap_or(PIECE_BYTES).min(PIECE_BYTES);
         let mut buffer = vec![0; piece];
-        let mut left = len;
-        while left > 0 {
-            let most = usize::try_from(left).unwrap_or(piece).min(piece);
+        let mut sent = 0;
+        while sent < len {
+            let most = usize::try_from(len - sent).unwrap_or(piece).min(piece);
             let count = file.read(&mut buffer[..most])?;
             if count == 0 {
                 return Err(ErrorKind::UnexpectedEof.into());
             }
+            sent += count as u64;
+            // A client that begins to crawl has no credit for what it would take in the end.
+            let deadline = begun + self.service.limits.answer_time(sent);
             self.wire.write(&buffer[..count], deadline)?;
-            left -= count as u64;
+            metrics().sent_bytes.inc_by(count as u64);
         }
         Ok(())
+    }
+
+    /// Tells a client that was asking that somebody else has got its place: now or not at all.
+    fn give_way(&self) {
+        log::debug!("{}: makes room", self.place.peer());
+        if self.place.stream().set_nonblocking(true).is_ok() {
+            let Refusal { status, reason } = TOO_MANY;
+            let _ = self.answer(Response::text(status, reason), Framing::last());
+        }
+    }
+}
+
+/// Counts an answer by which a client is turned down; that something is not there, or failed, is
+/// an answer like any other.
+pub(super) fn count_refusal(status: u16) {
+    if status >= 400 && !matches!(status, 404 | 416 | 500) {
+        let refused = &metrics().refused;
+        refused.with_label_values(&[&status.to_string()]).inc();
     }
 }
 
@@ -317,10 +407,16 @@ impl Framing {
             keep_alive: false,
         }
     }
+
+    /// Says whether an answer of unknown length may come in chunks; else its end is the
+    /// connection's.
+    fn takes_chunks(&self) -> bool {
+        self.version >= HTTPVersion(1, 1)
+    }
 }
 
-/// Renders an answer up to what must be read from a file. `Content-Length` is always there,
-/// chunks never, whatever the client would take.
+/// Renders an answer up to its body. `Content-Length` is there for all but a feed, chunks for nothing
+/// else, whatever the client would take.
 fn render(response: &Response, framing: &Framing) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(512);
     tiny_http::Response::new(
@@ -333,18 +429,24 @@ fn render(response: &Response, framing: &Framing) -> io::Result<Vec<u8>> {
     .with_header(Header::from_bytes("Server", "buildd-slave").expect("it is ASCII"))
     .with_chunked_threshold(usize::MAX)
     .raw_print(&mut bytes, framing.version.clone(), &[], true, None)?;
-    // tiny_http keeps this header to itself, so it goes in before the closing empty line.
+    // tiny_http keeps these headers to itself, so they go in before the closing empty line.
     bytes.truncate(bytes.len() - 2);
+    if let Body::Feed(_) = response.body {
+        let length = b"Content-Length: 0\r\n";
+        let at = bytes.windows(length.len()).position(|part| part == length);
+        if let Some(at) = at {
+            bytes.drain(at..at + length.len());
+        }
+        if framing.takes_chunks() {
+            bytes.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
+        }
+    }
     let connection = if framing.keep_alive {
         "keep-alive"
     } else {
         "close"
     };
     write!(bytes, "Connection: {connection}\r\n\r\n")?;
-    match &response.body {
-        Body::Bytes(body) if !framing.head_only => bytes.extend_from_slice(body),
-        Body::Bytes(_) | Body::File { .. } => {}
-    }
     Ok(bytes)
 }
 

@@ -7,10 +7,10 @@
 
 use super::Error;
 use super::access::Access;
-use super::admission::{Admission, Ticket};
 use super::connection::{self, Service};
 use super::limits::Limits;
 use super::message::Handler;
+use super::places::{Place, Places, Taken};
 use nix::sys::socket::{Backlog, Shutdown, listen, shutdown};
 use std::collections::VecDeque;
 use std::fmt::Display;
@@ -27,9 +27,13 @@ use threadpool::ThreadPool;
 /// Stack of a connection's thread; only what is touched takes memory.
 const STACK_BYTES: usize = 512 << 10;
 /// Connections the system may hold for us between two accepts.
-const BACKLOG: i32 = 1024;
-/// How long to wait when the system cannot give us a connection (no descriptors, no memory).
+const BACKLOG: i32 = 4096;
+/// How long to wait when the system cannot give us a connection (no descriptors, no memory), and
+/// nobody can be sent away.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How many are sent away otherwise, and the time for that.
+const ROOM_MADE: usize = 16;
+const ROOM_PAUSE: Duration = Duration::from_millis(1);
 /// Least time between two warnings of the same kind.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 /// Connections turned away that are kept half open, so that what their clients still send does
@@ -47,7 +51,7 @@ pub(crate) struct Server {
 /// What is spoken on admitted connections, on many threads at once.
 pub(crate) trait Protocol: Send + Sync + 'static {
     /// Serves one connection to its end. A panic costs that connection.
-    fn serve(&self, stream: &TcpStream, peer: SocketAddr);
+    fn serve(&self, place: &Place);
 
     /// Returns what somebody is told who is not let in; `status` is 403 or 503, as in HTTP.
     fn turn_away(&self, status: u16, reason: &str) -> Vec<u8>;
@@ -125,7 +129,7 @@ impl Server {
         let pool = start_threads(limits.connections)?;
         let mut door = Door {
             access: self.access,
-            places: Admission::new(limits.connections, limits.connections_per_peer),
+            places: Places::new(limits.connections, limits.connections_per_peer),
             protocol,
             pool,
             refused: VecDeque::new(),
@@ -144,9 +148,7 @@ impl Server {
                     if failing.is_due() {
                         log::warn!("cannot accept connections: {error}; trying on");
                     }
-                    // Their descriptors may be the ones that are missing.
-                    door.refused.clear();
-                    thread::sleep(ACCEPT_PAUSE);
+                    thread::sleep(door.make_room());
                 }
             }
         }
@@ -166,7 +168,7 @@ fn start_threads(count: usize) -> Result<ThreadPool, Error> {
 /// Where connections are let in or turned away.
 struct Door {
     access: Access,
-    places: Admission,
+    places: Places,
     protocol: Arc<dyn Protocol>,
     pool: ThreadPool,
     refused: VecDeque<TcpStream>,
@@ -180,9 +182,9 @@ impl Door {
             log::debug!("{peer}: not on the allow list");
             return self.refuse(stream, 403, "your address is not allowed here");
         }
-        match self.places.admit(peer.ip()) {
-            Some(ticket) => self.admit(stream, peer, ticket),
-            None => {
+        match self.places.admit(stream, peer) {
+            Ok(taken) => self.admit(taken),
+            Err(stream) => {
                 if self.full.is_due() {
                     log::warn!("{peer} turned away: too many connections, in all or from there");
                 }
@@ -191,25 +193,35 @@ impl Door {
         }
     }
 
-    /// Hands the connection to a thread. There is one for every ticket, so it does not queue.
-    fn admit(&self, stream: TcpStream, peer: SocketAddr, ticket: Ticket) {
+    /// Lets go of descriptors, which may be what is missing; returns how long to wait for that.
+    fn make_room(&mut self) -> Duration {
+        self.refused.clear();
+        match self.places.make_room(ROOM_MADE) {
+            true => ROOM_PAUSE,
+            false => ACCEPT_PAUSE,
+        }
+    }
+
+    /// Hands the connection to a thread. There is one for every place; that of a connection which
+    /// was sent away takes a moment to be free.
+    fn admit(&self, taken: Taken) {
         let protocol = Arc::clone(&self.protocol);
         self.pool.execute(move || {
-            let _ticket = ticket;
             let served = catch_unwind(AssertUnwindSafe(|| {
                 // An answer leaves when it is written; failing that it is only later.
-                let _ = stream.set_nodelay(true);
-                protocol.serve(&stream, peer);
-                drop(stream);
+                let _ = taken.stream().set_nodelay(true);
+                protocol.serve(&taken);
             }));
             if let Err(panic) = served {
-                log::error!("{peer}: panic: {}", connection::panic_text(panic.as_ref()));
+                let panic = connection::panic_text(panic.as_ref());
+                log::error!("{}: panic: {panic}", taken.peer());
             }
         });
     }
 
     /// Says why, and closes our side. A client that does not take it at once goes without.
     fn refuse(&mut self, stream: TcpStream, status: u16, reason: &str) {
+        connection::count_refusal(status);
         let answer = self.protocol.turn_away(status, reason);
         let told = stream
             .set_nonblocking(true)

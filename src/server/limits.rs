@@ -10,11 +10,10 @@ use std::time::Duration;
 pub(crate) struct Limits {
     /// Bytes of a request line and its headers; more is answered 431.
     pub(crate) head_bytes: usize,
-    /// Bytes of a request body; more is answered 413 before any of it is read.
+    /// Bytes of a request body; more is answered 413 before any of it is read. Of bodies over 16
+    /// KiB, one peer may have that much under way at once, and all together twice as much; more is
+    /// answered 503. Bounds the memory that calls take, which is several times that of their bodies.
     pub(crate) body_bytes: usize,
-    /// Requests with a body over 64 KiB under way at once; one more is answered 503. Bounds the
-    /// memory that bodies take.
-    pub(crate) long_bodies: usize,
     /// Requests whose body is taken as a stream under way at once; one more is answered 503.
     pub(crate) uploads: usize,
     /// Connections open at once, and so threads; one more is answered 503 at once.
@@ -23,6 +22,11 @@ pub(crate) struct Limits {
     pub(crate) connections_per_peer: usize,
     /// Files being sent at once; one more is answered 503. Other answers do not count.
     pub(crate) downloads: usize,
+    /// The same for one peer.
+    pub(crate) downloads_per_peer: usize,
+    /// Answers that are still being made ([`Feed`](super::Feed)) under way at once; one more is
+    /// answered 503.
+    pub(crate) followers: usize,
     /// Seconds from the first byte of a request to the last of its body; then 408. For a body that
     /// is taken as a stream: its longest silence, and what is added to the time its pace allows.
     pub(crate) request_secs: u64,
@@ -39,11 +43,12 @@ impl Default for Limits {
         Self {
             head_bytes: 16 << 10,
             body_bytes: 1 << 20,
-            long_bodies: 16,
             uploads: 16,
             connections: 256,
             connections_per_peer: 128,
             downloads: 16,
+            downloads_per_peer: 16,
+            followers: 16,
             request_secs: 30,
             idle_secs: 60,
             write_secs: 30,

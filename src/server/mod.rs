@@ -7,7 +7,7 @@
 //! ```text
 //! http.rs ──accept──▶ connection.rs, one thread of a fixed pool per admitted connection
 //!   │ access.rs          │ head.rs     bytes to a checked head, or why not
-//!   │ admission.rs       │ wire.rs     no read or write outlives its deadline
+//!   │ places.rs          │ wire.rs     no read or write outlives its deadline
 //!   └ 403, 503           └ Handler     route.rs, files.rs help it to answer
 //! ```
 //!
@@ -23,6 +23,7 @@ mod head;
 mod http;
 mod limits;
 mod message;
+mod places;
 mod route;
 #[cfg(test)]
 mod tests;
@@ -33,7 +34,8 @@ pub(crate) use files::serve_file;
 pub(crate) use group::{Group, address};
 pub(crate) use http::{Protocol, Server, StopHandle};
 pub(crate) use limits::Limits;
-pub(crate) use message::{Handler, Method, Request, Response};
+pub(crate) use message::{Body, Feed, Handler, Method, Request, Response};
+pub(crate) use places::Place;
 pub(crate) use route::{Route, route};
 pub(crate) use wire::Wire;
 

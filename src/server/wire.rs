@@ -6,6 +6,7 @@
 
 use super::deadline::Deadline;
 use super::limits::Limits;
+use super::places::Place;
 use nix::libc::linger;
 use nix::sys::socket::{setsockopt, sockopt};
 use std::io::{self, ErrorKind, Read, Write};
@@ -22,6 +23,7 @@ const DRAIN_BYTES: u64 = 16 << 20;
 
 /// One side of a connection.
 pub(crate) struct Wire<'a> {
+    place: &'a Place,
     stream: &'a TcpStream,
     limits: &'a Limits,
     /// Bytes read that belong to nothing yet; bounded by whoever asks for more.
@@ -29,9 +31,10 @@ pub(crate) struct Wire<'a> {
 }
 
 impl<'a> Wire<'a> {
-    pub(crate) fn new(stream: &'a TcpStream, limits: &'a Limits) -> Self {
+    pub(crate) fn new(place: &'a Place, limits: &'a Limits) -> Self {
         Self {
-            stream,
+            place,
+            stream: place.stream(),
             limits,
             input: Vec::new(),
         }
@@ -49,6 +52,7 @@ impl<'a> Wire<'a> {
 
     /// Appends what the peer sends next to the input; false at the end of its sending.
     pub(crate) fn read_more(&mut self, deadline: Instant) -> io::Result<bool> {
+        self.place.listens();
         let mut buffer = [0; READ_BYTES];
         let count = Deadline::new(self.stream, deadline).read(&mut buffer)?;
         self.input.extend_from_slice(&buffer[..count]);
@@ -57,6 +61,7 @@ impl<'a> Wire<'a> {
 
     /// Reads the next `len` bytes, all of which have to be there by `deadline`.
     pub(super) fn read_whole(&mut self, len: usize, deadline: Instant) -> io::Result<Vec<u8>> {
+        self.place.listens();
         let mut body = self.take(len);
         body.reserve_exact(len - body.len());
         let missing = (len - body.len()) as u64;
@@ -68,8 +73,10 @@ impl<'a> Wire<'a> {
         Ok(body)
     }
 
-    /// Returns what reads the next `len` bytes as they come.
+    /// Returns what reads the next `len` bytes as they come; from here on the client is served.
     pub(crate) fn body(&mut self, len: u64) -> Incoming<'_, 'a> {
+        // Where it comes too late for that, there is nothing left to read.
+        self.place.is_served();
         Incoming {
             wire: self,
             left: len,
@@ -88,9 +95,24 @@ impl<'a> Wire<'a> {
         })
     }
 
+    /// Says whether the peer has closed its side, or the connection is broken. Does not wait.
+    pub(super) fn peer_has_gone(&self) -> bool {
+        let peek = || {
+            self.stream.set_nonblocking(true)?;
+            let peeked = self.stream.peek(&mut [0]);
+            self.stream.set_nonblocking(false)?;
+            peeked
+        };
+        match peek() {
+            Ok(count) => count == 0,
+            Err(error) => error.kind() != ErrorKind::WouldBlock,
+        }
+    }
+
     /// Lets the peer finish sending before the close: data that meets a closed socket would make
     /// the system reset the connection, and the peer lose the answer.
     pub(crate) fn drain(&self) {
+        self.place.listens();
         let until = Instant::now() + DRAIN_TIME;
         if self.stream.shutdown(Shutdown::Write).is_ok() {
             let mut rest = Deadline::new(self.stream, until).take(DRAIN_BYTES);

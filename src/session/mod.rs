@@ -24,6 +24,8 @@ pub(crate) mod virt;
 use std::io;
 use std::path::PathBuf;
 
+use crate::room::Shortage;
+
 /// Why a session or the chroot below it could not be had.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -48,6 +50,8 @@ pub(crate) enum Error {
     Child(String),
     #[error("{path}: {source}")]
     Io { path: PathBuf, source: io::Error },
+    #[error("the unpacked chroot has {0}")]
+    NoRoom(#[from] Shortage),
     #[error("chroot tarball {path}: {reason}")]
     Tarball { path: PathBuf, reason: String },
 }

@@ -7,9 +7,9 @@
 use std::io;
 use std::path::PathBuf;
 use std::process::Child;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,8 +20,10 @@ use crate::build::leftovers;
 use crate::build::rundir::{Ending, RunDir, Standing};
 use crate::build::spec::{Settings, Spec};
 use crate::filecache::Store;
+use crate::metrics::metrics;
 use crate::protocol::{BuildId, BuildRequest};
 
+use super::present::{Present, Stages};
 use super::recover;
 use super::state::{Effect, Event, Refused, Run, State};
 
@@ -35,7 +37,7 @@ pub(crate) enum Error {
 /// The builder.
 #[derive(Debug)]
 pub(crate) struct Daemon {
-    state: Arc<Mutex<State>>,
+    present: Arc<Present>,
     orders: Sender<Order>,
     numbers: AtomicU64,
     journal: PathBuf,
@@ -67,10 +69,10 @@ impl Daemon {
             State::Aborting(run) => Some((abort_deadline(&settings), run.clone())),
             State::Idle | State::Building(_) | State::Waiting(..) => None,
         };
-        let state = Arc::new(Mutex::new(state));
+        let present = Arc::new(Present::new(state));
         let (orders, received) = channel();
         let worker = Worker {
-            state: Arc::clone(&state),
+            present: Arc::clone(&present),
             settings,
             journal: journal.clone(),
             store,
@@ -84,7 +86,7 @@ impl Daemon {
             .name("effects".into())
             .spawn(move || worker.work(&received))?;
         Ok(Self {
-            state,
+            present,
             orders,
             numbers: AtomicU64::new(1),
             journal,
@@ -93,7 +95,12 @@ impl Daemon {
 
     /// Returns the state as it is now.
     pub(crate) fn state(&self) -> State {
-        lock(&self.state).clone()
+        self.present.state()
+    }
+
+    /// Returns what tells the state from now on.
+    pub(crate) fn present(&self) -> Arc<Present> {
+        Arc::clone(&self.present)
     }
 
     /// Returns the log of a build.
@@ -125,12 +132,8 @@ impl Daemon {
 
     fn happen(&self, event: Event, request: Option<BuildRequest>, wait: bool) -> Result<(), Error> {
         let (done, outcome) = channel();
-        {
-            let mut state = lock(&self.state);
-            let effect = state.apply(event).map_err(Error::Refused)?;
-            let Some(effect) = effect else { return Ok(()) };
-            log::info!("{} {effect}", state.builder_status());
-            // Under the lock, so that effects stand in the queue as the transitions came.
+        // Under the lock, so that effects stand in the queue as the transitions came.
+        let ordered = self.present.apply(event, |effect| {
             let order = Order {
                 effect,
                 request,
@@ -139,8 +142,8 @@ impl Daemon {
             self.orders
                 .send(order)
                 .expect("the thread of effects never ends");
-        }
-        if !wait {
+        });
+        if !ordered.map_err(Error::Refused)? || !wait {
             return Ok(());
         }
         outcome
@@ -155,25 +158,9 @@ fn abort_deadline(settings: &Settings) -> Instant {
     Instant::now() + settings.clocks.abort + GRACE
 }
 
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    // `apply` does not panic half-way: it replaces the state in one move.
-    state.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl std::fmt::Display for Effect {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Start(run) => write!(f, "build {} accepted", run.id),
-            Self::Abort(run) => write!(f, "build {} to be aborted", run.id),
-            Self::Purge(run, _) => write!(f, "build {} cleaned", run.id),
-        }
-    }
-}
-
 /// The thread of effects.
-#[derive(Debug)]
 struct Worker {
-    state: Arc<Mutex<State>>,
+    present: Arc<Present>,
     settings: Settings,
     journal: PathBuf,
     store: Arc<Store>,
@@ -210,7 +197,7 @@ impl Worker {
                 if let Err(error) = &result {
                     log::error!("build {} could not be started: {error}", run.id);
                     // Nobody may refuse this: the run is the present one.
-                    let _ = lock(&self.state).apply(Event::NotStarted(run.number));
+                    let _ = self.present.apply(Event::NotStarted(run.number), drop);
                 }
                 result
             }
@@ -230,7 +217,7 @@ impl Worker {
                 let result = self.purge(&run, &ending);
                 if let Err(error) = &result {
                     log::error!("build {} cannot be cleaned: {error}", run.id);
-                    let _ = lock(&self.state).apply(Event::NotCleaned(run, ending));
+                    let _ = self.present.apply(Event::NotCleaned(run, ending), drop);
                 }
                 result
             }
@@ -254,13 +241,16 @@ impl Worker {
             leftovers::bury(&dir, "nobody could watch it");
             recover::remove_entry(dir.path())?;
         }
+        // What it needs is in the journal now; the rest was for this build too, or for none.
+        self.store.release();
         watched
     }
 
     /// Starts the thread that waits for the end of a shim, its parent or not.
     fn watch(&self, run: Run, dir: RunDir, child: Option<Child>) -> io::Result<()> {
-        let state = Arc::clone(&self.state);
+        let (present, store) = (Arc::clone(&self.present), Arc::clone(&self.store));
         let watch = move || {
+            let stages = Stages::tell(&run.id, dir.clone(), child.is_some());
             if let Err(error) = dir.wait() {
                 log::error!("build {}: cannot wait for its shim: {error}", run.id);
             }
@@ -269,13 +259,12 @@ impl Worker {
                 let _ = child.wait();
             }
             let ending = ending_of(&dir);
-            log::info!(
-                "build {} is over: {}: {}",
-                run.id,
-                ending.status,
-                ending.reason
-            );
-            let _ = lock(&state).apply(Event::Over(run.number, ending));
+            drop(stages);
+            for (_, sum) in &ending.files {
+                store.trust(sum);
+            }
+            count(&ending, &dir);
+            let _ = present.apply(Event::Over(run.number, ending), drop);
         };
         thread::Builder::new()
             .name("watch".into())
@@ -289,7 +278,7 @@ impl Worker {
         let Some((_, run)) = self.deadline.take() else {
             return;
         };
-        if *lock(&self.state) != State::Aborting(run.clone()) {
+        if self.present.state() != State::Aborting(run.clone()) {
             return;
         }
         let dir = self.dir(&run.id);
@@ -316,6 +305,9 @@ impl Worker {
     fn purge(&self, run: &Run, ending: &Ending) -> io::Result<()> {
         let dir = self.dir(&run.id);
         let spec = dir.spec().ok();
+        // What a shim that died had gathered is no more than noted.
+        let mut results = dir.noted_results().unwrap_or_default();
+        results.extend(ending.files.iter().map(|(_, sum)| sum.clone()));
         // First: once the entry is gone, whatever else fails, the build is forgotten.
         recover::remove_entry(dir.path())?;
         // Nothing any more, unless CLEANUP failed.
@@ -323,18 +315,31 @@ impl Worker {
             log::warn!("build {}: {problem}", run.id);
         }
         let inputs = spec.map_or_else(Vec::new, |spec| spec.request.files.to_vec());
-        for (name, sum) in &ending.files {
-            if inputs.iter().any(|(_, input)| input == sum) {
+        for sum in results {
+            if inputs.iter().any(|(_, input)| *input == sum) {
                 continue;
             }
-            if let Err(error) = self.store.remove(sum) {
-                log::warn!(
-                    "build {}: result {name} stays in the cache: {error}",
-                    run.id
-                );
+            if let Err(error) = self.store.remove(&sum) {
+                log::warn!("build {}: a result stays in the cache: {error}", run.id);
             }
         }
         Ok(())
+    }
+}
+
+/// Enters the end of a build in the numbers that are shown.
+fn count(ending: &Ending, dir: &RunDir) {
+    let verdict = ending.status.to_string();
+    metrics().builds.with_label_values(&[&verdict]).inc();
+    for (stage, seconds) in &ending.stages {
+        let of_stage = metrics().stage_seconds.with_label_values(&[stage.name()]);
+        of_stage.observe(*seconds);
+    }
+    for (store, count) in dir.evictions() {
+        metrics()
+            .evictions
+            .with_label_values(&[store])
+            .inc_by(count);
     }
 }
 

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod abort;
+mod cache;
 mod clock;
 mod config;
 mod crash;
@@ -16,6 +17,7 @@ mod leftovers;
 mod lifecycle;
 mod restart;
 mod results;
+mod show;
 mod stops;
 mod support;
 mod verdicts;

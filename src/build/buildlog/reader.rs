@@ -161,22 +161,18 @@ impl Snapshot {
         self.parts.iter().map(Part::len).sum()
     }
 
-    /// Returns when the log was last written to.
-    pub(crate) fn modified(&self) -> SystemTime {
-        self.modified
+    /// Tells whether it consists of more than the log's own file.
+    pub(crate) fn is_in_parts(&self) -> bool {
+        self.parts.len() > 1
     }
 
-    /// Goes to the byte `position` of it.
-    pub(crate) fn go_to(&mut self, position: u64) {
-        let mut before = position;
-        for (number, part) in self.parts.iter().enumerate() {
-            self.at = (number, before);
-            if before < part.len() {
-                return;
-            }
-            before -= part.len();
+    /// Returns the log's own file, how many bytes of it count, and when the log was last written
+    /// to.
+    pub(crate) fn into_beginning(self) -> (File, u64, SystemTime) {
+        match self.parts.into_iter().next() {
+            Some(Part::File { file, len }) => (file, len, self.modified),
+            Some(Part::Marker(_)) | None => unreachable!("a snapshot begins with the log's file"),
         }
-        self.at = (self.parts.len(), 0);
     }
 }
 

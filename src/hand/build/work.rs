@@ -17,7 +17,7 @@ use crate::build::leftovers;
 use crate::build::rundir::{RunDir, Standing};
 use crate::build::source::Source;
 use crate::build::spec::{Settings, Spec};
-use crate::filecache::{self, Store};
+use crate::filecache::{self, Rules, Store};
 use crate::hand::chroot;
 use crate::hand::site::Site;
 use crate::protocol::{BuildArgs, BuildId, BuildRequest, BuildStatus, SourceFiles, Suite};
@@ -91,7 +91,7 @@ impl Desk {
         let mut settings = Settings::of(&site.config);
         settings.filecache = self.0.join("files");
         fs::create_dir(&settings.filecache).map_err(Error::at(&settings.filecache))?;
-        let cache = Store::open(&settings.filecache, 0)?;
+        let cache = Store::open(&settings.filecache, Rules::none())?;
         let mut files = Vec::new();
         for (path, name, sum) in source.files() {
             let mut file = File::open(&path).map_err(Error::at(&path))?;

@@ -126,6 +126,7 @@ fn readers_that_stop_or_crawl_are_cut_off_and_do_not_hinder_calls() {
     let content = vec![7; 32 << 20];
     let limits = Limits {
         downloads: 2,
+        downloads_per_peer: 2,
         write_secs: 1,
         lowest_rate: 64 << 20,
         ..few_threads()
@@ -173,9 +174,9 @@ fn one_slow_call_does_not_hold_up_another() {
 }
 
 #[test]
-fn long_bodies_are_limited_in_number() {
+fn long_bodies_are_limited_in_sum() {
     let limits = Limits {
-        long_bodies: 1,
+        body_bytes: 70_000,
         ..few_threads()
     };
     let server = start_with(limits, Access::default(), b"");

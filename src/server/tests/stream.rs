@@ -160,8 +160,8 @@ fn a_handler_sees_query_and_peer() {
 struct Lines(Limits);
 
 impl Protocol for Lines {
-    fn serve(&self, stream: &TcpStream, _: SocketAddr) {
-        let mut wire = Wire::new(stream, &self.0);
+    fn serve(&self, place: &Place) {
+        let mut wire = Wire::new(place, &self.0);
         let deadline = Instant::now() + PATIENCE;
         while let Ok(true) = wire.read_more(deadline) {
             let said = wire.take(usize::MAX);

@@ -10,7 +10,7 @@ mod site;
 
 pub(crate) use daemon::Daemon;
 pub(crate) use files::{FileServer, Gate, send};
-pub(crate) use http::{Answer, exchange, read_answer};
+pub(crate) use http::{Answer, connect, exchange, read_answer};
 pub(crate) use procs::{Process, run};
 pub(crate) use rpc::Fault;
 pub(crate) use site::Site;

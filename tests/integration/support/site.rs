@@ -120,6 +120,11 @@ impl Site {
         fs::write(self.config(), lines.join("\n")).unwrap();
     }
 
+    /// Who the daemon becomes, if the tests are run by root.
+    pub(crate) fn user(&self) -> Option<&User> {
+        self.user.as_ref()
+    }
+
     fn user_name(&self) -> String {
         let own = || User::from_uid(Uid::effective()).unwrap().unwrap();
         self.user.clone().unwrap_or_else(own).name
@@ -173,6 +178,12 @@ impl Site {
             .envs(self.environment.iter().cloned())
             .stdin(Stdio::null());
         command
+    }
+
+    /// Lets the site's commands say all they have to say.
+    pub(crate) fn talkative(mut self) -> Self {
+        self.environment.push(("RUST_LOG", "trace".into()));
+        self
     }
 
     /// From now on commands have this in their environment, and are the site's user's from the
@@ -244,7 +255,8 @@ impl Site {
         sha1(DSC)
     }
 
-    /// The names in a folder of the site, sorted; none if there is no such folder.
+    /// The names in a folder of the site, sorted, but for a daemon's lock; none if there is no such
+    /// folder.
     pub(crate) fn names(&self, folder: &str) -> Vec<String> {
         let Ok(entries) = fs::read_dir(self.path(folder)) else {
             return Vec::new();
@@ -252,6 +264,7 @@ impl Site {
         let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name();
         let mut names: Vec<String> = entries
             .map(|entry| name(entry).into_string().unwrap())
+            .filter(|name| name != ".daemon")
             .collect();
         names.sort();
         names

@@ -1,0 +1,74 @@
+//! What the system denies a daemon that runs already: descriptors and threads. And what it does
+//! once it has them again.
+
+use std::os::unix::process::CommandExt;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::crowd::crowd;
+use crate::siege::{Siege, attack_time};
+use crate::support::{FileServer, run, sha1};
+
+/// Sets a limit of the running daemon, by its name for `prlimit`. The hard one stays.
+fn limit(siege: &Siege, name: &str, most: u32) {
+    let mut prlimit = std::process::Command::new("prlimit");
+    // Root itself may not be allowed to.
+    if let Some(user) = siege.user() {
+        prlimit.uid(user.uid.as_raw()).gid(user.gid.as_raw());
+    }
+    prlimit.args([
+        format!("--pid={}", siege.pid()),
+        format!("--{name}={most}:"),
+    ]);
+    let (code, said) = run(prlimit);
+    assert_eq!(code, Some(0), "{said}");
+}
+
+#[test]
+fn sixty_four_open_files_then_relief() {
+    let siege = Siege::lay("");
+    let from = vec![siege.attacker(); 2000];
+    limit(&siege, "nofile", 64);
+    let relief = Instant::now() + attack_time();
+    let ending = relief + Duration::from_secs(2);
+    std::thread::scope(|scope| {
+        scope.spawn(|| crowd(siege.port, &from, ending, |caller| caller.hold()));
+        siege.watch(relief);
+        limit(&siege, "nofile", 4096);
+        siege.watch(ending);
+    });
+    siege.check_service();
+    siege.show("64 open files");
+}
+
+#[test]
+fn no_more_threads_then_relief() {
+    let siege = Siege::lay("");
+    let files = FileServer::of(b"Hello World");
+    let fetch = || {
+        let url = json!(files.url("hello"));
+        let params = [json!(sha1(b"Hello World")), url, json!(""), json!("")];
+        siege.call("ensurepresent", &params)
+    };
+    // Whoever answers has all the threads it will need.
+    siege.check_status(siege.stranger());
+    limit(&siege, "nproc", 1);
+    let from = vec![siege.attacker(); 8];
+    let ending = Instant::now() + attack_time();
+    std::thread::scope(|scope| {
+        scope.spawn(|| crowd(siege.port, &from, ending, |caller| caller.hold()));
+        // Whatever it can do without a thread or a process, it says so.
+        let build = siege.call("build", &siege.parameters("b1", json!({})));
+        assert!(build.is_err(), "{build:?}");
+        assert_eq!(siege.state(), "IDLE");
+        let fetched = fetch();
+        assert!(fetched.is_ok(), "{fetched:?}");
+        siege.watch(ending);
+    });
+    limit(&siege, "nproc", 4096);
+    assert_eq!(fetch().unwrap()[0], true);
+    siege.check_service();
+    siege.check_usable();
+    siege.show("no more threads");
+}
