@@ -300,11 +300,21 @@ impl Connection<'_> {
             }
             Body::File { file, len } => {
                 self.wire.write(&head, deadline)?;
-                self.send_file(file, len, begun)
+                self.send_pieces(len, begun, |piece, deadline| {
+                    self.wire.send_file(&file, piece, deadline)
+                })
             }
-            Body::Reader { reader, len } => {
+            Body::Reader { mut reader, len } => {
                 self.wire.write(&head, deadline)?;
-                self.send_file(reader, len, begun)
+                self.send_pieces(len, begun, |piece, deadline| {
+                    let mut bytes = Vec::new();
+                    reader.by_ref().take(piece).read_to_end(&mut bytes)?;
+                    self.wire.write(&bytes, deadline)?;
+                    match bytes.len() as u64 == piece {
+                        true => Ok(()),
+                        false => Err(ErrorKind::UnexpectedEof.into()),
+                    }
+                })
             }
             Body::Feed(feed) => {
                 self.wire.write(&head, deadline)?;
@@ -334,23 +344,21 @@ impl Connection<'_> {
         if chunked { send(b"0\r\n\r\n") } else { Ok(()) }
     }
 
-    /// Sends the next `len` bytes of `file`.
-    fn send_file(&self, mut file: impl Read, len: u64, begun: Instant) -> io::Result<()> {
+    /// Sends the next `len` bytes of an answer, piece by piece as `send` does it by a deadline.
+    fn send_pieces(
+        &self,
+        len: u64,
+        begun: Instant,
+        mut send: impl FnMut(u64, Instant) -> io::Result<()>,
+    ) -> io::Result<()> {
         metrics().sent_files.inc();
-        let piece = usize::try_from(len).unwrap_or(PIECE_BYTES).min(PIECE_BYTES);
-        let mut buffer = vec![0; piece];
         let mut sent = 0;
         while sent < len {
-            let most = usize::try_from(len - sent).unwrap_or(piece).min(piece);
-            let count = file.read(&mut buffer[..most])?;
-            if count == 0 {
-                return Err(ErrorKind::UnexpectedEof.into());
-            }
-            sent += count as u64;
+            let piece = (len - sent).min(PIECE_BYTES as u64);
+            sent += piece;
             // A client that begins to crawl has no credit for what it would take in the end.
-            let deadline = begun + self.service.limits.answer_time(sent);
-            self.wire.write(&buffer[..count], deadline)?;
-            metrics().sent_bytes.inc_by(count as u64);
+            send(piece, begun + self.service.limits.answer_time(sent))?;
+            metrics().sent_bytes.inc_by(piece);
         }
         Ok(())
     }
