@@ -44,6 +44,8 @@ pub(crate) struct BuildLog {
     /// How many bytes have come to be written after the head was full.
     past_head: u64,
     error: Option<io::Error>,
+    /// Whether the last write failed, and that is not said in the log yet.
+    has_hole: bool,
 }
 
 impl BuildLog {
@@ -63,6 +65,7 @@ impl BuildLog {
             segment_left: 0,
             past_head: 0,
             error: None,
+            has_hole: false,
         })
     }
 
@@ -126,7 +129,13 @@ impl BuildLog {
     fn append(&mut self, bytes: &[u8]) {
         if let Some(&last) = bytes.last() {
             self.at_line_start = last == b'\n';
+            if self.has_hole {
+                // Until there is room for this again there is none for what follows.
+                let notice = b"\n[... some of the log could not be written here ...]\n";
+                self.has_hole = self.append_bounded(notice).is_err();
+            }
             let written = self.append_bounded(bytes);
+            self.has_hole |= written.is_err();
             self.remember(written);
         }
     }

@@ -95,41 +95,61 @@ pub(crate) fn remove_all(spec: &Spec) -> Vec<String> {
 }
 
 /// Removes what builds have left on this host that nobody knows any more: their processes, work
-/// trees and sessions. `known` is the one build of `journal`, which is left alone, as are builds of
-/// others that live. What cannot be removed is named, and there at the next start.
+/// trees and sessions. `known` is the one build of `journal`, which is left alone, as is what others
+/// work in. What cannot be removed is named, and there at the next start.
 pub(crate) fn sweep(settings: &Settings, journal: &Path, known: Option<&BuildId>) {
-    let ours = |run: &OsStr| Path::new(run).parent() == Some(journal);
-    let is_known = |run: &OsStr| run_id(run).as_ref() == known;
-    let strays = |run: &OsStr| ours(run) && !is_known(run);
-    for (process, run) in procs::marked(MARK) {
-        if strays(&run) {
-            let (pid, name, run) = (process.pid, process.name, run.display());
-            log::warn!("killing process {pid} ({name}) of {run}, a build that is no more");
+    let is_stray = |run: &OsStr| {
+        let ours = Path::new(run).parent() == Some(journal);
+        ours && run_id(run).as_ref() != known
+    };
+    let (strays, others): (Vec<_>, Vec<_>) = procs::marked(MARK)
+        .into_iter()
+        .partition(|(_, run)| is_stray(run));
+    for (process, run) in &strays {
+        let (pid, name, run) = (process.pid, &process.name, run.display());
+        log::warn!("killing process {pid} ({name}) of {run}, a build that is no more");
+    }
+    if !strays.is_empty() {
+        for process in procs::kill_marked(MARK, is_stray, KILL_TIME) {
+            log::error!("process {} ({}) does not die", process.pid, process.name);
         }
     }
-    for process in procs::kill_marked(MARK, strays, KILL_TIME) {
-        log::error!("process {} ({}) does not die", process.pid, process.name);
-    }
-    let living: Vec<BuildId> = procs::marked(MARK)
+    let living: Vec<BuildId> = others
         .iter()
         .filter_map(|(_, run)| run_id(run))
         .chain(known.cloned())
         .collect();
-    for (prefix, folder) in [("build-", &settings.home), ("", &settings.sessions)] {
-        for path in builds_in(folder, prefix, &living) {
-            log::warn!(
-                "removing {}, left by a build that is no more",
-                path.display()
-            );
-            let removed = if prefix.is_empty() {
-                launch::own_sub_ids().and_then(|ids| live::remove_folder(&path, ids))
-            } else {
-                sys::fs::remove_tree(&path)
-                    .map_err(|error| session::Error::Child(error.to_string()))
-            };
-            if let Err(error) = removed {
-                log::error!("{} is still there: {error}", path.display());
-            }
+    let keep = [
+        journal,
+        &settings.home,
+        &settings.filecache,
+        &settings.chroots,
+        &settings.sessions,
+    ];
+    let is_left = |path: &PathBuf| {
+        // However somebody has laid out his folders.
+        let in_the_way = keep.iter().any(|kept| kept.starts_with(path));
+        !in_the_way && !procs::is_named(path)
+    };
+    for path in builds_in(&settings.home, "build-", &living) {
+        if is_left(&path) {
+            tell(&path, sys::fs::remove_tree(&path));
+        }
+    }
+    for path in builds_in(&settings.sessions, "", &living) {
+        if is_left(&path) && live::is_folder_of_one(&path) {
+            let removed = launch::own_sub_ids().and_then(|ids| live::remove_folder(&path, ids));
+            tell(&path, removed);
+        }
+    }
+}
+
+fn tell<E: std::fmt::Display>(path: &Path, removed: Result<(), E>) {
+    let path = path.display();
+    match removed {
+        Ok(()) => log::warn!("removed {path}, left by a build that is no more"),
+        Err(error) => {
+            log::error!("{path}, left by a build that is no more, is still there: {error}");
         }
     }
 }

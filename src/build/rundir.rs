@@ -26,7 +26,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::protocol::{BuildStatus, FileName, Sha1Hex};
 use crate::session::launch::MARK;
@@ -45,7 +45,9 @@ pub(crate) struct Ending {
     /// The missing relations of a dep-wait, else empty.
     pub(crate) dependencies: String,
     pub(crate) files: Vec<(FileName, Sha1Hex)>,
-    /// The stages that ran and their seconds.
+    /// The stages that ran and their seconds; those of a newer version's that nobody knows here are
+    /// left out.
+    #[serde(deserialize_with = "known_stages")]
     pub(crate) stages: Vec<(Stage, f64)>,
 }
 
@@ -58,6 +60,15 @@ const VERDICT_BYTES: usize = 64 << 10;
 /// The journal entry of one build.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RunDir(PathBuf);
+
+fn known_stages<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<(Stage, f64)>, D::Error> {
+    let all = Vec::<(String, f64)>::deserialize(input)?;
+    let stage = |name: String| Stage::deserialize(serde_json::Value::String(name)).ok();
+    Ok(all
+        .into_iter()
+        .filter_map(|(name, secs)| Some((stage(name)?, secs)))
+        .collect())
+}
 
 /// How a build stands, by its journal entry alone.
 #[derive(Debug, Clone, PartialEq)]

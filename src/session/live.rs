@@ -102,3 +102,10 @@ pub(crate) fn remove_folder(dir: &Path, ids: SubIds) -> Result<(), Error> {
         Err(_) => store::remove(dir, ids),
     }
 }
+
+/// Tells whether a folder is a session's, by what is in it: a writable layer, or nothing.
+pub(crate) fn is_folder_of_one(dir: &Path) -> bool {
+    let has = |name| fs::symlink_metadata(dir.join(name)).is_ok_and(|about| about.is_dir());
+    let is_empty = || fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none());
+    (has("upper") && has("work")) || is_empty()
+}

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -145,6 +146,18 @@ pub(crate) fn marked(name: &str) -> Vec<(Process, OsString)> {
         .filter(|process| process.state != 'Z')
         .filter_map(|process| value(&process).map(|value| (process, value)))
         .collect()
+}
+
+/// Tells whether a process, other than this one, has `path` in its arguments.
+pub(crate) fn is_named(path: &Path) -> bool {
+    let (me, path) = (Pid::this().as_raw(), path.as_os_str().as_bytes());
+    let holds = |pid: i32| {
+        fs::read(format!("/proc/{pid}/cmdline"))
+            .is_ok_and(|text| text.windows(path.len().max(1)).any(|part| part == path))
+    };
+    all()
+        .into_iter()
+        .any(|process| process.pid != me && holds(process.pid))
 }
 
 /// Tells whether the last arguments of process `pid` are these.

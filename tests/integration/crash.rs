@@ -140,10 +140,7 @@ fn round(daemon: &mut Daemon, chance: &mut Chance, usual: Duration) {
     daemon.clean();
     assert_eq!(daemon.names("home/journal"), [".daemon"], "{what}");
     assert!(!tree.exists(), "{what}: its tree is left");
-    // What a killed shim had brought in is in no verdict; it is evicted in its time.
-    if !shim_killed {
-        assert_eq!(daemon.names("home/filecache"), before, "{what}");
-    }
+    assert_eq!(daemon.names("home/filecache"), before, "{what}");
     daemon.reset();
     let status = daemon.build_to_end("b1", json!({}));
     assert_eq!(

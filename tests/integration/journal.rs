@@ -15,10 +15,11 @@ use crate::support::Daemon;
 
 const DICT: &str = "statusform = dict";
 /// Every file of an entry.
-const FILES: [&str; 8] = [
+const FILES: [&str; 9] = [
     "spec.json",
     "lock",
     "stages",
+    "results",
     "log",
     "abort",
     "verdict.json",
@@ -61,12 +62,11 @@ fn damages(len: usize) -> Vec<Damage> {
     let mut damages = vec![
         Damage::Garbage(b"{\"status\":".to_vec()),
         Damage::Garbage((0..=255).cycle().take(5000).collect()),
-        Damage::Garbage(b"4194304".to_vec()),
         Damage::Missing,
         Damage::Folder,
         Damage::Unreadable,
     ];
-    damages.extend([0, 1, len / 2, len.saturating_sub(1)].map(Damage::Cut));
+    damages.extend([0, len / 2, len.saturating_sub(1)].map(Damage::Cut));
     damages
 }
 
@@ -166,7 +166,7 @@ fn a_torn_entry_of_a_build_that_runs() {
 fn any_bytes_in_any_file() {
     let mut daemon = Daemon::start(DICT);
     entry_of_a_build(&mut daemon);
-    let mut runner = TestRunner::new(Config::with_cases(50));
+    let mut runner = TestRunner::new(Config::with_cases(32));
     let bytes = prop_oneof![
         prop::collection::vec(any::<u8>(), 0..300),
         // Near to what could stand there.
@@ -206,21 +206,28 @@ fn an_entry_of_a_newer_version() {
     daemon.restart();
     assert_eq!(daemon.ok("status", &[]), before);
     daemon.clean();
-    // A verdict or stage that nobody knows here is.
-    for (from, to) in [("\"OK\"", "\"SUPERSEDED\""), ("\"SBUILD\"", "\"POLISH\"")] {
-        daemon.build_to_end("b1", json!({}));
-        daemon.kill();
-        change(&daemon, "verdict.json", from, to);
-        daemon.restart();
-        let status = daemon.ok("status", &[]);
-        assert_eq!(status["build_status"], "BuildStatus.BUILDERFAIL");
-        assert!(
-            daemon.log().contains("the journal cannot be read"),
-            "{}",
-            daemon.log()
-        );
-        daemon.clean();
-    }
+    // Nor is a stage.
+    daemon.build_to_end("b1", json!({}));
+    let before = daemon.ok("status", &[]);
+    daemon.kill();
+    change(&daemon, "verdict.json", "\"SBUILD\"", "\"POLISH\"");
+    fs::write(daemon.path("home/journal/b1/stages"), "1.0 POLISH\n").unwrap();
+    daemon.restart();
+    assert_eq!(daemon.ok("status", &[]), before);
+    daemon.clean();
+    // A verdict is: what it means for the package, nobody can say. Its files are not forgotten.
+    let before = daemon.names("home/filecache");
+    daemon.build_to_end("b1", json!({}));
+    assert!(daemon.names("home/filecache").len() > before.len());
+    daemon.kill();
+    change(&daemon, "verdict.json", "\"OK\"", "\"SUPERSEDED\"");
+    daemon.restart();
+    let status = daemon.ok("status", &[]);
+    assert_eq!(status["build_status"], "BuildStatus.BUILDERFAIL");
+    let log = daemon.log();
+    assert!(log.contains("the journal cannot be read"), "{log}");
+    daemon.clean();
+    assert_eq!(daemon.names("home/filecache"), before);
     daemon.check_usable();
 }
 

@@ -44,11 +44,20 @@ fn what_dead_builds_left_is_named_and_removed() {
     site.give(&journal);
     make_tree(&site, "home/build-dead1");
     make_tree(&site, "home/build-dead2");
-    make_tree(&site, "home/sessions/dead1");
-    site.give(&site.path("home/sessions"));
-    fs::remove_dir_all(site.path("home/sessions/dead1")).unwrap();
-    fs::create_dir(site.path("home/sessions/dead1")).unwrap();
-    site.give(&site.path("home/sessions/dead1"));
+    for folder in [
+        "home/sessions",
+        "home/sessions/dead1",
+        "home/sessions/hand-chroot-1",
+    ] {
+        fs::create_dir(site.path(folder)).unwrap();
+        site.give(&site.path(folder));
+    }
+    // What is no session, and one that somebody uses.
+    make_tree(&site, "home/sessions/notes");
+    let mut user = Command::new("sh");
+    user.args(["-c", "read line", "-"])
+        .arg(site.path("home/sessions/hand-chroot-1"));
+    let mut user = user.stdin(Stdio::piped()).spawn().unwrap();
     // Names that are no build's, and things that are no folders.
     make_tree(&site, "home/build-not a build");
     make_tree(&site, "home/build-");
@@ -82,8 +91,15 @@ fn what_dead_builds_left_is_named_and_removed() {
         "sessions",
     ];
     assert_eq!(daemon.names("home"), expect);
-    assert!(daemon.names("home/sessions").is_empty());
-    for kept in ["elsewhere", "home/build-hand-hello-1", "home/rebuild-1"] {
+    assert_eq!(daemon.names("home/sessions"), ["hand-chroot-1", "notes"]);
+    user.kill().unwrap();
+    user.wait().unwrap();
+    for kept in [
+        "elsewhere",
+        "home/build-hand-hello-1",
+        "home/rebuild-1",
+        "home/sessions/notes",
+    ] {
         assert!(daemon.path(kept).join("a/b/c/file").exists(), "{kept}");
     }
     let said = daemon.said();
@@ -127,9 +143,18 @@ fn a_session_of_a_dead_build_goes_whoever_owns_it() {
     let (Some(first), true) = (first, nix::unistd::geteuid().is_root()) else {
         return not_run(what, "root, and a user buildd with subordinate ids");
     };
-    make_tree(&site, "home/sessions/dead1");
+    make_tree(&site, "home/sessions/dead1/upper");
+    fs::create_dir(site.path("home/sessions/dead1/work")).unwrap();
     site.give(&site.path("home/sessions"));
-    for name in ["", "/a", "/a/b", "/a/b/c", "/a/b/c/file"] {
+    for name in [
+        "",
+        "/work",
+        "/upper",
+        "/upper/a",
+        "/upper/a/b",
+        "/upper/a/b/c",
+        "/upper/a/b/c/file",
+    ] {
         let path = site.path(&format!("home/sessions/dead1{name}"));
         chown(path, Some(first), Some(first)).unwrap();
     }
@@ -139,6 +164,33 @@ fn a_session_of_a_dead_build_goes_whoever_owns_it() {
         "{}",
         daemon.said()
     );
+}
+
+/// However oddly somebody has named his folders, what the daemon itself lives by is no leftover.
+#[test]
+fn the_folders_of_the_configuration_are_no_leftovers() {
+    let site = Site::new("");
+    let (home, cache) = (site.path("home"), site.path("home/build-cache"));
+    fs::rename(site.path("home/filecache"), &cache).unwrap();
+    site.reconfigure(|line| {
+        let more = format!(
+            "{line}\nfilecache = {}\nsessions = {}",
+            cache.display(),
+            home.display()
+        );
+        Some(if line.starts_with("home = ") {
+            more
+        } else {
+            line.to_owned()
+        })
+    });
+    let cached = site.names("home/build-cache");
+    let mut daemon = Daemon::start_in(site);
+    daemon.kill();
+    daemon.restart();
+    assert_eq!(daemon.names("home/build-cache"), cached);
+    assert_eq!(daemon.names("home"), ["build-cache", "journal"]);
+    daemon.check_usable();
 }
 
 #[test]
@@ -175,7 +227,8 @@ fn no_mount_is_entered() {
     assert!(!daemon.path("home/build-dead4").exists(), "the others go");
     let said = daemon.said();
     for number in 1..=3 {
-        let named = format!("home/build-dead{number} is still there: ");
+        let named =
+            format!("home/build-dead{number}, left by a build that is no more, is still there: ");
         assert!(said.contains(&named), "{said}");
     }
     assert_eq!(daemon.state(), "IDLE");
