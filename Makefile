@@ -44,7 +44,8 @@ it: ## integration tests: the real binary, no chroot
 
 # `unit` does a little of it each time.
 fuzz: ## damaged input for all that reads any, for FUZZ_SECONDS (60); finds go to target/fuzz/
-	FUZZ_SECONDS=$(or $(FUZZ_SECONDS),60) $(CARGO) test --locked --bin buildd-slave fuzz_ -- --nocapture
+	FUZZ_SECONDS=$(or $(FUZZ_SECONDS),60) $(CARGO) test --locked --bin buildd-slave fuzz_ -- --nocapture \
+		--test-threads 6
 
 # Most of an attack is waiting: each lasts BUILDD_ATTACK_SECONDS (10).
 hostile: ## the daemon under attack, by up to 2,000 clients at a time

@@ -1,10 +1,13 @@
 //! Crowds from many addresses: no cap for one address holds them, and all places are taken.
 
-use std::io::{BufReader, Write};
+use std::io::{BufReader, Read, Write};
+
+use serde_json::json;
 
 use crate::crowd::{Caller, Gone, connect_from};
-use crate::siege::{Siege, attacked, echo_again};
-use crate::support::{DEADLINE, read_answer};
+use crate::siege::{Siege, attacked, echo_again, post};
+use crate::support::rpc::render_call;
+use crate::support::{DEADLINE, FileServer, read_answer};
 
 /// Lets 2,000 clients attack from 20 addresses each, and from one each.
 fn keeps_a_place(name: &str, step: impl Fn(&Siege, &mut Caller) -> Result<(), Gone> + Sync) {
@@ -48,6 +51,18 @@ fn answers_not_read_from_everywhere() {
     let request = echo_again(&format!("<param><value>{long}</value></param>"));
     keeps_a_place("not read", |_, caller| {
         caller.send(request.as_bytes()).map(drop)
+    });
+}
+
+#[test]
+fn files_that_never_come() {
+    let files = FileServer::start(|_, stream| drop(stream.read(&mut [0])));
+    let url = files.url("x");
+    keeps_a_place("files that never come", |_, caller| {
+        let sum = format!("{:040x}", caller.number);
+        let params = [json!(sum), json!(url), json!(""), json!("")];
+        caller.begin(&post(render_call("ensurepresent", &params).as_bytes()))?;
+        caller.hold()
     });
 }
 
