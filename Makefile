@@ -49,7 +49,7 @@ fuzz: ## damaged input for all that reads any, for FUZZ_SECONDS (60); finds go t
 
 # Most of an attack is waiting: each lasts BUILDD_ATTACK_SECONDS (10).
 hostile: ## the daemon under attack, by up to 2,000 clients at a time
-	$(CARGO) test --locked --test hostile -- --test-threads 6
+	$(CARGO) test --locked --test hostile -- --test-threads 8
 
 # Much of it is waiting for each other.
 farm: ## the farm: librarian, master and slaves, on SQLite and on a PostgreSQL of their own
