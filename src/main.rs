@@ -8,6 +8,8 @@ mod config;
 mod config_file;
 mod db;
 mod filecache;
+#[cfg(test)]
+mod fuzz;
 mod hand;
 mod internal;
 mod librarian;

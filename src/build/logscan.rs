@@ -535,6 +535,28 @@ mod tests {
     }
 
     #[test]
+    fn fuzz_logs() {
+        let seeds: [&[u8]; 5] = [
+            include_bytes!("../../tests/fixtures/buildlogs/unmet-dubious.log"),
+            include_bytes!("../../tests/fixtures/buildlogs/fetch-failed.log"),
+            include_bytes!("../../tests/fixtures/buildlogs/successful.log"),
+            b"The following packages have unmet dependencies:\n x : Depends: a (>= 1) but 2 is to be \
+              installed or\n b:any but it is not installable\nE: Unable to locate package c\n",
+            b"  p(inst 1 ! >> wanted 2)\n| Summary\nFail-Stage: build\nStatus: attempted\n] Killed\n",
+        ];
+        crate::fuzz::fuzz("logs", &seeds, |input| {
+            let whole = scan(input, input.len().max(1));
+            // However it comes in pieces, it says the same.
+            let pieces = scan(input, 7);
+            assert_eq!(format!("{pieces:?}"), format!("{whole:?}"));
+            assert!(whole.unmet.len() <= MAX_UNMET && whole.signs.len() <= SIGNS.len());
+            for unmet in &whole.unmet {
+                assert!(!unmet.relation.contains('\n'), "{unmet:?}");
+            }
+        });
+    }
+
+    #[test]
     fn a_very_long_line_is_read_from_its_start_only() {
         let mut log = b"E: Failed to fetch ".to_vec();
         log.resize(1 << 20, b'x');
