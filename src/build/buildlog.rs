@@ -9,10 +9,10 @@
 //! back until it can be scrubbed whole. Called by the shim.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::fs::{self, File, Metadata};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::mem;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::scrub::{self, Scrubber, scrub_always};
@@ -199,13 +199,16 @@ impl BuildLog {
 pub(crate) fn tail(path: &Path, count: usize, drop_first: bool) -> io::Result<Vec<u8>> {
     // All are opened before any is read, newest first: a segment that changes its name in between
     // is met twice, and known by its inode.
-    let mut files: Vec<(u64, File)> = Vec::new();
+    let mut files: Vec<(Metadata, File)> = Vec::new();
     for path in [newer(path), older(path), path.to_owned()] {
         match File::open(path) {
             Ok(file) => {
-                let inode = file.metadata()?.ino();
-                if files.last().is_none_or(|(last, _)| *last != inode) {
-                    files.push((inode, file));
+                let about = file.metadata()?;
+                if files
+                    .last()
+                    .is_none_or(|(last, _)| last.ino() != about.ino())
+                {
+                    files.push((about, file));
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -213,8 +216,8 @@ pub(crate) fn tail(path: &Path, count: usize, drop_first: bool) -> io::Result<Ve
         }
     }
     let mut end = Vec::new();
-    for (_, mut file) in files {
-        let mut part = last_bytes(&mut file, count - end.len())?;
+    for (about, file) in files {
+        let mut part = last_bytes(&file, about.len(), count - end.len())?;
         part.append(&mut end);
         end = part;
     }
@@ -231,11 +234,12 @@ pub(crate) fn tail(path: &Path, count: usize, drop_first: bool) -> io::Result<Ve
     Ok(end)
 }
 
-fn last_bytes(file: &mut File, count: usize) -> io::Result<Vec<u8>> {
-    let size = file.metadata()?.len();
-    file.seek(SeekFrom::Start(size.saturating_sub(count as u64)))?;
-    let mut bytes = Vec::new();
-    file.take(count as u64).read_to_end(&mut bytes)?;
+/// Reads the last `count` bytes of a file `len` bytes long, in one go: every `status` does.
+fn last_bytes(file: &File, len: u64, count: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; clamp(count, len)];
+    let start = len - bytes.len() as u64;
+    let read = file.read_at(&mut bytes, start)?;
+    bytes.truncate(read);
     Ok(bytes)
 }
 
