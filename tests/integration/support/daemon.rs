@@ -48,7 +48,7 @@ impl Daemon {
 
     /// Asks the daemon to end, and waits for it.
     pub(crate) fn stop(&mut self) {
-        kill(self.pid(), Signal::SIGTERM).unwrap();
+        kill(Pid::from_raw(self.pid().cast_signed()), Signal::SIGTERM).unwrap();
         until("end of the daemon", || self.child.try_wait().unwrap());
     }
 
@@ -58,13 +58,13 @@ impl Daemon {
         self.child.wait().unwrap();
     }
 
-    fn pid(&self) -> Pid {
-        Pid::from_raw(self.child.id().try_into().unwrap())
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// The processes of builds: all but the daemon.
     pub(crate) fn strays(&self) -> Vec<super::Process> {
-        let own = self.pid().as_raw();
+        let own = self.pid().cast_signed();
         let mut processes = self.processes();
         processes.retain(|process| process.pid != own);
         processes
