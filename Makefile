@@ -6,7 +6,7 @@ TARGET   = $(or $(CARGO_TARGET_DIR),target)
 BINARY   = $(TARGET)/release/buildd-slave
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup try-setup check fmt clippy doc unit fuzz it hostile farm real build install clean
+.PHONY: help demo test setup try-setup check fmt clippy doc unit fuzz it hostile farm real bench build install clean
 # The order of `test` is the point of it: what is cheap fails first.
 .NOTPARALLEL:
 
@@ -57,6 +57,10 @@ farm: ## the farm: librarian, master and slaves, on SQLite and on a PostgreSQL o
 
 real: ## real builds in a real chroot (root or sudo, and the network)
 	@.ci/real
+
+# Not part of `test`: what is fast enough is for a quiet machine to say.
+bench: ## how fast it is, beside what Debian has for the same work: a table. BENCH="echo send 9": some rows, 9 runs
+	@.ci/bench $(BENCH)
 
 build: ## the release binary
 	$(CARGO) build --release --locked

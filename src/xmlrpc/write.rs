@@ -119,18 +119,24 @@ fn push_element(out: &mut String, tag: &str, text: &str) {
 }
 
 fn push_text(out: &mut String, text: &str) {
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
+    out.reserve(text.len());
+    let mut plain = 0;
+    for (at, c) in text.char_indices() {
+        let instead = match c {
+            '&' => "&amp;",
+            '<' => "&lt;",
+            '>' => "&gt;",
             // A bare carriage return would be read back as a newline.
-            '\r' => out.push_str("&#13;"),
-            '\t' | '\n' => out.push(c),
-            '\0'..'\u{20}' | '\u{fffe}' | '\u{ffff}' => {}
-            _ => out.push(c),
-        }
+            '\r' => "&#13;",
+            '\t' | '\n' => continue,
+            '\0'..'\u{20}' | '\u{fffe}' | '\u{ffff}' => "",
+            _ => continue,
+        };
+        out.push_str(&text[plain..at]);
+        out.push_str(instead);
+        plain = at + c.len_utf8();
     }
+    out.push_str(&text[plain..]);
 }
 
 #[cfg(test)]

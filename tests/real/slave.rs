@@ -101,6 +101,19 @@ impl Slave {
         serde_json::from_str(&answer).unwrap()
     }
 
+    /// For benches.
+    #[allow(dead_code)]
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// For benches.
+    #[allow(dead_code)]
+    pub(crate) fn port(&self) -> u16 {
+        let port = self.url.trim_end_matches('/').rsplit(':').next();
+        port.unwrap().parse().unwrap()
+    }
+
     pub(crate) fn status(&self) -> Value {
         self.call("status", &[])
     }
@@ -181,10 +194,15 @@ impl Slave {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    /// Waits for the end of the build and returns it.
-    pub(crate) fn end(&self) -> Ended {
+    /// Waits for the end of the build, whatever that is.
+    pub(crate) fn wait(&self) {
         // Its exit code says whether the build went well; the status says more.
         self.probe(&["wait"]).output().unwrap();
+    }
+
+    /// Waits for the end of the build and returns it.
+    pub(crate) fn end(&self) -> Ended {
+        self.wait();
         let status = self.status();
         let text = |place: usize| status[place].as_str().unwrap_or_default().to_owned();
         assert_eq!(text(0), "BuilderStatus.WAITING", "{status}");

@@ -48,7 +48,7 @@ impl Daemon {
 
     /// Asks the daemon to end, and waits for it.
     pub(crate) fn stop(&mut self) {
-        kill(self.pid(), Signal::SIGTERM).unwrap();
+        self.signal(Signal::SIGTERM);
         until("end of the daemon", || self.child.try_wait().unwrap());
     }
 
@@ -60,7 +60,7 @@ impl Daemon {
 
     /// Sends the daemon a signal.
     pub(crate) fn signal(&self, signal: Signal) {
-        kill(self.pid(), signal).unwrap();
+        kill(Pid::from_raw(self.pid().cast_signed()), signal).unwrap();
     }
 
     /// Waits for the end of the daemon; returns its exit code.
@@ -76,13 +76,13 @@ impl Daemon {
         assert_eq!(self.ok("status", &[]), before);
     }
 
-    pub(crate) fn pid(&self) -> Pid {
-        Pid::from_raw(self.child.id().try_into().unwrap())
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// The processes of builds: all but the daemon.
     pub(crate) fn strays(&self) -> Vec<super::Process> {
-        let own = self.pid().as_raw();
+        let own = self.pid().cast_signed();
         let mut processes = self.processes();
         processes.retain(|process| process.pid != own);
         processes

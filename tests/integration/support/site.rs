@@ -120,7 +120,8 @@ impl Site {
         fs::write(self.config(), lines.join("\n")).unwrap();
     }
 
-    /// Who the daemon becomes, if the tests are run by root.
+    /// Who the daemon becomes, if the tests are run by root. For attacks on that user's limits.
+    #[allow(dead_code)]
     pub(crate) fn user(&self) -> Option<&User> {
         self.user.as_ref()
     }

@@ -1,0 +1,245 @@
+//! How long is `status` waited for, whatever else the slave does?
+
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::Plan;
+use super::client::Caller;
+use super::content::place;
+use super::machine::machine;
+use super::measure::{Sample, Watch, by_turns};
+use super::package::Package;
+use super::reference::Server;
+use super::slave::Slave;
+use super::support::{Daemon, within};
+use super::table::{Line, Target, Unit};
+
+const TIME: Duration = Duration::from_millis(600);
+const CALLS: usize = 1000;
+/// Between two calls.
+const PAUSE: Duration = Duration::from_millis(1);
+const LONG: Duration = Duration::from_secs(120);
+
+/// `status` in BUILDING, and during what makes a slave work.
+pub(crate) fn rows(plan: &Plan) -> Vec<Line> {
+    let mut lines = long_log(plan);
+    let twisted = Server::twisted();
+    let echo = Caller::new(twisted.port, "echo", "hello", false);
+    let mut during = |what: &str, (ours, theirs): (Vec<Sample>, Vec<Sample>)| {
+        lines.push(Line {
+            what: format!("status, worst of {CALLS}: {what}"),
+            unit: Unit::Milliseconds,
+            ours,
+            theirs,
+            reference: "twisted's echo",
+            target: Target::AtMost(20.0),
+            worst: true,
+        });
+    };
+    during("idle", while_idle(&echo));
+    during("ensurepresent", while_fetching(plan, &echo));
+    during("gathering", while_gathering(plan, &echo));
+    during("100 MB/s of log", while_logging(&echo));
+    if let Some(worst) = while_unpacking(&echo) {
+        during("unpacking", worst);
+    }
+    lines
+}
+
+/// Calls in a second while a build has written 1 GB of log, beside the same of an idle slave.
+fn long_log(plan: &Plan) -> Vec<Line> {
+    let log = plan.content.log("gigabyte", 1000);
+    let building = Daemon::start("[limits]\nlog_size = 4 GiB");
+    building.on("sbuild", &format!("cat {}; hold", log.display()));
+    building.build("b1", json!({}));
+    within(LONG, "gigabyte of log", || {
+        building.path("at-sbuild").exists().then_some(())
+    });
+    fs::remove_file(log).unwrap();
+    let idle = Daemon::start("");
+    let lines = [(true, "kept"), (false, "one per call")].map(|(kept, how)| {
+        let run = |daemon: &Daemon| {
+            let watch = Watch::new(&[daemon.pid()]);
+            let caller = Caller::new(daemon.port, "status", "", kept);
+            watch.sample(caller.rate(1, TIME))
+        };
+        let (ours, theirs) = by_turns(plan.runs, || run(&building), || run(&idle));
+        Line {
+            what: format!("status with 1 GB of log, connection {how}"),
+            unit: Unit::PerSecond,
+            ours,
+            theirs,
+            reference: "ours, IDLE",
+            target: Target::RatioAtLeast(0.9),
+            worst: false,
+        }
+    });
+    building.let_go("sbuild");
+    building.wait_for("WAITING", LONG);
+    lines.into()
+}
+
+type Both = (Vec<Sample>, Vec<Sample>);
+
+fn while_idle(echo: &Caller) -> Both {
+    let daemon = Daemon::start("");
+    worst(&daemon, echo, |busy| {
+        busy.on();
+        while !busy.is_enough() {
+            thread::sleep(PAUSE);
+        }
+    })
+}
+
+fn while_fetching(plan: &Plan, echo: &Caller) -> Both {
+    let (big, sum) = plan.content.big();
+    let nginx = Server::nginx();
+    place(&big, &nginx.root().join("big"));
+    let url = format!("http://127.0.0.1:{}/big", nginx.port);
+    let daemon = Daemon::start("");
+    worst(&daemon, echo, |busy| {
+        busy.on();
+        // What it is called matters only in the end, and costs nothing.
+        let wrong = format!("{}{}", &sum[1..], &sum[..1]);
+        daemon.ok(
+            "ensurepresent",
+            &[json!(wrong), json!(url), json!(""), json!("")],
+        );
+    })
+}
+
+fn while_gathering(plan: &Plan, echo: &Caller) -> Both {
+    let (big, _) = plan.content.big();
+    let daemon = Daemon::start("");
+    let script = format!(
+        "cp {} \"$work/hello_1_i386.deb\"; changes hello_1_i386.deb; : >\"$site/at-$name\"",
+        big.display()
+    );
+    worst(&daemon, echo, |busy| {
+        daemon.reset();
+        daemon.on("sbuild", &script);
+        daemon.build("b1", json!({}));
+        within(LONG, "result", || {
+            daemon.path("at-sbuild").exists().then_some(())
+        });
+        busy.on();
+        daemon.wait_for("WAITING", LONG);
+        busy.off();
+        daemon.clean();
+    })
+}
+
+fn while_logging(echo: &Caller) -> Both {
+    let daemon = Daemon::start("");
+    // A megabyte each hundredth of a second, as near as it can keep to that.
+    let script = "exec perl -MTime::HiRes=time,sleep -e '
+        $| = 1; $began = time; $text = (\"x\" x 99 . \"\\n\") x 10000;
+        for (1 .. 3000) { print $text; $early = $began + $_ / 100 - time; sleep $early if $early > 0 }'";
+    worst(&daemon, echo, |busy| {
+        daemon.reset();
+        daemon.on("sbuild", script);
+        daemon.build("b1", json!({}));
+        busy.on();
+        while !busy.is_enough() && daemon.state() == "BUILDING" {
+            thread::sleep(20 * PAUSE);
+        }
+        busy.off();
+        if busy.is_enough() {
+            daemon.ok("abort", &[]);
+        }
+        daemon.wait_for("WAITING", LONG);
+        daemon.clean();
+    })
+}
+
+/// Nothing where no real build can be made.
+fn while_unpacking(echo: &Caller) -> Option<Both> {
+    let machine = machine()?;
+    let own = machine.home.join("unpacked");
+    let slave = Slave::start(
+        machine,
+        "unpacking",
+        &format!("chroots = {}", own.display()),
+    );
+    let files = slave.pack(&Package::new("toy", "echo fine"));
+    let status = Caller::new(slave.port(), "status", "", false);
+    Some(worst_of(&status, &[slave.pid()], echo, |busy| {
+        slave.begin_in(&machine.chroot_sum, &files, json!({}));
+        slave.await_log("] UNPACK");
+        busy.on();
+        slave.await_log("] MOUNT");
+        busy.off();
+        slave.call("abort", &[]);
+        slave.wait();
+        slave.call("clean", &[]);
+        let _ = fs::remove_dir_all(&own);
+    }))
+}
+
+fn worst(daemon: &Daemon, echo: &Caller, load: impl Fn(&Busy) + Sync) -> Both {
+    let status = Caller::new(daemon.port, "status", "", false);
+    worst_of(&status, &[daemon.pid()], echo, load)
+}
+
+/// Calls by turns while `load`, again and again, is under way; returns the worst of both.
+fn worst_of(status: &Caller, pids: &[u32], echo: &Caller, load: impl Fn(&Busy) + Sync) -> Both {
+    let busy = Busy::default();
+    let watch = Watch::new(pids);
+    let (mut ours, mut theirs) = (Duration::ZERO, Duration::ZERO);
+    thread::scope(|scope| {
+        let loading = scope.spawn(|| {
+            while !busy.is_enough() {
+                load(&busy);
+            }
+        });
+        let mut calls = 0;
+        while calls < CALLS {
+            // Its panic is told when it is joined.
+            if loading.is_finished() {
+                break;
+            }
+            if busy.is_on() {
+                ours = ours.max(status.once().unwrap());
+                theirs = theirs.max(echo.once().unwrap());
+                calls += 1;
+            }
+            thread::sleep(PAUSE);
+        }
+        busy.enough.store(true, Ordering::SeqCst);
+    });
+    let millis = |time: Duration| time.as_secs_f64() * 1e3;
+    let theirs = Sample {
+        figure: millis(theirs),
+        usage: Default::default(),
+    };
+    (vec![watch.sample(millis(ours))], vec![theirs])
+}
+
+/// Something that goes on in one thread while another one measures.
+#[derive(Default)]
+struct Busy {
+    on: AtomicBool,
+    enough: AtomicBool,
+}
+
+impl Busy {
+    fn on(&self) {
+        self.on.store(true, Ordering::SeqCst);
+    }
+
+    fn off(&self) {
+        self.on.store(false, Ordering::SeqCst);
+    }
+
+    fn is_on(&self) -> bool {
+        self.on.load(Ordering::SeqCst)
+    }
+
+    fn is_enough(&self) -> bool {
+        self.enough.load(Ordering::SeqCst)
+    }
+}
