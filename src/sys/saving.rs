@@ -181,13 +181,8 @@ mod tests {
     fn small_and_large_files_come_whole_and_with_their_sums() {
         let dir = tempfile::tempdir().unwrap();
         let bytes: Vec<u8> = (0..40_000_000_u32).map(|n| (n % 251) as u8).collect();
-        for len in [
-            0,
-            5,
-            SMALL_BYTES as usize - 1,
-            SMALL_BYTES as usize,
-            bytes.len(),
-        ] {
+        let small = usize::try_from(SMALL_BYTES).unwrap();
+        for len in [0, 5, small - 1, small, bytes.len()] {
             let mut source = Odd(&bytes[..len]);
             let mut saving = Saving::to(TempFile::create(dir.path()).unwrap());
             loop {
