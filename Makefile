@@ -6,7 +6,7 @@ TARGET   = $(or $(CARGO_TARGET_DIR),target)
 BINARY   = $(TARGET)/release/buildd-slave
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup try-setup check fmt clippy doc unit it hostile farm real build install clean
+.PHONY: help demo test setup try-setup check fmt clippy doc unit fuzz it hostile farm real build install clean
 # The order of `test` is the point of it: what is cheap fails first.
 .NOTPARALLEL:
 
@@ -42,9 +42,14 @@ unit: ## unit and property tests
 it: ## integration tests: the real binary, no chroot
 	$(CARGO) test --locked --test architecture --test integration
 
+# `unit` does a little of it each time.
+fuzz: ## damaged input for all that reads any, for FUZZ_SECONDS (60); finds go to target/fuzz/
+	FUZZ_SECONDS=$(or $(FUZZ_SECONDS),60) $(CARGO) test --locked --bin buildd-slave fuzz_ -- --nocapture \
+		--test-threads 6
+
 # Most of an attack is waiting: each lasts BUILDD_ATTACK_SECONDS (10).
 hostile: ## the daemon under attack, by up to 2,000 clients at a time
-	$(CARGO) test --locked --test hostile -- --test-threads 6
+	$(CARGO) test --locked --test hostile -- --test-threads 8
 
 # Much of it is waiting for each other.
 farm: ## the farm: librarian, master and slaves, on SQLite and on a PostgreSQL of their own

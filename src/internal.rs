@@ -9,10 +9,10 @@ use std::process::ExitCode;
 
 use nix::sys::stat::{Mode, umask};
 
-use crate::build::shim;
+use crate::build::{autopsy, shim};
 use crate::session::{enter, files, init, outer, store, virt};
-use crate::sys::exe;
 use crate::sys::wait::HOST_FAILED;
+use crate::sys::{cgroup, exe};
 
 /// Runs the entry point that `args` name. Errors go to stderr, which is the build log.
 pub(crate) fn run(args: &[OsString]) -> ExitCode {
@@ -22,6 +22,13 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
     // What is made in a chroot has the modes that Debian expects, whoever started us.
     umask(Mode::from_bits_truncate(0o022));
     let done = |result: io::Result<()>| result.map(|()| ExitCode::SUCCESS);
+    // The shim sees to it that the others can be bounded.
+    if name != "shim"
+        && let Err(error) = cgroup::join_inherited()
+    {
+        outer::eprint_line(&format!("cannot bound this build: {error}"));
+        return ExitCode::from(HOST_FAILED);
+    }
     let result = match name.to_str() {
         Some("outer") => outer::run(args),
         Some("init") => done(
@@ -34,6 +41,7 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
         Some("session-files") => done(files::run(args)),
         Some("virt") => done(virt::run(args)),
         Some("unpack") => store::run(args),
+        Some("autopsy") => done(autopsy::run(args)),
         Some("shim") => done(shim::run(args)),
         Some("tether") => done(exe::tether(args)),
         _ => Err(io::Error::other("no such internal command")),

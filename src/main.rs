@@ -8,6 +8,8 @@ mod config;
 mod config_file;
 mod db;
 mod filecache;
+#[cfg(test)]
+mod fuzz;
 mod hand;
 mod internal;
 mod librarian;
@@ -57,6 +59,9 @@ fn serve(given: slave::Serve) -> ExitCode {
         .map_err(|error| error.to_string())
         .and_then(|(config, warnings)| {
             if sys::user::am_root() {
+                if let Some(user) = sys::user::lookup(&config.slave.user) {
+                    sys::cgroup::hand_over(&user);
+                }
                 hand::check::judge_as(&config.slave.user).map_err(|error| error.to_string())?;
             }
             for warning in warnings {

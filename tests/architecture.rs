@@ -96,6 +96,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ),
     ("internal", &["build", "session", "sys"]),
     ("logger", &[]),
+    ("fuzz", &[]),
     ("cli", EVERYTHING),
     ("main", EVERYTHING),
 ];

@@ -111,6 +111,11 @@ impl BuildLog {
         self.error.as_ref()
     }
 
+    /// Returns how many bytes are left out in the middle, so far.
+    pub(crate) fn left_out_bytes(&self) -> u64 {
+        self.past_head.saturating_sub(self.head_len)
+    }
+
     /// Ends the log: one file at its path, with a marker where bytes were left out.
     pub(crate) fn finish(mut self) -> io::Result<()> {
         self.flush();

@@ -25,10 +25,12 @@ use crate::sys::digest::hex;
 /// end, and returns their sum. A read error means that nothing is to be kept.
 pub(crate) type Store<'a> = dyn FnMut(&FileName, &mut dyn Read, u64) -> io::Result<Sha1Hex> + 'a;
 
-/// Stores `changes_name` of the folder `dir` and all files it lists; the .changes comes first.
+/// Stores `changes_name` of the folder `dir` and all files it lists, `max_bytes` of them in all; the
+/// .changes comes first.
 pub(crate) fn collect(
     dir: &Path,
     changes_name: &FileName,
+    max_bytes: u64,
     store: &mut Store<'_>,
 ) -> Result<Vec<(FileName, Sha1Hex)>, Error> {
     let wrong = |problem: String| Error::Result {
@@ -37,6 +39,15 @@ pub(crate) fn collect(
     };
     let text = load_changes(dir, changes_name)?;
     let entries = changes::parse(&text).map_err(|e| wrong(e.to_string()))?;
+    let sizes = entries.iter().map(|entry| entry.size);
+    let listed = sizes.fold(0, u64::saturating_add);
+    if listed > max_bytes {
+        return Err(wrong(format!(
+            "lists {} MiB of files, more than {} ([limits] results)",
+            listed >> 20,
+            max_bytes >> 20
+        )));
+    }
     let sum = store(changes_name, &mut &text[..], text.len() as u64);
     let mut stored = vec![(changes_name.clone(), sum.map_err(|e| wrong(e.to_string()))?)];
     for entry in entries {
@@ -180,6 +191,7 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
 
+    const MAX_BYTES: u64 = 10_000_000_000_000;
     const CHANGES: &str = "h_1_i386.changes";
 
     /// Writes a .changes that lists `name` as holding `Hello`, under the given sums and size.
@@ -199,6 +211,7 @@ mod tests {
         let collected = collect(
             dir,
             &FileName::parse(CHANGES).unwrap(),
+            MAX_BYTES,
             &mut |name, from, size| {
                 let mut bytes = Vec::new();
                 from.read_to_end(&mut bytes)?;
@@ -238,6 +251,9 @@ mod tests {
         write_changes(dir.path(), "h.deb", 5_000_000_000_000);
         let error = run(dir.path()).unwrap_err();
         assert_eq!(error, "h.deb: is 5 bytes, not 5000000000000 as listed");
+        write_changes(dir.path(), "h.deb", MAX_BYTES + 1);
+        let error = run(dir.path()).unwrap_err();
+        assert!(error.ends_with("([limits] results)"), "{error}");
         write_changes(dir.path(), CHANGES, 5);
         assert_eq!(
             run(dir.path()).unwrap_err(),
@@ -269,7 +285,8 @@ mod tests {
         let dir = folder(b"Hallo");
         let name = FileName::parse(CHANGES).unwrap();
         let sum = Sha1Hex::parse(&"0".repeat(40)).unwrap();
-        let error = collect(dir.path(), &name, &mut |_, _, _| Ok(sum.clone())).unwrap_err();
+        let error =
+            collect(dir.path(), &name, MAX_BYTES, &mut |_, _, _| Ok(sum.clone())).unwrap_err();
         assert_eq!(error.to_string(), "h.deb: its MD5 sum is not as listed");
     }
 }

@@ -4,6 +4,7 @@
 //! every other descendant, since a stage is never one process.
 
 use std::io::{self, Read as _};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
@@ -30,6 +31,16 @@ pub(crate) enum End {
     Aborted,
     /// A clock ran out; the sentence says which.
     TooLong(String),
+    NoRoom(NoRoom),
+}
+
+/// What a build wrote too much to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum NoRoom {
+    /// The file system of this folder has too little space left.
+    Disk(PathBuf),
+    /// The files that sbuild brought out of the session take this many bytes.
+    Results(u64),
 }
 
 /// The clocks of one command.
@@ -42,6 +53,11 @@ pub(crate) struct Limits {
 /// How long output may go on after the command has ended: a daemon that it left may hold it.
 const AFTERMATH: Duration = Duration::from_secs(2);
 const CHUNK_BYTES: usize = 64 << 10;
+/// How often the disk is looked at.
+const WATCH: Duration = Duration::from_secs(1);
+
+/// Returns why there is no room to go on.
+pub(crate) type Watch<'a> = dyn Fn() -> Option<NoRoom> + 'a;
 
 /// The mailbox of a shim.
 #[derive(Debug)]
@@ -77,12 +93,13 @@ impl Mailbox {
     }
 
     /// Runs `command` with nothing on stdin and all output to `sink`. With `heed_abort` an abort,
-    /// earlier or meanwhile, ends the wait.
+    /// earlier or meanwhile, ends the wait; so does what `watch` finds.
     pub(crate) fn run(
         &mut self,
         mut command: Command,
         limits: Limits,
         heed_abort: bool,
+        watch: &Watch<'_>,
         sink: &mut dyn FnMut(&[u8]),
     ) -> io::Result<End> {
         if heed_abort && self.abort_has_come() {
@@ -104,7 +121,7 @@ impl Mailbox {
             let exit = child.wait().map_or(Exit::Code(125), Exit::from);
             let _ = ended.send(Event::Ended(run, exit));
         });
-        self.follow(run, limits, heed_abort, sink)
+        self.follow(run, limits, heed_abort, watch, sink)
     }
 
     fn follow(
@@ -112,18 +129,34 @@ impl Mailbox {
         run: u32,
         limits: Limits,
         heed_abort: bool,
+        watch: &Watch<'_>,
         sink: &mut dyn FnMut(&[u8]),
     ) -> io::Result<End> {
         let (mut exit, mut closed, mut quiet_until) =
             (None, false, Instant::now() + limits.silence);
         let mut until = limits.until;
+        let mut look = Instant::now() + WATCH;
         loop {
             if let (Some(exit), true) = (exit, closed) {
                 return Ok(End::Exited(exit));
             }
-            let wait = until
-                .min(quiet_until)
-                .saturating_duration_since(Instant::now());
+            let now = Instant::now();
+            if now >= look {
+                if let Some(found) = watch() {
+                    return Ok(End::NoRoom(found));
+                }
+                look = now + WATCH;
+            }
+            // Looked at here: output that never stops would put a timeout off for ever.
+            if now >= until {
+                return Ok(match exit {
+                    Some(exit) => End::Exited(exit),
+                    None => End::TooLong("took longer than it may".into()),
+                });
+            }
+            // What has ended need not say any more.
+            let silent = if exit.is_none() { quiet_until } else { until };
+            let wait = until.min(silent).min(look).saturating_duration_since(now);
             match self.receiver.recv_timeout(wait) {
                 Ok(Event::Output(of, bytes)) if of == run => {
                     quiet_until = Instant::now() + limits.silence;
@@ -142,18 +175,13 @@ impl Mailbox {
                         return Ok(End::Aborted);
                     }
                 }
-                Err(RecvTimeoutError::Timeout) => {
-                    return Ok(match exit {
-                        Some(exit) => End::Exited(exit),
-                        None if Instant::now() >= limits.until => {
-                            End::TooLong("took longer than it may".into())
-                        }
-                        None => End::TooLong(format!(
-                            "printed nothing for {} s",
-                            limits.silence.as_secs()
-                        )),
-                    });
+                Err(RecvTimeoutError::Timeout) if Instant::now() >= silent && silent < until => {
+                    return Ok(End::TooLong(format!(
+                        "printed nothing for {} s",
+                        limits.silence.as_secs()
+                    )));
                 }
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => unreachable!("the mailbox holds a sender"),
             }
         }
@@ -192,7 +220,7 @@ mod tests {
         command.args(["-c", script]);
         let mut seen = Vec::new();
         let end = mailbox
-            .run(command, limits, true, &mut |bytes| {
+            .run(command, limits, true, &|| None, &mut |bytes| {
                 seen.extend_from_slice(bytes)
             })
             .unwrap();
@@ -232,14 +260,27 @@ mod tests {
             until: Instant::now() + brief,
             ..hours()
         };
-        let chatter = "for i in $(seq 500); do echo .; sleep 0.01; done";
-        assert!(
-            matches!(shell(chatter, short, &[]).0, End::TooLong(why) if why.contains("longer"))
-        );
+        // Never silent, and the second without a pause in which a timeout could come.
+        for chatter in [
+            "for i in $(seq 500); do echo .; sleep 0.01; done",
+            "exec yes",
+        ] {
+            let end = shell(chatter, short, &[]).0;
+            assert!(matches!(end, End::TooLong(why) if why.contains("longer")));
+        }
         assert_eq!(
             shell("exec sleep 5", hours(), &[Event::Abort]).0,
             End::Aborted
         );
+        let full = NoRoom::Results(7);
+        let end = Mailbox::new().run(
+            Command::new("yes"),
+            hours(),
+            true,
+            &|| Some(full.clone()),
+            &mut |_| {},
+        );
+        assert_eq!(end.unwrap(), End::NoRoom(full.clone()));
     }
 
     #[test]

@@ -63,27 +63,33 @@ pub(crate) fn gather(
         .map_err(|error| Error::Builder(error.to_string()))?;
     let mut stored = Vec::new();
     let builder_error = Cell::new(None);
-    let result = collect(&spec.work_tree(), &changes, &mut |_, reader, size| {
-        let mut reader = Abortable {
-            inner: reader,
-            aborted,
-        };
-        let known = |sum: &Sha1Hex| spec.request.files.iter().any(|(_, input)| input == sum);
-        match cache.put(&mut reader, Some(size), None) {
-            Ok(sum) => {
-                if !known(&sum) {
-                    stored.push(sum.clone());
+    let max_bytes = spec.settings.result_bytes;
+    let result = collect(
+        &spec.work_tree(),
+        &changes,
+        max_bytes,
+        &mut |_, reader, size| {
+            let mut reader = Abortable {
+                inner: reader,
+                aborted,
+            };
+            let known = |sum: &Sha1Hex| spec.request.files.iter().any(|(_, input)| input == sum);
+            match cache.put(&mut reader, Some(size), None) {
+                Ok(sum) => {
+                    if !known(&sum) {
+                        stored.push(sum.clone());
+                    }
+                    Ok(sum)
                 }
-                Ok(sum)
+                Err(filecache::Error::Source(error)) => Err(error),
+                Err(error) => {
+                    let reason = error.to_string();
+                    builder_error.set(Some(reason.clone()));
+                    Err(io::Error::other(reason))
+                }
             }
-            Err(filecache::Error::Source(error)) => Err(error),
-            Err(error) => {
-                let reason = error.to_string();
-                builder_error.set(Some(reason.clone()));
-                Err(io::Error::other(reason))
-            }
-        }
-    });
+        },
+    );
     let evicted = metrics().evictions.with_label_values(&["filecache"]).get();
     if evicted > 0 {
         // This process shows its numbers to nobody; the daemon will.

@@ -50,6 +50,9 @@ pub(crate) fn bury(dir: &RunDir, reason: &str) -> Ending {
             process.pid, process.name
         ));
     }
+    if let Some(Err(error)) = dir.bounds().map(|bounds| bounds.remove()) {
+        notes.push(format!("a control group is left over: {error}"));
+    }
     if let Ok(spec) = dir.spec() {
         notes.extend(remove_all(&spec));
     }

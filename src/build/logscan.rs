@@ -31,6 +31,8 @@ pub(crate) enum Sign {
     SourceDamaged,
     /// sbuild found no .dsc.
     SourceMissing,
+    /// dpkg-buildpackage has begun: what happens now is the package's doing.
+    Begun,
     /// The source package does not build for this architecture.
     ArchSkipped,
     /// A write found the disk full.
@@ -95,6 +97,11 @@ const SIGNS: &[(Sign, At, &str)] = &[
         Sign::DpkgFailed,
         At::Message,
         "Sub-process /usr/bin/dpkg returned an error code",
+    ),
+    (
+        Sign::Begun,
+        At::Any,
+        "dpkg-buildpackage: info: source package ",
     ),
     (Sign::SourceDamaged, At::Any, " instead of expected "),
     (Sign::SourceMissing, At::Message, "Could not find "),
@@ -525,6 +532,28 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn fuzz_logs() {
+        let seeds: [&[u8]; 5] = [
+            include_bytes!("../../tests/fixtures/buildlogs/unmet-dubious.log"),
+            include_bytes!("../../tests/fixtures/buildlogs/fetch-failed.log"),
+            include_bytes!("../../tests/fixtures/buildlogs/successful.log"),
+            b"The following packages have unmet dependencies:\n x : Depends: a (>= 1) but 2 is to be \
+              installed or\n b:any but it is not installable\nE: Unable to locate package c\n",
+            b"  p(inst 1 ! >> wanted 2)\n| Summary\nFail-Stage: build\nStatus: attempted\n] Killed\n",
+        ];
+        crate::fuzz::fuzz("logs", &seeds, |input| {
+            let whole = scan(input, input.len().max(1));
+            // However it comes in pieces, it says the same.
+            let pieces = scan(input, 7);
+            assert_eq!(format!("{pieces:?}"), format!("{whole:?}"));
+            assert!(whole.unmet.len() <= MAX_UNMET && whole.signs.len() <= SIGNS.len());
+            for unmet in &whole.unmet {
+                assert!(!unmet.relation.contains('\n'), "{unmet:?}");
+            }
+        });
     }
 
     #[test]

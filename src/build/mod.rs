@@ -7,11 +7,13 @@
 //! results. `dsc` and `source` are what is built from, for those who are given a .dsc.
 
 mod apt;
+pub(crate) mod autopsy;
 pub(crate) mod buildlog;
 pub(crate) mod changes;
 mod collect;
 pub(crate) mod deb822;
 mod depwait;
+mod disk;
 pub(crate) mod dsc;
 mod exec;
 mod gather;

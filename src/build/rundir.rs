@@ -4,6 +4,7 @@
 //! | --- | --- | --- |
 //! | `spec.json` | starter | what to build, and how; without passwords, which go by a pipe |
 //! | `lock` | starter, held by the shim | that the shim lives; its text is the shim's pid |
+//! | `bounds` | starter | the control groups of the build |
 //! | `stages` | shim | a line per stage begun: seconds since 1970 and its name |
 //! | `log` | shim | the build log |
 //! | `results` | shim | a line per result, its sum, before it is in the file cache |
@@ -29,7 +30,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::protocol::{BuildStatus, FileName, Sha1Hex};
 use crate::session::launch::MARK;
-use crate::sys::{self, exe, procs};
+use crate::sys::cgroup::{self, Bounds, Place};
+use crate::sys::{self, exe, host, procs};
 
 use super::plan::Stage;
 use super::spec::Spec;
@@ -83,8 +85,9 @@ impl RunDir {
         Self(path)
     }
 
-    /// Makes the entry `folder/NAME` for `spec` and starts its shim.
-    pub(crate) fn start(folder: &Path, spec: &Spec) -> io::Result<(Self, Child)> {
+    /// Makes the entry `folder/NAME` for `spec` and starts its shim; the groups that bound the build
+    /// are made at `place`.
+    pub(crate) fn start(folder: &Path, spec: &Spec, place: &Place) -> io::Result<(Self, Child)> {
         let name = spec.request.build_id.as_str();
         let (fresh, dir) = (folder.join(format!(".new-{name}")), folder.join(name));
         for remnant in [&fresh, &dir] {
@@ -99,9 +102,11 @@ impl RunDir {
         }
         let lock = result?;
         let run = Self(dir);
-        match run.spawn_shim(lock, spec) {
+        let bounds = bounds(spec, place);
+        match run.spawn_shim(lock, spec, &bounds) {
             Ok(child) => Ok((run, child)),
             Err(error) => {
+                let _ = bounds.remove();
                 let _ = fs::remove_dir_all(&run.0);
                 Err(error)
             }
@@ -125,11 +130,14 @@ impl RunDir {
 
     /// Starts the shim. It inherits the lock as its stdout, so that this is held until the shim
     /// has ended, with no moment in between; the whole spec comes by its stdin.
-    fn spawn_shim(&self, lock: File, spec: &Spec) -> io::Result<Child> {
+    fn spawn_shim(&self, lock: File, spec: &Spec, bounds: &Bounds) -> io::Result<Child> {
         let (mark, value) = self.mark();
+        let text = bounds.text();
+        fs::write(self.0.join("bounds"), &text)?;
         let mut child = exe::internal("shim")
             .arg(&self.0)
             .env(mark, value)
+            .env(cgroup::BOUNDS, text)
             .stdin(Stdio::piped())
             .stdout(Stdio::from(lock))
             .stderr(File::create(self.0.join("shim.err"))?)
@@ -175,6 +183,11 @@ impl RunDir {
         Ok(serde_json::from_slice(&fs::read(
             self.0.join("spec.json"),
         )?)?)
+    }
+
+    /// Reads the build's bounds; none if it was never started.
+    pub(crate) fn bounds(&self) -> Option<Bounds> {
+        serde_json::from_slice(&fs::read(self.0.join("bounds")).ok()?).ok()
     }
 
     /// Reads the verdict; none means the build has not ended.
@@ -372,4 +385,14 @@ fn or_nothing(read: io::Result<String>) -> io::Result<String> {
         io::ErrorKind::NotFound | io::ErrorKind::InvalidData => Ok(String::new()),
         _ => Err(error),
     })
+}
+
+/// Makes the groups of a build, called by its name.
+fn bounds(spec: &Spec, place: &Place) -> Bounds {
+    let settings = &spec.settings;
+    let memory = settings
+        .memory_bytes
+        .unwrap_or_else(|| host::memory_bytes() / 8 * 7);
+    let name = spec.request.build_id.as_str();
+    place.make(name, memory, settings.processes)
 }

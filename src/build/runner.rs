@@ -12,14 +12,17 @@ use crate::config::Overlay;
 use crate::protocol::{BuildStatus, FileName, Sha1Hex};
 use crate::session::files::{self, Task};
 use crate::session::idmap::SubIds;
-use crate::session::live::{Session, remove_folder};
+use crate::session::live::{Session, folder_bytes, remove_folder};
 use crate::session::outer::SessionSpec;
 use crate::session::{enter, launch, store};
+use crate::sys::cgroup::{Bounds, Hits};
 use crate::sys::wait::HOST_FAILED;
 use crate::sys::{self, exe, host, procs};
 
+use super::autopsy;
 use super::buildlog::BuildLog;
-use super::exec::{End, Limits, Mailbox};
+use super::disk::Disk;
+use super::exec::{End, Limits, Mailbox, NoRoom};
 use super::logscan::{Findings, LogScan, Sign};
 use super::plan::{Failure, Stage};
 use super::rundir::RunDir;
@@ -61,6 +64,9 @@ pub(crate) struct Build {
     memory_is_too_small: bool,
     /// Whether a program has complained of a full disk.
     saw_full: bool,
+    disk: Disk,
+    /// None if the starter was an older program.
+    bounds: Option<Bounds>,
 }
 
 /// Below this much free space a disk counts as full.
@@ -73,6 +79,7 @@ pub(super) type Done = Result<(), Stop>;
 
 impl Build {
     pub(crate) fn new(spec: Spec, run: RunDir, log: BuildLog, mailbox: Mailbox) -> Self {
+        let disk = Disk::look(&spec, run.path());
         Self {
             spec,
             log,
@@ -86,6 +93,8 @@ impl Build {
             in_memory: false,
             memory_is_too_small: false,
             saw_full: false,
+            disk,
+            bounds: Bounds::inherited(),
         }
     }
 
@@ -105,7 +114,12 @@ impl Build {
             dir: dir.to_owned(),
             memory_bytes: None,
         };
-        let available = host::available_memory_bytes();
+        let may_use = self
+            .bounds
+            .as_ref()
+            .map_or(u64::MAX, |bounds| bounds.memory_bytes);
+        // What is in the layer counts as the build's memory as well: half is for its processes.
+        let available = host::available_memory_bytes().min(may_use);
         let wish = match self.spec.settings.overlay {
             _ if self.memory_is_too_small => false,
             Overlay::Disk => false,
@@ -242,9 +256,11 @@ impl Build {
             silence: clocks.silence,
         };
         let log = &mut self.log;
+        let disk = &self.disk;
+        let watch = || disk.watch().filter(|_| !stage.closes());
         let end = self
             .mailbox
-            .run(command, limits, !stage.closes(), &mut |bytes| {
+            .run(command, limits, !stage.closes(), &watch, &mut |bytes| {
                 sink(log, bytes)
             });
         match end {
@@ -253,7 +269,27 @@ impl Build {
                 self.kill_everything();
                 Err(Stop::Aborted)
             }
+            Ok(End::NoRoom(NoRoom::Results(bytes))) => {
+                self.kill_everything();
+                let reason = format!(
+                    "The package's results are too large: {} MiB and not at an end, more than {} \
+                     ([limits] results).",
+                    bytes >> 20,
+                    self.spec.settings.result_bytes >> 20
+                );
+                Err(Failure::new(BuildStatus::PackageFail, reason).into())
+            }
+            Ok(End::NoRoom(NoRoom::Disk(folder))) => {
+                self.log
+                    .line(&format!("The disk at {} is full.", folder.display()));
+                Err(self.blame_disk(stage).into())
+            }
             Ok(End::TooLong(how)) => {
+                for line in
+                    autopsy::of_descendants(self.session.as_ref().map(Session::init_pid)).lines()
+                {
+                    self.log.line(line);
+                }
                 self.kill_everything();
                 Err(blame(
                     stage,
@@ -299,6 +335,77 @@ impl Build {
         let root = format!("/proc/{}/root", self.session_pid());
         let is_full = || host::free_bytes(Path::new(&root)).is_some_and(|free| free < FULL_BYTES);
         self.in_memory && self.session.is_some() && (self.saw_full || is_full())
+    }
+
+    /// Says whose fault a full disk is; ends everything to find that out.
+    fn blame_disk(&mut self, stage: Stage) -> Failure {
+        self.kill_everything();
+        let used = match stage {
+            Stage::Sbuild => self.used_bytes(),
+            // Nothing of the package has run.
+            _ => 0,
+        };
+        self.disk.blame(used)
+    }
+
+    /// The bytes of the disk that the build takes.
+    fn used_bytes(&self) -> u64 {
+        let folders = [self.spec.session_dir(), self.spec.work_tree()];
+        launch::own_sub_ids().map_or(0, |ids| {
+            folders.iter().map(|dir| folder_bytes(dir, ids)).sum()
+        })
+    }
+
+    /// Weighs a failure of the package's own against what the build may use: what ran into a
+    /// bound failed for that, whatever it says.
+    pub(super) fn weigh(&mut self, failure: Failure, before: Hits) -> Stop {
+        if self.layer_was_too_small() {
+            return Stop::LayerFull;
+        }
+        let now = self.hits();
+        let full = self.disk_is_full() || self.disk.short().is_some();
+        let (bound, limit) = match &self.bounds {
+            Some(bounds) if now.oom_kills > before.oom_kills => {
+                if self.layer_bytes() > bounds.memory_bytes / 4 {
+                    return Stop::LayerFull;
+                }
+                let mib = bounds.memory_bytes >> 20;
+                let limit = format!("it may use {mib} MiB ([limits] memory)");
+                ("The build ran out of memory", limit)
+            }
+            Some(bounds) if now.forks > before.forks => {
+                let limit = format!("it may have {} ([limits] processes)", bounds.processes);
+                ("The build ran out of processes", limit)
+            }
+            _ if full || (self.saw_full && !self.disk.kept_its_promise()) => {
+                return self.blame_disk(Stage::Sbuild).into();
+            }
+            _ => return failure.into(),
+        };
+        let reason = format!("{bound}: {limit}. {}", failure.reason);
+        Failure::new(BuildStatus::PackageFail, reason).into()
+    }
+
+    /// How often the build came up against its bounds so far.
+    pub(super) fn hits(&self) -> Hits {
+        self.bounds.as_ref().map(Bounds::hits).unwrap_or_default()
+    }
+
+    /// Removes what bounded the build. Nothing of it may run any more.
+    pub(crate) fn unbind(&mut self) {
+        if let Some(Err(error)) = self.bounds.take().map(|bounds| bounds.remove()) {
+            self.log
+                .line(&format!("A control group is left over: {error}"));
+        }
+    }
+
+    /// The bytes in a layer in memory.
+    fn layer_bytes(&self) -> u64 {
+        let root = format!("/proc/{}/root", self.session_pid());
+        match &self.session {
+            Some(_) if self.in_memory => host::used_bytes(Path::new(&root)).unwrap_or_default(),
+            _ => 0,
+        }
     }
 
     pub(super) fn disk_is_full(&self) -> bool {

@@ -172,6 +172,22 @@ mod tests {
         assert_eq!(unfinished(b"Get http://h/path"), None);
     }
 
+    #[test]
+    fn fuzz_scrubbing() {
+        let seeds: [&[u8]; 3] = [
+            b"Get:1 http://buildd:secret@ppa.example.com hardy/main foo 1.0-1 [12B]\n",
+            b"x,proxyauth=me:t0k-en,y <http://h:80> b@c https://u:p@[::1]:80/x 'ftp://v:q@i'\n",
+            "http://u:p\u{e9}@h/\u{e9} http://:macaroon@h/\n".as_bytes(),
+        ];
+        crate::fuzz::fuzz("scrubbing", &seeds, |input| {
+            let once = Scrubber::new(true).scrub(input).into_owned();
+            assert!(once.len() <= input.len());
+            if let Some(start) = unfinished(input) {
+                assert!(start <= input.len());
+            }
+        });
+    }
+
     proptest! {
         #[test]
         fn no_password_survives(user in "[a-z]{0,5}", password in "[!-~&&[^/\"'`<>Z]]{1,20}", text in ".{0,20}") {

@@ -155,6 +155,10 @@ fn end(record: Record, mut build: Build, stages: Vec<(Stage, f64)>) -> Ending {
         reason,
         dependencies,
     } = record.verdict();
+    let reason = match build.log.left_out_bytes() {
+        0 => reason,
+        bytes => format!("{reason} ({bytes} bytes of its log were left out: see there.)"),
+    };
     let shown: Vec<String> = stages
         .iter()
         .map(|(stage, secs)| format!("{} {secs:.1} s", stage.name()))
@@ -165,6 +169,7 @@ fn end(record: Record, mut build: Build, stages: Vec<(Stage, f64)>) -> Ending {
         shown.join(", ")
     ));
     build.log.line(&format!("Verdict: {status}: {reason}"));
+    build.unbind();
     let files = build.files;
     let (status, reason) = match (build.log.finish(), status) {
         // A log with holes proves nothing: the disk is full, or worse.

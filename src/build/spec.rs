@@ -45,6 +45,21 @@ pub(crate) struct Settings {
     pub(crate) space: Space,
     /// The bound of a writable layer in memory; none is half of what is available.
     pub(crate) memory_layer_bytes: Option<u64>,
+    // Absent from the journal of older daemons, as what follows.
+    /// What all processes of the build may use; none is 7/8 of the machine's.
+    #[serde(default)]
+    pub(crate) memory_bytes: Option<u64>,
+    #[serde(default)]
+    pub(crate) processes: u64,
+    /// What a build is promised of the disk.
+    #[serde(default)]
+    pub(crate) disk_bytes: u64,
+    /// What is left free on every file system that builds use.
+    #[serde(default)]
+    pub(crate) reserve_bytes: u64,
+    /// The bound of all results together.
+    #[serde(default)]
+    pub(crate) result_bytes: u64,
 }
 
 /// How much may be kept, in bytes.
@@ -114,6 +129,11 @@ impl Settings {
                 reserve: limits.reserve,
             },
             memory_layer_bytes: limits.memory_layer,
+            memory_bytes: limits.memory,
+            processes: limits.processes.into(),
+            disk_bytes: limits.disk,
+            reserve_bytes: limits.reserve,
+            result_bytes: limits.results,
         }
     }
 }

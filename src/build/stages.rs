@@ -14,6 +14,7 @@ use crate::session::enter;
 use crate::session::files::{NewFile, Task};
 use crate::session::live::remove_folder;
 use crate::session::store;
+use crate::sys::cgroup::BOUNDS;
 use crate::sys::{self, exe, host};
 
 use super::plan::{Failure, Stage};
@@ -202,13 +203,18 @@ impl Build {
             Some(program) => self.site_command(program, &sbuild::site_arguments(&self.spec)),
             None => self.sbuild_command()?,
         };
-        let (exit, findings) = self.scanned(Stage::Sbuild, command)?;
-        let full = self.disk_is_full();
-        let judgement = match site {
-            Some(_) => verdict::classify_site(exit, &findings, full),
-            None => verdict::classify(exit, &findings, full),
-        };
-        self.judge(judgement)
+        let before = self.hits();
+        let done = self.scanned(Stage::Sbuild, command);
+        let done = done.and_then(|(exit, findings)| {
+            self.judge(match site {
+                Some(_) => verdict::classify_site(exit, &findings),
+                None => verdict::classify(exit, &findings),
+            })
+        });
+        match done {
+            Err(Stop::Failed(failure)) => Err(self.weigh(failure, before)),
+            other => other,
+        }
     }
 
     fn reap(&mut self) -> Done {
@@ -285,6 +291,7 @@ impl Build {
             .envs(sbuild::ENVIRONMENT)
             .env("HOME", self.run.path())
             .env(mark, mark_value)
+            .envs(std::env::var(BOUNDS).map(|text| (BOUNDS, text)))
             .env("SBUILD_CONFIG", configuration)
             .env("DEB_BUILD_OPTIONS", sbuild::build_options(&self.spec));
         Ok(command)

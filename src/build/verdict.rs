@@ -14,8 +14,6 @@ use super::scrub::scrub_always;
 /// How much of a line of the log a reason quotes.
 const MAX_SHOWN_CHARS: usize = 300;
 
-const DISK_FULL: &str = "The builder's disk is full.";
-
 /// How the build program ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
@@ -69,20 +67,21 @@ fn dep_wait(relations: String) -> Judgement {
     judge(Verdict::DepFail { relations }, reason)
 }
 
-/// Judges the end of sbuild; `disk_full` tells that the builder's own disk is.
+/// Judges the end of sbuild.
 ///
-/// Whether a .changes was made is for the caller to see.
-pub(crate) fn classify(exit: Exit, findings: &Findings, disk_full: bool) -> Judgement {
-    let code = match ended_by_itself(exit, "sbuild") {
-        Ok(code) => code,
-        Err(judgement) => return judgement,
+/// Whether a .changes was made is for the caller to see; and so is whether the build came up against
+/// what it may use.
+pub(crate) fn classify(exit: Exit, findings: &Findings) -> Judgement {
+    let begun = findings.sign(Sign::Begun).is_some();
+    let code = match (ended_by_itself(exit, "sbuild"), exit) {
+        (Ok(code), _) => code,
+        // What a package leaves behind can make it stumble.
+        (Err(_), Exit::Code(code)) if begun => return judge_package(code, findings),
+        (Err(judgement), _) => return judgement,
     };
     let status = findings.status.as_deref();
     if code == 0 && status == Some("successful") {
         return judge(Verdict::Ok, "The package was built.");
-    }
-    if disk_full {
-        return judge(Verdict::BuilderFail, DISK_FULL);
     }
     if status == Some("skipped") {
         let reason = "The package does not build for this architecture";
@@ -114,7 +113,8 @@ pub(crate) fn classify(exit: Exit, findings: &Findings, disk_full: bool) -> Judg
             format!("The chroot could not be used ({stage})."),
         ),
         Some(stage) if stage.starts_with("apt-get-") => judge_update(stage, findings),
-        Some(stage @ ("fetch-src" | "check-space" | "init" | "abort")) => judge(
+        // Also where it names a stage that is long over.
+        Some(stage @ ("fetch-src" | "check-space" | "init" | "abort")) if !begun => judge(
             Verdict::BuilderFail,
             format!("sbuild failed before the build ({stage})."),
         ),
@@ -138,7 +138,7 @@ pub(crate) fn classify(exit: Exit, findings: &Findings, disk_full: bool) -> Judg
 
 /// Judges the end of a site's own `sbuildpath` program by the exit codes of 2008: 0 built,
 /// 1 dep-wait candidate, 2 give back, 3 package failure, others the builder (slave spec §3.5).
-pub(crate) fn classify_site(exit: Exit, findings: &Findings, disk_full: bool) -> Judgement {
+pub(crate) fn classify_site(exit: Exit, findings: &Findings) -> Judgement {
     let code = match ended_by_itself(exit, "The build program") {
         Ok(code) => code,
         Err(judgement) => return judgement,
@@ -147,7 +147,6 @@ pub(crate) fn classify_site(exit: Exit, findings: &Findings, disk_full: bool) ->
     let transient = transient.iter().find_map(|sign| findings.sign(*sign));
     match (code, transient, findings.old_dependency()) {
         (0, _, _) => judge(Verdict::Ok, "The package was built."),
-        _ if disk_full => judge(Verdict::BuilderFail, DISK_FULL),
         (1 | 3, Some(line), _) => judge(
             Verdict::GivenBack,
             because("The build is given back", Some(line)),

@@ -57,6 +57,14 @@ pub(crate) struct Limits {
     pub(crate) log_size: u64,
     /// Bound of a session's writable layer in memory. Defaults to none: half of what is available.
     pub(crate) memory_layer: Option<u64>,
+    /// Memory of all processes of a build. Defaults to none: 7/8 of the machine's.
+    pub(crate) memory: Option<u64>,
+    /// Processes of a build, threads included. Defaults to 8192.
+    pub(crate) processes: u32,
+    /// What a build is promised of the disk. Defaults to 4 GiB.
+    pub(crate) disk: u64,
+    /// All results of a build. Defaults to 20 GiB.
+    pub(crate) results: u64,
 }
 
 impl Limits {
@@ -86,6 +94,10 @@ impl Limits {
             abort_time: reader.duration(L, "abort_time", 2),
             log_size: reader.bytes(L, "log_size", 200 << 20),
             memory_layer: reader.some_bytes(L, "memory_layer"),
+            memory: reader.some_bytes(L, "memory"),
+            processes: reader.count(L, "processes", 64, 8192),
+            disk: reader.bytes(L, "disk", 4 << 30),
+            results: reader.bytes(L, "results", 20 << 30),
         }
     }
     /// Returns what an HTTP server makes of them.

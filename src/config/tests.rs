@@ -286,10 +286,19 @@ fn site_programs_go_together() {
     parse("[debianmanager]\nsbuildpath = /s");
 }
 
-proptest::proptest! {
-    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
-    #[test]
-    fn no_text_makes_it_panic(text in "(\\[|\\]|slave|=|:| |\n|\t|bindport|#|é|\u{feff}|%\\(|1){0,30}") {
-        let _ = Config::parse("x.conf", &text, &defaults());
-    }
+#[test]
+fn fuzz_configurations() {
+    let sample = include_str!("../../buildd-slave.conf");
+    let set: String = sample
+        .lines()
+        .map(|line| line.trim_start_matches('#').to_owned() + "\n")
+        .collect();
+    let seeds = [
+        sample.as_bytes(),
+        set.as_bytes(),
+        "\u{feff}[slave]\nbindport: %(x\n\té=\n".as_bytes(),
+    ];
+    crate::fuzz::fuzz("configurations", &seeds, |input| {
+        let _ = Config::parse("x.conf", &String::from_utf8_lossy(input), &defaults());
+    });
 }

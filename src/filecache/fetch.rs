@@ -6,6 +6,7 @@
 //! asked for only, and into no answer and no log. Called by the handler of remote calls.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -28,6 +29,11 @@ use crate::sys::saving::{PIECE_BYTES, fill};
 const MAX_REDIRECTS: u32 = 5;
 /// Pause before the first new attempt; doubled for each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// What is sent at a time, which is the head of a request.
+const HEAD_BYTES: usize = 32 << 10;
+/// Callers that may wait for a download at a time: as many connections as one master may have. Each
+/// takes a thread of the server's, and there is always more to ask a slave than files.
+const CALLERS: usize = 64;
 /// Time a download may take before its pace counts.
 const PACE_GRACE: Duration = Duration::from_secs(60);
 
@@ -55,6 +61,24 @@ pub(crate) struct Fetcher {
     limits: FetchLimits,
     store: Arc<Store>,
     flights: Mutex<HashMap<Sha1Hex, Arc<Flight>>>,
+    callers: AtomicUsize,
+}
+
+/// One of those who wait for a download.
+struct Caller<'a>(&'a AtomicUsize);
+
+impl<'a> Caller<'a> {
+    /// Counts one more, if that is not too many.
+    fn enter(callers: &'a AtomicUsize) -> Option<Self> {
+        let caller = Self(callers);
+        (callers.fetch_add(1, Ordering::Relaxed) < CALLERS).then_some(caller)
+    }
+}
+
+impl Drop for Caller<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Returns what every HTTP client here has in common: no proxy, nothing decoded, every status an
@@ -81,6 +105,7 @@ impl Fetcher {
     pub(crate) fn new(limits: FetchLimits, store: Arc<Store>) -> Self {
         let config = plain_agent(limits.connect_timeout, limits.idle_timeout)
             .max_redirects(MAX_REDIRECTS)
+            .output_buffer_size(HEAD_BYTES)
             .redirect_auth_headers(ureq::config::RedirectAuthHeaders::Never)
             .build();
         let connector = DefaultConnector::new();
@@ -89,6 +114,7 @@ impl Fetcher {
             limits,
             store,
             flights: Mutex::default(),
+            callers: AtomicUsize::new(0),
         }
     }
 
@@ -117,6 +143,10 @@ impl Fetcher {
             Ok(false) => {}
             Err(answer) => return answer,
         }
+        let Some(_caller) = Caller::enter(&self.callers) else {
+            let busy = "Error accessing Librarian: too many files are being fetched already";
+            return (false, busy.to_owned());
+        };
         let flight = {
             let mut flights = lock(&self.flights);
             if let Some(flight) = flights.get(&sum).cloned() {

@@ -19,7 +19,7 @@ use crate::hand::check::{NotJudged, judge_as};
 use crate::hand::report::{Finding, Grade};
 use crate::hand::say;
 use crate::server::{self, Access, Limits, Server};
-use crate::sys::{exe, host, user};
+use crate::sys::{cgroup, exe, host, user};
 use judge::Trial;
 
 /// Tell whether this host can build, and what mends it
@@ -82,6 +82,7 @@ fn check(config: &Config, report: &mut Report) {
     if config.slave.isolation == Isolation::Unshare {
         check_sessions(config, as_builder, report);
         report.tell(judge::sbuild(host::package_version("sbuild").as_deref()));
+        report.tell(judge::bounds(cgroup::offered()));
     }
     for program in judge::PROGRAMS {
         let path = exe::find_program(program.0).map(|path| path.display().to_string());

@@ -159,6 +159,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::xmlrpc;
 
     const SUM: &str = "0a4d55a8d778e5022fab701977c5d840bbc486d0";
 
@@ -294,6 +295,49 @@ mod tests {
         ] {
             assert_eq!(refusal(name, params), format!("error: {name}: {reason}"));
         }
+    }
+
+    #[test]
+    fn fuzz_calls() {
+        let build = json!(["b1", "debian", SUM, {"a.dsc": SUM}, {"ogrecomponent": "main",
+            "archives": ["deb http://u:p@h/ hardy main"], "arch_indep": true}]);
+        let ensure = json!([SUM, "http://h/a%20b", "u", "p"]);
+        let render = |name: &str, params: serde_json::Value| {
+            let Value::Array(params) = Value::from_json(params).unwrap() else {
+                panic!("an array");
+            };
+            xmlrpc::render_call(name, &params)
+        };
+        let documents = [
+            render("build", build),
+            render("ensurepresent", ensure),
+            render("status", json!([])),
+            include_bytes!("../../tests/fixtures/xmlrpc/every_type.call.xml").to_vec(),
+            include_bytes!("../../tests/fixtures/xmlrpc/latin1.call.xml").to_vec(),
+            b"<!DOCTYPE a [<!ENTITY b 'c'>]><methodCall><!-- -- --><?p i?><![CDATA[x]]>&b;&#65;"
+                .to_vec(),
+        ];
+        let seeds: Vec<&[u8]> = documents.iter().map(Vec::as_slice).collect();
+        crate::fuzz::fuzz("calls", &seeds, |input| {
+            let Ok(call) = xmlrpc::parse_call(input) else {
+                return;
+            };
+            // What was understood is understood again, and as the same.
+            let rendered = xmlrpc::render_call(&call.name, &call.params);
+            let again = xmlrpc::parse_call(&rendered).expect("what is written can be read");
+            let twice = xmlrpc::render_call(&again.name, &again.params);
+            assert_eq!(
+                String::from_utf8_lossy(&twice),
+                String::from_utf8_lossy(&rendered)
+            );
+            if let Ok(Call::Build(call)) = Call::parse(call)
+                && let Ok(request) = call.into_request()
+            {
+                for name in request.files.iter().map(|(name, _)| name.as_str()) {
+                    assert!(!name.contains(['/', '\0']) && name != "." && name != "..");
+                }
+            }
+        });
     }
 
     #[test]

@@ -62,7 +62,7 @@ pub(crate) enum BuildStatus {
 }
 
 impl BuildStatus {
-    const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::Ok,
         Self::DepFail,
         Self::GivenBack,

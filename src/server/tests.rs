@@ -10,6 +10,7 @@ mod feed;
 mod stream;
 
 use super::*;
+use crate::metrics::metrics;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
@@ -244,6 +245,20 @@ fn post(body: &str) -> String {
         "POST /rpc HTTP/1.1\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     )
+}
+
+/// Asks until a place is free and the answer is `status`.
+fn until_answered(server: &Running, request: &str, status: u16) {
+    let started = Instant::now();
+    loop {
+        let mut client = Client::connect(server);
+        // It may have been told that it is one too many before it could ask.
+        let _ = client.0.write_all(request.as_bytes());
+        if client.read().status == status {
+            return;
+        }
+        assert!(started.elapsed() < PATIENCE, "the place was not freed");
+    }
 }
 
 /// Whether the server still answers a stranger.

@@ -12,6 +12,7 @@ use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 
 use nix::unistd::{Gid, Uid, User};
 
+use crate::sys::cgroup::BOUNDS;
 use crate::sys::exe;
 
 use super::Error;
@@ -62,11 +63,12 @@ pub(crate) fn launch(
     task: &[OsString],
     log: impl Into<Stdio>,
 ) -> Result<Namespace, Error> {
-    let kept = std::env::vars_os().filter(|(name, _)| name == "PATH" || name == MARK);
+    let kept =
+        std::env::vars_os().filter(|(name, _)| name == "PATH" || name == MARK || name == BOUNDS);
     let mut child = exe::internal("outer")
         .args(task)
         // What this process was started with is not the session's business; by the mark a dead
-        // shim's processes are found.
+        // shim's processes are found, and the bounds are for all of a build.
         .env_clear()
         .envs(kept)
         .stdin(Stdio::piped())

@@ -20,6 +20,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use serde::{Deserialize, Serialize};
 
+use crate::sys::cgroup::BOUNDS;
 use crate::sys::exe;
 use crate::sys::wait::exit_code;
 
@@ -245,6 +246,7 @@ fn session(spec: &SessionSpec) -> io::Result<ExitCode> {
 
     let mut init = exe::internal("init")
         .arg(&merged)
+        .env_remove(BOUNDS)
         .stdin(Stdio::piped())
         .spawn()?;
     say(&format!("init {}", init.id()))?;

@@ -249,11 +249,7 @@ fn scan(store: &Path, own: Option<&str>, ids: SubIds) -> Result<(Vec<Tree>, u64)
             let lock = try_lock(&path).map_err(at(&path))?;
             let bytes = match read_bytes(&path) {
                 Some(bytes) => bytes,
-                None => {
-                    let bytes = measure(&entry.path(), ids)?;
-                    note_bytes(&path, bytes).map_err(at(&path))?;
-                    bytes
-                }
+                None => measure_once(&entry.path(), &path, ids),
             };
             let used = fs::metadata(&path).and_then(|found| found.modified());
             let used = used.map_err(at(&path))?;
@@ -344,10 +340,23 @@ pub(crate) fn remove(path: &Path, ids: SubIds) -> Result<(), Error> {
 }
 
 /// Returns the bytes that a tree of subordinate ids takes on the disk.
-fn measure(path: &Path, ids: SubIds) -> Result<u64, Error> {
+pub(super) fn measure(path: &Path, ids: SubIds) -> Result<u64, Error> {
     let said = launch::ask(ids, Map::Wide, &["measure".into(), path.into()])?;
     let number = said.trim().parse();
     number.map_err(|_| Error::Child(format!("measuring {}: said {said:?}", path.display())))
+}
+
+/// Measures a tree that came here without a record, and makes one. One that cannot be measured is
+/// no reason to build nothing any more.
+fn measure_once(tree: &Path, record: &Path, ids: SubIds) -> u64 {
+    let measured = measure(tree, ids).and_then(|bytes| {
+        note_bytes(record, bytes).map_err(at(record))?;
+        Ok(bytes)
+    });
+    measured.unwrap_or_else(|error| {
+        log::warn!("{error}");
+        0
+    })
 }
 
 /// Removes what crashed unpackings left in the store, and measures trees that nobody has measured.

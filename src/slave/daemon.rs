@@ -22,6 +22,7 @@ use crate::build::spec::{Settings, Spec};
 use crate::filecache::Store;
 use crate::metrics::metrics;
 use crate::protocol::{BuildId, BuildRequest};
+use crate::sys::cgroup::Place;
 
 use super::present::{Present, Stages};
 use super::recover;
@@ -62,6 +63,7 @@ impl Daemon {
         settings: Settings,
         journal: PathBuf,
         store: Arc<Store>,
+        place: Place,
     ) -> io::Result<Self> {
         let (state, running) = recover::recover(&journal)?;
         leftovers::sweep(&settings, &journal, state.build_id());
@@ -76,10 +78,14 @@ impl Daemon {
             settings,
             journal: journal.clone(),
             store,
+            place,
             deadline,
             patient: false,
         };
         if let Some((run, dir)) = running {
+            if let Some(bounds) = dir.bounds() {
+                bounds.set();
+            }
             worker.watch(run, dir, None)?;
         }
         thread::Builder::new()
@@ -164,6 +170,8 @@ struct Worker {
     settings: Settings,
     journal: PathBuf,
     store: Arc<Store>,
+    /// Where the groups that bound builds are made.
+    place: Place,
     /// When a shim that was told to abort is killed.
     deadline: Option<(Instant, Run)>,
     /// Whether that has been put off for the clean-up.
@@ -234,7 +242,7 @@ impl Worker {
             settings: self.settings.clone(),
         };
         recover::clear(&self.journal)?;
-        let (dir, child) = RunDir::start(&self.journal, &spec)?;
+        let (dir, child) = RunDir::start(&self.journal, &spec, &self.place)?;
         let watched = self.watch(run.clone(), dir.clone(), Some(child));
         if watched.is_err() {
             // A build that nobody watches must not be.

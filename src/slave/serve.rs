@@ -15,6 +15,7 @@ use crate::filecache::{self, FetchLimits, Fetcher, Rules, Store};
 use crate::server::{self, Access, Group, Server};
 use crate::session::{self, launch, store};
 use crate::sys;
+use crate::sys::cgroup::Place;
 
 use super::daemon::Daemon;
 use super::handler::Handler;
@@ -98,10 +99,13 @@ pub(crate) fn run(config: &Config) -> Result<(), Error> {
     let cache = Arc::new(Store::open(&slave.filecache, rules)?);
     let _cache = claim("file cache", &slave.filecache)?;
     let fetcher = Fetcher::new(fetch_limits(&config.limits), Arc::clone(&cache));
+    let place = Place::find();
+    log::info!("builds are bounded by {place}");
     let daemon = Daemon::start(
         Settings::of(config),
         slave.journal.clone(),
         Arc::clone(&cache),
+        place,
     )
     .map_err(Error::Journal)?;
     let handler = Arc::new(Handler {

@@ -14,6 +14,8 @@ use std::process::Command;
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 
+use super::cgroup::BOUNDS;
+
 /// Returns a command for this binary's internal entry point `name` (see `internal.rs`).
 pub(crate) fn internal(name: &str) -> Command {
     again(["internal", name])
@@ -54,7 +56,7 @@ pub(crate) fn tether(argv: &[OsString]) -> io::Result<()> {
         return Err(io::Error::other("tether: no program"));
     };
     set_pdeathsig(Signal::SIGKILL)?;
-    let error = Command::new(program).args(args).exec();
+    let error = Command::new(program).args(args).env_remove(BOUNDS).exec();
     Err(io::Error::new(
         error.kind(),
         format!("{}: {error}", program.display()),

@@ -36,7 +36,7 @@ impl Error {
     pub(crate) fn at<E: Into<io::Error>>(
         action: &'static str,
         path: &Path,
-    ) -> impl FnOnce(E) -> Self + use<E> {
+    ) -> impl FnOnce(E) -> Self {
         let path = path.to_path_buf();
         move |source| Self {
             action,
@@ -111,14 +111,6 @@ impl TempFile {
             Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(()),
             other => other.map_err(Error::at("make room for", &self.path)),
         }
-    }
-
-    /// Returns a closure for `map_err` that says what was being done to this file.
-    pub(crate) fn failed_to<E: Into<io::Error>>(
-        &self,
-        action: &'static str,
-    ) -> impl FnOnce(E) -> Error + use<E> {
-        Error::at(action, &self.path)
     }
 
     /// Returns another handle on the file.

@@ -47,11 +47,21 @@ fn release_of(text: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-/// Returns the bytes of memory that the kernel thinks can still be used; 0 if it does not say.
+/// Returns the bytes of memory that this host has.
+pub(crate) fn memory_bytes() -> u64 {
+    meminfo("MemTotal:")
+}
+
+/// Returns the bytes of memory that the kernel thinks can still be used.
 pub(crate) fn available_memory_bytes() -> u64 {
+    meminfo("MemAvailable:")
+}
+
+/// Returns an entry of `/proc/meminfo` in bytes; 0 if the kernel does not say.
+fn meminfo(name: &str) -> u64 {
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     text.lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))
+        .find_map(|line| line.strip_prefix(name))
         .and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok())
         .map_or(0, |kib| kib.saturating_mul(1024))
 }
@@ -76,6 +86,13 @@ pub(crate) fn disk_of(path: &Path) -> io::Result<Disk> {
 /// Returns the bytes a user may still write below `path`.
 pub(crate) fn free_bytes(path: &Path) -> Option<u64> {
     disk_of(path).ok().map(|disk| disk.free_bytes)
+}
+
+/// Returns the bytes that are written on the file system of `path`.
+pub(crate) fn used_bytes(path: &Path) -> Option<u64> {
+    let stat = statvfs(path).ok()?;
+    let blocks = stat.blocks().saturating_sub(stat.blocks_free());
+    Some(blocks.saturating_mul(stat.fragment_size()))
 }
 
 /// Returns the installed version of a Debian package.

@@ -1,5 +1,6 @@
 //! The operating system, and nothing of ours.
 
+pub(crate) mod cgroup;
 pub(crate) mod claim;
 pub(crate) mod clock;
 pub(crate) mod digest;

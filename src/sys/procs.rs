@@ -22,18 +22,28 @@ pub(crate) struct Process {
     /// The one-letter state: `Z` is a zombie, `D` waits for the kernel.
     pub(crate) state: char,
     pub(crate) name: String,
+    /// Time on a processor so far.
+    pub(crate) cpu: Duration,
 }
+
+/// The unit of times in `/proc`: 1/100 s on every architecture of Debian's.
+const TICK: Duration = Duration::from_millis(10);
 
 /// Parses the text of `/proc/PID/stat`; the name may hold blanks and parentheses.
 fn parse_stat(text: &str) -> Option<Process> {
     let open = text.find('(')?;
     let close = text.rfind(')')?;
     let mut rest = text.get(close + 1..)?.split_ascii_whitespace();
+    let (state, parent) = (rest.next()?, rest.next()?);
+    // The 14th and 15th fields of `proc(5)`: in user mode and in the kernel.
+    let mut ticks = rest.skip(9).map(|field| field.parse().unwrap_or(0_u32));
+    let ticks = ticks.next()?.saturating_add(ticks.next()?);
     Some(Process {
         pid: text.get(..open)?.trim().parse().ok()?,
         name: text.get(open + 1..close)?.to_owned(),
-        state: rest.next()?.chars().next()?,
-        parent: rest.next()?.parse().ok()?,
+        state: state.chars().next()?,
+        parent: parent.parse().ok()?,
+        cpu: TICK.saturating_mul(ticks),
     })
 }
 
@@ -56,8 +66,9 @@ pub(crate) fn all() -> Vec<Process> {
         .collect()
 }
 
-/// Picks the living descendants of `root` (itself excluded) out of `processes`.
-fn descendants(processes: &[Process], root: i32) -> Vec<Process> {
+/// Picks the living descendants of `root` (itself excluded) out of `processes`; parents come before
+/// their children.
+pub(crate) fn descendants(processes: &[Process], root: i32) -> Vec<Process> {
     let mut children: HashMap<i32, Vec<&Process>> = HashMap::new();
     for process in processes {
         children.entry(process.parent).or_default().push(process);
@@ -179,12 +190,15 @@ mod tests {
             parent,
             state,
             name: String::new(),
+            cpu: Duration::ZERO,
         }
     }
 
     #[test]
     fn stat_lines_with_awkward_names() {
-        let parsed = parse_stat("42 (a) (b c) S 7 42 41 0 -1 4194560 1").unwrap();
+        let text = "42 (a) (b c) S 7 42 41 0 -1 4194560 1 2 3 4 150 50 0 0 20 0 1 0 99";
+        let parsed = parse_stat(text).unwrap();
+        assert_eq!(parsed.cpu, Duration::from_secs(2));
         assert_eq!((parsed.pid, parsed.parent, parsed.state), (42, 7, 'S'));
         assert_eq!(parsed.name, "a) (b c");
         assert_eq!(parse_stat("nonsense"), None);

@@ -76,20 +76,22 @@ impl Saving {
         self.temp.write_all(&piece)?;
         let before = self.len;
         self.len += piece.len() as u64;
-        if let Sum::Here(hasher) = &mut self.sum {
-            if self.len < SMALL_BYTES {
-                hasher.update(&piece);
-                return Ok(());
-            }
-            let threads = Threads::start(std::mem::take(hasher), &self.temp);
-            self.sum = Sum::Threads(threads.map_err(self.temp.failed_to("start a thread for"))?);
+        if let Sum::Here(hasher) = &self.sum
+            && self.len >= SMALL_BYTES
+            // Where there are no more threads to be had, it goes without.
+            && let Ok(threads) = Threads::start(hasher.clone(), &self.temp)
+        {
+            self.sum = Sum::Threads(threads);
         }
-        if let Sum::Threads(threads) = &self.sum {
-            let taken = threads.pieces.send(piece);
-            taken.expect("it sums until we stop sending");
-            if self.len / FLUSH_BYTES > before / FLUSH_BYTES {
-                // It may still be at the last one.
-                let _ = threads.flush.try_send(());
+        match &mut self.sum {
+            Sum::Here(hasher) => hasher.update(&piece),
+            Sum::Threads(threads) => {
+                let taken = threads.pieces.send(piece);
+                taken.expect("it sums until we stop sending");
+                if self.len / FLUSH_BYTES > before / FLUSH_BYTES {
+                    // It may still be at the last one.
+                    let _ = threads.flush.try_send(());
+                }
             }
         }
         Ok(())
@@ -155,4 +157,61 @@ pub(crate) fn fill(source: &mut (impl Read + ?Sized), piece: &mut Vec<u8>) -> io
     }
     piece.truncate(filled);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::digest::sha1_of;
+
+    /// Yields its bytes in pieces of odd lengths.
+    struct Odd<'a>(&'a [u8]);
+
+    impl Read for Odd<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let count = self.0.len().min(buffer.len()).min(7777);
+            let (now, later) = self.0.split_at(count);
+            buffer[..count].copy_from_slice(now);
+            self.0 = later;
+            Ok(count)
+        }
+    }
+
+    #[test]
+    fn small_and_large_files_come_whole_and_with_their_sums() {
+        let dir = tempfile::tempdir().unwrap();
+        let bytes: Vec<u8> = (0..40_000_000_u32).map(|n| (n % 251) as u8).collect();
+        for len in [
+            0,
+            5,
+            SMALL_BYTES as usize - 1,
+            SMALL_BYTES as usize,
+            bytes.len(),
+        ] {
+            let mut source = Odd(&bytes[..len]);
+            let mut saving = Saving::to(TempFile::create(dir.path()).unwrap());
+            loop {
+                let mut piece = saving.spare();
+                fill(&mut source, &mut piece).unwrap();
+                if piece.is_empty() {
+                    break;
+                }
+                saving.write(piece).unwrap();
+            }
+            assert_eq!(saving.len(), len as u64);
+            let (temp, sum) = saving.finish();
+            let path = dir.path().join("file");
+            temp.persist(&path, 0o644).unwrap();
+            assert_eq!(sha1_of(&path).unwrap(), (sum, len as u64));
+        }
+    }
+
+    #[test]
+    fn a_file_given_up_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut saving = Saving::to(TempFile::create(dir.path()).unwrap());
+        saving.write(vec![1; 2 << 20]).unwrap();
+        drop(saving);
+        assert_eq!(dir.path().read_dir().unwrap().count(), 0);
+    }
 }

@@ -267,17 +267,17 @@ fn documents_that_are_large() {
             echo(&format!("<base64>{}</base64>", "A".repeat(10_000_000))),
             413,
         ),
-        (echo(&"x".repeat(1_000_000)), 200),
+        (echo(&"x".repeat(500_000)), 200),
         (
             echo(&format!(
                 "<array><data>{}</data></array>",
-                "<value/>".repeat(100_000)
+                "<value/>".repeat(20_000)
             )),
             200,
         ),
         (
             "<methodCall><methodName>".to_owned()
-                + &"x".repeat(1_000_000)
+                + &"x".repeat(500_000)
                 + "</methodName></methodCall>",
             200,
         ),

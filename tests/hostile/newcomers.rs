@@ -1,21 +1,33 @@
 //! Crowds from many addresses: no cap for one address holds them, and all places are taken.
 
-use std::io::{BufReader, Write};
+use std::io::{BufReader, Read, Write};
+
+use serde_json::json;
 
 use crate::crowd::{Caller, Gone, connect_from};
-use crate::siege::{Siege, attacked, echo_again};
-use crate::support::{DEADLINE, read_answer};
+use crate::siege::{Siege, attacked, echo_again, post};
+use crate::support::rpc::render_call;
+use crate::support::{DEADLINE, FileServer, read_answer};
 
-/// Lets 2,000 clients attack from 20 addresses each, and from one each.
+/// Lets 2,000 clients attack from 20 addresses together, and from one each.
 fn keeps_a_place(name: &str, step: impl Fn(&Siege, &mut Caller) -> Result<(), Gone> + Sync) {
+    keeps_a_place_with("", 2000, name, step);
+}
+
+fn keeps_a_place_with(
+    config: &str,
+    clients: usize,
+    name: &str,
+    step: impl Fn(&Siege, &mut Caller) -> Result<(), Gone> + Sync,
+) {
     std::thread::scope(|scope| {
-        for addresses in [20, 2000] {
+        for addresses in [20, clients] {
             let step = &step;
             scope.spawn(move || {
-                let mut siege = Siege::lay("");
+                let mut siege = Siege::lay(config);
                 siege.crowded = true;
                 let from: Vec<_> = siege.attackers().take(addresses).collect();
-                let from: Vec<_> = from.into_iter().cycle().take(2000).collect();
+                let from: Vec<_> = from.into_iter().cycle().take(clients).collect();
                 attacked(&siege, &from, |caller| step(&siege, caller));
                 siege.check_service();
                 siege.show(&format!("{name} from {addresses} addresses"));
@@ -42,12 +54,26 @@ fn half_requests_from_everywhere() {
     });
 }
 
+/// To make each of them wait takes a while, so there are few places.
 #[test]
 fn answers_not_read_from_everywhere() {
     let long = "x".repeat(15_000);
     let request = echo_again(&format!("<param><value>{long}</value></param>"));
-    keeps_a_place("not read", |_, caller| {
+    let config = "[limits]\nconnections = 16";
+    keeps_a_place_with(config, 40, "not read", |_, caller| {
         caller.send(request.as_bytes()).map(drop)
+    });
+}
+
+#[test]
+fn files_that_never_come() {
+    let files = FileServer::start(|_, stream| drop(stream.read(&mut [0])));
+    let url = files.url("x");
+    keeps_a_place("files that never come", |_, caller| {
+        let sum = format!("{:040x}", caller.number);
+        let params = [json!(sum), json!(url), json!(""), json!("")];
+        caller.begin(&post(render_call("ensurepresent", &params).as_bytes()))?;
+        caller.hold()
     });
 }
 

@@ -4,6 +4,7 @@
 use std::os::unix::process::CommandExt;
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{Resource, getrlimit};
 use serde_json::json;
 
 use crate::crowd::crowd;
@@ -11,7 +12,7 @@ use crate::siege::{Siege, attack_time};
 use crate::support::{FileServer, run, sha1};
 
 /// Sets a limit of the running daemon, by its name for `prlimit`. The hard one stays.
-fn limit(siege: &Siege, name: &str, most: u32) {
+fn limit(siege: &Siege, name: &str, most: u64) {
     let mut prlimit = std::process::Command::new("prlimit");
     // Root itself may not be allowed to.
     if let Some(user) = siege.user() {
@@ -53,6 +54,7 @@ fn no_more_threads_then_relief() {
     };
     // Whoever answers has all the threads it will need.
     siege.check_status(siege.stranger());
+    let (usual, _) = getrlimit(Resource::RLIMIT_NPROC).unwrap();
     limit(&siege, "nproc", 1);
     let from = vec![siege.attacker(); 8];
     let ending = Instant::now() + attack_time();
@@ -66,7 +68,7 @@ fn no_more_threads_then_relief() {
         assert!(fetched.is_ok(), "{fetched:?}");
         siege.watch(ending);
     });
-    limit(&siege, "nproc", 4096);
+    limit(&siege, "nproc", usual);
     assert_eq!(fetch().unwrap()[0], true);
     siege.check_service();
     siege.check_usable();

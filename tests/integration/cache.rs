@@ -186,6 +186,41 @@ fn what_a_build_is_made_of_and_what_came_of_it_stays() {
     check_sums(&folder);
 }
 
+/// While results come in and are nobody's yet, other files do their best to push them out.
+#[test]
+fn results_stay_while_they_come_in() {
+    let cache = Cache::start(Site::new("[limits]\ncache_size = 60000\nreserve = 1"));
+    let script = "cd $work; for n in 1 2 3 4 5 6 7 8 9; do for m in 0 1 2; do \
+                  head -c 1000 /dev/zero | tr '\\0' $n > $n$m.deb; echo $m >> $n$m.deb; done; done; \
+                  cd ..; hold; changes $(cd $work; ls *.deb)";
+    cache.daemon.on("sbuild", script);
+    cache.daemon.build("b1", json!({}));
+    cache.daemon.wait_at("sbuild");
+    cache.daemon.let_go("sbuild");
+    let mut sizes = (1..).map(|number| 9000 + number);
+    while cache.daemon.state() == "BUILDING" {
+        for letter in ['x', 'y', 'z'] {
+            cache.ensure(letter, sizes.next().unwrap(), "length");
+        }
+    }
+    let status = cache.daemon.wait_over();
+    assert_eq!(
+        status["build_status"],
+        "BuildStatus.OK",
+        "{}",
+        cache.daemon.log()
+    );
+    let files = status["filemap"].as_object().unwrap();
+    assert_eq!(files.len(), 28);
+    for sum in files.values() {
+        let answer = cache
+            .daemon
+            .get(&format!("/filecache/{}", sum.as_str().unwrap()));
+        assert_eq!(answer.status, 200);
+    }
+    check_sums(&cache.daemon.path("home/filecache"));
+}
+
 #[test]
 fn results_that_do_not_fit_are_the_builders_failure() {
     let cache = Cache::start(Site::new("[limits]\ncache_size = 10000\nreserve = 1"));

@@ -7,7 +7,9 @@
 mod archive;
 mod builds;
 mod chroots;
+mod hostile;
 mod isolation;
+mod limits;
 mod machine;
 mod package;
 mod slave;

@@ -23,7 +23,7 @@ fn scan(log: &str) -> Findings {
 }
 
 fn check(code: i32, findings: &Findings, verdict: Verdict, reason: &str) {
-    let found = classify(Exit::Code(code), findings, false);
+    let found = classify(Exit::Code(code), findings);
     assert_eq!(found, judge(verdict, reason));
 }
 
@@ -122,7 +122,7 @@ fn what_sbuild_says() {
 
 #[test]
 fn a_give_back_line_counts_with_exit_3_only() {
-    let verdict = |code, findings: &Findings| classify(Exit::Code(code), findings, false).verdict;
+    let verdict = |code, findings: &Findings| classify(Exit::Code(code), findings).verdict;
     assert_eq!(verdict(3, &log!("force-yes")), Verdict::GivenBack);
     assert_eq!(verdict(1, &log!("force-yes")), Verdict::PackageFail);
     let bare = scan("E: There are problems and -y was used without --force-yes\n");
@@ -134,16 +134,31 @@ fn a_give_back_line_counts_with_exit_3_only() {
 fn an_unmet_dependency_needs_its_stage() {
     let log = "The following packages have unmet dependencies:\n \
                d : Depends: x but it is not installable\n";
-    let verdict = |log: &str| classify(Exit::Code(3), &scan(log), false).verdict;
+    let verdict = |log: &str| classify(Exit::Code(3), &scan(log)).verdict;
     assert_eq!(verdict(log), Verdict::PackageFail);
     let footer = "| Summary\nFail-Stage: install-deps\nStatus: given-back\n";
     assert_eq!(verdict(&format!("{log}{footer}")), waits_for("x"));
 }
 
 #[test]
+fn a_package_cannot_blame_the_builder_once_it_runs() {
+    let footer = "| Summary\nFail-Stage: init\nStatus: failed\n";
+    let begun = "dpkg-buildpackage: info: source package toy\n";
+    for (code, log, expect) in [
+        (3, footer.to_owned(), Verdict::BuilderFail),
+        (3, format!("{begun}{footer}"), Verdict::PackageFail),
+        (255, String::new(), Verdict::BuilderFail),
+        (255, begun.to_owned(), Verdict::PackageFail),
+    ] {
+        let found = classify(Exit::Code(code), &scan(&log)).verdict;
+        assert_eq!(found, expect, "{code} {log}");
+    }
+}
+
+#[test]
 fn exits_that_tell_nothing_of_the_package() {
     let check = |exit, expect: Judgement| {
-        assert_eq!(classify(exit, &Findings::default(), false), expect);
+        assert_eq!(classify(exit, &Findings::default()), expect);
     };
     let reason = "sbuild was killed by signal 9.";
     check(Exit::Signal(9), judge(Verdict::BuilderFail, reason));
@@ -160,16 +175,9 @@ fn exits_that_tell_nothing_of_the_package() {
 }
 
 #[test]
-fn a_full_disk_is_the_builders_unless_the_build_succeeded() {
-    let verdict = |code, findings: &Findings| classify(Exit::Code(code), findings, true).verdict;
-    assert_eq!(verdict(2, &log!("attempted")), Verdict::BuilderFail);
-    assert_eq!(verdict(0, &log!("successful")), Verdict::Ok);
-}
-
-#[test]
 fn site_programs_by_the_codes_of_2008() {
     let check = |code, log: &str, expect: Verdict| {
-        let found = classify_site(Exit::Code(code), &scan(log), false).verdict;
+        let found = classify_site(Exit::Code(code), &scan(log)).verdict;
         assert_eq!(found, expect, "{code} {log}");
     };
     let missing = "E: Package foo has no installation candidate\n";
@@ -193,12 +201,7 @@ fn site_programs_by_the_codes_of_2008() {
     );
     check(3, "cc1: terminated by signal 4\n", Verdict::GivenBack);
     check(4, yes, Verdict::BuilderFail);
-    let full = |code| classify_site(Exit::Code(code), &scan(missing), true).verdict;
-    assert_eq!(
-        [full(0), full(1), full(3)],
-        [Verdict::Ok, Verdict::BuilderFail, Verdict::BuilderFail]
-    );
-    let killed = classify_site(Exit::Signal(15), &Findings::default(), false);
+    let killed = classify_site(Exit::Signal(15), &Findings::default());
     let reason = "The build program was killed by signal 15.";
     assert_eq!(killed, judge(Verdict::BuilderFail, reason));
 }

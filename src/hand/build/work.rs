@@ -22,6 +22,7 @@ use crate::hand::chroot;
 use crate::hand::site::Site;
 use crate::protocol::{BuildArgs, BuildId, BuildRequest, BuildStatus, SourceFiles, Suite};
 use crate::sys;
+use crate::sys::cgroup::Place;
 
 use super::{Args, Error, follow, report};
 
@@ -46,7 +47,7 @@ pub(super) fn build(site: &Site, source: &Source, args: &Args) -> Result<ExitCod
     });
 
     let signals = follow::signals().map_err(Error::at(&desk.0))?;
-    let (run, shim) = RunDir::start(&desk.0, &spec).map_err(Error::at(&desk.0))?;
+    let (run, shim) = RunDir::start(&desk.0, &spec, &Place::find()).map_err(Error::at(&desk.0))?;
     follow::follow(&run, shim, stages.count(), signals);
     let ending = match run.standing().map_err(Error::at(run.path()))? {
         Standing::Ended(ending) => ending,

@@ -175,6 +175,21 @@ pub(super) fn sbuild(installed: Option<&str>) -> Finding {
     }
 }
 
+/// Judges what the kernel offers to bound the memory and the processes of a build by.
+pub(super) fn bounds(groups: Option<&str>) -> Finding {
+    let subject = "bounds of builds";
+    match groups {
+        Some(version) => Finding::ok(
+            subject,
+            format!("{version}, of a daemon started as root, or by the unit that is shipped"),
+        ),
+        None => Finding::warn(
+            subject,
+            "no control groups for memory and processes: rlimits, for each process by itself",
+        ),
+    }
+}
+
 /// Programs that are started by name: what for, and the package they are in.
 pub(super) const PROGRAMS: [(&str, &str, &str); 6] = [
     ("tar", "unpack chroots", "tar"),

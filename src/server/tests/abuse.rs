@@ -49,10 +49,7 @@ fn one_connection_too_many_is_told_so_at_once() {
     }
     assert_eq!(held[0].ask(&post("still")).body, b"still");
     held.pop();
-    let started = Instant::now();
-    while Client::connect(&server).send(&post("free")).read().status != 200 {
-        assert!(started.elapsed() < PATIENCE, "the place was not freed");
-    }
+    until_answered(&server, &post("free"), 200);
 }
 
 #[test]
@@ -187,6 +184,43 @@ fn long_bodies_are_limited_in_sum() {
     assert_eq!(Client::connect(&server).ask(&post(&long)).status, 503);
     still_serves(&server);
     assert_eq!(first.ask(&long).body.len(), long.len());
+}
+
+#[test]
+fn what_is_turned_down_and_sent_is_counted() {
+    let numbers = metrics();
+    let refused = |status: &str| numbers.refused.with_label_values(&[status]).get();
+    // Other tests count at the same time.
+    let before: Vec<u64> = ["400", "413", "503"].map(refused).into();
+    let (not_found, sent) = (refused("404"), numbers.sent_bytes.get());
+    let limits = Limits {
+        connections: 1,
+        ..few_threads()
+    };
+    let server = start_with(limits, Access::default(), b"0123456789");
+    let mut client = Client::connect(&server);
+    let get = |name: &str| format!("GET /{name} HTTP/1.1\r\n\r\n");
+    assert_eq!(client.ask(&get("filecache/a")).body, b"0123456789");
+    assert!(numbers.connections.get() > 0);
+    assert!(numbers.sent_files.get() > 0 && numbers.sent_bytes.get() >= sent + 10);
+    assert_eq!(client.ask(&get("nothing")).status, 404);
+    assert_eq!(Client::connect(&server).read().status, 503);
+    assert_eq!(
+        client
+            .ask("POST / HTTP/1.1\r\nContent-Length: 99999999\r\n\r\n")
+            .status,
+        413
+    );
+    drop(client);
+    until_answered(&server, "nonsense\r\n\r\n", 400);
+    for (status, before) in ["400", "413", "503"].into_iter().zip(before) {
+        assert!(refused(status) > before, "{status}");
+    }
+    assert_eq!(
+        refused("404"),
+        not_found,
+        "that is an answer like any other"
+    );
 }
 
 #[test]

@@ -1,0 +1,323 @@
+//! What was a build doing when it had to be killed?
+//!
+//! For the log, before the kill: the processes with their state, what they wait for in the kernel,
+//! the processor time they have had and still take, and where their sockets lead. Bounded in lines
+//! and in time, and never in the way of the kill. Called by the runner when a clock has run out.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{self, Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::process::Stdio;
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::Duration;
+
+use nix::sched::{CloneFlags, setns};
+
+use crate::session::enter;
+use crate::sys::cgroup::BOUNDS;
+use crate::sys::exe;
+use crate::sys::procs::{self, Process};
+
+/// How long it may take; a process that is stuck in the kernel may hold up who looks at it.
+const BOUND: Duration = Duration::from_secs(2);
+/// Between the two looks by which it is seen who still works.
+const BETWEEN: Duration = Duration::from_millis(500);
+const MAX_PROCESSES: usize = 40;
+const MAX_SOCKETS: usize = 15;
+const MAX_COMMAND_CHARS: usize = 100;
+
+/// Returns the lines for the log: what `internal autopsy` prints of the descendants of this
+/// process, seen from the session of `init` if there is one.
+pub(super) fn of_descendants(init: Option<i32>) -> String {
+    let root = std::process::id().to_string();
+    let init = init.map(|pid| pid.to_string()).unwrap_or_default();
+    let child = exe::internal("autopsy")
+        .args([root, init])
+        // It has to work where the build may not have one process more.
+        .env_remove(BOUNDS)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn();
+    let (sender, receiver) = channel();
+    let said = child.and_then(|mut child| {
+        let mut output = child.stdout.take().expect("stdout is piped");
+        thread::Builder::new().spawn(move || {
+            let mut text = String::new();
+            let _ = output.read_to_string(&mut text);
+            let _ = sender.send(text);
+        })?;
+        let text = receiver.recv_timeout(BOUND);
+        child.kill()?;
+        text.map_err(io::Error::other)
+    });
+    said.unwrap_or_else(|error| format!("The build's processes cannot be looked at: {error}"))
+}
+
+/// The half that looks: the descendants of ROOT, as the root of the session of INIT, whose files in
+/// `/proc` are not the user's own.
+pub(crate) fn run(args: &[OsString]) -> io::Result<()> {
+    let [root, init] = args else {
+        return Err(io::Error::other("autopsy: ROOT INIT"));
+    };
+    let root = root.to_str().and_then(|pid| pid.parse().ok());
+    let root = root.ok_or_else(|| io::Error::other("autopsy: no pid"))?;
+    if !init.is_empty() {
+        setns(
+            enter::namespace_of(init, "user")?,
+            CloneFlags::CLONE_NEWUSER,
+        )?;
+    }
+    let me = std::process::id().cast_signed();
+    let before = procs::all();
+    thread::sleep(BETWEEN);
+    let mut processes = procs::descendants(&procs::all(), root);
+    processes.retain(|process| process.pid != me);
+    io::stdout().write_all(look(&processes, &before).as_bytes())
+}
+
+fn look(processes: &[Process], before: &[Process]) -> String {
+    let mut text = format!(
+        "The build has {} processes (`more`: processor time within {} ms):\n\
+         {:>9} S {:>9} {:>6}  {:<20} command\n",
+        processes.len(),
+        BETWEEN.as_millis(),
+        "pid",
+        "cpu s",
+        "more",
+        "waits in",
+    );
+    let depths = depths(processes);
+    for process in processes.iter().take(MAX_PROCESSES) {
+        let earlier = before.iter().find(|old| old.pid == process.pid);
+        let more = process.cpu - earlier.map_or(Duration::ZERO, |old| old.cpu.min(process.cpu));
+        let _ = writeln!(
+            text,
+            "{:>9} {} {:>9.2} {:>6.2}  {:<20} {}{}",
+            process.pid,
+            process.state,
+            process.cpu.as_secs_f64(),
+            more.as_secs_f64(),
+            waits_in(process.pid),
+            " ".repeat(depths.get(&process.pid).copied().unwrap_or(0).min(20)),
+            command(process),
+        );
+    }
+    if let Some(left_out) = processes.len().checked_sub(MAX_PROCESSES + 1) {
+        let _ = writeln!(text, "          … and {} more", left_out + 1);
+    }
+    let sockets = sockets(processes);
+    for line in sockets.iter().take(MAX_SOCKETS) {
+        let _ = writeln!(text, "{line}");
+    }
+    if sockets.len() > MAX_SOCKETS {
+        let _ = writeln!(
+            text,
+            "          … and {} more sockets",
+            sockets.len() - MAX_SOCKETS
+        );
+    }
+    text
+}
+
+/// How far below the shim each process is; parents come before their children.
+fn depths(processes: &[Process]) -> HashMap<i32, usize> {
+    let mut depths = HashMap::new();
+    for process in processes {
+        let depth = depths.get(&process.parent).map_or(0, |above| above + 1);
+        depths.insert(process.pid, depth);
+    }
+    depths
+}
+
+fn of(pid: i32, name: &str) -> String {
+    let bytes = fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn waits_in(pid: i32) -> String {
+    match of(pid, "wchan").as_str() {
+        "" | "0" => "-".to_owned(),
+        place => place.chars().take(20).collect(),
+    }
+}
+
+/// The command line, on one line and not too long.
+fn command(process: &Process) -> String {
+    let line = of(process.pid, "cmdline");
+    let line = match line.trim_end_matches('\0') {
+        "" => format!("[{}]", process.name),
+        line => line.to_owned(),
+    };
+    let words: Vec<&str> = line
+        .split(|c: char| c.is_control() || c.is_whitespace())
+        .filter(|word| !word.is_empty())
+        .collect();
+    let plain = words.join(" ");
+    let mut shown: String = plain.chars().take(MAX_COMMAND_CHARS).collect();
+    if shown.len() < plain.len() {
+        shown.push('…');
+    }
+    shown
+}
+
+/// A line for each socket of the processes that leads somewhere.
+fn sockets(processes: &[Process]) -> Vec<String> {
+    let mut tables: HashMap<String, HashMap<String, String>> = HashMap::new();
+    let mut lines = Vec::new();
+    let mut seen = HashSet::new();
+    for process in processes.iter().take(MAX_PROCESSES) {
+        let pid = process.pid;
+        let inodes = socket_inodes(pid);
+        if inodes.is_empty() {
+            continue;
+        }
+        let network = fs::read_link(format!("/proc/{pid}/ns/net")).unwrap_or_default();
+        let table = tables
+            .entry(network.to_string_lossy().into_owned())
+            .or_insert_with(|| table(pid));
+        for inode in inodes {
+            if let Some(socket) = table.get(&inode)
+                && seen.insert(inode)
+            {
+                lines.push(format!("{pid:>9} socket: {socket}"));
+            }
+        }
+    }
+    lines
+}
+
+fn socket_inodes(pid: i32) -> Vec<String> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd"));
+    let links = entries.into_iter().flatten().flatten();
+    links
+        .filter_map(|entry| fs::read_link(entry.path()).ok())
+        .filter_map(|link| {
+            let text = link.to_str()?;
+            Some(text.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned())
+        })
+        .collect()
+}
+
+/// All sockets of the network of `pid`, by their inodes.
+fn table(pid: i32) -> HashMap<String, String> {
+    let mut table = HashMap::new();
+    for kind in ["tcp", "tcp6", "udp", "udp6"] {
+        let text = of(pid, &format!("net/{kind}"));
+        table.extend(text.lines().filter_map(|line| internet(kind, line)));
+    }
+    let text = of(pid, "net/unix");
+    table.extend(text.lines().filter_map(unix));
+    table
+}
+
+/// Reads a line of `/proc/net/tcp` and its like: `SL: LOCAL REMOTE STATE …`, the inode tenth.
+fn internet(kind: &str, line: &str) -> Option<(String, String)> {
+    let fields: Vec<&str> = line.split_whitespace().collect();
+    let (local, remote) = (address(fields.get(1)?)?, address(fields.get(2)?)?);
+    let state = match *fields.get(3)? {
+        "01" => "connected",
+        "02" => "connecting",
+        "08" => "closed by the peer",
+        "0A" => "listening",
+        _ => "closing",
+    };
+    let state = if kind.starts_with("udp") { "" } else { state };
+    let shown = format!("{kind} {local} -> {remote} {state}");
+    Some(((*fields.get(9)?).to_owned(), shown.trim_end().to_owned()))
+}
+
+/// Reads an address as `/proc/net` has it: words in the order of this machine, the port not.
+fn address(text: &str) -> Option<SocketAddr> {
+    let (host, port) = text.split_once(':')?;
+    let words: Vec<u8> = host
+        .as_bytes()
+        .chunks(8)
+        .map(|word| u32::from_str_radix(std::str::from_utf8(word).ok()?, 16).ok())
+        .collect::<Option<Vec<_>>>()?
+        .into_iter()
+        .flat_map(u32::to_ne_bytes)
+        .collect();
+    let host = match <[u8; 4]>::try_from(words.as_slice()) {
+        Ok(four) => IpAddr::from(Ipv4Addr::from(four)),
+        Err(_) => IpAddr::from(Ipv6Addr::from(<[u8; 16]>::try_from(words.as_slice()).ok()?)),
+    };
+    Some(SocketAddr::new(host, u16::from_str_radix(port, 16).ok()?))
+}
+
+/// Reads a line of `/proc/net/unix`; sockets without a name tell nothing.
+fn unix(line: &str) -> Option<(String, String)> {
+    let fields: Vec<&str> = line.split_whitespace().collect();
+    let name = fields.get(7)?;
+    Some(((*fields.get(6)?).to_owned(), format!("unix {name}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn a_process_and_its_sockets_are_seen() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let marker = "autopsy of this very process";
+        let mut child = Command::new("sh")
+            .args(["-c", "sleep 600; :", marker])
+            .spawn()
+            .unwrap();
+        let root = std::process::id().cast_signed();
+        let text = look(&procs::descendants(&procs::all(), root), &[]);
+        assert!(text.contains(marker), "{text}");
+        // This process's own sockets, as if it were the build.
+        let me = procs::all()
+            .into_iter()
+            .find(|process| process.pid.cast_unsigned() == std::process::id())
+            .unwrap();
+        let mine = sockets(&[me]).join("\n");
+        let expected = format!(
+            "tcp {} -> {} connected",
+            stream.local_addr().unwrap(),
+            stream.peer_addr().unwrap()
+        );
+        assert!(mine.contains(&expected), "{mine}");
+        for process in procs::descendants(&procs::all(), child.id().cast_signed()) {
+            let pid = nix::unistd::Pid::from_raw(process.pid);
+            let _ = nix::sys::signal::kill(pid, nix::sys::signal::SIGKILL);
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn addresses_of_both_families() {
+        let shown = |text| address(text).map(|address| address.to_string());
+        if cfg!(target_endian = "little") {
+            assert_eq!(shown("0100007F:1F90").as_deref(), Some("127.0.0.1:8080"));
+            let six = "B80D0120000000000000000001000000:0050";
+            assert_eq!(shown(six).as_deref(), Some("[2001:db8::1]:80"));
+        }
+        assert_eq!(shown("0100007F"), None);
+        assert_eq!(shown("sl:local"), None);
+    }
+
+    #[test]
+    fn no_more_lines_than_promised() {
+        let process = |pid| Process {
+            pid,
+            parent: 1,
+            state: 'R',
+            name: "fork\nbomb".into(),
+            cpu: Duration::ZERO,
+        };
+        let many: Vec<_> = (100_000_000..100_001_000).map(process).collect();
+        let text = look(&many, &[]);
+        assert!(text.lines().count() < 60, "{text}");
+        assert!(text.contains("… and 960 more"), "{text}");
+    }
+}

@@ -1,0 +1,462 @@
+//! What bounds the memory and the number of processes of a build: control groups, where to be had.
+//!
+//! Version 2 in a subtree that was handed to this user (systemd's `Delegate=yes`), else version 1
+//! below the daemon's own groups; else what a process can be told for itself (`setrlimit`). Who
+//! starts a build makes its groups; whatever is started in the build's name joins them before it
+//! does anything else, told by an environment variable. The shim does not: it has to outlive both
+//! the OOM killer and a full group.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::os::unix::fs::chown;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{AccessFlags, Pid, User, eaccess};
+use serde::{Deserialize, Serialize};
+
+/// By this a process knows the [`Bounds`] it has to join; the text is JSON.
+pub(crate) const BOUNDS: &str = "BUILDD_SLAVE_BOUNDS";
+/// The group of the daemon and the shims in version 2, where a group with groups below it may not
+/// hold processes.
+const LEAF: &str = "daemon";
+/// How long a group that has just been emptied may still count as full.
+const REMOVAL: Duration = Duration::from_secs(1);
+
+/// Where groups of builds can be made; without a folder, what it would bound is bounded by rlimit.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Place {
+    memory: Option<PathBuf>,
+    pids: Option<PathBuf>,
+}
+
+/// The bounds of one build, and the groups that keep it to them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Bounds {
+    pub(crate) memory_bytes: u64,
+    /// Threads count.
+    pub(crate) processes: u64,
+    memory: Option<PathBuf>,
+    pids: Option<PathBuf>,
+}
+
+/// How often a build came up against its bounds so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Hits {
+    /// Processes that the OOM killer took.
+    pub(crate) oom_kills: u64,
+    /// Forks that were refused.
+    pub(crate) forks: u64,
+}
+
+/// The groups that this process is in: of version 2, or of version 1 for memory and pids.
+#[derive(Debug, PartialEq, Eq)]
+struct Own {
+    unified: Option<PathBuf>,
+    memory: Option<PathBuf>,
+    pids: Option<PathBuf>,
+}
+
+impl Own {
+    fn read() -> Self {
+        let text = |name| fs::read_to_string(Path::new("/proc/self").join(name));
+        Self::parse(
+            &text("mountinfo").unwrap_or_default(),
+            &text("cgroup").unwrap_or_default(),
+        )
+    }
+
+    /// Takes the texts of `/proc/self/mountinfo` and `/proc/self/cgroup`.
+    fn parse(mountinfo: &str, cgroup: &str) -> Self {
+        // `ID:CONTROLLERS:PATH`; no controllers are version 2.
+        let path_of = |controller: &str| {
+            cgroup.lines().find_map(|line| {
+                let (_, rest) = line.split_once(':')?;
+                let (controllers, path) = rest.split_once(':')?;
+                controllers
+                    .split(',')
+                    .any(|name| name == controller)
+                    .then_some(path)
+            })
+        };
+        // `ID PARENT DEVICE ROOT MOUNTPOINT OPTIONS … - TYPE SOURCE OPTIONS`
+        let folder = |kind: &str, controller: &str| {
+            let path = path_of(controller)?;
+            mountinfo.lines().find_map(|line| {
+                let (left, right) = line.split_once(" - ")?;
+                let (left, right): (Vec<_>, Vec<_>) =
+                    (left.split(' ').collect(), right.split([' ', ',']).collect());
+                let found = right.first() == Some(&kind)
+                    && (controller.is_empty() || right.contains(&controller));
+                let below = Path::new(path).strip_prefix(left.get(3)?).ok()?;
+                let folder = Path::new(left.get(4)?).join(below);
+                // `join` of nothing leaves a slash at the end.
+                found.then(|| folder.components().collect())
+            })
+        };
+        Self {
+            unified: folder("cgroup2", ""),
+            memory: folder("cgroup", "memory"),
+            pids: folder("cgroup", "pids"),
+        }
+    }
+
+    /// The own group of version 2, if that is where memory and processes are counted here.
+    fn unified(&self) -> Option<&Path> {
+        let controllers = |own: &&PathBuf| {
+            let text = fs::read_to_string(own.join("cgroup.controllers")).unwrap_or_default();
+            ["memory", "pids"]
+                .iter()
+                .all(|name| text.split_whitespace().any(|word| word == *name))
+        };
+        self.unified.as_ref().filter(controllers).map(AsRef::as_ref)
+    }
+}
+
+/// Tells what the kernel offers, to whoever has the rights.
+pub(crate) fn offered() -> Option<&'static str> {
+    let own = Own::read();
+    if own.unified().is_some() {
+        Some("cgroup v2")
+    } else if own.memory.is_some() && own.pids.is_some() {
+        Some("cgroup v1")
+    } else {
+        None
+    }
+}
+
+/// As root: hands `user`, whom this process will become, groups for builds below its own. What
+/// cannot be had is found to be missing later, by [`Place::find`].
+pub(crate) fn hand_over(user: &User) {
+    let own = Own::read();
+    let give = |path: &Path| {
+        let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
+        let _ = chown(path, Some(uid), Some(gid));
+    };
+    match own.unified() {
+        Some(group) if is_alone_in(group) => {
+            give(group);
+            for file in ["cgroup.procs", "cgroup.subtree_control", "cgroup.threads"] {
+                give(&group.join(file));
+            }
+        }
+        Some(_) => {}
+        None => {
+            for group in [own.memory, own.pids].into_iter().flatten() {
+                let folder = group.join(name_for(user.uid.as_raw()));
+                let _ = fs::create_dir(&folder);
+                give(&folder);
+            }
+        }
+    }
+}
+
+/// The folder of version 1 that one user's builds are in.
+fn name_for(uid: u32) -> String {
+    format!("buildd-slave-{uid}")
+}
+
+fn is_alone_in(group: &Path) -> bool {
+    let me = std::process::id().to_string();
+    fs::read_to_string(group.join("cgroup.procs"))
+        .is_ok_and(|text| text.lines().all(|pid| pid == me))
+}
+
+fn is_writable(path: &Path) -> bool {
+    eaccess(path, AccessFlags::W_OK).is_ok()
+}
+
+impl Place {
+    /// Finds where this process may make groups. In version 2 it goes aside for that, into a group
+    /// at the side of those of the builds; only if it is alone in its own.
+    pub(crate) fn find() -> Self {
+        let own = Own::read();
+        if let Some(group) = own.unified() {
+            let folder = subtree(group);
+            return Self {
+                memory: folder.clone(),
+                pids: folder,
+            };
+        }
+        let below = |group: Option<PathBuf>| {
+            let folder = group?.join(name_for(nix::unistd::Uid::effective().as_raw()));
+            (folder.is_dir() && is_writable(&folder)).then_some(folder)
+        };
+        Self {
+            memory: below(own.memory),
+            pids: below(own.pids),
+        }
+    }
+
+    /// Makes the groups of the build `name`; what cannot be made is noted and left to rlimits.
+    pub(crate) fn make(&self, name: &str, memory_bytes: u64, processes: u64) -> Bounds {
+        let name = format!("{name}.{}", std::process::id());
+        let make = |base: &Option<PathBuf>| {
+            let folder = base.as_ref()?.join(&name);
+            match make_group(&folder) {
+                Ok(()) => Some(folder),
+                Err(error) => {
+                    log::warn!("{}: {error}", folder.display());
+                    None
+                }
+            }
+        };
+        let bounds = Bounds {
+            memory_bytes,
+            processes,
+            memory: make(&self.memory),
+            pids: make(&self.pids),
+        };
+        bounds.set();
+        bounds
+    }
+}
+
+/// Says what bounds builds.
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.memory, &self.pids) {
+            (Some(memory), Some(pids)) if memory == pids => {
+                write!(f, "cgroup v2, below {}", memory.display())
+            }
+            (Some(memory), Some(_)) => write!(f, "cgroup v1, below {}", memory.display()),
+            (Some(_), None) => f.write_str("cgroup v1 for memory, rlimits for processes"),
+            (None, Some(_)) => f.write_str("cgroup v1 for processes, rlimits for memory"),
+            (None, None) => f.write_str(
+                "rlimits, memory for each process by itself (no control group is this user's: \
+                 start the daemon as root, or by systemd with Delegate=yes)",
+            ),
+        }
+    }
+}
+
+/// Returns the group of version 2 in which groups of builds can be made, made ready.
+fn subtree(own: &Path) -> Option<PathBuf> {
+    let base = match own.parent() {
+        // An earlier daemon, or systemd, has put us aside already.
+        Some(parent) if own.file_name() == Some(OsStr::new(LEAF)) => parent,
+        _ => own,
+    };
+    let control = base.join("cgroup.subtree_control");
+    if !is_writable(&control) {
+        return None;
+    }
+    if base == own {
+        if !is_alone_in(own) {
+            return None;
+        }
+        let leaf = own.join(LEAF);
+        make_group(&leaf).ok()?;
+        fs::write(leaf.join("cgroup.procs"), "0").ok()?;
+    }
+    fs::write(control, "+memory +pids").ok()?;
+    Some(base.to_owned())
+}
+
+/// Makes a group, or takes one that is left over.
+fn make_group(folder: &Path) -> io::Result<()> {
+    match fs::create_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    }
+}
+
+/// Joins the groups, if any, that the environment names. To be called first of all by what is
+/// started in a build's name.
+pub(crate) fn join_inherited() -> io::Result<()> {
+    match Bounds::inherited() {
+        Some(bounds) => bounds.join(),
+        None => Ok(()),
+    }
+}
+
+impl Bounds {
+    /// Returns the bounds that the environment names.
+    pub(crate) fn inherited() -> Option<Self> {
+        serde_json::from_str(&std::env::var(BOUNDS).ok()?).ok()
+    }
+
+    /// Returns the text for the environment.
+    pub(crate) fn text(&self) -> String {
+        serde_json::to_string(self).expect("bounds are plain data")
+    }
+
+    /// Tells the kernel; also of a build that goes on, whose groups systemd may have reset.
+    pub(crate) fn set(&self) {
+        // By the names of either version.
+        for (folder, file, value) in [
+            (&self.memory, "memory.max", self.memory_bytes),
+            (&self.memory, "memory.limit_in_bytes", self.memory_bytes),
+            (&self.pids, "pids.max", self.processes),
+        ] {
+            let Some(file) = folder.as_ref().map(|folder| folder.join(file)) else {
+                continue;
+            };
+            if file.exists()
+                && let Err(error) = fs::write(&file, value.to_string())
+            {
+                log::warn!("{}: {error}", file.display());
+            }
+        }
+    }
+
+    fn join(&self) -> io::Result<()> {
+        let join = |folder: &PathBuf| {
+            let file = folder.join("cgroup.procs");
+            fs::write(&file, "0").map_err(|error| {
+                io::Error::new(error.kind(), format!("{}: {error}", file.display()))
+            })
+        };
+        match &self.memory {
+            Some(folder) => join(folder)?,
+            // Private writable memory: what is only reserved is not counted, unlike with AS.
+            None => limit(Resource::RLIMIT_DATA, self.memory_bytes)?,
+        }
+        match &self.pids {
+            Some(folder) if Some(folder) == self.memory.as_ref() => Ok(()),
+            Some(folder) => join(folder),
+            // Of this user, in all its namespaces.
+            None => limit(Resource::RLIMIT_NPROC, self.processes),
+        }
+    }
+
+    /// Tells how often the bounds were met. Without groups nobody counts.
+    pub(crate) fn hits(&self) -> Hits {
+        let count = |folder: &Option<PathBuf>, files: &[&str], key: &str| {
+            let text = files
+                .iter()
+                .find_map(|file| fs::read_to_string(folder.as_ref()?.join(file)).ok());
+            text.unwrap_or_default()
+                .lines()
+                .find_map(|line| line.strip_prefix(key)?.trim().parse().ok())
+                .unwrap_or_default()
+        };
+        Hits {
+            oom_kills: count(
+                &self.memory,
+                &["memory.events", "memory.oom_control"],
+                "oom_kill ",
+            ),
+            forks: count(&self.pids, &["pids.events"], "max "),
+        }
+    }
+
+    /// Ends whatever is in the groups still, and removes them.
+    pub(crate) fn remove(&self) -> io::Result<()> {
+        let deadline = Instant::now() + REMOVAL;
+        for folder in [&self.memory, &self.pids].into_iter().flatten() {
+            loop {
+                let text = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+                // 0 is what cannot be seen from here.
+                let pids = text.lines().filter_map(|line| line.parse().ok());
+                for pid in pids.filter(|pid| *pid > 0) {
+                    // It may have ended by itself in between.
+                    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+                }
+                match fs::remove_dir(folder) {
+                    Ok(()) => break,
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+                    Err(error)
+                        if error.raw_os_error() == Some(Errno::EBUSY as i32)
+                            && Instant::now() < deadline =>
+                    {
+                        std::thread::sleep(Duration::from_millis(10));
+                    }
+                    Err(error) => {
+                        let said = format!("{}: {error}", folder.display());
+                        return Err(io::Error::new(error.kind(), said));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Sets a limit that is never raised again.
+fn limit(resource: Resource, value: u64) -> io::Result<()> {
+    let (_, hard) = nix::sys::resource::getrlimit(resource)?;
+    let value = value.min(hard);
+    Ok(setrlimit(resource, value, value)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_groups_of_both_versions() {
+        let hybrid = "30 25 0:26 / /sys/fs/cgroup/memory rw shared:9 - cgroup cgroup rw,memory\n\
+                      31 25 0:27 / /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids\n\
+                      32 25 0:28 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
+        let own = Own::parse(hybrid, "8:pids:/\n4:cpu,memory:/a/b\n0::/x\n");
+        let path = |text: &str| Some(PathBuf::from(text));
+        assert_eq!(own.memory, path("/sys/fs/cgroup/memory/a/b"));
+        assert_eq!(own.pids, path("/sys/fs/cgroup/pids"));
+        assert_eq!(own.unified, path("/sys/fs/cgroup/unified/x"));
+
+        let unit = "26 24 0:22 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate";
+        let own = Own::parse(unit, "0::/system.slice/buildd-slave.service\n");
+        let expected = "/sys/fs/cgroup/system.slice/buildd-slave.service";
+        assert_eq!(own.unified, path(expected));
+        assert_eq!((own.memory, own.pids), (None, None));
+
+        // A container that is shown only its own part.
+        let part = "26 24 0:22 /docker/1 /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory";
+        let own = Own::parse(part, "4:memory:/docker/1/in\n");
+        assert_eq!(own.memory, path("/sys/fs/cgroup/memory/in"));
+        assert_eq!(Own::parse("", "0::/\n").unified, None);
+    }
+
+    #[test]
+    fn version_2_is_entered_from_the_side() {
+        let dir = tempfile::tempdir().unwrap();
+        let me = std::process::id().to_string();
+        let write = |file: &str, text: &str| fs::write(dir.path().join(file), text).unwrap();
+        write("cgroup.subtree_control", "");
+        write("cgroup.procs", "1\n2\n");
+        assert_eq!(subtree(dir.path()), None, "others are in it");
+        write("cgroup.procs", &format!("{me}\n"));
+        let base = subtree(dir.path());
+        assert_eq!(base.as_deref(), Some(dir.path()));
+        let joined = fs::read_to_string(dir.path().join("daemon/cgroup.procs"));
+        assert_eq!(joined.unwrap(), "0");
+        let enabled = fs::read_to_string(dir.path().join("cgroup.subtree_control"));
+        assert_eq!(enabled.unwrap(), "+memory +pids");
+        // The next daemon begins where this one is.
+        assert_eq!(subtree(&dir.path().join("daemon")), base);
+    }
+
+    #[test]
+    fn both_versions_count_what_was_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Some(dir.path().to_owned());
+        let bounds = Bounds {
+            memory_bytes: 1,
+            processes: 1,
+            memory: folder.clone(),
+            pids: folder,
+        };
+        assert_eq!(bounds.hits(), Hits::default());
+        let write = |file: &str, text: &str| fs::write(dir.path().join(file), text).unwrap();
+        write(
+            "memory.oom_control",
+            "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n",
+        );
+        write("pids.events", "max 7\n");
+        let hits = |oom_kills, forks| Hits { oom_kills, forks };
+        assert_eq!(bounds.hits(), hits(3, 7));
+        write(
+            "memory.events",
+            "low 0\nmax 9\noom 2\noom_kill 2\noom_group_kill 0\n",
+        );
+        assert_eq!(bounds.hits(), hits(2, 7));
+        let same: Bounds = serde_json::from_str(&bounds.text()).unwrap();
+        assert_eq!(same, bounds);
+    }
+}

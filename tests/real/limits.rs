@@ -1,0 +1,72 @@
+//! The disk: a build gets what it is promised, and the builder keeps its reserve.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use serde_json::json;
+
+use super::machine::{Machine, machine, stdout};
+use super::package::Package;
+use super::slave::{Ended, Slave};
+
+/// A small file system in memory.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(machine: &Machine, folder: PathBuf, size: &str) -> Self {
+        let mut mount = Command::new("mount");
+        mount.args([
+            "-t",
+            "tmpfs",
+            "-o",
+            &format!("size={size},mode=755"),
+            "tmpfs",
+        ]);
+        stdout(mount.arg(&folder));
+        machine.give(&folder);
+        Self(folder)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+/// Builds, on a disk of its own of 400 MiB with a reserve of 100, a package that runs `script`.
+fn on_a_small_disk(machine: &'static Machine, name: &str, promise: &str, script: &str) -> Ended {
+    let disk = SmallDisk::mount(machine, machine.folder(&format!("disk-of-{name}")), "400M");
+    let config = format!(
+        "sessions = {}/sessions\noverlay = disk\n[limits]\nreserve = 100M\ndisk = {promise}",
+        disk.0.display()
+    );
+    let slave = Slave::start(machine, name, &config);
+    let ended = slave.build(&Package::new("toy", script), json!({}));
+    slave.clean(&ended);
+    assert_eq!(fs::read_dir(disk.0.join("sessions")).unwrap().count(), 0);
+    ended
+}
+
+#[test]
+fn a_package_that_fills_the_disk_leaves_the_reserve() {
+    let Some(machine) = machine() else { return };
+    // Slowly enough to be seen, and then for ever; it never meets a full disk.
+    let script = "for n in $(seq 1000); do head -c 4M /dev/zero >big-$n; sleep 0.1; done";
+    let ended = on_a_small_disk(machine, "fills-disk", "50M", script);
+    ended.assert("PACKAGEFAIL");
+    ended.assert_said("The package filled the disk: it used ");
+    ended.assert_said("more than the 50 MiB that a build is promised ([limits] disk)");
+    assert!(!ended.log.contains("No space left"));
+}
+
+#[test]
+fn a_builder_that_does_not_have_what_it_promises() {
+    let Some(machine) = machine() else { return };
+    // All at once, gone again when the build ends, as compilers do.
+    let script = "head -c 1G /dev/zero >big || { rm big; exit 1; }";
+    let ended = on_a_small_disk(machine, "small-disk", "1G", script);
+    ended.assert("BUILDERFAIL");
+    ended.assert_said("of the 1024 MiB that a build is promised ([limits] disk)");
+}
