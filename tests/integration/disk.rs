@@ -8,7 +8,9 @@ use std::process::Command;
 
 use serde_json::{Value as Json, json};
 
-use crate::support::mounts::{has_mounts, may_mount, mount_tmpfs, not_run, set_read_only, unmount};
+use crate::support::mounts::{
+    has_mounts, may_mount, mount_tmpfs, mount_tmpfs_for, not_run, set_read_only, unmount,
+};
 use crate::support::{Daemon, Site, run, until};
 
 /// The disks of these tests are smaller than any sensible reserve.
@@ -94,6 +96,49 @@ fn a_build_that_cannot_be_journaled_is_refused() {
     daemon.check_same_after_restart();
     daemon.check_usable();
     daemon.check_cache();
+}
+
+/// There is room for bytes, but not for another file.
+#[test]
+fn a_journal_that_can_hold_no_more_files() {
+    if !may_mount("a journal on a disk that holds few files") {
+        return;
+    }
+    let site = Site::new(DICT);
+    let journal = site.path("home/journal");
+    fs::create_dir(&journal).unwrap();
+    site.give(&journal);
+    let mut daemon = Daemon::start_in(site);
+    let (mut refused, mut accepted) = (0, 0);
+    for files in 2..16 {
+        daemon.kill();
+        mount_tmpfs_for(&journal, 1 << 10, files);
+        daemon.give(&journal);
+        daemon.restart();
+        match daemon.call("build", &daemon.parameters("b1", json!({}))) {
+            Err(fault) => {
+                refused += 1;
+                assert!(fault.text.contains("No space left"), "{fault:?}");
+                assert_eq!(daemon.state(), "IDLE");
+                assert_eq!(daemon.names("home/journal"), [""; 0]);
+            }
+            Ok(_) => {
+                accepted += 1;
+                let status = daemon.wait_over();
+                assert_eq!(journaled(&daemon)["status"], verdict_of(&status), "{files}");
+                daemon.check_same_after_restart();
+                daemon.clean();
+            }
+        }
+        assert_eq!(daemon.strays().len(), 0, "{:?}", daemon.strays());
+        assert!(!daemon.path("home/build-b1").exists());
+        daemon.check_cache();
+        daemon.kill();
+        unmount(&journal);
+        daemon.restart();
+    }
+    assert!(refused > 2 && accepted > 2, "{refused} {accepted}");
+    daemon.check_usable();
 }
 
 /// Everything is on one disk, which is full from some moment on.

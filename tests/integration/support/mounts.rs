@@ -26,7 +26,12 @@ pub(crate) fn not_run(what: &str, needs: &str) {
 
 /// Mounts an empty file system of `kib` KiB in memory on `folder`.
 pub(crate) fn mount_tmpfs(folder: &Path, kib: u32) {
-    let options = format!("size={kib}k,mode=0755");
+    mount_tmpfs_for(folder, kib, 0);
+}
+
+/// The same for so many files and folders, its root included; 0 is any number.
+pub(crate) fn mount_tmpfs_for(folder: &Path, kib: u32, files: u32) {
+    let options = format!("size={kib}k,nr_inodes={files},mode=0755");
     let (none, kind) = (MsFlags::empty(), Some("tmpfs"));
     mount(kind, folder, kind, none, Some(options.as_str())).unwrap();
 }
