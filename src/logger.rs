@@ -1,9 +1,12 @@
 //! Where the program's own words go: stderr, a line each, with the time.
 //!
-//! The master's loggers have names, those of 2008: `root.builders.x86` is about the builders of
+//! The libraries' are not among them below `info`: there they show whole requests, passwords and
+//! all. The master's loggers have names, those of 2008: `root.builders.x86` is about the builders of
 //! that family.
 
 use std::io::Write as _;
+
+use log::{Level, Record};
 
 /// Starts logging: `info` and worse, or what `RUST_LOG` says.
 pub(crate) fn start() {
@@ -11,6 +14,9 @@ pub(crate) fn start() {
     env_logger::Builder::new()
         .parse_filters(&filter)
         .format(|out, record| {
+            if record.level() > Level::Info && !is_ours(record) {
+                return Ok(());
+            }
             let time = out.timestamp_millis();
             let logger = match record.target() {
                 named if named == "root" || named.starts_with("root.") => format!(" {named}"),
@@ -19,4 +25,9 @@ pub(crate) fn start() {
             writeln!(out, "{time} {}{logger}: {}", record.level(), record.args())
         })
         .init();
+}
+
+fn is_ours(record: &Record<'_>) -> bool {
+    let module = record.module_path().unwrap_or_default();
+    module.split("::").next() == Some(env!("CARGO_CRATE_NAME"))
 }

@@ -17,6 +17,7 @@ mod logger;
 mod master;
 mod metrics;
 mod protocol;
+mod room;
 mod server;
 mod session;
 mod slave;

@@ -1,21 +1,25 @@
-//! The one writer of a build's log, and the reader of its end.
+//! The one writer of a build's log; `reader` has how others read it meanwhile.
 //!
 //! Bytes in, bytes out, bounded: the first half of the limit goes to `PATH`; after that the
-//! output goes round in two segments, `PATH.newer` and `PATH.older`, each of half the limit, and
-//! `finish` appends a marker and the last half of the limit to `PATH`. So another process sees
-//! the latest bytes on disk at any time: `tail` is for the daemon while a shim writes.
+//! output goes to `segments`, each of half the limit, of which the last two are kept, and `finish`
+//! appends a marker and the last half of the limit to `PATH`. So another process sees the latest
+//! bytes on disk at any time.
 //! A failing write never stops the build: it is remembered, and later writes are tried again.
 //! The credentials of a private build never reach the disk: its unfinished last line is held
 //! back until it can be scrubbed whole. Called by the shim.
 
-use std::ffi::OsString;
-use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+mod reader;
+mod segments;
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
 use std::mem;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::scrub::{self, Scrubber, scrub_always};
+
+pub(crate) use reader::{Follow, Snapshot, tail};
+pub(crate) use segments::join;
 
 /// The longest unfinished line held back for scrubbing; more of it is passed on in pieces.
 const MAX_HELD_BYTES: usize = 64 << 10;
@@ -31,12 +35,13 @@ pub(crate) struct BuildLog {
     held: Vec<u8>,
     /// Whether the next byte to go to disk begins a line.
     at_line_start: bool,
-    limit_bytes: u64,
     head: File,
+    /// Half the limit: the size of the head, and of a segment.
+    head_len: u64,
     head_left: u64,
     segment: Option<File>,
     segment_left: u64,
-    /// All bytes that came after the head was full.
+    /// How many bytes have come to be written after the head was full.
     past_head: u64,
     error: Option<io::Error>,
 }
@@ -44,15 +49,16 @@ pub(crate) struct BuildLog {
 impl BuildLog {
     /// Starts the log at `path`, in place of an older one; at least 2 bytes of it are kept.
     pub(crate) fn create(path: &Path, private: bool, limit_bytes: u64) -> io::Result<Self> {
-        remove_segments(path)?;
+        segments::remove(&segments::list(path)?)?;
+        let head_len = limit_bytes.max(2) / 2;
         Ok(Self {
             path: path.to_owned(),
             scrubber: Scrubber::new(private),
             held: Vec::new(),
             at_line_start: true,
-            limit_bytes: limit_bytes.max(2),
             head: File::create(path)?,
-            head_left: limit_bytes.max(2) / 2,
+            head_len,
+            head_left: head_len,
             segment: None,
             segment_left: 0,
             past_head: 0,
@@ -106,10 +112,8 @@ impl BuildLog {
     pub(crate) fn finish(mut self) -> io::Result<()> {
         self.flush();
         if self.segment.take().is_some() {
-            let joined = self.append_tail();
+            let joined = join(&self.path);
             self.remember(joined);
-            let removed = remove_segments(&self.path);
-            self.remember(removed);
         }
         self.error.map_or(Ok(()), Err)
     }
@@ -125,7 +129,6 @@ impl BuildLog {
     fn append_bounded(&mut self, bytes: &[u8]) -> io::Result<()> {
         let (head, mut rest) = bytes.split_at(clamp(bytes.len(), self.head_left));
         self.head_left -= head.len() as u64;
-        self.past_head += rest.len() as u64;
         let mut written = self.head.write_all(head);
         while !rest.is_empty() {
             if self.segment_left == 0 {
@@ -134,6 +137,7 @@ impl BuildLog {
             }
             let (now, later) = rest.split_at(clamp(rest.len(), self.segment_left));
             self.segment_left -= now.len() as u64;
+            self.past_head += now.len() as u64;
             rest = later;
             if let Some(file) = &mut self.segment {
                 let appended = file.write_all(now);
@@ -143,45 +147,18 @@ impl BuildLog {
         written
     }
 
-    /// Makes the newer segment the older one and begins a new one.
+    /// Begins a segment; of the older ones the last is kept.
     fn start_segment(&mut self) -> io::Result<()> {
-        self.segment_left = self.tail_bytes();
-        let newer = newer(&self.path);
-        if self.segment.take().is_some() {
-            fs::rename(&newer, older(&self.path))?;
-        }
-        self.segment = Some(File::create(newer)?);
+        self.segment_left = self.head_len;
+        self.segment = None;
+        let mut old = segments::list(&self.path)?;
+        old.pop();
+        // First, so that there may be room for the new one.
+        segments::remove(&old)?;
+        let offset = self.head_len + self.past_head;
+        let name = segments::name(&self.path, self.head_len, offset);
+        self.segment = Some(File::create(name)?);
         Ok(())
-    }
-
-    /// Appends the marker and the last half of the limit to the head.
-    fn append_tail(&mut self) -> io::Result<()> {
-        let keep = self.past_head.min(self.tail_bytes());
-        let left_out = self.past_head - keep;
-        if left_out > 0 {
-            let limit = self.limit_bytes;
-            writeln!(
-                self.head,
-                "\n[... {left_out} bytes of log left out here: over the limit of {limit} bytes ...]"
-            )?;
-        }
-        let mut newer = File::open(newer(&self.path))?;
-        let newer_bytes = newer.metadata()?.len();
-        if keep > newer_bytes {
-            let mut older = File::open(older(&self.path))?;
-            let older_bytes = older.metadata()?.len();
-            older.seek(SeekFrom::Start(
-                older_bytes.saturating_sub(keep - newer_bytes),
-            ))?;
-            io::copy(&mut older, &mut self.head)?;
-        }
-        io::copy(&mut newer, &mut self.head)?;
-        Ok(())
-    }
-
-    /// The bytes kept of the end, and the size of a segment.
-    fn tail_bytes(&self) -> u64 {
-        self.limit_bytes / 2
     }
 
     fn remember(&mut self, result: io::Result<()>) {
@@ -191,76 +168,13 @@ impl BuildLog {
     }
 }
 
-/// Returns the last `count` bytes of the log at `path`, which another process may be writing;
-/// a log that is not there is empty.
-///
-/// With `drop_first`, for private builds, the first line is left out even if it is whole, and so
-/// is the last line end (slave spec §1.6).
-pub(crate) fn tail(path: &Path, count: usize, drop_first: bool) -> io::Result<Vec<u8>> {
-    // All are opened before any is read, newest first: a segment that changes its name in between
-    // is met twice, and known by its inode.
-    let mut files: Vec<(u64, File)> = Vec::new();
-    for path in [newer(path), older(path), path.to_owned()] {
-        match File::open(path) {
-            Ok(file) => {
-                let inode = file.metadata()?.ino();
-                if files.last().is_none_or(|(last, _)| *last != inode) {
-                    files.push((inode, file));
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-    }
-    let mut end = Vec::new();
-    for (_, mut file) in files {
-        let mut part = last_bytes(&mut file, count - end.len())?;
-        part.append(&mut end);
-        end = part;
-    }
-    if drop_first {
-        let first = end
-            .iter()
-            .position(|&b| b == b'\n')
-            .map_or(end.len(), |at| at + 1);
-        end.drain(..first);
-        if end.last() == Some(&b'\n') {
-            end.pop();
-        }
-    }
-    Ok(end)
-}
-
-fn last_bytes(file: &mut File, count: usize) -> io::Result<Vec<u8>> {
-    let size = file.metadata()?.len();
-    file.seek(SeekFrom::Start(size.saturating_sub(count as u64)))?;
-    let mut bytes = Vec::new();
-    file.take(count as u64).read_to_end(&mut bytes)?;
-    Ok(bytes)
-}
-
-fn remove_segments(path: &Path) -> io::Result<()> {
-    for segment in [older(path), newer(path)] {
-        match fs::remove_file(segment) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-fn newer(path: &Path) -> PathBuf {
-    with_suffix(path, ".newer")
-}
-
-fn older(path: &Path) -> PathBuf {
-    with_suffix(path, ".older")
-}
-
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = OsString::from(path);
-    name.push(suffix);
-    name.into()
+/// Appends a line to the log at `path`, whose writer is dead.
+pub(crate) fn append_line(path: &Path, line: &str) -> io::Result<()> {
+    // Behind the end also of a log that could not be joined.
+    let last = segments::list(path)?.pop();
+    let file = last.map_or_else(|| path.to_owned(), |segment| segment.path);
+    let mut file = OpenOptions::new().append(true).create(true).open(file)?;
+    writeln!(file, "\n{}", scrub_always(line))
 }
 
 /// Returns `len`, at most `limit`.

@@ -3,10 +3,12 @@
 use std::cell::Cell;
 use std::io::{self, Read};
 
-use crate::filecache::{self, Store};
+use crate::filecache::{self, Rules, Store};
+use crate::metrics::metrics;
 use crate::protocol::{FileName, Sha1Hex};
 
 use super::collect::collect;
+use super::rundir::{RunDir, pinned};
 use super::spec::Spec;
 
 /// Why nothing was gathered, by whose fault.
@@ -35,17 +37,29 @@ impl Read for Abortable<'_> {
     }
 }
 
+/// What the cache keeps to: the daemon's bounds, and its pins, which are all in the journal.
+fn rules(spec: &Spec, run: &RunDir) -> Rules {
+    let (noting, journal) = (run.clone(), run.journal().to_owned());
+    Rules {
+        bound: spec.settings.space.cache,
+        reserve: spec.settings.space.reserve,
+        pinned: Box::new(move || pinned(&journal)),
+        naming: Box::new(move |sum| noting.note_result(sum)),
+    }
+}
+
 /// Puts the `.changes` of the build and all it names into the cache; on any error nothing that
 /// is new there stays.
 pub(crate) fn gather(
     spec: &Spec,
+    run: &RunDir,
     aborted: &mut dyn FnMut() -> bool,
 ) -> Result<Vec<(FileName, Sha1Hex)>, Error> {
     let dsc = spec.request.dsc().to_string();
     let stem = dsc.strip_suffix(".dsc").unwrap_or(&dsc);
     let changes = FileName::parse(&format!("{stem}_{}.changes", spec.arch()))
         .map_err(|error| Error::Package(error.to_string()))?;
-    let cache = Store::open(&spec.settings.filecache, 0)
+    let cache = Store::open(&spec.settings.filecache, rules(spec, run))
         .map_err(|error| Error::Builder(error.to_string()))?;
     let mut stored = Vec::new();
     let builder_error = Cell::new(None);
@@ -70,6 +84,11 @@ pub(crate) fn gather(
             }
         }
     });
+    let evicted = metrics().evictions.with_label_values(&["filecache"]).get();
+    if evicted > 0 {
+        // This process shows its numbers to nobody; the daemon will.
+        let _ = run.note_evictions(evicted);
+    }
     result.map_err(|error| {
         for sum in &stored {
             // What cannot be removed stays unnamed in the cache, which does no harm.

@@ -1,20 +1,25 @@
 //! Removes what a build has outside its journal entry, and ends a build whose shim died.
 //!
-//! Its session, a chroot it was unpacking, its work tree. Used by CLEANUP, and by whoever started
-//! a shim and finds it dead.
+//! Its session, a chroot it was unpacking, its work tree. Used by CLEANUP, by whoever started a
+//! shim and finds it dead, and at start for what builds have left of which no journal knows. Only
+//! what carries the name of a build is touched, and no mount is entered.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write as _};
-use std::path::Path;
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::protocol::BuildStatus;
-
+use crate::protocol::{BuildId, BuildStatus};
+use crate::session::launch::MARK;
 use crate::session::{self, launch, live, store};
 use crate::sys::{self, procs};
 
+use super::buildlog;
 use super::rundir::{Ending, RunDir};
-use super::spec::Spec;
+use super::spec::{Settings, Spec};
+
+/// How long it may take until killed processes are gone.
+const KILL_TIME: Duration = Duration::from_secs(2);
 
 /// Removes the session's folder and a half-unpacked chroot; absent ones are no error.
 pub(super) fn remove_session(spec: &Spec) -> Result<(), session::Error> {
@@ -39,7 +44,7 @@ pub(super) fn remove_session(spec: &Spec) -> Result<(), session::Error> {
 pub(crate) fn bury(dir: &RunDir, reason: &str) -> Ending {
     let mut notes = Vec::new();
     let (name, value) = dir.mark();
-    for process in procs::kill_marked(name, value, Duration::from_secs(2)) {
+    for process in procs::kill_marked(name, |of| of == value, KILL_TIME) {
         notes.push(format!(
             "process {} ({}) does not die",
             process.pid, process.name
@@ -56,31 +61,92 @@ pub(crate) fn bury(dir: &RunDir, reason: &str) -> Ending {
         (BuildStatus::BuilderFail, reason)
     };
     notes.push(format!("Verdict: {status}: {reason}"));
-    let ending = Ending {
+    let mut ending = Ending {
         status,
         reason: reason.to_owned(),
         dependencies: String::new(),
         files: Vec::new(),
         stages: Vec::new(),
     };
-    let kept = append(&dir.log(), &notes).and_then(|()| dir.give_verdict(&ending));
-    if let Err(error) = kept {
+    let log = dir.log();
+    let logged = buildlog::join(&log).and(buildlog::append_line(&log, &notes.join("\n")));
+    if let Err(error) = logged {
+        log::error!("{}: {error}", log.display());
+    }
+    if let Err(error) = dir.give_verdict(&ending) {
         log::error!("{}: cannot keep the verdict: {error}", dir.path().display());
+        ending.reason = format!("{reason}, and the journal cannot be written: {error}");
     }
     ending
 }
 
-fn append(log: &Path, lines: &[String]) -> io::Result<()> {
-    let mut file = OpenOptions::new().append(true).create(true).open(log)?;
-    writeln!(file, "\n{}", lines.join("\n"))
-}
-
-/// Removes everything; returns what could not be, a sentence each.
-fn remove_all(spec: &Spec) -> Vec<String> {
+/// Removes all that a build has outside its journal entry; returns what could not be removed, a
+/// sentence each.
+pub(crate) fn remove_all(spec: &Spec) -> Vec<String> {
     let session = remove_session(spec).map_err(|error| error.to_string());
     let tree = sys::fs::remove_tree(&spec.work_tree()).map_err(|error| error.to_string());
     [session, tree]
         .into_iter()
         .filter_map(Result::err)
         .collect()
+}
+
+/// Removes what builds have left on this host that nobody knows any more: their processes, work
+/// trees and sessions. `known` is the one build of `journal`, which is left alone, as are builds of
+/// others that live. What cannot be removed is named, and there at the next start.
+pub(crate) fn sweep(settings: &Settings, journal: &Path, known: Option<&BuildId>) {
+    let ours = |run: &OsStr| Path::new(run).parent() == Some(journal);
+    let is_known = |run: &OsStr| run_id(run).as_ref() == known;
+    let strays = |run: &OsStr| ours(run) && !is_known(run);
+    for (process, run) in procs::marked(MARK) {
+        if strays(&run) {
+            let (pid, name, run) = (process.pid, process.name, run.display());
+            log::warn!("killing process {pid} ({name}) of {run}, a build that is no more");
+        }
+    }
+    for process in procs::kill_marked(MARK, strays, KILL_TIME) {
+        log::error!("process {} ({}) does not die", process.pid, process.name);
+    }
+    let living: Vec<BuildId> = procs::marked(MARK)
+        .iter()
+        .filter_map(|(_, run)| run_id(run))
+        .chain(known.cloned())
+        .collect();
+    for (prefix, folder) in [("build-", &settings.home), ("", &settings.sessions)] {
+        for path in builds_in(folder, prefix, &living) {
+            log::warn!(
+                "removing {}, left by a build that is no more",
+                path.display()
+            );
+            let removed = if prefix.is_empty() {
+                launch::own_sub_ids().and_then(|ids| live::remove_folder(&path, ids))
+            } else {
+                sys::fs::remove_tree(&path)
+                    .map_err(|error| session::Error::Child(error.to_string()))
+            };
+            if let Err(error) = removed {
+                log::error!("{} is still there: {error}", path.display());
+            }
+        }
+    }
+}
+
+/// The build that a mark names.
+fn run_id(run: &OsStr) -> Option<BuildId> {
+    BuildId::parse(Path::new(run).file_name()?.to_str()?).ok()
+}
+
+/// Returns the folders in `folder` named by `prefix` and a build that is not `living`.
+fn builds_in(folder: &Path, prefix: &str, living: &[BuildId]) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let id = name.to_str().and_then(|name| name.strip_prefix(prefix));
+        let id = id.and_then(|id| BuildId::parse(id).ok());
+        let dead = id.is_some_and(|id| !living.contains(&id));
+        if dead && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            found.push(entry.path());
+        }
+    }
+    found
 }

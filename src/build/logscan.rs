@@ -6,6 +6,11 @@
 //! Only the footer after the last `| Summary` header counts as sbuild's. Line ends are not
 //! anchored: newer section headers carry the time. Called by the shim beside the log's writer.
 
+use std::sync::LazyLock;
+
+use aho_corasick::{AhoCorasick, MatchKind};
+use memchr::{memchr, memrchr};
+
 use super::depwait::strip;
 
 /// The bytes of a line that are looked at.
@@ -37,6 +42,18 @@ pub(crate) enum Sign {
     /// A program of the toolchain crashed on this machine (2008 only, slave spec §3.7).
     IllegalInstruction,
 }
+
+/// What begins an error or a warning.
+const MESSAGES: [&str; 4] = ["E: ", "W: ", "Error: ", "Warning: "];
+/// What begins sbuild's footer, and the lines in it that are read.
+const FOOTER: [&str; 3] = ["| Summary", "Fail-Stage: ", "Status: "];
+/// What begins apt's list of unmet dependencies.
+const UNMET: [&str; 2] = [
+    "The following packages have unmet dependencies:",
+    "Unsatisfied dependencies:",
+];
+/// What follows the name of a package that is installed in the wrong version (2008 only).
+const OLD_VERSION: &str = "(inst ";
 
 /// Where in a line a sign's text stands.
 enum At {
@@ -175,12 +192,17 @@ impl LogScan {
 
     /// Reads the next bytes, cut anywhere.
     pub(crate) fn feed(&mut self, mut chunk: &[u8]) {
-        while let Some(end) = chunk.iter().position(|&b| b == b'\n') {
+        loop {
+            if self.line.is_empty() && !self.in_unmet {
+                chunk = skip_idle_lines(chunk);
+            }
+            let Some(end) = memchr(b'\n', chunk) else {
+                return self.hold(chunk);
+            };
             self.hold(&chunk[..end]);
             self.end_line();
             chunk = &chunk[end + 1..];
         }
-        self.hold(chunk);
     }
 
     /// Returns what was found up to the end of the log.
@@ -225,18 +247,19 @@ impl LogScan {
 
     /// Takes the footer's values: each header starts it anew, and later output adds nothing.
     fn read_footer(&mut self, line: &str) {
-        if line.starts_with("| Summary") {
+        let [summary, fail_stage, status] = FOOTER;
+        if line.starts_with(summary) {
             self.in_summary = true;
             (self.findings.fail_stage, self.findings.status) = (None, None);
         }
         if !self.in_summary {
             return;
         }
-        if let Some(stage) = line.strip_prefix("Fail-Stage: ") {
+        if let Some(stage) = line.strip_prefix(fail_stage) {
             self.findings
                 .fail_stage
                 .get_or_insert_with(|| stage.trim().to_owned());
-        } else if let Some(status) = line.strip_prefix("Status: ") {
+        } else if let Some(status) = line.strip_prefix(status) {
             self.findings
                 .status
                 .get_or_insert_with(|| status.trim().to_owned());
@@ -250,8 +273,7 @@ impl LogScan {
             || [" : Depends: ", " : PreDepends: "]
                 .iter()
                 .any(|kind| line.contains(kind));
-        let header = line.starts_with("The following packages have unmet dependencies:")
-            || line.starts_with("Unsatisfied dependencies:");
+        let header = UNMET.iter().any(|header| line.starts_with(header));
         if header {
             self.findings.unmet.clear();
             (self.in_unmet, self.or_follows) = (true, false);
@@ -309,11 +331,36 @@ fn unmet_relation(text: &str) -> Unmet {
     }
 }
 
+/// Returns `text`, which begins a line, from the first line on in which [`LogScan::read_line`] may
+/// find something outside a list of unmet dependencies; at least from the last line on. A log may
+/// come by the gigabyte, and looking at each of its lines takes ten times as long.
+fn skip_idle_lines(text: &[u8]) -> &[u8] {
+    static TEXTS: LazyLock<AhoCorasick> = LazyLock::new(|| {
+        let signs = SIGNS.iter().filter(|(_, at, _)| matches!(at, At::Any));
+        let texts = signs.map(|(_, _, text)| *text).chain(FOOTER).chain(UNMET);
+        let texts = texts.chain([OLD_VERSION]).map(str::to_owned);
+        AhoCorasick::builder()
+            // The kind that vectors are used for.
+            .match_kind(MatchKind::LeftmostFirst)
+            .build(texts.chain(MESSAGES.map(|mark| format!("\n{mark}"))))
+            .expect("they are few and short")
+    });
+    if MESSAGES
+        .iter()
+        .any(|mark| text.starts_with(mark.as_bytes()))
+    {
+        return text;
+    }
+    let found = TEXTS
+        .find(text)
+        .map_or(text.len(), |found| found.start() + 1);
+    let start = memrchr(b'\n', &text[..found]).map_or(0, |end| end + 1);
+    &text[start..]
+}
+
 /// Returns what follows the mark of an error or warning.
 fn message(line: &str) -> Option<&str> {
-    ["E: ", "W: ", "Error: ", "Warning: "]
-        .iter()
-        .find_map(|mark| line.strip_prefix(mark))
+    MESSAGES.iter().find_map(|mark| line.strip_prefix(mark))
 }
 
 /// Reads the single lines that name a missing dependency.
@@ -331,7 +378,7 @@ fn old_dependency(line: &str) -> Option<(OldDep, String)> {
         return Some((OldDep::NoCandidate, bare_name(name.0)?));
     }
     // `PKG(inst VERSION ! >> wanted VERSION)`, possibly several in a line.
-    let (name, rest) = line.split_once("(inst ")?;
+    let (name, rest) = line.split_once(OLD_VERSION)?;
     let (_, rest) = rest.split_once(" ! ")?;
     let (operator, rest) = rest.split_once(" wanted ")?;
     let (version, _) = rest.split_once(')')?;
@@ -476,6 +523,30 @@ mod tests {
                 assert!(!unmet.relation.contains('\n'), "{unmet:?}");
             }
         });
+    }
+
+    #[test]
+    fn what_matters_is_found_among_what_does_not() {
+        let idle = "cc -c a.c\nFILE: x\n\n".repeat(3);
+        for (_, at, text) in SIGNS {
+            let mark = match at {
+                At::Message => "W: ",
+                At::Any => "x",
+            };
+            let line = format!("{mark}{text}.");
+            for log in [
+                line.clone(),
+                format!("{idle}{line}"),
+                format!("{line}\n{idle}"),
+                format!("{idle}{line}\n{idle}"),
+            ] {
+                for chunk in [3, 11, 4096] {
+                    let signs = scan(log.as_bytes(), chunk).signs;
+                    let lines: Vec<_> = signs.iter().map(|(_, line)| line).collect();
+                    assert_eq!(lines, [&line], "{log} by {chunk}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -6,15 +6,19 @@
 //! | `lock` | starter, held by the shim | that the shim lives; its text is the shim's pid |
 //! | `stages` | shim | a line per stage begun: seconds since 1970 and its name |
 //! | `log` | shim | the build log |
+//! | `results` | shim | a line per result, its sum, before it is in the file cache |
+//! | `evicted` | shim, unpacking | lines of `filecache` or `chroots` and how many had to go there |
 //! | `abort` | starter | that somebody asked for an abort |
 //! | `verdict.json` | shim, at its very end; else the daemon | how the build ended |
+//! | `.abort`, `.verdict` | starter | nothing: they become the two above on a disk that is full |
 //!
 //! The folder appears by a rename, whole, and the lock is taken before that: whoever finds the
 //! folder with the lock free and no verdict knows that the shim is dead.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write as _};
+use std::io::{self, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -25,7 +29,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::protocol::{BuildStatus, FileName, Sha1Hex};
 use crate::session::launch::MARK;
-use crate::sys::{self, exe};
+use crate::sys::{self, exe, procs};
 
 use super::plan::Stage;
 use super::spec::Spec;
@@ -42,6 +46,12 @@ pub(crate) struct Ending {
     /// The stages that ran and their seconds.
     pub(crate) stages: Vec<(Stage, f64)>,
 }
+
+/// What becomes `abort`: to give a file another name takes no space.
+const ABORT_ROOM: &str = ".abort";
+/// What becomes the verdict, and its size in bytes: enough for some five hundred files.
+const VERDICT_ROOM: &str = ".verdict";
+const VERDICT_BYTES: usize = 64 << 10;
 
 /// The journal entry of one build.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,7 +76,9 @@ impl RunDir {
     pub(crate) fn start(folder: &Path, spec: &Spec) -> io::Result<(Self, Child)> {
         let name = spec.request.build_id.as_str();
         let (fresh, dir) = (folder.join(format!(".new-{name}")), folder.join(name));
-        sys::fs::remove_tree(&fresh).map_err(io::Error::other)?;
+        for remnant in [&fresh, &dir] {
+            sys::fs::remove_tree(remnant).map_err(io::Error::other)?;
+        }
         fs::create_dir(&fresh)?;
         let result = Self::fill(&fresh, &dir, spec);
         if result.is_err() {
@@ -89,7 +101,9 @@ impl RunDir {
         let text = serde_json::to_vec_pretty(&spec.without_secrets())?;
         sys::fs::atomic_write(&fresh.join("spec.json"), &text).map_err(io::Error::other)?;
         File::create(fresh.join("log"))?;
-        let lock = open_lock(&fresh.join("lock"))?;
+        File::create(fresh.join(ABORT_ROOM))?;
+        fs::write(fresh.join(VERDICT_ROOM), vec![b'\n'; VERDICT_BYTES])?;
+        let lock = File::create_new(fresh.join("lock"))?;
         lock.try_lock()?;
         fs::rename(fresh, dir)?;
         if let Some(parent) = dir.parent() {
@@ -130,6 +144,11 @@ impl RunDir {
         &self.0
     }
 
+    /// The folder of all entries.
+    pub(crate) fn journal(&self) -> &Path {
+        self.0.parent().unwrap_or(&self.0)
+    }
+
     pub(crate) fn log(&self) -> PathBuf {
         self.0.join("log")
     }
@@ -159,7 +178,25 @@ impl RunDir {
     /// Leaves the verdict, whole or not at all.
     pub(crate) fn give_verdict(&self, verdict: &Ending) -> io::Result<()> {
         let text = serde_json::to_vec_pretty(verdict)?;
-        sys::fs::atomic_write(&self.0.join("verdict.json"), &text).map_err(io::Error::other)
+        let place = self.0.join("verdict.json");
+        self.write_in_room(&text, &place)
+            .or_else(|_| sys::fs::atomic_write(&place, &text).map_err(io::Error::other))
+    }
+
+    /// Writes the verdict over the bytes that were put by for it, which a full disk still has.
+    fn write_in_room(&self, text: &[u8], place: &Path) -> io::Result<()> {
+        let room = self.0.join(VERDICT_ROOM);
+        let mut file = OpenOptions::new().write(true).open(&room)?;
+        file.write_all(text).or_else(|_| {
+            // Where nothing is ever overwritten in its place (btrfs), it is given back first.
+            file.set_len(0)?;
+            file.rewind()?;
+            file.write_all(text)
+        })?;
+        file.set_len(text.len() as u64)?;
+        file.sync_all()?;
+        fs::rename(room, place)?;
+        sys::fs::fsync_dir(&self.0).map_err(io::Error::other)
     }
 
     /// Notes that a stage begins.
@@ -167,11 +204,8 @@ impl RunDir {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
-        let mut file = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(self.0.join("stages"))?;
-        writeln!(file, "{:.3} {}", now.as_secs_f64(), stage.name())
+        let line = format!("{:.3} {}", now.as_secs_f64(), stage.name());
+        self.append("stages", &line)
     }
 
     /// Returns the stages begun so far: seconds since 1970 and the name.
@@ -183,9 +217,56 @@ impl RunDir {
             .collect()
     }
 
+    /// Notes that a result is about to get into the file cache.
+    pub(crate) fn note_result(&self, sum: &Sha1Hex) -> io::Result<()> {
+        self.append("results", &format!("{sum}"))
+    }
+
+    /// Returns the results that may be in the file cache, whatever became of the build.
+    pub(crate) fn noted_results(&self) -> io::Result<Vec<Sha1Hex>> {
+        let text = or_nothing(fs::read_to_string(self.0.join("results")))?;
+        Ok(text
+            .lines()
+            .filter_map(|sum| Sha1Hex::parse(sum).ok())
+            .collect())
+    }
+
+    /// Where it stands how much had to go for this build.
+    pub(crate) fn evictions_file(&self) -> PathBuf {
+        self.0.join("evicted")
+    }
+
+    /// Notes that so many files of the cache had to go for the results.
+    pub(crate) fn note_evictions(&self, files: u64) -> io::Result<()> {
+        self.append("evicted", &format!("filecache {files}"))
+    }
+
+    /// Returns from which store how much had to go.
+    pub(crate) fn evictions(&self) -> Vec<(&'static str, u64)> {
+        let text = fs::read_to_string(self.evictions_file()).unwrap_or_default();
+        text.lines()
+            .filter_map(|line| {
+                let (store, count) = line.split_once(' ')?;
+                let store = ["filecache", "chroots"].into_iter().find(|s| *s == store)?;
+                Some((store, count.parse().ok()?))
+            })
+            .collect()
+    }
+
+    fn append(&self, name: &str, line: &str) -> io::Result<()> {
+        let path = self.0.join(name);
+        let mut file = OpenOptions::new().append(true).create(true).open(path)?;
+        writeln!(file, "{line}")
+    }
+
     /// Asks the shim to abort; a build that has ended meanwhile is left alone.
     pub(crate) fn abort(&self) -> io::Result<()> {
-        File::create(self.0.join("abort"))?;
+        let asked = self.0.join("abort");
+        let noted =
+            fs::rename(self.0.join(ABORT_ROOM), &asked).or_else(|_| File::create(&asked).map(drop));
+        if let Err(error) = noted {
+            log::warn!("{}: cannot be written: {error}", asked.display());
+        }
         self.signal(Signal::SIGTERM)
     }
 
@@ -196,35 +277,49 @@ impl RunDir {
 
     /// Sends a signal to a living shim.
     pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
-        // Only while the lock is held is the pid still the shim's.
-        match (self.lives()?, self.shim_pid()) {
-            (true, Some(pid)) => Ok(kill(Pid::from_raw(pid), signal)?),
-            _ => Ok(()),
+        if !self.lives()? {
+            return Ok(());
         }
+        let pid = self
+            .shim_pid()
+            .ok_or_else(|| io::Error::other("its process is not to be found"))?;
+        Ok(kill(Pid::from_raw(pid), signal)?)
     }
 
-    /// The pid of the shim, living or dead.
+    /// The pid of the shim, if it lives: as the lock says, or, if that makes no sense, as /proc does.
     fn shim_pid(&self) -> Option<i32> {
-        fs::read_to_string(self.0.join("lock"))
-            .ok()?
-            .trim()
-            .parse()
-            .ok()
+        let arguments = [OsStr::new("shim"), self.0.as_os_str()];
+        let is_shim = |pid: &i32| procs::has_arguments(*pid, &arguments);
+        let told = fs::read_to_string(self.0.join("lock")).unwrap_or_default();
+        let told = told.trim().parse().ok().filter(is_shim);
+        told.or_else(|| {
+            let mut pids = procs::all().into_iter().map(|process| process.pid);
+            pids.find(is_shim)
+        })
     }
 
     /// Tells whether the shim is alive. The lock is only tried shared, so that two who ask at
     /// once do not take each other for the shim.
     fn lives(&self) -> io::Result<bool> {
-        match open_lock(&self.0.join("lock"))?.try_lock_shared() {
-            Ok(()) => Ok(false),
-            Err(TryLockError::WouldBlock) => Ok(true),
-            Err(TryLockError::Error(error)) => Err(error),
+        match self.open_lock()?.map(|lock| lock.try_lock_shared()) {
+            None | Some(Ok(())) => Ok(false),
+            Some(Err(TryLockError::WouldBlock)) => Ok(true),
+            Some(Err(TryLockError::Error(error))) => Err(error),
         }
     }
 
     /// Waits until the shim has ended, however it did.
     pub(crate) fn wait(&self) -> io::Result<()> {
-        open_lock(&self.0.join("lock"))?.lock_shared()
+        self.open_lock()?.map_or(Ok(()), |lock| lock.lock_shared())
+    }
+
+    /// Opens the lock, which nobody can hold who is to be found by it if it is not there.
+    fn open_lock(&self) -> io::Result<Option<File>> {
+        match File::open(self.0.join("lock")) {
+            Ok(lock) => Ok(Some(lock)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Tells how the build stands.
@@ -239,11 +334,31 @@ impl RunDir {
     }
 }
 
-fn open_lock(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)
+/// Returns the files of the cache that the builds of a journal need: what they are made of, and
+/// what came of them.
+pub(crate) fn pinned(journal: &Path) -> io::Result<HashSet<Sha1Hex>> {
+    let mut sums = HashSet::new();
+    for entry in fs::read_dir(journal)? {
+        let path = entry?.path();
+        if !path.is_dir() {
+            continue;
+        }
+        let run = RunDir(path);
+        let text = or_nothing(fs::read_to_string(run.0.join("spec.json")))?;
+        // One that nobody can read is no build's any more.
+        if let Ok(Spec { request, .. }) = serde_json::from_str(&text) {
+            sums.insert(request.chroot);
+            sums.extend(request.files.iter().map(|(_, sum)| sum.clone()));
+        }
+        sums.extend(run.noted_results()?);
+    }
+    Ok(sums)
+}
+
+/// Reads an absent file as an empty one.
+fn or_nothing(read: io::Result<String>) -> io::Result<String> {
+    read.or_else(|error| match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::InvalidData => Ok(String::new()),
+        _ => Err(error),
+    })
 }

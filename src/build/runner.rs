@@ -54,6 +54,8 @@ pub(crate) struct Build {
     pub(crate) stuck: Vec<String>,
     pub(super) run: RunDir,
     began: Instant,
+    /// Keeps the chroot's tree where it is.
+    pub(super) chroot: Option<store::Held>,
     pub(super) session: Option<Session>,
     pub(super) in_memory: bool,
     memory_is_too_small: bool,
@@ -79,6 +81,7 @@ impl Build {
             stuck: Vec::new(),
             run,
             began: Instant::now(),
+            chroot: None,
             session: None,
             in_memory: false,
             memory_is_too_small: false,

@@ -7,6 +7,9 @@
 //! Called by the build log's writer and, for its own lines, by the daemon.
 
 use std::borrow::Cow;
+use std::sync::LazyLock;
+
+use aho_corasick::{AhoCorasick, Input};
 
 /// What a URL's user and password come after.
 const SCHEME_END: &[u8] = b"://";
@@ -59,22 +62,28 @@ pub(super) fn unfinished(text: &[u8]) -> Option<usize> {
 }
 
 fn remove_credentials(text: &[u8]) -> Cow<'_, [u8]> {
+    static STARTS: LazyLock<AhoCorasick> = LazyLock::new(|| {
+        AhoCorasick::new([SCHEME_END, PROXY_AUTH]).expect("they are few and short")
+    });
     let mut kept = Vec::new();
     let mut copied = 0;
     let mut at = 0;
-    while at < text.len() {
-        let rest = &text[at..];
-        let (from, until) = if rest.starts_with(SCHEME_END) {
-            let from = at + SCHEME_END.len();
-            (from, from + userinfo_len(&text[from..]))
-        } else if rest.starts_with(PROXY_AUTH) {
-            (at, at + proxy_auth_len(rest))
+    while let Some(start) = STARTS.find(Input::new(text).range(at..)) {
+        let is_url = start.pattern().as_usize() == 0;
+        let (from, until) = if is_url {
+            (
+                start.end(),
+                start.end() + userinfo_len(&text[start.end()..]),
+            )
         } else {
-            at += 1;
-            continue;
+            let from = start.start();
+            (from, from + proxy_auth_len(&text[from..]))
         };
-        kept.extend_from_slice(&text[copied..from]);
-        (copied, at) = (until, until.max(at + 1));
+        at = until.max(start.end());
+        if from < until {
+            kept.extend_from_slice(&text[copied..from]);
+            copied = until;
+        }
     }
     if copied == 0 {
         return Cow::Borrowed(text);

@@ -134,9 +134,12 @@ fn note(stop: Stop, stage: Stage, record: &mut Record, build: &mut Build) {
             record.abort();
         }
         Stop::Failed(failure) => {
-            build
-                .log
-                .line(&format!("{} failed: {}", stage.name(), failure.reason));
+            // Most reasons begin with the stage.
+            let said = match failure.reason.starts_with(stage.name()) {
+                true => failure.reason.clone(),
+                false => format!("{} failed: {}", stage.name(), failure.reason),
+            };
+            build.log.line(&said);
             // A failed REAP is nothing: the kill that follows it is what counts.
             if stage != Stage::Reap {
                 record.fail(failure);
@@ -163,10 +166,13 @@ fn end(record: Record, mut build: Build, stages: Vec<(Stage, f64)>) -> Ending {
     ));
     build.log.line(&format!("Verdict: {status}: {reason}"));
     let files = build.files;
-    let status = match build.log.finish() {
+    let (status, reason) = match (build.log.finish(), status) {
         // A log with holes proves nothing: the disk is full, or worse.
-        Err(_) if status == BuildStatus::Ok => BuildStatus::BuilderFail,
-        _ => status,
+        (Err(error), BuildStatus::Ok | BuildStatus::PackageFail) => (
+            BuildStatus::BuilderFail,
+            format!("the log could not be written: {error}"),
+        ),
+        _ => (status, reason),
     };
     Ending {
         status,

@@ -40,8 +40,32 @@ pub(crate) struct Settings {
     pub(crate) programs: Programs,
     pub(crate) clocks: Clocks,
     pub(crate) log_bytes: u64,
+    /// How much may be kept. An older program's spec has none.
+    #[serde(default)]
+    pub(crate) space: Space,
     /// The bound of a writable layer in memory; none is half of what is available.
     pub(crate) memory_layer_bytes: Option<u64>,
+}
+
+/// How much may be kept, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Space {
+    /// In the file cache.
+    pub(crate) cache: u64,
+    /// In the chroot store.
+    pub(crate) chroots: u64,
+    /// What either leaves free on its file system.
+    pub(crate) reserve: u64,
+}
+
+impl Default for Space {
+    fn default() -> Self {
+        Self {
+            cache: u64::MAX,
+            chroots: u64::MAX,
+            reserve: 0,
+        }
+    }
 }
 
 /// How long things may take.
@@ -84,6 +108,11 @@ impl Settings {
                 abort: limits.abort_time,
             },
             log_bytes: limits.log_size,
+            space: Space {
+                cache: limits.cache_size,
+                chroots: limits.chroots_size,
+                reserve: limits.reserve,
+            },
             memory_layer_bytes: limits.memory_layer,
         }
     }

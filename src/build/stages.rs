@@ -79,6 +79,13 @@ impl Build {
             return self.site(Stage::Unpack, &program, &[tarball]);
         }
         let sum = self.spec.request.chroot.to_string();
+        let held = store::hold(&self.spec.settings.chroots, &sum);
+        self.chroot = Some(held.map_err(|error| {
+            Failure::new(
+                BuildStatus::BuilderFail,
+                format!("cannot use the store of chroots: {error}"),
+            )
+        })?);
         if store::tree(&self.spec.settings.chroots, &sum).is_dir() {
             self.log.line("The chroot is unpacked already.");
             return Ok(());
@@ -88,7 +95,10 @@ impl Build {
             .arg(&self.spec.settings.chroots)
             .arg(&sum)
             .arg(&tarball)
-            .arg(self.spec.request.build_id.as_str());
+            .arg(self.spec.request.build_id.as_str())
+            .arg(self.spec.settings.space.chroots.to_string())
+            .arg(self.spec.settings.space.reserve.to_string())
+            .arg(self.run.evictions_file());
         self.stage_command(Stage::Unpack, command)
     }
 
@@ -195,7 +205,7 @@ impl Build {
         let (exit, findings) = self.scanned(Stage::Sbuild, command)?;
         let full = self.disk_is_full();
         let judgement = match site {
-            Some(_) => verdict::classify_site(exit, &findings),
+            Some(_) => verdict::classify_site(exit, &findings, full),
             None => verdict::classify(exit, &findings, full),
         };
         self.judge(judgement)
@@ -333,7 +343,7 @@ impl Build {
     }
 
     fn gather(&mut self) -> Done {
-        let result = gather::gather(&self.spec, &mut || self.mailbox.abort_has_come());
+        let result = gather::gather(&self.spec, &self.run, &mut || self.mailbox.abort_has_come());
         match result {
             Ok(files) => {
                 self.files = files;

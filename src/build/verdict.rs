@@ -14,6 +14,8 @@ use super::scrub::scrub_always;
 /// How much of a line of the log a reason quotes.
 const MAX_SHOWN_CHARS: usize = 300;
 
+const DISK_FULL: &str = "The builder's disk is full.";
+
 /// How the build program ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
@@ -80,7 +82,7 @@ pub(crate) fn classify(exit: Exit, findings: &Findings, disk_full: bool) -> Judg
         return judge(Verdict::Ok, "The package was built.");
     }
     if disk_full {
-        return judge(Verdict::BuilderFail, "The builder's disk is full.");
+        return judge(Verdict::BuilderFail, DISK_FULL);
     }
     if status == Some("skipped") {
         let reason = "The package does not build for this architecture";
@@ -136,7 +138,7 @@ pub(crate) fn classify(exit: Exit, findings: &Findings, disk_full: bool) -> Judg
 
 /// Judges the end of a site's own `sbuildpath` program by the exit codes of 2008: 0 built,
 /// 1 dep-wait candidate, 2 give back, 3 package failure, others the builder (slave spec §3.5).
-pub(crate) fn classify_site(exit: Exit, findings: &Findings) -> Judgement {
+pub(crate) fn classify_site(exit: Exit, findings: &Findings, disk_full: bool) -> Judgement {
     let code = match ended_by_itself(exit, "The build program") {
         Ok(code) => code,
         Err(judgement) => return judgement,
@@ -145,6 +147,7 @@ pub(crate) fn classify_site(exit: Exit, findings: &Findings) -> Judgement {
     let transient = transient.iter().find_map(|sign| findings.sign(*sign));
     match (code, transient, findings.old_dependency()) {
         (0, _, _) => judge(Verdict::Ok, "The package was built."),
+        _ if disk_full => judge(Verdict::BuilderFail, DISK_FULL),
         (1 | 3, Some(line), _) => judge(
             Verdict::GivenBack,
             because("The build is given back", Some(line)),

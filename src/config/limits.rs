@@ -21,6 +21,8 @@ pub(crate) struct Limits {
     pub(crate) connections_per_peer: u32,
     /// Files sent at a time. Defaults to 32.
     pub(crate) downloads: u32,
+    /// Readers of a running log at a time. Defaults to 16.
+    pub(crate) followers: u32,
     /// For a whole request to arrive. Defaults to 30 seconds.
     pub(crate) request_timeout: Duration,
     /// Between requests on one connection. Defaults to 60 seconds.
@@ -37,8 +39,12 @@ pub(crate) struct Limits {
     pub(crate) fetch_size: u64,
     /// New attempts after a transient failure. Defaults to 3.
     pub(crate) fetch_retries: u32,
-    /// Left free on the file system of the cache. Defaults to 64 MiB.
+    /// Left free on the file systems of cache and chroots. Defaults to 512 MiB.
     pub(crate) reserve: u64,
+    /// All files of the cache. Defaults to 20 GiB.
+    pub(crate) cache_size: u64,
+    /// All unpacked chroots. Defaults to 20 GiB.
+    pub(crate) chroots_size: u64,
     /// A whole build. Defaults to 24 hours.
     pub(crate) build_time: Duration,
     /// Time without a line in the log. Defaults to 150 minutes, as in the reference.
@@ -62,6 +68,7 @@ impl Limits {
             connections: reader.count(L, "connections", 1, 256),
             connections_per_peer: reader.count(L, "connections_per_peer", 1, 64),
             downloads: reader.count(L, "downloads", 1, 32),
+            followers: reader.count(L, "followers", 1, 16),
             request_timeout: reader.duration(L, "request_timeout", 30),
             idle_timeout: reader.duration(L, "idle_timeout", 60),
             write_timeout: reader.duration(L, "write_timeout", 60),
@@ -70,7 +77,9 @@ impl Limits {
             fetch_lowest_rate: reader.bytes(L, "fetch_lowest_rate", 16 << 10),
             fetch_size: reader.bytes(L, "fetch_size", 20 << 30),
             fetch_retries: reader.count(L, "fetch_retries", 0, 3),
-            reserve: reader.bytes(L, "reserve", 64 << 20),
+            reserve: reader.bytes(L, "reserve", 512 << 20),
+            cache_size: reader.bytes(L, "cache_size", 20 << 30),
+            chroots_size: reader.bytes(L, "chroots_size", 20 << 30),
             build_time: reader.duration(L, "build_time", 24 * 3600),
             silence: reader.duration(L, "silence", 150 * 60),
             stage_time: reader.duration(L, "stage_time", 3600),
@@ -90,6 +99,7 @@ impl Limits {
             connections: count(self.connections),
             connections_per_peer: count(self.connections_per_peer),
             downloads: count(self.downloads),
+            followers: count(self.followers),
             // Nobody alone holds up all others.
             downloads_per_peer: count(self.downloads.div_ceil(2)),
             request_secs: self.request_timeout.as_secs(),

@@ -6,7 +6,6 @@
 //! asked for only, and into no answer and no log. Called by the handler of remote calls.
 
 use std::collections::HashMap;
-use std::io::{self, Read};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
@@ -20,9 +19,11 @@ use ureq::unversioned::transport::DefaultConnector;
 
 use super::Error;
 use super::resolver::Sturdy;
-use super::store::{CHUNK_BYTES, Store};
+use super::store::Store;
+use crate::metrics::metrics;
 use crate::protocol::Sha1Hex;
 use crate::sys::lock::lock;
+use crate::sys::saving::{PIECE_BYTES, fill};
 
 /// Redirects followed in one download.
 const MAX_REDIRECTS: u32 = 5;
@@ -90,7 +91,7 @@ pub(crate) fn plain_agent(connect: Duration, silence: Duration) -> ConfigBuilder
         // A kept connection that the server has closed would look like a failure.
         .max_idle_connections(0)
         .accept_encoding("identity")
-        .input_buffer_size(CHUNK_BYTES)
+        .input_buffer_size(PIECE_BYTES)
         .timeout_resolve(connect)
         .timeout_connect(connect)
         .timeout_send_request(connect)
@@ -132,10 +133,15 @@ impl Fetcher {
             return (false, format!("not a SHA-1 sum: {shown:?}"));
         };
         let Some(url) = url else {
-            return (self.store.contains(&sum), "No URL".to_owned());
+            return match self.held(&sum) {
+                Ok(held) => (held, "No URL".to_owned()),
+                Err(answer) => answer,
+            };
         };
-        if self.store.contains(&sum) {
-            return (true, "Cache".to_owned());
+        match self.held(&sum) {
+            Ok(true) => return (true, "Cache".to_owned()),
+            Ok(false) => {}
+            Err(answer) => return answer,
         }
         let Some(_caller) = Caller::enter(&self.callers) else {
             let busy = "Error accessing Librarian: too many files are being fetched already";
@@ -158,13 +164,26 @@ impl Fetcher {
             answer: None,
         };
         // An earlier flight may have landed since the first look.
-        let answer = if self.store.contains(&sum) {
-            (true, "Cache".to_owned())
-        } else {
-            self.download(&sum, url, credentials)
+        let answer = match self.store.hold(&sum) {
+            Ok(true) => (true, "Cache".to_owned()),
+            _ => self.download(&sum, url, credentials),
         };
         landing.answer = Some(answer.clone());
         answer
+    }
+
+    /// Tells whether the file is in the cache, and counts that; the error is the answer.
+    fn held(&self, sum: &Sha1Hex) -> Result<bool, Answer> {
+        let held = self.store.hold(sum).map_err(|error| {
+            log::error!("{sum}: {error}");
+            (false, format!("Error reading the cache: {error}"))
+        })?;
+        let found = match held {
+            true => &metrics().cache_hits,
+            false => &metrics().cache_misses,
+        };
+        found.inc();
+        Ok(held)
     }
 
     /// Tries until success, a failure that would only repeat itself, or the last attempt.
@@ -174,16 +193,27 @@ impl Fetcher {
         loop {
             let failure = match self.attempt(sum, url, credentials) {
                 Ok(bytes) => {
+                    count("ok");
                     log::info!("fetched {sum}, {bytes} bytes");
                     return (true, "Download".to_owned());
                 }
                 Err(Failure::Store(Error::Mismatch { actual, .. })) => {
+                    count("mismatch");
                     log::warn!("fetching {sum}: what came has SHA-1 {actual}");
                     return (false, "Digests did not match, removing again!".to_owned());
                 }
                 Err(failure) => failure,
             };
             log::warn!("fetching {sum}: {failure}");
+            if let Failure::Store(error) = &failure {
+                count(if error.is_no_space() {
+                    "no_space"
+                } else {
+                    "failed"
+                });
+                return (false, format!("Error keeping the file: {error}"));
+            }
+            count("failed");
             if retries == 0 || !failure.is_transient() {
                 return (false, format!("Error accessing Librarian: {failure}"));
             }
@@ -223,17 +253,16 @@ impl Fetcher {
         }
         let mut incoming = self.store.receive(declared)?;
         let mut reader = body.into_reader();
-        let mut buffer = vec![0; CHUNK_BYTES];
         let mut received = 0;
         let started = Instant::now();
         loop {
-            let read = match reader.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(read) => read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(ureq::Error::from(error).into()),
-            };
-            received += read as u64;
+            let mut piece = incoming.spare();
+            fill(&mut reader, &mut piece).map_err(ureq::Error::from)?;
+            if piece.is_empty() {
+                break;
+            }
+            received += piece.len() as u64;
+            metrics().download_bytes.inc_by(piece.len() as u64);
             if received > self.limits.size {
                 return Err(Failure::TooLong(self.limits.size));
             }
@@ -241,11 +270,15 @@ impl Fetcher {
             if started.elapsed() > PACE_GRACE.saturating_add(due) {
                 return Err(Failure::TooSlow(self.limits.lowest_rate));
             }
-            incoming.write(&buffer[..read])?;
+            incoming.write(piece)?;
         }
         incoming.finish(Some(sum))?;
         Ok(received)
     }
+}
+
+fn count(result: &str) {
+    metrics().downloads.with_label_values(&[result]).inc();
 }
 
 /// Why one attempt failed.

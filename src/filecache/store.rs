@@ -1,35 +1,72 @@
 //! Where are the bytes of a SHA-1 on disk, and how do new ones get there?
 //!
-//! One folder, one read-only file per sum, named by the sum. Bytes are hashed while they are
+//! One folder, one read-only file per sum, named by the sum. Bytes are summed while they are
 //! written to a `.tmp-` file, which is synced and takes its name only when the sum is right, so
-//! that a crash leaves no wrong entry. Does not fetch, does not evict, does not make the folder.
+//! that a crash leaves no wrong entry; an entry changed later is found by its first user. Before
+//! anything comes in, what was used longest ago goes, as far as [`Rules`] ask for it. Does not
+//! fetch, does not make the folder.
+//!
+//! The folder itself is what processes lock: shared to name an entry or to promise one, alone to
+//! make room. Nothing is promised, then, that is about to go.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::collections::HashSet;
+use std::fs::{self as files, File, FileTimes, OpenOptions};
+use std::io::{self, Read, Seek as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use nix::errno::Errno;
 use nix::libc;
-use nix::sys::statvfs::statvfs;
-use sha1_smol::Sha1;
 
 use super::Error;
+use super::marks::{Identity, Marks};
+use crate::metrics::metrics;
 use crate::protocol::Sha1Hex;
-use crate::sys::fs::{self, TempFile};
-
-/// Bytes copied at a time: large enough that system calls do not show.
-pub(super) const CHUNK_BYTES: usize = 256 * 1024;
+use crate::room::{Item, Shortage, Space, Usage};
+use crate::sys::digest::sha1_from;
+use crate::sys::fs::{self, TEMP_PREFIX, TempFile};
+use crate::sys::host;
+use crate::sys::saving::{Saving, fill};
 
 /// Entries are never written again; their owner too must mean it to change one.
 const ENTRY_MODE: u32 = 0o444;
+/// How long an entry that a master asked for waits for the build that needs it.
+const PROMISE: Duration = Duration::from_secs(3600);
+/// How much room is made at a time for a file whose length nobody knows, in bytes.
+const STEP_BYTES: u64 = 16 << 20;
+
+type Pinned = dyn Fn() -> io::Result<HashSet<Sha1Hex>> + Send + Sync;
+type Naming = dyn Fn(&Sha1Hex) -> io::Result<()> + Send + Sync;
+
+/// What a [`Store`] keeps to.
+pub(crate) struct Rules {
+    /// Bytes of all entries together.
+    pub(crate) bound: u64,
+    /// Bytes left free on the file system.
+    pub(crate) reserve: u64,
+    /// Names the entries that nobody may miss. Asked for while room is made.
+    pub(crate) pinned: Box<Pinned>,
+    /// Told of each new entry before it has its name.
+    pub(crate) naming: Box<Naming>,
+}
+
+impl Rules {
+    /// No bounds, nothing to be told.
+    pub(crate) fn none() -> Self {
+        Self {
+            bound: u64::MAX,
+            reserve: 0,
+            pinned: Box::new(|| Ok(HashSet::new())),
+            naming: Box::new(|_| Ok(())),
+        }
+    }
+}
 
 /// The folder of entries.
-#[derive(Debug)]
 pub(crate) struct Store {
     dir: PathBuf,
-    reserve_bytes: u64,
+    rules: Rules,
+    marks: Marks,
 }
 
 /// An entry opened for reading; stays readable when it is removed meanwhile.
@@ -43,28 +80,83 @@ pub(crate) struct Entry {
 
 impl Store {
     /// Opens the folder `dir` and removes the unfinished files no living process is writing.
-    ///
-    /// `reserve_bytes` is what [`Store::receive`] leaves free on the file system.
-    pub(crate) fn open(dir: &Path, reserve_bytes: u64) -> Result<Self, Error> {
+    pub(crate) fn open(dir: &Path, rules: Rules) -> Result<Self, Error> {
         if !dir.is_dir() {
             return Err(Error::NotADirectory(dir.to_path_buf()));
         }
         fs::sweep_temps(dir)?;
         Ok(Self {
             dir: dir.to_path_buf(),
-            reserve_bytes,
+            rules,
+            marks: Marks::default(),
         })
     }
 
-    /// Tells whether the entry exists; its content is not read again.
-    pub(crate) fn contains(&self, sum: &Sha1Hex) -> bool {
-        self.path(sum)
-            .symlink_metadata()
-            .is_ok_and(|found| found.is_file())
+    /// Tells whether the entry is there and good, and keeps it until [`Store::release`] or for an
+    /// hour: whoever asks is about to need it. Reads the bytes if that was not done before.
+    pub(crate) fn hold(&self, sum: &Sha1Hex) -> Result<bool, Error> {
+        Ok(self.checked(sum, true)?.is_some())
     }
 
-    /// Opens an entry; `None` when there is none. Only a regular file is an entry, no link.
+    /// Opens an entry; `None` when there is none. Reads the bytes if that was not done before.
     pub(crate) fn entry(&self, sum: &Sha1Hex) -> Result<Option<Entry>, Error> {
+        self.checked(sum, false)
+    }
+
+    /// Ends what [`Store::hold`] promised.
+    pub(crate) fn release(&self) {
+        self.marks.release();
+    }
+
+    /// Takes an entry for good: another process has put it there just now.
+    pub(crate) fn trust(&self, sum: &Sha1Hex) {
+        let turn = self.marks.turn(sum);
+        if let Ok(found) = self.path(sum).symlink_metadata() {
+            turn.is_good(Identity::of(&found), false, false);
+        }
+    }
+
+    fn checked(&self, sum: &Sha1Hex, promise: bool) -> Result<Option<Entry>, Error> {
+        let path = self.path(sum);
+        let examine = || fs::Error::at("examine", &path);
+        let turn = self.marks.turn(sum);
+        loop {
+            let Some(mut file) = self.open_entry(sum)? else {
+                turn.is_gone();
+                return Ok(None);
+            };
+            let found = Identity::of(&file.metadata().map_err(examine())?);
+            if !turn.knows(&found) {
+                let (actual, _) = sha1_from(&mut file).map_err(fs::Error::at("read", &path))?;
+                file.rewind().map_err(fs::Error::at("read", &path))?;
+                if actual != sum.as_str() {
+                    turn.is_gone();
+                    self.remove_damaged(sum, &found, &actual)?;
+                    return Ok(None);
+                }
+            }
+            let _folder = self.share()?;
+            let still_there = path
+                .symlink_metadata()
+                .is_ok_and(|now| Identity::of(&now) == found);
+            if !still_there {
+                // Made room of, or changed while it was read.
+                continue;
+            }
+            // Fails for a file put there by somebody else; then only this process knows.
+            let _ = file.set_times(FileTimes::new().set_accessed(SystemTime::now()));
+            let now = file.metadata().map_err(examine())?;
+            turn.is_good(Identity::of(&now), true, promise);
+            return Ok(Some(Entry {
+                file,
+                len: now.len(),
+                modified: now.modified().map_err(examine())?,
+            }));
+        }
+    }
+
+    /// Opens what is there under a sum: only a regular file is an entry, no link.
+    fn open_entry(&self, sum: &Sha1Hex) -> Result<Option<File>, Error> {
         let path = self.path(sum);
         // Without O_NONBLOCK a pipe of that name would block the open.
         let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
@@ -79,32 +171,31 @@ impl Store {
             Err(error) => return Err(fs::Error::at("open", &path)(error).into()),
         };
         let found = file.metadata().map_err(fs::Error::at("examine", &path))?;
-        let modified = found.modified().map_err(fs::Error::at("examine", &path))?;
-        Ok(found.is_file().then_some(Entry {
-            file,
-            len: found.len(),
-            modified,
-        }))
+        Ok(found.is_file().then_some(file))
+    }
+
+    fn remove_damaged(&self, sum: &Sha1Hex, found: &Identity, actual: &str) -> Result<(), Error> {
+        let path = self.path(sum);
+        log::error!("{} is damaged: its SHA-1 is {actual}", path.display());
+        metrics().damaged.with_label_values(&["filecache"]).inc();
+        let _folder = self.share()?;
+        let now = path.symlink_metadata();
+        if now.is_ok_and(|now| Identity::of(&now).is_same_file(found)) {
+            files::remove_file(&path).map_err(fs::Error::at("remove", &path))?;
+        }
+        Ok(())
     }
 
     /// Begins an entry whose sum is not known yet. `declared` is its length in bytes, if known:
-    /// more than is free, less the reserve, is refused before a byte is written.
+    /// then all room is made before a byte is written, else bit by bit.
     pub(crate) fn receive(&self, declared: Option<u64>) -> Result<Incoming<'_>, Error> {
-        let needed = declared.unwrap_or(0);
-        let free = self.free_bytes()?.saturating_sub(self.reserve_bytes);
-        if needed > free {
-            return Err(Error::NoSpace {
-                needed,
-                free,
-                dir: self.dir.clone(),
-            });
-        }
-        let temp = TempFile::create(&self.dir)?;
-        Ok(Incoming {
+        let mut incoming = Incoming {
             store: self,
-            temp,
-            hash: Sha1::new(),
-        })
+            saving: Saving::to(TempFile::create(&self.dir)?),
+            claimed: 0,
+        };
+        incoming.claim(declared.unwrap_or(0))?;
+        Ok(incoming)
     }
 
     /// Keeps all that `source` yields; `expect` and the result are as for [`Incoming::finish`].
@@ -115,21 +206,21 @@ impl Store {
         expect: Option<&Sha1Hex>,
     ) -> Result<Sha1Hex, Error> {
         let mut incoming = self.receive(declared)?;
-        let mut buffer = vec![0; CHUNK_BYTES];
         loop {
-            match source.read(&mut buffer) {
-                Ok(0) => return incoming.finish(expect),
-                Ok(read) => incoming.write(&buffer[..read])?,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(Error::Source(error)),
+            let mut piece = incoming.spare();
+            fill(source, &mut piece).map_err(Error::Source)?;
+            if piece.is_empty() {
+                return incoming.finish(expect);
             }
+            incoming.write(piece)?;
         }
     }
 
     /// Removes an entry; an absent one is fine. Whoever has it open may read on.
     pub(crate) fn remove(&self, sum: &Sha1Hex) -> Result<(), Error> {
         let path = self.path(sum);
-        match std::fs::remove_file(&path) {
+        self.marks.forget(sum);
+        match files::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(fs::Error::at("remove", &path)(error).into())
             }
@@ -137,38 +228,156 @@ impl Store {
         }
     }
 
+    /// Returns how much is kept, without what is on its way in.
+    pub(crate) fn usage(&self) -> Result<Usage, Error> {
+        let mut usage = Usage::default();
+        for item in self.scan()?.0 {
+            usage.bytes += item.bytes;
+            usage.entries += 1;
+        }
+        Ok(usage)
+    }
+
     fn path(&self, sum: &Sha1Hex) -> PathBuf {
         self.dir.join(sum.as_str())
     }
 
+    fn open_folder(&self) -> Result<File, Error> {
+        Ok(File::open(&self.dir).map_err(fs::Error::at("open", &self.dir))?)
+    }
+
+    /// Locks the folder against the making of room, until what is returned is dropped.
+    fn share(&self) -> Result<File, Error> {
+        let folder = self.open_folder()?;
+        let locked = folder.lock_shared();
+        locked.map_err(fs::Error::at("lock", &self.dir))?;
+        Ok(folder)
+    }
+
+    /// Makes room for `bytes` more of `temp` and takes it.
+    fn make_room(&self, temp: &TempFile, from: u64, bytes: u64) -> Result<(), Error> {
+        let folder = self.open_folder()?;
+        folder.lock().map_err(fs::Error::at("lock", &self.dir))?;
+        let (mut items, others) = self.scan()?;
+        let mut space = Space {
+            bound: self.rules.bound,
+            key: "cache_size",
+            others,
+            free: self.free_bytes()?,
+            reserve: self.rules.reserve,
+        };
+        let kept = items.iter().map(|item| item.bytes).sum();
+        if space.excess(kept, bytes) > 0 {
+            let pinned = (self.rules.pinned)().map_err(Error::Pins)?;
+            for item in &mut items {
+                item.pinned =
+                    pinned.contains(&item.key) || self.marks.is_promised(&item.key, PROMISE);
+            }
+            for sum in space.plan(items, bytes)? {
+                log::info!("removing {sum} from the cache to make room");
+                self.remove(&sum)?;
+                metrics().evictions.with_label_values(&["filecache"]).inc();
+            }
+            // Somebody may still be reading what went.
+            space.free = self.free_bytes()?;
+            if space.excess(0, bytes) > 0 {
+                return Err(Shortage::Free {
+                    needed: bytes,
+                    free: space.free,
+                    reserve: space.reserve,
+                    may_go: 0,
+                }
+                .into());
+            }
+        }
+        Ok(temp.allocate(from, bytes)?)
+    }
+
+    /// Returns the entries, and the bytes of what is on its way in.
+    fn scan(&self) -> Result<(Vec<Item<Sha1Hex>>, u64), Error> {
+        let list = || fs::Error::at("list", &self.dir);
+        let now = SystemTime::now();
+        let (mut items, mut others) = (Vec::new(), 0);
+        for entry in files::read_dir(&self.dir).map_err(list())? {
+            let entry = entry.map_err(list())?;
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            let found = match entry.metadata() {
+                Ok(found) if found.is_file() => found,
+                // A link, say, or gone already.
+                _ => continue,
+            };
+            if let Ok(sum) = Sha1Hex::parse(&name) {
+                let used = [
+                    self.marks.used(&sum),
+                    found.accessed().ok(),
+                    found.modified().ok(),
+                ];
+                let used = used.into_iter().flatten().max().unwrap_or(UNIX_EPOCH);
+                // A time that has not come yet says nothing.
+                let used = if used > now { UNIX_EPOCH } else { used };
+                items.push(Item {
+                    key: sum,
+                    bytes: found.len(),
+                    used: used.duration_since(UNIX_EPOCH).unwrap_or_default(),
+                    pinned: false,
+                });
+            } else if name.starts_with(TEMP_PREFIX) {
+                others += found.len().max(found.blocks() * 512);
+            }
+        }
+        Ok((items, others))
+    }
+
     /// Bytes an unprivileged process may still write to the file system.
     fn free_bytes(&self) -> Result<u64, Error> {
-        let found = statvfs(&self.dir)
-            .map_err(fs::Error::at::<Errno>("find the free space of", &self.dir))?;
-        Ok(found
-            .blocks_available()
-            .saturating_mul(found.fragment_size()))
+        let unknown = || fs::Error::at("find the free space of", &self.dir);
+        let free = host::free_bytes(&self.dir);
+        Ok(free.ok_or_else(|| unknown()(io::Error::last_os_error()))?)
     }
 }
 
 /// An entry on its way in; dropped unfinished, it leaves nothing.
 pub(crate) struct Incoming<'a> {
     store: &'a Store,
-    temp: TempFile,
-    hash: Sha1,
+    saving: Saving,
+    /// Bytes there is room for.
+    claimed: u64,
 }
 
 impl Incoming<'_> {
-    /// Appends all of `bytes`.
-    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        self.hash.update(bytes);
-        Ok(self.temp.write_all(bytes)?)
+    /// Returns a piece to be filled and given to [`Incoming::write`].
+    pub(crate) fn spare(&self) -> Vec<u8> {
+        self.saving.spare()
+    }
+
+    /// Appends all of `piece`.
+    pub(crate) fn write(&mut self, piece: Vec<u8>) -> Result<(), Error> {
+        let wanted = self.saving.len() + piece.len() as u64;
+        if wanted > self.claimed {
+            let missing = wanted - self.claimed;
+            if missing >= STEP_BYTES || self.claim(STEP_BYTES).is_err() {
+                self.claim(missing)?;
+            }
+        }
+        Ok(self.saving.write(piece)?)
+    }
+
+    fn claim(&mut self, bytes: u64) -> Result<(), Error> {
+        if bytes > 0 {
+            self.store
+                .make_room(self.saving.temp(), self.claimed, bytes)?;
+            self.claimed += bytes;
+        }
+        Ok(())
     }
 
     /// Makes what was written an entry and returns its sum; [`Error::Mismatch`] if that is not the
-    /// one expected. On return the entry is on disk.
+    /// one expected. On return the entry is on disk, and promised as by [`Store::hold`].
     pub(crate) fn finish(self, expect: Option<&Sha1Hex>) -> Result<Sha1Hex, Error> {
-        let actual = Sha1Hex::parse(&self.hash.digest().to_string())
+        let store = self.store;
+        let (mut temp, digest) = self.saving.finish();
+        let actual = Sha1Hex::parse(&digest)
             .expect("a digest is shown as forty lower-case hexadecimal digits");
         if let Some(expected) = expect.filter(|expected| **expected != actual) {
             return Err(Error::Mismatch {
@@ -176,136 +385,21 @@ impl Incoming<'_> {
                 actual,
             });
         }
-        self.temp.persist(&self.store.path(&actual), ENTRY_MODE)?;
+        temp.sync()?;
+        let path = store.path(&actual);
+        {
+            let turn = store.marks.turn(&actual);
+            let _folder = store.share()?;
+            (store.rules.naming)(&actual).map_err(Error::Pins)?;
+            temp.place(&path, ENTRY_MODE)?;
+            let found = path.symlink_metadata();
+            let found = found.map_err(fs::Error::at("examine", &path))?;
+            turn.is_good(Identity::of(&found), true, true);
+        }
+        fs::fsync_dir(&store.dir)?;
         Ok(actual)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::{PermissionsExt, symlink};
-
-    use super::*;
-
-    const HELLO: &str = "aaf4c61ddcc5e8a2dabede0f3b482cd9aea9434d";
-    const OTHER: &str = "0000000000000000000000000000000000000000";
-
-    fn sum(text: &str) -> Sha1Hex {
-        Sha1Hex::parse(text).unwrap()
-    }
-
-    fn store() -> (tempfile::TempDir, Store) {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path(), 0).unwrap();
-        (dir, store)
-    }
-
-    fn count(dir: &tempfile::TempDir) -> usize {
-        dir.path().read_dir().unwrap().count()
-    }
-
-    /// Yields some bytes, then fails.
-    struct Truncated(bool);
-
-    impl Read for Truncated {
-        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-            if std::mem::replace(&mut self.0, true) {
-                return Err(io::Error::from(io::ErrorKind::ConnectionReset));
-            }
-            buffer[..5].copy_from_slice(b"hello");
-            Ok(5)
-        }
-    }
-
-    #[test]
-    fn what_is_put_can_be_had_and_removed() {
-        let (dir, store) = store();
-        let kept = store
-            .put(&mut &b"hello"[..], Some(5), Some(&sum(HELLO)))
-            .unwrap();
-        assert_eq!(kept.as_str(), HELLO);
-        assert!(store.contains(&kept));
-        let mut entry = store.entry(&kept).unwrap().unwrap();
-        store.remove(&kept).unwrap();
-        store.remove(&kept).unwrap();
-        let mut text = String::new();
-        entry.file.read_to_string(&mut text).unwrap();
-        assert_eq!((entry.len, text.as_str()), (5, "hello"));
-        assert_eq!(
-            entry.file.metadata().unwrap().permissions().mode() & 0o777,
-            0o444
-        );
-        assert!(!store.contains(&kept) && store.entry(&kept).unwrap().is_none());
-        assert_eq!(count(&dir), 0);
-    }
-
-    #[test]
-    fn the_same_content_twice_is_one_entry() {
-        let (dir, store) = store();
-        for _ in 0..2 {
-            store.put(&mut &b"hello"[..], None, None).unwrap();
-        }
-        assert_eq!(count(&dir), 1);
-    }
-
-    #[test]
-    fn failures_leave_nothing() {
-        let (dir, store) = store();
-        let mismatch = store
-            .put(&mut &b"hello"[..], None, Some(&sum(OTHER)))
-            .unwrap_err();
-        assert!(matches!(mismatch, Error::Mismatch { .. }));
-        let cut = store
-            .put(&mut Truncated(false), None, Some(&sum(HELLO)))
-            .unwrap_err();
-        assert!(matches!(cut, Error::Source(_)));
-        let full = store
-            .put(&mut &b"hello"[..], Some(u64::MAX), None)
-            .unwrap_err();
-        assert!(full.to_string().starts_with("no space: "), "{full}");
-        assert_eq!(count(&dir), 0);
-    }
-
-    #[test]
-    fn the_reserve_is_kept_free() {
-        let (dir, _) = store();
-        let store = Store::open(dir.path(), u64::MAX).unwrap();
-        assert!(matches!(
-            store.receive(Some(1)),
-            Err(Error::NoSpace { free: 0, .. })
-        ));
-    }
-
-    #[test]
-    fn only_regular_files_are_entries() {
-        let (dir, store) = store();
-        std::fs::write(dir.path().join("target"), "secret").unwrap();
-        symlink(dir.path().join("target"), dir.path().join(HELLO)).unwrap();
-        std::fs::create_dir(dir.path().join(OTHER)).unwrap();
-        for name in [HELLO, OTHER] {
-            assert!(!store.contains(&sum(name)), "{name}");
-            assert!(store.entry(&sum(name)).unwrap().is_none(), "{name}");
-        }
-    }
-
-    #[test]
-    fn opening_sweeps_what_a_crash_left_but_not_what_another_writes() {
-        let (dir, store) = store();
-        std::fs::write(dir.path().join(".tmp-1-1"), "half").unwrap();
-        let mut incoming = store.receive(None).unwrap();
-        let second = Store::open(dir.path(), 0).unwrap();
-        assert_eq!(count(&dir), 1);
-        incoming.write(b"hello").unwrap();
-        incoming.finish(None).unwrap();
-        assert!(second.contains(&sum(HELLO)));
-    }
-
-    #[test]
-    fn an_absent_folder_is_refused_and_not_made() {
-        let dir = tempfile::tempdir().unwrap();
-        let absent = dir.path().join("absent");
-        let error = Store::open(&absent, 0).unwrap_err();
-        assert!(matches!(error, Error::NotADirectory(_)));
-        assert!(!absent.exists());
-    }
-}
+mod tests;

@@ -19,7 +19,7 @@ use crate::hand::check::{NotJudged, judge_as};
 use crate::hand::report::{Finding, Grade};
 use crate::hand::say;
 use crate::server::{self, Access, Limits, Server};
-use crate::sys::{host, user};
+use crate::sys::{exe, host, user};
 use judge::Trial;
 
 /// Tell whether this host can build, and what mends it
@@ -84,7 +84,7 @@ fn check(config: &Config, report: &mut Report) {
         report.tell(judge::sbuild(host::package_version("sbuild").as_deref()));
     }
     for program in judge::PROGRAMS {
-        let path = find_program(program.0).map(|path| path.display().to_string());
+        let path = exe::find_program(program.0).map(|path| path.display().to_string());
         report.tell(judge::program(program, path.as_deref()));
     }
     for address in &config.slave.bindhost {
@@ -144,7 +144,7 @@ fn check_sessions(config: &Config, as_builder: bool, report: &mut Report) {
     };
     let namespaces_work = matches!(trial, Trial::Sessions { .. });
     for program in ["newuidmap", "newgidmap"] {
-        let installed = find_program(program).map(|path| {
+        let installed = exe::find_program(program).map(|path| {
             let setuid = path
                 .metadata()
                 .is_ok_and(|about| about.uid() == 0 && about.mode() & 0o4000 != 0);
@@ -163,17 +163,6 @@ fn check_sessions(config: &Config, as_builder: bool, report: &mut Report) {
     for finding in judge::sessions(&trial, config.slave.overlay) {
         report.tell(finding);
     }
-}
-
-/// Returns where a program started by name is.
-fn find_program(name: &str) -> Option<PathBuf> {
-    let path = env::var_os("PATH")?;
-    env::split_paths(&path)
-        .map(|folder| folder.join(name))
-        .find(|file| {
-            file.metadata()
-                .is_ok_and(|about| about.is_file() && about.mode() & 0o111 != 0)
-        })
 }
 
 /// Tries to listen where the daemon will.

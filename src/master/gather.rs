@@ -9,17 +9,15 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
-
-use sha1::{Digest as _, Sha1};
 
 use crate::build::changes;
 use crate::client::{self, Client, Download};
 use crate::protocol::{FileName, Sha1Hex};
-use crate::sys::digest::{hex, sha1_of};
+use crate::sys::digest::sha1_of;
 use crate::sys::fs::{TempFile, fsync_dir, remove_tree};
+use crate::sys::saving::Saving;
 
 use super::farm::Place;
 
@@ -29,10 +27,6 @@ const TRIES: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(500);
 /// Age of half-fetched results that nobody can be at any more.
 const OLD: Duration = Duration::from_secs(24 * 3600);
-/// Pieces on their way from the network to the sum.
-const PIECES: usize = 4;
-/// Bytes between two flushes to disk.
-const FLUSH_BYTES: u64 = 32 << 20;
 /// Below this many bytes a second on average, after the first `GRACE`, a download is given up: it
 /// keeps others waiting.
 const LOWEST_RATE: u64 = 16 << 10;
@@ -271,18 +265,14 @@ fn try_fetch(
     let limit = wanted.limit;
     let download = wanted.client.get(&format!("/filecache/{sum}"), 0);
     let download = download.map_err(|error| wrong(error.to_string()))?;
-    let mut temp = TempFile::create(dir)?;
-    let (actual, bytes) = save(download, &mut temp, limit).map_err(|failed| match failed {
+    let saved = save(download, TempFile::create(dir)?, limit);
+    let (temp, actual, bytes) = saved.map_err(|failed| match failed {
         Failed::Client(error) => wrong(error.to_string()),
         Failed::TooSlow => wrong(format!("slower than {LOWEST_RATE} bytes a second")),
         Failed::TooLong => Error::Refused(format!(
             "{name} is longer than {limit} bytes ([master] result_size)"
         )),
         Failed::Disk(error) => Error::Disk(error),
-        Failed::Thread(source) => Error::Io {
-            path: dir.to_owned(),
-            source,
-        },
     })?;
     if actual != sum.as_str() {
         return Err(wrong(format!("sent with SHA-1 {actual} instead of {sum}")));
@@ -297,76 +287,36 @@ pub(super) enum Failed {
     TooLong,
     TooSlow,
     Disk(crate::sys::fs::Error),
-    Thread(io::Error),
 }
 
-/// Writes all of a download to `temp` and returns its SHA-1 and length. Memory is constant, whatever comes.
+/// Writes all of a download to `temp` and returns that, its SHA-1 and its length. Memory is
+/// constant, whatever comes.
 pub(super) fn save(
     mut download: Download,
-    temp: &mut TempFile,
+    temp: TempFile,
     limit: u64,
-) -> Result<(String, u64), Failed> {
+) -> Result<(TempFile, String, u64), Failed> {
     let started = Instant::now();
-    let (to_sum, pieces) = mpsc::sync_channel::<Vec<u8>>(PIECES);
-    let (give_back, spare) = mpsc::channel();
-    thread::scope(|scope| {
-        let summing = move || {
-            let mut hasher = Sha1::new();
-            for piece in pieces {
-                hasher.update(&piece);
-                // Nobody wants it back after the last one.
-                let _ = give_back.send(piece);
-            }
-            hasher.finalize()
-        };
-        let sum = thread::Builder::new()
-            .name("sum".into())
-            .spawn_scoped(scope, summing)
-            .map_err(Failed::Thread)?;
-        let flush = flusher(temp).map_err(Failed::Thread)?;
-        let mut received = 0;
-        loop {
-            let mut piece = spare.try_recv().unwrap_or_default();
-            download.fill(&mut piece).map_err(Failed::Client)?;
-            if piece.is_empty() {
-                break;
-            }
-            received += piece.len() as u64;
-            if received > limit {
-                return Err(Failed::TooLong);
-            }
-            let due = Duration::from_secs(received / LOWEST_RATE);
-            if started.elapsed() > GRACE + due {
-                return Err(Failed::TooSlow);
-            }
-            temp.write_all(&piece).map_err(Failed::Disk)?;
-            let (len, last) = (piece.len() as u64, received);
-            to_sum.send(piece).expect("it sums until we stop sending");
-            if last / FLUSH_BYTES > (last - len) / FLUSH_BYTES {
-                // It may still be at the last one.
-                let _ = flush.try_send(());
-            }
+    let mut saving = Saving::to(temp);
+    loop {
+        let mut piece = saving.spare();
+        download.fill(&mut piece).map_err(Failed::Client)?;
+        if piece.is_empty() {
+            break;
         }
-        drop(flush);
-        drop(to_sum);
-        let digest = sum.join().expect("summing does not panic");
-        Ok((hex(&digest), received))
-    })
-}
-
-/// Starts what brings bytes to the disk while more of them come, each time it is told to: in the end
-/// all of them have to be there, and waiting for all at once takes longer. Nobody waits for it.
-fn flusher(temp: &TempFile) -> io::Result<mpsc::SyncSender<()>> {
-    let (tell, told) = mpsc::sync_channel::<()>(1);
-    let file = temp.handle()?;
-    let flush = move || {
-        for () in told {
-            // The end tells what went wrong.
-            let _ = file.sync_data();
+        let received = saving.len() + piece.len() as u64;
+        if received > limit {
+            return Err(Failed::TooLong);
         }
-    };
-    thread::Builder::new().name("flush".into()).spawn(flush)?;
-    Ok(tell)
+        let due = Duration::from_secs(received / LOWEST_RATE);
+        if started.elapsed() > GRACE + due {
+            return Err(Failed::TooSlow);
+        }
+        saving.write(piece).map_err(Failed::Disk)?;
+    }
+    let bytes = saving.len();
+    let (temp, sum) = saving.finish();
+    Ok((temp, sum, bytes))
 }
 
 /// Makes sure that there is one .changes, and that it lists what came.

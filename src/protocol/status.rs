@@ -20,7 +20,8 @@ pub(crate) enum BuilderStatus {
 pub(super) const BUILDER_ABORTED: &str = "BuilderStatus.ABORTED";
 
 impl BuilderStatus {
-    const ALL: [Self; 4] = [Self::Idle, Self::Building, Self::Waiting, Self::Aborting];
+    /// Every one of them.
+    pub(crate) const ALL: [Self; 4] = [Self::Idle, Self::Building, Self::Waiting, Self::Aborting];
 
     /// Returns the wire string.
     pub(crate) fn wire(self) -> &'static str {

@@ -10,12 +10,11 @@ use super::admission::{Admission, Ticket};
 use super::head::{self, Head, LENGTH_NEEDED, Refusal, refusal};
 use super::http::Protocol;
 use super::limits::Limits;
-use super::message::{Body, Handler, Request, Response};
+use super::message::{Body, Feed, Handler, Request, Response};
 use super::places::Place;
 use super::wire::{PIECE_BYTES, Wire};
 use crate::metrics::metrics;
 use std::any::Any;
-use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -38,6 +37,7 @@ pub(super) struct Service {
     pub(super) limits: Limits,
     pub(super) access: Access,
     pub(super) downloads: Admission,
+    pub(super) followers: Admission,
     /// Bytes of bodies that are long.
     pub(super) long_bodies: Admission,
     pub(super) uploads: Admission,
@@ -49,6 +49,7 @@ impl Service {
         Self {
             handler,
             downloads: Admission::new(limits.downloads, limits.downloads_per_peer),
+            followers: Admission::new(limits.followers, limits.followers),
             // One address cannot take all there is.
             long_bodies: Admission::new(limits.body_bytes.saturating_mul(2), limits.body_bytes),
             uploads: Admission::new(limits.uploads, limits.uploads),
@@ -189,7 +190,7 @@ impl Connection<'_> {
         });
         // Where the next request begins is known, but not whether the rest will ever come.
         let cut_off = unread > 0;
-        framing.keep_alive &= !cut_off;
+        framing.keep_alive &= !cut_off && !matches!(response.body, Body::Feed(_));
         let keep_alive = framing.keep_alive;
         self.answer(response, framing)?;
         match keep_alive {
@@ -263,27 +264,32 @@ impl Connection<'_> {
         Ok(ticket)
     }
 
-    /// Writes an answer; if it is a file and too many are being sent already, another one.
+    /// Writes an answer; if it takes a place of which too many are taken already, another one.
     fn answer(&self, mut response: Response, mut framing: Framing) -> io::Result<()> {
         // The client has the body; it is told the length of that.
         framing.head_only |= response.status == 304;
-        let is_download = matches!(response.body, Body::File { .. }) && !framing.head_only;
-        let admit = || self.service.downloads.admit(self.place.peer().ip(), 1);
-        let ticket = is_download.then(admit).flatten();
-        if is_download && ticket.is_none() {
-            response =
-                Response::text(503, "too many downloads at once").with_header("Retry-After", "1");
+        let wanted = match response.body {
+            _ if framing.head_only => None,
+            Body::Bytes(_) => None,
+            Body::File { .. } | Body::Reader { .. } => {
+                Some((&self.service.downloads, "too many downloads at once"))
+            }
+            Body::Feed(_) => Some((&self.service.followers, "too many followers at once")),
+        };
+        let mut _ticket = None;
+        if let Some((places, too_many)) = wanted {
+            _ticket = places.admit(self.place.peer().ip(), 1);
+            if _ticket.is_none() {
+                response = Response::text(503, too_many).with_header("Retry-After", "1");
+            }
         }
         count_refusal(response.status);
         let begun = Instant::now();
         let deadline = begun + self.service.limits.answer_time(response.body.len());
         let mut head = render(&response, &framing)?;
         match response.body {
-            Body::File { file, len } if !framing.head_only => {
-                self.wire.write(&head, deadline)?;
-                self.send_file(file, len, begun)
-            }
-            Body::Bytes(body) if !framing.head_only => {
+            _ if framing.head_only => self.wire.write(&head, deadline),
+            Body::Bytes(body) => {
                 self.place.tells();
                 if body.len() <= SHORT_BODY_BYTES {
                     head.extend_from_slice(&body);
@@ -292,27 +298,67 @@ impl Connection<'_> {
                 self.wire.write(&head, deadline)?;
                 self.wire.write(&body, deadline)
             }
-            Body::File { .. } | Body::Bytes(_) => self.wire.write(&head, deadline),
+            Body::File { file, len } => {
+                self.wire.write(&head, deadline)?;
+                self.send_pieces(len, begun, |piece, deadline| {
+                    self.wire.send_file(&file, piece, deadline)
+                })
+            }
+            Body::Reader { mut reader, len } => {
+                self.wire.write(&head, deadline)?;
+                self.send_pieces(len, begun, |piece, deadline| {
+                    let mut bytes = Vec::new();
+                    reader.by_ref().take(piece).read_to_end(&mut bytes)?;
+                    self.wire.write(&bytes, deadline)?;
+                    match bytes.len() as u64 == piece {
+                        true => Ok(()),
+                        false => Err(ErrorKind::UnexpectedEof.into()),
+                    }
+                })
+            }
+            Body::Feed(feed) => {
+                self.wire.write(&head, deadline)?;
+                self.send_feed(feed, framing.takes_chunks())
+            }
         }
     }
 
-    /// Sends the next `len` bytes of `file`.
-    fn send_file(&self, mut file: File, len: u64, begun: Instant) -> io::Result<()> {
+    /// Sends what a feed gives until its end or the client's.
+    fn send_feed(&self, mut feed: Box<dyn Feed>, chunked: bool) -> io::Result<()> {
+        let send = |bytes: &[u8]| {
+            let time = self.service.limits.answer_time(bytes.len() as u64);
+            self.wire.write(bytes, Instant::now() + time)
+        };
+        while let Some(piece) = feed.next()? {
+            if piece.is_empty() {
+                if self.wire.peer_has_gone() {
+                    return Err(ErrorKind::ConnectionAborted.into());
+                }
+            } else if chunked {
+                let size = format!("{:x}\r\n", piece.len());
+                send(&[size.as_bytes(), &piece, b"\r\n"].concat())?;
+            } else {
+                send(&piece)?;
+            }
+        }
+        if chunked { send(b"0\r\n\r\n") } else { Ok(()) }
+    }
+
+    /// Sends the next `len` bytes of an answer, piece by piece as `send` does it by a deadline.
+    fn send_pieces(
+        &self,
+        len: u64,
+        begun: Instant,
+        mut send: impl FnMut(u64, Instant) -> io::Result<()>,
+    ) -> io::Result<()> {
         metrics().sent_files.inc();
-        let piece = usize::try_from(len).unwrap_or(PIECE_BYTES).min(PIECE_BYTES);
-        let mut buffer = vec![0; piece];
         let mut sent = 0;
         while sent < len {
-            let most = usize::try_from(len - sent).unwrap_or(piece).min(piece);
-            let count = file.read(&mut buffer[..most])?;
-            if count == 0 {
-                return Err(ErrorKind::UnexpectedEof.into());
-            }
-            sent += count as u64;
+            let piece = (len - sent).min(PIECE_BYTES as u64);
+            sent += piece;
             // A client that begins to crawl has no credit for what it would take in the end.
-            let deadline = begun + self.service.limits.answer_time(sent);
-            self.wire.write(&buffer[..count], deadline)?;
-            metrics().sent_bytes.inc_by(count as u64);
+            send(piece, begun + self.service.limits.answer_time(sent))?;
+            metrics().sent_bytes.inc_by(piece);
         }
         Ok(())
     }
@@ -369,10 +415,16 @@ impl Framing {
             keep_alive: false,
         }
     }
+
+    /// Says whether an answer of unknown length may come in chunks; else its end is the
+    /// connection's.
+    fn takes_chunks(&self) -> bool {
+        self.version >= HTTPVersion(1, 1)
+    }
 }
 
-/// Renders an answer up to its body. `Content-Length` is always there, chunks never, whatever the
-/// client would take.
+/// Renders an answer up to its body. `Content-Length` is there for all but a feed, chunks for nothing
+/// else, whatever the client would take.
 fn render(response: &Response, framing: &Framing) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(512);
     tiny_http::Response::new(
@@ -385,8 +437,18 @@ fn render(response: &Response, framing: &Framing) -> io::Result<Vec<u8>> {
     .with_header(Header::from_bytes("Server", "buildd-slave").expect("it is ASCII"))
     .with_chunked_threshold(usize::MAX)
     .raw_print(&mut bytes, framing.version.clone(), &[], true, None)?;
-    // tiny_http keeps this header to itself, so it goes in before the closing empty line.
+    // tiny_http keeps these headers to itself, so they go in before the closing empty line.
     bytes.truncate(bytes.len() - 2);
+    if let Body::Feed(_) = response.body {
+        let length = b"Content-Length: 0\r\n";
+        let at = bytes.windows(length.len()).position(|part| part == length);
+        if let Some(at) = at {
+            bytes.drain(at..at + length.len());
+        }
+        if framing.takes_chunks() {
+            bytes.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
+        }
+    }
     let connection = if framing.keep_alive {
         "keep-alive"
     } else {

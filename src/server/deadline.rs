@@ -3,9 +3,16 @@
 //! A plain socket timeout starts anew with each byte; this one is set before each call to what is
 //! left. It makes no decision about what a passed deadline means. Used by `connection`.
 
+use nix::errno::Errno;
+use nix::sys::sendfile::sendfile;
+use std::fs::File;
 use std::io::{Error, ErrorKind, Read, Result, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
+
+/// Bytes of a file given to the kernel at a time: what it hands the socket in one go. Of more, it
+/// would wait with the whole timeout for each of those.
+const SEND_BYTES: usize = 64 << 10;
 
 /// A borrowed socket and the moment after which it fails with [`ErrorKind::TimedOut`].
 pub(super) struct Deadline<'a> {
@@ -24,6 +31,24 @@ impl<'a> Deadline<'a> {
             Duration::ZERO => Err(ErrorKind::TimedOut.into()),
             left => Ok(left),
         }
+    }
+}
+
+impl Deadline<'_> {
+    /// Sends the next `len` bytes of `file`; fails if that is shorter.
+    pub(super) fn send(&self, file: &File, len: u64) -> Result<()> {
+        let mut left = len;
+        while left > 0 {
+            self.stream.set_write_timeout(Some(self.left()?))?;
+            let most = usize::try_from(left).map_or(SEND_BYTES, |left| left.min(SEND_BYTES));
+            match sendfile(self.stream, file, None, most) {
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(count) => left -= count as u64,
+                Err(Errno::EINTR) => {}
+                Err(error) => return Err(timed_out(error.into())),
+            }
+        }
+        Ok(())
     }
 }
 

@@ -24,6 +24,9 @@ pub(crate) struct Limits {
     pub(crate) downloads: usize,
     /// The same for one peer.
     pub(crate) downloads_per_peer: usize,
+    /// Answers that are still being made ([`Feed`](super::Feed)) under way at once; one more is
+    /// answered 503.
+    pub(crate) followers: usize,
     /// Seconds from the first byte of a request to the last of its body; then 408. For a body that
     /// is taken as a stream: its longest silence, and what is added to the time its pace allows.
     pub(crate) request_secs: u64,
@@ -45,6 +48,7 @@ impl Default for Limits {
             connections_per_peer: 128,
             downloads: 16,
             downloads_per_peer: 16,
+            followers: 16,
             request_secs: 30,
             idle_secs: 60,
             write_secs: 30,

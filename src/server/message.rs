@@ -1,11 +1,11 @@
 //! A request as a handler sees it, and the answer it gives back.
 //!
 //! A request here is complete and checked: its head parsed, its path decoded, its body read or, for
-//! a handler that wants it so, at hand as a stream. An answer always knows its length; there is no
-//! chunked one. Used by every handler.
+//! a handler that wants it so, at hand as a stream. An answer knows its length, unless it is
+//! one that is still being made ([`Feed`]). Used by every handler.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::net::IpAddr;
 use tiny_http::Header;
 pub(crate) use tiny_http::Method;
@@ -51,16 +51,34 @@ pub(crate) enum Body {
         /// How many bytes to send: if the file turns out shorter, the connection is cut.
         len: u64,
     },
+    /// The next `len` bytes of something else that is on a disk; it counts as a download.
+    Reader {
+        /// If it turns out shorter, the connection is cut.
+        reader: Box<dyn Read + Send>,
+        /// How many bytes to send.
+        len: u64,
+    },
+    /// What comes as it comes. Its reader is a follower, and the connection ends with it.
+    Feed(Box<dyn Feed>),
 }
 
 impl Body {
-    /// Returns the length in bytes.
+    /// Returns the length in bytes, as far as it is known; a feed has none.
     pub(super) fn len(&self) -> u64 {
         match self {
             Self::Bytes(bytes) => bytes.len() as u64,
-            Self::File { len, .. } => *len,
+            Self::File { len, .. } | Self::Reader { len, .. } => *len,
+            Self::Feed(_) => 0,
         }
     }
+}
+
+/// Bytes of an answer that are still being made.
+pub(crate) trait Feed: Send {
+    /// Returns what has come since the last time, after a moment if there is nothing; an empty
+    /// piece means that more may come, `None` that nothing will. On an error the connection is cut,
+    /// so that the client knows that there would have been more.
+    fn next(&mut self) -> io::Result<Option<Vec<u8>>>;
 }
 
 /// An answer. `Content-Length`, `Connection`, `Date` and `Server` are the server's to add.

@@ -34,7 +34,7 @@ pub(crate) use files::serve_file;
 pub(crate) use group::{Group, address};
 pub(crate) use http::{Protocol, Server, StopHandle};
 pub(crate) use limits::Limits;
-pub(crate) use message::{Handler, Method, Request, Response};
+pub(crate) use message::{Body, Feed, Handler, Method, Request, Response};
 pub(crate) use places::Place;
 pub(crate) use route::{Route, route};
 pub(crate) use wire::Wire;

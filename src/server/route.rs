@@ -13,6 +13,12 @@ pub(crate) enum Route<'a> {
     /// The file of that name in the cache, for GET and HEAD. The name is not checked further
     /// than that it has no `/`.
     File(&'a str),
+    /// The log of the build of that name, for GET and HEAD. Not checked further either.
+    Log(&'a str),
+    /// What the process has done so far, in numbers.
+    Metrics,
+    /// Whether all is well.
+    Health,
     /// Nothing there: 404.
     NotFound,
     /// The resource does not take this verb: 405.
@@ -39,12 +45,25 @@ pub(crate) fn route<'a>(method: &Method, path: &'a str) -> Route<'a> {
             Route::Rpc
         };
     }
-    match path.strip_prefix("/filecache/") {
-        None | Some("") => Route::NotFound,
-        Some(name) if name.contains('/') => Route::NotFound,
-        Some(name) if reads => Route::File(name),
-        Some(_) => Route::MethodNotAllowed { allow: "GET, HEAD" },
+    let name = |folder| path.strip_prefix(folder).filter(|name| is_plain(name));
+    let found = match path {
+        "/metrics" => Route::Metrics,
+        "/healthz" => Route::Health,
+        _ => match (name("/filecache/"), name("/log/")) {
+            (Some(name), _) => Route::File(name),
+            (None, Some(id)) => Route::Log(id),
+            (None, None) => return Route::NotFound,
+        },
+    };
+    if reads {
+        found
+    } else {
+        Route::MethodNotAllowed { allow: "GET, HEAD" }
     }
+}
+
+fn is_plain(name: &str) -> bool {
+    !name.is_empty() && !name.contains('/')
 }
 
 #[cfg(test)]
@@ -77,6 +96,17 @@ mod tests {
             (GET, "//filecache/a", Route::NotFound),
             (GET, "/", Route::NotFound),
             (POST, "/", Route::NotFound),
+            (GET, "/log/8-1", Route::Log("8-1")),
+            (GET, "/log/", Route::NotFound),
+            (GET, "/log/8-1/x", Route::NotFound),
+            (GET, "/metrics", Route::Metrics),
+            (GET, "/metrics/", Route::NotFound),
+            (Method::Head, "/healthz", Route::Health),
+            (
+                POST,
+                "/healthz",
+                Route::MethodNotAllowed { allow: "GET, HEAD" },
+            ),
             (Method::Put, "/rpc", Route::NotImplemented),
             (Method::Options, "/nowhere", Route::NotImplemented),
             ("BREW".parse().unwrap(), "/rpc", Route::NotImplemented),

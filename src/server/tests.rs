@@ -1,17 +1,19 @@
 //! A real server on a free port against clients that write bytes by hand.
 //!
 //! Here is what both sides are made of; `exchange` holds what an honest or clumsy client sees,
-//! `stream` what becomes of bodies that are not held in memory, `abuse` what a hostile one can do to
+//! `feed` answers without a known length, `stream` what becomes of bodies that are not held in memory, `abuse` what a hostile one can do to
 //! the others.
 
 mod abuse;
 mod exchange;
+mod feed;
 mod stream;
 
 use super::*;
 use crate::metrics::metrics;
+use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -57,7 +59,12 @@ impl Handler for Echo {
                 let time = UNIX_EPOCH + Duration::from_secs(784_111_777);
                 serve_file(request, file, promised, "application/octet-stream", time)
             }
-            Route::NotFound => Response::text(404, "not found"),
+            Route::Log(id) => Response {
+                status: 200,
+                headers: Vec::new(),
+                body: Body::Feed(Box::new(Words(id.split(' ').map(str::to_owned).collect()))),
+            },
+            Route::NotFound | Route::Metrics | Route::Health => Response::text(404, "not found"),
             Route::NotImplemented => Response::text(501, "not implemented"),
             Route::MethodNotAllowed { allow } => {
                 Response::text(405, "not allowed").with_header("Allow", allow)
@@ -91,6 +98,24 @@ impl Handler for Echo {
                     return Response::text(408, "no more came");
                 }
             }
+        }
+    }
+}
+
+/// Gives one word after the other. `-` is nothing yet, `!` an error, `...` a word without end.
+struct Words(VecDeque<String>);
+
+impl Feed for Words {
+    fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
+        thread::sleep(Duration::from_millis(10));
+        match self.0.pop_front().as_deref() {
+            Some("!") => Err(io::Error::other("as asked")),
+            Some("-") => Ok(Some(Vec::new())),
+            Some("...") => {
+                self.0.push_front("...".to_owned());
+                Ok(Some(Vec::new()))
+            }
+            word => Ok(word.map(|word| word.as_bytes().to_vec())),
         }
     }
 }

@@ -9,13 +9,14 @@ use super::limits::Limits;
 use super::places::Place;
 use nix::libc::linger;
 use nix::sys::socket::{setsockopt, sockopt};
+use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
 /// Bytes read at a time, on the stack.
 const READ_BYTES: usize = 8 << 10;
-/// Bytes of an answer written under one deadline. Files go three times as fast as with 8 KiB.
+/// Bytes of an answer written under one deadline.
 pub(super) const PIECE_BYTES: usize = 256 << 10;
 /// How long, and how much, a client cut off in mid-request may still send before the close.
 const DRAIN_TIME: Duration = Duration::from_secs(1);
@@ -93,6 +94,28 @@ impl<'a> Wire<'a> {
             let until = deadline.min(Instant::now() + piece_time);
             Deadline::new(self.stream, until).write_all(piece)
         })
+    }
+
+    /// Says whether the peer has closed its side, or the connection is broken. Does not wait.
+    pub(super) fn peer_has_gone(&self) -> bool {
+        let peek = || {
+            self.stream.set_nonblocking(true)?;
+            let peeked = self.stream.peek(&mut [0]);
+            self.stream.set_nonblocking(false)?;
+            peeked
+        };
+        match peek() {
+            Ok(count) => count == 0,
+            Err(error) => error.kind() != ErrorKind::WouldBlock,
+        }
+    }
+
+    /// Sends the next `len` bytes of `file`, one piece at most, by `deadline` and within the time a
+    /// piece may take. The kernel copies: a reader costs a third of the processor time of our
+    /// copying.
+    pub(super) fn send_file(&self, file: &File, len: u64, deadline: Instant) -> io::Result<()> {
+        let until = deadline.min(Instant::now() + Duration::from_secs(self.limits.write_secs));
+        Deadline::new(self.stream, until).send(file, len)
     }
 
     /// Lets the peer finish sending before the close: data that meets a closed socket would make

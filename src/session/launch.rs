@@ -47,6 +47,14 @@ pub(crate) fn own_sub_ids() -> Result<SubIds, Error> {
     })
 }
 
+/// Tells whether this host can map ids at all, before a build finds out; returns those to map.
+pub(crate) fn check_host() -> Result<SubIds, Error> {
+    let missing = ["newuidmap", "newgidmap"]
+        .into_iter()
+        .find(|program| exe::find_program(program).is_none());
+    missing.map_or_else(own_sub_ids, |program| Err(Error::NoMapper(program)))
+}
+
 /// Starts `internal outer TASK…` in new namespaces; what it prints on stderr goes to `log`.
 pub(crate) fn launch(
     ids: SubIds,
@@ -95,16 +103,23 @@ pub(crate) fn launch(
 
 /// Runs a task in a namespace to its end.
 pub(crate) fn run(ids: SubIds, map: Map, task: &[OsString]) -> Result<(), Error> {
+    ask(ids, map, task).map(drop)
+}
+
+/// Runs a task in a namespace to its end; returns what it has said.
+pub(crate) fn ask(ids: SubIds, map: Map, task: &[OsString]) -> Result<String, Error> {
     let (mut complaints, log) = std::io::pipe().map_err(|source| Error::Start {
         what: "a pipe".into(),
         source,
     })?;
-    let namespace = launch(ids, map, task, log)?;
+    let mut namespace = launch(ids, map, task, log)?;
     let mut text = String::new();
     // Ends when the last process of the task has closed its stderr.
     let _ = complaints.read_to_string(&mut text);
+    let mut said = String::new();
+    let _ = namespace.answers.read_to_string(&mut said);
     match namespace.wait() {
-        Ok(status) if status.success() => Ok(()),
+        Ok(status) if status.success() => Ok(said),
         Ok(status) => Err(Error::Child(format!("{} ({status})", text.trim()))),
         Err(source) => Err(Error::Start {
             what: "a wait".into(),

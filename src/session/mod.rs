@@ -24,6 +24,8 @@ pub(crate) mod virt;
 use std::io;
 use std::path::PathBuf;
 
+use crate::room::Shortage;
+
 /// Why a session or the chroot below it could not be had.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -31,6 +33,10 @@ pub(crate) enum Error {
         "no range of 65536 ids for user {user} in {file}; as root: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}"
     )]
     NoSubIds { user: String, file: &'static str },
+    #[error(
+        "{0} is not installed, so no build can have a session; as root: apt-get install uidmap"
+    )]
+    NoMapper(&'static str),
     #[error("cannot start {what}: {source}")]
     Start { what: String, source: io::Error },
     #[error("{program} refused: {message}")]
@@ -44,6 +50,8 @@ pub(crate) enum Error {
     Child(String),
     #[error("{path}: {source}")]
     Io { path: PathBuf, source: io::Error },
+    #[error("the unpacked chroot has {0}")]
+    NoRoom(#[from] Shortage),
     #[error("chroot tarball {path}: {reason}")]
     Tarball { path: PathBuf, reason: String },
 }

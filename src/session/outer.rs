@@ -45,6 +45,7 @@ pub(crate) fn run(args: &[OsString]) -> io::Result<ExitCode> {
         Some("unpack") => unpack(&text(1), &text(2)),
         Some("hand-over") => hand_over(&text(1)),
         Some("remove") => remove(&text(1)),
+        Some("measure") => measure(&text(1)),
         Some("session") => {
             let spec = serde_json::from_str(&text(1).to_string_lossy())?;
             session(&spec)
@@ -178,6 +179,16 @@ fn remove(dir: &Path) -> io::Result<ExitCode> {
     enter_new(CloneFlags::empty())?;
     become_root()?;
     crate::sys::fs::remove_tree(dir).map_err(io::Error::other)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Says how many bytes a tree that belongs to subordinate ids takes.
+fn measure(dir: &Path) -> io::Result<ExitCode> {
+    enter_new(CloneFlags::empty())?;
+    let dir = name_folder(dir)?;
+    become_root()?;
+    let bytes = crate::sys::fs::disk_usage(&by_descriptor(&dir)).map_err(io::Error::other)?;
+    say(&bytes.to_string())?;
     Ok(ExitCode::SUCCESS)
 }
 

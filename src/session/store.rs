@@ -2,19 +2,56 @@
 //!
 //! `STORE/SHA1/root` is the tree, owned by the subordinate ids and never written to again.
 //! It comes into being by a rename, so it is there whole or not at all; what a crash left
-//! half-made is named `.tmp-…` and swept at start.
+//! half-made is named `.tmp-SHA1-…`.
+//!
+//! `STORE/SHA1.use` is the caller's own, and says three things of the tree: its content, the bytes
+//! it takes; its time, when it was last used; and its lock, shared, that somebody unpacks or uses
+//! it just now, in whatever process. Who removes a tree has that lock alone.
 
 use std::ffi::OsString;
-use std::fs;
-use std::io;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::idmap::{Map, SubIds};
 use super::launch::{self, own_sub_ids};
 use super::outer::eprint_line;
 use super::{Error, at};
+use crate::metrics::metrics;
+use crate::room::{Item, Space, Usage};
+use crate::sys::host;
+
+/// How old a half-made tree that has no lock must be before it is nobody's.
+const OLD: Duration = Duration::from_secs(3600);
+/// How many times its tarball's size a compressed chroot is thought to need, at most.
+const EXPANSION: u64 = 4;
+
+/// How much the store may hold, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    pub(crate) size: u64,
+    /// What stays free on the file system.
+    pub(crate) reserve: u64,
+}
+
+impl Bounds {
+    pub(crate) const NONE: Self = Self {
+        size: u64::MAX,
+        reserve: 0,
+    };
+}
+
+/// A chroot that stays in the store until this is dropped, whether it is there yet or not.
+#[derive(Debug)]
+pub(crate) struct Held {
+    _lock: File,
+}
+
+/// A tree of the store, and its lock unless somebody uses it.
+type Tree = (Item<String>, Option<File>);
 
 /// Returns where the tree of a tarball is or will be.
 pub(crate) fn tree(store: &Path, sha1: &str) -> PathBuf {
@@ -26,21 +63,74 @@ pub(crate) fn half_made(store: &Path, sha1: &str, owner: &str) -> PathBuf {
     store.join(format!(".tmp-{sha1}-{owner}"))
 }
 
-/// Unpacks `tarball` into the store unless it is there; returns the tree.
+fn use_file(store: &Path, sha1: &str) -> PathBuf {
+    store.join(format!("{sha1}.use"))
+}
+
+/// Keeps a chroot in the store, and notes that it is used.
+pub(crate) fn hold(store: &Path, sha1: &str) -> Result<Held, Error> {
+    let path = use_file(store, sha1);
+    let lock = || {
+        let file = open_use_file(&path)?;
+        file.lock_shared()?;
+        file.set_modified(SystemTime::now())?;
+        // A removal may have come between creation and lock.
+        Ok((file.metadata()?.nlink() > 0).then_some(Held { _lock: file }))
+    };
+    loop {
+        if let Some(held) = lock().map_err(at(&path))? {
+            return Ok(held);
+        }
+    }
+}
+
+fn open_use_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+}
+
+/// Reads how many bytes a tree takes, if that is known.
+fn read_bytes(path: &Path) -> Option<u64> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// Writes that; nothing that makes it wrong for long depends on it.
+fn note_bytes(path: &Path, bytes: u64) -> io::Result<()> {
+    let mut file = open_use_file(path)?;
+    let times = file.metadata()?.modified()?;
+    file.set_len(0)?;
+    write!(file, "{bytes}")?;
+    file.set_modified(times)
+}
+
+/// Unpacks `tarball` into the store unless it is there, after removing what was used longest ago;
+/// returns the tree.
 pub(crate) fn unpack(
     store: &Path,
     sha1: &str,
     tarball: &Path,
     owner: &str,
     ids: SubIds,
+    bounds: Bounds,
 ) -> Result<PathBuf, Error> {
+    let _held = hold(store, sha1)?;
     let tree = tree(store, sha1);
     if tree.is_dir() {
         return Ok(tree);
     }
     let temporary = half_made(store, sha1, owner);
     remove(&temporary, ids)?;
+    let size = fs::metadata(tarball).map_err(at(tarball))?.len();
+    make_room_for(store, sha1, size, ids, bounds)?;
     let result = unpack_into(&temporary, tarball, ids).and_then(|()| {
+        let bytes = measure(&temporary, ids)?;
+        let path = use_file(store, sha1);
+        note_bytes(&path, bytes).map_err(at(&path))?;
+        make_room(store, sha1, bytes, bytes, ids, bounds)?;
         let home = store.join(sha1);
         match fs::rename(&temporary, &home) {
             // Somebody else was faster: theirs is as good.
@@ -66,15 +156,176 @@ fn unpack_into(dir: &Path, tarball: &Path, ids: SubIds) -> Result<(), Error> {
     })
 }
 
-/// The process of an UNPACK stage: `internal unpack STORE SHA1 TARBALL OWNER`. Fails with 1 for
-/// the tarball's fault, otherwise as the host's.
+/// Makes room for a tarball of `size` bytes before anybody knows what it unpacks to: for as much
+/// as it may be, or at least for as much as can be.
+fn make_room_for(
+    store: &Path,
+    sha1: &str,
+    size: u64,
+    ids: SubIds,
+    bounds: Bounds,
+) -> Result<(), Error> {
+    let mut factor = EXPANSION;
+    loop {
+        let bytes = size.saturating_mul(factor);
+        match make_room(store, sha1, bytes, 0, ids, bounds) {
+            Err(Error::NoRoom(_)) if factor > 1 => factor -= 1,
+            Err(error) => return Err(error),
+            Ok(()) => {
+                let path = use_file(store, sha1);
+                return note_bytes(&path, bytes).map_err(at(&path));
+            }
+        }
+    }
+}
+
+/// Removes what was used longest ago until the tree of `sha1` fits, which takes `needed` bytes,
+/// `there` of them already.
+fn make_room(
+    store: &Path,
+    sha1: &str,
+    needed: u64,
+    there: u64,
+    ids: SubIds,
+    bounds: Bounds,
+) -> Result<(), Error> {
+    let folder = File::open(store).map_err(at(store))?;
+    folder.lock().map_err(at(store))?;
+    let (mut found, others) = scan(store, Some(sha1), ids)?;
+    let free = host::free_bytes(store).ok_or_else(|| at(store)(io::Error::last_os_error()))?;
+    let space = Space {
+        bound: bounds.size,
+        key: "chroots_size",
+        others,
+        free: free.saturating_add(there),
+        reserve: bounds.reserve,
+    };
+    let items = found.iter().map(|(item, _)| item.clone()).collect();
+    let going = space.plan(items, needed)?;
+    found.retain(|(item, _)| going.contains(&item.key));
+    // Each is locked until it is gone.
+    for (item, _lock) in found {
+        eprint_line(&format!(
+            "Removing the unpacked chroot {} ({} bytes) to make room.",
+            item.key, item.bytes
+        ));
+        let doomed = half_made(store, &item.key, "evicted");
+        let home = store.join(&item.key);
+        remove(&doomed, ids)?;
+        fs::rename(&home, &doomed).map_err(at(&home))?;
+        remove(&doomed, ids)?;
+        let path = use_file(store, &item.key);
+        fs::remove_file(&path).map_err(at(&path))?;
+        metrics().evictions.with_label_values(&["chroots"]).inc();
+    }
+    Ok(())
+}
+
+/// Returns the trees of the store but that of `own`, and the bytes of those that others unpack just
+/// now. Removes what crashed unpackings left. The store is locked by the caller, so that no two do
+/// this at a time.
+fn scan(store: &Path, own: Option<&str>, ids: SubIds) -> Result<(Vec<Tree>, u64), Error> {
+    let (mut items, mut others) = (Vec::new(), 0_u64);
+    let listed: io::Result<Vec<_>> = fs::read_dir(store).and_then(Iterator::collect);
+    let mut listed = listed.map_err(at(store))?;
+    // What is half-made comes first: its lock goes after it.
+    listed.sort_by_key(fs::DirEntry::file_name);
+    for entry in listed {
+        let (name, path) = (entry.file_name(), entry.path());
+        let name = name.to_string_lossy();
+        if let Some(half_made) = name.strip_prefix(".tmp-") {
+            remove_if_left(store, half_made, &path, ids);
+        } else if let Some(sha1) = name.strip_suffix(".use") {
+            if tree(store, sha1).is_dir() || own == Some(sha1) {
+                continue;
+            }
+            match try_lock(&path).map_err(at(&path))? {
+                // Of what has been removed by hand.
+                Some(_lock) => fs::remove_file(&path).map_err(at(&path))?,
+                None => others = others.saturating_add(read_bytes(&path).unwrap_or(0)),
+            }
+        } else if tree(store, &name).is_dir() && own != Some(&*name) {
+            let path = use_file(store, &name);
+            let lock = try_lock(&path).map_err(at(&path))?;
+            let bytes = match read_bytes(&path) {
+                Some(bytes) => bytes,
+                None => {
+                    let bytes = measure(&entry.path(), ids)?;
+                    note_bytes(&path, bytes).map_err(at(&path))?;
+                    bytes
+                }
+            };
+            let used = fs::metadata(&path).and_then(|found| found.modified());
+            let used = used.map_err(at(&path))?;
+            // A time that has not come yet says nothing.
+            let used = if used > SystemTime::now() {
+                UNIX_EPOCH
+            } else {
+                used
+            };
+            let item = Item {
+                key: name.into_owned(),
+                bytes,
+                used: used.duration_since(UNIX_EPOCH).unwrap_or_default(),
+                pinned: lock.is_none(),
+            };
+            items.push((item, lock));
+        }
+    }
+    Ok((items, others))
+}
+
+/// Takes the lock of a tree unless somebody unpacks or uses it.
+fn try_lock(path: &Path) -> io::Result<Option<File>> {
+    let file = open_use_file(path)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// Removes a half-made tree that nobody is making, as far as possible.
+fn remove_if_left(store: &Path, name: &str, path: &Path, ids: SubIds) {
+    let sha1 = name.get(..40).unwrap_or_default();
+    let is_sum = sha1.len() == 40 && sha1.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let in_use = use_file(store, sha1);
+    let left = if is_sum && in_use.exists() {
+        try_lock(&in_use).is_ok_and(|lock| lock.is_some())
+    } else {
+        let modified = fs::symlink_metadata(path).and_then(|found| found.modified());
+        modified.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > OLD))
+    };
+    if left {
+        log::info!("removing a half-unpacked chroot: {}", path.display());
+        if let Err(error) = remove(path, ids) {
+            log::warn!("{error}");
+        }
+    }
+}
+
+/// The process of an UNPACK stage: `internal unpack STORE SHA1 TARBALL OWNER SIZE RESERVE NOTES`.
+/// Notes in the last how many chroots had to go. Fails with 1 for the tarball's fault, otherwise
+/// as the host's.
 pub(crate) fn run(args: &[OsString]) -> io::Result<ExitCode> {
-    let [store, sha1, tarball, owner] = args else {
-        return Err(io::Error::other("unpack: STORE SHA1 TARBALL OWNER"));
+    let [store, sha1, tarball, owner, size, reserve, notes] = args else {
+        let usage = "unpack: STORE SHA1 TARBALL OWNER SIZE RESERVE NOTES";
+        return Err(io::Error::other(usage));
     };
     let (sha1, owner) = (sha1.to_string_lossy(), owner.to_string_lossy());
     let (store, tarball) = (Path::new(store), Path::new(tarball));
-    match own_sub_ids().and_then(|ids| unpack(store, &sha1, tarball, &owner, ids)) {
+    let number = |text: &OsString| text.to_string_lossy().parse().map_err(io::Error::other);
+    let bounds = Bounds {
+        size: number(size)?,
+        reserve: number(reserve)?,
+    };
+    let result = own_sub_ids().and_then(|ids| unpack(store, &sha1, tarball, &owner, ids, bounds));
+    let evicted = metrics().evictions.with_label_values(&["chroots"]).get();
+    if evicted > 0 {
+        let mut notes = OpenOptions::new().append(true).create(true).open(notes)?;
+        writeln!(notes, "chroots {evicted}")?;
+    }
+    match result {
         Ok(_) => Ok(ExitCode::SUCCESS),
         Err(error @ Error::Tarball { .. }) => {
             eprint_line(&error.to_string());
@@ -92,24 +343,33 @@ pub(crate) fn remove(path: &Path, ids: SubIds) -> Result<(), Error> {
     launch::run(ids, Map::Wide, &["remove".into(), path.into()])
 }
 
-/// Removes what crashed unpackings left in the store, as far as it can. Those of the last hour may
-/// still run.
+/// Returns the bytes that a tree of subordinate ids takes on the disk.
+fn measure(path: &Path, ids: SubIds) -> Result<u64, Error> {
+    let said = launch::ask(ids, Map::Wide, &["measure".into(), path.into()])?;
+    let number = said.trim().parse();
+    number.map_err(|_| Error::Child(format!("measuring {}: said {said:?}", path.display())))
+}
+
+/// Removes what crashed unpackings left in the store, and measures trees that nobody has measured.
 pub(crate) fn sweep(store: &Path, ids: SubIds) -> Result<(), Error> {
-    let hour_ago = SystemTime::now() - std::time::Duration::from_secs(3600);
-    for entry in fs::read_dir(store).map_err(at(store))?.flatten() {
-        let old = entry
-            .metadata()
-            .and_then(|meta| meta.modified())
-            .is_ok_and(|time| time < hour_ago);
-        if old && entry.file_name().as_encoded_bytes().starts_with(b".tmp-") {
-            log::info!(
-                "removing a half-unpacked chroot: {}",
-                entry.path().display()
-            );
-            if let Err(error) = remove(&entry.path(), ids) {
-                log::warn!("{error}");
-            }
+    let folder = File::open(store).map_err(at(store))?;
+    folder.lock().map_err(at(store))?;
+    scan(store, None, ids).map(drop)
+}
+
+/// Returns how many bytes the unpacked chroots take, and how many there are. Looks into none.
+pub(crate) fn usage(store: &Path) -> Result<Usage, Error> {
+    let mut usage = Usage::default();
+    for entry in fs::read_dir(store).map_err(at(store))? {
+        let entry = entry.map_err(at(store))?;
+        let name = entry.file_name();
+        if let Some(sha1) = name.to_string_lossy().strip_suffix(".use")
+            && tree(store, sha1).is_dir()
+        {
+            let bytes = read_bytes(&entry.path()).unwrap_or(0);
+            usage.bytes = usage.bytes.saturating_add(bytes);
+            usage.entries += 1;
         }
     }
-    Ok(())
+    Ok(usage)
 }

@@ -4,13 +4,12 @@
 //! to one thread and are done in the order of the transitions: an abort never overtakes the
 //! start it is meant for, a new build never the removal of the old one.
 
-use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Child;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -21,9 +20,10 @@ use crate::build::leftovers;
 use crate::build::rundir::{Ending, RunDir, Standing};
 use crate::build::spec::{Settings, Spec};
 use crate::filecache::Store;
+use crate::metrics::metrics;
 use crate::protocol::{BuildId, BuildRequest};
-use crate::sys;
 
+use super::present::{Present, Stages};
 use super::recover;
 use super::state::{Effect, Event, Refused, Run, State};
 
@@ -37,7 +37,7 @@ pub(crate) enum Error {
 /// The builder.
 #[derive(Debug)]
 pub(crate) struct Daemon {
-    state: Arc<Mutex<State>>,
+    present: Arc<Present>,
     orders: Sender<Order>,
     numbers: AtomicU64,
     journal: PathBuf,
@@ -64,14 +64,15 @@ impl Daemon {
         store: Arc<Store>,
     ) -> io::Result<Self> {
         let (state, running) = recover::recover(&journal)?;
+        leftovers::sweep(&settings, &journal, state.build_id());
         let deadline = match &state {
             State::Aborting(run) => Some((abort_deadline(&settings), run.clone())),
             State::Idle | State::Building(_) | State::Waiting(..) => None,
         };
-        let state = Arc::new(Mutex::new(state));
+        let present = Arc::new(Present::new(state));
         let (orders, received) = channel();
         let worker = Worker {
-            state: Arc::clone(&state),
+            present: Arc::clone(&present),
             settings,
             journal: journal.clone(),
             store,
@@ -85,7 +86,7 @@ impl Daemon {
             .name("effects".into())
             .spawn(move || worker.work(&received))?;
         Ok(Self {
-            state,
+            present,
             orders,
             numbers: AtomicU64::new(1),
             journal,
@@ -94,7 +95,12 @@ impl Daemon {
 
     /// Returns the state as it is now.
     pub(crate) fn state(&self) -> State {
-        lock(&self.state).clone()
+        self.present.state()
+    }
+
+    /// Returns what tells the state from now on.
+    pub(crate) fn present(&self) -> Arc<Present> {
+        Arc::clone(&self.present)
     }
 
     /// Returns the log of a build.
@@ -126,12 +132,8 @@ impl Daemon {
 
     fn happen(&self, event: Event, request: Option<BuildRequest>, wait: bool) -> Result<(), Error> {
         let (done, outcome) = channel();
-        {
-            let mut state = lock(&self.state);
-            let effect = state.apply(event).map_err(Error::Refused)?;
-            let Some(effect) = effect else { return Ok(()) };
-            log::info!("{} {effect}", state.builder_status());
-            // Under the lock, so that effects stand in the queue as the transitions came.
+        // Under the lock, so that effects stand in the queue as the transitions came.
+        let ordered = self.present.apply(event, |effect| {
             let order = Order {
                 effect,
                 request,
@@ -140,8 +142,8 @@ impl Daemon {
             self.orders
                 .send(order)
                 .expect("the thread of effects never ends");
-        }
-        if !wait {
+        });
+        if !ordered.map_err(Error::Refused)? || !wait {
             return Ok(());
         }
         outcome
@@ -156,25 +158,9 @@ fn abort_deadline(settings: &Settings) -> Instant {
     Instant::now() + settings.clocks.abort + GRACE
 }
 
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    // `apply` does not panic half-way: it replaces the state in one move.
-    state.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl std::fmt::Display for Effect {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Start(run) => write!(f, "build {} accepted", run.id),
-            Self::Abort(run) => write!(f, "build {} to be aborted", run.id),
-            Self::Purge(run, _) => write!(f, "build {} cleaned", run.id),
-        }
-    }
-}
-
 /// The thread of effects.
-#[derive(Debug)]
 struct Worker {
-    state: Arc<Mutex<State>>,
+    present: Arc<Present>,
     settings: Settings,
     journal: PathBuf,
     store: Arc<Store>,
@@ -211,7 +197,7 @@ impl Worker {
                 if let Err(error) = &result {
                     log::error!("build {} could not be started: {error}", run.id);
                     // Nobody may refuse this: the run is the present one.
-                    let _ = lock(&self.state).apply(Event::NotStarted(run.number));
+                    let _ = self.present.apply(Event::NotStarted(run.number), drop);
                 }
                 result
             }
@@ -227,7 +213,14 @@ impl Worker {
                     dir.signal(Signal::SIGKILL)
                 })
             }
-            Effect::Purge(run, ending) => self.purge(&run, &ending),
+            Effect::Purge(run, ending) => {
+                let result = self.purge(&run, &ending);
+                if let Err(error) = &result {
+                    log::error!("build {} cannot be cleaned: {error}", run.id);
+                    let _ = self.present.apply(Event::NotCleaned(run, ending), drop);
+                }
+                result
+            }
         }
     }
 
@@ -240,20 +233,24 @@ impl Worker {
             request,
             settings: self.settings.clone(),
         };
+        recover::clear(&self.journal)?;
         let (dir, child) = RunDir::start(&self.journal, &spec)?;
         let watched = self.watch(run.clone(), dir.clone(), Some(child));
         if watched.is_err() {
             // A build that nobody watches must not be.
             leftovers::bury(&dir, "nobody could watch it");
-            remove_entry(dir.path(), &self.journal.join(".old-unwatched"))?;
+            recover::remove_entry(dir.path())?;
         }
+        // What it needs is in the journal now; the rest was for this build too, or for none.
+        self.store.release();
         watched
     }
 
     /// Starts the thread that waits for the end of a shim, its parent or not.
     fn watch(&self, run: Run, dir: RunDir, child: Option<Child>) -> io::Result<()> {
-        let state = Arc::clone(&self.state);
+        let (present, store) = (Arc::clone(&self.present), Arc::clone(&self.store));
         let watch = move || {
+            let stages = Stages::tell(&run.id, dir.clone(), child.is_some());
             if let Err(error) = dir.wait() {
                 log::error!("build {}: cannot wait for its shim: {error}", run.id);
             }
@@ -262,13 +259,12 @@ impl Worker {
                 let _ = child.wait();
             }
             let ending = ending_of(&dir);
-            log::info!(
-                "build {} is over: {}: {}",
-                run.id,
-                ending.status,
-                ending.reason
-            );
-            let _ = lock(&state).apply(Event::Over(run.number, ending));
+            drop(stages);
+            for (_, sum) in &ending.files {
+                store.trust(sum);
+            }
+            count(&ending, &dir);
+            let _ = present.apply(Event::Over(run.number, ending), drop);
         };
         thread::Builder::new()
             .name("watch".into())
@@ -282,7 +278,7 @@ impl Worker {
         let Some((_, run)) = self.deadline.take() else {
             return;
         };
-        if *lock(&self.state) != State::Aborting(run.clone()) {
+        if self.present.state() != State::Aborting(run.clone()) {
             return;
         }
         let dir = self.dir(&run.id);
@@ -304,38 +300,47 @@ impl Worker {
         }
     }
 
-    /// Removes the results from the cache and the build from the journal. Inputs stay: they may
-    /// be wanted again, even where a result has the same bytes.
+    /// Removes the build from the journal and its results from the cache. Inputs stay: they may be
+    /// wanted again, even where a result has the same bytes.
     fn purge(&self, run: &Run, ending: &Ending) -> io::Result<()> {
         let dir = self.dir(&run.id);
-        let inputs = dir
-            .spec()
-            .map(|spec| spec.request.files.to_vec())
-            .unwrap_or_default();
-        for (name, sum) in &ending.files {
-            if inputs.iter().any(|(_, input)| input == sum) {
+        let spec = dir.spec().ok();
+        // What a shim that died had gathered is no more than noted.
+        let mut results = dir.noted_results().unwrap_or_default();
+        results.extend(ending.files.iter().map(|(_, sum)| sum.clone()));
+        // First: once the entry is gone, whatever else fails, the build is forgotten.
+        recover::remove_entry(dir.path())?;
+        // Nothing any more, unless CLEANUP failed.
+        for problem in spec.iter().flat_map(leftovers::remove_all) {
+            log::warn!("build {}: {problem}", run.id);
+        }
+        let inputs = spec.map_or_else(Vec::new, |spec| spec.request.files.to_vec());
+        for sum in results {
+            if inputs.iter().any(|(_, input)| *input == sum) {
                 continue;
             }
-            if let Err(error) = self.store.remove(sum) {
-                log::warn!(
-                    "build {}: result {name} stays in the cache: {error}",
-                    run.id
-                );
+            if let Err(error) = self.store.remove(&sum) {
+                log::warn!("build {}: a result stays in the cache: {error}", run.id);
             }
         }
-        let old = self.journal.join(format!(".old-{}", run.number));
-        remove_entry(dir.path(), &old)
+        Ok(())
     }
 }
 
-/// Takes a journal entry away in one move, then removes it.
-pub(super) fn remove_entry(entry: &Path, old: &Path) -> io::Result<()> {
-    sys::fs::remove_tree(old).map_err(io::Error::other)?;
-    match fs::rename(entry, old) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        other => other?,
+/// Enters the end of a build in the numbers that are shown.
+fn count(ending: &Ending, dir: &RunDir) {
+    let verdict = ending.status.to_string();
+    metrics().builds.with_label_values(&[&verdict]).inc();
+    for (stage, seconds) in &ending.stages {
+        let of_stage = metrics().stage_seconds.with_label_values(&[stage.name()]);
+        of_stage.observe(*seconds);
     }
-    sys::fs::remove_tree(old).map_err(io::Error::other)
+    for (store, count) in dir.evictions() {
+        metrics()
+            .evictions
+            .with_label_values(&[store])
+            .inc_by(count);
+    }
 }
 
 /// Returns how a build whose shim has ended came out; a dead shim's verdict is given for it.

@@ -1,14 +1,11 @@
 //! Turns an HTTP request into a call of the protocol, and what comes of it into an answer.
 
-use std::fs::File;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
-
-use nix::fcntl::OFlag;
 
 use crate::build::buildlog;
-use crate::filecache::{Fetcher, Store};
+use crate::filecache::{Entry, Fetcher, Store};
+use crate::metrics::metrics;
 use crate::protocol::{
     BUILD_TYPES, BuildCall, BuilderStatus, Call, Sha1Hex, StatusForm, StatusRecord, SumKind,
     builder_state, building, ensure_present, fault_refused, fault_state, fault_unparsable,
@@ -18,6 +15,7 @@ use crate::server::{self, Request, Response, Route};
 use crate::xmlrpc::{self, Fault, Value};
 
 use super::daemon::{Daemon, Error};
+use super::show;
 use super::state::{Run, State};
 
 /// The last bytes of the log that `status` tells (slave spec §1.6).
@@ -28,6 +26,10 @@ pub(super) struct Handler {
     pub(super) daemon: Daemon,
     pub(super) store: Arc<Store>,
     pub(super) fetcher: Fetcher,
+    /// Where builds are kept and done, with the keys that name them.
+    pub(super) folders: Vec<(&'static str, PathBuf)>,
+    /// Bytes that should be free there.
+    pub(super) reserve: u64,
     pub(super) arch: String,
     pub(super) form: StatusForm,
 }
@@ -37,7 +39,10 @@ impl server::Handler for Handler {
         match server::route(&request.method, &request.path) {
             Route::Rpc => Response::bytes(200, "text/xml", self.rpc(&request.body)),
             Route::File(name) => self.file(request, name),
-            Route::NotFound => Response::text(404, "not found"),
+            Route::Log(id) => self.log_page(request, id),
+            Route::Metrics => self.numbers(),
+            Route::Health => show::health(&self.folders, self.reserve),
+            Route::NotFound => not_found(),
             Route::MethodNotAllowed { allow } => {
                 Response::text(405, "method not allowed").with_header("Allow", allow)
             }
@@ -48,13 +53,19 @@ impl server::Handler for Handler {
 
 impl Handler {
     fn rpc(&self, body: &[u8]) -> Vec<u8> {
+        let mut method = "unknown";
         let answer = xmlrpc::parse_call(body)
             .map_err(|error| fault_unparsable(&error))
             .and_then(Call::parse)
-            .and_then(|call| self.answer(call))
+            .and_then(|call| {
+                method = call.method();
+                self.answer(call)
+            })
             .and_then(|value| {
                 xmlrpc::render_response(&value).map_err(|error| fault_unrenderable(&error))
             });
+        let outcome = if answer.is_ok() { "ok" } else { "fault" };
+        metrics().calls.with_label_values(&[method, outcome]).inc();
         answer.unwrap_or_else(|fault| xmlrpc::render_fault(&fault))
     }
 
@@ -122,7 +133,7 @@ impl Handler {
         if !BUILD_TYPES.contains(&call.build_type()) {
             return Ok(unknown_builder(call.build_type(), &BUILD_TYPES));
         }
-        let absent = |sum: &str| !Sha1Hex::parse(sum).is_ok_and(|sum| self.store.contains(&sum));
+        let absent = |sum: &str| !Sha1Hex::parse(sum).is_ok_and(|sum| self.holds(&sum));
         if absent(call.chroot_sum()) {
             return Ok(unknown_sum(SumKind::Chroot, call.chroot_sum(), "No URL"));
         }
@@ -139,55 +150,69 @@ impl Handler {
         Ok(building(&id))
     }
 
+    /// Whether a file is in the cache, and good; it stays until the build has begun.
+    fn holds(&self, sum: &Sha1Hex) -> bool {
+        self.store.hold(sum).unwrap_or_else(|error| {
+            log::error!("{sum}: {error}");
+            false
+        })
+    }
+
+    fn numbers(&self) -> Response {
+        let folder = |key| self.folders.iter().find(|(name, _)| *name == key);
+        let chroots = folder("chroots").map(|(_, dir)| dir.as_path());
+        show::numbers(self.daemon.state().builder_status(), &self.store, chroots)
+    }
+
     /// `/filecache/NAME`: a sum, or `buildlog`.
     fn file(&self, request: &Request, name: &str) -> Response {
-        let found = if name == "buildlog" {
-            self.log()
-        } else {
-            self.cached(name)
-        };
-        match found {
-            Some((file, len, modified, kind)) => {
-                server::serve_file(request, file, len, kind, modified)
+        if name == "buildlog" {
+            let run = present_run(self.daemon.state());
+            return run.map_or_else(not_found, |run| self.log(request, &run));
+        }
+        match self.cached(name) {
+            Some(entry) => {
+                let kind = "application/octet-stream";
+                server::serve_file(request, entry.file, entry.len, kind, entry.modified)
             }
-            None => Response::text(404, "not found"),
+            None => not_found(),
         }
     }
 
-    fn cached(&self, name: &str) -> Option<(File, u64, SystemTime, &'static str)> {
+    fn cached(&self, name: &str) -> Option<Entry> {
         let sum = Sha1Hex::parse(name).ok()?;
-        let entry = self.store.entry(&sum).unwrap_or_else(|error| {
+        self.store.entry(&sum).unwrap_or_else(|error| {
             log::warn!("{error}");
             None
-        })?;
-        Some((
-            entry.file,
-            entry.len,
-            entry.modified,
-            "application/octet-stream",
-        ))
+        })
     }
 
-    fn log(&self) -> Option<(File, u64, SystemTime, &'static str)> {
-        let (State::Building(run) | State::Aborting(run) | State::Waiting(run, _)) =
-            self.daemon.state()
-        else {
-            return None;
-        };
-        let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
-        let file = File::options()
-            .read(true)
-            .custom_flags(flags)
-            .open(self.daemon.log_of(&run.id))
-            .ok()?;
-        let meta = file.metadata().ok()?;
-        Some((
-            file,
-            meta.len(),
-            meta.modified().ok()?,
-            "text/plain; charset=utf-8",
-        ))
+    /// `/log/ID`: the log as far as it is written, or with `?follow` until the build is over.
+    fn log_page(&self, request: &Request, id: &str) -> Response {
+        let run = present_run(self.daemon.state()).filter(|run| run.id.as_str() == id);
+        let Some(run) = run else { return not_found() };
+        if request.query != "follow" {
+            return self.log(request, &run);
+        }
+        let path = self.daemon.log_of(&run.id);
+        show::follow(&path, self.daemon.present(), run.number)
     }
+
+    fn log(&self, request: &Request, run: &Run) -> Response {
+        show::log(request, &self.daemon.log_of(&run.id)).unwrap_or_else(|_| not_found())
+    }
+}
+
+/// Returns the build there is, running or not.
+fn present_run(state: State) -> Option<Run> {
+    match state {
+        State::Idle => None,
+        State::Building(run) | State::Aborting(run) | State::Waiting(run, _) => Some(run),
+    }
+}
+
+fn not_found() -> Response {
+    Response::text(404, "not found")
 }
 
 fn fault(method: &str, error: Error) -> Fault {

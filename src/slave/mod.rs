@@ -1,12 +1,15 @@
 //! The daemon's life: IDLE, BUILDING, (ABORTING), WAITING, and IDLE again.
 //!
-//! `state` decides, `daemon` holds the state and carries effects out in order, `recover` finds
-//! out at start what the journal says, `handler` turns requests into calls and answers.
+//! `state` decides, `present` holds the state and tells of its changes, `daemon` carries effects
+//! out in order, `recover` finds out at start what the journal says, `handler` turns requests into
+//! calls and answers, `show` has what is there for those who watch.
 
 mod daemon;
 mod handler;
+mod present;
 mod recover;
 mod serve;
+mod show;
 mod state;
 
 pub(crate) use serve::{Serve, run};

@@ -1,73 +1,72 @@
 //! What does the journal say, after whatever stopped the daemon?
 //!
 //! A shim that lives is a build that goes on; a verdict is a build that waits; neither is a
-//! build whose shim died: that one is the builder's failure, with its log. Never silently IDLE.
+//! build whose shim died: that one is the builder's failure, with its log. Never silently IDLE. No
+//! content of the journal keeps the daemon from starting, or a build from being cleaned.
 
 use std::fs;
-use std::io;
-use std::path::Path;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
+
+use nix::unistd::Uid;
 
 use crate::build::leftovers::bury;
 use crate::build::rundir::{RunDir, Standing};
 use crate::protocol::BuildId;
 use crate::sys;
 
-use super::daemon::remove_entry;
 use super::state::{Run, State, aborted};
 
 /// The number of a run that an earlier daemon began.
 const FOUND: u64 = 0;
+/// What the names of entries begin with that are being made or removed.
+const UNFINISHED: [&str; 2] = [".new-", ".old-"];
+/// How many entries may stay that cannot be removed.
+const MOST_OLD: u32 = 1000;
 
 /// Returns the state that the journal stands for, and the run to be watched if one goes on.
 pub(super) fn recover(journal: &Path) -> io::Result<(State, Option<(Run, RunDir)>)> {
-    let mut entries = Vec::new();
-    for entry in fs::read_dir(journal)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if name.starts_with('.') && entry.path().is_dir() {
-            // Half-made or half-removed when the daemon stopped.
-            sys::fs::remove_tree(&entry.path()).map_err(io::Error::other)?;
-        } else if let (Ok(id), true) = (BuildId::parse(&name), entry.path().is_dir()) {
-            let time = entry
-                .metadata()?
-                .modified()
-                .unwrap_or(SystemTime::UNIX_EPOCH);
-            let dir = RunDir::existing(entry.path());
-            // What cannot be read is not shown to strangers.
-            let private = dir
-                .spec()
-                .map_or(true, |spec| spec.request.args.archive_private);
-            entries.push((
-                time,
-                Run {
-                    number: FOUND,
-                    id,
-                    private,
-                },
-                dir,
-            ));
-        }
-    }
-    entries.sort_by_key(|(time, ..)| *time);
-    let Some((_, run, dir)) = entries.pop() else {
+    sweep(journal)?;
+    let mut entries = entries(journal)?;
+    // There is one, unless somebody meddled: then one that lives counts, else the latest.
+    entries.sort_by_cached_key(|(_, path)| {
+        let modified = fs::metadata(path).and_then(|about| about.modified());
+        let standing = RunDir::existing(path.clone()).standing();
+        let lives = standing.is_ok_and(|standing| standing == Standing::Running);
+        (lives, modified.unwrap_or(SystemTime::UNIX_EPOCH))
+    });
+    let Some((id, path)) = entries.pop() else {
         return Ok((State::Idle, None));
     };
-    for (_, older, dir) in entries {
-        log::warn!(
-            "the journal also has build {}, which is older; removing it",
-            older.id
+    for (other, path) in entries {
+        log::warn!("the journal also has build {other}; removing it");
+        bury(
+            &RunDir::existing(path.clone()),
+            "the journal has another build",
         );
-        bury(&dir, "the journal has a later build");
-        remove_entry(dir.path(), &journal.join(".old-extra"))?;
+        if let Err(error) = remove_entry(&path) {
+            log::error!("build {other} stays in the journal: {error}");
+        }
     }
-    let id = run.id.clone();
+    let dir = RunDir::existing(path);
+    // What cannot be read is not shown to strangers.
+    let private = dir
+        .spec()
+        .map_or(true, |spec| spec.request.args.archive_private);
+    let run = Run {
+        number: FOUND,
+        id: id.clone(),
+        private,
+    };
     Ok(match dir.standing() {
         Ok(Standing::Running) if dir.abort_asked() => {
             log::info!("build {id} is being aborted");
             // The request may not have reached the shim.
-            dir.abort()?;
+            if let Err(error) = dir.abort() {
+                log::error!("build {id} cannot be asked to abort: {error}");
+            }
             (State::Aborting(run.clone()), Some((run, dir)))
         }
         Ok(Standing::Running) => {
@@ -94,4 +93,84 @@ pub(super) fn recover(journal: &Path) -> io::Result<(State, Option<(Run, RunDir)
             (State::Waiting(run, ending), None)
         }
     })
+}
+
+/// Removes the builds that the journal still has when there should be none, before a new one.
+pub(super) fn clear(journal: &Path) -> io::Result<()> {
+    for (id, path) in entries(journal)? {
+        if RunDir::existing(path.clone()).standing()? == Standing::Running {
+            return Err(io::Error::other(format!("build {id} still runs")));
+        }
+        log::warn!("the journal still has build {id}; removing it");
+        remove_entry(&path)?;
+    }
+    Ok(())
+}
+
+/// Removes what was half-made or half-removed when a daemon stopped, as far as possible.
+fn sweep(journal: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(journal)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if UNFINISHED.iter().any(|prefix| name.starts_with(prefix)) {
+            log::info!("removing {}", entry.path().display());
+            if let Err(error) = sys::fs::remove_tree(&entry.path()) {
+                log::warn!("{error}");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Returns the entries of builds: folders of our own named by a build.
+fn entries(journal: &Path) -> io::Result<Vec<(BuildId, PathBuf)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(journal)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name.as_encoded_bytes().starts_with(b".") {
+            continue;
+        }
+        let id = name.to_str().and_then(|name| BuildId::parse(name).ok());
+        let about = entry.metadata()?;
+        match id {
+            Some(id) if about.is_dir() && about.uid() == Uid::effective().as_raw() => {
+                found.push((id, entry.path()));
+            }
+            _ => log::warn!("{} is no build's; left alone", entry.path().display()),
+        }
+    }
+    Ok(found)
+}
+
+/// Takes a journal entry away in one move, then removes it; what of it cannot be removed is named,
+/// and no build's any more.
+pub(super) fn remove_entry(entry: &Path) -> io::Result<()> {
+    for number in 0..MOST_OLD {
+        let old = entry.with_file_name(format!(".old-{number}"));
+        match fs::rename(entry, &old) {
+            Ok(()) => {
+                // It may have lost its own.
+                let _ = fs::set_permissions(&old, fs::Permissions::from_mode(0o700));
+                if let Err(error) = sys::fs::remove_tree(&old) {
+                    log::warn!("{error}");
+                }
+                return Ok(());
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            // There is one already that cannot be removed.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::DirectoryNotEmpty
+                        | ErrorKind::AlreadyExists
+                        | ErrorKind::NotADirectory
+                ) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::Error::other(format!(
+        "{MOST_OLD} old builds stand in its way that cannot be removed"
+    )))
 }

@@ -3,14 +3,15 @@
 //! A stop, of whatever kind, is nothing to a running build: its shim goes on, and the next daemon
 //! finds it in the journal.
 
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, Read as _, Write as _};
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::build::rundir::pinned;
 use crate::build::spec::Settings;
 use crate::config::{Config, Isolation, Limits};
-use crate::filecache::{self, FetchLimits, Fetcher, Store};
+use crate::filecache::{self, FetchLimits, Fetcher, Rules, Store};
 use crate::server::{self, Access, Group, Server};
 use crate::session::{self, launch, store};
 use crate::sys;
@@ -43,14 +44,20 @@ pub(crate) enum Error {
         user: String,
         source: sys::fs::Error,
     },
-    #[error("another daemon (pid {pid}) has the journal {path}; stop that one, or give this one its own home", path = path.display())]
-    Taken { path: PathBuf, pid: String },
+    #[error("another daemon (pid {pid}) has the {what} {path}; stop that one, or give this one its own home", path = path.display())]
+    Taken {
+        what: &'static str,
+        path: PathBuf,
+        pid: String,
+    },
     #[error(transparent)]
     Session(#[from] session::Error),
     #[error(transparent)]
     Cache(#[from] filecache::Error),
     #[error(transparent)]
     Server(#[from] server::Error),
+    #[error(transparent)]
+    Disk(sys::fs::Error),
     #[error("the journal cannot be read: {0}")]
     Journal(io::Error),
     #[error("{0}")]
@@ -68,13 +75,28 @@ pub(crate) fn run(config: &Config) -> Result<(), Error> {
         })
     };
     folder(&slave.journal)?;
-    let _lock = lock_journal(&slave.journal)?;
+    let _journal = claim("journal", &slave.journal)?;
+    let mut folders = vec![
+        ("home", slave.home.clone()),
+        ("filecache", slave.filecache.clone()),
+        ("journal", slave.journal.clone()),
+    ];
     if slave.isolation == Isolation::Unshare && config.programs.mount.is_none() {
         folder(&slave.chroots)?;
         folder(&slave.sessions)?;
-        store::sweep(&slave.chroots, launch::own_sub_ids()?)?;
+        folders.push(("chroots", slave.chroots.clone()));
+        folders.push(("sessions", slave.sessions.clone()));
+        store::sweep(&slave.chroots, launch::check_host()?)?;
     }
-    let cache = Arc::new(Store::open(&slave.filecache, config.limits.reserve)?);
+    let journal = slave.journal.clone();
+    let rules = Rules {
+        bound: config.limits.cache_size,
+        reserve: config.limits.reserve,
+        pinned: Box::new(move || pinned(&journal)),
+        ..Rules::none()
+    };
+    let cache = Arc::new(Store::open(&slave.filecache, rules)?);
+    let _cache = claim("file cache", &slave.filecache)?;
     let fetcher = Fetcher::new(fetch_limits(&config.limits), Arc::clone(&cache));
     let daemon = Daemon::start(
         Settings::of(config),
@@ -86,6 +108,8 @@ pub(crate) fn run(config: &Config) -> Result<(), Error> {
         daemon,
         store: cache,
         fetcher,
+        folders,
+        reserve: config.limits.reserve,
         arch: slave.architecturetag.clone(),
         form: slave.statusform,
     });
@@ -108,31 +132,16 @@ fn listen(config: &Config, handler: &Arc<Handler>) -> Result<(), Error> {
     Ok(servers.run_until_told("stopping; a running build goes on")?)
 }
 
-/// Takes the journal for this daemon alone.
-fn lock_journal(journal: &Path) -> Result<File, Error> {
-    let path = journal.join(".daemon");
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)?;
-    match file.try_lock() {
-        Ok(()) => {
-            file.set_len(0)?;
-            write!(file, "{}", std::process::id())?;
-            Ok(file)
-        }
-        Err(TryLockError::WouldBlock) => {
-            let mut pid = String::new();
-            file.read_to_string(&mut pid)?;
-            Err(Error::Taken {
-                path: journal.to_owned(),
-                pid,
-            })
-        }
-        Err(TryLockError::Error(error)) => Err(error.into()),
-    }
+/// Takes a folder for this daemon alone.
+fn claim(what: &'static str, folder: &Path) -> Result<File, Error> {
+    sys::claim::claim(folder).map_err(|error| match error {
+        sys::claim::Error::Taken { pid } => Error::Taken {
+            what,
+            path: folder.to_owned(),
+            pid,
+        },
+        sys::claim::Error::Disk(source) => Error::Disk(source),
+    })
 }
 
 fn fetch_limits(limits: &Limits) -> FetchLimits {

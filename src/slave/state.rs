@@ -6,6 +6,8 @@
 //!    ▲               │  └──Abort──▶ ABORTING ──Over──▲
 //!    └──NotStarted───┴──────────────────┘
 //! ```
+//! IDLE after a Clean that could not be done becomes WAITING again.
+//!
 //! Every pair of state and call that is not in the picture is refused and changes nothing (slave
 //! spec §2.2, §2.4). A run has a number, so that word of an earlier run is told from the present
 //! one's.
@@ -43,6 +45,8 @@ pub(crate) enum Event {
     Clean,
     /// The build could not be started: nothing of it is there.
     NotStarted(u64),
+    /// The build could not be forgotten: all of it is still there.
+    NotCleaned(Run, Ending),
     /// The build has ended.
     Over(u64, Ending),
 }
@@ -70,6 +74,14 @@ impl State {
             Self::Building(_) => BuilderStatus::Building,
             Self::Aborting(_) => BuilderStatus::Aborting,
             Self::Waiting(..) => BuilderStatus::Waiting,
+        }
+    }
+
+    /// The build there is, if any.
+    pub(crate) fn build_id(&self) -> Option<&BuildId> {
+        match self {
+            Self::Idle => None,
+            Self::Building(run) | Self::Aborting(run) | Self::Waiting(run, _) => Some(&run.id),
         }
     }
 
@@ -114,8 +126,9 @@ impl State {
             (Self::Aborting(run), Event::Over(number, ending)) if run.number == number => {
                 (Self::Waiting(run.clone(), aborted(ending)), None)
             }
+            (Self::Idle, Event::NotCleaned(run, ending)) => (Self::Waiting(run, ending), None),
             // Late word of an earlier run.
-            (_, Event::NotStarted(_) | Event::Over(..)) => return Ok(None),
+            (_, Event::NotStarted(_) | Event::NotCleaned(..) | Event::Over(..)) => return Ok(None),
         };
         *self = next;
         Ok(effect)
@@ -237,6 +250,22 @@ mod tests {
             state.apply(Event::Over(1, ending(came_to))).unwrap();
             assert!(matches!(state, State::Waiting(_, end) if end.status == expect));
         }
+    }
+
+    #[test]
+    fn a_build_that_cannot_be_forgotten_waits_on() {
+        let waiting = State::Waiting(run(1), ending(BuildStatus::Ok));
+        let mut state = waiting.clone();
+        let Ok(Some(Effect::Purge(run, ending))) = state.apply(Event::Clean) else {
+            panic!("{state:?}");
+        };
+        let not_cleaned = Event::NotCleaned(run, ending);
+        assert_eq!(state.apply(not_cleaned.clone()), Ok(None));
+        assert_eq!(state, waiting);
+        // Somebody was quick: there is another build already.
+        let mut state = State::Building(self::run(2));
+        assert_eq!(state.apply(not_cleaned), Ok(None));
+        assert_eq!(state, State::Building(self::run(2)));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What is the SHA-1 of a file?
 
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io::{self, Read};
 use std::path::Path;
 
 use sha1::{Digest as _, Sha1};
@@ -10,11 +10,16 @@ const CHUNK_BYTES: usize = 256 << 10;
 
 /// Returns the SHA-1 of the file at `path`, in lower-case hexadecimal, and its length in bytes.
 pub(crate) fn sha1_of(path: &Path) -> io::Result<(String, u64)> {
-    let mut file = File::open(path)?;
+    sha1_from(&mut File::open(path)?)
+}
+
+/// Returns the SHA-1 of all that `source` yields, in lower-case hexadecimal, and its length in
+/// bytes.
+pub(crate) fn sha1_from(source: &mut impl Read) -> io::Result<(String, u64)> {
     let (mut hasher, mut length) = (Sha1::new(), 0);
     let mut buffer = vec![0; CHUNK_BYTES];
     loop {
-        match file.read(&mut buffer) {
+        match source.read(&mut buffer) {
             Ok(0) => return Ok((hex(&hasher.finalize()), length)),
             Ok(count) => {
                 hasher.update(&buffer[..count]);

@@ -6,7 +6,9 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
 use std::process::Command;
 
 use nix::sys::prctl::set_pdeathsig;
@@ -26,6 +28,17 @@ where
     let mut command = Command::new("/proc/self/exe");
     command.arg0("buildd-slave").args(args);
     command
+}
+
+/// Returns where a program started by name is.
+pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(name))
+        .find(|file| {
+            file.metadata()
+                .is_ok_and(|about| about.is_file() && about.mode() & 0o111 != 0)
+        })
 }
 
 /// Returns a command for `program` that dies with the thread that starts it.

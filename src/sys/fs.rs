@@ -5,9 +5,10 @@
 //! included, is entered. Knows no folder layout. Used by the file cache, the journal and the
 //! stages.
 
+use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Write};
+use std::io::{self, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
-use nix::fcntl::{self, Flock, FlockArg, OFlag, OpenHow, ResolveFlag};
+use nix::fcntl::{self, FallocateFlags, Flock, FlockArg, OFlag, OpenHow, ResolveFlag};
 use nix::unistd::{self, UnlinkatFlags};
 
 /// What every unfinished file's name begins with.
@@ -35,7 +36,7 @@ impl Error {
     pub(crate) fn at<E: Into<io::Error>>(
         action: &'static str,
         path: &Path,
-    ) -> impl FnOnce(E) -> Self {
+    ) -> impl FnOnce(E) -> Self + use<E> {
         let path = path.to_path_buf();
         move |source| Self {
             action,
@@ -98,6 +99,28 @@ impl TempFile {
             .map_err(Error::at("write", &self.path))
     }
 
+    /// Takes the disk space for `len` bytes from `offset` on, so that nobody else does; what is not
+    /// written in the end is given back by [`TempFile::persist`]. Does nothing where the file
+    /// system cannot.
+    pub(crate) fn allocate(&self, offset: u64, len: u64) -> Result<(), Error> {
+        let keep_size = FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        let bytes = |number: u64| i64::try_from(number).map_err(|_| Errno::EFBIG);
+        let allocated = bytes(offset)
+            .and_then(|offset| fcntl::fallocate(&*self.file, keep_size, offset, bytes(len)?));
+        match allocated {
+            Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(()),
+            other => other.map_err(Error::at("make room for", &self.path)),
+        }
+    }
+
+    /// Returns a closure for `map_err` that says what was being done to this file.
+    pub(crate) fn failed_to<E: Into<io::Error>>(
+        &self,
+        action: &'static str,
+    ) -> impl FnOnce(E) -> Error + use<E> {
+        Error::at(action, &self.path)
+    }
+
     /// Returns another handle on the file.
     pub(crate) fn handle(&self) -> io::Result<File> {
         self.file.try_clone()
@@ -106,15 +129,22 @@ impl TempFile {
     /// Gives the file its `mode` and, once its bytes are on disk, its name: `dest`, in the same
     /// directory, replacing what is there. On return the name is on disk too.
     pub(crate) fn persist(mut self, dest: &Path, mode: u32) -> Result<(), Error> {
-        self.file
-            .sync_all()
-            .map_err(Error::at("sync", &self.path))?;
+        self.sync()?;
         self.rename(dest, mode)?;
         fsync_dir(parent_of(dest))
     }
 
-    /// The same without waiting for the disk: what is there under that name after a power cut may
-    /// be less, until somebody has synced it.
+    /// Brings the bytes to the disk.
+    pub(crate) fn sync(&mut self) -> Result<(), Error> {
+        // Gives back what was allocated and not written.
+        let len = self.file.stream_position();
+        len.and_then(|len| self.file.set_len(len))
+            .and_then(|()| self.file.sync_all())
+            .map_err(Error::at("sync", &self.path))
+    }
+
+    /// Like [`TempFile::persist`] without waiting for the disk: what is there under that name after
+    /// a power cut may be less, until somebody has synced it.
     pub(crate) fn place(mut self, dest: &Path, mode: u32) -> Result<(), Error> {
         self.rename(dest, mode)
     }
@@ -182,6 +212,28 @@ pub(crate) fn fsync_dir(dir: &Path) -> Result<(), Error> {
     File::open(dir)
         .and_then(|dir| dir.sync_all())
         .map_err(Error::at("sync", dir))
+}
+
+/// Returns the bytes that the files below `dir` take on the disk, each counted once, whatever its
+/// names.
+pub(crate) fn disk_usage(dir: &Path) -> Result<u64, Error> {
+    let (mut bytes, mut seen) = (0_u64, HashSet::new());
+    let mut pending = vec![dir.to_path_buf()];
+    while let Some(dir) = pending.pop() {
+        for entry in fs::read_dir(&dir).map_err(Error::at("list", &dir))? {
+            let entry = entry.map_err(Error::at("list", &dir))?;
+            let path = entry.path();
+            let found = path.symlink_metadata();
+            let found = found.map_err(Error::at("examine", &path))?;
+            if found.nlink() == 1 || found.is_dir() || seen.insert((found.dev(), found.ino())) {
+                bytes = bytes.saturating_add(found.blocks().saturating_mul(512));
+            }
+            if found.is_dir() {
+                pending.push(path);
+            }
+        }
+    }
+    Ok(bytes)
 }
 
 /// Removes `path` and all below it; something absent is fine.
@@ -360,6 +412,20 @@ mod tests {
         remove_tree(&link).unwrap();
         assert_eq!(names(dir.path()), ["outside"]);
         assert_eq!(names(&outside), ["kept"]);
+    }
+
+    #[test]
+    fn disk_usage_counts_a_file_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = dir.path().join("tree");
+        fs::create_dir_all(tree.join("a/b")).unwrap();
+        let empty = disk_usage(&tree).unwrap();
+        fs::write(tree.join("a/b/file"), vec![1; 100_000]).unwrap();
+        let one = disk_usage(&tree).unwrap();
+        assert!(one >= empty + 100_000, "{empty} {one}");
+        fs::hard_link(tree.join("a/b/file"), tree.join("again")).unwrap();
+        symlink("/usr", tree.join("link")).unwrap();
+        assert!(disk_usage(&tree).unwrap() < one + 100_000);
     }
 
     #[test]

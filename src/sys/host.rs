@@ -2,11 +2,12 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use nix::sys::statvfs::statvfs;
+use nix::sys::statvfs::{FsFlags, statvfs};
 
 /// Returns the kernel as `uname -snrvm` shows it.
 pub(crate) fn kernel() -> String {
@@ -55,10 +56,26 @@ pub(crate) fn available_memory_bytes() -> u64 {
         .map_or(0, |kib| kib.saturating_mul(1024))
 }
 
+/// What a folder is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Disk {
+    pub(crate) read_only: bool,
+    /// What an unprivileged user may still write.
+    pub(crate) free_bytes: u64,
+}
+
+/// Looks at the file system below `path`.
+pub(crate) fn disk_of(path: &Path) -> io::Result<Disk> {
+    let stat = statvfs(path)?;
+    Ok(Disk {
+        read_only: stat.flags().contains(FsFlags::ST_RDONLY),
+        free_bytes: stat.blocks_available().saturating_mul(stat.fragment_size()),
+    })
+}
+
 /// Returns the bytes a user may still write below `path`.
 pub(crate) fn free_bytes(path: &Path) -> Option<u64> {
-    let stat = statvfs(path).ok()?;
-    Some(stat.blocks_available().saturating_mul(stat.fragment_size()))
+    disk_of(path).ok().map(|disk| disk.free_bytes)
 }
 
 /// Returns the installed version of a Debian package.

@@ -4,7 +4,7 @@
 //! pid namespace of its own stays among its descendants, whatever it forked, `setsid` or ignored.
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::time::{Duration, Instant};
@@ -103,21 +103,48 @@ pub(crate) fn kill_descendants(bound: Duration) -> Vec<Process> {
     left
 }
 
-/// Kills every process that has `name=value` in its environment, this one excepted, wherever it
-/// went since; returns those that outlived `bound`.
-pub(crate) fn kill_marked(name: &str, value: &OsStr, bound: Duration) -> Vec<Process> {
-    let mark = [name.as_bytes(), b"=", value.as_bytes()].concat();
+/// Kills every process with a variable `name` in its environment whose value is `wanted`, this one
+/// excepted, wherever it went since; returns those that outlived `bound`.
+pub(crate) fn kill_marked(
+    name: &str,
+    wanted: impl Fn(&OsStr) -> bool,
+    bound: Duration,
+) -> Vec<Process> {
     let me = Pid::this().as_raw();
-    let carries = |process: &Process| {
-        fs::read(format!("/proc/{}/environ", process.pid))
-            .is_ok_and(|text| text.split(|byte| *byte == 0).any(|entry| entry == mark))
-    };
     kill_until_gone(bound, || {
-        all()
+        marked(name)
             .into_iter()
-            .filter(|process| process.pid != me && process.state != 'Z' && carries(process))
+            .filter(|(process, value)| process.pid != me && wanted(value))
+            .map(|(process, _)| process)
             .collect()
     })
+}
+
+/// Returns the living processes with a variable `name` in their environment, and its value.
+pub(crate) fn marked(name: &str) -> Vec<(Process, OsString)> {
+    let mark = [name.as_bytes(), b"="].concat();
+    let value = |process: &Process| {
+        let text = fs::read(format!("/proc/{}/environ", process.pid)).ok()?;
+        let mut entries = text.split(|byte| *byte == 0);
+        let value = entries.find_map(|entry| entry.strip_prefix(mark.as_slice()))?;
+        Some(OsStr::from_bytes(value).to_owned())
+    };
+    all()
+        .into_iter()
+        .filter(|process| process.state != 'Z')
+        .filter_map(|process| value(&process).map(|value| (process, value)))
+        .collect()
+}
+
+/// Tells whether the last arguments of process `pid` are these.
+pub(crate) fn has_arguments(pid: i32, last: &[&OsStr]) -> bool {
+    let text = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let end: Vec<u8> = last
+        .iter()
+        .flat_map(|word| [b"\0", word.as_bytes()].concat())
+        .collect();
+    text.strip_suffix(b"\0")
+        .is_some_and(|text| text.ends_with(&end))
 }
 
 /// Collects ended children that nobody waits for (orphans that came to a subreaper).
@@ -169,9 +196,19 @@ mod tests {
         {
             std::thread::yield_now();
         }
-        assert_eq!(kill_marked("MARK", value, Duration::from_secs(10)), []);
+        let pid = i32::try_from(carrier.id()).unwrap();
+        assert!(
+            marked("MARK")
+                .iter()
+                .any(|(found, of)| found.pid == pid && of == value)
+        );
+        let ours = |of: &OsStr| of == value;
+        assert_eq!(kill_marked("MARK", ours, Duration::from_secs(10)), []);
         assert!(!carrier.wait().unwrap().success());
         assert_eq!(other.try_wait().unwrap(), None);
+        let pid = i32::try_from(other.id()).unwrap();
+        let (sleep, long) = (OsStr::new("sleep"), OsStr::new("600"));
+        assert!(has_arguments(pid, &[long]) && !has_arguments(pid, &[sleep]));
         other.kill().unwrap();
         other.wait().unwrap();
     }

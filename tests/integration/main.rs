@@ -5,12 +5,20 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod abort;
+mod cache;
+mod clock;
 mod config;
+mod crash;
+mod disk;
 mod fetch;
 mod http;
+mod journal;
+mod leftovers;
 mod lifecycle;
 mod restart;
 mod results;
+mod show;
+mod stops;
 mod support;
 mod verdicts;
 mod wire;

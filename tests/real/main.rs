@@ -11,5 +11,6 @@ mod isolation;
 mod machine;
 mod package;
 mod slave;
+mod store;
 mod survival;
 mod verdicts;

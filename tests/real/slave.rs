@@ -49,13 +49,23 @@ impl Ended {
 impl Slave {
     /// Starts a daemon for the test `name` with further lines for `[slave]`.
     pub(crate) fn start(machine: &'static Machine, name: &str, config: &str) -> Self {
+        Self::start_with(machine, name, &machine.home.join("chroots"), config)
+    }
+
+    /// The same with another store of unpacked chroots.
+    pub(crate) fn start_with(
+        machine: &'static Machine,
+        name: &str,
+        chroots: &Path,
+        config: &str,
+    ) -> Self {
         let dir = machine.folder(name);
         let cache = machine.folder(&format!("{name}/filecache"));
         fs::hard_link(&machine.chroot, cache.join(&machine.chroot_sum)).unwrap();
         let text = format!(
             "[slave]\nhome = {}\nchroots = {}\nbindport = 0\n{config}\n",
             dir.display(),
-            machine.home.join("chroots").display()
+            chroots.display()
         );
         fs::write(dir.join("conf"), text).unwrap();
         let (process, url) = serve(&dir);

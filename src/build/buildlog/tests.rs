@@ -2,7 +2,10 @@
 
 use super::*;
 use proptest::prelude::*;
+use std::fs;
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::symlink;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Writes `chunks` to a fresh log and returns the finished file's text.
 fn written(private: bool, limit_bytes: u64, chunks: &[&[u8]]) -> String {
@@ -133,4 +136,165 @@ proptest! {
         let expect = &all[all.len().saturating_sub(count)..];
         prop_assert_eq!(&tail(&path, count, false).unwrap()[..], expect);
     }
+}
+
+/// Letters, a different one at every place in a hundred, so that bytes at a wrong place show.
+fn letters(from: usize, count: usize) -> Vec<u8> {
+    let letter =
+        |at: usize| b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"[at * at % 101 % 52];
+    (from..from + count).map(letter).collect()
+}
+
+/// Checks that `read` is the log of so many [`letters`], in order, with a marker for each hole.
+fn check_letters(mut read: &[u8], count: usize) {
+    let mut at = 0;
+    while !read.is_empty() {
+        if let Some((left_out, len)) = segments::parse_marker(read) {
+            at += usize::try_from(left_out).unwrap();
+            read = &read[len..];
+            continue;
+        }
+        let end = read
+            .iter()
+            .position(|&byte| byte == b'\n')
+            .unwrap_or(read.len());
+        let (now, rest) = read.split_at(end);
+        assert_eq!(
+            now.escape_ascii().to_string(),
+            letters(at, end).escape_ascii().to_string()
+        );
+        at += end;
+        read = rest;
+    }
+    assert_eq!(at, count, "all bytes are there or named as missing");
+}
+
+fn read_all(follow: &mut Follow, into: &mut Vec<u8>) {
+    loop {
+        let more = follow.read_more().unwrap();
+        if more.is_empty() {
+            return;
+        }
+        into.extend(more);
+    }
+}
+
+fn snapshot(path: &Path) -> Vec<u8> {
+    let mut snapshot = Snapshot::open(path).unwrap();
+    let mut bytes = Vec::new();
+    snapshot.read_to_end(&mut bytes).unwrap();
+    assert_eq!(snapshot.len(), bytes.len() as u64);
+    let in_parts = snapshot.is_in_parts();
+    let (beginning, len, _) = snapshot.into_beginning();
+    let mut begins = Vec::new();
+    // The reads above have moved it.
+    (&beginning).seek(SeekFrom::Start(0)).unwrap();
+    beginning.take(len).read_to_end(&mut begins).unwrap();
+    assert!(bytes.starts_with(&begins));
+    assert!(in_parts || bytes == begins);
+    bytes
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    /// Whoever reads now and then, and whoever comes late, sees every byte once or a marker for
+    /// it, however the log ends: by its writer, or by somebody else after the writer's death.
+    #[test]
+    fn readers_lose_nothing_unsaid(
+        limit in 2u64..200,
+        steps in prop::collection::vec((0usize..60, any::<bool>(), any::<bool>()), 0..20),
+        dies in any::<bool>(),
+        joined_before in prop::option::of(0usize..100),
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let (mut follow, mut followed) = (Follow::open(&path), Vec::new());
+        prop_assert!(follow.read_more().unwrap().is_empty());
+        let mut log = BuildLog::create(&path, false, limit).unwrap();
+        let mut count = 0;
+        for (more, read_once, read_on) in steps {
+            log.write(&letters(count, more));
+            count += more;
+            if read_once {
+                followed.extend(follow.read_more().unwrap());
+            }
+            if read_on {
+                read_all(&mut follow, &mut followed);
+                check_letters(&followed, count);
+            }
+            check_letters(&snapshot(&path), count);
+        }
+        if dies {
+            drop(log);
+            if let Some(first) = segments::list(&path).unwrap().first() {
+                // A join may have been broken off, too.
+                let more = letters(usize::try_from(first.offset).unwrap(), joined_before.unwrap_or(0));
+                OpenOptions::new().append(true).open(&path).unwrap().write_all(&more).unwrap();
+                check_letters(&snapshot(&path), count);
+            }
+            join(&path).unwrap();
+        } else {
+            log.finish().unwrap();
+        }
+        prop_assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        let text = fs::read(&path).unwrap();
+        check_letters(&text, count);
+        prop_assert!(text.len() as u64 <= limit + 100);
+        prop_assert_eq!(snapshot(&path), text);
+        append_line(&path, "the end").unwrap();
+        read_all(&mut follow, &mut followed);
+        let followed = followed.strip_suffix(b"\nthe end\n").expect("the last line is followed");
+        check_letters(followed, count);
+    }
+}
+
+#[test]
+fn a_follower_keeps_up_with_a_writer_in_another_thread() {
+    for round in 0..20 {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let done = AtomicBool::new(false);
+        let total = 200_000;
+        let mut followed = Vec::new();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut log = BuildLog::create(&path, false, 5_000 << (round % 6)).unwrap();
+                for at in (0..total).step_by(1000) {
+                    log.write(&letters(at, 1000));
+                }
+                log.finish().unwrap();
+                done.store(true, Ordering::SeqCst);
+            });
+            let mut follow = Follow::open(&path);
+            loop {
+                let over = done.load(Ordering::SeqCst);
+                let more = follow.read_more().unwrap();
+                if over && more.is_empty() {
+                    return;
+                }
+                followed.extend(more);
+                if let Ok(mut snapshot) = Snapshot::open(&path) {
+                    let mut bytes = Vec::new();
+                    snapshot.read_to_end(&mut bytes).unwrap();
+                    assert!(bytes.len() <= total + 100);
+                }
+            }
+        });
+        check_letters(&followed, total);
+    }
+}
+
+#[test]
+fn a_dead_writers_log_gets_its_last_words_behind_its_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    let mut log = BuildLog::create(&path, false, 20).unwrap();
+    log.write(b"0123456789abc");
+    drop(log);
+    // Nobody could join it: its disk was full.
+    append_line(&path, "over").unwrap();
+    assert_eq!(snapshot(&path), b"0123456789abc\nover\n");
+    assert_eq!(tail(&path, 8, false).unwrap(), b"bc\nover\n"[..8]);
+    join(&path).unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"0123456789abc\nover\n");
 }

@@ -169,7 +169,7 @@ fn a_full_disk_is_the_builders_unless_the_build_succeeded() {
 #[test]
 fn site_programs_by_the_codes_of_2008() {
     let check = |code, log: &str, expect: Verdict| {
-        let found = classify_site(Exit::Code(code), &scan(log)).verdict;
+        let found = classify_site(Exit::Code(code), &scan(log), false).verdict;
         assert_eq!(found, expect, "{code} {log}");
     };
     let missing = "E: Package foo has no installation candidate\n";
@@ -193,7 +193,12 @@ fn site_programs_by_the_codes_of_2008() {
     );
     check(3, "cc1: terminated by signal 4\n", Verdict::GivenBack);
     check(4, yes, Verdict::BuilderFail);
-    let killed = classify_site(Exit::Signal(15), &Findings::default());
+    let full = |code| classify_site(Exit::Code(code), &scan(missing), true).verdict;
+    assert_eq!(
+        [full(0), full(1), full(3)],
+        [Verdict::Ok, Verdict::BuilderFail, Verdict::BuilderFail]
+    );
+    let killed = classify_site(Exit::Signal(15), &Findings::default(), false);
     let reason = "The build program was killed by signal 15.";
     assert_eq!(killed, judge(Verdict::BuilderFail, reason));
 }

@@ -6,6 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc;
 
 use super::*;
+use crate::filecache::Rules;
 
 const HELLO: &str = "aaf4c61ddcc5e8a2dabede0f3b482cd9aea9434d";
 const OK_HELLO: &str = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
@@ -63,7 +64,7 @@ fn fetcher(retries: u32) -> (tempfile::TempDir, Fetcher) {
         size: 1000,
         retries,
     };
-    let store = Arc::new(Store::open(dir.path(), 0).unwrap());
+    let store = Arc::new(Store::open(dir.path(), Rules::none()).unwrap());
     (dir, Fetcher::new(limits, store))
 }
 
@@ -249,11 +250,15 @@ fn a_silent_server_is_given_up() {
 #[test]
 fn no_space_is_said_before_a_byte_is_written() {
     let (dir, mut fetcher) = fetcher(1);
-    fetcher.store = Arc::new(Store::open(dir.path(), u64::MAX).unwrap());
+    let rules = Rules {
+        reserve: u64::MAX,
+        ..Rules::none()
+    };
+    fetcher.store = Arc::new(Store::open(dir.path(), rules).unwrap());
     let server = Server::start(|_| OK_HELLO.to_owned());
     let (present, info) = fetcher.ensure_present(HELLO, Some(&server.url()), None);
     assert!(
-        !present && info.starts_with("Error accessing Librarian: no space: "),
+        !present && info.starts_with("Error keeping the file: no room for 5 bytes: "),
         "{info}"
     );
     assert_eq!(server.requests(), 1);

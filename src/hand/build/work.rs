@@ -12,11 +12,12 @@ use std::time::Instant;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 
 use crate::build::Stage;
+use crate::build::buildlog::Snapshot;
 use crate::build::leftovers;
 use crate::build::rundir::{RunDir, Standing};
 use crate::build::source::Source;
 use crate::build::spec::{Settings, Spec};
-use crate::filecache::{self, Store};
+use crate::filecache::{self, Rules, Store};
 use crate::hand::chroot;
 use crate::hand::site::Site;
 use crate::protocol::{BuildArgs, BuildId, BuildRequest, BuildStatus, SourceFiles, Suite};
@@ -55,7 +56,7 @@ pub(super) fn build(site: &Site, source: &Source, args: &Args) -> Result<ExitCod
     };
 
     let log = args.output.join(source.log_name(spec.arch()));
-    let mut text = File::open(run.log()).map_err(Error::at(&run.log()))?;
+    let mut text = Snapshot::open(&run.log()).map_err(Error::at(&run.log()))?;
     report::copy(&mut text, &log)?;
     let results = report::bring_results(&spec.settings.filecache, &ending, &args.output)?;
     let place = args.shown_as.as_ref().unwrap_or(&args.output);
@@ -90,7 +91,7 @@ impl Desk {
         let mut settings = Settings::of(&site.config);
         settings.filecache = self.0.join("files");
         fs::create_dir(&settings.filecache).map_err(Error::at(&settings.filecache))?;
-        let cache = Store::open(&settings.filecache, 0)?;
+        let cache = Store::open(&settings.filecache, Rules::none())?;
         let mut files = Vec::new();
         for (path, name, sum) in source.files() {
             let mut file = File::open(&path).map_err(Error::at(&path))?;

@@ -19,7 +19,8 @@ use crate::session::files::{self, NewFile, Task};
 use crate::session::idmap::SubIds;
 use crate::session::live::{Session, remove_folder};
 use crate::session::outer::SessionSpec;
-use crate::session::{self, enter, launch, store};
+use crate::session::store::{self, Bounds};
+use crate::session::{self, enter, launch};
 
 use super::Error;
 use super::create::outlive_the_keyboard;
@@ -184,6 +185,8 @@ struct Tree {
     /// The folder to be removed again, unless the tree is the builds'.
     own: Option<PathBuf>,
     ids: SubIds,
+    /// Keeps the builds' tree from being removed.
+    _held: Option<store::Held>,
 }
 
 impl Tree {
@@ -194,10 +197,16 @@ impl Tree {
         sha1: &Sha1Hex,
         ids: SubIds,
     ) -> Result<Self, Error> {
-        let root = store::tree(&site.config.slave.chroots, sha1.as_str());
+        let chroots = &site.config.slave.chroots;
+        let root = store::tree(chroots, sha1.as_str());
+        let held = store::hold(chroots, sha1.as_str())?;
         if root.is_dir() {
-            let own = None;
-            return Ok(Self { root, own, ids });
+            return Ok(Self {
+                root,
+                own: None,
+                ids,
+                _held: Some(held),
+            });
         }
         let folder = site.by_hand().join(name);
         fs::create_dir(&folder).map_err(at(&folder))?;
@@ -205,9 +214,10 @@ impl Tree {
             root: PathBuf::new(),
             own: Some(folder.clone()),
             ids,
+            _held: None,
         };
         let tar = std::path::absolute(tar).map_err(at(tar))?;
-        tree.root = store::unpack(&folder, sha1.as_str(), &tar, name, ids)?;
+        tree.root = store::unpack(&folder, sha1.as_str(), &tar, name, ids, Bounds::NONE)?;
         Ok(tree)
     }
 }

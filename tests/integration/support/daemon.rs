@@ -58,6 +58,24 @@ impl Daemon {
         self.child.wait().unwrap();
     }
 
+    /// Sends the daemon a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).unwrap();
+    }
+
+    /// Waits for the end of the daemon; returns its exit code.
+    pub(crate) fn wait_end(&mut self) -> Option<i32> {
+        until("end of the daemon", || self.child.try_wait().unwrap()).code()
+    }
+
+    /// Kills the daemon, starts it again, and checks that it says the same of the build.
+    pub(crate) fn check_same_after_restart(&mut self) {
+        let before = self.ok("status", &[]);
+        self.kill();
+        self.restart();
+        assert_eq!(self.ok("status", &[]), before);
+    }
+
     pub(crate) fn pid(&self) -> Pid {
         Pid::from_raw(self.child.id().try_into().unwrap())
     }

@@ -3,13 +3,14 @@
 mod daemon;
 mod files;
 mod http;
+pub(crate) mod mounts;
 pub(crate) mod procs;
 pub(crate) mod rpc;
 mod site;
 
 pub(crate) use daemon::Daemon;
 pub(crate) use files::{FileServer, Gate, send};
-pub(crate) use http::{Answer, exchange, read_answer};
+pub(crate) use http::{Answer, connect, exchange, read_answer};
 pub(crate) use procs::{Process, run};
 pub(crate) use rpc::Fault;
 pub(crate) use site::Site;

@@ -1,7 +1,9 @@
 //! A site: a temporary folder with a configuration, programs for the stages, a home and a cache.
 
+use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -23,6 +25,7 @@ const PROGRAMS: [(&str, &str, &str); 9] = [
     ("debianmanager", "processscanpath", "scan"),
 ];
 
+const PROGRAM: &str = env!("CARGO_BIN_EXE_buildd-slave");
 /// What is in the files of every build.
 const CHROOT: &[u8] = b"a chroot";
 const DSC: &[u8] = b"Source: hello\nVersion: 1\n";
@@ -30,6 +33,8 @@ const DSC: &[u8] = b"Source: hello\nVersion: 1\n";
 pub(crate) struct Site {
     dir: tempfile::TempDir,
     user: Option<User>,
+    /// What every command has in its environment besides.
+    environment: Vec<(&'static str, OsString)>,
 }
 
 impl Site {
@@ -43,13 +48,17 @@ impl Site {
             .prefix("buildd-test-")
             .tempdir()
             .unwrap();
-        let site = Self { dir, user };
-        for folder in ["bin", "on", "home", "home/filecache"] {
+        let environment = Vec::new();
+        let site = Self {
+            dir,
+            user,
+            environment,
+        };
+        site.give(&site.path(""));
+        for folder in ["bin", "on", "home"] {
             fs::create_dir(site.path(folder)).unwrap();
         }
-        for folder in ["", "home", "home/filecache"] {
-            site.give(&site.path(folder));
-        }
+        site.fill_home();
         let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/bin/site-program");
         for (_, _, name) in PROGRAMS {
             // By another process: a file that this one has open for writing, if only in a child
@@ -59,9 +68,29 @@ impl Site {
             assert!(install.status().unwrap().success());
         }
         site.configure(more);
-        site.add_file(CHROOT);
-        site.add_file(DSC);
         site
+    }
+
+    /// Makes the home ready for a first start; also one that a test has just mounted.
+    pub(crate) fn fill_home(&self) {
+        fs::create_dir(self.path("home/filecache")).unwrap();
+        self.give(&self.path("home"));
+        self.fill_cache();
+    }
+
+    /// Puts the files of every build into the cache; also into one that a test has just mounted.
+    pub(crate) fn fill_cache(&self) {
+        self.give(&self.path("home/filecache"));
+        self.add_file(CHROOT);
+        self.add_file(DSC);
+    }
+
+    /// Checks that the cache has nothing half-done, and no file under a wrong sum.
+    pub(crate) fn check_cache(&self) {
+        for name in self.names("home/filecache") {
+            let bytes = fs::read(self.path("home/filecache").join(&name)).unwrap();
+            assert_eq!(name, sha1(&bytes), "{} bytes", bytes.len());
+        }
     }
 
     /// Writes the configuration anew.
@@ -82,6 +111,13 @@ impl Site {
             self.path("home").display(),
         ));
         fs::write(self.config(), text).unwrap();
+    }
+
+    /// Changes lines of the configuration: those that `line` returns nothing for are left out.
+    pub(crate) fn reconfigure(&self, line: impl Fn(&str) -> Option<String>) {
+        let text = fs::read_to_string(self.config()).unwrap();
+        let lines: Vec<String> = text.lines().filter_map(line).collect();
+        fs::write(self.config(), lines.join("\n")).unwrap();
     }
 
     /// Who the daemon becomes, if the tests are run by root.
@@ -123,7 +159,15 @@ impl Site {
     /// The program under test, with the mark of the site's processes. Started by root it becomes
     /// the site's user by itself, who may not even be able to reach it where it was built.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_buildd-slave"));
+        let own = self.path("buildd-slave");
+        let mut command = match (own.exists(), &self.user) {
+            (true, Some(user)) => {
+                let mut command = Command::new(own);
+                command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
+                command
+            }
+            _ => Command::new(PROGRAM),
+        };
         command
             .args(args)
             .current_dir(self.path("home"))
@@ -131,8 +175,24 @@ impl Site {
             .env_remove("RUST_LOG")
             .env("HOME", self.path("home"))
             .env(procs::MARK, self.dir.path())
+            .envs(self.environment.iter().cloned())
             .stdin(Stdio::null());
         command
+    }
+
+    /// Lets the site's commands say all they have to say.
+    pub(crate) fn talkative(mut self) -> Self {
+        self.environment.push(("RUST_LOG", "trace".into()));
+        self
+    }
+
+    /// From now on commands have this in their environment, and are the site's user's from the
+    /// beginning.
+    pub(crate) fn start_with(&mut self, environment: Vec<(&'static str, OsString)>) {
+        self.environment = environment;
+        let mut copy = Command::new("install");
+        copy.arg(PROGRAM).arg(self.path("buildd-slave"));
+        assert!(copy.status().unwrap().success());
     }
 
     /// Says in shell what a program does from now on; see the fixture for what it may call.
@@ -195,7 +255,8 @@ impl Site {
         sha1(DSC)
     }
 
-    /// The names in a folder of the site, sorted; none if there is no such folder.
+    /// The names in a folder of the site, sorted, but for a daemon's lock; none if there is no such
+    /// folder.
     pub(crate) fn names(&self, folder: &str) -> Vec<String> {
         let Ok(entries) = fs::read_dir(self.path(folder)) else {
             return Vec::new();
@@ -203,6 +264,7 @@ impl Site {
         let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name();
         let mut names: Vec<String> = entries
             .map(|entry| name(entry).into_string().unwrap())
+            .filter(|name| name != ".daemon")
             .collect();
         names.sort();
         names

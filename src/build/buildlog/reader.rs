@@ -1,0 +1,371 @@
+//! How does another process read a log while it is written, from any state of its files?
+//!
+//! [`tail`] gives the end, [`Snapshot`] all there is now, [`Follow`] what comes. None of them
+//! needs the writer: it may be at work, done, or dead in the middle of anything.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use super::segments::{self, list, marker, open, parse_marker};
+
+/// How often the files of a log are looked for again when they change under the reader's eyes.
+const TRIES: usize = 100;
+/// The most that [`Follow::read_more`] returns.
+const CHUNK_BYTES: u64 = 256 << 10;
+/// Longer than any marker.
+const MARKER_BYTES: u64 = 256;
+
+/// The opened files of a log: none of what they hold now is lost any more.
+struct Opened {
+    /// In their order; the first has no offset to go by, as it may be the whole, joined log.
+    files: Vec<Piece>,
+    modified: SystemTime,
+}
+
+struct Piece {
+    file: File,
+    /// Where it begins in the whole log.
+    offset: u64,
+    /// How much of it counts.
+    len: u64,
+}
+
+impl Opened {
+    fn new(path: &Path) -> io::Result<Self> {
+        for _ in 1..TRIES {
+            match Self::try_new(path) {
+                // A segment has been rotated away or joined since it was listed.
+                Ok(None) => {}
+                Ok(Some(opened)) => return Ok(opened),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(io::Error::other("the log changes faster than it is read"))
+    }
+
+    fn try_new(path: &Path) -> io::Result<Option<Self>> {
+        let segments = list(path)?;
+        let file = open(path)?;
+        let about = file.metadata()?;
+        if !about.is_file() {
+            return Err(io::Error::other("the log is not a regular file"));
+        }
+        let mut modified = about.modified()?;
+        let bound = segments.first().map_or(u64::MAX, |segment| segment.head);
+        let mut files = vec![Piece {
+            file,
+            offset: 0,
+            len: about.len().min(bound),
+        }];
+        for segment in &segments {
+            let file = match open(&segment.path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                other => other?,
+            };
+            let about = file.metadata()?;
+            modified = modified.max(about.modified()?);
+            files.push(Piece {
+                file,
+                offset: segment.offset,
+                len: about.len(),
+            });
+        }
+        Ok(Some(Self { files, modified }))
+    }
+}
+
+/// Returns the last `count` bytes of the log at `path`; a log that is not there is empty.
+///
+/// With `drop_first`, for private builds, the first line is left out even if it is whole, and so
+/// is the last line end (slave spec §1.6).
+pub(crate) fn tail(path: &Path, count: usize, drop_first: bool) -> io::Result<Vec<u8>> {
+    let files = match Opened::new(path) {
+        Ok(opened) => opened.files,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(error),
+    };
+    let mut end = Vec::new();
+    for Piece { mut file, len, .. } in files.into_iter().rev() {
+        let wanted = (count - end.len()) as u64;
+        file.seek(SeekFrom::Start(len.saturating_sub(wanted)))?;
+        let mut part = Vec::new();
+        file.take(len.min(wanted)).read_to_end(&mut part)?;
+        part.append(&mut end);
+        end = part;
+    }
+    if drop_first {
+        let first = end
+            .iter()
+            .position(|&b| b == b'\n')
+            .map_or(end.len(), |at| at + 1);
+        end.drain(..first);
+        if end.last() == Some(&b'\n') {
+            end.pop();
+        }
+    }
+    Ok(end)
+}
+
+/// All there is of a log at one moment: the beginning, a marker where bytes are missing, the end.
+/// It reads the same however the log goes on, even when that is removed.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    parts: Vec<Part>,
+    /// The part that is read, and how much of it has been.
+    at: (usize, u64),
+    modified: SystemTime,
+}
+
+#[derive(Debug)]
+enum Part {
+    File { file: File, len: u64 },
+    Marker(Vec<u8>),
+}
+
+impl Part {
+    fn len(&self) -> u64 {
+        match self {
+            Self::File { len, .. } => *len,
+            Self::Marker(text) => text.len() as u64,
+        }
+    }
+}
+
+impl Snapshot {
+    /// Takes it of the log at `path`; one that is not there is an error.
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        let Opened { files, modified } = Opened::new(path)?;
+        let mut parts = Vec::new();
+        let (mut end, mut head) = (0, 0);
+        for Piece { file, offset, len } in files {
+            if offset > end {
+                parts.push(Part::Marker(marker(offset - end, head).into_bytes()));
+            }
+            if parts.is_empty() {
+                head = len;
+            }
+            end = offset.saturating_add(len);
+            parts.push(Part::File { file, len });
+        }
+        Ok(Self {
+            parts,
+            at: (0, 0),
+            modified,
+        })
+    }
+
+    /// Returns how many bytes it has in all.
+    pub(crate) fn len(&self) -> u64 {
+        self.parts.iter().map(Part::len).sum()
+    }
+
+    /// Tells whether it consists of more than the log's own file.
+    pub(crate) fn is_in_parts(&self) -> bool {
+        self.parts.len() > 1
+    }
+
+    /// Returns the log's own file, how many bytes of it count, and when the log was last written
+    /// to.
+    pub(crate) fn into_beginning(self) -> (File, u64, SystemTime) {
+        match self.parts.into_iter().next() {
+            Some(Part::File { file, len }) => (file, len, self.modified),
+            Some(Part::Marker(_)) | None => unreachable!("a snapshot begins with the log's file"),
+        }
+    }
+}
+
+impl Read for Snapshot {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while let Some(part) = self.parts.get_mut(self.at.0) {
+            let left = usize::try_from(part.len() - self.at.1).unwrap_or(usize::MAX);
+            let most = left.min(buffer.len());
+            let buffer = &mut buffer[..most];
+            if left > 0 {
+                let count = match part {
+                    Part::Marker(text) => {
+                        let from = text.len() - left;
+                        buffer.copy_from_slice(&text[from..from + most]);
+                        most
+                    }
+                    Part::File { file, .. } => {
+                        file.seek(SeekFrom::Start(self.at.1))?;
+                        file.read(buffer)?
+                    }
+                };
+                self.at.1 += count as u64;
+                return Ok(count);
+            }
+            self.at = (self.at.0 + 1, 0);
+        }
+        Ok(0)
+    }
+}
+
+/// A reader that goes along with the writer.
+///
+/// What it returns, put together, is the log from its beginning, with a marker wherever it was
+/// outrun and bytes were lost. It neither loses nor doubles a byte when the writer begins a new
+/// segment or joins them all.
+#[derive(Debug)]
+pub(crate) struct Follow {
+    path: PathBuf,
+    now: Option<Now>,
+    /// How long the log's own file was when it was left: where a join puts the rest.
+    head: u64,
+}
+
+/// The file that is read.
+#[derive(Debug)]
+struct Now {
+    file: File,
+    /// Where it begins in the whole log; none is the log's own file, which may be joined.
+    segment: Option<u64>,
+    /// How much of it has been returned.
+    read: u64,
+}
+
+impl Now {
+    /// The place in the whole log.
+    fn position(&self) -> u64 {
+        self.segment.unwrap_or(0).saturating_add(self.read)
+    }
+}
+
+impl Follow {
+    /// Begins with the first byte of the log at `path`, which need not be there yet.
+    pub(crate) fn open(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            now: None,
+            head: 0,
+        }
+    }
+
+    /// Returns the next bytes, some 256 KiB at most; none if there are none now. It does not wait.
+    pub(crate) fn read_more(&mut self) -> io::Result<Vec<u8>> {
+        for _ in 1..TRIES {
+            // Before the read: a file that was not the last one then has its last byte now.
+            let before = list(&self.path)?;
+            let Some(bytes) = self.read_here()? else {
+                return Ok(Vec::new());
+            };
+            if !bytes.is_empty() {
+                return Ok(bytes);
+            }
+            match self.go_on(&before)? {
+                Step::Wait => return Ok(Vec::new()),
+                Step::Again => {}
+                Step::Lost(marker) => return Ok(marker.into_bytes()),
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    /// Reads on in the present file; none if there is no log.
+    fn read_here(&mut self) -> io::Result<Option<Vec<u8>>> {
+        let now = match &mut self.now {
+            Some(now) => now,
+            none => {
+                let file = match open(&self.path) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                    other => other?,
+                };
+                none.insert(Now {
+                    file,
+                    segment: None,
+                    read: 0,
+                })
+            }
+        };
+        let mut bytes = Vec::new();
+        now.file.seek(SeekFrom::Start(now.read))?;
+        now.file
+            .by_ref()
+            .take(CHUNK_BYTES)
+            .read_to_end(&mut bytes)?;
+        if now.segment.is_none() {
+            // After the read: while there are segments, what follows the head may be half a join.
+            if let Some(segment) = list(&self.path)?.first() {
+                let left = segment.head.saturating_sub(now.read);
+                bytes.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+            }
+        }
+        now.read += bytes.len() as u64;
+        Ok(Some(bytes))
+    }
+
+    /// Goes to the next file, as the present one has been read to its end.
+    fn go_on(&mut self, before: &[segments::Segment]) -> io::Result<Step> {
+        let Some(now) = &self.now else {
+            return Ok(Step::Wait);
+        };
+        let position = now.position();
+        let later = |segment: &&segments::Segment| {
+            now.segment.is_none_or(|present| segment.offset > present)
+        };
+        let Some(next) = before.iter().find(later) else {
+            let joined = before.is_empty() && now.segment.is_some();
+            return if joined {
+                self.go_to_joined(position)
+            } else {
+                Ok(Step::Wait)
+            };
+        };
+        if next.offset > position && open(&self.path)?.metadata()?.len() > next.head {
+            // A join is going on, or was broken off: the rest is about to be where it belongs.
+            return Ok(Step::Wait);
+        }
+        let file = match open(&next.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Step::Again),
+            other => other?,
+        };
+        if now.segment.is_none() {
+            self.head = now.read;
+        }
+        self.now = Some(Now {
+            file,
+            segment: Some(next.offset),
+            read: 0,
+        });
+        Ok(match next.offset.checked_sub(position) {
+            Some(lost) if lost > 0 => Step::Lost(marker(lost, next.head)),
+            _ => Step::Again,
+        })
+    }
+
+    /// The log was joined: goes on in its one file.
+    fn go_to_joined(&mut self, position: u64) -> io::Result<Step> {
+        let mut file = match open(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Step::Wait),
+            other => other?,
+        };
+        let head = self.head;
+        let mut start = Vec::new();
+        file.seek(SeekFrom::Start(head))?;
+        file.by_ref().take(MARKER_BYTES).read_to_end(&mut start)?;
+        // What is behind the marker begins at this place of the whole log.
+        let (left_out, marker_len) = parse_marker(&start).unwrap_or((0, 0));
+        let (begins, stands) = (head + left_out, head + marker_len as u64);
+        let (read, step) = match position.checked_sub(begins) {
+            Some(into) => (stands + into, Step::Again),
+            None => (stands, Step::Lost(marker(begins - position, head))),
+        };
+        self.now = Some(Now {
+            file,
+            segment: None,
+            read,
+        });
+        Ok(step)
+    }
+}
+
+enum Step {
+    /// There is nothing more now.
+    Wait,
+    /// The next file is at hand.
+    Again,
+    /// The same, and this is to be said first.
+    Lost(String),
+}

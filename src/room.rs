@@ -1,0 +1,219 @@
+//! Pure: what has to go so that something new fits, and if that is not enough, what is in the way?
+//!
+//! The least recently used goes first; nothing that is in use ever does; and nothing goes for what
+//! would not fit anyway. For the file cache and the store of chroots.
+
+use std::time::Duration;
+
+/// One thing that is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Item<K> {
+    pub(crate) key: K,
+    pub(crate) bytes: u64,
+    /// When it was last used, since 1970.
+    pub(crate) used: Duration,
+    /// Somebody needs it: it stays.
+    pub(crate) pinned: bool,
+}
+
+/// How much is kept.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Usage {
+    pub(crate) bytes: u64,
+    pub(crate) entries: u64,
+}
+
+/// How much may be kept, all in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Space {
+    /// The most that may be kept.
+    pub(crate) bound: u64,
+    /// The key of `[limits]` that says so.
+    pub(crate) key: &'static str,
+    /// What counts to the bound besides the items: things on their way in.
+    pub(crate) others: u64,
+    /// What the file system has free.
+    pub(crate) free: u64,
+    /// What has to stay free on it.
+    pub(crate) reserve: u64,
+}
+
+/// Why something does not fit, whatever goes. All in bytes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Shortage {
+    #[error("no room for {needed} bytes: [limits] {key} is {bound}, of which {stays} are in use")]
+    Bound {
+        needed: u64,
+        key: &'static str,
+        bound: u64,
+        stays: u64,
+    },
+    #[error(
+        "no room for {needed} bytes: {free} are free on the file system, [limits] reserve keeps \
+         {reserve}, and no more than {may_go} can be made free"
+    )]
+    Free {
+        needed: u64,
+        free: u64,
+        reserve: u64,
+        may_go: u64,
+    },
+}
+
+impl Space {
+    /// Returns how many bytes have to go before `needed` more fit beside the `kept`.
+    pub(crate) fn excess(&self, kept: u64, needed: u64) -> u64 {
+        let over = sum([kept, self.others, needed]).saturating_sub(self.bound);
+        over.max(self.lacking(needed))
+    }
+
+    fn lacking(&self, needed: u64) -> u64 {
+        sum([needed, self.reserve]).saturating_sub(self.free)
+    }
+
+    /// Returns the keys of what has to go, oldest first, so that `needed` more bytes fit.
+    pub(crate) fn plan<K>(&self, items: Vec<Item<K>>, needed: u64) -> Result<Vec<K>, Shortage> {
+        let kept = sum(items.iter().map(|item| item.bytes));
+        let (pinned, mut loose): (Vec<_>, Vec<_>) = items.into_iter().partition(|item| item.pinned);
+        let stays = sum(pinned.iter().map(|item| item.bytes)).saturating_add(self.others);
+        let may_go = sum(loose.iter().map(|item| item.bytes));
+        if sum([stays, needed]) > self.bound {
+            return Err(Shortage::Bound {
+                needed,
+                key: self.key,
+                bound: self.bound,
+                stays,
+            });
+        }
+        if self.lacking(needed) > may_go {
+            return Err(Shortage::Free {
+                needed,
+                free: self.free,
+                reserve: self.reserve,
+                may_go,
+            });
+        }
+        loose.sort_by_key(|item| item.used);
+        let mut left = self.excess(kept, needed);
+        let going = loose.into_iter().map_while(|item| {
+            let goes = left > 0;
+            left = left.saturating_sub(item.bytes);
+            goes.then_some(item.key)
+        });
+        Ok(going.collect())
+    }
+}
+
+fn sum(bytes: impl IntoIterator<Item = u64>) -> u64 {
+    bytes.into_iter().fold(0, u64::saturating_add)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn item(key: usize, bytes: u64, used: u64, pinned: bool) -> Item<usize> {
+        Item {
+            key,
+            bytes,
+            used: Duration::from_secs(used),
+            pinned,
+        }
+    }
+
+    fn space(bound: u64, free: u64, reserve: u64) -> Space {
+        Space {
+            bound,
+            key: "cache_size",
+            others: 0,
+            free,
+            reserve,
+        }
+    }
+
+    #[test]
+    fn the_oldest_goes_first_and_the_pinned_stays() {
+        let items = vec![
+            item(0, 10, 5, false),
+            item(1, 10, 1, true),
+            item(2, 10, 3, false),
+            item(3, 10, 4, false),
+        ];
+        let plan = |needed| space(40, u64::MAX, 0).plan(items.clone(), needed);
+        assert_eq!(plan(0), Ok(vec![]));
+        assert_eq!(plan(1), Ok(vec![2]));
+        assert_eq!(plan(20), Ok(vec![2, 3]));
+        assert_eq!(plan(30), Ok(vec![2, 3, 0]));
+    }
+
+    #[test]
+    fn what_cannot_fit_moves_nothing_and_is_told_why() {
+        let items = || vec![item(0, 10, 1, false), item(1, 10, 2, true)];
+        let bound = space(20, u64::MAX, 0).plan(items(), 11).unwrap_err();
+        assert_eq!(
+            bound.to_string(),
+            "no room for 11 bytes: [limits] cache_size is 20, of which 10 are in use"
+        );
+        let full = space(100, 7, 5).plan(items(), 13).unwrap_err();
+        assert_eq!(
+            full.to_string(),
+            "no room for 13 bytes: 7 are free on the file system, [limits] reserve keeps 5, and \
+             no more than 10 can be made free"
+        );
+        assert_eq!(space(100, 7, 5).plan(items(), 12), Ok(vec![0]));
+    }
+
+    #[test]
+    fn what_is_on_its_way_in_counts() {
+        let space = Space {
+            others: 15,
+            ..space(20, u64::MAX, 0)
+        };
+        assert_eq!(space.plan(vec![item(0, 3, 0, false)], 5), Ok(vec![0]));
+        assert!(space.plan(vec![item(0, 3, 0, false)], 6).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn plans_are_right(
+            raw in prop::collection::vec((0..50_u64, 0..20_u64, any::<bool>()), 0..20),
+            (bound, others, free, reserve, needed) in
+                (0..600_u64, 0..50_u64, 0..300_u64, 0..100_u64, 0..200_u64),
+        ) {
+            let items: Vec<_> = raw
+                .iter()
+                .enumerate()
+                .map(|(key, &(bytes, used, pinned))| item(key, bytes, used, pinned))
+                .collect();
+            let space = Space { others, ..space(bound, free, reserve) };
+            let total = |which: &dyn Fn(&Item<usize>) -> bool| -> u64 {
+                items.iter().filter(|item| which(item)).map(|item| item.bytes).sum()
+            };
+            let could = total(&|item| item.pinned) + others + needed <= bound
+                && free + total(&|item| !item.pinned) >= reserve + needed;
+            let plan = space.plan(items.clone(), needed);
+            prop_assert_eq!(plan.is_ok(), could);
+            if let Ok(going) = plan {
+                let gone: HashSet<usize> = going.iter().copied().collect();
+                prop_assert_eq!(gone.len(), going.len());
+                let goes = |item: &Item<usize>| gone.contains(&item.key);
+                prop_assert_eq!(total(&|item| item.pinned && goes(item)), 0);
+                prop_assert!(total(&|item| !goes(item)) + others + needed <= bound);
+                prop_assert!(free + total(&goes) >= reserve + needed);
+                // None was used after one that stays, and the last one had to go.
+                for stays in items.iter().filter(|item| !item.pinned && !goes(item)) {
+                    prop_assert!(going.iter().all(|&key| items[key].used <= stays.used));
+                }
+                if let Some(&last) = going.last() {
+                    let without = total(&goes) - items[last].bytes;
+                    let kept = total(&|_| true);
+                    prop_assert!(without < space.excess(kept, needed));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! Answers that are still being made while they are sent.
+
+use super::*;
+
+/// Asks for the words of a path and returns all bytes until the server closes.
+fn ask(server: &Running, verb: &str, words: &str, version: &str) -> String {
+    let mut client = Client::connect(server);
+    let words = words.replace(' ', "%20");
+    client.send(&format!("{verb} /log/{words} HTTP/{version}\r\n\r\n"));
+    let mut text = String::new();
+    client.0.read_to_string(&mut text).unwrap();
+    text
+}
+
+#[test]
+fn a_feed_comes_in_chunks_and_its_end_is_told() {
+    let server = start();
+    let answer = ask(&server, "GET", "one - three", "1.1");
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    assert!(head.contains("Transfer-Encoding: chunked"), "{head}");
+    assert!(head.contains("Connection: close"), "{head}");
+    assert!(!head.contains("Content-Length"), "{head}");
+    assert_eq!(body, "3\r\none\r\n5\r\nthree\r\n0\r\n\r\n");
+    still_serves(&server);
+}
+
+#[test]
+fn a_feed_that_fails_has_no_end() {
+    let server = start();
+    let mut client = Client::connect(&server);
+    client.send("GET /log/one%20!%20two HTTP/1.1\r\n\r\n");
+    let mut bytes = Vec::new();
+    // It may be a reset that says so.
+    let _ = client.0.read_to_end(&mut bytes);
+    let text = String::from_utf8(bytes).unwrap();
+    assert!(text.ends_with("3\r\none\r\n"), "{text}");
+}
+
+#[test]
+fn a_feed_for_old_clients_ends_with_the_connection() {
+    let server = start();
+    let answer = ask(&server, "GET", "one two", "1.0");
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(!head.contains("Transfer-Encoding"), "{head}");
+    assert!(!head.contains("Content-Length"), "{head}");
+    assert_eq!(body, "onetwo");
+    let head = ask(&server, "HEAD", "...", "1.1");
+    assert!(head.ends_with("\r\n\r\n"), "{head}");
+}
+
+#[test]
+fn followers_have_places_of_their_own_and_lose_them_when_they_go() {
+    let limits = Limits {
+        followers: 2,
+        downloads: 1,
+        ..few_threads()
+    };
+    let server = start_with(limits, Access::default(), b"0123456789");
+    let follow = "GET /log/begun%20... HTTP/1.1\r\n\r\n";
+    let mut followers: Vec<Client> = (0..2).map(|_| Client::connect(&server)).collect();
+    for follower in &mut followers {
+        assert_eq!(follower.send(follow).read_head().status, 200);
+    }
+    let mut third = Client::connect(&server);
+    assert_eq!(third.ask(follow).status, 503);
+    let file = "GET /filecache/a HTTP/1.1\r\n\r\n";
+    assert_eq!(Client::connect(&server).ask(file).status, 200);
+    followers.pop();
+    let begun = Instant::now();
+    while Client::connect(&server).send(follow).read_head().status != 200 {
+        assert!(begun.elapsed() < PATIENCE, "the place was not freed");
+    }
+}

@@ -1,0 +1,147 @@
+//! Holds the builder's state, and tells the daemon's log how it goes: a line for each change of
+//! state and each stage of a build.
+
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crate::build::rundir::RunDir;
+use crate::metrics::metrics;
+use crate::protocol::{BuildId, BuilderStatus};
+
+use super::state::{Effect, Event, Refused, State};
+
+/// Between two looks at the stages of a build.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// The state of the builder as it is now. Nobody holds its lock across a disk, a process or a wait.
+#[derive(Debug)]
+pub(crate) struct Present(Mutex<Now>);
+
+#[derive(Debug)]
+struct Now {
+    state: State,
+    /// When the abort under way was asked for.
+    abort_asked: Option<Instant>,
+}
+
+impl Present {
+    pub(super) fn new(state: State) -> Self {
+        Self(Mutex::new(Now {
+            state,
+            abort_asked: None,
+        }))
+    }
+
+    /// Returns the state.
+    pub(super) fn state(&self) -> State {
+        self.lock().state.clone()
+    }
+
+    /// Says whether the build of that number is not over yet.
+    pub(super) fn runs(&self, number: u64) -> bool {
+        matches!(&self.lock().state, State::Building(run) | State::Aborting(run) if run.number == number)
+    }
+
+    /// Lets `event` happen; what has to be done for it goes to `order` before anything else can
+    /// happen. Tells whether there was any.
+    pub(super) fn apply(&self, event: Event, order: impl FnOnce(Effect)) -> Result<bool, Refused> {
+        let mut now = self.lock();
+        let before = now.state.builder_status();
+        let told = description(&now.state, &event);
+        let effect = now.state.apply(event)?;
+        let after = now.state.builder_status();
+        if after != before {
+            log::info!("{before} to {after}: {told}");
+            now.clock_abort(after);
+        }
+        let ordered = effect.map(order).is_some();
+        Ok(ordered)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Now> {
+        // `apply` does not panic half-way: it replaces the state in one move.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Now {
+    /// Measures the time from the request for an abort until the build is gone.
+    fn clock_abort(&mut self, entered: BuilderStatus) {
+        let asked = self.abort_asked.take();
+        if entered == BuilderStatus::Aborting {
+            metrics().aborts.inc();
+            self.abort_asked = Some(Instant::now());
+        } else if let Some(asked) = asked {
+            metrics()
+                .abort_seconds
+                .observe(asked.elapsed().as_secs_f64());
+        }
+    }
+}
+
+/// Says in a few words what happens to which build. Names and verdicts only: there is nothing
+/// secret in those.
+fn description(state: &State, event: &Event) -> String {
+    let id = match (state, event) {
+        (_, Event::Build(run) | Event::NotCleaned(run, _)) => &run.id,
+        (State::Building(run) | State::Aborting(run) | State::Waiting(run, _), _) => &run.id,
+        (State::Idle, _) => return String::new(),
+    };
+    match event {
+        Event::Build(_) => format!("build {id} begins"),
+        Event::Abort => format!("build {id} is to be aborted"),
+        Event::Clean => format!("build {id} is cleaned"),
+        Event::NotCleaned(..) => format!("build {id} could not be cleaned"),
+        Event::NotStarted(_) => format!("build {id} could not be started"),
+        Event::Over(_, ending) => {
+            format!("build {id} is over: {}: {}", ending.status, ending.reason)
+        }
+    }
+}
+
+/// Tells of the stages of one build until it is dropped.
+#[derive(Debug)]
+pub(super) struct Stages {
+    end: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Stages {
+    /// Begins to tell; `fresh` says that the build has just begun, so that no stage of it has been
+    /// told of yet.
+    pub(super) fn tell(id: &BuildId, dir: RunDir, fresh: bool) -> Self {
+        let (end, ended) = channel();
+        let id = id.clone();
+        let mut told = if fresh { 0 } else { dir.stages().len() };
+        let tell = move || {
+            loop {
+                let ended = ended.recv_timeout(LOOK) != Err(RecvTimeoutError::Timeout);
+                for (_, name) in dir.stages().iter().skip(told) {
+                    log::info!("build {id}: {name}");
+                    told += 1;
+                }
+                if ended {
+                    return;
+                }
+            }
+        };
+        // Without it nobody is told; the build is none the worse.
+        let thread = thread::Builder::new().name("stages".into()).spawn(tell);
+        Self {
+            end: Some(end),
+            thread: thread.ok(),
+        }
+    }
+}
+
+impl Drop for Stages {
+    fn drop(&mut self) {
+        drop(self.end.take());
+        if let Some(thread) = self.thread.take() {
+            // A panic in there was logged.
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,463 @@
+//! The file cache: what goes when room is needed, what stays, what becomes of damaged files, and
+//! of a disk that is full or cannot be written to.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::unistd::Uid;
+use serde_json::{Value as Json, json};
+
+use crate::support::{Daemon, FileServer, Site, run, send, sha1};
+
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+
+/// The content of a file: `len` bytes that are all `letter`.
+fn blob(letter: char, len: usize) -> Vec<u8> {
+    vec![letter as u8; len]
+}
+
+/// A server of such files, by `/LETTER/LEN/HOW`: with their length, in chunks, or until it closes.
+fn server() -> FileServer {
+    FileServer::start(|head, stream| {
+        let path: Vec<&str> = head.split(' ').nth(1).unwrap().split('/').collect();
+        let body = blob(path[1].chars().next().unwrap(), path[2].parse().unwrap());
+        let begin = |stream: &mut std::net::TcpStream, header: &str| {
+            write!(stream, "HTTP/1.1 200 OK\r\n{header}\r\n")
+        };
+        // Whoever has no room hangs up.
+        let _ = match path[3] {
+            "chunks" => begin(stream, "Transfer-Encoding: chunked\r\n").and_then(|()| {
+                for chunk in body.chunks(100_000) {
+                    write!(stream, "{:x}\r\n", chunk.len())?;
+                    stream.write_all(chunk)?;
+                    stream.write_all(b"\r\n")?;
+                }
+                stream.write_all(b"0\r\n\r\n")
+            }),
+            "close" => {
+                begin(stream, "Connection: close\r\n").and_then(|()| stream.write_all(&body))
+            }
+            _ => {
+                send(stream, "200 OK", &body);
+                Ok(())
+            }
+        };
+    })
+}
+
+/// A daemon's cache, filled from a server.
+struct Cache {
+    daemon: Daemon,
+    files: FileServer,
+}
+
+impl Cache {
+    fn start(site: Site) -> Self {
+        Self {
+            daemon: Daemon::start_in(site),
+            files: server(),
+        }
+    }
+
+    fn ensure(&self, letter: char, len: usize, how: &str) -> Json {
+        let url = self.files.url(&format!("{letter}/{len}/{how}"));
+        let sum = sha1(&blob(letter, len));
+        let params = [json!(sum), json!(url), json!(""), json!("")];
+        self.daemon.ok("ensurepresent", &params)
+    }
+
+    /// Fetches a file that fits.
+    fn fetch(&self, letter: char, len: usize) -> String {
+        assert_eq!(
+            self.ensure(letter, len, "length"),
+            json!([true, "Download"])
+        );
+        sha1(&blob(letter, len))
+    }
+
+    /// Asks for a file that does not fit; returns why.
+    fn refused(&self, letter: char, len: usize, how: &str) -> String {
+        let answer = self.ensure(letter, len, how);
+        assert_eq!(answer[0], false, "{answer}");
+        answer[1].as_str().unwrap().to_owned()
+    }
+
+    /// Lets a build come and go: what was asked for before it is nobody's then.
+    fn let_a_build_pass(&self) {
+        self.daemon.build_to_end("passing", json!({}));
+        self.daemon.clean();
+    }
+
+    fn has(&self, sum: &str) -> bool {
+        let sum = json!(sum);
+        let answer = self
+            .daemon
+            .ok("ensurepresent", &[sum, json!(null), json!(""), json!("")]);
+        assert_eq!(answer[1], "No URL");
+        answer[0].as_bool().unwrap()
+    }
+}
+
+fn is_there(folder: &Path, sum: &str) -> bool {
+    folder.join(sum).exists()
+}
+
+/// Checks that every file of the cache has its sum as name, and that nothing is half-done.
+fn check_sums(folder: &Path) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name().into_string().unwrap();
+        if name != ".daemon" {
+            assert_eq!(sha1(&fs::read(entry.path()).unwrap()), name);
+        }
+    }
+}
+
+#[test]
+fn the_file_used_longest_ago_goes() {
+    let cache = Cache::start(Site::new("[limits]\ncache_size = 10000\nreserve = 1"));
+    let folder = cache.daemon.path("home/filecache");
+    let [a, b, c] = ['a', 'b', 'c'].map(|letter| cache.fetch(letter, 3000));
+    // All three may be for the build that comes.
+    let reason = cache.refused('d', 3000, "length");
+    assert_eq!(
+        reason,
+        "Error keeping the file: no room for 3000 bytes: [limits] cache_size is 10000, of which \
+         9000 are in use"
+    );
+    cache.let_a_build_pass();
+    assert_eq!(cache.daemon.get(&format!("/filecache/{a}")).status, 200);
+    let d = cache.fetch('d', 3000);
+    let left = [&a, &b, &c, &d].map(|sum| is_there(&folder, sum));
+    assert_eq!(left, [true, false, true, true]);
+    // No file goes for one that is too large whatever goes.
+    cache.let_a_build_pass();
+    cache.refused('e', 10_001, "chunks");
+    assert!(is_there(&folder, &d));
+    check_sums(&folder);
+}
+
+#[test]
+fn what_a_build_is_made_of_and_what_came_of_it_stays() {
+    let site = Site::new("[limits]\ncache_size = 10000\nreserve = 1");
+    let mut cache = Cache::start(site);
+    let folder = cache.daemon.path("home/filecache");
+    let inputs = [cache.daemon.chroot(), cache.daemon.dsc()];
+    let old = cache.fetch('o', 5000);
+    let script = "hold; head -c 6000 /dev/zero > $work/h.deb; changes h.deb";
+    cache.daemon.on("sbuild", script);
+    cache.daemon.build("b1", json!({}));
+    cache.daemon.wait_at("sbuild");
+    for restarted in [false, true] {
+        if restarted {
+            cache.daemon.kill();
+            cache.daemon.restart();
+        }
+        cache.refused('x', 9990, "length");
+        assert!(inputs.iter().all(|sum| is_there(&folder, sum)));
+    }
+    // Results are worth more than what may be asked for again.
+    cache.daemon.let_go("sbuild");
+    let status = cache.daemon.wait_over();
+    assert_eq!(
+        status["build_status"],
+        "BuildStatus.OK",
+        "{}",
+        cache.daemon.log()
+    );
+    assert!(!is_there(&folder, &old));
+    let result = status["filemap"]["h.deb"].as_str().unwrap().to_owned();
+    for restarted in [false, true] {
+        if restarted {
+            cache.daemon.kill();
+            cache.daemon.restart();
+        }
+        cache.refused('x', 9000, "close");
+        assert_eq!(
+            cache.daemon.get(&format!("/filecache/{result}")).body.len(),
+            6000
+        );
+    }
+    cache.daemon.clean();
+    cache.fetch('x', 9900);
+    check_sums(&folder);
+}
+
+#[test]
+fn results_that_do_not_fit_are_the_builders_failure() {
+    let cache = Cache::start(Site::new("[limits]\ncache_size = 10000\nreserve = 1"));
+    let before = cache.daemon.names("home/filecache");
+    let script =
+        "head -c 6000 /dev/zero | tee $work/h.deb | tr '\\0' x > $work/i.deb; changes h.deb i.deb";
+    cache.daemon.on("sbuild", script);
+    let status = cache.daemon.build_to_end("b1", json!({}));
+    assert_eq!(status["build_status"], "BuildStatus.BUILDERFAIL");
+    let log = cache.daemon.log();
+    assert!(
+        log.contains("no room for 6000 bytes: [limits] cache_size is 10000"),
+        "{log}"
+    );
+    assert_eq!(cache.daemon.names("home/filecache"), before);
+    cache.daemon.clean();
+    cache.daemon.check_usable();
+}
+
+#[test]
+fn a_file_changed_behind_the_daemons_back_is_found() {
+    let mut cache = Cache::start(Site::new(""));
+    let folder = cache.daemon.path("home/filecache");
+    let truncate = |path: &Path| {
+        fs::remove_file(path).unwrap();
+        fs::write(path, "a chr").unwrap();
+    };
+    for restarted in [true, false] {
+        // By `ensurepresent`.
+        let sum = cache.fetch('a', 3000);
+        let path = folder.join(&sum);
+        if restarted {
+            cache.daemon.stop();
+        }
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, blob('b', 3000)).unwrap();
+        if restarted {
+            cache.daemon.restart();
+        }
+        assert_eq!(cache.ensure('a', 3000, "length"), json!([true, "Download"]));
+        assert_eq!(fs::read(&path).unwrap(), blob('a', 3000));
+        fs::remove_file(&path).unwrap();
+
+        // By `GET`, for a result that waits.
+        let status = cache.daemon.build_to_end("b1", json!({}));
+        let sum = status["filemap"]["hello_1_i386.deb"].as_str().unwrap();
+        if restarted {
+            cache.daemon.stop();
+        }
+        truncate(&folder.join(sum));
+        if restarted {
+            cache.daemon.restart();
+        }
+        assert_eq!(cache.daemon.get(&format!("/filecache/{sum}")).status, 404);
+        cache.daemon.clean();
+
+        // By `build`, for its chroot.
+        let chroot = cache.daemon.chroot();
+        if restarted {
+            cache.daemon.stop();
+        }
+        truncate(&folder.join(&chroot));
+        if restarted {
+            cache.daemon.restart();
+        }
+        let answer = cache
+            .daemon
+            .ok("build", &cache.daemon.parameters("b2", json!({})));
+        assert_eq!(answer[0], "BuilderStatus.UNKNOWNSUM");
+        assert!(!cache.has(&chroot) && !is_there(&folder, &chroot));
+        let damaged = format!("{} is damaged", folder.join(&chroot).display());
+        assert!(cache.daemon.said().contains(&damaged));
+        assert_eq!(cache.daemon.add_file(b"a chroot"), chroot);
+    }
+    cache.daemon.check_usable();
+}
+
+#[test]
+fn a_second_daemon_on_one_cache_refuses() {
+    let daemon = Daemon::start("");
+    let cache = daemon.path("home/filecache");
+    let second = Site::new(&format!("filecache = {}", cache.display()));
+    let config = second.config();
+    let (code, said) = run(second.command(&["serve", "--config", config.to_str().unwrap()]));
+    assert_eq!(code, Some(1), "{said}");
+    let pid = daemon.read("home/filecache/.daemon");
+    let expect = format!(
+        "another daemon (pid {pid}) has the file cache {}",
+        cache.display()
+    );
+    assert!(said.contains(&expect), "{said}");
+    daemon.check_usable();
+}
+
+/// A file system of 8 MiB in memory.
+struct SmallDisk {
+    dir: tempfile::TempDir,
+}
+
+impl SmallDisk {
+    /// Mounts it, or says loudly that it cannot.
+    fn mount() -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let small = ["-t", "tmpfs", "-o", "size=8M,mode=0777", "buildd-test"];
+        let mounted = Uid::effective().is_root()
+            && Command::new("mount")
+                .args(small)
+                .arg(dir.path())
+                .status()
+                .unwrap()
+                .success();
+        if !mounted {
+            let loud = "\n*** NOT RUN: a disk that is full (wants root, who may mount) ***\n";
+            std::io::stderr().write_all(loud.as_bytes()).unwrap();
+            return None;
+        }
+        Some(Self { dir })
+    }
+
+    /// Makes a site that has its cache there.
+    fn site(&self, limits: &str) -> Site {
+        let folder = self.cache();
+        let site = Site::new(&format!(
+            "filecache = {}\n[limits]\n{limits}",
+            folder.display()
+        ));
+        fs::create_dir(&folder).unwrap();
+        for input in [site.chroot(), site.dsc()] {
+            let from = site.path("home/filecache").join(&input);
+            fs::copy(from, folder.join(&input)).unwrap();
+        }
+        site.give(&folder);
+        site
+    }
+
+    fn cache(&self) -> PathBuf {
+        self.dir.path().join("cache")
+    }
+
+    /// Leaves `kib` KiB free, by something that is not the cache's.
+    fn fill_but(&self, kib: usize) {
+        self.empty();
+        let found = nix::sys::statvfs::statvfs(self.dir.path()).unwrap();
+        let free = usize::try_from(found.blocks_available() * found.fragment_size()).unwrap();
+        fs::write(self.ballast(), vec![0; free - kib * KIB]).unwrap();
+    }
+
+    fn empty(&self) {
+        let _ = fs::remove_file(self.ballast());
+    }
+
+    fn ballast(&self) -> PathBuf {
+        self.dir.path().join("ballast")
+    }
+
+    fn remount(&self, how: &str) {
+        let mut mount = Command::new("mount");
+        mount.args(["-o", &format!("remount,{how}")]);
+        assert!(mount.arg(self.dir.path()).status().unwrap().success());
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount")
+            .arg("--lazy")
+            .arg(self.dir.path())
+            .status();
+    }
+}
+
+#[test]
+fn a_full_disk_is_told_and_lived_with() {
+    let Some(disk) = SmallDisk::mount() else {
+        return;
+    };
+    let cache = Cache::start(disk.site("reserve = 1M"));
+    let folder = disk.cache();
+    let before = fs::read_dir(&folder).unwrap().count();
+    disk.fill_but(3 * 1024);
+    for how in ["length", "chunks", "close"] {
+        // Nothing could go but the inputs of builds, which are small.
+        let reason = cache.refused('a', 2 * MIB + 64 * KIB, how);
+        assert!(
+            reason.contains("[limits] reserve keeps 1048576"),
+            "{reason}"
+        );
+        cache.fetch('b', MIB);
+        fs::remove_file(folder.join(sha1(&blob('b', MIB)))).unwrap();
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), before, "{how}");
+    }
+    cache.daemon.let_a_build_fail_for_its_disk(&disk);
+    disk.empty();
+    for (letter, how) in [('a', "length"), ('b', "chunks"), ('c', "close")] {
+        let answer = cache.ensure(letter, MIB, how);
+        assert_eq!(answer, json!([true, "Download"]), "{how}");
+    }
+    // All that is not needed goes for what fits on the disk at all.
+    cache.let_a_build_pass();
+    cache.ensure('d', 6 * MIB, "chunks");
+    check_sums(&folder);
+    cache.daemon.check_usable();
+}
+
+impl Daemon {
+    fn let_a_build_fail_for_its_disk(&self, disk: &SmallDisk) {
+        self.on(
+            "sbuild",
+            "head -c 3000000 /dev/zero > $work/h.deb; changes h.deb",
+        );
+        let status = self.build_to_end("full", json!({}));
+        assert_eq!(status["build_status"], "BuildStatus.BUILDERFAIL");
+        assert!(
+            self.log().contains("no room for 3000000 bytes: "),
+            "{}",
+            self.log()
+        );
+        check_sums(&disk.cache());
+        self.clean();
+        self.reset();
+    }
+}
+
+#[test]
+fn a_file_that_would_fill_the_disk_to_the_brim_leaves_nothing() {
+    let Some(disk) = SmallDisk::mount() else {
+        return;
+    };
+    let cache = Cache::start(disk.site("reserve = 1\nfetch_retries = 0"));
+    let folder = disk.cache();
+    // The rest of this test needs them.
+    assert!(cache.has(&cache.daemon.chroot()) && cache.has(&cache.daemon.dsc()));
+    let before = fs::read_dir(&folder).unwrap().count();
+    disk.fill_but(512);
+    for how in ["length", "chunks", "close"] {
+        cache.refused('a', 4 * MIB, how);
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), before, "{how}");
+    }
+    disk.empty();
+    cache.fetch('a', 4 * MIB);
+    check_sums(&folder);
+    cache.daemon.check_usable();
+}
+
+#[test]
+fn a_cache_that_cannot_be_written_to_says_so() {
+    let Some(disk) = SmallDisk::mount() else {
+        return;
+    };
+    let mut cache = Cache::start(disk.site("reserve = 1"));
+    let kept = cache.fetch('a', 3000);
+    disk.remount("ro");
+    let reason = cache.refused('b', 3000, "length");
+    assert!(reason.contains("Read-only file system"), "{reason}");
+    // What is there can be had all the same.
+    assert!(cache.has(&kept));
+    assert_eq!(
+        cache.daemon.get(&format!("/filecache/{kept}")).body.len(),
+        3000
+    );
+    cache.daemon.stop();
+    let config = cache.daemon.config();
+    let (code, said) = run(cache
+        .daemon
+        .command(&["serve", "--config", config.to_str().unwrap()]));
+    assert_eq!(code, Some(1), "{said}");
+    let place = disk.cache().display().to_string();
+    assert!(
+        said.contains(&place) && said.contains("Read-only file system"),
+        "{said}"
+    );
+    disk.remount("rw");
+    cache.daemon.restart();
+    cache.fetch('b', 3000);
+}

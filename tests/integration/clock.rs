@@ -1,0 +1,161 @@
+//! The host's clock is put forward and back under the daemon and a build: nobody waits longer or
+//! shorter for it, and nothing is told differently (slave spec §5, clock wrong).
+//!
+//! `libfaketime` (package faketime) turns the clock for the processes of one test.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::support::mounts::not_run;
+use crate::support::{Daemon, FileServer, Gate, Site, sha1, until};
+
+/// The library that turns clocks.
+fn library() -> Option<PathBuf> {
+    let folders = fs::read_dir("/usr/lib").ok()?.flatten();
+    let mut paths = folders.map(|folder| folder.path().join("faketime/libfaketimeMT.so.1"));
+    paths.find(|path| path.exists())
+}
+
+/// A site whose processes have their time of day from the file `clock`.
+fn site_with_a_clock(more: &str) -> Option<Site> {
+    let Some(library) = library() else {
+        not_run("builds whose clock is turned", "the package faketime");
+        return None;
+    };
+    let mut site = Site::new(more);
+    let environment = vec![
+        ("LD_PRELOAD", library.into()),
+        ("FAKETIME_TIMESTAMP_FILE", site.path("clock").into()),
+        ("FAKETIME_NO_CACHE", "1".into()),
+        // As when a real clock is put right: neither this one nor files' times change.
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1".into()),
+        ("DONT_FAKE_MONOTONIC", "1".into()),
+        ("NO_FAKE_STAT", "1".into()),
+    ];
+    site.start_with(environment);
+    turn(&site, "+0");
+    Some(site)
+}
+
+fn turn(site: &Site, to: &str) {
+    let fresh = site.path("clock.new");
+    fs::write(&fresh, to).unwrap();
+    fs::rename(fresh, site.path("clock")).unwrap();
+}
+
+/// What the library shares between processes stays when they are killed.
+struct Shared;
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        for entry in fs::read_dir("/dev/shm").into_iter().flatten().flatten() {
+            let name = entry.file_name().into_string().unwrap_or_default();
+            let pid = name.rsplit('_').next().unwrap_or_default();
+            let dead = !PathBuf::from("/proc").join(pid).exists();
+            if name.contains("faketime_") && dead {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+}
+
+/// Days by which the clock is off, as the library wants it.
+const TURNS: [&str; 4] = ["+4000d", "-3000d", "+1d", "-10000d"];
+
+#[test]
+fn a_clock_that_is_turned_ends_no_build_and_delays_none() {
+    let more = "statusform = dict\n[limits]\nsilence = 1h\nbuild_time = 2h\nabort_time = 5";
+    let Some(site) = site_with_a_clock(more) else {
+        return;
+    };
+    let _shared = Shared;
+    let mut daemon = Daemon::start_in(site);
+    for there in TURNS {
+        turn(&daemon, "+0");
+        daemon.reset();
+        daemon.on("sbuild", "hold; date; exit 2");
+        daemon.build("b1", json!({}));
+        daemon.wait_at("sbuild");
+        turn(&daemon, there);
+        // What waits gets a chance to take it amiss.
+        std::thread::sleep(Duration::from_millis(300));
+        assert_eq!(daemon.state(), "BUILDING");
+        daemon.kill();
+        daemon.restart();
+        assert_eq!(daemon.state(), "BUILDING");
+        daemon.let_go("sbuild");
+        assert_eq!(daemon.wait_over()["build_status"], "BuildStatus.GIVENBACK");
+        // It was turned indeed, for all of them.
+        let year = match there {
+            "+4000d" => "2037",
+            "-3000d" => "2018",
+            _ => "",
+        };
+        let (said, log) = (daemon.said(), daemon.log());
+        assert!(said.contains(year) && log.contains(year), "{said} {log}");
+        daemon.check_same_after_restart();
+        turn(&daemon, "+0");
+        daemon.check_same_after_restart();
+        daemon.clean();
+
+        // In mid-abort.
+        daemon.reset();
+        daemon.on("sbuild", "stubborn; hold");
+        daemon.on("umount", "hold");
+        daemon.build("b1", json!({}));
+        daemon.wait_at("sbuild");
+        daemon.ok("abort", &[]);
+        daemon.wait_at("umount");
+        turn(&daemon, there);
+        daemon.let_go("umount");
+        let begun = Instant::now();
+        let status = daemon.wait_over();
+        assert!(begun.elapsed() < Duration::from_secs(10));
+        assert_eq!(status["build_status"], "BuildStatus.ABORTED");
+        daemon.clean();
+        assert_eq!(daemon.strays().len(), 0, "{:?}", daemon.strays());
+    }
+    daemon.check_usable();
+}
+
+#[test]
+fn a_clock_that_is_turned_hurts_no_download() {
+    let Some(site) = site_with_a_clock("statusform = dict") else {
+        return;
+    };
+    let _shared = Shared;
+    let daemon = Daemon::start_in(site);
+    for there in TURNS {
+        let gate = Gate::default();
+        let waiting = gate.clone();
+        let server = FileServer::start(move |_, stream| {
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\nHello ");
+            waiting.wait();
+            let _ = stream.write_all(b"World");
+        });
+        let sum = sha1(b"Hello World");
+        let _ = fs::remove_file(daemon.path("home/filecache").join(&sum));
+        turn(&daemon, "+0");
+        let params = [json!(sum), json!(server.url("f")), json!(""), json!("")];
+        let present = std::thread::scope(|scope| {
+            let asking = scope.spawn(|| daemon.ok("ensurepresent", &params));
+            until("half a file", || {
+                let names = daemon.names("home/filecache");
+                names
+                    .iter()
+                    .any(|name| name.starts_with(".tmp-"))
+                    .then_some(())
+            });
+            turn(&daemon, there);
+            std::thread::sleep(Duration::from_millis(100));
+            gate.open();
+            asking.join().unwrap()
+        });
+        assert_eq!(present, json!([true, "Download"]), "{there}");
+    }
+    daemon.check_usable();
+}

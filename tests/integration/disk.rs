@@ -1,0 +1,399 @@
+//! A disk that is full, or can only be read: the builder says so, blames no package, loses no
+//! verdict, and goes on when there is room again (slave spec §5).
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write as _;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::{Value as Json, json};
+
+use crate::support::mounts::{has_mounts, may_mount, mount_tmpfs, not_run, set_read_only, unmount};
+use crate::support::{Daemon, Site, run, until};
+
+/// The disks of these tests are smaller than any sensible reserve.
+const DICT: &str = "statusform = dict\n[limits]\nreserve = 1";
+
+/// Fills the disk of `folder` but for `left` bytes.
+fn fill(folder: &Path, left: u64) {
+    let mut file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(folder.join("ballast"))
+        .unwrap();
+    while file.write_all(&[b'x'; 4096]).is_ok() {}
+    let len = file.metadata().unwrap().len();
+    file.set_len(len.saturating_sub(left)).unwrap();
+}
+
+fn make_room(folder: &Path) {
+    fs::remove_file(folder.join("ballast")).unwrap();
+}
+
+/// A site whose home is on a disk of 8 MB.
+fn small_home() -> Site {
+    let site = Site::new(DICT);
+    mount_tmpfs(&site.path("home"), 8 << 10);
+    site.fill_home();
+    site
+}
+
+/// A site whose journal is on a disk of `kib` KiB, and the rest is not.
+fn small_journal(kib: u32) -> Site {
+    let site = Site::new(DICT);
+    let journal = site.path("home/journal");
+    fs::create_dir(&journal).unwrap();
+    mount_tmpfs(&journal, kib);
+    site.give(&journal);
+    site
+}
+
+fn verdict_of(status: &Json) -> &str {
+    let word = status["build_status"].as_str().unwrap();
+    word.strip_prefix("BuildStatus.").unwrap()
+}
+
+/// The verdict as the journal has it.
+fn journaled(daemon: &Daemon) -> Json {
+    serde_json::from_str(&daemon.read("home/journal/b1/verdict.json")).expect("a verdict")
+}
+
+#[test]
+fn a_build_that_cannot_be_journaled_is_refused() {
+    if !may_mount("a journal on a full disk") {
+        return;
+    }
+    let mut daemon = Daemon::start_in(small_journal(512));
+    let journal = daemon.path("home/journal");
+    let (mut refused, mut accepted) = (0, 0);
+    for left in (0..=120).step_by(4) {
+        fill(&journal, left << 10);
+        match daemon.call("build", &daemon.parameters("b1", json!({}))) {
+            Err(fault) => {
+                refused += 1;
+                assert!(fault.text.contains("No space left"), "{fault:?}");
+                assert_eq!(daemon.state(), "IDLE");
+                assert_eq!(daemon.names("home/journal"), ["ballast"]);
+            }
+            // What has been accepted comes to its end, and that is in the journal.
+            Ok(_) => {
+                accepted += 1;
+                let status = daemon.wait_over();
+                assert_ne!(verdict_of(&status), "PACKAGEFAIL", "{left} KiB");
+                let kept = &journaled(&daemon)["status"];
+                assert_eq!(kept, verdict_of(&status), "{left} KiB: {}", daemon.log());
+                daemon.check_same_after_restart();
+                daemon.clean();
+            }
+        }
+        assert_eq!(daemon.strays().len(), 0, "{:?}", daemon.strays());
+        assert!(!daemon.path("home/build-b1").exists());
+        make_room(&journal);
+    }
+    assert!(refused > 5 && accepted > 2, "{refused} {accepted}");
+    daemon.check_same_after_restart();
+    daemon.check_usable();
+    daemon.check_cache();
+}
+
+/// Everything is on one disk, which is full from some moment on.
+#[test]
+fn the_disk_is_full_from_any_stage_on() {
+    if !may_mount("a build on a full disk") {
+        return;
+    }
+    let mut daemon = Daemon::start_in(small_home());
+    let home = daemon.path("home");
+    let before = daemon.names("home/filecache");
+    for stage in [
+        "unpack", "mount", "update", "sbuild", "scan", "umount", "clean",
+    ] {
+        daemon.reset();
+        let work = match stage {
+            "sbuild" => "printf Hello > $work/h.deb && changes h.deb",
+            "clean" => "rm -rf $work",
+            _ => "cat > $work/file < /dev/zero",
+        };
+        daemon.on(stage, &format!("hold; seq 5000; {work}"));
+        daemon.build("b1", json!({}));
+        daemon.wait_at(stage);
+        fill(&home, 0);
+        daemon.let_go(stage);
+        let status = daemon.wait_over();
+        assert_eq!(
+            verdict_of(&status),
+            "BUILDERFAIL",
+            "{stage}: {}",
+            daemon.log()
+        );
+        assert_eq!(journaled(&daemon)["status"], "BUILDERFAIL", "{stage}");
+        daemon.check_same_after_restart();
+        assert_eq!(daemon.strays().len(), 0, "{:?}", daemon.strays());
+        // Still full.
+        daemon.clean();
+        assert_eq!(daemon.names("home/journal"), [""; 0], "{stage}");
+        assert_eq!(daemon.names("home/filecache"), before, "{stage}");
+        assert!(!daemon.path("home/build-b1").exists(), "{stage}");
+        daemon.check_cache();
+        make_room(&home);
+    }
+    daemon.check_usable();
+}
+
+/// The results are there, only their names cannot be written any more.
+#[test]
+fn results_are_not_forgotten_by_a_full_journal() {
+    if !may_mount("a verdict on a full disk") {
+        return;
+    }
+    let mut daemon = Daemon::start_in(small_journal(1 << 10));
+    let journal = daemon.path("home/journal");
+    let before = daemon.names("home/filecache");
+    let names: Vec<String> = (0..300)
+        .map(|n| format!("a-rather-long-name-of-a-result-{n}.deb"))
+        .collect();
+    let each = "for file in $(seq -f 'a-rather-long-name-of-a-result-%g.deb' 0 299)";
+    daemon.on(
+        "sbuild",
+        &format!(
+            "{each}; do echo $file > $work/$file; done; changes {}",
+            names.join(" ")
+        ),
+    );
+    daemon.on("umount", "hold; seq 5000");
+    daemon.build("b1", json!({}));
+    daemon.wait_at("umount");
+    assert_eq!(daemon.names("home/filecache").len(), before.len() + 301);
+    fill(&journal, 0);
+    daemon.let_go("umount");
+    // A log with holes proves nothing.
+    assert_eq!(verdict_of(&daemon.wait_over()), "BUILDERFAIL");
+    let verdict = journaled(&daemon);
+    assert_eq!(verdict["files"].as_array().unwrap().len(), 301, "{verdict}");
+    let reason = verdict["reason"].as_str().unwrap();
+    assert!(reason.contains("the log could not be written"), "{reason}");
+    daemon.check_same_after_restart();
+    daemon.clean();
+    assert_eq!(daemon.names("home/filecache"), before);
+    make_room(&journal);
+    daemon.check_usable();
+}
+
+#[test]
+fn an_abort_needs_no_room() {
+    if !may_mount("an abort on a full disk") {
+        return;
+    }
+    let mut daemon = Daemon::start_in(small_home());
+    let home = daemon.path("home");
+    daemon.on("sbuild", "hold");
+    daemon.on("umount", "hold");
+    daemon.build("b1", json!({}));
+    daemon.wait_at("sbuild");
+    fill(&home, 0);
+    daemon.ok("abort", &[]);
+    daemon.wait_at("umount");
+    daemon.check_same_after_restart();
+    assert_eq!(daemon.state(), "ABORTING");
+    daemon.let_go("umount");
+    assert_eq!(verdict_of(&daemon.wait_over()), "ABORTED");
+    daemon.check_same_after_restart();
+    daemon.clean();
+    make_room(&home);
+    daemon.check_usable();
+}
+
+#[test]
+fn results_that_do_not_fit_are_the_builders_failure() {
+    if !may_mount("a cache on a full disk") {
+        return;
+    }
+    let site = Site::new(DICT);
+    let cache = site.path("home/filecache");
+    let kept = site.names("home/filecache");
+    fs::remove_dir_all(&cache).unwrap();
+    fs::create_dir(&cache).unwrap();
+    mount_tmpfs(&cache, 1 << 10);
+    site.fill_cache();
+    let mut daemon = Daemon::start_in(site);
+    assert_eq!(daemon.names("home/filecache"), kept);
+    daemon.on(
+        "sbuild",
+        "echo small > $work/small.deb; head -c 3000000 /dev/urandom > $work/large.deb; \
+         changes small.deb large.deb",
+    );
+    daemon.build("b1", json!({}));
+    let status = daemon.wait_over();
+    assert_eq!(verdict_of(&status), "BUILDERFAIL", "{}", daemon.log());
+    assert_eq!(daemon.names("home/filecache"), kept, "nothing of it stays");
+    daemon.check_same_after_restart();
+    daemon.clean();
+    daemon.check_usable();
+}
+
+#[test]
+fn a_log_that_finds_no_room_stops_no_build() {
+    if !may_mount("a log on a full disk") {
+        return;
+    }
+    let mut daemon = Daemon::start_in(small_journal(2 << 10));
+    let journal = daemon.path("home/journal");
+    daemon.on(
+        "sbuild",
+        "echo before; hold; seq 50000; : > $site/at-rest; until [ -e $site/go-rest ]; do sleep 0.02; \
+         done; echo after; exit 3",
+    );
+    daemon.build("b1", json!({}));
+    daemon.wait_at("sbuild");
+    fill(&journal, 8 << 10);
+    daemon.let_go("sbuild");
+    daemon.wait_at("rest");
+    assert_eq!(daemon.state(), "BUILDING");
+    make_room(&journal);
+    daemon.let_go("rest");
+    let status = daemon.wait_over();
+    let log = daemon.log();
+    assert_eq!(verdict_of(&status), "BUILDERFAIL", "no package is blamed");
+    assert!(log.contains("before\n") && log.contains("after\n"), "{log}");
+    daemon.check_same_after_restart();
+    daemon.clean();
+    daemon.check_usable();
+}
+
+#[test]
+fn a_daemon_does_not_start_on_a_disk_it_cannot_write() {
+    if !may_mount("a start on a read-only disk") {
+        return;
+    }
+    let site = small_home();
+    let home = site.path("home");
+    set_read_only(&home, true);
+    let config = site.config();
+    let (code, said) = run(site.command(&["serve", "--config", config.to_str().unwrap()]));
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("Read-only file system"), "{said}");
+    assert!(said.contains(home.to_str().unwrap()), "{said}");
+    set_read_only(&home, false);
+    Daemon::start_in(site).check_usable();
+}
+
+/// A disk that fails under a build and its daemon: the kernel makes ext4 read-only then.
+struct FailingDisk {
+    image: std::path::PathBuf,
+    folder: std::path::PathBuf,
+}
+
+impl FailingDisk {
+    /// Mounts one; none where that cannot be had.
+    fn mount(site: &Site, folder: &Path) -> Option<Self> {
+        let disk = Self {
+            image: site.path("image"),
+            folder: folder.to_owned(),
+        };
+        File::create(&disk.image)
+            .unwrap()
+            .set_len(16 << 20)
+            .unwrap();
+        let made = succeeds(
+            Command::new("mkfs.ext4")
+                .args(["-q", "-O", "^has_journal"])
+                .arg(&disk.image),
+        );
+        (made && disk.attach() && disk.switch().exists()).then_some(disk)
+    }
+
+    fn attach(&self) -> bool {
+        let mut mount = Command::new("mount");
+        mount.args(["-o", "loop,errors=remount-ro"]);
+        succeeds(mount.arg(&self.image).arg(&self.folder))
+    }
+
+    /// What makes the kernel find an error.
+    fn switch(&self) -> std::path::PathBuf {
+        let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+        let folder = format!(" {} ", self.folder.display());
+        let line = mounts.lines().find(|line| line.contains(&folder)).unwrap();
+        let device = line
+            .split(" /dev/")
+            .nth(1)
+            .unwrap()
+            .split(' ')
+            .next()
+            .unwrap();
+        Path::new("/sys/fs/ext4")
+            .join(device)
+            .join("trigger_fs_error")
+    }
+
+    fn fail(&self) {
+        fs::write(self.switch(), "1").unwrap();
+    }
+
+    /// What an operator does about it, when nobody uses it.
+    fn repair(&self) {
+        unmount(&self.folder);
+        Command::new("e2fsck")
+            .arg("-fy")
+            .arg(&self.image)
+            .output()
+            .unwrap();
+        assert!(self.attach());
+    }
+}
+
+fn succeeds(command: &mut Command) -> bool {
+    command.output().is_ok_and(|output| output.status.success())
+}
+
+#[test]
+fn a_disk_that_becomes_read_only() {
+    let what = "a disk that fails in mid-build";
+    if !may_mount(what) {
+        return;
+    }
+    let site = Site::new(DICT);
+    let home = site.path("home");
+    let Some(disk) = FailingDisk::mount(&site, &home) else {
+        return not_run(what, "mkfs.ext4 and loop devices");
+    };
+    site.fill_home();
+    // What the test put there by hand.
+    assert!(succeeds(Command::new("sync").arg("-f").arg(&home)));
+    let mut daemon = Daemon::start_in(site);
+
+    // In mid-build.
+    daemon.on("sbuild", "hold; echo x > $work/x || exit 3");
+    daemon.build("b1", json!({}));
+    daemon.wait_at("sbuild");
+    disk.fail();
+    daemon.let_go("sbuild");
+    let status = daemon.wait_over();
+    assert_eq!(verdict_of(&status), "BUILDERFAIL");
+    assert_eq!(daemon.strays().len(), 0, "{:?}", daemon.strays());
+    let said = daemon.said();
+    assert!(said.contains("Read-only file system"), "{said}");
+    // It cannot be forgotten yet, and the answer says why.
+    let reason = daemon.refused("clean", &[]);
+    assert!(reason.contains("Read-only"), "{reason}");
+    assert_eq!(daemon.ok("status", &[]), status, "it waits on");
+    daemon.stop();
+    disk.repair();
+    daemon.restart();
+    assert_eq!(verdict_of(&daemon.wait_over()), "BUILDERFAIL");
+    daemon.clean();
+    daemon.check_usable();
+
+    // Before a build.
+    disk.fail();
+    let reason = daemon.refused("build", &daemon.parameters("b2", json!({})));
+    assert!(reason.contains("Read-only"), "{reason}");
+    assert_eq!(daemon.state(), "IDLE");
+    daemon.stop();
+    disk.repair();
+    daemon.restart();
+    daemon.check_usable();
+    daemon.check_cache();
+    daemon.stop();
+    unmount(&home);
+    until("nothing mounted", || (!has_mounts(&home)).then_some(()));
+}

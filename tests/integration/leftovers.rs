@@ -1,0 +1,209 @@
+//! What dead builds have left is found at start, named and removed; nothing else is (slave spec
+//! §5, daemon restart, rm -rf with mounts left).
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, chown, symlink};
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use serde_json::json;
+
+use crate::support::mounts::{has_mounts, may_mount, mount_bind, not_run, unmount};
+use crate::support::{Daemon, Site, until};
+
+/// A folder with files and folders in it, of the daemon's user.
+fn make_tree(site: &Site, name: &str) {
+    for folder in ["", "/a", "/a/b", "/a/b/c"] {
+        fs::create_dir_all(site.path(&format!("{name}{folder}"))).unwrap();
+        site.give(&site.path(&format!("{name}{folder}")));
+    }
+    for file in ["/file", "/a/file", "/a/b/c/file"] {
+        fs::write(site.path(&format!("{name}{file}")), "x").unwrap();
+    }
+}
+
+/// A process of the daemon's user that says it is of the build with this run directory.
+fn process_of(site: &Site, run: &Path) -> Child {
+    let owner = fs::metadata(site.path("home")).unwrap();
+    Command::new("sleep")
+        .arg("1000")
+        .uid(owner.uid())
+        .gid(owner.gid())
+        .env("BUILDD_SLAVE_RUN", run)
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+#[test]
+fn what_dead_builds_left_is_named_and_removed() {
+    let site = Site::new("");
+    let journal = site.path("home/journal");
+    fs::create_dir(&journal).unwrap();
+    site.give(&journal);
+    make_tree(&site, "home/build-dead1");
+    make_tree(&site, "home/build-dead2");
+    make_tree(&site, "home/sessions/dead1");
+    site.give(&site.path("home/sessions"));
+    fs::remove_dir_all(site.path("home/sessions/dead1")).unwrap();
+    fs::create_dir(site.path("home/sessions/dead1")).unwrap();
+    site.give(&site.path("home/sessions/dead1"));
+    // Names that are no build's, and things that are no folders.
+    make_tree(&site, "home/build-not a build");
+    make_tree(&site, "home/build-");
+    make_tree(&site, "home/rebuild-1");
+    make_tree(&site, "elsewhere");
+    fs::write(site.path("home/build-file"), "x").unwrap();
+    symlink(site.path("elsewhere"), site.path("home/build-link")).unwrap();
+    // A build by hand, which has its own journal, and lives.
+    make_tree(&site, "home/build-hand-hello-1");
+    let hand = site.path("home/by-hand/hand-hello-1/hand-hello-1");
+    let mut by_hand = process_of(&site, &hand);
+    let mut stray = process_of(&site, &journal.join("dead2"));
+
+    let mut daemon = Daemon::start_in(site);
+    let ended = until("end of the stray process", || stray.try_wait().unwrap());
+    assert!(!ended.success());
+    assert_eq!(
+        by_hand.try_wait().unwrap(),
+        None,
+        "somebody else's lives on"
+    );
+    let expect = [
+        "build-",
+        "build-file",
+        "build-hand-hello-1",
+        "build-link",
+        "build-not a build",
+        "filecache",
+        "journal",
+        "rebuild-1",
+        "sessions",
+    ];
+    assert_eq!(daemon.names("home"), expect);
+    assert!(daemon.names("home/sessions").is_empty());
+    for kept in ["elsewhere", "home/build-hand-hello-1", "home/rebuild-1"] {
+        assert!(daemon.path(kept).join("a/b/c/file").exists(), "{kept}");
+    }
+    let said = daemon.said();
+    let pid = format!("killing process {} (sleep)", stray.id());
+    for named in ["build-dead1", "build-dead2", "sessions/dead1", &pid] {
+        assert!(said.contains(named), "{named}: {said}");
+    }
+
+    // The build that there is keeps what it has.
+    by_hand.kill().unwrap();
+    by_hand.wait().unwrap();
+    daemon.on("sbuild", "sleep 1000 & hold; exit 2");
+    daemon.build("b1", json!({}));
+    daemon.wait_at("sbuild");
+    daemon.kill();
+    daemon.restart();
+    assert!(daemon.path("home/build-b1").exists());
+    assert!(
+        !daemon.path("home/build-hand-hello-1").exists(),
+        "its builder is dead"
+    );
+    daemon.let_go("sbuild");
+    assert_eq!(daemon.wait_over()["build_status"], "BuildStatus.GIVENBACK");
+    daemon.clean();
+    daemon.check_usable();
+}
+
+#[test]
+fn a_session_of_a_dead_build_goes_whoever_owns_it() {
+    let what = "a session left by a dead build";
+    let site = Site::new("");
+    let owner = fs::metadata(site.path("home")).unwrap();
+    let user = nix::unistd::User::from_uid(owner.uid().into())
+        .unwrap()
+        .unwrap();
+    let ranges = fs::read_to_string("/etc/subuid").unwrap_or_default();
+    let range = ranges
+        .lines()
+        .find_map(|line| line.strip_prefix(&format!("{}:", user.name)));
+    let first = range.and_then(|range| range.split(':').next()?.parse::<u32>().ok());
+    let (Some(first), true) = (first, nix::unistd::geteuid().is_root()) else {
+        return not_run(what, "root, and a user buildd with subordinate ids");
+    };
+    make_tree(&site, "home/sessions/dead1");
+    site.give(&site.path("home/sessions"));
+    for name in ["", "/a", "/a/b", "/a/b/c", "/a/b/c/file"] {
+        let path = site.path(&format!("home/sessions/dead1{name}"));
+        chown(path, Some(first), Some(first)).unwrap();
+    }
+    let daemon = Daemon::start_in(site);
+    assert!(
+        daemon.names("home/sessions").is_empty(),
+        "{}",
+        daemon.said()
+    );
+}
+
+#[test]
+fn no_mount_is_entered() {
+    if !may_mount("leftovers with something mounted in them") {
+        return;
+    }
+    let site = Site::new("");
+    make_tree(&site, "precious");
+    fs::write(site.path("precious/file"), "precious").unwrap();
+    make_tree(&site, "home/build-dead1");
+    make_tree(&site, "home/build-dead2");
+    make_tree(&site, "home/build-dead3");
+    make_tree(&site, "home/build-dead4");
+    let precious = site.path("precious");
+    // Of the same file system: only the kernel can tell them from folders.
+    let mounts = [
+        site.path("home/build-dead1/a/b"),
+        site.path("home/build-dead2"),
+        site.path("home/build-dead3/a/file"),
+    ];
+    mount_bind(&precious, &mounts[0]);
+    mount_bind(&precious, &mounts[1]);
+    mount_bind(&precious.join("file"), &mounts[2]);
+    let whole = |site: &Site| {
+        let files =
+            ["file", "a/file", "a/b/c/file"].map(|name| site.read(&format!("precious/{name}")));
+        assert_eq!(files, ["precious", "x", "x"]);
+        assert_eq!(site.names("precious/a/b/c"), ["file"]);
+    };
+
+    let mut daemon = Daemon::start_in(site);
+    whole(&daemon);
+    assert!(!daemon.path("home/build-dead4").exists(), "the others go");
+    let said = daemon.said();
+    for number in 1..=3 {
+        let named = format!("home/build-dead{number} is still there: ");
+        assert!(said.contains(&named), "{said}");
+    }
+    assert_eq!(daemon.state(), "IDLE");
+    daemon.check_usable();
+    // Nor by a build of that name, which cannot be.
+    daemon.reset();
+    daemon.on(
+        "clean",
+        ": what a site's own program removes is its own affair",
+    );
+    let status = daemon.build_to_end("dead2", json!({}));
+    assert_eq!(status["build_status"], "BuildStatus.BUILDERFAIL");
+    daemon.clean();
+    whole(&daemon);
+    daemon.reset();
+
+    for mount in mounts {
+        let mount = match mount.exists() {
+            true => mount,
+            // It was moved up with the folder it is in.
+            false => daemon.path("home/build-dead1/.removing-1/b"),
+        };
+        unmount(&mount);
+    }
+    daemon.kill();
+    daemon.restart();
+    whole(&daemon);
+    assert_eq!(daemon.names("home"), ["filecache", "journal"]);
+    assert!(!has_mounts(&daemon.path("home")));
+    daemon.check_usable();
+}

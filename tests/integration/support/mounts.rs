@@ -1,0 +1,60 @@
+//! Mounts that only this test and what it starts can see: gone with the last of them, whatever
+//! happens.
+
+use std::io::Write as _;
+use std::path::Path;
+
+use nix::mount::{MsFlags, mount, umount};
+use nix::sched::{CloneFlags, unshare};
+
+/// Gives this test mounts of its own; where that takes rights which it lacks, says what is not run.
+pub(crate) fn may_mount(what: &str) -> bool {
+    let none = None::<&str>;
+    let flags = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    let own = unshare(CloneFlags::CLONE_NEWNS).and_then(|()| mount(none, "/", none, flags, none));
+    if let Err(error) = own {
+        not_run(what, &format!("root: {error}"));
+    }
+    own.is_ok()
+}
+
+/// Says that a test is not run, past the test harness, which keeps what a test that passes prints.
+pub(crate) fn not_run(what: &str, needs: &str) {
+    let loud = format!("\n*** NOT RUN: {what} (needs {needs}) ***\n");
+    let _ = std::io::stderr().write_all(loud.as_bytes());
+}
+
+/// Mounts an empty file system of `kib` KiB in memory on `folder`.
+pub(crate) fn mount_tmpfs(folder: &Path, kib: u32) {
+    let options = format!("size={kib}k,mode=0755");
+    let (none, kind) = (MsFlags::empty(), Some("tmpfs"));
+    mount(kind, folder, kind, none, Some(options.as_str())).unwrap();
+}
+
+/// Lets nobody write there, or everybody again.
+pub(crate) fn set_read_only(folder: &Path, read_only: bool) {
+    let (none, mut flags) = (None::<&str>, MsFlags::MS_REMOUNT);
+    flags.set(MsFlags::MS_RDONLY, read_only);
+    mount(none, folder, none, flags, none).unwrap();
+}
+
+/// Shows the folder `host` at `folder` as well.
+pub(crate) fn mount_bind(host: &Path, folder: &Path) {
+    let none = None::<&str>;
+    mount(Some(host), folder, none, MsFlags::MS_BIND, none).unwrap();
+}
+
+pub(crate) fn unmount(folder: &Path) {
+    umount(folder).unwrap();
+}
+
+/// Whether something is mounted at or below `folder`.
+pub(crate) fn has_mounts(folder: &Path) -> bool {
+    let mounts = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+    let folder = folder.to_str().unwrap();
+    mounts.lines().any(|line| {
+        line.split(' ')
+            .nth(4)
+            .is_some_and(|at| at.starts_with(folder))
+    })
+}

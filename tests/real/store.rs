@@ -1,0 +1,191 @@
+//! The store of unpacked chroots: what goes when room is needed, what stays, and what a crash
+//! leaves of a chroot that was being unpacked.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+
+use super::machine::{Machine, machine, stdout, sum};
+use super::package::Package;
+use super::slave::Slave;
+
+/// Packs enough of a system for a session, too little for apt, and `mib` MiB of ballast. A build in
+/// it stays in UPDATE for ten seconds.
+fn chroot(slave: &Slave, name: &str, mib: usize) -> (PathBuf, String) {
+    let tree = slave.dir.join(format!("tree-{name}"));
+    for folder in ["etc", "usr/bin", "var"] {
+        fs::create_dir_all(tree.join(folder)).unwrap();
+    }
+    symlink("usr/bin", tree.join("bin")).unwrap();
+    fs::write(tree.join("var/ballast"), name.repeat(mib << 20)).unwrap();
+    let tarball = slave.dir.join(format!("{name}.tar.gz"));
+    let mut tar = Command::new("tar");
+    tar.arg("--create").arg("--gzip").arg("--file");
+    stdout(tar.arg(&tarball).arg("--directory").arg(&tree).arg("."));
+    slave.send(std::slice::from_ref(&tarball));
+    let sum = sum("sha1sum", &tarball);
+    (tarball, sum)
+}
+
+fn own_store(machine: &'static Machine, name: &str, config: &str) -> (Slave, PathBuf) {
+    let chroots = machine.folder(&format!("{name}-chroots"));
+    (Slave::start_with(machine, name, &chroots, config), chroots)
+}
+
+/// The names in the store, without the files that tell who uses what.
+fn trees(chroots: &Path) -> Vec<String> {
+    let names = fs::read_dir(chroots).unwrap().flatten();
+    let mut names: Vec<String> = names
+        .map(|entry| entry.file_name().into_string().unwrap())
+        .filter(|name| !name.ends_with(".use"))
+        .collect();
+    names.sort();
+    names
+}
+
+fn sorted(sums: &[&String]) -> Vec<String> {
+    let mut sums: Vec<String> = sums.iter().map(|sum| (*sum).clone()).collect();
+    sums.sort();
+    sums
+}
+
+fn wait_for(slave: &Slave, word: &str) -> Value {
+    let begun = Instant::now();
+    loop {
+        let status = slave.status();
+        if status[0] == format!("BuilderStatus.{word}") {
+            return status;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "{status}");
+    }
+}
+
+/// Begins a build in a chroot and waits until it is in its session.
+fn begin(slave: &Slave, source: &[PathBuf], chroot: &str) {
+    slave.begin_in(chroot, source, json!({}));
+    slave.await_log("] UPDATE");
+}
+
+fn end(slave: &Slave) {
+    slave.call("abort", &[]);
+    wait_for(slave, "ABORTED");
+    slave.call("clean", &[]);
+}
+
+#[test]
+fn the_chroot_used_longest_ago_goes_unless_somebody_uses_it() {
+    let Some(machine) = machine() else { return };
+    let limits = "[limits]\nchroots_size = 8M\nreserve = 1M";
+    let (slave, chroots) = own_store(machine, "evict", limits);
+    let source = slave.pack(&Package::new("toy", "echo not reached"));
+    let [(_, a), (_, b), (_, c), (_, large)] =
+        [("a", 3), ("b", 3), ("c", 3), ("d", 9)].map(|(name, mib)| chroot(&slave, name, mib));
+    for sum in [&a, &b, &a] {
+        begin(&slave, &source, sum);
+        end(&slave);
+    }
+    assert_eq!(trees(&chroots), sorted(&[&a, &b]));
+    begin(&slave, &source, &c);
+    assert_eq!(trees(&chroots), sorted(&[&a, &c]));
+    let said = format!("Removing the unpacked chroot {b} ");
+    assert!(slave.log().contains(&said), "{}", slave.log());
+
+    // While that build goes on, another daemon builds in the same store.
+    let other = Slave::start_with(
+        machine,
+        "evict-other",
+        &chroots,
+        "[limits]\nchroots_size = 4M",
+    );
+    let (_, e) = chroot(&other, "e", 3);
+    other.begin_in(&e, &source, json!({}));
+    let ended = other.end();
+    ended.assert("BUILDERFAIL");
+    ended.assert_said("[limits] chroots_size is 4194304");
+    other.call("clean", &[]);
+    assert!(trees(&chroots).contains(&c));
+    end(&slave);
+    begin(&other, &source, &e);
+    assert_eq!(trees(&chroots), [e.clone()]);
+    end(&other);
+
+    // One that cannot fit whatever goes leaves no trace, and the others where they are.
+    begin(&slave, &source, &a);
+    end(&slave);
+    slave.begin_in(&large, &source, json!({}));
+    let ended = slave.end();
+    ended.assert("BUILDERFAIL");
+    ended.assert_said("[limits] chroots_size is 8388608");
+    slave.call("clean", &[]);
+    assert_eq!(trees(&chroots), sorted(&[&a, &e]));
+}
+
+fn signal(words: &[&str], signal: Signal) {
+    for pid in processes(words) {
+        // It may have ended by itself, or with its parent.
+        let _ = kill(pid, signal);
+    }
+}
+
+/// The living processes that have all of `words` in their command lines.
+fn processes(words: &[&str]) -> Vec<Pid> {
+    let numbers = fs::read_dir("/proc").unwrap().flatten();
+    numbers
+        .filter_map(|entry| {
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            let line = fs::read(entry.path().join("cmdline")).ok()?;
+            let line = String::from_utf8_lossy(&line);
+            let all = words.iter().all(|word| line.contains(word));
+            all.then(|| Pid::from_raw(pid))
+        })
+        .collect()
+}
+
+#[test]
+fn a_chroot_half_unpacked_by_a_crash_never_counts() {
+    let Some(machine) = machine() else { return };
+    let (mut slave, chroots) = own_store(machine, "torn", "[limits]\nreserve = 1M");
+    let source = slave.pack(&Package::new("toy", "echo not reached"));
+    let (_, sum) = chroot(&slave, "x", 200);
+    let place = chroots.to_str().unwrap().to_owned();
+    for journal_is_lost in [false, true] {
+        slave.begin_in(&sum, &source, json!({}));
+        let begun = Instant::now();
+        while !trees(&chroots).iter().any(|name| name.starts_with(".tmp-")) {
+            assert!(begun.elapsed() < Duration::from_secs(30));
+        }
+        // It goes no further while the rest is killed.
+        signal(&["unpack", &place], Signal::SIGSTOP);
+        slave.kill();
+        let run = slave.dir.join("journal").join(slave.id());
+        signal(&["shim", run.to_str().unwrap()], Signal::SIGKILL);
+        signal(&["unpack", &place], Signal::SIGKILL);
+        if journal_is_lost {
+            // Before the sweep at the start has a chance: nobody knows of that build any more.
+            while !processes(&["unpack", &place]).is_empty() {}
+            fs::remove_dir_all(&run).unwrap();
+            assert!(trees(&chroots).iter().all(|name| name.starts_with(".tmp-")));
+        }
+        slave.start_again();
+        if !journal_is_lost {
+            let ended = slave.end();
+            ended.assert("BUILDERFAIL");
+            slave.call("clean", &[]);
+        }
+        assert_eq!(trees(&chroots), [""; 0]);
+    }
+    begin(&slave, &source, &sum);
+    assert_eq!(trees(&chroots), [sum.clone()]);
+    let ballast = chroots.join(&sum).join("root/var/ballast");
+    assert_eq!(ballast.metadata().unwrap().len(), 200 << 20);
+    let noted = fs::read_to_string(chroots.join(format!("{sum}.use"))).unwrap();
+    let bytes: u64 = noted.parse().unwrap();
+    assert!((200 << 20..201 << 20).contains(&bytes), "{bytes}");
+    end(&slave);
+}
