@@ -168,11 +168,14 @@ pub(crate) enum Isolation {
 }
 
 /// When the session has a network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Network {
     /// Until the dependencies are there; not while the package itself is built.
+    #[default]
     BuildDeps,
     Always,
+    /// Not even for apt.
+    Never,
 }
 
 /// Where a session's writable layer lives.
@@ -251,6 +254,7 @@ impl Slave {
         let networks = [
             ("build-deps", Network::BuildDeps),
             ("always", Network::Always),
+            ("never", Network::Never),
         ];
         let overlays = [
             ("auto", Overlay::Auto),

@@ -61,6 +61,10 @@ pub(crate) fn settings(proxy: Option<&str>) -> Vec<NewFile> {
     let mut conf = String::from(
         "// Written by buildd-slave.\n\
          Acquire::Retries \"3\";\n\
+         // A mirror that says nothing is given up, well before the log has been silent for long.\n\
+         Acquire::http::Timeout \"30\";\n\
+         Acquire::https::Timeout \"30\";\n\
+         Acquire::ftp::Timeout \"30\";\n\
          Acquire::Languages \"none\";\n\
          // A list that cannot be had is an error here and now, not a dep-wait later.\n\
          APT::Update::Error-Mode \"any\";\n\
@@ -107,16 +111,19 @@ pub(crate) fn blame_update(findings: &Findings, disk_full: bool) -> Failure {
     if disk_full || findings.sign(Sign::NoSpace).is_some() {
         return Failure::new(BuildStatus::BuilderFail, "The builder's disk is full.");
     }
-    match findings.sign(Sign::FetchFailed) {
-        Some(line) => Failure::new(
-            BuildStatus::GivenBack,
-            format!("The archive cannot be used now: {line}"),
-        ),
-        None => Failure::new(
-            BuildStatus::ChrootFail,
-            "The chroot could not be brought up to date.",
-        ),
+    let archive = [Sign::FetchFailed, Sign::Expired];
+    if let Some(line) = archive.iter().find_map(|sign| findings.sign(*sign)) {
+        return archive_failed(line);
     }
+    let error = findings.sign(Sign::Error).unwrap_or("apt does not say why");
+    let reason = format!("The chroot could not be brought up to date: {error}");
+    Failure::new(BuildStatus::ChrootFail, reason)
+}
+
+/// The failure of an archive that may be well again later.
+pub(crate) fn archive_failed(what: &str) -> Failure {
+    let reason = format!("The archive cannot be used now: {what}");
+    Failure::new(BuildStatus::GivenBack, reason)
 }
 
 /// How much of a line of a package list is read; `Provides` may be long.

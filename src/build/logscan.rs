@@ -23,6 +23,10 @@ const MAX_UNMET: usize = 256;
 pub(crate) enum Sign {
     /// apt could not fetch an index or a package.
     FetchFailed,
+    /// An archive's lists are too old or not valid yet.
+    Expired,
+    /// The first error of apt's or sbuild's, whatever it is about.
+    Error,
     /// apt would not go on unasked, as an archive was not authenticated (slave spec §3.7).
     ForceYes,
     /// dpkg failed while it installed the build dependencies.
@@ -59,6 +63,8 @@ const OLD_VERSION: &str = "(inst ";
 
 /// Where in a line a sign's text stands.
 enum At {
+    /// After `E: ` or `Error: `.
+    Error,
     /// After apt's or sbuild's `E: ` or `Error: `, `W: ` or `Warning: `.
     Message,
     /// Anywhere.
@@ -83,6 +89,8 @@ const SIGNS: &[(Sign, At, &str)] = &[
         At::Message,
         "Some index files failed to download",
     ),
+    (Sign::Expired, At::Message, "Release file for "),
+    (Sign::Error, At::Error, ""),
     (
         Sign::ForceYes,
         At::Message,
@@ -236,6 +244,9 @@ impl LogScan {
         self.read_unmet(line);
         for (sign, at, text) in SIGNS {
             let shown = match at {
+                At::Error => ["E: ", "Error: "]
+                    .iter()
+                    .any(|start| line.starts_with(start)),
                 At::Message => message(line).is_some_and(|message| message.starts_with(text)),
                 At::Any => line.contains(text),
             };

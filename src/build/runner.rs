@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-use crate::config::Overlay;
+use crate::config::{Network, Overlay};
 use crate::protocol::{BuildStatus, FileName, Sha1Hex};
 use crate::session::files::{self, Task};
 use crate::session::idmap::SubIds;
@@ -113,6 +113,7 @@ impl Build {
             base,
             dir: dir.to_owned(),
             memory_bytes: None,
+            network: self.spec.settings.network != Network::Never,
         };
         let may_use = self
             .bounds
@@ -167,7 +168,11 @@ impl Build {
     /// A command inside the session.
     pub(super) fn inside(&self, words: &[&str]) -> Command {
         let (program, rest) = words.split_first().expect("a command has a name");
-        let mut command = enter::command(self.session_pid(), enter::Network::Host, program);
+        let network = match self.spec.settings.network {
+            Network::Never => enter::Network::Session,
+            Network::BuildDeps | Network::Always => enter::Network::Host,
+        };
+        let mut command = enter::command(self.session_pid(), network, program);
         command.args(rest);
         command
     }

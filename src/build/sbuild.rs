@@ -180,7 +180,7 @@ mod tests {
             "request": {"build_id": "8-1", "chroot": sum, "files": [["hello_2.10-3.dsc", sum]], "args": args},
             "settings": {
                 "home": "/h", "filecache": "/h/f", "chroots": "/h/c", "sessions": "/h/s", "arch": "amd64",
-                "parallel": 4, "overlay": "Auto", "build_without_network": true, "apt_proxy": null,
+                "parallel": 4, "overlay": "Auto", "network": "BuildDeps", "apt_proxy": null,
                 "programs": {"unpack": null, "mount": null, "umount": null, "clean": null,
                     "process_scan": null, "sbuild": null, "sbuild_args": ["--nolog", "--batch"],
                     "update": null, "ogre": null, "sources": null},

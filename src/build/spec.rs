@@ -33,8 +33,9 @@ pub(crate) struct Settings {
     /// `parallel=N` of DEB_BUILD_OPTIONS.
     pub(crate) parallel: u32,
     pub(crate) overlay: Overlay,
-    /// Whether the build itself, unlike apt, gets a network of its own with nothing in it.
-    pub(crate) build_without_network: bool,
+    /// Absent from the journal of older daemons.
+    #[serde(default)]
+    pub(crate) network: Network,
     pub(crate) apt_proxy: Option<String>,
     /// Site programs in place of built-in stages, called with the arguments of 2008.
     pub(crate) programs: Programs,
@@ -113,7 +114,7 @@ impl Settings {
             arch: slave.architecturetag.clone(),
             parallel: slave.parallel,
             overlay: slave.overlay,
-            build_without_network: slave.network == Network::BuildDeps,
+            network: slave.network,
             apt_proxy: apt_proxy.as_ref().map(|url| url.expose().to_owned()),
             programs: programs.clone(),
             clocks: Clocks {

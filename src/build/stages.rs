@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
+use crate::config::Network;
 use crate::protocol::BuildStatus;
 use crate::session::enter;
 use crate::session::files::{NewFile, Task};
@@ -17,6 +18,7 @@ use crate::session::store;
 use crate::sys::cgroup::BOUNDS;
 use crate::sys::{self, exe, host};
 
+use super::logscan::Findings;
 use super::plan::{Failure, Stage};
 use super::runner::{Build, Done, Stop};
 use super::verdict::{self, Exit, Judgement, Verdict};
@@ -177,7 +179,13 @@ impl Build {
         if let Some(program) = self.spec.settings.programs.update.clone() {
             return self.site(Stage::Update, &program, &[]);
         }
-        let mut findings = self.scanned(Stage::Update, self.inside(&apt::UPDATE))?;
+        if self.spec.settings.network == Network::Never {
+            self.log.line(
+                "The chroot is taken as it is: builds have no network here ([slave] network).",
+            );
+            return Ok(());
+        }
+        let mut findings = self.fetch_lists()?;
         if findings.0 != Exit::Code(0) {
             self.log.line(&format!(
                 "apt-get update failed; once more in {} s.",
@@ -186,7 +194,7 @@ impl Build {
             let mut pause = Command::new("sleep");
             pause.arg(UPDATE_RETRY.as_secs().to_string());
             self.exec(Stage::Update, pause, &mut |_, _| {})?;
-            findings = self.scanned(Stage::Update, self.inside(&apt::UPDATE))?;
+            findings = self.fetch_lists()?;
         }
         if findings.0 == Exit::Code(0) {
             findings = self.scanned(Stage::Update, self.inside(&apt::UPGRADE))?;
@@ -194,6 +202,16 @@ impl Build {
         match findings {
             (Exit::Code(0), _) => Ok(()),
             (_, findings) => Err(apt::blame_update(&findings, self.disk_is_full()).into()),
+        }
+    }
+
+    /// Refreshes the package lists. If that does not come to an end, it is for the archive.
+    fn fetch_lists(&mut self) -> Result<(Exit, Findings), Stop> {
+        match self.scanned(Stage::Update, self.inside(&apt::UPDATE)) {
+            Err(Stop::Failed(failure)) if failure.status == BuildStatus::ChrootFail => {
+                Err(apt::archive_failed(&failure.reason).into())
+            }
+            other => other,
         }
     }
 
@@ -211,7 +229,13 @@ impl Build {
                 None => verdict::classify(exit, &findings),
             })
         });
+        let never = self.spec.settings.network == Network::Never;
         match done {
+            // It would not help to try again: the chroot has to have it.
+            Err(Stop::Failed(failure)) if never && failure.status == BuildStatus::GivenBack => {
+                let reason = format!("There is no network for builds here. {}", failure.reason);
+                Err(Failure::new(BuildStatus::ChrootFail, reason).into())
+            }
             Err(Stop::Failed(failure)) => Err(self.weigh(failure, before)),
             other => other,
         }
@@ -268,10 +292,10 @@ impl Build {
                 )
             },
         )?;
-        let network = if self.spec.settings.build_without_network {
-            enter::Network::NotInBuild
-        } else {
-            enter::Network::Host
+        let network = match self.spec.settings.network {
+            Network::BuildDeps => enter::Network::NotInBuild,
+            Network::Always => enter::Network::Host,
+            Network::Never => enter::Network::Session,
         };
         // By the shim's own entry in /proc: the same program, whatever is installed meanwhile.
         let program = PathBuf::from(format!("/proc/{}/exe", std::process::id()));

@@ -37,6 +37,8 @@ pub(crate) enum Network {
     Host,
     /// A loopback of its own and nothing else, if the command is `dpkg-buildpackage`.
     NotInBuild,
+    /// The session's own: a loopback and nothing else.
+    Session,
 }
 
 impl Network {
@@ -44,6 +46,7 @@ impl Network {
         match self {
             Self::Host => "host",
             Self::NotInBuild => "not-in-build",
+            Self::Session => "session",
         }
     }
 }
@@ -97,13 +100,16 @@ pub(crate) fn join(args: &[OsString]) -> io::Result<ExitCode> {
         return Err(io::Error::other("enter: PID NET -- ARGV…"));
     };
     ignore_keyboard()?;
-    let opened = [
+    let mut opened = vec![
         (namespace_of(pid, "user")?, CloneFlags::CLONE_NEWUSER),
         (namespace_of(pid, "ipc")?, CloneFlags::CLONE_NEWIPC),
         (namespace_of(pid, "uts")?, CloneFlags::CLONE_NEWUTS),
         (namespace_of(pid, "mnt")?, CloneFlags::CLONE_NEWNS),
         (namespace_of(pid, "pid")?, CloneFlags::CLONE_NEWPID),
     ];
+    if network == Network::Session.word() {
+        opened.push((namespace_of(pid, "net")?, CloneFlags::CLONE_NEWNET));
+    }
     for (namespace, kind) in opened {
         setns(namespace, kind)?;
     }

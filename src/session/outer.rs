@@ -33,6 +33,8 @@ pub(crate) struct SessionSpec {
     pub(crate) dir: PathBuf,
     /// The bound in bytes of a writable layer in memory; none puts it on the disk.
     pub(crate) memory_bytes: Option<u64>,
+    /// Whether it has the host's network; else a loopback of its own.
+    pub(crate) network: bool,
 }
 
 /// Where the writable layer is mounted: a folder every host has; in the outer namespace only, and
@@ -195,14 +197,17 @@ fn measure(dir: &Path) -> io::Result<ExitCode> {
 
 /// Mounts the overlay, starts the session's init and stays until that has ended.
 fn session(spec: &SessionSpec) -> io::Result<ExitCode> {
-    enter_new(
-        CloneFlags::CLONE_NEWNS
-            | CloneFlags::CLONE_NEWPID
-            | CloneFlags::CLONE_NEWIPC
-            | CloneFlags::CLONE_NEWUTS,
-    )?;
+    let mut flags = CloneFlags::CLONE_NEWNS
+        | CloneFlags::CLONE_NEWPID
+        | CloneFlags::CLONE_NEWIPC
+        | CloneFlags::CLONE_NEWUTS;
+    flags.set(CloneFlags::CLONE_NEWNET, !spec.network);
+    enter_new(flags)?;
     let (base, dir) = (name_folder(&spec.base)?, name_folder(&spec.dir)?);
     become_root()?;
+    if !spec.network {
+        super::netlink::loopback_up()?;
+    }
     let none = None::<&str>;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
     if let Some(bytes) = spec.memory_bytes {

@@ -5,6 +5,8 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use tiny_http::{Header, Response, Server};
@@ -14,6 +16,7 @@ use super::machine::{stdout, sum};
 /// An archive that is served until the test ends.
 pub(crate) struct Archive {
     port: u16,
+    requests: Arc<AtomicUsize>,
 }
 
 /// The user and password the archive asks for; the third is what HTTP makes of them.
@@ -54,8 +57,15 @@ impl Archive {
 
         let server = Server::http("127.0.0.1:0").unwrap();
         let port = server.server_addr().to_ip().unwrap().port();
-        thread::spawn(move || serve(&server, &dir));
-        Self { port }
+        let requests = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&requests);
+        thread::spawn(move || serve(&server, &dir, &count));
+        Self { port, requests }
+    }
+
+    /// How often it was asked for something.
+    pub(crate) fn requests(&self) -> usize {
+        self.requests.load(Ordering::Relaxed)
     }
 
     /// The line of apt's sources, password included.
@@ -65,8 +75,9 @@ impl Archive {
     }
 }
 
-fn serve(server: &Server, dir: &Path) {
+fn serve(server: &Server, dir: &Path, count: &AtomicUsize) {
     for request in server.incoming_requests() {
+        count.fetch_add(1, Ordering::Relaxed);
         let allowed = request
             .headers()
             .iter()

@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::Path;
 
 use serde_json::json;
@@ -11,38 +13,90 @@ use super::machine::machine;
 use super::package::Package;
 use super::slave::Slave;
 
+/// What a build may not reach: sockets of the host, by their addresses.
+struct Host {
+    tcp: TcpListener,
+    /// A socket that is in no file system.
+    name: String,
+    _unix: UnixListener,
+}
+
+impl Host {
+    fn listen() -> Self {
+        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        let name = format!("buildd-slave-test-{}", tcp.local_addr().unwrap().port());
+        let address = SocketAddr::from_abstract_name(&name).unwrap();
+        let _unix = UnixListener::bind_addr(&address).unwrap();
+        Self { tcp, name, _unix }
+    }
+
+    /// A script that tries them all.
+    fn script(&self) -> String {
+        // Connecting a datagram socket sends nothing: it only asks for a route.
+        format!(
+            "try() {{ perl -MIO::Socket::INET -e '
+                 my $s = IO::Socket::INET->new(Proto => shift, PeerAddr => shift, Timeout => 5);
+                 print $s ? \"connected\" : \"no: $@\", \"\\n\"' \"$@\"; }}
+             echo \"outside: $(try udp 192.0.2.1:9)\"
+             echo \"loopback: $(try udp 127.0.0.1:9)\"
+             echo \"host: $(try tcp {})\"
+             perl -MSocket -e '
+                 socket(my $s, AF_UNIX, SOCK_STREAM, 0) or die;
+                 my $there = connect($s, pack_sockaddr_un(\"\\0{}\"));
+                 print \"abstract: \", $there ? \"connected\" : \"no: $!\", \"\\n\"'
+             ls /sys/class/net",
+            self.tcp.local_addr().unwrap(),
+            self.name
+        )
+    }
+}
+
+const NOTHING_REACHED: [&str; 5] = [
+    "\noutside: no: ",
+    "Network is unreachable",
+    "\nloopback: connected",
+    "\nhost: no: ",
+    "\nabstract: no: ",
+];
+
 #[test]
 fn apt_has_a_network_and_the_build_has_none() {
     let Some(machine) = machine() else { return };
     let slave = Slave::start(machine, "network", "");
-    let host = TcpListener::bind("127.0.0.1:0").unwrap();
-    // Connecting a datagram socket sends nothing: it only asks for a route.
-    let script = format!(
-        "hello
-         try() {{ perl -MIO::Socket::INET -e '
-             my $s = IO::Socket::INET->new(Proto => shift, PeerAddr => shift, Timeout => 5);
-             print $s ? \"connected\" : \"no: $@\", \"\\n\"' \"$@\"; }}
-         echo \"outside: $(try udp 192.0.2.1:9)\"
-         echo \"loopback: $(try udp 127.0.0.1:9)\"
-         echo \"host: $(try tcp {})\"
-         ls /sys/class/net",
-        host.local_addr().unwrap()
-    );
+    let host = Host::listen();
     let package = Package {
         build_depends: "hello",
-        ..Package::new("toy", script)
+        ..Package::new("toy", format!("hello\n{}", host.script()))
     };
     let ended = slave.build(&package, json!({}));
     ended.assert("OK");
-    for said in [
-        "\nHello, world!",
-        "\noutside: no: ",
-        "Network is unreachable",
-        "\nloopback: connected",
-        "\nhost: no: ",
-    ] {
-        ended.assert_said(said);
-    }
+    ended.assert_said("\nHello, world!");
+    NOTHING_REACHED
+        .iter()
+        .for_each(|said| ended.assert_said(said));
+    slave.clean(&ended);
+}
+
+#[test]
+fn a_builder_without_a_network() {
+    let Some(machine) = machine() else { return };
+    let slave = Slave::start(machine, "no-network", "network = never");
+    // An archive at the loopback of the host, which nothing in this session is to reach.
+    let archive = Archive::with_package(machine.folder("no-network/archive"), "near", "");
+    let package = Package {
+        build_depends: "near",
+        ..Package::new("toy", "echo not reached")
+    };
+    // With lists in the chroot apt fails to fetch, without it does not know the package.
+    let ended = slave.build(&package, json!({"archives": [archive.line()]}));
+    assert_eq!(archive.requests(), 0);
+    assert!(
+        ["CHROOTFAIL", "DEPFAIL"].contains(&&*ended.status),
+        "{}",
+        ended.status
+    );
+    ended.assert_said("The chroot is taken as it is: builds have no network here");
+    assert!(!ended.log.contains("\nnot reached"));
     slave.clean(&ended);
 }
 

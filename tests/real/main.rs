@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod archive;
+mod archives;
 mod builds;
 mod chroots;
 mod hostile;

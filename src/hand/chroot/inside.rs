@@ -120,6 +120,7 @@ fn with_chroot(
         base: tree.root.clone(),
         dir: site.config.slave.sessions.join(name),
         memory_bytes: None,
+        network: true,
     };
     let session = Session::start(ids, &spec, Stdio::inherit()).inspect_err(|_| {
         // The failure itself is what matters.

@@ -98,6 +98,7 @@ fn session(
         base: base.to_owned(),
         dir: dir.to_owned(),
         memory_bytes,
+        network: true,
     };
     match Session::start(ids, &spec, file) {
         Ok(session) => session.remove().map_err(|error| error.to_string()),
