@@ -72,8 +72,10 @@ pub(crate) fn bury(dir: &RunDir, reason: &str) -> Ending {
         stages: Vec::new(),
     };
     let log = dir.log();
-    let logged = buildlog::join(&log).and(buildlog::append_line(&log, &notes.join("\n")));
-    if let Err(error) = logged {
+    let joined = buildlog::join(&log);
+    // Whether that went well or not.
+    let logged = buildlog::append_line(&log, &notes.join("\n"));
+    if let Err(error) = joined.and(logged) {
         log::error!("{}: {error}", log.display());
     }
     if let Err(error) = dir.give_verdict(&ending) {

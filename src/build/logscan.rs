@@ -526,6 +526,7 @@ mod tests {
         let idle = "cc -c a.c\nFILE: x\n\n".repeat(3);
         for (_, at, text) in SIGNS {
             let mark = match at {
+                At::Error => "E: ",
                 At::Message => "W: ",
                 At::Any => "x",
             };

@@ -107,7 +107,6 @@ fn round(daemon: &mut Daemon, chance: &mut Chance, usual: Duration) {
     let status = daemon.wait_over();
     assert_eq!(status["build_id"], "b1", "{what}");
     let verdict = status["build_status"].as_str().unwrap();
-    println!("{what}: {verdict}");
     match verdict {
         "BuildStatus.OK" => {
             for (name, sum) in status["filemap"].as_object().unwrap() {
