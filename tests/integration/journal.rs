@@ -53,7 +53,7 @@ fn damage(daemon: &Daemon, file: &str, damage: &Damage) {
         daemon.give(&path.join("in it"));
     }
     if matches!(damage, Damage::Unreadable) {
-        fs::set_permissions(&path, fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
     }
 }
 
