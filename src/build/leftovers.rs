@@ -72,10 +72,12 @@ pub(crate) fn bury(dir: &RunDir, reason: &str) -> Ending {
         stages: Vec::new(),
     };
     let log = dir.log();
-    let joined = buildlog::join(&log);
-    // Whether that went well or not.
-    let logged = buildlog::append_line(&log, &notes.join("\n"));
-    if let Err(error) = joined.and(logged) {
+    // Where there is no room to join it, there may be some for a line.
+    let logged = [
+        buildlog::join(&log),
+        buildlog::append_line(&log, &notes.join("\n")),
+    ];
+    for error in logged.into_iter().filter_map(Result::err) {
         log::error!("{}: {error}", log.display());
     }
     if let Err(error) = dir.give_verdict(&ending) {

@@ -107,6 +107,7 @@ fn round(daemon: &mut Daemon, chance: &mut Chance, usual: Duration) {
     let status = daemon.wait_over();
     assert_eq!(status["build_id"], "b1", "{what}");
     let verdict = status["build_status"].as_str().unwrap();
+    eprintln!("{what}: {verdict}");
     match verdict {
         "BuildStatus.OK" => {
             for (name, sum) in status["filemap"].as_object().unwrap() {
@@ -156,7 +157,7 @@ fn anything_killed_at_any_moment() {
         |_| RandomState::new().build_hasher().finish(),
         |text| text.parse().unwrap(),
     );
-    println!("BUILDD_TEST_SEED={seed}");
+    eprintln!("BUILDD_TEST_SEED={seed}");
     thread::scope(|scope| {
         for site in 0..SITES {
             scope.spawn(move || {

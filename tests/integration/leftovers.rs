@@ -131,16 +131,13 @@ fn what_dead_builds_left_is_named_and_removed() {
 fn a_session_of_a_dead_build_goes_whoever_owns_it() {
     let what = "a session left by a dead build";
     let site = Site::new("");
-    let owner = fs::metadata(site.path("home")).unwrap();
-    let user = nix::unistd::User::from_uid(owner.uid().into())
-        .unwrap()
-        .unwrap();
     let ranges = fs::read_to_string("/etc/subuid").unwrap_or_default();
-    let range = ranges
-        .lines()
-        .find_map(|line| line.strip_prefix(&format!("{}:", user.name)));
-    let first = range.and_then(|range| range.split(':').next()?.parse::<u32>().ok());
-    let (Some(first), true) = (first, nix::unistd::geteuid().is_root()) else {
+    let first = site.user().and_then(|user| {
+        let prefix = format!("{}:", user.name);
+        let range = ranges.lines().find_map(|line| line.strip_prefix(&prefix))?;
+        range.split(':').next()?.parse::<u32>().ok()
+    });
+    let Some(first) = first else {
         return not_run(what, "root, and a user buildd with subordinate ids");
     };
     make_tree(&site, "home/sessions/dead1/upper");
