@@ -288,7 +288,10 @@ impl Connection<'_> {
         let deadline = begun + self.service.limits.answer_time(response.body.len());
         let mut head = render(&response, &framing)?;
         match response.body {
-            _ if framing.head_only => self.wire.write(&head, deadline),
+            _ if framing.head_only => {
+                self.place.tells();
+                self.wire.write(&head, deadline)
+            }
             Body::Bytes(body) => {
                 self.place.tells();
                 if body.len() <= SHORT_BODY_BYTES {

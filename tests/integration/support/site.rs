@@ -128,7 +128,7 @@ impl Site {
 
     fn user_name(&self) -> String {
         let own = || User::from_uid(Uid::effective()).unwrap().unwrap();
-        self.user.clone().unwrap_or_else(own).name
+        self.user().cloned().unwrap_or_else(own).name
     }
 
     pub(crate) fn config(&self) -> PathBuf {
