@@ -72,7 +72,7 @@ pub(crate) fn rows(plan: &Plan) -> Vec<Line> {
 /// Builds once; returns the parts as well, and the seconds each took.
 fn build(slave: &Slave, source: &[PathBuf]) -> (Sample, Vec<(String, f64)>) {
     // What it has waited for counts as its own: the shim, and all that did the build.
-    let watch = Watch::new(&[slave.pid()]);
+    let watch = Watch::new(&[slave.process.id()]);
     let began = Instant::now();
     slave.begin(source, json!({}));
     let ended = slave.end();

@@ -166,8 +166,9 @@ fn while_unpacking(echo: &Caller) -> Option<Both> {
         &format!("chroots = {}", own.display()),
     );
     let files = slave.pack(&Package::new("toy", "echo fine"));
-    let status = Caller::new(slave.port(), "status", "", false);
-    Some(worst_of(&status, &[slave.pid()], echo, |busy| {
+    let port = slave.url.trim_end_matches('/').rsplit(':').next().unwrap();
+    let status = Caller::new(port.parse().unwrap(), "status", "", false);
+    Some(worst_of(&status, &[slave.process.id()], echo, |busy| {
         slave.begin_in(&machine.chroot_sum, &files, json!({}));
         slave.await_log("] UNPACK");
         busy.on();

@@ -19,8 +19,8 @@ pub(crate) struct Slave {
     pub(crate) machine: &'static Machine,
     /// Everything this daemon has on disk, but the store of chroots.
     pub(crate) dir: PathBuf,
-    process: Child,
-    url: String,
+    pub(crate) process: Child,
+    pub(crate) url: String,
 }
 
 /// How a build ended, and what a master then fetches.
@@ -99,19 +99,6 @@ impl Slave {
         let words: Vec<String> = parameters.iter().map(Value::to_string).collect();
         let answer = stdout(self.probe(&[method]).args(words));
         serde_json::from_str(&answer).unwrap()
-    }
-
-    /// For benches.
-    #[allow(dead_code)]
-    pub(crate) fn pid(&self) -> u32 {
-        self.process.id()
-    }
-
-    /// For benches.
-    #[allow(dead_code)]
-    pub(crate) fn port(&self) -> u16 {
-        let port = self.url.trim_end_matches('/').rsplit(':').next();
-        port.unwrap().parse().unwrap()
     }
 
     pub(crate) fn status(&self) -> Value {
