@@ -6,7 +6,7 @@
 use std::io;
 use std::path::Path;
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::config::{Network, Overlay};
 use crate::protocol::{BuildStatus, FileName, Sha1Hex};
@@ -71,6 +71,9 @@ pub(crate) struct Build {
 
 /// Below this much free space a disk counts as full.
 const FULL_BYTES: u64 = 16 << 20;
+/// How long the last process may take to end where nobody waits for an abort: on a busy machine the
+/// kernel needs its time to forget a tree of 200,000 files.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// The least memory available for a layer in memory.
 const MEMORY_LAYER_BYTES: u64 = 4 << 30;
 
@@ -313,7 +316,13 @@ impl Build {
         if let Some(mut session) = self.session.take() {
             session.kill();
         }
-        for process in procs::kill_descendants(self.spec.settings.clocks.abort) {
+        let clock = self.spec.settings.clocks.abort;
+        let bound = if self.mailbox.abort_has_come() {
+            clock
+        } else {
+            clock.max(PATIENCE)
+        };
+        for process in procs::kill_descendants(bound) {
             let said = format!(
                 "process {} ({}) is in state {} and does not die",
                 process.pid, process.name, process.state

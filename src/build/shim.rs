@@ -17,7 +17,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::protocol::BuildStatus;
-use crate::sys::host;
+use crate::sys::{exe, host};
 
 use super::buildlog::BuildLog;
 use super::exec::{Event, Mailbox};
@@ -28,6 +28,8 @@ use super::spec::Spec;
 
 /// Does the build of the run directory that `args` name.
 pub(crate) fn run(args: &[OsString]) -> io::Result<()> {
+    // The daemon's starter may have left something open.
+    exe::close_inherited();
     let dir = RunDir::existing(args.first().map(PathBuf::from).unwrap_or_default());
     // Fails for a process that leads a group already; it is one of its own then.
     let _ = setsid();

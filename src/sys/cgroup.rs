@@ -43,6 +43,9 @@ pub(crate) struct Bounds {
     pub(crate) processes: u64,
     memory: Option<PathBuf>,
     pids: Option<PathBuf>,
+    /// An rlimit on processes counts all that the user has, other builds' included: so many are on
+    /// top of it.
+    others: u64,
 }
 
 /// How often a build came up against its bounds so far.
@@ -211,6 +214,7 @@ impl Place {
             processes,
             memory: make(&self.memory),
             pids: make(&self.pids),
+            others: threads(),
         };
         bounds.set();
         bounds
@@ -320,8 +324,7 @@ impl Bounds {
         match &self.pids {
             Some(folder) if Some(folder) == self.memory.as_ref() => Ok(()),
             Some(folder) => join(folder),
-            // Of this user, in all its namespaces.
-            None => limit(Resource::RLIMIT_NPROC, self.processes),
+            None => limit(Resource::RLIMIT_NPROC, self.processes + self.others),
         }
     }
 
@@ -376,6 +379,14 @@ impl Bounds {
         }
         Ok(())
     }
+}
+
+/// Returns how many threads there are on this host, by the fourth field of `/proc/loadavg`.
+fn threads() -> u64 {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let field = text.split_whitespace().nth(3).unwrap_or_default();
+    let all = field.split_once('/').map(|(_, all)| all.parse());
+    all.and_then(Result::ok).unwrap_or_default()
 }
 
 /// Sets a limit that is never raised again.
@@ -441,7 +452,9 @@ mod tests {
             processes: 1,
             memory: folder.clone(),
             pids: folder,
+            others: threads(),
         };
+        assert!(bounds.others > 0);
         assert_eq!(bounds.hits(), Hits::default());
         let write = |file: &str, text: &str| fs::write(dir.path().join(file), text).unwrap();
         write(

@@ -6,6 +6,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::os::fd::RawFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
@@ -48,6 +49,20 @@ pub(crate) fn tethered(program: impl AsRef<OsStr>) -> Command {
     let mut command = internal("tether");
     command.arg(program);
     command
+}
+
+/// Closes what this process was started with besides stdin, stdout and stderr, so that it reaches
+/// nobody further down. To be called before anything is opened.
+pub(crate) fn close_inherited() {
+    let entries = std::fs::read_dir("/proc/self/fd").into_iter().flatten();
+    let numbers: Vec<RawFd> = entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|number| *number > 2)
+        .collect();
+    for number in numbers {
+        // The one of the listing itself is closed already.
+        let _ = nix::unistd::close(number);
+    }
 }
 
 /// The other half of [`tethered`]: becomes the program. Returns only if that fails.

@@ -12,7 +12,7 @@ use super::slave::{Ended, Slave};
 #[test]
 fn silence_is_ended_after_an_autopsy() {
     let Some(machine) = machine() else { return };
-    let slave = Slave::start(machine, "silent", "[limits]\nsilence = 20");
+    let slave = Slave::start(machine, "silent", "[limits]\nsilence = 30");
     let script = "perl -MIO::Socket::INET -e '# silent-marker
              my $l = IO::Socket::INET->new(Listen => 1, LocalAddr => \"127.0.0.1:7341\");
              my $s = IO::Socket::INET->new(\"127.0.0.1:7341\"); sleep 1000' &
@@ -20,7 +20,7 @@ fn silence_is_ended_after_an_autopsy() {
          sleep 1000";
     let ended = slave.build(&Package::new("toy", script), json!({}));
     ended.assert("PACKAGEFAIL");
-    ended.assert_said("SBUILD printed nothing for 20 s; it was killed.");
+    ended.assert_said("SBUILD printed nothing for 30 s; it was killed.");
     let line = |marker: &str| {
         let found = ended.log.lines().find(|line| line.contains(marker));
         found.unwrap_or_else(|| panic!("no {marker:?} in the autopsy"))
@@ -38,26 +38,23 @@ fn silence_is_ended_after_an_autopsy() {
 }
 
 #[test]
-fn the_same_line_for_ever() {
+fn the_same_line_again_and_again() {
     let Some(machine) = machine() else { return };
-    let slave = Slave::start(
-        machine,
-        "endless",
-        "[limits]\nlog_size = 64K\nbuild_time = 25",
-    );
-    let package = Package::new("toy", "echo first words\nyes the same line");
-    let ended = slave.build(&package, json!({}));
+    let slave = Slave::start(machine, "endless", "[limits]\nlog_size = 64K");
+    // That a clock ends what goes on for ever is tested where the clocks are.
+    let script = "echo first words\nyes the same line | head -c 5M\nexit 1";
+    let ended = slave.build(&Package::new("toy", script), json!({}));
     ended.assert("PACKAGEFAIL");
     assert!(ended.log.len() < 70_000, "{} bytes", ended.log.len());
     let verdict = ended.log.lines().next_back().unwrap();
-    for said in ["took longer than it may", "bytes of its log were left out"] {
-        assert!(verdict.contains(said), "{verdict}");
-    }
+    assert!(
+        verdict.contains("bytes of its log were left out"),
+        "{verdict}"
+    );
     for said in [
-        "first words",
         "\nthe same line\n",
         "bytes of log left out here",
-        "] SBUILD",
+        "] UPDATE",
     ] {
         ended.assert_said(said);
     }
@@ -198,7 +195,7 @@ fn a_result_that_is_a_pipe() {
     if machine().is_none() {
         return;
     }
-    let config = "[limits]\nsilence = 20";
+    let config = "[limits]\nsilence = 30";
     let (slave, ended) = with_a_result("result-pipe", "pipe", "3", "mkfifo pipe", config);
     ended.assert("PACKAGEFAIL");
     slave.clean(&ended);

@@ -162,6 +162,7 @@ fn root_in_the_session_sees_nothing_of_the_host() {
              ! grep -qz ^CARGO= $process/environ || echo the daemon\\'s environment is at $process
          done
          touch /sys/kernel/nothing || echo /sys cannot be written
+         ls -l /proc/self/fd /proc/1/fd
          echo looked; true"
     );
     let archive = Archive::with_package(folder, "hostile", &script);
@@ -177,6 +178,7 @@ fn root_in_the_session_sees_nothing_of_the_host() {
     ended.assert_said("/sys cannot be written");
     assert!(!ended.log.contains("the host is at"), "{}", ended.log);
     assert!(!ended.log.contains("environment is at"), "{}", ended.log);
+    assert!(!ended.log.contains(" 9 -> "), "{}", ended.log);
     slave.clean(&ended);
 }
 
