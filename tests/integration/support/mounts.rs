@@ -2,9 +2,9 @@
 //! happens.
 
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use nix::mount::{MsFlags, mount, umount};
+use nix::mount::{MntFlags, MsFlags, mount, umount, umount2};
 use nix::sched::{CloneFlags, unshare};
 
 /// Gives this test mounts of its own; where that takes rights which it lacks, says what is not run.
@@ -55,11 +55,22 @@ pub(crate) fn unmount(folder: &Path) {
 
 /// Whether something is mounted at or below `folder`.
 pub(crate) fn has_mounts(folder: &Path) -> bool {
-    let mounts = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
-    let folder = folder.to_str().unwrap();
-    mounts.lines().any(|line| {
-        line.split(' ')
-            .nth(4)
-            .is_some_and(|at| at.starts_with(folder))
-    })
+    !mounts_below(folder).is_empty()
+}
+
+/// Unmounts all that is mounted there, for those who see this test's mounts.
+pub(crate) fn unmount_all(folder: &Path) {
+    for mount in mounts_below(folder).into_iter().rev() {
+        let _ = umount2(&mount, MntFlags::MNT_DETACH);
+    }
+}
+
+/// What is mounted at or below `folder`, the first mounted first.
+fn mounts_below(folder: &Path) -> Vec<PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
+    let places = mounts.lines().filter_map(|line| line.split(' ').nth(4));
+    places
+        .map(PathBuf::from)
+        .filter(|place| place.starts_with(folder))
+        .collect()
 }

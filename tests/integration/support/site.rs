@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 
 use nix::unistd::{Uid, User};
 
+use super::mounts;
 use super::procs::{self, Process};
 use super::{sha1, until};
 
@@ -305,9 +306,10 @@ fn holding(folder: &Path, text: &[u8]) -> Vec<PathBuf> {
     found
 }
 
-/// Leaves no process behind, however the test ended.
+/// Leaves no process and no mount behind, however the test ended.
 impl Drop for Site {
     fn drop(&mut self) {
         procs::kill_marked(self.dir.path());
+        mounts::unmount_all(self.dir.path());
     }
 }
