@@ -57,9 +57,10 @@ use table::Line;
 /// A row: its name, and what measures it.
 type Row = (&'static str, fn(&Plan) -> Vec<Line>);
 
-const ROWS: [Row; 8] = [
+const ROWS: [Row; 9] = [
     ("echo", echo::rows),
     ("status", status::rows),
+    ("unpack", status::unpacking),
     ("fetch", transfer::fetch),
     ("send", transfer::send),
     ("log", builds::log),

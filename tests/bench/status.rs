@@ -10,7 +10,7 @@ use serde_json::json;
 use super::Plan;
 use super::client::Caller;
 use super::content::place;
-use super::machine::machine;
+use super::machine::{Machine, machine};
 use super::measure::{Sample, Watch, by_turns};
 use super::package::Package;
 use super::reference::Server;
@@ -24,30 +24,38 @@ const CALLS: usize = 1000;
 const PAUSE: Duration = Duration::from_millis(1);
 const LONG: Duration = Duration::from_secs(120);
 
-/// `status` in BUILDING, and during what makes a slave work.
+/// `status` in BUILDING, and the worst of it during what makes a slave work.
 pub(crate) fn rows(plan: &Plan) -> Vec<Line> {
     let mut lines = long_log(plan);
     let twisted = Server::twisted();
     let echo = Caller::new(twisted.port, "echo", "hello", false);
-    let mut during = |what: &str, (ours, theirs): (Vec<Sample>, Vec<Sample>)| {
-        lines.push(Line {
-            what: format!("status, worst of {CALLS}: {what}"),
-            unit: Unit::Milliseconds,
-            ours,
-            theirs,
-            reference: "twisted's echo",
-            target: Target::AtMost(20.0),
-            worst: true,
-        });
-    };
-    during("idle", while_idle(&echo));
-    during("ensurepresent", while_fetching(plan, &echo));
-    during("gathering", while_gathering(plan, &echo));
-    during("100 MB/s of log", while_logging(&echo));
-    if let Some(worst) = while_unpacking(&echo) {
-        during("unpacking", worst);
-    }
+    lines.push(line("idle", while_idle(&echo)));
+    lines.push(line("ensurepresent", while_fetching(plan, &echo)));
+    lines.push(line("gathering", while_gathering(plan, &echo)));
+    lines.push(line("100 MB/s of log", while_logging(&echo)));
     lines
+}
+
+/// The same while a chroot is unpacked; nothing where no real build can be made.
+pub(crate) fn unpacking(_plan: &Plan) -> Vec<Line> {
+    let twisted = Server::twisted();
+    let echo = Caller::new(twisted.port, "echo", "hello", false);
+    let both = machine().map(|machine| while_unpacking(machine, &echo));
+    both.map(|both| line("unpacking", both))
+        .into_iter()
+        .collect()
+}
+
+fn line(what: &str, (ours, theirs): Both) -> Line {
+    Line {
+        what: format!("status, worst of {CALLS}: {what}"),
+        unit: Unit::Milliseconds,
+        ours,
+        theirs,
+        reference: "twisted's echo",
+        target: Target::AtMost(20.0),
+        worst: true,
+    }
 }
 
 /// Calls in a second while a build has written 1 GB of log, beside the same of an idle slave.
@@ -156,19 +164,12 @@ fn while_logging(echo: &Caller) -> Both {
     })
 }
 
-/// Nothing where no real build can be made.
-fn while_unpacking(echo: &Caller) -> Option<Both> {
-    let machine = machine()?;
-    let own = machine.home.join("unpacked");
-    let slave = Slave::start(
-        machine,
-        "unpacking",
-        &format!("chroots = {}", own.display()),
-    );
+fn while_unpacking(machine: &'static Machine, echo: &Caller) -> Both {
+    let slave = Slave::start(machine, "unpacking", "");
     let files = slave.pack(&Package::new("toy", "echo fine"));
     let port = slave.url.trim_end_matches('/').rsplit(':').next().unwrap();
     let status = Caller::new(port.parse().unwrap(), "status", "", false);
-    Some(worst_of(&status, &[slave.process.id()], echo, |busy| {
+    worst_of(&status, &[slave.process.id()], echo, |busy| {
         slave.begin_in(&machine.chroot_sum, &files, json!({}));
         slave.await_log("] UNPACK");
         busy.on();
@@ -177,8 +178,10 @@ fn while_unpacking(echo: &Caller) -> Option<Both> {
         slave.call("abort", &[]);
         slave.wait();
         slave.call("clean", &[]);
-        let _ = fs::remove_dir_all(&own);
-    }))
+        for unpacked in fs::read_dir(machine.home.join("chroots")).unwrap() {
+            fs::remove_dir_all(unpacked.unwrap().path()).unwrap();
+        }
+    })
 }
 
 fn worst(daemon: &Daemon, echo: &Caller, load: impl Fn(&Busy) + Sync) -> Both {
