@@ -392,7 +392,9 @@ impl Build {
                 ("The build ran out of processes", limit)
             }
             _ if full || (self.saw_full && !self.disk.kept_its_promise()) => {
-                return self.blame_disk(Stage::Sbuild).into();
+                let mut blamed = self.blame_disk(Stage::Sbuild);
+                blamed.reason = format!("{} {}", blamed.reason, failure.reason);
+                return blamed.into();
             }
             _ => return failure.into(),
         };
