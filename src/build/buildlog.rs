@@ -10,6 +10,7 @@
 
 mod reader;
 mod segments;
+mod tail;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -18,8 +19,9 @@ use std::path::{Path, PathBuf};
 
 use super::scrub::{self, Scrubber, scrub_always};
 
-pub(crate) use reader::{Follow, Snapshot, tail};
+pub(crate) use reader::{Follow, Snapshot};
 pub(crate) use segments::join;
+pub(crate) use tail::{Tail, tail};
 
 /// The longest unfinished line held back for scrubbing; more of it is passed on in pieces.
 const MAX_HELD_BYTES: usize = 64 << 10;

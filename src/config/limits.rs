@@ -15,7 +15,7 @@ pub(crate) struct Limits {
     pub(crate) head: u64,
     /// Body of a call. Defaults to 1 MiB.
     pub(crate) body: u64,
-    /// Connections at a time. Defaults to 256.
+    /// Connections at a time. Defaults to 128.
     pub(crate) connections: u32,
     /// The same from one address. Defaults to 64.
     pub(crate) connections_per_peer: u32,
@@ -73,7 +73,7 @@ impl Limits {
         Self {
             head: reader.bytes(L, "head", 16 << 10),
             body: reader.bytes(L, "body", 1 << 20),
-            connections: reader.count(L, "connections", 1, 256),
+            connections: reader.count(L, "connections", 1, 128),
             connections_per_peer: reader.count(L, "connections_per_peer", 1, 64),
             downloads: reader.count(L, "downloads", 1, 32),
             followers: reader.count(L, "followers", 1, 16),

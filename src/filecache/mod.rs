@@ -11,7 +11,7 @@ mod resolver;
 mod store;
 
 pub(crate) use fetch::{FetchLimits, Fetcher, plain_agent};
-pub(crate) use store::{Entry, Rules, Store};
+pub(crate) use store::{Rules, Store};
 
 use std::io;
 use std::path::PathBuf;

@@ -49,8 +49,8 @@ impl Service {
         Self {
             handler,
             downloads: Admission::new(limits.downloads, limits.downloads_per_peer),
-            followers: Admission::new(limits.followers, limits.followers),
             // One address cannot take all there is.
+            followers: Admission::new(limits.followers, limits.followers.div_ceil(2)),
             long_bodies: Admission::new(limits.body_bytes.saturating_mul(2), limits.body_bytes),
             uploads: Admission::new(limits.uploads, limits.uploads),
             limits,

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::build::Stage;
+use crate::build::buildlog::Tail;
 use crate::build::leftovers;
 use crate::build::rundir::{Ending, RunDir, Standing};
 use crate::build::spec::{Settings, Spec};
@@ -112,6 +113,15 @@ impl Daemon {
     /// Returns the log of a build.
     pub(crate) fn log_of(&self, id: &BuildId) -> PathBuf {
         RunDir::existing(self.journal.join(id.as_str())).log()
+    }
+
+    /// Opens the end of the log of a build that runs.
+    pub(crate) fn open_tail(&self, id: &BuildId) -> io::Result<Tail> {
+        let dir = RunDir::existing(self.journal.join(id.as_str()));
+        // What its shim goes by may be of an earlier configuration. One that cannot be told is
+        // looked for anew each time.
+        let limit = dir.spec().map_or(0, |spec| spec.settings.log_bytes);
+        Tail::open(&dir.log(), limit)
     }
 
     /// Begins a build; when this returns well, it is in the journal and its shim runs.

@@ -1,10 +1,10 @@
 //! Turns an HTTP request into a call of the protocol, and what comes of it into an answer.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use crate::build::buildlog;
-use crate::filecache::{Entry, Fetcher, Store};
+use crate::build::buildlog::Tail;
+use crate::filecache::{Fetcher, Store};
 use crate::metrics::metrics;
 use crate::protocol::{
     BUILD_TYPES, BuildCall, BuilderStatus, Call, Sha1Hex, StatusForm, StatusRecord, SumKind,
@@ -12,6 +12,7 @@ use crate::protocol::{
     fault_unrenderable, render_info, render_status, unknown_builder, unknown_sum,
 };
 use crate::server::{self, Request, Response, Route};
+use crate::sys::lock::lock;
 use crate::xmlrpc::{self, Fault, Value};
 
 use super::daemon::{Daemon, Error};
@@ -32,6 +33,8 @@ pub(super) struct Handler {
     pub(super) reserve: u64,
     pub(super) arch: String,
     pub(super) form: StatusForm,
+    /// The end of the log of the run of that number.
+    pub(super) tail: Mutex<Option<(u64, Arc<Tail>)>>,
 }
 
 impl server::Handler for Handler {
@@ -95,6 +98,7 @@ impl Handler {
             }
             Call::Clean => {
                 self.daemon.clean().map_err(|error| fault("clean", error))?;
+                *lock(&self.tail) = None;
                 builder_state(BuilderStatus::Idle)
             }
             Call::ProxyInfo => {
@@ -123,9 +127,22 @@ impl Handler {
         render_status(&record, form, Some(env!("CARGO_PKG_VERSION")))
     }
 
-    /// The end of the running build's log; nothing while there is none.
+    /// The end of the running build's log; nothing while there is none. Its files stay open from
+    /// one call to the next.
     fn tail(&self, run: &Run) -> Vec<u8> {
-        buildlog::tail(&self.daemon.log_of(&run.id), TAIL_BYTES, run.private).unwrap_or_default()
+        let kept = lock(&self.tail).clone();
+        let tail = match kept.filter(|(number, tail)| *number == run.number && tail.is_current()) {
+            Some((_, tail)) => tail,
+            None => match self.daemon.open_tail(&run.id) {
+                Ok(tail) => {
+                    let tail = Arc::new(tail);
+                    *lock(&self.tail) = Some((run.number, Arc::clone(&tail)));
+                    tail
+                }
+                Err(_) => return Vec::new(),
+            },
+        };
+        tail.read(TAIL_BYTES, run.private).unwrap_or_default()
     }
 
     /// The checks in the order of slave spec §1.4; nothing changes before the last one.
@@ -170,21 +187,20 @@ impl Handler {
             let run = present_run(self.daemon.state());
             return run.map_or_else(not_found, |run| self.log(request, &run));
         }
-        match self.cached(name) {
-            Some(entry) => {
+        let Ok(sum) = Sha1Hex::parse(name) else {
+            return not_found();
+        };
+        match self.store.entry(&sum) {
+            Ok(Some(entry)) => {
                 let kind = "application/octet-stream";
                 server::serve_file(request, entry.file, entry.len, kind, entry.modified)
             }
-            None => not_found(),
+            Ok(None) => not_found(),
+            Err(error) => {
+                log::warn!("{error}");
+                Response::text(503, "the file cannot be read now").with_header("Retry-After", "1")
+            }
         }
-    }
-
-    fn cached(&self, name: &str) -> Option<Entry> {
-        let sum = Sha1Hex::parse(name).ok()?;
-        self.store.entry(&sum).unwrap_or_else(|error| {
-            log::warn!("{error}");
-            None
-        })
     }
 
     /// `/log/ID`: the log as far as it is written, or with `?follow` until the build is over.

@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use crate::build::rundir::pinned;
 use crate::build::spec::Settings;
@@ -116,6 +116,7 @@ pub(crate) fn run(config: &Config) -> Result<(), Error> {
         reserve: config.limits.reserve,
         arch: slave.architecturetag.clone(),
         form: slave.statusform,
+        tail: Mutex::default(),
     });
     listen(config, &handler)
 }

@@ -1,7 +1,7 @@
 //! How does another process read a log while it is written, from any state of its files?
 //!
-//! [`tail`] gives the end, [`Snapshot`] all there is now, [`Follow`] what comes. None of them
-//! needs the writer: it may be at work, done, or dead in the middle of anything.
+//! [`Snapshot`] is all there is now, [`Follow`] what comes; `tail` has the end. None of them needs
+//! the writer: it may be at work, done, or dead in the middle of anything.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -18,22 +18,23 @@ const CHUNK_BYTES: u64 = 256 << 10;
 const MARKER_BYTES: u64 = 256;
 
 /// The opened files of a log: none of what they hold now is lost any more.
-struct Opened {
+pub(super) struct Opened {
     /// In their order; the first has no offset to go by, as it may be the whole, joined log.
-    files: Vec<Piece>,
+    pub(super) files: Vec<Piece>,
     modified: SystemTime,
 }
 
-struct Piece {
-    file: File,
+#[derive(Debug)]
+pub(super) struct Piece {
+    pub(super) file: File,
     /// Where it begins in the whole log.
     offset: u64,
     /// How much of it counts.
-    len: u64,
+    pub(super) len: u64,
 }
 
 impl Opened {
-    fn new(path: &Path) -> io::Result<Self> {
+    pub(super) fn new(path: &Path) -> io::Result<Self> {
         for _ in 1..TRIES {
             match Self::try_new(path) {
                 // A segment has been rotated away or joined since it was listed.
@@ -74,38 +75,6 @@ impl Opened {
         }
         Ok(Some(Self { files, modified }))
     }
-}
-
-/// Returns the last `count` bytes of the log at `path`; a log that is not there is empty.
-///
-/// With `drop_first`, for private builds, the first line is left out even if it is whole, and so
-/// is the last line end (slave spec §1.6).
-pub(crate) fn tail(path: &Path, count: usize, drop_first: bool) -> io::Result<Vec<u8>> {
-    let files = match Opened::new(path) {
-        Ok(opened) => opened.files,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        Err(error) => return Err(error),
-    };
-    let mut end = Vec::new();
-    for Piece { mut file, len, .. } in files.into_iter().rev() {
-        let wanted = (count - end.len()) as u64;
-        file.seek(SeekFrom::Start(len.saturating_sub(wanted)))?;
-        let mut part = Vec::new();
-        file.take(len.min(wanted)).read_to_end(&mut part)?;
-        part.append(&mut end);
-        end = part;
-    }
-    if drop_first {
-        let first = end
-            .iter()
-            .position(|&b| b == b'\n')
-            .map_or(end.len(), |at| at + 1);
-        end.drain(..first);
-        if end.last() == Some(&b'\n') {
-            end.pop();
-        }
-    }
-    Ok(end)
 }
 
 /// All there is of a log at one moment: the beginning, a marker where bytes are missing, the end.

@@ -126,11 +126,16 @@ proptest! {
         let mut log = BuildLog::create(&path, false, limit).unwrap();
         let mut all = Vec::new();
         let count = usize::try_from(limit / 2).unwrap();
+        let mut kept = Tail::open(&path, limit).unwrap();
         for chunk in &chunks {
             log.write(chunk);
             all.extend_from_slice(chunk);
             let expect = &all[all.len().saturating_sub(count)..];
             prop_assert_eq!(&tail(&path, count, false).unwrap()[..], expect);
+            if !kept.is_current() {
+                kept = Tail::open(&path, limit).unwrap();
+            }
+            prop_assert_eq!(&kept.read(count, false).unwrap()[..], expect);
         }
         log.finish().unwrap();
         let expect = &all[all.len().saturating_sub(count)..];

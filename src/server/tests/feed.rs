@@ -52,7 +52,7 @@ fn a_feed_for_old_clients_ends_with_the_connection() {
 #[test]
 fn followers_have_places_of_their_own_and_lose_them_when_they_go() {
     let limits = Limits {
-        followers: 2,
+        followers: 4,
         downloads: 1,
         ..few_threads()
     };
