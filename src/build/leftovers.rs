@@ -2,7 +2,7 @@
 //!
 //! Its session, a chroot it was unpacking, its work tree. Used by CLEANUP, by whoever started a
 //! shim and finds it dead, and at start for what builds have left of which no journal knows. Only
-//! what carries the name of a build is touched, and no mount is entered.
+//! what carries the name of a build and looks like one is touched, and no mount is entered.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -18,6 +18,8 @@ use super::buildlog;
 use super::rundir::{Ending, RunDir};
 use super::spec::{Settings, Spec};
 
+/// What the name of a work tree begins with while it is being removed.
+const GRAVE: &str = ".left-";
 /// How long it may take until killed processes are gone.
 const KILL_TIME: Duration = Duration::from_secs(2);
 
@@ -54,7 +56,7 @@ pub(crate) fn bury(dir: &RunDir, reason: &str) -> Ending {
         notes.push(format!("a control group is left over: {error}"));
     }
     if let Ok(spec) = dir.spec() {
-        notes.extend(remove_all(&spec));
+        notes.extend(remove_all(&spec, dir.has_tree()));
     }
     notes.extend(dir.last_words());
     // An abort that met a shim too young to listen.
@@ -87,11 +89,14 @@ pub(crate) fn bury(dir: &RunDir, reason: &str) -> Ending {
     ending
 }
 
-/// Removes all that a build has outside its journal entry; returns what could not be removed, a
-/// sentence each.
-pub(crate) fn remove_all(spec: &Spec) -> Vec<String> {
+/// Removes all that a build has outside its journal entry, the work tree if that is its own; returns
+/// what could not be removed, a sentence each.
+pub(crate) fn remove_all(spec: &Spec, has_tree: bool) -> Vec<String> {
     let session = remove_session(spec).map_err(|error| error.to_string());
-    let tree = sys::fs::remove_tree(&spec.work_tree()).map_err(|error| error.to_string());
+    let tree = match has_tree {
+        true => sys::fs::remove_tree(&spec.work_tree()).map_err(|error| error.to_string()),
+        false => Ok(()),
+    };
     [session, tree]
         .into_iter()
         .filter_map(Result::err)
@@ -136,9 +141,17 @@ pub(crate) fn sweep(settings: &Settings, journal: &Path, known: Option<&BuildId>
         !in_the_way && !procs::is_named(path)
     };
     for path in builds_in(&settings.home, "build-", &living) {
-        if is_left(&path) {
-            tell(&path, sys::fs::remove_tree(&path));
+        if is_left(&path) && is_work_tree(&path, &settings.filecache) {
+            // What it was known by is soon gone.
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let grave = settings.home.join(format!("{GRAVE}{name}"));
+            if let Err(error) = fs::rename(&path, &grave) {
+                tell(&path, Err(error));
+            }
         }
+    }
+    for path in builds_in(&settings.home, &format!("{GRAVE}build-"), &[]) {
+        tell(&path, sys::fs::remove_tree(&path));
     }
     for path in builds_in(&settings.sessions, "", &living) {
         if is_left(&path) && live::is_folder_of_one(&path) {
@@ -146,6 +159,15 @@ pub(crate) fn sweep(settings: &Settings, journal: &Path, known: Option<&BuildId>
             tell(&path, removed);
         }
     }
+}
+
+/// Tells whether a folder is the work tree of a build, which begins with links into the file cache.
+/// Somebody's own folder may well be called `build-area`.
+pub(super) fn is_work_tree(path: &Path, filecache: &Path) -> bool {
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| fs::read_link(entry.path()).ok())
+        .any(|target| target.parent() == Some(filecache))
 }
 
 fn tell<E: std::fmt::Display>(path: &Path, removed: Result<(), E>) {

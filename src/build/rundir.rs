@@ -7,6 +7,7 @@
 //! | `bounds` | starter | the control groups of the build |
 //! | `stages` | shim | a line per stage begun: seconds since 1970 and its name |
 //! | `log` | shim | the build log |
+//! | `tree` | shim | that the work tree is this build's |
 //! | `results` | shim | a line per result, its sum, before it is in the file cache |
 //! | `evicted` | shim, unpacking | lines of `filecache` or `chroots` and how many had to go there |
 //! | `abort` | starter | that somebody asked for an abort |
@@ -239,6 +240,16 @@ impl RunDir {
             .filter_map(|line| line.split_once(' '))
             .filter_map(|(time, name)| Some((time.parse().ok()?, name.to_owned())))
             .collect()
+    }
+
+    /// Notes that the work tree is this build's from now on: nothing else may be removed for it.
+    pub(crate) fn note_tree(&self) -> io::Result<()> {
+        File::create(self.0.join("tree")).map(drop)
+    }
+
+    /// Says whether the build has, or may have, a work tree of its own.
+    pub(crate) fn has_tree(&self) -> bool {
+        self.0.join("tree").exists()
     }
 
     /// Notes that a result is about to get into the file cache.

@@ -60,13 +60,23 @@ impl Build {
         };
         self.log.line(&format!("Kernel: {}", host::kernel()));
         let tree = self.spec.work_tree();
-        if fs::symlink_metadata(&tree).is_ok() {
+        // An empty folder is nobody's loss.
+        let is_there = fs::symlink_metadata(&tree).is_ok() && fs::remove_dir(&tree).is_err();
+        if is_there && !leftovers::is_work_tree(&tree, &self.spec.settings.filecache) {
+            let reason = format!(
+                "{} is there and is not the tree of a build; it has to be moved away",
+                tree.display()
+            );
+            return Err(Failure::new(BuildStatus::BuilderFail, reason).into());
+        }
+        if is_there {
             self.log.line(&format!(
                 "Removing what an earlier build left in {}",
                 tree.display()
             ));
             sys::fs::remove_tree(&tree).map_err(|error| failed(&error))?;
         }
+        self.run.note_tree().map_err(|error| failed(&error))?;
         fs::create_dir(&tree).map_err(|error| failed(&error))?;
         for (name, sum) in self.spec.request.files.iter() {
             let target = self.spec.settings.filecache.join(sum.as_str());
@@ -261,6 +271,11 @@ impl Build {
     }
 
     fn cleanup(&mut self) -> Done {
+        let tree = self.spec.work_tree();
+        if !self.run.has_tree() && fs::symlink_metadata(&tree).is_ok() {
+            // Somebody else's: INIT would not have it.
+            return Ok(());
+        }
         if let Some(program) = self.spec.settings.programs.clean.clone() {
             return self.site(Stage::Cleanup, &program, &[]);
         }
@@ -272,8 +287,7 @@ impl Build {
         };
         self.kill_everything();
         leftovers::remove_session(&self.spec).map_err(|error| failed(error.to_string()))?;
-        sys::fs::remove_tree(&self.spec.work_tree())
-            .map_err(|error| failed(error.to_string()).into())
+        sys::fs::remove_tree(&tree).map_err(|error| failed(error.to_string()).into())
     }
 
     fn sbuild_command(&mut self) -> Result<Command, Stop> {

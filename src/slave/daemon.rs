@@ -322,14 +322,17 @@ impl Worker {
     /// wanted again, even where a result has the same bytes.
     fn purge(&self, run: &Run, ending: &Ending) -> io::Result<()> {
         let dir = self.dir(&run.id);
-        let spec = dir.spec().ok();
+        let (spec, has_tree) = (dir.spec().ok(), dir.has_tree());
         // What a shim that died had gathered is no more than noted.
         let mut results = dir.noted_results().unwrap_or_default();
         results.extend(ending.files.iter().map(|(_, sum)| sum.clone()));
         // First: once the entry is gone, whatever else fails, the build is forgotten.
         recover::remove_entry(dir.path())?;
         // Nothing any more, unless CLEANUP failed.
-        for problem in spec.iter().flat_map(leftovers::remove_all) {
+        let problems = spec
+            .iter()
+            .map(|spec| leftovers::remove_all(spec, has_tree));
+        for problem in problems.flatten() {
             log::warn!("build {}: {problem}", run.id);
         }
         let inputs = spec.map_or_else(Vec::new, |spec| spec.request.files.to_vec());

@@ -178,9 +178,8 @@ fn while_unpacking(machine: &'static Machine, echo: &Caller) -> Both {
         slave.call("abort", &[]);
         slave.wait();
         slave.call("clean", &[]);
-        for unpacked in fs::read_dir(machine.home.join("chroots")).unwrap() {
-            fs::remove_dir_all(unpacked.unwrap().path()).unwrap();
-        }
+        let unpacked = machine.home.join("chroots").join(&machine.chroot_sum);
+        fs::remove_dir_all(unpacked).unwrap();
     })
 }
 

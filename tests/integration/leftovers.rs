@@ -23,6 +23,13 @@ fn make_tree(site: &Site, name: &str) {
     }
 }
 
+/// The same, as a build leaves it: with a link to one of its files.
+fn make_work_tree(site: &Site, name: &str) {
+    make_tree(site, name);
+    let file = site.path("home/filecache").join(site.dsc());
+    symlink(file, site.path(&format!("{name}/hello_1.dsc"))).unwrap();
+}
+
 /// A process of the daemon's user that says it is of the build with this run directory.
 fn process_of(site: &Site, run: &Path) -> Child {
     let owner = fs::metadata(site.path("home")).unwrap();
@@ -42,8 +49,10 @@ fn what_dead_builds_left_is_named_and_removed() {
     let journal = site.path("home/journal");
     fs::create_dir(&journal).unwrap();
     site.give(&journal);
-    make_tree(&site, "home/build-dead1");
-    make_tree(&site, "home/build-dead2");
+    make_work_tree(&site, "home/build-dead1");
+    make_work_tree(&site, "home/build-dead2");
+    // Of a person: the name is that of a build, the content is not.
+    make_tree(&site, "home/build-area");
     for folder in [
         "home/sessions",
         "home/sessions/dead1",
@@ -66,7 +75,7 @@ fn what_dead_builds_left_is_named_and_removed() {
     fs::write(site.path("home/build-file"), "x").unwrap();
     symlink(site.path("elsewhere"), site.path("home/build-link")).unwrap();
     // A build by hand, which has its own journal, and lives.
-    make_tree(&site, "home/build-hand-hello-1");
+    make_work_tree(&site, "home/build-hand-hello-1");
     let hand = site.path("home/by-hand/hand-hello-1/hand-hello-1");
     let mut by_hand = process_of(&site, &hand);
     let mut stray = process_of(&site, &journal.join("dead2"));
@@ -81,6 +90,7 @@ fn what_dead_builds_left_is_named_and_removed() {
     );
     let expect = [
         "build-",
+        "build-area",
         "build-file",
         "build-hand-hello-1",
         "build-link",
@@ -96,6 +106,7 @@ fn what_dead_builds_left_is_named_and_removed() {
     user.wait().unwrap();
     for kept in [
         "elsewhere",
+        "home/build-area",
         "home/build-hand-hello-1",
         "home/rebuild-1",
         "home/sessions/notes",
@@ -198,10 +209,10 @@ fn no_mount_is_entered() {
     let site = Site::new("");
     make_tree(&site, "precious");
     fs::write(site.path("precious/file"), "precious").unwrap();
-    make_tree(&site, "home/build-dead1");
-    make_tree(&site, "home/build-dead2");
-    make_tree(&site, "home/build-dead3");
-    make_tree(&site, "home/build-dead4");
+    make_work_tree(&site, "home/build-dead1");
+    make_work_tree(&site, "home/build-dead2");
+    make_work_tree(&site, "home/build-dead3");
+    make_work_tree(&site, "home/build-dead4");
     let precious = site.path("precious");
     // Of the same file system: only the kernel can tell them from folders.
     let mounts = [
@@ -223,11 +234,12 @@ fn no_mount_is_entered() {
     whole(&daemon);
     assert!(!daemon.path("home/build-dead4").exists(), "the others go");
     let said = daemon.said();
-    for number in 1..=3 {
-        let named =
-            format!("home/build-dead{number}, left by a build that is no more, is still there: ");
-        assert!(said.contains(&named), "{said}");
+    for number in [1, 3] {
+        let named = format!("home/.left-build-dead{number}, left by a build that is no more, ");
+        assert!(said.contains(&format!("{named}is still there: ")), "{said}");
     }
+    // What is mounted there is no build's.
+    assert!(!said.contains("build-dead2"), "{said}");
     assert_eq!(daemon.state(), "IDLE");
     daemon.check_usable();
     // Nor by a build of that name, which cannot be.
@@ -242,13 +254,17 @@ fn no_mount_is_entered() {
     whole(&daemon);
     daemon.reset();
 
-    for mount in mounts {
-        let mount = match mount.exists() {
-            true => mount,
-            // It was moved up with the folder it is in.
-            false => daemon.path("home/build-dead1/.removing-1/b"),
-        };
-        unmount(&mount);
+    for mount in [
+        // It was moved up with the folder it is in.
+        daemon.path("home/.left-build-dead1/.removing-1/b"),
+        daemon.path("home/.left-build-dead1/a/b"),
+        mounts[1].clone(),
+        daemon.path("home/.left-build-dead3/a/file"),
+        daemon.path("home/.left-build-dead3/.removing-1/file"),
+    ] {
+        if mount.exists() {
+            unmount(&mount);
+        }
     }
     daemon.kill();
     daemon.restart();

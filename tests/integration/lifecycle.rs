@@ -2,6 +2,7 @@
 //! and that a refused call changes nothing (§2.4).
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::thread;
 
 use serde_json::{Value as Json, json};
@@ -216,6 +217,14 @@ fn a_build_may_come_again_and_finds_nothing_of_the_last() {
     fs::create_dir_all(daemon.path("home/build-b1/old")).unwrap();
     daemon.give(&daemon.path("home/build-b1"));
     daemon.give(&daemon.path("home/build-b1/old"));
+    // It may be somebody's, until it shows that it was a build's.
+    let status = daemon.build_to_end("b1", json!({}));
+    assert_eq!(status["build_status"], "BuildStatus.BUILDERFAIL");
+    assert!(daemon.log().contains("is not the tree of a build"));
+    daemon.clean();
+    assert!(daemon.path("home/build-b1/old").exists());
+    let file = daemon.path("home/filecache").join(daemon.dsc());
+    symlink(file, daemon.path("home/build-b1/old.dsc")).unwrap();
     daemon.on("unpack", "ls $work");
     for _ in 0..2 {
         assert_eq!(
