@@ -272,7 +272,14 @@ mod tests {
             .spawn()
             .unwrap();
         let root = std::process::id().cast_signed();
-        let text = look(&procs::descendants(&procs::all(), root), &[]);
+        let mut text = String::new();
+        // It has to become `sh` first.
+        for _ in 0..100 {
+            text = look(&procs::descendants(&procs::all(), root), &[]);
+            if text.contains(marker) {
+                break;
+            }
+        }
         assert!(text.contains(marker), "{text}");
         // This process's own sockets, as if it were the build.
         let me = procs::all()

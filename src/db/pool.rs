@@ -19,6 +19,9 @@ use super::url::Place;
 const CONNECTIONS: usize = 8;
 /// How often busy rows are tried for.
 const BUSY_TRIES: u32 = 20;
+/// How long others may hold up an opening, and the time between two tries.
+const OPEN_WAIT: Duration = Duration::from_secs(30);
+const OPEN_PAUSE: Duration = Duration::from_millis(20);
 /// Between two tries at a lost database.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -53,9 +56,16 @@ impl Db {
             readers,
             patience,
         }));
-        // Not `write`: who cannot connect is to know at once.
-        db.attempt(&db.0.writers, &mut |tx| migrate(tx, &at), true)?;
-        Ok(db)
+        let began = Instant::now();
+        loop {
+            // Not `write`: who cannot connect is to know at once.
+            match db.attempt(&db.0.writers, &mut |tx| migrate(tx, &at), true) {
+                // Others start now as well. SQLite itself does not wait for one that changes the
+                // mode of the journal.
+                Err(Error::Busy(_)) if began.elapsed() < OPEN_WAIT => thread::sleep(OPEN_PAUSE),
+                other => return other.map(|()| db),
+            }
+        }
     }
 
     /// Reads in one snapshot; `work` may be run more than once.

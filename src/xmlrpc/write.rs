@@ -105,9 +105,13 @@ fn push_value(out: &mut String, value: &Value) {
 
 fn push_base64(out: &mut String, bytes: &[u8]) {
     out.push_str("<base64>\n");
-    for line in bytes.chunks(BASE64_COLUMNS / 4 * 3) {
-        STANDARD.encode_string(line, out);
+    let text = STANDARD.encode(bytes);
+    let mut rest = text.as_str();
+    while !rest.is_empty() {
+        let (line, later) = rest.split_at(rest.len().min(BASE64_COLUMNS));
+        out.push_str(line);
         out.push('\n');
+        rest = later;
     }
     out.push_str("</base64>");
 }

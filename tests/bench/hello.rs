@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -13,6 +13,9 @@ use super::machine::{Machine, machine, stdout};
 use super::measure::{Sample, Usage, Watch, by_turns, time};
 use super::slave::Slave;
 use super::table::{Line, Target, Unit};
+
+/// Between two looks at a build.
+const POLL: Duration = Duration::from_millis(100);
 
 /// Debian's `hello`, from `build` to WAITING in a chroot that is unpacked already, beside
 /// `dpkg-buildpackage` in a chroot that has its build dependencies; and where the rest goes.
@@ -73,10 +76,14 @@ pub(crate) fn rows(plan: &Plan) -> Vec<Line> {
 fn build(slave: &Slave, source: &[PathBuf]) -> (Sample, Vec<(String, f64)>) {
     // What it has waited for counts as its own: the shim, and all that did the build.
     let watch = Watch::new(&[slave.process.id()]);
+    let files = slave.send(source);
     let began = Instant::now();
-    slave.begin(source, json!({}));
-    let ended = slave.end();
+    slave.begin_with(&slave.machine.chroot_sum, files, json!({}));
+    while slave.status()[0] != "BuilderStatus.WAITING" {
+        thread::sleep(POLL);
+    }
     let figure = began.elapsed().as_secs_f64();
+    let ended = slave.end();
     ended.assert("OK");
     slave.call("clean", &[]);
     let said = |start: &str| {

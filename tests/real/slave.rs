@@ -132,11 +132,16 @@ impl Slave {
 
     /// Begins a build in a chroot that is in the cache by the given sum.
     pub(crate) fn begin_in(&self, chroot: &str, files: &[PathBuf], args: Value) {
+        let files = self.send(files);
+        self.begin_with(chroot, files, args);
+    }
+
+    /// Begins a build of files that are in the cache.
+    pub(crate) fn begin_with(&self, chroot: &str, files: Value, args: Value) {
         let mut all = json!({"suite": self.machine.suite, "arch_indep": false});
         all.as_object_mut()
             .unwrap()
             .extend(args.as_object().unwrap().clone());
-        let files = self.send(files);
         let parameters = [json!(self.id()), json!("debian"), json!(chroot), files, all];
         let answer = self.call("build", &parameters);
         assert_eq!(answer, json!(["BuilderStatus.BUILDING", self.id()]));
