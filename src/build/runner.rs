@@ -4,7 +4,7 @@
 //! at any moment. `stages` says what to run, `shim` in which order.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use crate::config::{Network, Overlay};
 use crate::protocol::{BuildStatus, FileName, Sha1Hex};
 use crate::session::files::{self, Task};
 use crate::session::idmap::SubIds;
-use crate::session::live::{Session, folder_bytes, remove_folder};
+use crate::session::live::{Session, remove_folder};
 use crate::session::outer::SessionSpec;
 use crate::session::{enter, launch, store};
 use crate::sys::cgroup::{Bounds, Hits};
@@ -346,8 +346,7 @@ impl Build {
     /// Tells whether a failure may come from a layer in memory that was too small. Most programs
     /// remove what they could not finish, so their complaint counts as well.
     pub(super) fn layer_was_too_small(&self) -> bool {
-        let root = format!("/proc/{}/root", self.session_pid());
-        let is_full = || host::free_bytes(Path::new(&root)).is_some_and(|free| free < FULL_BYTES);
+        let is_full = || host::free_bytes(&self.root()).is_some_and(|free| free < FULL_BYTES);
         self.in_memory && self.session.is_some() && (self.saw_full || is_full())
     }
 
@@ -362,11 +361,12 @@ impl Build {
         self.disk.blame(used)
     }
 
-    /// The bytes of the disk that the build takes.
+    /// The bytes of the disk that the build takes, as far as that can be told.
     fn used_bytes(&self) -> u64 {
         let folders = [self.spec.session_dir(), self.spec.work_tree()];
         launch::own_sub_ids().map_or(0, |ids| {
-            folders.iter().map(|dir| folder_bytes(dir, ids)).sum()
+            let taken = |dir: &PathBuf| store::measure(dir, ids).unwrap_or_default();
+            folders.iter().map(taken).sum()
         })
     }
 
@@ -417,11 +417,15 @@ impl Build {
 
     /// The bytes in a layer in memory.
     fn layer_bytes(&self) -> u64 {
-        let root = format!("/proc/{}/root", self.session_pid());
         match &self.session {
-            Some(_) if self.in_memory => host::used_bytes(Path::new(&root)).unwrap_or_default(),
+            Some(_) if self.in_memory => host::used_bytes(&self.root()).unwrap_or_default(),
             _ => 0,
         }
+    }
+
+    /// The session's root, as it is seen from outside.
+    fn root(&self) -> PathBuf {
+        format!("/proc/{}/root", self.session_pid()).into()
     }
 
     pub(super) fn disk_is_full(&self) -> bool {

@@ -23,6 +23,7 @@ use super::marks::{Identity, Marks};
 use crate::metrics::metrics;
 use crate::protocol::Sha1Hex;
 use crate::room::{Item, Shortage, Space, Usage};
+use crate::sys::clock::used_at;
 use crate::sys::digest::sha1_from;
 use crate::sys::fs::{self, TEMP_PREFIX, TempFile};
 use crate::sys::host;
@@ -296,7 +297,6 @@ impl Store {
     /// Returns the entries, and the bytes of what is on its way in.
     fn scan(&self) -> Result<(Vec<Item<Sha1Hex>>, u64), Error> {
         let list = || fs::Error::at("list", &self.dir);
-        let now = SystemTime::now();
         let (mut items, mut others) = (Vec::new(), 0);
         for entry in files::read_dir(&self.dir).map_err(list())? {
             let entry = entry.map_err(list())?;
@@ -314,12 +314,10 @@ impl Store {
                     found.modified().ok(),
                 ];
                 let used = used.into_iter().flatten().max().unwrap_or(UNIX_EPOCH);
-                // A time that has not come yet says nothing.
-                let used = if used > now { UNIX_EPOCH } else { used };
                 items.push(Item {
                     key: sum,
                     bytes: found.len(),
-                    used: used.duration_since(UNIX_EPOCH).unwrap_or_default(),
+                    used: used_at(used),
                     pinned: false,
                 });
             } else if name.starts_with(TEMP_PREFIX) {
@@ -331,9 +329,9 @@ impl Store {
 
     /// Bytes an unprivileged process may still write to the file system.
     fn free_bytes(&self) -> Result<u64, Error> {
-        let unknown = || fs::Error::at("find the free space of", &self.dir);
-        let free = host::free_bytes(&self.dir);
-        Ok(free.ok_or_else(|| unknown()(io::Error::last_os_error()))?)
+        let disk = host::disk_of(&self.dir);
+        let disk = disk.map_err(fs::Error::at("find the free space of", &self.dir))?;
+        Ok(disk.free_bytes)
     }
 }
 

@@ -11,10 +11,8 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use md5::Md5;
-use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::libc;
-use nix::sys::statvfs::statvfs;
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
 
@@ -23,6 +21,7 @@ use super::Error;
 use crate::sys::clock;
 use crate::sys::digest::hex;
 use crate::sys::fs::{self, TempFile, fsync_dir};
+use crate::sys::host;
 
 /// Blobs are never written again; their owner too must mean it to change one.
 const BLOB_MODE: u32 = 0o444;
@@ -62,12 +61,9 @@ impl Blobs {
 
     /// Begins a blob of `len` bytes: refused before a byte is written when they are not free.
     pub(super) fn receive(&self, len: u64) -> Result<Incoming<'_>, Error> {
-        let found = statvfs(&self.root)
-            .map_err(fs::Error::at::<Errno>("find the free space of", &self.root))?;
-        let free = found
-            .blocks_available()
-            .saturating_mul(found.fragment_size())
-            .saturating_sub(self.reserve);
+        let disk = host::disk_of(&self.root)
+            .map_err(fs::Error::at("find the free space of", &self.root))?;
+        let free = disk.free_bytes.saturating_sub(self.reserve);
         if len > free {
             return Err(Error::NoSpace {
                 needed: len,

@@ -88,11 +88,6 @@ impl Drop for Session {
     }
 }
 
-/// Returns how many bytes of the disk a session's folder takes; 0 if it cannot be told.
-pub(crate) fn folder_bytes(dir: &Path, ids: SubIds) -> u64 {
-    store::measure(dir, ids).unwrap_or_default()
-}
-
 /// Removes a session's folder, whoever owns it. One whose layer was in memory is empty and the
 /// caller's own.
 pub(crate) fn remove_folder(dir: &Path, ids: SubIds) -> Result<(), Error> {

@@ -14,7 +14,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use super::idmap::{Map, SubIds};
 use super::launch::{self, own_sub_ids};
@@ -22,6 +22,7 @@ use super::outer::eprint_line;
 use super::{Error, at};
 use crate::metrics::metrics;
 use crate::room::{Item, Space, Usage};
+use crate::sys::clock::used_at;
 use crate::sys::host;
 
 /// How old a half-made tree that has no lock must be before it is nobody's.
@@ -192,7 +193,7 @@ fn make_room(
     let folder = File::open(store).map_err(at(store))?;
     folder.lock().map_err(at(store))?;
     let (mut found, others) = scan(store, Some(sha1), ids)?;
-    let free = host::free_bytes(store).ok_or_else(|| at(store)(io::Error::last_os_error()))?;
+    let free = host::disk_of(store).map_err(at(store))?.free_bytes;
     let space = Space {
         bound: bounds.size,
         key: "chroots_size",
@@ -253,16 +254,10 @@ fn scan(store: &Path, own: Option<&str>, ids: SubIds) -> Result<(Vec<Tree>, u64)
             };
             let used = fs::metadata(&path).and_then(|found| found.modified());
             let used = used.map_err(at(&path))?;
-            // A time that has not come yet says nothing.
-            let used = if used > SystemTime::now() {
-                UNIX_EPOCH
-            } else {
-                used
-            };
             let item = Item {
                 key: name.into_owned(),
                 bytes,
-                used: used.duration_since(UNIX_EPOCH).unwrap_or_default(),
+                used: used_at(used),
                 pinned: lock.is_none(),
             };
             items.push((item, lock));
@@ -340,7 +335,7 @@ pub(crate) fn remove(path: &Path, ids: SubIds) -> Result<(), Error> {
 }
 
 /// Returns the bytes that a tree of subordinate ids takes on the disk.
-pub(super) fn measure(path: &Path, ids: SubIds) -> Result<u64, Error> {
+pub(crate) fn measure(path: &Path, ids: SubIds) -> Result<u64, Error> {
     let said = launch::ask(ids, Map::Wide, &["measure".into(), path.into()])?;
     let number = said.trim().parse();
     number.map_err(|_| Error::Child(format!("measuring {}: said {said:?}", path.display())))

@@ -1,14 +1,15 @@
 //! Holds the builder's state, and tells the daemon's log how it goes: a line for each change of
 //! state and each stage of a build.
 
+use std::sync::Mutex;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::build::rundir::RunDir;
 use crate::metrics::metrics;
 use crate::protocol::{BuildId, BuilderStatus};
+use crate::sys::lock::lock;
 
 use super::state::{Effect, Event, Refused, State};
 
@@ -36,18 +37,18 @@ impl Present {
 
     /// Returns the state.
     pub(super) fn state(&self) -> State {
-        self.lock().state.clone()
+        lock(&self.0).state.clone()
     }
 
     /// Says whether the build of that number is not over yet.
     pub(super) fn runs(&self, number: u64) -> bool {
-        matches!(&self.lock().state, State::Building(run) | State::Aborting(run) if run.number == number)
+        matches!(&lock(&self.0).state, State::Building(run) | State::Aborting(run) if run.number == number)
     }
 
     /// Lets `event` happen; what has to be done for it goes to `order` before anything else can
     /// happen. Tells whether there was any.
     pub(super) fn apply(&self, event: Event, order: impl FnOnce(Effect)) -> Result<bool, Refused> {
-        let mut now = self.lock();
+        let mut now = lock(&self.0);
         let before = now.state.builder_status();
         let told = description(&now.state, &event);
         let effect = now.state.apply(event)?;
@@ -58,11 +59,6 @@ impl Present {
         }
         let ordered = effect.map(order).is_some();
         Ok(ordered)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Now> {
-        // `apply` does not panic half-way: it replaces the state in one move.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

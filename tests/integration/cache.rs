@@ -4,11 +4,10 @@
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use nix::unistd::Uid;
 use serde_json::{Value as Json, json};
 
+use crate::support::mounts::{may_mount, mount_tmpfs, set_read_only, unmount_all};
 use crate::support::{Daemon, FileServer, Site, run, send, sha1};
 
 const KIB: usize = 1 << 10;
@@ -323,21 +322,12 @@ struct SmallDisk {
 impl SmallDisk {
     /// Mounts it, or says loudly that it cannot.
     fn mount() -> Option<Self> {
-        let dir = tempfile::tempdir().unwrap();
-        let small = ["-t", "tmpfs", "-o", "size=8M,mode=0777", "buildd-test"];
-        let mounted = Uid::effective().is_root()
-            && Command::new("mount")
-                .args(small)
-                .arg(dir.path())
-                .status()
-                .unwrap()
-                .success();
-        if !mounted {
-            let loud = "\n*** NOT RUN: a disk that is full (wants root, who may mount) ***\n";
-            std::io::stderr().write_all(loud.as_bytes()).unwrap();
-            return None;
-        }
-        Some(Self { dir })
+        let may = may_mount("a cache on a full disk");
+        may.then(|| {
+            let dir = tempfile::tempdir().unwrap();
+            mount_tmpfs(dir.path(), 8 << 10);
+            Self { dir }
+        })
     }
 
     /// Makes a site that has its cache there.
@@ -375,20 +365,11 @@ impl SmallDisk {
     fn ballast(&self) -> PathBuf {
         self.dir.path().join("ballast")
     }
-
-    fn remount(&self, how: &str) {
-        let mut mount = Command::new("mount");
-        mount.args(["-o", &format!("remount,{how}")]);
-        assert!(mount.arg(self.dir.path()).status().unwrap().success());
-    }
 }
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        let _ = Command::new("umount")
-            .arg("--lazy")
-            .arg(self.dir.path())
-            .status();
+        unmount_all(self.dir.path());
     }
 }
 
@@ -472,7 +453,7 @@ fn a_cache_that_cannot_be_written_to_says_so() {
     };
     let mut cache = Cache::start(disk.site("reserve = 1"));
     let kept = cache.fetch('a', 3000);
-    disk.remount("ro");
+    set_read_only(disk.dir.path(), true);
     let reason = cache.refused('b', 3000, "length");
     assert!(reason.contains("Read-only file system"), "{reason}");
     // What is there can be had all the same.
@@ -492,7 +473,7 @@ fn a_cache_that_cannot_be_written_to_says_so() {
         said.contains(&place) && said.contains("Read-only file system"),
         "{said}"
     );
-    disk.remount("rw");
+    set_read_only(disk.dir.path(), false);
     cache.daemon.restart();
     cache.fetch('b', 3000);
 }
