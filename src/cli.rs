@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::hand::{build, check, chroot, doctor, probe};
+use crate::commands::{build, check, chroot, doctor, probe};
 use crate::librarian;
 use crate::master::commands as master;
 use crate::slave::Serve;

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use nix::sys::stat::{Mode, umask};
 
-use crate::build::{autopsy, shim};
+use crate::pipeline::{autopsy, shim};
 use crate::session::{enter, files, init, outer, store, virt};
 use crate::sys::wait::HOST_FAILED;
 use crate::sys::{cgroup, exe};

@@ -1,23 +1,24 @@
 //! One binary: the slave, its shim, its sessions, and the commands for the hand.
 #![doc = include_str!("ARCHITECTURE.md")]
 
-mod build;
+mod cache_eviction;
 mod cli;
 mod client;
+mod commands;
 mod config;
 mod config_file;
 mod db;
+mod dpkg;
 mod filecache;
 #[cfg(test)]
 mod fuzz;
-mod hand;
 mod internal;
 mod librarian;
 mod logger;
 mod master;
 mod metrics;
+mod pipeline;
 mod protocol;
-mod room;
 mod server;
 mod session;
 mod slave;
@@ -42,13 +43,13 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         None => serve(slave::Serve { config: None }),
         Some(Command::Serve(given)) => serve(given),
-        Some(Command::Build(args)) => hand::told(hand::build::run(args)),
-        Some(Command::Chroot(args)) => hand::told(hand::chroot::run(args)),
-        Some(Command::Probe(args)) => hand::probe::run(&args),
+        Some(Command::Build(args)) => commands::told(commands::build::run(args)),
+        Some(Command::Chroot(args)) => commands::told(commands::chroot::run(args)),
+        Some(Command::Probe(args)) => commands::probe::run(&args),
         Some(Command::Librarian(args)) => run_librarian(args),
         Some(Command::Master(args)) => run_master(args),
-        Some(Command::CheckConfig(args)) => hand::check::run(&args),
-        Some(Command::Doctor(args)) => hand::doctor::run(&args),
+        Some(Command::CheckConfig(args)) => commands::check::run(&args),
+        Some(Command::Doctor(args)) => commands::doctor::run(&args),
     }
 }
 
@@ -62,7 +63,7 @@ fn serve(given: slave::Serve) -> ExitCode {
                 if let Some(user) = sys::user::lookup(&config.slave.user) {
                     sys::cgroup::hand_over(&user);
                 }
-                hand::check::judge_as(&config.slave.user).map_err(|error| error.to_string())?;
+                commands::check::judge_as(&config.slave.user).map_err(|error| error.to_string())?;
             }
             for warning in warnings {
                 log::warn!("{warning}");
@@ -86,10 +87,10 @@ fn run_master(args: master::commands::Args) -> ExitCode {
         let became = config_file::load_farm(args.config(), named, &defaults)
             .map_err(|error| error.to_string())
             .and_then(|(farm, _)| {
-                hand::check::judge_as(&farm.user).map_err(|error| error.to_string())
+                commands::check::judge_as(&farm.user).map_err(|error| error.to_string())
             });
         if let Err(error) = became {
-            return hand::told(Err(error));
+            return commands::told(Err(error));
         }
     }
     master::commands::run(args)
@@ -103,12 +104,12 @@ fn run_librarian(args: librarian::Args) -> ExitCode {
         .map_err(|error| error.to_string())
         .and_then(|(farm, warnings)| {
             if args.owns_files() && sys::user::am_root() {
-                hand::check::judge_as(&farm.user).map_err(|error| error.to_string())?;
+                commands::check::judge_as(&farm.user).map_err(|error| error.to_string())?;
             }
             if args.is_daemon() {
                 warnings.iter().for_each(|warning| log::warn!("{warning}"));
             }
             librarian::run(args, &farm).map_err(|error| error.to_string())
         });
-    hand::told(done.map(|()| ExitCode::SUCCESS))
+    commands::told(done.map(|()| ExitCode::SUCCESS))
 }

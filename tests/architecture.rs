@@ -15,13 +15,16 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("xmlrpc", &[]),
     ("sys", &[]),
     ("metrics", &[]),
-    ("room", &[]),
+    ("cache_eviction", &[]),
     ("server", &["metrics"]),
     ("protocol", &["xmlrpc"]),
     ("config", &["protocol", "server"]),
     ("config_file", &["config", "sys"]),
-    ("filecache", &["metrics", "protocol", "room", "sys"]),
-    ("session", &["metrics", "room", "sys"]),
+    (
+        "filecache",
+        &["metrics", "protocol", "cache_eviction", "sys"],
+    ),
+    ("session", &["metrics", "cache_eviction", "sys"]),
     ("client", &["filecache", "protocol", "xmlrpc"]),
     ("db", &[]),
     (
@@ -40,21 +43,24 @@ const IMPORTS: &[(&str, &[&str])] = &[
     (
         "master",
         &[
-            "build",
+            "pipeline",
             "client",
             "config",
             "config_file",
             "db",
+            "dpkg",
             "librarian",
             "protocol",
             "sys",
             "xmlrpc",
         ],
     ),
+    ("dpkg", &["protocol"]),
     (
-        "build",
+        "pipeline",
         &[
             "config",
+            "dpkg",
             "filecache",
             "metrics",
             "protocol",
@@ -66,13 +72,13 @@ const IMPORTS: &[(&str, &[&str])] = &[
     (
         "slave",
         &[
-            "build",
+            "pipeline",
             "config",
             "config_file",
             "filecache",
             "metrics",
             "protocol",
-            "room",
+            "cache_eviction",
             "server",
             "session",
             "sys",
@@ -80,12 +86,13 @@ const IMPORTS: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "hand",
+        "commands",
         &[
-            "build",
+            "pipeline",
             "client",
             "config",
             "config_file",
+            "dpkg",
             "filecache",
             "protocol",
             "server",
@@ -94,7 +101,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "xmlrpc",
         ],
     ),
-    ("internal", &["build", "session", "sys"]),
+    ("internal", &["pipeline", "session", "sys"]),
     ("logger", &[]),
     ("fuzz", &[]),
     ("cli", EVERYTHING),
@@ -150,7 +157,7 @@ const EFFECTS: &[&str] = &[
 
 /// Files whose `match`es over our own enums decide the course of a build: a new variant has to be
 /// decided there.
-const EXHAUSTIVE: &[&str] = &["build/plan.rs", "slave/state.rs"];
+const EXHAUSTIVE: &[&str] = &["pipeline/stage.rs", "slave/state.rs"];
 
 const LONGEST: usize = 600;
 

@@ -16,8 +16,8 @@ pub(crate) use store::{Rules, Store};
 use std::io;
 use std::path::PathBuf;
 
+use crate::cache_eviction::Shortage;
 use crate::protocol::Sha1Hex;
-use crate::room::Shortage;
 use crate::sys::fs;
 
 /// Why something could not be kept in, or had from, the file cache.

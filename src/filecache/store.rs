@@ -20,9 +20,9 @@ use nix::libc;
 
 use super::Error;
 use super::marks::{Identity, Marks};
+use crate::cache_eviction::{Item, Shortage, Space, Usage};
 use crate::metrics::metrics;
 use crate::protocol::Sha1Hex;
-use crate::room::{Item, Shortage, Space, Usage};
 use crate::sys::clock::used_at;
 use crate::sys::digest::sha1_from;
 use crate::sys::fs::{self, TEMP_PREFIX, TempFile};

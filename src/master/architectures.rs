@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::build::wildcard;
+use crate::dpkg::arch;
 
 /// What is known of a source and where it could be built.
 #[derive(Debug)]
@@ -96,11 +96,7 @@ fn allowed(choice: &Choice<'_>) -> impl Fn(&&str) -> bool {
 }
 
 fn matching<'a>(tags: &BTreeSet<&'a str>, patterns: &[&str]) -> BTreeSet<&'a str> {
-    let matches = |tag: &&str| {
-        patterns
-            .iter()
-            .any(|pattern| wildcard::matches(tag, pattern))
-    };
+    let matches = |tag: &&str| patterns.iter().any(|pattern| arch::matches(tag, pattern));
     tags.iter().copied().filter(matches).collect()
 }
 

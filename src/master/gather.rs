@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::build::changes;
 use crate::client::{self, Client, Download};
+use crate::dpkg::changes;
 use crate::protocol::{FileName, Sha1Hex};
 use crate::sys::digest::sha1_of;
 use crate::sys::fs::{TempFile, fsync_dir, remove_tree};

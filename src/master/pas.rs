@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::build::wildcard;
+use crate::dpkg::arch;
 
 /// The file, as lines.
 #[derive(Debug, Default)]
@@ -101,7 +101,7 @@ impl ArchSpecific {
 
 impl Entry {
     fn of(&self, tags: &[&str]) -> BTreeSet<String> {
-        let listed = |tag: &str| self.tags.iter().any(|one| wildcard::matches(tag, one));
+        let listed = |tag: &str| self.tags.iter().any(|one| arch::matches(tag, one));
         let left = tags.iter().filter(|tag| listed(tag) != self.excludes);
         left.map(ToString::to_string).collect()
     }

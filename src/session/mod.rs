@@ -24,7 +24,7 @@ pub(crate) mod virt;
 use std::io;
 use std::path::PathBuf;
 
-use crate::room::Shortage;
+use crate::cache_eviction::Shortage;
 
 /// Why a session or the chroot below it could not be had.
 #[derive(Debug, thiserror::Error)]

@@ -20,8 +20,8 @@ use super::idmap::{Map, SubIds};
 use super::launch::{self, own_sub_ids};
 use super::outer::eprint_line;
 use super::{Error, at};
+use crate::cache_eviction::{Item, Space, Usage};
 use crate::metrics::metrics;
-use crate::room::{Item, Space, Usage};
 use crate::sys::clock::used_at;
 use crate::sys::host;
 

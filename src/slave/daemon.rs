@@ -15,13 +15,13 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::build::Stage;
-use crate::build::buildlog::Tail;
-use crate::build::leftovers;
-use crate::build::rundir::{Ending, RunDir, Standing};
-use crate::build::spec::{Settings, Spec};
 use crate::filecache::Store;
 use crate::metrics::metrics;
+use crate::pipeline::Stage;
+use crate::pipeline::buildlog::Tail;
+use crate::pipeline::journal::{Ending, JournalEntry, Standing};
+use crate::pipeline::leftovers;
+use crate::pipeline::spec::{Settings, Spec};
 use crate::protocol::{BuildId, BuildRequest};
 use crate::sys::cgroup::Place;
 
@@ -112,12 +112,12 @@ impl Daemon {
 
     /// Returns the log of a build.
     pub(crate) fn log_of(&self, id: &BuildId) -> PathBuf {
-        RunDir::existing(self.journal.join(id.as_str())).log()
+        JournalEntry::existing(self.journal.join(id.as_str())).log()
     }
 
     /// Opens the end of the log of a build that runs.
     pub(crate) fn open_tail(&self, id: &BuildId) -> io::Result<Tail> {
-        let dir = RunDir::existing(self.journal.join(id.as_str()));
+        let dir = JournalEntry::existing(self.journal.join(id.as_str()));
         // What its shim goes by may be of an earlier configuration. One that cannot be told is
         // looked for anew each time.
         let limit = dir.spec().map_or(0, |spec| spec.settings.log_bytes);
@@ -242,8 +242,8 @@ impl Worker {
         }
     }
 
-    fn dir(&self, id: &BuildId) -> RunDir {
-        RunDir::existing(self.journal.join(id.as_str()))
+    fn dir(&self, id: &BuildId) -> JournalEntry {
+        JournalEntry::existing(self.journal.join(id.as_str()))
     }
 
     fn start(&self, run: &Run, request: BuildRequest) -> io::Result<()> {
@@ -252,7 +252,7 @@ impl Worker {
             settings: self.settings.clone(),
         };
         recover::clear(&self.journal)?;
-        let (dir, child) = RunDir::start(&self.journal, &spec, &self.place)?;
+        let (dir, child) = JournalEntry::start(&self.journal, &spec, &self.place)?;
         let watched = self.watch(run.clone(), dir.clone(), Some(child));
         if watched.is_err() {
             // A build that nobody watches must not be.
@@ -265,7 +265,7 @@ impl Worker {
     }
 
     /// Starts the thread that waits for the end of a shim, its parent or not.
-    fn watch(&self, run: Run, dir: RunDir, child: Option<Child>) -> io::Result<()> {
+    fn watch(&self, run: Run, dir: JournalEntry, child: Option<Child>) -> io::Result<()> {
         let (present, store) = (Arc::clone(&self.present), Arc::clone(&self.store));
         let watch = move || {
             let stages = Stages::tell(&run.id, dir.clone(), child.is_some());
@@ -349,7 +349,7 @@ impl Worker {
 }
 
 /// Enters the end of a build in the numbers that are shown.
-fn count(ending: &Ending, dir: &RunDir) {
+fn count(ending: &Ending, dir: &JournalEntry) {
     let verdict = ending.status.to_string();
     metrics().builds.with_label_values(&[&verdict]).inc();
     for (stage, seconds) in &ending.stages {
@@ -365,7 +365,7 @@ fn count(ending: &Ending, dir: &RunDir) {
 }
 
 /// Returns how a build whose shim has ended came out; a dead shim's verdict is given for it.
-fn ending_of(dir: &RunDir) -> Ending {
+fn ending_of(dir: &JournalEntry) -> Ending {
     match dir.standing() {
         Ok(Standing::Ended(ending)) => ending,
         Ok(Standing::Dead | Standing::Running) => {

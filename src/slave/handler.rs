@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use crate::build::buildlog::Tail;
 use crate::filecache::{Fetcher, Store};
 use crate::metrics::metrics;
+use crate::pipeline::buildlog::Tail;
 use crate::protocol::{
     BUILD_TYPES, BuildCall, BuilderStatus, Call, Sha1Hex, StatusForm, StatusRecord, SumKind,
     builder_state, building, ensure_present, fault_refused, fault_state, fault_unparsable,

@@ -6,8 +6,8 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::build::rundir::RunDir;
 use crate::metrics::metrics;
+use crate::pipeline::journal::JournalEntry;
 use crate::protocol::{BuildId, BuilderStatus};
 use crate::sys::lock::lock;
 
@@ -107,7 +107,7 @@ pub(super) struct Stages {
 impl Stages {
     /// Begins to tell; `fresh` says that the build has just begun, so that no stage of it has been
     /// told of yet.
-    pub(super) fn tell(id: &BuildId, dir: RunDir, fresh: bool) -> Self {
+    pub(super) fn tell(id: &BuildId, dir: JournalEntry, fresh: bool) -> Self {
         let (end, ended) = channel();
         let id = id.clone();
         let mut told = if fresh { 0 } else { dir.stages().len() };

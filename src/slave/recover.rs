@@ -12,8 +12,8 @@ use std::time::SystemTime;
 
 use nix::unistd::Uid;
 
-use crate::build::leftovers::bury;
-use crate::build::rundir::{RunDir, Standing};
+use crate::pipeline::journal::{JournalEntry, Standing};
+use crate::pipeline::leftovers::bury;
 use crate::protocol::BuildId;
 use crate::sys;
 
@@ -27,13 +27,13 @@ const UNFINISHED: [&str; 2] = [".new-", ".old-"];
 const MOST_OLD: u32 = 1000;
 
 /// Returns the state that the journal stands for, and the run to be watched if one goes on.
-pub(super) fn recover(journal: &Path) -> io::Result<(State, Option<(Run, RunDir)>)> {
+pub(super) fn recover(journal: &Path) -> io::Result<(State, Option<(Run, JournalEntry)>)> {
     sweep(journal)?;
     let mut entries = entries(journal)?;
     // There is one, unless somebody meddled: then one that lives counts, else the latest.
     entries.sort_by_cached_key(|(_, path)| {
         let modified = fs::metadata(path).and_then(|about| about.modified());
-        let standing = RunDir::existing(path.clone()).standing();
+        let standing = JournalEntry::existing(path.clone()).standing();
         let lives = standing.is_ok_and(|standing| standing == Standing::Running);
         (lives, modified.unwrap_or(SystemTime::UNIX_EPOCH))
     });
@@ -43,14 +43,14 @@ pub(super) fn recover(journal: &Path) -> io::Result<(State, Option<(Run, RunDir)
     for (other, path) in entries {
         log::warn!("the journal also has build {other}; removing it");
         bury(
-            &RunDir::existing(path.clone()),
+            &JournalEntry::existing(path.clone()),
             "the journal has another build",
         );
         if let Err(error) = remove_entry(&path) {
             log::error!("build {other} stays in the journal: {error}");
         }
     }
-    let dir = RunDir::existing(path);
+    let dir = JournalEntry::existing(path);
     // What cannot be read is not shown to strangers.
     let private = dir
         .spec()
@@ -98,7 +98,7 @@ pub(super) fn recover(journal: &Path) -> io::Result<(State, Option<(Run, RunDir)
 /// Removes the builds that the journal still has when there should be none, before a new one.
 pub(super) fn clear(journal: &Path) -> io::Result<()> {
     for (id, path) in entries(journal)? {
-        if RunDir::existing(path.clone()).standing()? == Standing::Running {
+        if JournalEntry::existing(path.clone()).standing()? == Standing::Running {
             return Err(io::Error::other(format!("build {id} still runs")));
         }
         log::warn!("the journal still has build {id}; removing it");

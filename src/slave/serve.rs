@@ -8,10 +8,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use crate::build::rundir::pinned;
-use crate::build::spec::Settings;
 use crate::config::{Config, Isolation, Limits};
 use crate::filecache::{self, FetchLimits, Fetcher, Rules, Store};
+use crate::pipeline::journal::pinned;
+use crate::pipeline::spec::Settings;
 use crate::server::{self, Access, Group, Server};
 use crate::session::{self, launch, store};
 use crate::sys;

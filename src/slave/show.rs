@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use crate::build::buildlog::{Follow, Snapshot};
+use crate::cache_eviction::Usage;
 use crate::filecache::Store;
 use crate::metrics::{self, metrics};
+use crate::pipeline::buildlog::{Follow, Snapshot};
 use crate::protocol::BuilderStatus;
-use crate::room::Usage;
 use crate::server::{Body, Feed, Request, Response, serve_file};
 use crate::session::store;
 use crate::sys::host::{self, Disk};

@@ -12,7 +12,7 @@
 //! spec §2.2, §2.4). A run has a number, so that word of an earlier run is told from the present
 //! one's.
 
-use crate::build::rundir::Ending;
+use crate::pipeline::journal::Ending;
 use crate::protocol::{BuildId, BuildStatus, BuilderStatus};
 
 /// The state of the builder.

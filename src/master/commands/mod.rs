@@ -31,10 +31,10 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
-use crate::build;
 use crate::client;
 use crate::config_file;
 use crate::db;
+use crate::dpkg;
 use crate::librarian;
 use screen::Screen;
 
@@ -120,7 +120,7 @@ pub(crate) enum Error {
     #[error(transparent)]
     Run(#[from] super::run::Error),
     #[error(transparent)]
-    Source(#[from] build::Error),
+    Source(#[from] dpkg::Error),
     #[error(transparent)]
     Log(#[from] client::LogError),
     #[error("{}: {source}", path.display())]

@@ -13,7 +13,7 @@ use super::series::PRIMARY;
 use super::site::{Site, find_architecture, find_archive, find_series};
 use super::table::{Cell, Table, column};
 use super::{Error, words};
-use crate::build::deb822::Paragraph;
+use crate::dpkg::control::Paragraph;
 use crate::master::chores;
 use crate::master::rows::archives::{self, Binary};
 use crate::master::rows::series;

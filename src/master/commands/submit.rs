@@ -16,7 +16,7 @@ use super::series::PRIMARY;
 use super::site::{Site, find_archive, find_series};
 use super::table::{Cell, Table, column};
 use super::{Error, builds as build_commands, status, words};
-use crate::build::source::Source as Package;
+use crate::dpkg::source::Source as Package;
 use crate::librarian::{self, Uploader};
 use crate::master::model::{BuildState, Pocket, Urgency};
 use crate::master::pas::ArchSpecific;

@@ -1,0 +1,167 @@
+//! `buildd-slave build`: one build by hand, through the very pipeline of the daemon.
+//!
+//! Checks the source files, sees to a chroot, starts a shim as `serve` would and stays with it.
+//! Each build has a file cache of its own, removed with the rest at its end, so that nothing here
+//! touches the files a daemon keeps for its master.
+
+mod follow;
+mod progress;
+mod report;
+mod why;
+mod work;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use nix::unistd::{AccessFlags, User, eaccess};
+
+use crate::dpkg::{self, source::Source};
+use crate::filecache;
+use crate::protocol::Suite;
+use crate::session;
+use crate::sys;
+
+use super::chroot;
+use super::site::{self, Site};
+use super::staging::Staging;
+
+const EXAMPLES: &str = "\
+Examples:
+  buildd-slave build hello_2.10-3.dsc
+  buildd-slave build hello_2.10-3.dsc --suite trixie --output ../results
+  buildd-slave build hello_2.10-3.dsc --chroot bookworm.tar.zst --arch-all
+  buildd-slave build hello_2.10-3.dsc --archive 'deb http://deb.debian.org/debian sid main'
+
+Exits with 0 if the package was built, 1 if not, 2 if called wrongly.";
+
+/// One build by hand.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// The source package's description; its other files lie beside it
+    #[arg(value_name = "X.dsc", value_parser = dsc_path)]
+    dsc: PathBuf,
+    /// What to build for [default: the release of this machine]
+    #[arg(long, value_parser = Suite::parse)]
+    suite: Option<Suite>,
+    /// The chroot tarball [default: one made once and kept]
+    #[arg(long, value_name = "TAR")]
+    chroot: Option<PathBuf>,
+    /// Where results and log go
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    output: PathBuf,
+    /// Build the architecture-independent packages too
+    #[arg(long)]
+    arch_all: bool,
+    /// A line that replaces the chroot's apt sources; may be given more than once
+    #[arg(long, value_name = "LINE", value_parser = chroot::archive_line)]
+    archive: Vec<String>,
+    /// An OpenPGP key for apt to trust; may be given more than once
+    #[arg(long, value_name = "FILE")]
+    key: Vec<PathBuf>,
+    /// The configuration file
+    #[arg(long, value_name = "F")]
+    config: Option<PathBuf>,
+    /// Where messages say that the output is: root will move it there.
+    #[arg(long, hide = true)]
+    shown_as: Option<PathBuf>,
+}
+
+fn dsc_path(text: &str) -> Result<PathBuf, &'static str> {
+    let is_dsc = text.ends_with(".dsc");
+    is_dsc.then(|| text.into()).ok_or("not a .dsc file")
+}
+
+/// Why a build by hand could not be begun or brought to its end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error(transparent)]
+    Site(#[from] site::Error),
+    #[error(transparent)]
+    Build(#[from] dpkg::Error),
+    #[error(transparent)]
+    Cache(#[from] filecache::Error),
+    #[error(transparent)]
+    Chroot(#[from] chroot::Error),
+    #[error(transparent)]
+    Session(#[from] session::Error),
+    #[error(transparent)]
+    Disk(#[from] sys::fs::Error),
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: io::Error },
+    /// A source package that cannot be built from.
+    #[error("{}: {wrong}", path.display())]
+    Source { path: PathBuf, wrong: String },
+}
+
+impl Error {
+    /// Puts the path of an I/O error in front of it.
+    fn at(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { path, source }
+    }
+
+    fn source(path: &Path, wrong: impl ToString) -> Self {
+        Self::Source {
+            path: path.to_owned(),
+            wrong: wrong.to_string(),
+        }
+    }
+}
+
+/// Builds; the exit code goes by the verdict.
+pub(crate) fn run(args: Args) -> Result<ExitCode, Error> {
+    let site = Site::find(args.config.as_deref())?;
+    let source = Source::find(&args.dsc)?;
+    fs::create_dir_all(&args.output).map_err(Error::at(&args.output))?;
+    eaccess(&args.output, AccessFlags::W_OK | AccessFlags::X_OK)
+        .map_err(|errno| Error::at(&args.output)(errno.into()))?;
+    match site.becomes.clone() {
+        Some(user) => as_user(user, &site, &source, &args),
+        None => work::build(&site, &source, &args),
+    }
+}
+
+/// Has the slave's user build, on copies of what root names.
+fn as_user(user: User, site: &Site, source: &Source, args: &Args) -> Result<ExitCode, Error> {
+    sys::cgroup::hand_over(&user);
+    let staging = Staging::make(&site.config.slave.home, user)?;
+    for (path, name, _) in source.files() {
+        staging.bring(&path, name.as_str().as_ref())?;
+    }
+    let place = args.shown_as.as_ref().unwrap_or(&args.output);
+    let mut command = staging.command(&["build"]);
+    command
+        .arg(staging.path(source.name.as_str()))
+        .arg("--output=out")
+        .arg("--shown-as")
+        .arg(place);
+    if let Some(suite) = &args.suite {
+        command.arg(format!("--suite={suite}"));
+    }
+    if let Some(tarball) = &args.chroot {
+        let copy = staging.bring(tarball, "chroot.tar".as_ref())?;
+        command.arg("--chroot").arg(copy);
+    }
+    if args.arch_all {
+        command.arg("--arch-all");
+    }
+    for line in &args.archive {
+        command.arg("--archive").arg(line);
+    }
+    for (number, key) in args.key.iter().enumerate() {
+        let copy = staging.bring(key, format!("key-{number}").as_ref())?;
+        command.arg("--key").arg(copy);
+    }
+    if let Some(config) = &args.config {
+        let path = std::path::absolute(config).map_err(Error::at(config))?;
+        command.arg("--config").arg(path);
+    }
+    let code = staging.run(command)?;
+    for name in staging.names("out")? {
+        staging.take(&Path::new("out").join(&name), &args.output.join(&name))?;
+    }
+    Ok(code)
+}

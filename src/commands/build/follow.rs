@@ -1,0 +1,158 @@
+//! Stays with a build by hand until it has ended: shows how it goes, and passes Ctrl-C on.
+//!
+//! On a terminal one line is drawn again and again; elsewhere a stage is a line. The first signal
+//! asks the shim to abort, the second kills it; either way the end is waited for.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::process::Child;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::pipeline::buildlog;
+use crate::pipeline::journal::JournalEntry;
+
+use super::progress::{Step, last_said, stage_line, status_line};
+
+/// How often the line is drawn.
+const TICK: Duration = Duration::from_millis(250);
+/// The end of the log in which its last line is looked for.
+const TAIL_BYTES: usize = 2048;
+/// The width of a terminal that does not tell.
+const COLUMNS: usize = 80;
+
+enum Event {
+    Signal,
+    Ended,
+}
+
+/// Begins to catch the signals that ask for an end; to be called before the build starts.
+pub(super) fn signals() -> io::Result<Signals> {
+    Signals::new([SIGINT, SIGTERM, SIGHUP])
+}
+
+/// Waits for the end of the build in `run`, of which `shim` is the process; `total` is the number
+/// of its stages.
+pub(super) fn follow(run: &JournalEntry, mut shim: Child, total: usize, mut signals: Signals) {
+    let (sender, events) = channel();
+    let ended = sender.clone();
+    thread::spawn(move || {
+        // However it ended, the journal entry tells.
+        let _ = shim.wait();
+        let _ = ended.send(Event::Ended);
+    });
+    thread::spawn(move || {
+        for _ in &mut signals {
+            if sender.send(Event::Signal).is_err() {
+                return;
+            }
+        }
+    });
+    let mut screen = Screen::new(total);
+    let mut aborting = false;
+    loop {
+        match events.recv_timeout(TICK) {
+            Ok(Event::Signal) => {
+                let done = if std::mem::replace(&mut aborting, true) {
+                    screen.say("Killing the build.");
+                    run.signal(Signal::SIGKILL)
+                } else {
+                    screen.say("Aborting; Ctrl-C once more kills the build.");
+                    run.abort()
+                };
+                if let Err(error) = done {
+                    screen.say(&format!("cannot end the build: {error}"));
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Ok(Event::Ended) | Err(RecvTimeoutError::Disconnected) => {
+                screen.show(run);
+                screen.clear();
+                return;
+            }
+        }
+        screen.show(run);
+    }
+}
+
+/// Standard output while the build runs. That it cannot be written to is no reason to stop.
+struct Screen {
+    began: Instant,
+    terminal: bool,
+    width: usize,
+    total: usize,
+    /// The stages that have their line already.
+    shown: usize,
+}
+
+impl Screen {
+    fn new(total: usize) -> Self {
+        let columns = std::env::var("COLUMNS").ok();
+        Self {
+            began: Instant::now(),
+            terminal: io::stdout().is_terminal(),
+            width: columns
+                .and_then(|text| text.parse().ok())
+                .unwrap_or(COLUMNS),
+            total,
+            shown: 0,
+        }
+    }
+
+    /// Shows what has come since the last time.
+    fn show(&mut self, run: &JournalEntry) {
+        let stages = run.stages();
+        let first = stages.first().map_or(0.0, |(time, _)| *time);
+        let step = |number: usize| {
+            let (time, name) = stages.get(number.checked_sub(1)?)?;
+            let since = Duration::try_from_secs_f64(time - first).unwrap_or_default();
+            let total = self.total;
+            Some((
+                since,
+                Step {
+                    name,
+                    number,
+                    total,
+                },
+            ))
+        };
+        let new: Vec<String> = (self.shown + 1..=stages.len())
+            .filter_map(|number| step(number).map(|(since, step)| stage_line(since, step)))
+            .collect();
+        self.shown = stages.len();
+        for line in new {
+            self.say(&line);
+        }
+        if let Some((_, step)) = step(stages.len()).filter(|_| self.terminal) {
+            let end = buildlog::tail(&run.log(), TAIL_BYTES, false).unwrap_or_default();
+            let end = String::from_utf8_lossy(&end);
+            // One column is left free, or some terminals begin a new line.
+            let width = self.width.saturating_sub(1);
+            let line = status_line(self.began.elapsed(), step, last_said(&end), width);
+            self.draw(&line);
+        }
+    }
+
+    /// Writes a line that stays.
+    fn say(&self, line: &str) {
+        self.clear();
+        let _ = writeln!(io::stdout().lock(), "{line}");
+    }
+
+    /// Removes the line that changes.
+    fn clear(&self) {
+        if self.terminal {
+            self.draw("");
+        }
+    }
+
+    fn draw(&self, line: &str) {
+        let mut out = io::stdout().lock();
+        let _ = write!(out, "\r\x1b[K{line}");
+        let _ = out.flush();
+    }
+}

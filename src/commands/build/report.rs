@@ -1,0 +1,86 @@
+//! Brings out what a build by hand left, and says how it ended.
+
+use std::io::{self, Read, Write as _};
+use std::path::Path;
+use std::time::Duration;
+
+use sha2::{Digest as _, Sha256};
+
+use crate::commands::output::Output;
+use crate::filecache::{Rules, Store};
+use crate::pipeline::buildlog;
+use crate::pipeline::journal::Ending;
+use crate::protocol::BuildStatus;
+use crate::sys::digest::hex;
+
+use super::Error;
+use super::progress::clock;
+use super::why::why;
+
+/// The end of a log in which the reason of a failure is looked for.
+const LOG_BYTES: usize = 1 << 20;
+
+/// A file in the output folder.
+pub(super) struct Brought {
+    name: String,
+    size: u64,
+    sha256: String,
+}
+
+/// Copies the results of `ending` from the cache to `output`.
+pub(super) fn bring_results(
+    cache: &Path,
+    ending: &Ending,
+    output: &Path,
+) -> Result<Vec<Brought>, Error> {
+    let store = Store::open(cache, Rules::none())?;
+    let mut results = Vec::new();
+    for (name, sum) in &ending.files {
+        let missing = || Error::at(&cache.join(sum.as_str()))(io::ErrorKind::NotFound.into());
+        store.trust(sum);
+        let mut entry = store.entry(sum)?.ok_or_else(missing)?;
+        let (size, sha256) = copy(&mut entry.file, &output.join(name.as_str()))?;
+        let name = name.to_string();
+        results.push(Brought { name, size, sha256 });
+    }
+    Ok(results)
+}
+
+/// Copies all of `source` to the file `to`; returns size and SHA-256.
+pub(super) fn copy(source: &mut dyn Read, to: &Path) -> Result<(u64, String), Error> {
+    let (mut hash, mut size) = (Sha256::new(), 0);
+    let mut output = Output::create(to)?;
+    output.append(source, &mut |piece| {
+        hash.update(piece);
+        size += piece.len() as u64;
+    })?;
+    output.finish()?;
+    Ok((size, hex(&hash.finalize())))
+}
+
+/// Says how the build ended: the verdict, a line a file, where the log is, and of a failure the
+/// lines that say why. `place` is where the files will be found.
+pub(super) fn say(
+    ending: &Ending,
+    results: &[Brought],
+    place: &Path,
+    log: &Path,
+    took: Duration,
+) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    if !matches!(ending.status, BuildStatus::Ok | BuildStatus::Aborted) {
+        let text = buildlog::tail(log, LOG_BYTES, false)?;
+        let text = String::from_utf8_lossy(&text);
+        for line in why(&text) {
+            writeln!(out, "  | {}", line.replace(|c: char| c.is_control(), " "))?;
+        }
+    }
+    let Ending { status, reason, .. } = ending;
+    writeln!(out, "{status}: {reason} ({})", clock(took))?;
+    for Brought { name, size, sha256 } in results {
+        let path = place.join(name);
+        writeln!(out, "{sha256} {size:>10} {}", path.display())?;
+    }
+    let name = log.file_name().unwrap_or_default();
+    writeln!(out, "Log: {}", place.join(name).display())
+}

@@ -1,0 +1,143 @@
+//! One build by hand, from the source files to the results: what a master does, and its slave.
+//!
+//! The build has a folder of its own below `by-hand`: its file cache and its journal entry, gone
+//! when the build is over. Nothing in it is ever the daemon's.
+
+use std::fs::{self, File};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+
+use crate::commands::chroot;
+use crate::commands::site::Site;
+use crate::dpkg::source::Source;
+use crate::filecache::{self, Rules, Store};
+use crate::pipeline::Stage;
+use crate::pipeline::buildlog::Snapshot;
+use crate::pipeline::journal::{JournalEntry, Standing};
+use crate::pipeline::leftovers;
+use crate::pipeline::spec::{Settings, Spec};
+use crate::protocol::{BuildArgs, BuildId, BuildRequest, BuildStatus, SourceFiles, Suite};
+use crate::sys;
+use crate::sys::cgroup::Place;
+
+use super::{Args, Error, follow, report};
+
+/// Builds `source` and brings results and log out; the exit code goes by the verdict.
+pub(super) fn build(site: &Site, source: &Source, args: &Args) -> Result<ExitCode, Error> {
+    let begun = Instant::now();
+    site.make_folders()?;
+    let suite = match &args.suite {
+        Some(suite) => suite.clone(),
+        None => chroot::running_release()?,
+    };
+    let tarball = match &args.chroot {
+        Some(tarball) => tarball.clone(),
+        None => chroot::kept(site, &suite)?,
+    };
+    let name = format!("hand-{}-{}", source.dsc.source, std::process::id());
+    let build_id = BuildId::parse(&name).map_err(|error| Error::source(&args.dsc, error))?;
+    let desk = Desk::make(site.by_hand().join(name))?;
+    let spec = desk.spec(site, source, &tarball, build_id, suite, args)?;
+    let stages = std::iter::successors(Some(Stage::Init), |stage| {
+        stage.next(true, &spec.request.args)
+    });
+
+    let signals = follow::signals().map_err(Error::at(&desk.0))?;
+    let (run, shim) =
+        JournalEntry::start(&desk.0, &spec, &Place::find()).map_err(Error::at(&desk.0))?;
+    follow::follow(&run, shim, stages.count(), signals);
+    let ending = match run.standing().map_err(Error::at(run.path()))? {
+        Standing::Ended(ending) => ending,
+        Standing::Running | Standing::Dead => {
+            leftovers::bury(&run, "the process that did the build died")
+        }
+    };
+
+    let log = args.output.join(source.log_name(spec.arch()));
+    let mut text = Snapshot::open(&run.log()).map_err(Error::at(&run.log()))?;
+    report::copy(&mut text, &log)?;
+    let results = report::bring_results(&spec.settings.filecache, &ending, &args.output)?;
+    let place = args.shown_as.as_ref().unwrap_or(&args.output);
+    // The results are there even if nobody reads this.
+    let _ = report::say(&ending, &results, place, &log, begun.elapsed());
+    Ok(match ending.status {
+        BuildStatus::Ok => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    })
+}
+
+/// The folder of one build; removed when dropped.
+struct Desk(PathBuf);
+
+impl Desk {
+    fn make(path: PathBuf) -> Result<Self, Error> {
+        sys::fs::remove_tree(&path)?;
+        fs::create_dir(&path).map_err(Error::at(&path))?;
+        Ok(Self(path))
+    }
+
+    /// Fills the file cache and says what to build and how, as a master and a slave would.
+    fn spec(
+        &self,
+        site: &Site,
+        source: &Source,
+        tarball: &Path,
+        build_id: BuildId,
+        suite: Suite,
+        args: &Args,
+    ) -> Result<Spec, Error> {
+        let mut settings = Settings::of(&site.config);
+        settings.filecache = self.0.join("files");
+        fs::create_dir(&settings.filecache).map_err(Error::at(&settings.filecache))?;
+        let cache = Store::open(&settings.filecache, Rules::none())?;
+        let mut files = Vec::new();
+        for (path, name, sum) in source.files() {
+            let mut file = File::open(&path).map_err(Error::at(&path))?;
+            let kept = cache
+                .put(&mut file, None, sum)
+                .map_err(|error| match error {
+                    filecache::Error::Mismatch { .. } => {
+                        Error::source(name.as_str().as_ref(), error)
+                    }
+                    other => other.into(),
+                })?;
+            files.push((name.clone(), kept));
+        }
+        let chroot = chroot::sum(tarball)?;
+        // A link will do: it is read once at most, and never by a master.
+        let target = std::path::absolute(tarball).map_err(Error::at(tarball))?;
+        let link = settings.filecache.join(chroot.as_str());
+        symlink(target, &link).map_err(Error::at(&link))?;
+        let key = |path: &PathBuf| {
+            let key = fs::read(path).map_err(Error::at(path))?;
+            Ok(BASE64_STANDARD.encode(key))
+        };
+        let args = BuildArgs {
+            suite: Some(suite),
+            arch_indep: args.arch_all || source.dsc.is_only_arch_all(),
+            archives: args.archive.clone(),
+            trusted_keys: args.key.iter().map(key).collect::<Result<_, Error>>()?,
+            ..BuildArgs::default()
+        };
+        let request = BuildRequest {
+            build_id,
+            chroot,
+            files: SourceFiles::try_from(files)
+                .map_err(|error| Error::source(&source.path, error))?,
+            args,
+        };
+        Ok(Spec { request, settings })
+    }
+}
+
+impl Drop for Desk {
+    fn drop(&mut self) {
+        if let Err(error) = sys::fs::remove_tree(&self.0) {
+            log::warn!("{error}");
+        }
+    }
+}

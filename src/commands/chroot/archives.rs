@@ -1,0 +1,137 @@
+//! Pure: which of this machine's apt sources are the archive of a release?
+//!
+//! Reads `sources.list` and deb822 texts; returns one-line entries of the suite and of its
+//! `-updates` and `-security` pockets. Leaves out whatever another keyring signs than the
+//! distribution's own: a chroot for packages has no third parties in it. Called by `create`.
+
+use crate::dpkg::control::{Field, Paragraph};
+
+/// Returns the entries for `suite` in the one-line text `list`.
+pub(super) fn in_list(list: &str, suite: &str) -> Vec<String> {
+    list.lines()
+        .filter_map(|line| one_line(line, suite))
+        .collect()
+}
+
+fn one_line(line: &str, suite: &str) -> Option<String> {
+    let line = line.split('#').next()?;
+    let mut rest = line.trim().strip_prefix("deb")?.strip_prefix([' ', '\t'])?;
+    rest = rest.trim_start();
+    if let Some((options, after)) = rest.strip_prefix('[').and_then(|text| text.split_once(']')) {
+        let signed_by = |option: &str| option.strip_prefix("signed-by=").map(str::to_owned);
+        let keys = options.split_ascii_whitespace().find_map(signed_by);
+        if !keys.is_none_or(|keys| is_own_keyring(&keys)) {
+            return None;
+        }
+        rest = after;
+    }
+    let words: Vec<&str> = rest.split_ascii_whitespace().collect();
+    let (uri, name, components) = match &words[..] {
+        [uri, name, components @ ..] => (uri, name, components),
+        _ => return None,
+    };
+    entry(uri, name, components, suite)
+}
+
+/// Returns the entries for `suite` in the text of a `.sources` file; what is not one has none.
+pub(super) fn in_deb822(text: &str, suite: &str) -> Vec<String> {
+    let mut entries = Vec::new();
+    for stanza in text.split("\n\n") {
+        let Ok(paragraph) = Paragraph::parse(stanza) else {
+            continue;
+        };
+        let words = |name| paragraph.get(name).map(words).unwrap_or_default();
+        let off = words("Enabled").first().is_some_and(|word| *word == "no");
+        let foreign = paragraph
+            .get("Signed-By")
+            .is_some_and(|field| !is_own_keyring(&field.lines.concat()));
+        if off || foreign || !words("Types").contains(&"deb") {
+            continue;
+        }
+        let components = words("Components");
+        for uri in words("URIs") {
+            for name in words("Suites") {
+                entries.extend(entry(uri, name, &components, suite));
+            }
+        }
+    }
+    entries
+}
+
+fn words<'a>(field: &Field<'a>) -> Vec<&'a str> {
+    let lines = field.lines.iter();
+    lines
+        .flat_map(|line| line.split_ascii_whitespace())
+        .collect()
+}
+
+/// Returns a source as a line, if it is one of `suite` that can be fetched from.
+fn entry(uri: &str, name: &str, components: &[&str], suite: &str) -> Option<String> {
+    let pocket = name.strip_prefix(suite)?;
+    let wanted = matches!(pocket, "" | "-updates" | "-security") && !components.is_empty();
+    let remote = uri.starts_with("http://") || uri.starts_with("https://");
+    (wanted && remote).then(|| format!("deb {uri} {name} {}", components.join(" ")))
+}
+
+/// Tells whether a `Signed-By` is a keyring that the distribution itself installs.
+fn is_own_keyring(signed_by: &str) -> bool {
+    let file = signed_by.rsplit('/').next().unwrap_or_default();
+    file.starts_with("debian-archive-") || file.starts_with("ubuntu-archive-")
+}
+
+/// Tells whether the lines have the suite itself, not only its pockets.
+pub(super) fn are_whole(lines: &[String], suite: &str) -> bool {
+    lines
+        .iter()
+        .any(|line| line.split(' ').nth(2) == Some(suite))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_line_sources_of_the_release_only() {
+        let list = "# deb http://h/debian bookworm main\n\
+            deb http://h/debian bookworm main contrib # comment\n\
+            deb-src http://h/debian bookworm main\n\
+            deb\t[ arch=amd64 signed-by=/usr/share/keyrings/debian-archive-keyring.gpg ] https://h/debian bookworm-updates main\n\
+            deb [signed-by=/etc/apt/keyrings/docker.gpg] https://download.example/debian bookworm stable\n\
+            deb https://packages.example/apt cloud-sdk-bookworm main\n\
+            deb http://h/debian bookworm-backports main\n\
+            deb cdrom:[Debian]/ bookworm main\n\
+            deb http://h/flat ./\n";
+        let lines = in_list(list, "bookworm");
+        assert_eq!(
+            lines,
+            [
+                "deb http://h/debian bookworm main contrib",
+                "deb https://h/debian bookworm-updates main"
+            ]
+        );
+        assert!(are_whole(&lines, "bookworm"));
+        assert!(!are_whole(&lines[1..], "bookworm"));
+    }
+
+    #[test]
+    fn deb822_sources_of_the_release_only() {
+        let text = "Types: deb deb-src\n# http://snapshot\nURIs: http://h/debian\n\
+            Suites: bookworm bookworm-updates\nComponents: main\n\
+            Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n\n\
+            Types: deb\nURIs: http://h/debian-security\nSuites: bookworm-security\nComponents: main\n\n\
+            Types: deb\nURIs: https://node.example/node_20.x\nSuites: nodistro\nComponents: main\n\n\
+            Types: deb\nURIs: https://third.example/\nSuites: bookworm\nComponents: main\n\
+            Signed-By:\n -----BEGIN PGP PUBLIC KEY BLOCK-----\n .\n x\n\n\
+            Enabled: no\nTypes: deb\nURIs: http://off/\nSuites: bookworm\nComponents: main\n\n\
+            no field\n";
+        assert_eq!(
+            in_deb822(text, "bookworm"),
+            [
+                "deb http://h/debian bookworm main",
+                "deb http://h/debian bookworm-updates main",
+                "deb http://h/debian-security bookworm-security main"
+            ]
+        );
+        assert!(in_deb822(text, "trixie").is_empty());
+    }
+}

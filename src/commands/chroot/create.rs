@@ -1,0 +1,180 @@
+//! Makes a chroot tarball with mmdebstrap, from the machine's own archives unless told others.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::io::{self, BufRead as _, BufReader, IsTerminal as _, Write as _};
+use std::path::Path;
+use std::process::{ChildStderr, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::thread;
+use std::time::Instant;
+
+use crate::commands::site::at;
+use crate::protocol::Suite;
+
+use super::pack::{Compression, pack};
+use super::{Error, archives};
+
+const SOURCES: &str = "/etc/apt/sources.list";
+const PARTS: &str = "/etc/apt/sources.list.d";
+/// The lines of mmdebstrap that an error repeats.
+const KEPT_LINES: usize = 12;
+
+/// What to put into a chroot.
+#[derive(Debug)]
+pub(super) struct Recipe {
+    pub(super) suite: Suite,
+    pub(super) arch: String,
+    /// Lines of sources.list; none means the machine's own for the suite, and if it has none,
+    /// what mmdebstrap takes to be the distribution's.
+    pub(super) archives: Vec<String>,
+    pub(super) include: Vec<String>,
+}
+
+/// Makes the tarball `to`, which messages call `shown`.
+pub(super) fn create(mut recipe: Recipe, to: &Path, shown: &Path) -> Result<(), Error> {
+    let begun = Instant::now();
+    if recipe.archives.is_empty() {
+        recipe.archives = own_archives(recipe.suite.as_str());
+    }
+    let name = to.to_string_lossy();
+    let compression = Compression::by_name(&name).unwrap_or(Compression::None);
+    let terminal = io::stderr().is_terminal();
+    outlive_the_keyboard().map_err(at(to))?;
+    let mut mmdebstrap = Command::new("mmdebstrap")
+        .args(arguments(&recipe))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(if terminal {
+            Stdio::inherit()
+        } else {
+            Stdio::piped()
+        })
+        .spawn()
+        .map_err(|source| Error::NoProgram {
+            program: "mmdebstrap",
+            package: "mmdebstrap uidmap",
+            source,
+        })?;
+    let stream = mmdebstrap.stdout.take().expect("stdout is piped");
+    let said = mmdebstrap.stderr.take();
+    let listener = said.map(|said| thread::spawn(|| listen(said)));
+    let packed = pack(stream, compression, to, || {
+        let status = mmdebstrap.wait().map_err(at(to))?;
+        let lines = listener.map(|thread| thread.join().unwrap_or_default());
+        if status.success() {
+            return Ok(());
+        }
+        let said = lines.unwrap_or_default();
+        let said = said.iter().map(|line| format!("\n  | {line}")).collect();
+        let status = status.to_string();
+        Err(Error::Mmdebstrap { status, said })
+    })?;
+    let seconds = begun.elapsed().as_secs();
+    // The tarball is there even if nobody reads this.
+    let _ = writeln!(
+        io::stdout().lock(),
+        "{} {:>10} {} ({seconds} s)",
+        packed.sha1,
+        packed.size,
+        shown.display()
+    );
+    Ok(())
+}
+
+/// Returns the arguments of mmdebstrap, which writes an uncompressed tarball to its stdout.
+fn arguments(recipe: &Recipe) -> Vec<String> {
+    let mut words = vec![
+        "--mode=unshare".to_owned(),
+        "--variant=buildd".to_owned(),
+        "--format=tar".to_owned(),
+        // The package lists stay: an UPDATE then fetches only what has changed since.
+        "--skip=cleanup/apt/lists".to_owned(),
+        format!("--architectures={}", recipe.arch),
+    ];
+    let mut include = recipe.include.clone();
+    if recipe.archives.iter().any(|line| line.contains("https://")) {
+        include.push("ca-certificates".to_owned());
+    }
+    if !include.is_empty() {
+        words.push(format!("--include={}", include.join(",")));
+    }
+    words.extend([recipe.suite.to_string(), "-".to_owned()]);
+    words.extend(recipe.archives.iter().cloned());
+    words
+}
+
+/// Returns this machine's own archives of a suite; none unless it has the suite itself.
+fn own_archives(suite: &str) -> Vec<String> {
+    let list = fs::read_to_string(SOURCES).unwrap_or_default();
+    let mut lines = archives::in_list(&list, suite);
+    let mut parts: Vec<_> = fs::read_dir(PARTS)
+        .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
+        .unwrap_or_default();
+    parts.sort();
+    for path in parts {
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("list") => lines.extend(archives::in_list(&text, suite)),
+            Some("sources") => lines.extend(archives::in_deb822(&text, suite)),
+            _ => {}
+        }
+    }
+    lines.dedup();
+    if archives::are_whole(&lines, suite) {
+        lines
+    } else {
+        Vec::new()
+    }
+}
+
+/// Passes the stages of mmdebstrap on, a line each; returns its last lines.
+fn listen(said: ChildStderr) -> VecDeque<String> {
+    let mut last = VecDeque::new();
+    for line in BufReader::new(said).lines().map_while(Result::ok) {
+        if line.starts_with("I: ") {
+            let _ = writeln!(io::stdout().lock(), "{line}");
+        }
+        last.push_back(line);
+        if last.len() > KEPT_LINES {
+            last.pop_front();
+        }
+    }
+    last
+}
+
+/// Has Ctrl-C end the programs in the foreground, which clean up, but not this one, which has to
+/// clean up after them.
+pub(super) fn outlive_the_keyboard() -> io::Result<()> {
+    let flag = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGQUIT] {
+        signal_hook::flag::register(signal, Arc::clone(&flag))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mmdebstrap_is_asked_for_a_plain_tarball_of_these_archives() {
+        let mut recipe = Recipe {
+            suite: Suite::parse("bookworm").unwrap(),
+            arch: "arm64".into(),
+            archives: vec!["deb http://h/debian bookworm main".into()],
+            include: vec!["ccache".into()],
+        };
+        assert_eq!(
+            arguments(&recipe).join("|"),
+            "--mode=unshare|--variant=buildd|--format=tar|--skip=cleanup/apt/lists|--architectures=arm64|\
+             --include=ccache|bookworm|-|deb http://h/debian bookworm main"
+        );
+        recipe.include.clear();
+        recipe.archives = vec!["deb https://h/debian bookworm main".into()];
+        assert!(arguments(&recipe).contains(&"--include=ca-certificates".to_owned()));
+        recipe.archives.clear();
+        assert_eq!(arguments(&recipe).last().unwrap(), "-");
+    }
+}

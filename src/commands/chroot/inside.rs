@@ -1,0 +1,274 @@
+//! Works inside a chroot tarball: a session over its tree, and the changed tree packed again.
+//!
+//! Uses the tree that builds have unpacked already, which nobody changes, or unpacks one for
+//! itself. Whatever happens, session and own tree are removed.
+
+use std::fs;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
+use std::process::{ExitCode, ExitStatus, Stdio};
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::unistd::{getpgrp, tcsetpgrp};
+
+use crate::commands::site::{Site, at};
+use crate::pipeline::{UPDATE, UPGRADE};
+use crate::protocol::Sha1Hex;
+use crate::session::files::{self, NewFile, Task};
+use crate::session::idmap::SubIds;
+use crate::session::live::{Session, remove_folder};
+use crate::session::outer::SessionSpec;
+use crate::session::store::{self, Bounds};
+use crate::session::{self, enter, launch};
+
+use super::Error;
+use super::create::outlive_the_keyboard;
+use super::pack::{Compression, Packed, pack, sum};
+
+/// Where the session is told of the proxy; not packed.
+const PROXY: &str = "/etc/apt/apt.conf.d/99buildd-slave-proxy";
+/// What a session puts into every chroot, and what only one session needs.
+const NOT_PACKED: [&str; 8] = [
+    "./etc/resolv.conf",
+    "./etc/hosts",
+    "./etc/hostname",
+    "./etc/apt/apt.conf.d/99buildd-slave-proxy",
+    "./var/lib/apt/lists/*",
+    "./var/cache/apt/*.bin",
+    "./root/.bash_history",
+    "./tmp/*",
+];
+/// What a session puts into a chroot that has none.
+const POLICY: &str = "usr/sbin/policy-rc.d";
+
+/// Brings the packages in `tar`, which messages call `shown`, up to date.
+pub(super) fn update(site: &Site, tar: &Path, shown: &Path) -> Result<ExitCode, Error> {
+    with_chroot(site, tar, shown, |chroot| {
+        if let Some(url) = &site.config.apt_proxy {
+            let content = format!("Acquire::http::Proxy \"{}\";\n", url.expose());
+            let file = NewFile {
+                path: PROXY.to_owned(),
+                content: content.into_bytes(),
+                mode: 0o644,
+            };
+            files::change(chroot.session.init_pid(), &Task::Write(vec![file])).map_err(at(tar))?;
+        }
+        let strict = ["-oAPT::Update::Error-Mode=any"];
+        let refresh: Vec<&str> = UPDATE.into_iter().chain(strict).collect();
+        for words in [&refresh[..], &UPGRADE, &["apt-get", "clean"]] {
+            let status = chroot.run(words, Stdio::null())?;
+            if !status.success() {
+                return Err(failed(&words.join(" "), status, shown));
+            }
+        }
+        chroot.repack(tar, shown)?;
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// Opens a root login shell in `tar`; with `save` what it leaves takes the tarball's place.
+pub(super) fn shell(site: &Site, tar: &Path, shown: &Path, save: bool) -> Result<ExitCode, Error> {
+    with_chroot(site, tar, shown, |chroot| {
+        let fate = if save { "can be saved" } else { "will be lost" };
+        say(&format!(
+            "A shell in a session of {}: what you change {fate} when you leave it.",
+            shown.display()
+        ));
+        let status = chroot.run(&["bash", "--login"], Stdio::inherit())?;
+        take_terminal_back();
+        // Who sits at a terminal is asked: the last command's exit code means little there.
+        let wanted = save && (status.success() || io::stdin().is_terminal());
+        if wanted && agreed(shown) {
+            chroot.repack(tar, shown)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        if save && !status.success() {
+            say(&format!("The shell failed ({status}): nothing was saved."));
+        }
+        Ok(ExitCode::from(u8::from(!status.success())))
+    })
+}
+
+/// A session over the tree of a tarball.
+struct Chroot {
+    session: Session,
+    tree: PathBuf,
+    sha1: Sha1Hex,
+}
+
+/// Unpacks `tar`, starts a session over it, has `work` done, and removes both.
+fn with_chroot(
+    site: &Site,
+    tar: &Path,
+    shown: &Path,
+    work: impl FnOnce(&Chroot) -> Result<ExitCode, Error>,
+) -> Result<ExitCode, Error> {
+    outlive_the_keyboard().map_err(at(tar))?;
+    site.make_folders()?;
+    let ids = launch::own_sub_ids()?;
+    let sha1 = sum(tar)?;
+    let name = format!("hand-chroot-{}", std::process::id());
+    let tree = Tree::find(site, &name, tar, &sha1, ids).map_err(|error| match error {
+        Error::Session(session::Error::Tarball { reason, .. }) => {
+            let path = shown.to_owned();
+            session::Error::Tarball { path, reason }.into()
+        }
+        other => other,
+    })?;
+    let spec = SessionSpec {
+        base: tree.root.clone(),
+        dir: site.config.slave.sessions.join(name),
+        memory_bytes: None,
+        network: true,
+    };
+    let session = Session::start(ids, &spec, Stdio::inherit()).inspect_err(|_| {
+        // The failure itself is what matters.
+        let _ = remove_folder(&spec.dir, ids);
+    })?;
+    let chroot = Chroot {
+        session,
+        tree: tree.root.clone(),
+        sha1,
+    };
+    let result = work(&chroot);
+    let removed = chroot.session.remove();
+    let code = result?;
+    removed?;
+    Ok(code)
+}
+
+impl Chroot {
+    /// Runs a command in the session, on the output of this process.
+    fn run(&self, words: &[&str], stdin: Stdio) -> Result<ExitStatus, Error> {
+        let (program, rest) = words.split_first().expect("a command has a name");
+        enter::command(self.session.init_pid(), enter::Network::Host, program)
+            .args(rest)
+            .stdin(stdin)
+            .status()
+            .map_err(|error| at(&self.tree)(error).into())
+    }
+
+    /// Packs what the session has become and puts it in the place of `tar`, compressed as that.
+    fn repack(&self, tar: &Path, shown: &Path) -> Result<(), Error> {
+        say(&format!("Packing {} again.", shown.display()));
+        let mut command = enter::command(self.session.init_pid(), enter::Network::Host, "tar");
+        command
+            .args(["--create", "--one-file-system", "--numeric-owner"])
+            .args(["--sort=name", "--anchored", "--no-wildcards-match-slash"])
+            .args(NOT_PACKED.map(|path| format!("--exclude={path}")));
+        if !self.tree.join(POLICY).exists() {
+            command.arg(format!("--exclude=./{POLICY}"));
+        }
+        let mut child = command
+            .args(["--warning=no-xdev", "--directory=/", "."])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(at(tar))?;
+        let stream = child.stdout.take().expect("stdout is piped");
+        let Packed { sha1, size } = pack(stream, Compression::of(tar)?, tar, || {
+            let status = child.wait().map_err(at(tar))?;
+            if status.success() {
+                return Ok(());
+            }
+            Err(failed("tar", status, shown))
+        })?;
+        say(&format!("{} -> {sha1}", self.sha1));
+        say(&format!("{sha1} {size:>10} {}", shown.display()));
+        Ok(())
+    }
+}
+
+/// The unpacked tree of a tarball.
+struct Tree {
+    root: PathBuf,
+    /// The folder to be removed again, unless the tree is the builds'.
+    own: Option<PathBuf>,
+    ids: SubIds,
+    /// Keeps the builds' tree from being removed.
+    _held: Option<store::Held>,
+}
+
+impl Tree {
+    fn find(
+        site: &Site,
+        name: &str,
+        tar: &Path,
+        sha1: &Sha1Hex,
+        ids: SubIds,
+    ) -> Result<Self, Error> {
+        let chroots = &site.config.slave.chroots;
+        let root = store::tree(chroots, sha1.as_str());
+        let held = store::hold(chroots, sha1.as_str())?;
+        if root.is_dir() {
+            return Ok(Self {
+                root,
+                own: None,
+                ids,
+                _held: Some(held),
+            });
+        }
+        let folder = site.by_hand().join(name);
+        fs::create_dir(&folder).map_err(at(&folder))?;
+        let mut tree = Self {
+            root: PathBuf::new(),
+            own: Some(folder.clone()),
+            ids,
+            _held: None,
+        };
+        let tar = std::path::absolute(tar).map_err(at(tar))?;
+        tree.root = store::unpack(&folder, sha1.as_str(), &tar, name, ids, Bounds::NONE)?;
+        Ok(tree)
+    }
+}
+
+impl Drop for Tree {
+    fn drop(&mut self) {
+        let own = self.own.as_deref();
+        if let Some(Err(error)) = own.map(|own| store::remove(own, self.ids)) {
+            log::warn!("{error}");
+        }
+    }
+}
+
+fn failed(program: &str, status: ExitStatus, tar: &Path) -> Error {
+    Error::Program {
+        program: program.to_owned(),
+        status: status.to_string(),
+        tar: tar.to_owned(),
+    }
+}
+
+/// Tells the user; that nobody listens is no reason to stop.
+fn say(line: &str) {
+    let _ = writeln!(io::stdout().lock(), "{line}");
+}
+
+/// Makes this process the terminal's again: an interactive shell takes it for itself.
+fn take_terminal_back() {
+    let stdin = io::stdin();
+    if stdin.is_terminal() {
+        let mut signals = SigSet::empty();
+        signals.add(Signal::SIGTTOU);
+        // If this fails, so will the question, which counts as a no.
+        let _ = signals.thread_block();
+        let _ = tcsetpgrp(stdin.as_fd(), getpgrp());
+        let _ = signals.thread_unblock();
+    }
+}
+
+/// Asks on a terminal whether to save; elsewhere `--save` has said it.
+fn agreed(tar: &Path) -> bool {
+    if !io::stdin().is_terminal() {
+        return true;
+    }
+    let mut out = io::stdout().lock();
+    let _ = write!(out, "Save the changed chroot as {}? [Y/n] ", tar.display());
+    let _ = out.flush();
+    let mut answer = String::new();
+    let read = io::stdin().read_line(&mut answer);
+    // No line at all is an end of file, not an empty answer.
+    read.is_ok_and(|count| count > 0)
+        && matches!(answer.trim().to_lowercase().as_str(), "" | "y" | "yes")
+}

@@ -1,0 +1,203 @@
+//! Brings a stream of tar into a file, compressed as the file's name or content says.
+//!
+//! Hashes what it writes. Compresses by the programs that Debian has for it. Does not unpack:
+//! `session::store` does.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::process::{ChildStdout, Command, Stdio};
+
+use sha1_smol::Sha1;
+
+use crate::commands::output::Output;
+use crate::commands::site::{self, at};
+use crate::protocol::Sha1Hex;
+use crate::sys::digest::sha1_of;
+
+use super::Error;
+
+/// How a tarball is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Compression {
+    None,
+    Gzip,
+    Bzip2,
+    Xz,
+    Zstd,
+}
+
+impl Compression {
+    /// Tells it by the name of a file; none if that is no tarball's.
+    pub(super) fn by_name(name: &str) -> Option<Self> {
+        let (_, extension) = name.rsplit_once(".tar")?;
+        Some(match extension {
+            "" => Self::None,
+            ".gz" => Self::Gzip,
+            ".bz2" => Self::Bzip2,
+            ".xz" => Self::Xz,
+            ".zst" => Self::Zstd,
+            _ => return None,
+        })
+    }
+
+    /// Tells it by the first bytes of a file.
+    fn by_magic(bytes: &[u8]) -> Self {
+        match bytes {
+            [0x1f, 0x8b, ..] => Self::Gzip,
+            [b'B', b'Z', b'h', ..] => Self::Bzip2,
+            [0xfd, b'7', b'z', b'X', b'Z', 0] => Self::Xz,
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Self::Zstd,
+            _ => Self::None,
+        }
+    }
+
+    /// Tells it by the content of the file at `path`.
+    pub(super) fn of(path: &Path) -> Result<Self, site::Error> {
+        let mut magic = [0; 6];
+        let mut file = File::open(path).map_err(at(path))?;
+        let got = file.read(&mut magic).map_err(at(path))?;
+        Ok(Self::by_magic(magic.get(..got).unwrap_or_default()))
+    }
+
+    /// The program that compresses stdin to stdout, its options, and its package.
+    const fn program(self) -> Option<(&'static str, &'static [&'static str], &'static str)> {
+        match self {
+            Self::None => None,
+            Self::Gzip => Some(("gzip", &["-nc"], "gzip")),
+            Self::Bzip2 => Some(("bzip2", &["-c"], "bzip2")),
+            Self::Xz => Some(("xz", &["-cT0"], "xz-utils")),
+            Self::Zstd => Some(("zstd", &["-qcT0"], "zstd")),
+        }
+    }
+}
+
+/// What became of a tarball.
+#[derive(Debug)]
+pub(super) struct Packed {
+    pub(super) sha1: Sha1Hex,
+    /// In bytes.
+    pub(super) size: u64,
+}
+
+/// Writes `stream` to the file `to`. When the stream has ended, `is_whole` tells whether that was
+/// its proper end; the file gets its name only then.
+pub(super) fn pack(
+    stream: ChildStdout,
+    compression: Compression,
+    to: &Path,
+    is_whole: impl FnOnce() -> Result<(), Error>,
+) -> Result<Packed, Error> {
+    let mut output = Output::create(to)?;
+    let (mut hash, mut size) = (Sha1::new(), 0);
+    let mut see = |piece: &[u8]| {
+        hash.update(piece);
+        size += piece.len() as u64;
+    };
+    match compression.program() {
+        None => {
+            let mut stream = stream;
+            output.append(&mut stream, &mut see)?;
+        }
+        Some((program, options, package)) => {
+            let mut child = Command::new(program)
+                .args(options)
+                .stdin(Stdio::from(stream))
+                .stdout(Stdio::piped())
+                .spawn()
+                .map_err(|source| Error::NoProgram {
+                    program,
+                    package,
+                    source,
+                })?;
+            let mut compressed = child.stdout.take().expect("stdout is piped");
+            let written = output.append(&mut compressed, &mut see);
+            // Closed before the wait: the program must not wait for us.
+            drop(compressed);
+            let status = child.wait().map_err(at(to))?;
+            written?;
+            if !status.success() {
+                return Err(Error::Program {
+                    program: program.to_owned(),
+                    status: status.to_string(),
+                    tar: to.to_owned(),
+                });
+            }
+        }
+    }
+    is_whole()?;
+    output.finish()?;
+    let sha1 = shown(&hash.digest().to_string());
+    Ok(Packed { sha1, size })
+}
+
+/// The SHA-1 of the file at `path`.
+pub(super) fn sum(path: &Path) -> Result<Sha1Hex, site::Error> {
+    let (sum, _) = sha1_of(path).map_err(at(path))?;
+    Ok(shown(&sum))
+}
+
+fn shown(digest: &str) -> Sha1Hex {
+    Sha1Hex::parse(digest).expect("a digest is forty hexadecimal digits")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn names_and_content_tell_the_compression() {
+        for (name, expect) in [
+            ("a.tar", Some(Compression::None)),
+            ("a.tar.zst", Some(Compression::Zstd)),
+            ("a.tar.d/b.tar.gz", Some(Compression::Gzip)),
+            ("a.tar.lz", None),
+            ("a.zip", None),
+        ] {
+            assert_eq!(Compression::by_name(name), expect, "{name}");
+        }
+    }
+
+    fn pack_text(name: &str, whole: bool) -> (tempfile::TempDir, Result<Packed, Error>) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut echo = Command::new("echo")
+            .arg("tar")
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let compression = Compression::by_name(name).unwrap();
+        let packed = pack(
+            echo.stdout.take().unwrap(),
+            compression,
+            &dir.path().join(name),
+            || {
+                echo.wait().unwrap();
+                whole.then_some(()).ok_or(Error::NoRelease)
+            },
+        );
+        (dir, packed)
+    }
+
+    #[test]
+    fn what_is_packed_has_the_sum_that_is_told() {
+        for name in ["x.tar", "x.tar.gz"] {
+            let (dir, packed) = pack_text(name, true);
+            let (packed, path) = (packed.unwrap(), dir.path().join(name));
+            assert_eq!(packed.sha1, sum(&path).unwrap());
+            assert_eq!(packed.size, fs::metadata(&path).unwrap().len());
+            assert_eq!(
+                Some(Compression::of(&path).unwrap()),
+                Compression::by_name(name)
+            );
+        }
+    }
+
+    #[test]
+    fn half_a_stream_leaves_nothing() {
+        let (dir, packed) = pack_text("x.tar.gz", false);
+        assert!(packed.is_err());
+        assert_eq!(dir.path().read_dir().unwrap().count(), 0);
+    }
+}

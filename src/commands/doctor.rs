@@ -1,0 +1,188 @@
+//! `doctor`: can this host build, and which command mends what is wrong?
+//!
+//! Looks at everything a build needs and tries real sessions, as the user that builds: started as
+//! root, it becomes that user. Changes nothing; what it makes for a trial it removes. What the
+//! facts mean is decided in `judge`.
+
+mod judge;
+mod trial;
+
+use std::env;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use crate::commands::check::{NotJudged, judge_as};
+use crate::commands::report::{Finding, Grade};
+use crate::commands::say;
+use crate::config::{Config, Isolation};
+use crate::config_file;
+use crate::server::{self, Access, Limits, Server};
+use crate::sys::{cgroup, exe, host, user};
+use judge::Trial;
+
+/// Tell whether this host can build, and what mends it
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Prints a line for each check: ok, warn or FAIL, what was found, and the command that mends it.
+Exits with 1 if any FAILs. As root, it judges as the user that builds ([slave] user).
+
+Examples:
+  buildd-slave doctor
+  buildd-slave doctor --config try.conf | grep -v ^ok")]
+pub(crate) struct Args {
+    /// Default: $BUILDD_SLAVE_CONFIG, else /etc/buildd-slave/buildd-slave.conf
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// Checks everything, and tells.
+pub(crate) fn run(args: &Args) -> ExitCode {
+    let mut report = Report { worst: Grade::Ok };
+    let defaults = config_file::host_defaults();
+    let named = env::var_os("BUILDD_SLAVE_CONFIG");
+    match config_file::load(args.config.clone(), named, &defaults) {
+        Err(error) => {
+            for mistake in error.to_string().lines() {
+                report.tell(Finding::fail("configuration", mistake));
+            }
+        }
+        Ok((config, _)) => check(&config, &mut report),
+    }
+    match report.worst {
+        Grade::Ok | Grade::Warn => ExitCode::SUCCESS,
+        Grade::Fail => ExitCode::FAILURE,
+    }
+}
+
+/// Tells findings as they come.
+struct Report {
+    worst: Grade,
+}
+
+impl Report {
+    fn tell(&mut self, finding: Finding) {
+        self.worst = self.worst.max(finding.grade);
+        if say::line(finding).is_err() {
+            self.worst = Grade::Fail;
+        }
+    }
+}
+
+fn check(config: &Config, report: &mut Report) {
+    // First: as root this does not return.
+    let user = judge_user(&config.slave.user);
+    let as_builder = user.grade == Grade::Ok;
+    report.tell(Finding::ok("configuration", "can be read"));
+    report.tell(user);
+    if as_builder {
+        check_folders(config, report);
+    }
+    if config.slave.isolation == Isolation::Unshare {
+        check_sessions(config, as_builder, report);
+        report.tell(judge::sbuild(host::package_version("sbuild").as_deref()));
+        report.tell(judge::bounds(cgroup::offered()));
+    }
+    for program in judge::PROGRAMS {
+        let path = exe::find_program(program.0).map(|path| path.display().to_string());
+        report.tell(judge::program(program, path.as_deref()));
+    }
+    for address in &config.slave.bindhost {
+        report.tell(judge_port(address, config.slave.bindport));
+    }
+}
+
+fn judge_user(name: &str) -> Finding {
+    let subject = "user";
+    match judge_as(name) {
+        Ok(()) => Finding::ok(subject, name),
+        Err(stranger @ NotJudged::Stranger(_)) => Finding::warn(subject, stranger.to_string()),
+        Err(other) => Finding::fail(subject, other.to_string()),
+    }
+}
+
+fn check_folders(config: &Config, report: &mut Report) {
+    let problems = config_file::check_paths(config);
+    if problems.is_empty() {
+        report.tell(Finding::ok("paths", "all there, and can be written"));
+    }
+    for problem in problems {
+        report.tell(Finding::fail("paths", problem));
+    }
+    let slave = &config.slave;
+    let mut folders = vec![&slave.home];
+    for folder in [&slave.filecache, &slave.sessions] {
+        if device(folder).is_some() && device(folder) != device(&slave.home) {
+            folders.push(folder);
+        }
+    }
+    for folder in folders {
+        let shown = folder.display().to_string();
+        report.tell(judge::space(&shown, host::free_bytes(folder)));
+    }
+}
+
+fn device(path: &Path) -> Option<u64> {
+    path.metadata().ok().map(|about| about.dev())
+}
+
+fn check_sessions(config: &Config, as_builder: bool, report: &mut Report) {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    if let Some(user) = user::lookup(&config.slave.user) {
+        let (subuid, subgid) = (read("/etc/subuid"), read("/etc/subgid"));
+        report.tell(judge::sub_ids(
+            &user.name,
+            user.uid.as_raw(),
+            &subuid,
+            &subgid,
+        ));
+    }
+    let trial = if as_builder {
+        trial::run(&config.slave.chroots, &config.slave.sessions)
+    } else {
+        Trial::NotTried("this is neither root nor the user that builds")
+    };
+    let namespaces_work = matches!(trial, Trial::Sessions { .. });
+    for program in ["newuidmap", "newgidmap"] {
+        let installed = exe::find_program(program).map(|path| {
+            let setuid = path
+                .metadata()
+                .is_ok_and(|about| about.uid() == 0 && about.mode() & 0o4000 != 0);
+            (path.display().to_string(), setuid)
+        });
+        report.tell(judge::id_mapper(program, installed, namespaces_work));
+    }
+    report.tell(judge::no_new_privileges(&read("/proc/self/status")));
+    for switch in judge::SYSCTLS {
+        let path = format!("/proc/sys/{}", switch.0.replace('.', "/"));
+        // A kernel without the switch does not refuse by it.
+        if let Ok(value) = fs::read_to_string(path) {
+            report.tell(judge::sysctl(switch, &value, namespaces_work));
+        }
+    }
+    for finding in judge::sessions(&trial, config.slave.overlay) {
+        report.tell(finding);
+    }
+}
+
+/// Tries to listen where the daemon will.
+fn judge_port(host: &str, port: u16) -> Finding {
+    let address = if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    };
+    let subject = format!("listening at {address}");
+    match Server::bind(address, Limits::default(), Access::default()) {
+        Ok(_) => Finding::ok(&subject, "free"),
+        Err(server::Error::Listen { source, .. })
+            if source.kind() == std::io::ErrorKind::AddrInUse =>
+        {
+            Finding::warn(&subject, "in use, perhaps by the slave itself")
+                .mend(format!("ss -ltnp 'sport = :{port}'"))
+        }
+        Err(error) => Finding::fail(&subject, error.to_string())
+            .mend("ip address, and set bindhost and bindport in [slave]"),
+    }
+}

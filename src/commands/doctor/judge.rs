@@ -1,0 +1,340 @@
+//! Pure: what do the facts about a host mean for builds, and which command mends what is wrong?
+//!
+//! Facts in, findings out; `doctor` gathers the facts and tries the sessions. Commands given as
+//! mends are for root on Debian or Ubuntu.
+
+use std::str::FromStr;
+
+use debversion::Version;
+
+use crate::commands::report::Finding;
+use crate::config::Overlay;
+use crate::session::idmap::{COUNT, first_of_range};
+
+/// The oldest sbuild that works with a session of ours.
+const OLDEST_SBUILD: &str = "0.85";
+/// Less free space than this is worth a warning.
+const SCARCE_BYTES: u64 = 2 << 30;
+
+/// Kernel switches of user namespaces: name, what refuses them, what allows them.
+pub(super) const SYSCTLS: [(&str, &str, &str); 3] = [
+    ("kernel.apparmor_restrict_unprivileged_userns", "1", "0"),
+    ("kernel.unprivileged_userns_clone", "0", "1"),
+    ("user.max_user_namespaces", "0", "65536"),
+];
+
+/// What came of trying sessions; an error is the reason.
+pub(super) enum Trial {
+    NotTried(&'static str),
+    /// There was no namespace with all its ids.
+    NoNamespace(String),
+    /// Sessions were started, with either writable layer.
+    Sessions {
+        in_memory: Result<(), String>,
+        on_disk: Result<(), String>,
+    },
+}
+
+/// Judges one of [`SYSCTLS`] by its `value`. A switch does not matter where sessions work: a
+/// profile of AppArmor may allow what it refuses by default.
+pub(super) fn sysctl(
+    (name, refusing, allowing): (&str, &str, &str),
+    value: &str,
+    sessions_work: bool,
+) -> Finding {
+    let value = value.trim();
+    if value != refusing || sessions_work {
+        return Finding::ok(name, value);
+    }
+    Finding::fail(name, format!("{value}, which refuses user namespaces")).mend(format!(
+        "echo {name}={allowing} > /etc/sysctl.d/60-buildd-slave.conf && sysctl --system"
+    ))
+}
+
+/// Judges the text of `/proc/self/status`.
+pub(super) fn no_new_privileges(status: &str) -> Finding {
+    let subject = "NoNewPrivileges";
+    let set = status
+        .lines()
+        .filter_map(|line| line.strip_prefix("NoNewPrivs:"))
+        .any(|value| value.trim() != "0");
+    if !set {
+        return Finding::ok(subject, "not set");
+    }
+    let found = "set for this process, so newuidmap cannot map ids: a container's no-new-privileges, \
+                 or NoNewPrivileges=yes or a hardening that implies it in a systemd unit";
+    Finding::fail(subject, found)
+        .mend("systemctl edit buildd-slave, with [Service] NoNewPrivileges=no")
+}
+
+/// Judges the ranges of `user` in the texts of `/etc/subuid` and `/etc/subgid`.
+pub(super) fn sub_ids(user: &str, uid: u32, subuid: &str, subgid: &str) -> Finding {
+    let subject = "subordinate ids";
+    let found = [("uid", subuid), ("gid", subgid)]
+        .map(|(kind, text)| (kind, first_of_range(text, user, uid)));
+    let lacking: Vec<&str> = found
+        .iter()
+        .filter_map(|(kind, first)| first.is_none().then_some(*kind))
+        .collect();
+    if lacking.is_empty() {
+        let shown = found.map(|(kind, first)| format!("{kind}s from {}", first.unwrap_or(0)));
+        return Finding::ok(subject, format!("{user} has {}", shown.join(", ")));
+    }
+    let first = free_range(&[subuid, subgid]);
+    let last = first.saturating_add(COUNT - 1);
+    let options: String = lacking
+        .iter()
+        .map(|kind| format!(" --add-sub{kind}s {first}-{last}"))
+        .collect();
+    let files = lacking.iter().map(|kind| format!("/etc/sub{kind}"));
+    let files: Vec<String> = files.collect();
+    let found = format!("no range of {COUNT} for {user} in {}", files.join(" and "));
+    Finding::fail(subject, found).mend(format!("usermod{options} {user}"))
+}
+
+/// Returns the first id of a range that nobody has in any of `texts`.
+fn free_range(texts: &[&str]) -> u32 {
+    let lines = texts.iter().flat_map(|text| text.lines());
+    let ends = lines.filter_map(|line| {
+        let mut numbers = line.trim().split(':').skip(1);
+        let first: u32 = numbers.next()?.parse().ok()?;
+        let count: u32 = numbers.next()?.parse().ok()?;
+        first.checked_add(count)
+    });
+    ends.fold(100_000, u32::max)
+}
+
+/// Judges `newuidmap` or `newgidmap` by where it is and whether it is setuid root.
+pub(super) fn id_mapper(
+    program: &str,
+    installed: Option<(String, bool)>,
+    namespaces_work: bool,
+) -> Finding {
+    match installed {
+        None => Finding::fail(program, "not installed").mend("apt-get install uidmap"),
+        Some((path, true)) => Finding::ok(program, format!("{path}, setuid root")),
+        // File capabilities then.
+        Some((path, false)) if namespaces_work => Finding::ok(program, path),
+        Some((path, false)) => Finding::fail(
+            program,
+            format!("{path} is not setuid root and maps no ids"),
+        )
+        .mend("apt-get install --reinstall uidmap"),
+    }
+}
+
+/// Judges what came of trying sessions, where `overlay` is configured.
+pub(super) fn sessions(trial: &Trial, overlay: Overlay) -> Vec<Finding> {
+    let subject = "user namespaces";
+    let (in_memory, on_disk) = match trial {
+        Trial::NotTried(reason) => {
+            return vec![Finding::warn(subject, format!("not tried: {reason}"))];
+        }
+        Trial::NoNamespace(reason) => {
+            let mend = "what the lines above say; in a container, start it with \
+                        --security-opt seccomp=unconfined --security-opt apparmor=unconfined";
+            return vec![Finding::fail(subject, reason.as_str()).mend(mend)];
+        }
+        Trial::Sessions { in_memory, on_disk } => (in_memory, on_disk),
+    };
+    let layer = |subject, result: &Result<(), String>, needed, mend: &str| match result {
+        Ok(()) => Finding::ok(subject, "works"),
+        Err(reason) if needed => Finding::fail(subject, reason.as_str()).mend(mend),
+        Err(reason) => Finding::warn(subject, reason.as_str()),
+    };
+    vec![
+        Finding::ok(subject, "work"),
+        layer(
+            "layer in memory",
+            in_memory,
+            overlay == Overlay::Tmpfs,
+            "set overlay = auto in [slave]",
+        ),
+        // Also the refuge of a build whose layer in memory is full.
+        layer(
+            "layer on disk",
+            on_disk,
+            overlay != Overlay::Tmpfs,
+            "put [slave] sessions on ext4, xfs or btrfs, not on an overlay or a network",
+        ),
+    ]
+}
+
+/// Judges the installed version of sbuild.
+pub(super) fn sbuild(installed: Option<&str>) -> Finding {
+    let subject = "sbuild";
+    let install = "apt-get install sbuild";
+    let Some(installed) = installed else {
+        return Finding::fail(subject, "not installed").mend(install);
+    };
+    let oldest = Version::from_str(OLDEST_SBUILD).expect("a version");
+    match Version::from_str(installed) {
+        Ok(version) if version >= oldest => Finding::ok(subject, installed),
+        _ => Finding::fail(subject, format!("{installed}, older than {OLDEST_SBUILD}"))
+            .mend("apt-get install sbuild, on Debian 12, Ubuntu 24.04 or later, or from backports"),
+    }
+}
+
+/// Judges what the kernel offers to bound the memory and the processes of a build by.
+pub(super) fn bounds(groups: Option<&str>) -> Finding {
+    let subject = "bounds of builds";
+    match groups {
+        Some(version) => Finding::ok(
+            subject,
+            format!("{version}, of a daemon started as root, or by the unit that is shipped"),
+        ),
+        None => Finding::warn(
+            subject,
+            "no control groups for memory and processes: rlimits, for each process by itself",
+        ),
+    }
+}
+
+/// Programs that are started by name: what for, and the package they are in.
+pub(super) const PROGRAMS: [(&str, &str, &str); 6] = [
+    ("tar", "unpack chroots", "tar"),
+    ("gzip", "unpack chroots packed by it", "gzip"),
+    ("bzip2", "unpack chroots packed by it", "bzip2"),
+    ("xz", "unpack chroots packed by it", "xz-utils"),
+    ("zstd", "unpack chroots packed by it", "zstd"),
+    ("mmdebstrap", "make chroots", "mmdebstrap"),
+];
+
+/// Judges whether one of [`PROGRAMS`] is there; only tar is always needed.
+pub(super) fn program((name, purpose, package): (&str, &str, &str), path: Option<&str>) -> Finding {
+    match path {
+        Some(path) => Finding::ok(name, path),
+        None => {
+            let found = format!("not installed: cannot {purpose}");
+            let grade = if name == "tar" {
+                Finding::fail
+            } else {
+                Finding::warn
+            };
+            grade(name, found).mend(format!("apt-get install {package}"))
+        }
+    }
+}
+
+/// Judges the space that a user may still fill at `path`.
+pub(super) fn space(path: &str, free: Option<u64>) -> Finding {
+    let subject = format!("space at {path}");
+    match free {
+        None => Finding::warn(&subject, "cannot be told"),
+        Some(free) => {
+            let shown = format!("{:.1} GiB free", gib(free));
+            if free >= SCARCE_BYTES {
+                Finding::ok(&subject, shown)
+            } else {
+                Finding::warn(&subject, format!("only {shown}")).mend(format!("df -h {path}"))
+            }
+        }
+    }
+}
+
+fn gib(bytes: u64) -> f64 {
+    // Shown with one decimal: what is lost of a large number does not matter.
+    (bytes >> 20) as f64 / 1024.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::report::Grade;
+
+    #[test]
+    fn switches_matter_only_where_sessions_fail() {
+        let [apparmor, clone, max] = SYSCTLS;
+        for (switch, value, works, grade) in [
+            (apparmor, "1\n", false, Grade::Fail),
+            (apparmor, "1\n", true, Grade::Ok),
+            (apparmor, "0\n", false, Grade::Ok),
+            (clone, "0\n", false, Grade::Fail),
+            (max, "0\n", false, Grade::Fail),
+            (max, "96365\n", false, Grade::Ok),
+        ] {
+            assert_eq!(
+                sysctl(switch, value, works).grade,
+                grade,
+                "{switch:?} {value}"
+            );
+        }
+        let mend = sysctl(apparmor, "1", false).to_string();
+        assert!(mend.contains("echo kernel.apparmor_restrict_unprivileged_userns=0 > "));
+    }
+
+    #[test]
+    fn no_new_privileges_is_read_from_the_status() {
+        let status = |flag| format!("Name:\tx\nNoNewPrivs:\t{flag}\nSeccomp:\t0\n");
+        assert_eq!(no_new_privileges(&status(0)).grade, Grade::Ok);
+        assert_eq!(no_new_privileges(&status(1)).grade, Grade::Fail);
+    }
+
+    #[test]
+    fn ranges_are_proposed_beyond_those_of_others() {
+        let subuid = "me:100000:65536\n";
+        let subgid = "you:165536:65536\n";
+        assert_eq!(sub_ids("me", 7, subuid, subuid).grade, Grade::Ok);
+        assert_eq!(
+            sub_ids("me", 7, subuid, subgid).to_string(),
+            "FAIL  subordinate ids: no range of 65536 for me in /etc/subgid; \
+             try: usermod --add-subgids 231072-296607 me"
+        );
+        let both = sub_ids("me", 7, "", "").to_string();
+        let options = "usermod --add-subuids 100000-165535 --add-subgids 100000-165535 me";
+        assert!(both.ends_with(options), "{both}");
+    }
+
+    #[test]
+    fn sbuild_is_compared_as_dpkg_does() {
+        for (version, grade) in [
+            (None, Grade::Fail),
+            (Some("0.78.1-2"), Grade::Fail),
+            (Some("0.85.0"), Grade::Ok),
+            (Some("0.85~rc1"), Grade::Fail),
+            (Some("0.100"), Grade::Ok),
+        ] {
+            assert_eq!(sbuild(version).grade, grade, "{version:?}");
+        }
+    }
+
+    #[test]
+    fn a_mapper_needs_the_setuid_bit_or_a_proof() {
+        let at = |setuid| Some(("/usr/bin/newuidmap".to_owned(), setuid));
+        for (installed, works, grade) in [
+            (None, false, Grade::Fail),
+            (at(true), false, Grade::Ok),
+            (at(false), true, Grade::Ok),
+            (at(false), false, Grade::Fail),
+        ] {
+            assert_eq!(id_mapper("newuidmap", installed, works).grade, grade);
+        }
+    }
+
+    #[test]
+    fn a_layer_that_is_not_needed_may_fail() {
+        use Grade::{Fail, Ok as Good, Warn};
+        let no = || Err("no".to_owned());
+        let grades = |trial: Trial, overlay| {
+            let findings = sessions(&trial, overlay);
+            findings.iter().map(|f| f.grade).collect::<Vec<_>>()
+        };
+        let layers = |in_memory, on_disk| Trial::Sessions { in_memory, on_disk };
+        let (auto, tmpfs) = (Overlay::Auto, Overlay::Tmpfs);
+        assert_eq!(grades(Trial::NotTried("no"), auto), [Warn]);
+        assert_eq!(grades(Trial::NoNamespace("no".into()), auto), [Fail]);
+        assert_eq!(grades(layers(no(), Ok(())), auto), [Good, Warn, Good]);
+        assert_eq!(grades(layers(no(), Ok(())), tmpfs), [Good, Fail, Good]);
+        assert_eq!(grades(layers(Ok(()), no()), auto), [Good, Good, Fail]);
+        assert_eq!(grades(layers(Ok(()), no()), tmpfs), [Good, Good, Warn]);
+    }
+
+    #[test]
+    fn scarce_space_is_a_warning() {
+        assert_eq!(
+            space("/x", Some(2 << 30)).to_string(),
+            "ok    space at /x: 2.0 GiB free"
+        );
+        assert_eq!(space("/x", Some(1 << 30)).grade, Grade::Warn);
+    }
+}

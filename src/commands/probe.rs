@@ -1,0 +1,215 @@
+//! `probe`: asks a slave what a master would ask, one question at a time.
+//!
+//! Any call with arguments as JSON, and what takes more than one: following the log, fetching and
+//! sending files, waiting for the end of a build. Prints answers on stdout, reasons on stderr.
+//! Keeps no state, and tidies nothing up after a build.
+
+mod fetch;
+mod send;
+#[cfg(test)]
+mod tests;
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+
+use clap::Subcommand;
+
+use crate::client::{self, Client, InvalidUrl, LogError, Patience, SlaveUrl};
+use crate::client::{follow_log, patiently, print_log};
+use crate::commands::say;
+use crate::protocol::{self, BuildStatus, Invalid, Sha1Hex, StatusRecord};
+use crate::server;
+use crate::sys::fs;
+use crate::xmlrpc::{self, Value};
+
+/// Between two looks at a slave.
+const POLL: Duration = Duration::from_secs(1);
+
+const EXAMPLES: &str = r#"METHOD is one of these, or any call of the protocol: echo, info, status,
+ensurepresent, build, abort, clean. Arguments are JSON: true, [1], {"a":1}, null,
+"8". What is not JSON is a string. Bytes in an answer show as {"base64": "..."}.
+
+Examples:
+  buildd-slave probe builder1:8221 status
+  buildd-slave probe http://me:secret@builder1:8221 echo '[1,true]' hello
+  buildd-slave probe builder1:8221 send hello_2.10-3.dsc hello_2.10.orig.tar.gz bookworm.tar.xz
+  buildd-slave probe builder1:8221 build 8-1 debian CHROOTSHA1 \
+    '{"hello_2.10-3.dsc":"SHA1"}' '{"suite":"bookworm"}'
+  buildd-slave probe builder1:8221 log -f
+  buildd-slave probe builder1:8221 wait && buildd-slave probe builder1:8221 get SHA1 -o hello.deb"#;
+
+/// Ask a slave what a master would ask
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES, disable_help_subcommand = true)]
+pub(crate) struct Args {
+    /// The slave: http://HOST:8221, http://USER:PASSWORD@HOST:8221, or HOST:8221
+    url: String,
+    #[command(subcommand)]
+    question: Question,
+}
+
+#[derive(Debug, Subcommand)]
+#[command(
+    subcommand_value_name = "METHOD [ARG]...",
+    subcommand_help_heading = "Methods"
+)]
+enum Question {
+    /// Print the build log
+    Log {
+        /// Go on until the build is over
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Fetch a file of the slave's cache and check its sum
+    Get {
+        sha1: String,
+        /// Write to FILE, or leave it as it was; else to stdout
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Have the slave fetch files from here; prints sum, name, and Download or Cache
+    Send {
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+    /// Wait until no build runs and print the status; fails unless the build is OK
+    Wait,
+    /// Any call of the protocol: echo, info, status, ensurepresent, build, abort, clean
+    #[command(external_subcommand)]
+    Call(Vec<OsString>),
+}
+
+/// Why a probe failed.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error(transparent)]
+    Url(#[from] InvalidUrl),
+    #[error(transparent)]
+    Client(#[from] client::Error),
+    #[error("argument {0} is not UTF-8 text")]
+    NotText(usize),
+    #[error("argument {0}: {1}")]
+    Argument(usize, xmlrpc::Error),
+    #[error("{0}: 40 digits 0-9 a-f are one")]
+    Sum(#[from] Invalid),
+    #[error("the slave's status makes no sense: {0}")]
+    Status(protocol::Error),
+    #[error(transparent)]
+    Log(LogError),
+    #[error("what the slave sent as {expected} has SHA-1 {actual}: its disk or the way is broken")]
+    Mismatch { expected: Sha1Hex, actual: String },
+    #[error("{}: {source}", path.display())]
+    File { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Disk(#[from] fs::Error),
+    #[error("cannot offer files to the slave: {0}")]
+    Offer(#[from] server::Error),
+    #[error("cannot connect to {address}: {source}: is `buildd-slave serve` running there?")]
+    Connect { address: String, source: io::Error },
+    #[error("the slave answers ensurepresent with what is not a pair")]
+    NotAPair,
+    #[error("cannot write: {0}")]
+    Output(io::Error),
+}
+
+/// Asks, and prints the answer.
+pub(crate) fn run(args: &Args) -> ExitCode {
+    let mut out = io::stdout().lock();
+    let asked = ask(args, &mut out).and_then(|good| {
+        out.flush().map_err(Error::Output)?;
+        Ok(good)
+    });
+    match asked {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        // The reader, `head` perhaps, has had enough.
+        Err(Error::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            say::complaint(error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Answers `false` for what was answered, but not well.
+fn ask(args: &Args, out: &mut dyn Write) -> Result<bool, Error> {
+    let slave = SlaveUrl::parse(&args.url)?;
+    let client = Client::new(&slave, Patience::HAND);
+    match &args.question {
+        Question::Log { follow } => log(&client, *follow, out, POLL).map(|()| true),
+        Question::Get { sha1, output } => {
+            fetch::fetch(&client, &Sha1Hex::parse(sha1)?, output.as_deref(), out).map(|()| true)
+        }
+        Question::Send { files } => send::send(&client, &slave.address, files, out),
+        Question::Wait => wait(&client, out, POLL),
+        Question::Call(words) => call(&client, words, out).map(|()| true),
+    }
+}
+
+/// Prints the log of the build that is there.
+fn log(client: &Client, follow: bool, out: &mut dyn Write, poll: Duration) -> Result<(), Error> {
+    let printed = if follow {
+        follow_log(client, None, out, poll)
+    } else {
+        print_log(client, out)
+    };
+    match printed {
+        Err(LogError::Output(error)) => Err(Error::Output(error)),
+        // What there was has been seen.
+        Err(LogError::Gone) => {
+            say::complaint(LogError::Gone);
+            Ok(())
+        }
+        other => other.map_err(Error::Log),
+    }
+}
+
+fn call(client: &Client, words: &[OsString], out: &mut dyn Write) -> Result<(), Error> {
+    let words: Vec<&str> = words
+        .iter()
+        .enumerate()
+        .map(|(n, word)| word.to_str().ok_or(Error::NotText(n)))
+        .collect::<Result<_, _>>()?;
+    let (method, words) = words.split_first().expect("clap sees to a first word");
+    let params: Vec<Value> = words
+        .iter()
+        .enumerate()
+        .map(|(n, word)| parse_word(word).map_err(|error| Error::Argument(n + 1, error)))
+        .collect::<Result<_, _>>()?;
+    print_json(&client.call(method, &params)?, out)
+}
+
+/// Returns what a word on the command line stands for: JSON, else the text itself. A sum is text
+/// even when all its digits happen to be decimal.
+fn parse_word(word: &str) -> Result<Value, xmlrpc::Error> {
+    match serde_json::from_str(word) {
+        Ok(json) if Sha1Hex::parse(word).is_err() => Value::from_json(json),
+        _ => Ok(Value::from(word)),
+    }
+}
+
+fn print_json(value: &Value, out: &mut dyn Write) -> Result<(), Error> {
+    writeln!(out, "{}", value.to_json()).map_err(Error::Output)
+}
+
+/// Waits until no build runs; tells whether there is one that ended well.
+fn wait(client: &Client, out: &mut dyn Write, poll: Duration) -> Result<bool, Error> {
+    loop {
+        let status = || client.call("status", &[]);
+        let answer = patiently(poll, client::Error::is_passing, status)?;
+        let record = StatusRecord::parse(&answer).map_err(Error::Status)?;
+        if !record.is_busy() {
+            print_json(&answer, out)?;
+            let status = match record {
+                StatusRecord::Waiting { status, .. } => Some(status),
+                _ => None,
+            };
+            return Ok(status == Some(BuildStatus::Ok));
+        }
+        thread::sleep(poll);
+    }
+}

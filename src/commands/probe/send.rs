@@ -1,0 +1,151 @@
+//! Gives files to a slave: tells it to fetch them from here, and serves them meanwhile.
+//!
+//! Each file is served under its sum, which only who has the file knows, at the address by which
+//! this host reaches the slave, and for no longer than one `ensurepresent` takes.
+
+use std::fs::File;
+use std::io::Write;
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::SystemTime;
+
+use super::Error;
+use crate::client::Client;
+use crate::commands::say;
+use crate::server::{self, Access, Handler, Limits, Method, Request, Response, Server, StopHandle};
+use crate::sys::digest::sha1_of;
+use crate::xmlrpc::Value;
+
+/// Sends `files` to the slave at `address`, telling of each on `out`; answers whether it has all
+/// of them now.
+pub(super) fn send(
+    client: &Client,
+    address: &str,
+    files: &[PathBuf],
+    out: &mut dyn Write,
+) -> Result<bool, Error> {
+    let here = local_address(address)?;
+    let mut all_there = true;
+    for path in files {
+        let (sum, _) = sha1_of(path).map_err(|source| Error::File {
+            path: path.clone(),
+            source,
+        })?;
+        let (there, said) = send_one(client, here, path, &sum)?;
+        if there {
+            writeln!(out, "{sum}  {}  {said}", name(path)).map_err(Error::Output)?;
+        } else {
+            say::complaint(format_args!("{}: refused: {said}", path.display()));
+            all_there = false;
+        }
+    }
+    Ok(all_there)
+}
+
+fn name(path: &Path) -> String {
+    path.file_name()
+        .map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+}
+
+/// Returns the address of this host that a connection to `address` has.
+fn local_address(address: &str) -> Result<IpAddr, Error> {
+    TcpStream::connect(address)
+        .and_then(|stream| stream.local_addr())
+        .map(|here| here.ip())
+        .map_err(|source| Error::Connect {
+            address: address.to_owned(),
+            source,
+        })
+}
+
+/// Has the slave fetch one file; returns whether it has it, and its word for how or why not.
+fn send_one(
+    client: &Client,
+    here: IpAddr,
+    path: &Path,
+    sum: &str,
+) -> Result<(bool, String), Error> {
+    let offer = Offer::start(here, path, sum)?;
+    // Credentials: none, as masters that cannot send nil say it.
+    let params = [sum, &offer.url, "", ""].map(Value::from);
+    match client.call("ensurepresent", &params)? {
+        Value::Array(pair) => match <[Value; 2]>::try_from(pair) {
+            Ok([Value::Bool(there), Value::String(said)]) => Ok((there, said)),
+            _ => Err(Error::NotAPair),
+        },
+        _ => Err(Error::NotAPair),
+    }
+}
+
+/// One file on offer at `url` until dropped.
+struct Offer {
+    url: String,
+    stop: StopHandle,
+    thread: Option<JoinHandle<Result<(), server::Error>>>,
+}
+
+impl Offer {
+    fn start(here: IpAddr, path: &Path, sum: &str) -> Result<Self, Error> {
+        let limits = Limits {
+            connections: 4,
+            connections_per_peer: 4,
+            ..Limits::default()
+        };
+        let server = Server::bind(SocketAddr::new(here, 0), limits, Access::default())?;
+        let address = server.local_addr().map_err(|source| Error::Connect {
+            address: here.to_string(),
+            source,
+        })?;
+        let handler = OneFile {
+            path: path.to_owned(),
+            url_path: format!("/{sum}"),
+        };
+        let stop = server.stop_handle();
+        let thread = thread::spawn(move || server.run(Arc::new(handler)));
+        Ok(Self {
+            url: format!("http://{address}/{sum}"),
+            stop,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Offer {
+    fn drop(&mut self) {
+        self.stop.stop();
+        if let Some(thread) = self.thread.take() {
+            // What went wrong there, the slave has said already.
+            let _ = thread.join();
+        }
+    }
+}
+
+struct OneFile {
+    path: PathBuf,
+    url_path: String,
+}
+
+impl Handler for OneFile {
+    fn handle(&self, request: &Request) -> Response {
+        if request.path != self.url_path {
+            return Response::text(404, "not found");
+        }
+        if !matches!(request.method, Method::Get | Method::Head) {
+            return Response::text(405, "not allowed").with_header("Allow", "GET, HEAD");
+        }
+        let opened = File::open(&self.path).and_then(|file| {
+            let about = file.metadata()?;
+            let changed = about.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+            Ok((file, about.len(), changed))
+        });
+        match opened {
+            Ok((file, len, changed)) => {
+                let content_type = "application/octet-stream";
+                server::serve_file(request, file, len, content_type, changed)
+            }
+            Err(error) => Response::text(500, &format!("cannot read the file: {error}")),
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! Pure: what apt is told in a session, and what its answers mean.
+//!
+//! A build's `archives` in the one-line and in the deb822 form, where lines that apt would not
+//! take are left out and named, as in the reference (slave spec §3.2); keyrings; settings; the
+//! commands; the search for missing build dependencies.
+
+use std::fmt::Write as _;
+
+use crate::protocol::BuildStatus;
+use crate::session::files::NewFile;
+use crate::xmlrpc::decode_base64;
+
+use super::depwait::{Available, BuildDeps};
+use super::logscan::{Findings, Sign};
+use super::stage::Failure;
+use crate::dpkg::Error;
+
+/// Refreshes the package lists; any list that cannot be had is an error, by [`settings`].
+pub(crate) const UPDATE: [&str; 8] = apt_get(["-uy", "update", "-q"]);
+/// Brings the chroot up to date.
+pub(crate) const UPGRADE: [&str; 10] = [
+    "env",
+    "LANG=C",
+    "DEBIAN_FRONTEND=noninteractive",
+    "TTY=unknown",
+    "apt-get",
+    "-q",
+    "-uy",
+    "--purge",
+    "-oDPkg::Options::=--force-confold",
+    "dist-upgrade",
+];
+/// Prints the package lists that apt has, one after the other.
+pub(crate) const PACKAGE_LISTS: [&str; 3] = [
+    "sh",
+    "-c",
+    "apt-get indextargets --format '$(FILENAME)' 'Created-By: Packages' | xargs -r /usr/lib/apt/apt-helper cat-file",
+];
+
+const fn apt_get(rest: [&'static str; 3]) -> [&'static str; 8] {
+    let [a, b, c] = rest;
+    [
+        "env",
+        "LANG=C",
+        "DEBIAN_FRONTEND=noninteractive",
+        "TTY=unknown",
+        "apt-get",
+        a,
+        b,
+        c,
+    ]
+}
+
+/// Returns apt's and dpkg's settings for every session (slave spec §3.2).
+pub(crate) fn settings(proxy: Option<&str>) -> Vec<NewFile> {
+    let file = |path: &str, content: String| NewFile {
+        path: path.into(),
+        content: content.into_bytes(),
+        mode: 0o644,
+    };
+    let mut conf = String::from(
+        "// Written by buildd-slave.\n\
+         Acquire::Retries \"3\";\n\
+         // A mirror that says nothing is given up, well before the log has been silent for long.\n\
+         Acquire::http::Timeout \"30\";\n\
+         Acquire::https::Timeout \"30\";\n\
+         Acquire::ftp::Timeout \"30\";\n\
+         Acquire::Languages \"none\";\n\
+         // A list that cannot be had is an error here and now, not a dep-wait later.\n\
+         APT::Update::Error-Mode \"any\";\n\
+         APT::Get::Always-Include-Phased-Updates \"true\";\n",
+    );
+    if let Some(url) = proxy {
+        let _ = writeln!(conf, "Acquire::http::Proxy \"{url}\";");
+    }
+    let pin = |pocket: &str| format!("Package: *\nPin: release a=*-{pocket}\nPin-Priority: 500\n");
+    vec![
+        file("/etc/apt/apt.conf.d/99buildd-slave", conf),
+        file("/etc/apt/preferences.d/proposed.pref", pin("proposed")),
+        file("/etc/apt/preferences.d/backports.pref", pin("backports")),
+        // The session does not outlive a crash, so nothing in it need be synced.
+        file(
+            "/etc/dpkg/dpkg.cfg.d/99buildd-slave",
+            "force-unsafe-io\n".into(),
+        ),
+    ]
+}
+
+/// Returns the keyrings for `trusted_keys`: base64 of an OpenPGP keyring, armoured or not.
+pub(crate) fn keyrings(keys: &[String]) -> Result<Vec<NewFile>, String> {
+    const FOLDER: &str = "/etc/apt/trusted.gpg.d";
+    (1..)
+        .zip(keys)
+        .map(|(number, key)| {
+            let bytes =
+                decode_base64(key).ok_or_else(|| format!("trusted key {number} is not base64"))?;
+            let armoured = bytes.starts_with(b"-----BEGIN PGP");
+            let extension = if armoured { "asc" } else { "gpg" };
+            Ok(NewFile {
+                path: format!("{FOLDER}/buildd-slave-{number}.{extension}"),
+                content: bytes,
+                mode: 0o644,
+            })
+        })
+        .collect()
+}
+
+/// Returns whose fault a failed update is: the archive's if it could not be fetched from, since a
+/// later try may go well.
+pub(crate) fn blame_update(findings: &Findings, disk_full: bool) -> Failure {
+    if disk_full || findings.sign(Sign::NoSpace).is_some() {
+        return Failure::new(BuildStatus::BuilderFail, "The builder's disk is full.");
+    }
+    let archive = [Sign::FetchFailed, Sign::Expired];
+    if let Some(line) = archive.iter().find_map(|sign| findings.sign(*sign)) {
+        return archive_failed(line);
+    }
+    let error = findings.sign(Sign::Error).unwrap_or("apt does not say why");
+    let reason = format!("The chroot could not be brought up to date: {error}");
+    Failure::new(BuildStatus::ChrootFail, reason)
+}
+
+/// The failure of an archive that may be well again later.
+pub(crate) fn archive_failed(what: &str) -> Failure {
+    let reason = format!("The archive cannot be used now: {what}");
+    Failure::new(BuildStatus::GivenBack, reason)
+}
+
+/// How much of a line of a package list is read; `Provides` may be long.
+const MAX_LINE_BYTES: usize = 64 << 10;
+
+/// The search for build dependencies that no package list has.
+#[derive(Debug)]
+pub(crate) struct Query {
+    deps: BuildDeps,
+    available: Available,
+    partial: Vec<u8>,
+}
+
+impl Query {
+    /// Begins with the text of a `.dsc`.
+    pub(crate) fn new(dsc: &str, arch: &str, arch_indep: bool) -> Result<Self, Error> {
+        let deps = BuildDeps::parse(dsc, arch, arch_indep)?;
+        let available = Available::new(&deps);
+        Ok(Self {
+            deps,
+            available,
+            partial: Vec::new(),
+        })
+    }
+
+    /// Takes a piece of the package lists, cut anywhere.
+    pub(crate) fn feed(&mut self, mut bytes: &[u8]) {
+        while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
+            let (line, rest) = bytes.split_at(end);
+            if self.partial.len() < MAX_LINE_BYTES {
+                self.partial.extend_from_slice(line);
+            }
+            self.available.feed(&String::from_utf8_lossy(&self.partial));
+            self.partial.clear();
+            bytes = rest.get(1..).unwrap_or_default();
+        }
+        // A line that long is no field of interest; its rest would only take memory.
+        if self.partial.len() < MAX_LINE_BYTES {
+            self.partial.extend_from_slice(bytes);
+        }
+    }
+
+    /// Returns the relations that nothing satisfies.
+    pub(crate) fn missing(self) -> Option<String> {
+        self.deps.unsatisfied(self.available)
+    }
+}
+
+/// The same sources in both forms.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Sources {
+    pub(crate) one_line: String,
+    pub(crate) deb822: String,
+    /// The numbers, from 1, of the lines left out; a line itself may hold a password.
+    pub(crate) unreadable: Vec<usize>,
+}
+
+struct Entry<'a> {
+    kind: &'a str,
+    options: Vec<(&'a str, &'a str)>,
+    uri: &'a str,
+    suite: &'a str,
+    components: Vec<&'a str>,
+}
+
+/// Translates the lines of `archives`, in their order.
+pub(crate) fn translate(lines: &[String]) -> Sources {
+    let mut sources = Sources::default();
+    for (number, line) in (1..).zip(lines) {
+        match parse(line) {
+            Some(entry) => {
+                let _ = writeln!(sources.one_line, "{}", line.trim());
+                write_stanza(&mut sources.deb822, &entry);
+            }
+            None => sources.unreadable.push(number),
+        }
+    }
+    sources
+}
+
+fn parse(line: &str) -> Option<Entry<'_>> {
+    let line = line.trim();
+    let (kind, rest) = line.split_once(char::is_whitespace)?;
+    if !matches!(kind, "deb" | "deb-src") {
+        return None;
+    }
+    let rest = rest.trim_start();
+    let (options, rest) = match rest.strip_prefix('[') {
+        Some(inside) => inside.split_once(']')?,
+        None => ("", rest),
+    };
+    let options = options
+        .split_whitespace()
+        .map(|option| option.split_once('='))
+        .collect::<Option<Vec<_>>>()?;
+    let mut words = rest.split_whitespace();
+    let (uri, suite) = (words.next()?, words.next()?);
+    let components: Vec<&str> = words.take_while(|word| !word.starts_with('#')).collect();
+    // A suite that ends in a slash is a path and has no components; any other has some.
+    (uri.contains(':') && suite.ends_with('/') == components.is_empty()).then_some(Entry {
+        kind,
+        options,
+        uri,
+        suite,
+        components,
+    })
+}
+
+fn write_stanza(out: &mut String, entry: &Entry<'_>) {
+    let Entry {
+        kind,
+        options,
+        uri,
+        suite,
+        components,
+    } = entry;
+    let _ = writeln!(out, "Types: {kind}\nURIs: {uri}\nSuites: {suite}");
+    if !components.is_empty() {
+        let _ = writeln!(out, "Components: {}", components.join(" "));
+    }
+    for (name, value) in options {
+        let _ = writeln!(out, "{}: {}", field(name), value.replace(',', " "));
+    }
+    out.push('\n');
+}
+
+/// The deb822 name of a one-line option (`sources.list(5)`): most are the same word in capitals.
+fn field(option: &str) -> String {
+    let plural = match option {
+        "arch" => "Architectures",
+        "lang" => "Languages",
+        "target" => "Targets",
+        "pdiffs" => "PDiffs",
+        other => {
+            let words = other.split('-').map(|word| {
+                let mut letters = word.chars();
+                letters.next().map_or_else(String::new, |first| {
+                    first.to_ascii_uppercase().to_string() + letters.as_str()
+                })
+            });
+            return words.collect::<Vec<_>>().join("-");
+        }
+    };
+    plural.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_forms_of_the_same_lines() {
+        let lines = [
+            "deb http://archive.example/debian bookworm main contrib",
+            "  deb [arch=amd64,i386 trusted=yes signed-by=/k.gpg] https://u:p@ppa.example/x noble main # why",
+            "deb file:/srv/repo ./",
+        ];
+        let sources = translate(&lines.map(str::to_owned));
+        assert_eq!(sources.unreadable, [0_usize; 0]);
+        assert_eq!(sources.one_line.lines().count(), 3);
+        assert_eq!(
+            sources.deb822,
+            "Types: deb\nURIs: http://archive.example/debian\nSuites: bookworm\nComponents: main contrib\n\n\
+             Types: deb\nURIs: https://u:p@ppa.example/x\nSuites: noble\nComponents: main\n\
+             Architectures: amd64 i386\nTrusted: yes\nSigned-By: /k.gpg\n\n\
+             Types: deb\nURIs: file:/srv/repo\nSuites: ./\n\n"
+        );
+    }
+
+    #[test]
+    fn missing_dependencies_are_found_across_any_cut() {
+        let dsc = "Source: x\nBuild-Depends: debhelper (>= 13), libnew-dev (>= 2) | libother-dev\n";
+        let lists = "Package: debhelper\nVersion: 13.1\n\nPackage: libnew-dev\nVersion: 1.9\n\n";
+        for cut in 0..lists.len() {
+            let mut query = Query::new(dsc, "amd64", false).unwrap();
+            query.feed(&lists.as_bytes()[..cut]);
+            query.feed(&lists.as_bytes()[cut..]);
+            assert_eq!(
+                query.missing().as_deref(),
+                Some("libnew-dev (>= 2) | libother-dev"),
+                "{cut}"
+            );
+        }
+    }
+
+    #[test]
+    fn keys_keep_their_form() {
+        let keys = [
+            "LS0tLS1CRUdJTiBQR1AgUFVCTElDIEtFWQ==".to_owned(),
+            "mQAA".to_owned(),
+        ];
+        let files = keyrings(&keys).unwrap();
+        assert!(files[0].path.ends_with("-1.asc") && files[1].path.ends_with("-2.gpg"));
+        assert_eq!(files[1].content, [0x99, 0, 0]);
+        assert!(keyrings(&["!".to_owned()]).is_err());
+    }
+
+    #[test]
+    fn what_apt_would_not_take_is_named() {
+        for bad in [
+            "",
+            "deb",
+            "rpm http://a b c",
+            "deb [arch=x http://a b c",
+            "deb http://a b",
+            "deb nourl b c",
+        ] {
+            assert_eq!(translate(&[bad.to_owned()]).unreadable, [1], "{bad:?}");
+        }
+    }
+}

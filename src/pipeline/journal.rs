@@ -1,0 +1,409 @@
+//! What a build has on disk: the journal entry that a daemon and a shim share.
+//!
+//! | file | written by | says |
+//! | --- | --- | --- |
+//! | `spec.json` | starter | what to build, and how; without passwords, which go by a pipe |
+//! | `lock` | starter, held by the shim | that the shim lives; its text is the shim's pid |
+//! | `bounds` | starter | the control groups of the build |
+//! | `stages` | shim | a line per stage begun: seconds since 1970 and its name |
+//! | `log` | shim | the build log |
+//! | `tree` | shim | that the work tree is this build's |
+//! | `results` | shim | a line per result, its sum, before it is in the file cache |
+//! | `evicted` | shim, unpacking | lines of `filecache` or `chroots` and how many had to go there |
+//! | `abort` | starter | that somebody asked for an abort |
+//! | `verdict.json` | shim, at its very end; else the daemon | how the build ended |
+//! | `.abort`, `.verdict` | starter | nothing: they become the two above on a disk that is full |
+//!
+//! The folder appears by a rename, whole, and the lock is taken before that: whoever finds the
+//! folder with the lock free and no verdict knows that the shim is dead.
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Seek as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::protocol::{BuildStatus, FileName, Sha1Hex};
+use crate::session::launch::MARK;
+use crate::sys::cgroup::{self, Bounds, Place};
+use crate::sys::{self, exe, host, procs};
+
+use super::spec::Spec;
+use super::stage::Stage;
+
+/// How a build ended, as the master is told.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Ending {
+    pub(crate) status: BuildStatus,
+    /// One plain sentence, as in the log.
+    pub(crate) reason: String,
+    /// The missing relations of a dep-wait, else empty.
+    pub(crate) dependencies: String,
+    pub(crate) files: Vec<(FileName, Sha1Hex)>,
+    /// The stages that ran and their seconds; those of a newer version's that nobody knows here are
+    /// left out.
+    #[serde(deserialize_with = "known_stages")]
+    pub(crate) stages: Vec<(Stage, f64)>,
+}
+
+/// What becomes `abort`: to give a file another name takes no space.
+const ABORT_ROOM: &str = ".abort";
+/// What becomes the verdict, and its size in bytes: enough for some five hundred files.
+const VERDICT_ROOM: &str = ".verdict";
+const VERDICT_BYTES: usize = 64 << 10;
+
+/// The journal entry of one build.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct JournalEntry(PathBuf);
+
+fn known_stages<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<(Stage, f64)>, D::Error> {
+    let all = Vec::<(String, f64)>::deserialize(input)?;
+    let stage = |name: String| Stage::deserialize(serde_json::Value::String(name)).ok();
+    Ok(all
+        .into_iter()
+        .filter_map(|(name, secs)| Some((stage(name)?, secs)))
+        .collect())
+}
+
+/// How a build stands, by its journal entry alone.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Standing {
+    Running,
+    Ended(Ending),
+    /// No verdict, and nobody who could still give one.
+    Dead,
+}
+
+impl JournalEntry {
+    /// Names an entry that exists.
+    pub(crate) fn existing(path: PathBuf) -> Self {
+        Self(path)
+    }
+
+    /// Makes the entry `folder/NAME` for `spec` and starts its shim; the groups that bound the build
+    /// are made at `place`.
+    pub(crate) fn start(folder: &Path, spec: &Spec, place: &Place) -> io::Result<(Self, Child)> {
+        let name = spec.request.build_id.as_str();
+        let (fresh, dir) = (folder.join(format!(".new-{name}")), folder.join(name));
+        for remnant in [&fresh, &dir] {
+            sys::fs::remove_tree(remnant).map_err(io::Error::other)?;
+        }
+        fs::create_dir(&fresh)?;
+        let result = Self::fill(&fresh, &dir, spec);
+        if result.is_err() {
+            for half_made in [&fresh, &dir] {
+                let _ = fs::remove_dir_all(half_made);
+            }
+        }
+        let lock = result?;
+        let run = Self(dir);
+        let bounds = bounds(spec, place);
+        match run.spawn_shim(lock, spec, &bounds) {
+            Ok(child) => Ok((run, child)),
+            Err(error) => {
+                let _ = bounds.remove();
+                let _ = fs::remove_dir_all(&run.0);
+                Err(error)
+            }
+        }
+    }
+
+    fn fill(fresh: &Path, dir: &Path, spec: &Spec) -> io::Result<File> {
+        let text = serde_json::to_vec_pretty(&spec.without_secrets())?;
+        sys::fs::atomic_write(&fresh.join("spec.json"), &text).map_err(io::Error::other)?;
+        File::create(fresh.join("log"))?;
+        File::create(fresh.join(ABORT_ROOM))?;
+        fs::write(fresh.join(VERDICT_ROOM), vec![b'\n'; VERDICT_BYTES])?;
+        let lock = File::create_new(fresh.join("lock"))?;
+        lock.try_lock()?;
+        fs::rename(fresh, dir)?;
+        if let Some(parent) = dir.parent() {
+            sys::fs::fsync_dir(parent).map_err(io::Error::other)?;
+        }
+        Ok(lock)
+    }
+
+    /// Starts the shim. It inherits the lock as its stdout, so that this is held until the shim
+    /// has ended, with no moment in between; the whole spec comes by its stdin.
+    fn spawn_shim(&self, lock: File, spec: &Spec, bounds: &Bounds) -> io::Result<Child> {
+        let (mark, value) = self.mark();
+        let text = bounds.text();
+        fs::write(self.0.join("bounds"), &text)?;
+        let mut child = exe::internal("shim")
+            .arg(&self.0)
+            .env(mark, value)
+            .env(cgroup::BOUNDS, text)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::from(lock))
+            .stderr(File::create(self.0.join("shim.err"))?)
+            .spawn()?;
+        let mut stdin = child.stdin.take().expect("stdin is piped");
+        // The pid is for whoever has to signal the shim without being its parent.
+        let told = fs::write(self.0.join("lock"), child.id().to_string())
+            .and_then(|()| stdin.write_all(&serde_json::to_vec(spec)?));
+        if told.is_err() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        told.map(|()| child)
+    }
+
+    /// What every process of the build on this host has in its environment: by this they are
+    /// found when the shim is dead, whatever they did to leave it.
+    pub(crate) fn mark(&self) -> (&'static str, &OsStr) {
+        (MARK, self.0.as_os_str())
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The folder of all entries.
+    pub(crate) fn journal(&self) -> &Path {
+        self.0.parent().unwrap_or(&self.0)
+    }
+
+    pub(crate) fn log(&self) -> PathBuf {
+        self.0.join("log")
+    }
+
+    /// Returns what a shim said outside the log, which is nothing unless it went wrong.
+    pub(crate) fn last_words(&self) -> Option<String> {
+        let text = fs::read_to_string(self.0.join("shim.err")).ok()?;
+        (!text.trim().is_empty()).then(|| text.trim().to_owned())
+    }
+
+    /// Reads what to build, as far as it may stand on disk.
+    pub(crate) fn spec(&self) -> io::Result<Spec> {
+        Ok(serde_json::from_slice(&fs::read(
+            self.0.join("spec.json"),
+        )?)?)
+    }
+
+    /// Reads the build's bounds; none if it was never started.
+    pub(crate) fn bounds(&self) -> Option<Bounds> {
+        serde_json::from_slice(&fs::read(self.0.join("bounds")).ok()?).ok()
+    }
+
+    /// Reads the verdict; none means the build has not ended.
+    pub(crate) fn verdict(&self) -> io::Result<Option<Ending>> {
+        match fs::read(self.0.join("verdict.json")) {
+            Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Leaves the verdict, whole or not at all.
+    pub(crate) fn give_verdict(&self, verdict: &Ending) -> io::Result<()> {
+        let text = serde_json::to_vec_pretty(verdict)?;
+        let place = self.0.join("verdict.json");
+        self.write_in_room(&text, &place)
+            .or_else(|_| sys::fs::atomic_write(&place, &text).map_err(io::Error::other))
+    }
+
+    /// Writes the verdict over the bytes that were put by for it, which a full disk still has.
+    fn write_in_room(&self, text: &[u8], place: &Path) -> io::Result<()> {
+        let room = self.0.join(VERDICT_ROOM);
+        let mut file = OpenOptions::new().write(true).open(&room)?;
+        file.write_all(text).or_else(|_| {
+            // Where nothing is ever overwritten in its place (btrfs), it is given back first.
+            file.set_len(0)?;
+            file.rewind()?;
+            file.write_all(text)
+        })?;
+        file.set_len(text.len() as u64)?;
+        file.sync_all()?;
+        fs::rename(room, place)?;
+        sys::fs::fsync_dir(&self.0).map_err(io::Error::other)
+    }
+
+    /// Notes that a stage begins.
+    pub(crate) fn begin_stage(&self, stage: Stage) -> io::Result<()> {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let line = format!("{:.3} {}", now.as_secs_f64(), stage.name());
+        self.append("stages", &line)
+    }
+
+    /// Returns the stages begun so far: seconds since 1970 and the name.
+    pub(crate) fn stages(&self) -> Vec<(f64, String)> {
+        let text = fs::read_to_string(self.0.join("stages")).unwrap_or_default();
+        text.lines()
+            .filter_map(|line| line.split_once(' '))
+            .filter_map(|(time, name)| Some((time.parse().ok()?, name.to_owned())))
+            .collect()
+    }
+
+    /// Notes that the work tree is this build's from now on: nothing else may be removed for it.
+    pub(crate) fn note_tree(&self) -> io::Result<()> {
+        File::create(self.0.join("tree")).map(drop)
+    }
+
+    /// Says whether the build has, or may have, a work tree of its own.
+    pub(crate) fn has_tree(&self) -> bool {
+        self.0.join("tree").exists()
+    }
+
+    /// Notes that a result is about to get into the file cache.
+    pub(crate) fn note_result(&self, sum: &Sha1Hex) -> io::Result<()> {
+        self.append("results", &format!("{sum}"))
+    }
+
+    /// Returns the results that may be in the file cache, whatever became of the build.
+    pub(crate) fn noted_results(&self) -> io::Result<Vec<Sha1Hex>> {
+        let text = or_nothing(fs::read_to_string(self.0.join("results")))?;
+        Ok(text
+            .lines()
+            .filter_map(|sum| Sha1Hex::parse(sum).ok())
+            .collect())
+    }
+
+    /// Where it stands how much had to go for this build.
+    pub(crate) fn evictions_file(&self) -> PathBuf {
+        self.0.join("evicted")
+    }
+
+    /// Notes that so many files of the cache had to go for the results.
+    pub(crate) fn note_evictions(&self, files: u64) -> io::Result<()> {
+        self.append("evicted", &format!("filecache {files}"))
+    }
+
+    /// Returns from which store how much had to go.
+    pub(crate) fn evictions(&self) -> Vec<(&'static str, u64)> {
+        let text = fs::read_to_string(self.evictions_file()).unwrap_or_default();
+        text.lines()
+            .filter_map(|line| {
+                let (store, count) = line.split_once(' ')?;
+                let store = ["filecache", "chroots"].into_iter().find(|s| *s == store)?;
+                Some((store, count.parse().ok()?))
+            })
+            .collect()
+    }
+
+    fn append(&self, name: &str, line: &str) -> io::Result<()> {
+        let path = self.0.join(name);
+        let mut file = OpenOptions::new().append(true).create(true).open(path)?;
+        writeln!(file, "{line}")
+    }
+
+    /// Asks the shim to abort; a build that has ended meanwhile is left alone.
+    pub(crate) fn abort(&self) -> io::Result<()> {
+        let asked = self.0.join("abort");
+        let noted =
+            fs::rename(self.0.join(ABORT_ROOM), &asked).or_else(|_| File::create(&asked).map(drop));
+        if let Err(error) = noted {
+            log::warn!("{}: cannot be written: {error}", asked.display());
+        }
+        self.signal(Signal::SIGTERM)
+    }
+
+    /// Tells whether an abort was asked for.
+    pub(crate) fn abort_asked(&self) -> bool {
+        self.0.join("abort").exists()
+    }
+
+    /// Sends a signal to a living shim.
+    pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
+        if !self.lives()? {
+            return Ok(());
+        }
+        let pid = self
+            .shim_pid()
+            .ok_or_else(|| io::Error::other("its process is not to be found"))?;
+        Ok(kill(Pid::from_raw(pid), signal)?)
+    }
+
+    /// The pid of the shim, if it lives: as the lock says, or, if that makes no sense, as /proc does.
+    fn shim_pid(&self) -> Option<i32> {
+        let arguments = [OsStr::new("shim"), self.0.as_os_str()];
+        let is_shim = |pid: &i32| procs::has_arguments(*pid, &arguments);
+        let told = fs::read_to_string(self.0.join("lock")).unwrap_or_default();
+        let told = told.trim().parse().ok().filter(is_shim);
+        told.or_else(|| {
+            let mut pids = procs::all().into_iter().map(|process| process.pid);
+            pids.find(is_shim)
+        })
+    }
+
+    /// Tells whether the shim is alive. The lock is only tried shared, so that two who ask at
+    /// once do not take each other for the shim.
+    fn lives(&self) -> io::Result<bool> {
+        match self.open_lock()?.map(|lock| lock.try_lock_shared()) {
+            None | Some(Ok(())) => Ok(false),
+            Some(Err(TryLockError::WouldBlock)) => Ok(true),
+            Some(Err(TryLockError::Error(error))) => Err(error),
+        }
+    }
+
+    /// Waits until the shim has ended, however it did.
+    pub(crate) fn wait(&self) -> io::Result<()> {
+        self.open_lock()?.map_or(Ok(()), |lock| lock.lock_shared())
+    }
+
+    /// Opens the lock, which nobody can hold who is to be found by it if it is not there.
+    fn open_lock(&self) -> io::Result<Option<File>> {
+        match File::open(self.0.join("lock")) {
+            Ok(lock) => Ok(Some(lock)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Tells how the build stands.
+    pub(crate) fn standing(&self) -> io::Result<Standing> {
+        // In this order: a shim gives its verdict before it lets go of the lock.
+        let lives = self.lives()?;
+        Ok(match (self.verdict()?, lives) {
+            (Some(ending), _) => Standing::Ended(ending),
+            (None, true) => Standing::Running,
+            (None, false) => Standing::Dead,
+        })
+    }
+}
+
+/// Returns the files of the cache that the builds of a journal need: what they are made of, and
+/// what came of them.
+pub(crate) fn pinned(journal: &Path) -> io::Result<HashSet<Sha1Hex>> {
+    let mut sums = HashSet::new();
+    for entry in fs::read_dir(journal)? {
+        let path = entry?.path();
+        if !path.is_dir() {
+            continue;
+        }
+        let run = JournalEntry(path);
+        let text = or_nothing(fs::read_to_string(run.0.join("spec.json")))?;
+        // One that nobody can read is no build's any more.
+        if let Ok(Spec { request, .. }) = serde_json::from_str(&text) {
+            sums.insert(request.chroot);
+            sums.extend(request.files.iter().map(|(_, sum)| sum.clone()));
+        }
+        sums.extend(run.noted_results()?);
+    }
+    Ok(sums)
+}
+
+/// Reads an absent file as an empty one.
+fn or_nothing(read: io::Result<String>) -> io::Result<String> {
+    read.or_else(|error| match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::InvalidData => Ok(String::new()),
+        _ => Err(error),
+    })
+}
+
+/// Makes the groups of a build, called by its name.
+fn bounds(spec: &Spec, place: &Place) -> Bounds {
+    let settings = &spec.settings;
+    let memory = settings
+        .memory_bytes
+        .unwrap_or_else(|| host::memory_bytes() / 8 * 7);
+    let name = spec.request.build_id.as_str();
+    place.make(name, memory, settings.processes)
+}

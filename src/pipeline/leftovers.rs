@@ -1,0 +1,201 @@
+//! Removes what a build has outside its journal entry, and ends a build whose shim died.
+//!
+//! Its session, a chroot it was unpacking, its work tree. Used by CLEANUP, by whoever started a
+//! shim and finds it dead, and at start for what builds have left of which no journal knows. Only
+//! what carries the name of a build and looks like one is touched, and no mount is entered.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::protocol::{BuildId, BuildStatus};
+use crate::session::launch::MARK;
+use crate::session::{self, launch, live, store};
+use crate::sys::{self, procs};
+
+use super::buildlog;
+use super::journal::{Ending, JournalEntry};
+use super::spec::{Settings, Spec};
+
+/// What the name of a work tree begins with while it is being removed.
+const GRAVE: &str = ".left-";
+/// How long it may take until killed processes are gone.
+const KILL_TIME: Duration = Duration::from_secs(2);
+
+/// Removes the session's folder and a half-unpacked chroot; absent ones are no error.
+pub(super) fn remove_session(spec: &Spec) -> Result<(), session::Error> {
+    let settings = &spec.settings;
+    let (sum, id) = (spec.request.chroot.as_str(), spec.request.build_id.as_str());
+    let half_made = store::half_made(&settings.chroots, sum, id);
+    let session = spec.session_dir();
+    if [&session, &half_made]
+        .iter()
+        .all(|path| fs::symlink_metadata(path).is_err())
+    {
+        // Nor is there a need for subordinate ids then.
+        return Ok(());
+    }
+    let ids = launch::own_sub_ids()?;
+    live::remove_folder(&session, ids)?;
+    store::remove(&half_made, ids)
+}
+
+/// Ends a build whose shim is dead: whatever it left running or lying about goes, the log and a
+/// verdict stay.
+pub(crate) fn bury(dir: &JournalEntry, reason: &str) -> Ending {
+    let mut notes = Vec::new();
+    let (name, value) = dir.mark();
+    for process in procs::kill_marked(name, |of| of == value, KILL_TIME) {
+        notes.push(format!(
+            "process {} ({}) does not die",
+            process.pid, process.name
+        ));
+    }
+    if let Some(Err(error)) = dir.bounds().map(|bounds| bounds.remove()) {
+        notes.push(format!("a control group is left over: {error}"));
+    }
+    if let Ok(spec) = dir.spec() {
+        notes.extend(remove_all(&spec, dir.has_tree()));
+    }
+    notes.extend(dir.last_words());
+    // An abort that met a shim too young to listen.
+    let (status, reason) = if dir.abort_asked() && dir.stages().is_empty() {
+        (BuildStatus::Aborted, "aborted on request")
+    } else {
+        (BuildStatus::BuilderFail, reason)
+    };
+    notes.push(format!("Verdict: {status}: {reason}"));
+    let mut ending = Ending {
+        status,
+        reason: reason.to_owned(),
+        dependencies: String::new(),
+        files: Vec::new(),
+        stages: Vec::new(),
+    };
+    let log = dir.log();
+    // Where there is no room to join it, there may be some for a line.
+    let logged = [
+        buildlog::join(&log),
+        buildlog::append_line(&log, &notes.join("\n")),
+    ];
+    for error in logged.into_iter().filter_map(Result::err) {
+        log::error!("{}: {error}", log.display());
+    }
+    if let Err(error) = dir.give_verdict(&ending) {
+        log::error!("{}: cannot keep the verdict: {error}", dir.path().display());
+        ending.reason = format!("{reason}, and the journal cannot be written: {error}");
+    }
+    ending
+}
+
+/// Removes all that a build has outside its journal entry, the work tree if that is its own; returns
+/// what could not be removed, a sentence each.
+pub(crate) fn remove_all(spec: &Spec, has_tree: bool) -> Vec<String> {
+    let session = remove_session(spec).map_err(|error| error.to_string());
+    let tree = match has_tree {
+        true => sys::fs::remove_tree(&spec.work_tree()).map_err(|error| error.to_string()),
+        false => Ok(()),
+    };
+    [session, tree]
+        .into_iter()
+        .filter_map(Result::err)
+        .collect()
+}
+
+/// Removes what builds have left on this host that nobody knows any more: their processes, work
+/// trees and sessions. `known` is the one build of `journal`, which is left alone, as is what others
+/// work in. What cannot be removed is named, and there at the next start.
+pub(crate) fn sweep(settings: &Settings, journal: &Path, known: Option<&BuildId>) {
+    let is_stray = |run: &OsStr| {
+        let ours = Path::new(run).parent() == Some(journal);
+        ours && run_id(run).as_ref() != known
+    };
+    let (strays, others): (Vec<_>, Vec<_>) = procs::marked(MARK)
+        .into_iter()
+        .partition(|(_, run)| is_stray(run));
+    for (process, run) in &strays {
+        let (pid, name, run) = (process.pid, &process.name, run.display());
+        log::warn!("killing process {pid} ({name}) of {run}, a build that is no more");
+    }
+    if !strays.is_empty() {
+        for process in procs::kill_marked(MARK, is_stray, KILL_TIME) {
+            log::error!("process {} ({}) does not die", process.pid, process.name);
+        }
+    }
+    let living: Vec<BuildId> = others
+        .iter()
+        .filter_map(|(_, run)| run_id(run))
+        .chain(known.cloned())
+        .collect();
+    let keep = [
+        journal,
+        &settings.home,
+        &settings.filecache,
+        &settings.chroots,
+        &settings.sessions,
+    ];
+    let is_left = |path: &PathBuf| {
+        // However somebody has laid out his folders.
+        let in_the_way = keep.iter().any(|kept| kept.starts_with(path));
+        !in_the_way && !procs::is_named(path)
+    };
+    for path in builds_in(&settings.home, "build-", &living) {
+        if is_left(&path) && is_work_tree(&path, &settings.filecache) {
+            // What it was known by is soon gone.
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let grave = settings.home.join(format!("{GRAVE}{name}"));
+            if let Err(error) = fs::rename(&path, &grave) {
+                tell(&path, Err(error));
+            }
+        }
+    }
+    for path in builds_in(&settings.home, &format!("{GRAVE}build-"), &[]) {
+        tell(&path, sys::fs::remove_tree(&path));
+    }
+    for path in builds_in(&settings.sessions, "", &living) {
+        if is_left(&path) && live::is_folder_of_one(&path) {
+            let removed = launch::own_sub_ids().and_then(|ids| live::remove_folder(&path, ids));
+            tell(&path, removed);
+        }
+    }
+}
+
+/// Tells whether a folder is the work tree of a build, which begins with links into the file cache.
+/// Somebody's own folder may well be called `build-area`.
+pub(super) fn is_work_tree(path: &Path, filecache: &Path) -> bool {
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| fs::read_link(entry.path()).ok())
+        .any(|target| target.parent() == Some(filecache))
+}
+
+fn tell<E: std::fmt::Display>(path: &Path, removed: Result<(), E>) {
+    let path = path.display();
+    match removed {
+        Ok(()) => log::warn!("removed {path}, left by a build that is no more"),
+        Err(error) => {
+            log::error!("{path}, left by a build that is no more, is still there: {error}");
+        }
+    }
+}
+
+/// The build that a mark names.
+fn run_id(run: &OsStr) -> Option<BuildId> {
+    BuildId::parse(Path::new(run).file_name()?.to_str()?).ok()
+}
+
+/// Returns the folders in `folder` named by `prefix` and a build that is not `living`.
+fn builds_in(folder: &Path, prefix: &str, living: &[BuildId]) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let id = name.to_str().and_then(|name| name.strip_prefix(prefix));
+        let id = id.and_then(|id| BuildId::parse(id).ok());
+        let dead = id.is_some_and(|id| !living.contains(&id));
+        if dead && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            found.push(entry.path());
+        }
+    }
+    found
+}

@@ -1,0 +1,412 @@
+//! Does one stage of a build: the built-in way, or by the site's program.
+//!
+//! `shim` says which stage; a stage says how it ended. `runner` has what the stages share.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::config::Network;
+use crate::protocol::BuildStatus;
+use crate::session::enter;
+use crate::session::files::{NewFile, Task};
+use crate::session::live::remove_folder;
+use crate::session::store;
+use crate::sys::cgroup::BOUNDS;
+use crate::sys::{self, exe, host};
+
+use super::logscan::Findings;
+use super::running::{Build, Done, Stop};
+use super::stage::{Failure, Stage};
+use super::verdict::{self, Exit, Judgement, Verdict};
+use super::{apt, keep_results, leftovers, sbuild};
+
+/// How long to wait before the second `apt-get update`: a mirror may be in mid-pulse.
+const UPDATE_RETRY: Duration = Duration::from_secs(10);
+/// Larger than any real .dsc.
+const MAX_DSC_BYTES: u64 = 1 << 20;
+
+impl Build {
+    /// Does `stage`.
+    pub(crate) fn stage(&mut self, stage: Stage) -> Done {
+        let result = match stage {
+            Stage::Init => self.init(),
+            Stage::Unpack => self.unpack(),
+            Stage::Mount => self.mount(),
+            Stage::Ogre => self.ogre(),
+            Stage::Sources => self.sources(),
+            Stage::Keys => self.keys(),
+            Stage::Update => self.update(),
+            Stage::Sbuild => self.sbuild(),
+            Stage::Reap => self.reap(),
+            Stage::Umount => self.umount(),
+            Stage::Cleanup => self.cleanup(),
+        };
+        match result {
+            Err(Stop::Failed(_)) if self.layer_was_too_small() => Err(Stop::LayerFull),
+            other => other,
+        }
+    }
+
+    fn init(&mut self) -> Done {
+        let failed = |error: &dyn std::fmt::Display| {
+            Failure::new(
+                BuildStatus::BuilderFail,
+                format!("cannot prepare the build: {error}"),
+            )
+        };
+        self.log.line(&format!("Kernel: {}", host::kernel()));
+        let tree = self.spec.work_tree();
+        // An empty folder is nobody's loss.
+        let is_there = fs::symlink_metadata(&tree).is_ok() && fs::remove_dir(&tree).is_err();
+        if is_there && !leftovers::is_work_tree(&tree, &self.spec.settings.filecache) {
+            let reason = format!(
+                "{} is there and is not the tree of a build; it has to be moved away",
+                tree.display()
+            );
+            return Err(Failure::new(BuildStatus::BuilderFail, reason).into());
+        }
+        if is_there {
+            self.log.line(&format!(
+                "Removing what an earlier build left in {}",
+                tree.display()
+            ));
+            sys::fs::remove_tree(&tree).map_err(|error| failed(&error))?;
+        }
+        self.run.note_tree().map_err(|error| failed(&error))?;
+        fs::create_dir(&tree).map_err(|error| failed(&error))?;
+        for (name, sum) in self.spec.request.files.iter() {
+            let target = self.spec.settings.filecache.join(sum.as_str());
+            symlink(target, tree.join(name.as_str())).map_err(|error| failed(&error))?;
+        }
+        Ok(())
+    }
+
+    fn unpack(&mut self) -> Done {
+        let tarball = self.spec.tarball();
+        if let Some(program) = self.spec.settings.programs.unpack.clone() {
+            let tarball = tarball.display().to_string();
+            return self.site(Stage::Unpack, &program, &[tarball]);
+        }
+        let sum = self.spec.request.chroot.to_string();
+        let held = store::hold(&self.spec.settings.chroots, &sum);
+        self.chroot = Some(held.map_err(|error| {
+            Failure::new(
+                BuildStatus::BuilderFail,
+                format!("cannot use the store of chroots: {error}"),
+            )
+        })?);
+        if store::tree(&self.spec.settings.chroots, &sum).is_dir() {
+            self.log.line("The chroot is unpacked already.");
+            return Ok(());
+        }
+        let mut command = exe::internal("unpack");
+        command
+            .arg(&self.spec.settings.chroots)
+            .arg(&sum)
+            .arg(&tarball)
+            .arg(self.spec.request.build_id.as_str())
+            .arg(self.spec.settings.space.chroots.to_string())
+            .arg(self.spec.settings.space.reserve.to_string())
+            .arg(self.run.evictions_file());
+        self.stage_command(Stage::Unpack, command)
+    }
+
+    fn mount(&mut self) -> Done {
+        if let Some(program) = self.spec.settings.programs.mount.clone() {
+            return self.site(Stage::Mount, &program, &[]);
+        }
+        // The chroot was looked at when it was unpacked: what fails here is this host.
+        let failed = |what: String| Stop::from(Failure::new(BuildStatus::BuilderFail, what));
+        let ids = self.sub_ids()?;
+        let dir = self.spec.session_dir();
+        remove_folder(&dir, ids).map_err(|error| failed(error.to_string()))?;
+        let session = self.start_session(ids, &dir).map_err(failed)?;
+        self.session = Some(session);
+        let mut files = apt::settings(self.spec.settings.apt_proxy.as_deref());
+        files.push(NewFile {
+            path: "/CurrentlyBuilding".into(),
+            content: sbuild::currently_building(&self.spec).into_bytes(),
+            mode: 0o644,
+        });
+        self.change(&Task::Write(files))
+            .map_err(|error| chroot_failure("cannot prepare the session", &error))
+    }
+
+    fn ogre(&mut self) -> Done {
+        let component = self
+            .spec
+            .request
+            .args
+            .ogrecomponent
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        if let Some(program) = self.spec.settings.programs.ogre.clone() {
+            return self.site(Stage::Ogre, &program, &[component]);
+        }
+        self.change(&Task::Ogre(component))
+            .map_err(|error| chroot_failure("cannot follow the component", &error))
+    }
+
+    fn sources(&mut self) -> Done {
+        let archives = self.spec.request.args.archives.clone();
+        if let Some(program) = self.spec.settings.programs.sources.clone() {
+            return self.site(Stage::Sources, &program, &archives);
+        }
+        let sources = apt::translate(&archives);
+        for number in &sources.unreadable {
+            self.log.line(&format!(
+                "Line {number} of archives is not one of sources.list; it is left out."
+            ));
+        }
+        for line in sources.one_line.lines() {
+            self.log.line(line);
+        }
+        let task = Task::Sources {
+            one_line: sources.one_line,
+            deb822: sources.deb822,
+        };
+        self.change(&task)
+            .map_err(|error| chroot_failure("cannot write apt's sources", &error))
+    }
+
+    fn keys(&mut self) -> Done {
+        let files = apt::keyrings(&self.spec.request.args.trusted_keys)
+            .map_err(|reason| Failure::new(BuildStatus::ChrootFail, reason))?;
+        self.log.line(&format!(
+            "{} keyring(s) are trusted by apt in this build.",
+            files.len()
+        ));
+        self.change(&Task::Write(files))
+            .map_err(|error| chroot_failure("cannot write the keys", &error))
+    }
+
+    fn update(&mut self) -> Done {
+        if let Some(program) = self.spec.settings.programs.update.clone() {
+            return self.site(Stage::Update, &program, &[]);
+        }
+        if self.spec.settings.network == Network::Never {
+            self.log.line(
+                "The chroot is taken as it is: builds have no network here ([slave] network).",
+            );
+            return Ok(());
+        }
+        let mut findings = self.fetch_lists()?;
+        if findings.0 != Exit::Code(0) {
+            self.log.line(&format!(
+                "apt-get update failed; once more in {} s.",
+                UPDATE_RETRY.as_secs()
+            ));
+            let mut pause = Command::new("sleep");
+            pause.arg(UPDATE_RETRY.as_secs().to_string());
+            self.exec(Stage::Update, pause, &mut |_, _| {})?;
+            findings = self.fetch_lists()?;
+        }
+        if findings.0 == Exit::Code(0) {
+            findings = self.scanned(Stage::Update, self.inside(&apt::UPGRADE))?;
+        }
+        match findings {
+            (Exit::Code(0), _) => Ok(()),
+            (_, findings) => Err(apt::blame_update(&findings, self.disk_is_full()).into()),
+        }
+    }
+
+    /// Refreshes the package lists. If that does not come to an end, it is for the archive.
+    fn fetch_lists(&mut self) -> Result<(Exit, Findings), Stop> {
+        match self.scanned(Stage::Update, self.inside(&apt::UPDATE)) {
+            Err(Stop::Failed(failure)) if failure.status == BuildStatus::ChrootFail => {
+                Err(apt::archive_failed(&failure.reason).into())
+            }
+            other => other,
+        }
+    }
+
+    fn sbuild(&mut self) -> Done {
+        let site = self.spec.settings.programs.sbuild.clone();
+        let command = match &site {
+            Some(program) => self.site_command(program, &sbuild::site_arguments(&self.spec)),
+            None => self.sbuild_command()?,
+        };
+        let before = self.hits();
+        let done = self.scanned(Stage::Sbuild, command);
+        let done = done.and_then(|(exit, findings)| {
+            self.judge(match site {
+                Some(_) => verdict::classify_site(exit, &findings),
+                None => verdict::classify(exit, &findings),
+            })
+        });
+        let never = self.spec.settings.network == Network::Never;
+        match done {
+            // It would not help to try again: the chroot has to have it.
+            Err(Stop::Failed(failure)) if never && failure.status == BuildStatus::GivenBack => {
+                let reason = format!("There is no network for builds here. {}", failure.reason);
+                Err(Failure::new(BuildStatus::ChrootFail, reason).into())
+            }
+            Err(Stop::Failed(failure)) => Err(self.weigh(failure, before)),
+            other => other,
+        }
+    }
+
+    fn reap(&mut self) -> Done {
+        let result = match self.spec.settings.programs.process_scan.clone() {
+            Some(program) => self.site(Stage::Reap, &program, &[]),
+            None => Ok(()),
+        };
+        self.kill_everything();
+        result
+    }
+
+    fn umount(&mut self) -> Done {
+        match self.spec.settings.programs.umount.clone() {
+            Some(program) => self.site(Stage::Umount, &program, &[]),
+            None => {
+                self.kill_everything();
+                Ok(())
+            }
+        }
+    }
+
+    fn cleanup(&mut self) -> Done {
+        let tree = self.spec.work_tree();
+        if !self.run.has_tree() && fs::symlink_metadata(&tree).is_ok() {
+            // Somebody else's: INIT would not have it.
+            return Ok(());
+        }
+        if let Some(program) = self.spec.settings.programs.clean.clone() {
+            return self.site(Stage::Cleanup, &program, &[]);
+        }
+        let failed = |error: String| {
+            Failure::new(
+                BuildStatus::BuilderFail,
+                format!("cannot clean up: {error}"),
+            )
+        };
+        self.kill_everything();
+        leftovers::remove_session(&self.spec).map_err(|error| failed(error.to_string()))?;
+        sys::fs::remove_tree(&tree).map_err(|error| failed(error.to_string()).into())
+    }
+
+    fn sbuild_command(&mut self) -> Result<Command, Stop> {
+        let version = host::package_version("sbuild");
+        self.log.line(&format!(
+            "sbuild {}",
+            version.as_deref().unwrap_or("of unknown version")
+        ));
+        let minor = sbuild::minor(version.as_deref().unwrap_or_default());
+        let configuration = self.run.path().join("sbuild.conf");
+        fs::write(&configuration, sbuild::configuration(&host::name(), minor)).map_err(
+            |error| {
+                Failure::new(
+                    BuildStatus::BuilderFail,
+                    format!("{}: {error}", configuration.display()),
+                )
+            },
+        )?;
+        let network = match self.spec.settings.network {
+            Network::BuildDeps => enter::Network::NotInBuild,
+            Network::Always => enter::Network::Host,
+            Network::Never => enter::Network::Session,
+        };
+        // By the shim's own entry in /proc: the same program, whatever is installed meanwhile.
+        let program = PathBuf::from(format!("/proc/{}/exe", std::process::id()));
+        let arguments = sbuild::arguments(
+            &self.spec,
+            minor,
+            &program,
+            self.session_pid(),
+            network.word(),
+        );
+        let (mark, mark_value) = self.run.mark();
+        let mut command = exe::tethered("sbuild");
+        command
+            .args(arguments)
+            .current_dir(self.spec.work_tree())
+            .env_clear()
+            .envs(sbuild::ENVIRONMENT)
+            .env("HOME", self.run.path())
+            .env(mark, mark_value)
+            .envs(std::env::var(BOUNDS).map(|text| (BOUNDS, text)))
+            .env("SBUILD_CONFIG", configuration)
+            .env("DEB_BUILD_OPTIONS", sbuild::build_options(&self.spec));
+        Ok(command)
+    }
+
+    /// Turns a judgement of the build into the stage's end; gathers what was built.
+    fn judge(&mut self, judgement: Judgement) -> Done {
+        let Judgement { verdict, reason } = judgement;
+        let (status, dependencies) = match verdict {
+            Verdict::Ok => return self.gather(),
+            Verdict::PackageFail => (BuildStatus::PackageFail, String::new()),
+            Verdict::GivenBack => (BuildStatus::GivenBack, String::new()),
+            Verdict::ChrootFail => (BuildStatus::ChrootFail, String::new()),
+            Verdict::BuilderFail => (BuildStatus::BuilderFail, String::new()),
+            Verdict::DepFail { relations } => (BuildStatus::DepFail, relations),
+            Verdict::DepCheck => match self.missing_dependencies()? {
+                Some(relations) => {
+                    let reason = format!("The package waits for {relations}.");
+                    let status = BuildStatus::DepFail;
+                    return Err(Failure {
+                        status,
+                        reason,
+                        dependencies: relations,
+                    }
+                    .into());
+                }
+                None => (BuildStatus::PackageFail, String::new()),
+            },
+        };
+        Err(Failure {
+            status,
+            reason,
+            dependencies,
+        }
+        .into())
+    }
+
+    /// Looks for the build dependencies in the package lists of the chroot.
+    fn missing_dependencies(&mut self) -> Result<Option<String>, Stop> {
+        let dsc = self.spec.work_tree().join(self.spec.request.dsc().as_str());
+        let arch_indep = self.spec.request.args.arch_indep;
+        let mut text = Vec::new();
+        let read =
+            File::open(&dsc).and_then(|file| file.take(MAX_DSC_BYTES).read_to_end(&mut text));
+        let text = String::from_utf8_lossy(if read.is_ok() { &text } else { b"" });
+        let Ok(mut query) = apt::Query::new(&text, self.spec.arch(), arch_indep) else {
+            return Ok(None);
+        };
+        let command = self.inside(&apt::PACKAGE_LISTS);
+        let exit = self.exec(Stage::Sbuild, command, &mut |_, bytes| query.feed(bytes))?;
+        Ok(if exit == Exit::Code(0) {
+            query.missing()
+        } else {
+            None
+        })
+    }
+
+    fn gather(&mut self) -> Done {
+        let result =
+            keep_results::gather(&self.spec, &self.run, &mut || self.mailbox.abort_has_come());
+        match result {
+            Ok(files) => {
+                self.files = files;
+                Ok(())
+            }
+            Err(keep_results::Error::Aborted) => Err(Stop::Aborted),
+            Err(keep_results::Error::Builder(reason)) => {
+                Err(Failure::new(BuildStatus::BuilderFail, reason).into())
+            }
+            Err(keep_results::Error::Package(reason)) => {
+                let reason = format!("Failed to gather results: {reason}");
+                Err(Failure::new(BuildStatus::PackageFail, reason).into())
+            }
+        }
+    }
+}
+
+fn chroot_failure(what: &str, error: &io::Error) -> Stop {
+    Failure::new(BuildStatus::ChrootFail, format!("{what}: {error}")).into()
+}
