@@ -1,4 +1,4 @@
-//! Debian's formats and rules: control files, source packages, architectures.
+//! Debian's formats and rules: control files, source packages, architectures, relations.
 //!
 //! Nothing here knows of a build or of the farm.
 
@@ -6,6 +6,7 @@ pub(crate) mod arch;
 pub(crate) mod changes;
 pub(crate) mod control;
 pub(crate) mod dsc;
+pub(crate) mod relations;
 pub(crate) mod source;
 
 use std::path::PathBuf;

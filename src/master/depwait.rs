@@ -7,8 +7,8 @@
 use std::str::FromStr;
 
 use debian_control::lossy::{Relation, Relations};
-use debian_control::relations::VersionConstraint;
-use debversion::Version;
+
+use crate::dpkg::relations::{allows, render};
 
 /// A published binary package.
 #[derive(Clone, Debug)]
@@ -53,7 +53,7 @@ pub(crate) fn unmet(
     };
     let unmet = relations.0.iter().filter(|group| !group.iter().any(met));
     Ok(unmet
-        .map(|group| shown(group))
+        .map(|group| render(group))
         .collect::<Vec<_>>()
         .join(", "))
 }
@@ -84,27 +84,13 @@ fn is_met_by(relation: &Relation, known: &Known, ogre: Option<&[&str]>) -> bool 
     if known.name != relation.name || !usable {
         return false;
     }
-    let Some((constraint, wanted)) = &relation.version else {
+    if relation.version.is_none() {
         return true;
-    };
-    let Ok(version) = known.version.parse::<Version>() else {
-        return false;
-    };
-    match constraint {
-        VersionConstraint::LessThan => version < *wanted,
-        VersionConstraint::LessThanEqual => version <= *wanted,
-        VersionConstraint::Equal => version == *wanted,
-        VersionConstraint::GreaterThanEqual => version >= *wanted,
-        VersionConstraint::GreaterThan => version > *wanted,
     }
-}
-
-fn shown(group: &[Relation]) -> String {
-    let one = |relation: &Relation| match &relation.version {
-        Some((constraint, version)) => format!("{} ({constraint} {version})", relation.name),
-        None => relation.name.clone(),
-    };
-    group.iter().map(one).collect::<Vec<_>>().join(" | ")
+    known
+        .version
+        .parse()
+        .is_ok_and(|version| allows(relation, &version))
 }
 
 #[cfg(test)]

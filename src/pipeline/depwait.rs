@@ -9,11 +9,12 @@ use std::collections::HashMap;
 use std::str::FromStr;
 
 use debian_control::lossy::{Relation, Relations};
-use debian_control::relations::{BuildProfile, VersionConstraint};
+use debian_control::relations::VersionConstraint;
 use debversion::Version;
 
+use crate::dpkg::Error;
 use crate::dpkg::control::Paragraph;
-use crate::dpkg::{Error, arch};
+use crate::dpkg::relations::{allows, applies, render};
 
 /// The build dependencies that count: a list of groups, of which each needs one alternative.
 #[derive(Debug)]
@@ -126,16 +127,13 @@ impl Available {
             .found
             .get(&relation.name)
             .map_or(&[][..], Vec::as_slice);
-        let Some((constraint, wanted)) = &relation.version else {
-            return !versions.is_empty();
-        };
-        versions.iter().flatten().any(|version| match constraint {
-            VersionConstraint::LessThan => version < wanted,
-            VersionConstraint::LessThanEqual => version <= wanted,
-            VersionConstraint::Equal => version == wanted,
-            VersionConstraint::GreaterThanEqual => version >= wanted,
-            VersionConstraint::GreaterThan => version > wanted,
-        })
+        match relation.version {
+            None => !versions.is_empty(),
+            Some(_) => versions
+                .iter()
+                .flatten()
+                .any(|version| allows(relation, version)),
+        }
     }
 }
 
@@ -145,45 +143,6 @@ fn provided_version(provided: &str) -> Option<Version> {
         (VersionConstraint::Equal, version) => Some(version),
         _ => None,
     }
-}
-
-/// Returns `relation`, alternatives and all, without `:arch`, `[arch]` and `<profile>` parts.
-pub(crate) fn strip(relation: &str) -> String {
-    let group: Result<Vec<_>, _> = relation
-        .split('|')
-        .map(|text| Relation::from_str(text.trim()))
-        .collect();
-    group.map_or_else(|_| relation.trim().to_owned(), |group| render(&group))
-}
-
-fn render(group: &[Relation]) -> String {
-    let alternatives: Vec<String> = group.iter().map(render_one).collect();
-    alternatives.join(" | ")
-}
-
-fn render_one(relation: &Relation) -> String {
-    match &relation.version {
-        Some((constraint, version)) => format!("{} ({constraint} {version})", relation.name),
-        None => relation.name.clone(),
-    }
-}
-
-/// Tells whether a relation counts on `arch` with no build profile active.
-fn applies(relation: &Relation, arch: &str) -> bool {
-    let archs = relation.architectures.as_deref().unwrap_or_default();
-    let listed = |arch_list: &[String]| match arch_list.first() {
-        None => true,
-        Some(first) if first.starts_with('!') => !arch_list
-            .iter()
-            .any(|entry| arch::matches(arch, entry.trim_start_matches('!'))),
-        Some(_) => arch_list.iter().any(|entry| arch::matches(arch, entry)),
-    };
-    let holds = |formula: &Vec<BuildProfile>| {
-        formula
-            .iter()
-            .all(|term| matches!(term, BuildProfile::Disabled(_)))
-    };
-    listed(archs) && (relation.profiles.is_empty() || relation.profiles.iter().any(holds))
 }
 
 #[cfg(test)]
@@ -239,14 +198,5 @@ mod tests {
             error.to_string().starts_with("Build-Depends, line 1: "),
             "{error}"
         );
-    }
-
-    #[test]
-    fn qualifiers_are_stripped() {
-        assert_eq!(
-            strip("a:any (>= 1~rc1) [amd64] <!nocheck>|b "),
-            "a (>= 1~rc1) | b"
-        );
-        assert_eq!(strip(" not a relation "), "not a relation");
     }
 }

@@ -11,7 +11,7 @@ use std::sync::LazyLock;
 use aho_corasick::{AhoCorasick, MatchKind};
 use memchr::{memchr, memrchr};
 
-use super::depwait::strip;
+use crate::dpkg::relations::strip;
 
 /// The bytes of a line that are looked at.
 const MAX_LINE_BYTES: usize = 8 << 10;
