@@ -8,10 +8,10 @@
 use super::access::Access;
 use super::admission::{Admission, Ticket};
 use super::head::{self, Head, LENGTH_NEEDED, Refusal, refusal};
-use super::http::Protocol;
 use super::limits::Limits;
 use super::message::{Body, Feed, Handler, Request, Response};
 use super::places::Place;
+use super::protocol::Protocol;
 use super::wire::{PIECE_BYTES, Wire};
 use crate::metrics::metrics;
 use std::any::Any;

@@ -3,7 +3,8 @@
 //! Called by every command that serves.
 
 use super::Error;
-use super::http::{Protocol, Server};
+use super::http::Server;
+use super::protocol::Protocol;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::io;

@@ -10,7 +10,8 @@ use super::access::Access;
 use super::connection::{self, Service};
 use super::limits::Limits;
 use super::message::Handler;
-use super::places::{Place, Places, Taken};
+use super::places::{Places, Taken};
+use super::protocol::Protocol;
 use nix::sys::socket::{Backlog, Shutdown, listen, shutdown};
 use std::collections::VecDeque;
 use std::fmt::Display;
@@ -46,15 +47,6 @@ pub(crate) struct Server {
     stopping: Arc<AtomicBool>,
     limits: Limits,
     access: Access,
-}
-
-/// What is spoken on admitted connections, on many threads at once.
-pub(crate) trait Protocol: Send + Sync + 'static {
-    /// Serves one connection to its end. A panic costs that connection.
-    fn serve(&self, place: &Place);
-
-    /// Returns what somebody is told who is not let in; `status` is 403 or 503, as in HTTP.
-    fn turn_away(&self, status: u16, reason: &str) -> Vec<u8>;
 }
 
 /// Ends [`Server::run`] from another thread.

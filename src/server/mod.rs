@@ -24,6 +24,7 @@ mod http;
 mod limits;
 mod message;
 mod places;
+mod protocol;
 mod route;
 #[cfg(test)]
 mod tests;
@@ -32,10 +33,11 @@ mod wire;
 pub(crate) use access::{Access, Cidr};
 pub(crate) use files::serve_file;
 pub(crate) use group::{Group, address};
-pub(crate) use http::{Protocol, Server, StopHandle};
+pub(crate) use http::{Server, StopHandle};
 pub(crate) use limits::Limits;
 pub(crate) use message::{Body, Feed, Handler, Method, Request, Response};
 pub(crate) use places::Place;
+pub(crate) use protocol::Protocol;
 pub(crate) use route::{Route, route};
 pub(crate) use wire::Wire;
 

@@ -7,8 +7,9 @@
 //! being served is never sent away. Used by `http` to let in, by `connection` and `wire` to say
 //! what is waited for.
 
-use super::admission::{counted_as, lock};
+use super::admission::counted_as;
 use crate::metrics::metrics;
+use crate::sys::lock::lock;
 use nix::sys::socket::{MsgFlags, recv};
 use std::cmp::Reverse;
 use std::collections::HashMap;
