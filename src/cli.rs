@@ -1,11 +1,14 @@
 //! What may be typed: the commands and their options.
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
-use crate::commands::{build, check, chroot, doctor, probe};
+use crate::commands::{build, check, chroot, doctor, exit_code, probe};
 use crate::librarian;
+use crate::logger;
 use crate::master::commands as master;
-use crate::slave::Serve;
+use crate::slave::{self, Serve};
 
 /// A Debian package build farm: the slave that builds, the librarian, the master.
 #[derive(Debug, Parser)]
@@ -22,14 +25,14 @@ Examples:
   buildd-slave master --help                 the farm: builders, queue, builds
   buildd-slave doctor                        what is wrong here, and what mends it"
 )]
-pub(crate) struct Cli {
+struct Cli {
     #[command(subcommand)]
-    pub(crate) command: Option<Command>,
+    command: Option<Command>,
 }
 
 /// One command; `serve` when none is given.
 #[derive(Debug, Subcommand)]
-pub(crate) enum Command {
+enum Command {
     /// Run the slave daemon in the foreground
     Serve(Serve),
     /// Build one source package by hand
@@ -46,4 +49,25 @@ pub(crate) enum Command {
     CheckConfig(check::Args),
     /// Tell what is wrong on this host, and what mends it
     Doctor(doctor::Args),
+}
+
+/// Parses the command line and runs the command.
+pub(crate) fn run() -> ExitCode {
+    logger::start();
+    match Cli::parse().command.unwrap_or_default() {
+        Command::Serve(args) => slave::run(&args),
+        Command::Build(args) => exit_code(build::run(args)),
+        Command::Chroot(args) => exit_code(chroot::run(args)),
+        Command::Probe(args) => probe::run(&args),
+        Command::Librarian(args) => exit_code(librarian::run(args)),
+        Command::Master(args) => master::run(args),
+        Command::CheckConfig(args) => check::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+    }
+}
+
+impl Default for Command {
+    fn default() -> Self {
+        Self::Serve(Serve::default())
+    }
 }

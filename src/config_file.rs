@@ -15,6 +15,8 @@ use nix::unistd::{AccessFlags, eaccess};
 use crate::config::{self, Config, Defaults, Farm, Isolation, Warning};
 use crate::sys::user;
 
+/// The environment variable that names a configuration file.
+const VARIABLE: &str = "BUILDD_SLAVE_CONFIG";
 /// Read when neither `--config` nor the environment names a file; need not exist.
 pub(crate) const DEFAULT_PATH: &str = "/etc/buildd-slave/buildd-slave.conf";
 
@@ -28,40 +30,50 @@ pub(crate) enum Error {
     Invalid(Vec<config::Error>),
 }
 
-/// Reads the configuration from `given` (`--config`), else from `named` (`$BUILDD_SLAVE_CONFIG`;
-/// empty is as good as absent), else from `/etc/buildd-slave/buildd-slave.conf`. Only the last may
-/// be absent: then all is as `defaults` have it.
+/// The option `--config`, the same for every command that has it.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(crate) struct ConfigOption {
+    /// Configuration file [default: $BUILDD_SLAVE_CONFIG, else
+    /// /etc/buildd-slave/buildd-slave.conf]
+    #[arg(long = "config", value_name = "FILE", global = true)]
+    pub(crate) file: Option<PathBuf>,
+}
+
+/// Reads the configuration from `given` (`--config`), else from the file that
+/// `$BUILDD_SLAVE_CONFIG` names, else from [`DEFAULT_PATH`]. An empty variable counts as unset. Only
+/// the default file may be absent: then every key has its value in `defaults`.
 pub(crate) fn load(
-    given: Option<PathBuf>,
-    named: Option<OsString>,
+    given: Option<&Path>,
     defaults: &Defaults,
 ) -> Result<(Config, Vec<Warning>), Error> {
-    let (file, text) = read(given, named)?;
+    let (file, text) = read(chosen(given))?;
     Config::parse(&file, &text, defaults).map_err(Error::Invalid)
 }
 
 /// Reads what the same file says of the farm. Root means the farm of `[slave] user`: the defaults
 /// are then below that user's home, where its daemons look.
-pub(crate) fn load_farm(
-    given: Option<PathBuf>,
-    named: Option<OsString>,
-    defaults: &Defaults,
-) -> Result<(Farm, Vec<Warning>), Error> {
-    let (file, text) = read(given, named)?;
-    let parse = |defaults| Farm::parse(&file, &text, defaults).map_err(Error::Invalid);
-    let (farm, warnings) = parse(defaults)?;
+pub(crate) fn load_farm(given: Option<&Path>) -> Result<(Farm, Vec<Warning>), Error> {
+    let defaults = host_defaults();
+    let (file, text) = read(chosen(given))?;
+    let parse = |defaults: &Defaults| Farm::parse(&file, &text, defaults).map_err(Error::Invalid);
+    let (farm, warnings) = parse(&defaults)?;
     match user::lookup(&farm.user).filter(|_| user::am_root()) {
         Some(found) => parse(&Defaults {
             home: found.dir,
-            ..defaults.clone()
+            ..defaults
         }),
         None => Ok((farm, warnings)),
     }
 }
 
-/// Returns the file that [`load`] insists on; none means the default one, if it is there.
-pub(crate) fn chosen(given: Option<PathBuf>, named: Option<OsString>) -> Option<PathBuf> {
-    given.or_else(|| named.filter(|path| !path.is_empty()).map(PathBuf::from))
+/// Returns the file that [`load`] requires; `None` means the default file, which may be absent.
+pub(crate) fn chosen(given: Option<&Path>) -> Option<PathBuf> {
+    choose(given, std::env::var_os(VARIABLE))
+}
+
+fn choose(given: Option<&Path>, named: Option<OsString>) -> Option<PathBuf> {
+    let named = || named.filter(|path| !path.is_empty()).map(PathBuf::from);
+    given.map(Path::to_owned).or_else(named)
 }
 
 /// Asks the machine, without starting a process, for what a configuration may leave out.
@@ -92,9 +104,9 @@ fn debian_arch(arch: &str) -> &str {
     }
 }
 
-/// Returns the name and the text of the file that counts.
-fn read(given: Option<PathBuf>, named: Option<OsString>) -> Result<(String, String), Error> {
-    match chosen(given, named) {
+/// Returns the name and the text of the file.
+fn read(required: Option<PathBuf>) -> Result<(String, String), Error> {
+    match required {
         Some(path) => read_from(&path, true),
         None => read_from(Path::new(DEFAULT_PATH), false),
     }
@@ -222,16 +234,15 @@ mod tests {
             path
         };
         let (given, named) = (write("given", 1), write("named", 2));
-        let port = |given, named| {
-            load(given, named, &defaults(dir.path()))
-                .unwrap()
-                .0
-                .slave
-                .bindport
+        let port = |given: Option<&Path>, named| {
+            let chosen = choose(given, named);
+            let (config, _) = load(chosen.as_deref(), &defaults(dir.path())).unwrap();
+            config.slave.bindport
         };
-        assert_eq!(port(Some(given.clone()), Some(named.clone().into())), 1);
+        assert_eq!(port(Some(&given), Some(named.clone().into())), 1);
         assert_eq!(port(None, Some(named.into())), 2);
-        assert_eq!(port(Some(given), Some(OsString::new())), 1);
+        assert_eq!(port(Some(&given), Some(OsString::new())), 1);
+        assert_eq!(choose(None, Some(OsString::new())), None);
     }
 
     #[test]
@@ -240,10 +251,11 @@ mod tests {
         let absent = dir.path().join("absent");
         assert_eq!(read_from(&absent, false).unwrap().1, "");
         for (given, named) in [
-            (Some(absent.clone()), None),
+            (Some(absent.as_path()), None),
             (None, Some(absent.clone().into())),
         ] {
-            let error = load(given, named, &defaults(dir.path()))
+            let chosen = choose(given, named);
+            let error = load(chosen.as_deref(), &defaults(dir.path()))
                 .unwrap_err()
                 .to_string();
             assert!(error.starts_with("cannot read configuration "), "{error}");
@@ -255,7 +267,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("bad.conf");
         fs::write(&path, "[slave]\nbindport = x\nnosuchkey = y\n").unwrap();
-        let error = load(Some(path.clone()), None, &defaults(dir.path()))
+        let error = load(Some(&path), &defaults(dir.path()))
             .unwrap_err()
             .to_string();
         assert_eq!(error.lines().count(), 2);

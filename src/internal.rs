@@ -11,6 +11,7 @@ use nix::sys::stat::{Mode, umask};
 
 use crate::pipeline::{autopsy, shim};
 use crate::session::{enter, files, init, outer, store, virt};
+use crate::sys::stderr;
 use crate::sys::wait::HOST_FAILED;
 use crate::sys::{cgroup, exe};
 
@@ -26,7 +27,7 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
     if name != "shim"
         && let Err(error) = cgroup::join_inherited()
     {
-        outer::eprint_line(&format!("cannot bound this build: {error}"));
+        stderr::line(format_args!("cannot bound this build: {error}"));
         return ExitCode::from(HOST_FAILED);
     }
     let result = match name.to_str() {
@@ -47,7 +48,10 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
         _ => Err(io::Error::other("no such internal command")),
     };
     result.unwrap_or_else(|error| {
-        outer::eprint_line(&format!("buildd-slave {}: {error}", name.to_string_lossy()));
+        stderr::line(format_args!(
+            "buildd-slave {}: {error}",
+            name.to_string_lossy()
+        ));
         ExitCode::from(HOST_FAILED)
     })
 }

@@ -11,7 +11,7 @@ use ureq::RequestBuilder;
 use ureq::http::{Response, StatusCode, header};
 
 use super::slave_url::SlaveUrl;
-use crate::filecache::plain_agent;
+use crate::http_client;
 use crate::xmlrpc::{self, Fault, Value};
 
 /// At most, for each of: resolving the name, connecting, sending a request.
@@ -111,17 +111,16 @@ pub(crate) struct Client {
 impl Client {
     /// Makes a client; contacts nobody.
     pub(crate) fn new(slave: &SlaveUrl, patience: Patience) -> Self {
-        let agent = plain_agent(CONNECT_TIMEOUT.min(patience.silence), patience.silence)
+        let config = http_client::config(CONNECT_TIMEOUT.min(patience.silence), patience.silence)
             .max_redirects(0)
-            .build()
-            .new_agent();
+            .build();
         let authorization = slave.credentials.as_ref().map(|credentials| {
             let pair = format!("{}:{}", credentials.username, credentials.password);
             format!("Basic {}", BASE64_STANDARD.encode(pair))
         });
         Self {
             patience,
-            agent,
+            agent: http_client::agent(config),
             base: slave.base.clone(),
             authorization,
         }

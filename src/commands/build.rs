@@ -17,6 +17,7 @@ use std::process::ExitCode;
 
 use nix::unistd::{AccessFlags, User, eaccess};
 
+use crate::config_file::ConfigOption;
 use crate::dpkg::{self, source::Source};
 use crate::filecache;
 use crate::protocol::Suite;
@@ -61,9 +62,8 @@ pub(crate) struct Args {
     /// An OpenPGP key for apt to trust; may be given more than once
     #[arg(long, value_name = "FILE")]
     key: Vec<PathBuf>,
-    /// The configuration file
-    #[arg(long, value_name = "F")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    config: ConfigOption,
     /// Where messages say that the output is: root will move it there.
     #[arg(long, hide = true)]
     shown_as: Option<PathBuf>,
@@ -113,7 +113,7 @@ impl Error {
 
 /// Builds; the exit code goes by the verdict.
 pub(crate) fn run(args: Args) -> Result<ExitCode, Error> {
-    let site = Site::find(args.config.as_deref())?;
+    let site = Site::find(args.config.file.as_deref())?;
     let source = Source::find(&args.dsc)?;
     fs::create_dir_all(&args.output).map_err(Error::at(&args.output))?;
     eaccess(&args.output, AccessFlags::W_OK | AccessFlags::X_OK)
@@ -155,7 +155,7 @@ fn as_user(user: User, site: &Site, source: &Source, args: &Args) -> Result<Exit
         let copy = staging.bring(key, format!("key-{number}").as_ref())?;
         command.arg("--key").arg(copy);
     }
-    if let Some(config) = &args.config {
+    if let Some(config) = &args.config.file {
         let path = std::path::absolute(config).map_err(Error::at(config))?;
         command.arg("--config").arg(path);
     }

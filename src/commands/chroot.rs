@@ -18,11 +18,11 @@ use nix::unistd::User;
 
 use crate::protocol::{Sha1Hex, Suite};
 use crate::session;
+use crate::sys::compression::Compression;
 
 use super::site::{self, Site};
 use super::staging::Staging;
 use create::Recipe;
-use pack::Compression;
 
 const EXAMPLES: &str = "\
 Examples:

@@ -7,17 +7,16 @@
 mod judge;
 mod trial;
 
-use std::env;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
-use crate::commands::check::{NotJudged, judge_as};
 use crate::commands::report::{Finding, Grade};
-use crate::commands::say;
+use crate::commands::stdout;
 use crate::config::{Config, Isolation};
-use crate::config_file;
+use crate::config_file::{self, ConfigOption};
+use crate::privileges;
 use crate::server::{self, Access, Limits, Server};
 use crate::sys::{cgroup, exe, host, user};
 use judge::Trial;
@@ -32,17 +31,15 @@ Examples:
   buildd-slave doctor
   buildd-slave doctor --config try.conf | grep -v ^ok")]
 pub(crate) struct Args {
-    /// Default: $BUILDD_SLAVE_CONFIG, else /etc/buildd-slave/buildd-slave.conf
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    config: ConfigOption,
 }
 
 /// Checks everything, and tells.
 pub(crate) fn run(args: &Args) -> ExitCode {
     let mut report = Report { worst: Grade::Ok };
     let defaults = config_file::host_defaults();
-    let named = env::var_os("BUILDD_SLAVE_CONFIG");
-    match config_file::load(args.config.clone(), named, &defaults) {
+    match config_file::load(args.config.file.as_deref(), &defaults) {
         Err(error) => {
             for mistake in error.to_string().lines() {
                 report.tell(Finding::fail("configuration", mistake));
@@ -64,7 +61,7 @@ struct Report {
 impl Report {
     fn tell(&mut self, finding: Finding) {
         self.worst = self.worst.max(finding.grade);
-        if say::line(finding).is_err() {
+        if stdout::line(finding).is_err() {
             self.worst = Grade::Fail;
         }
     }
@@ -95,9 +92,11 @@ fn check(config: &Config, report: &mut Report) {
 
 fn judge_user(name: &str) -> Finding {
     let subject = "user";
-    match judge_as(name) {
+    match privileges::become_builder(name) {
         Ok(()) => Finding::ok(subject, name),
-        Err(stranger @ NotJudged::Stranger(_)) => Finding::warn(subject, stranger.to_string()),
+        Err(stranger @ privileges::Error::OtherUser(_)) => {
+            Finding::warn(subject, stranger.to_string())
+        }
         Err(other) => Finding::fail(subject, other.to_string()),
     }
 }

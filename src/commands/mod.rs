@@ -9,17 +9,18 @@ pub(crate) mod doctor;
 mod output;
 pub(crate) mod probe;
 mod report;
-mod say;
 mod site;
 mod staging;
+mod stdout;
 
+use crate::sys::stderr;
 use std::fmt::Display;
 use std::process::ExitCode;
 
-/// Turns what a command came to into its exit code; an error is told on stderr.
-pub(crate) fn told(result: Result<ExitCode, impl Display>) -> ExitCode {
+/// Returns the exit code of a command; an error goes to stderr.
+pub(crate) fn exit_code(result: Result<ExitCode, impl Display>) -> ExitCode {
     result.unwrap_or_else(|error| {
-        say::complaint(format_args!("buildd-slave: {error}"));
+        stderr::line(format_args!("buildd-slave: {error}"));
         ExitCode::FAILURE
     })
 }

@@ -20,10 +20,10 @@ use clap::Subcommand;
 
 use crate::client::{self, Client, InvalidUrl, LogError, Patience, SlaveUrl};
 use crate::client::{follow_log, patiently, print_log};
-use crate::commands::say;
 use crate::protocol::{self, BuildStatus, Invalid, Sha1Hex, StatusRecord};
 use crate::server;
 use crate::sys::fs;
+use crate::sys::stderr;
 use crate::xmlrpc::{self, Value};
 
 /// Between two looks at a slave.
@@ -129,7 +129,7 @@ pub(crate) fn run(args: &Args) -> ExitCode {
         // The reader, `head` perhaps, has had enough.
         Err(Error::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
-            say::complaint(error);
+            stderr::line(error);
             ExitCode::FAILURE
         }
     }
@@ -161,7 +161,7 @@ fn log(client: &Client, follow: bool, out: &mut dyn Write, poll: Duration) -> Re
         Err(LogError::Output(error)) => Err(Error::Output(error)),
         // What there was has been seen.
         Err(LogError::Gone) => {
-            say::complaint(LogError::Gone);
+            stderr::line(LogError::Gone);
             Ok(())
         }
         other => other.map_err(Error::Log),

@@ -12,21 +12,16 @@ use nix::unistd::{Uid, User};
 
 use crate::config::Config;
 use crate::config_file;
-use crate::sys;
+use crate::privileges;
+use crate::sys::{self, user};
 
 /// Why it is not clear where or as whom to work.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error(transparent)]
     Config(#[from] config_file::Error),
-    #[error(
-        "root does not build, and its user {0} does not exist; try: adduser --system --group \
-         --home /var/lib/buildd {0}; usermod --add-subuids 100000-165535 --add-subgids \
-         100000-165535 {0}"
-    )]
-    NoUser(String),
-    #[error("root does not build; name another user than {0} in [slave] user")]
-    RootBuilds(String),
+    #[error(transparent)]
+    Privileges(#[from] privileges::Error),
     #[error("neither $HOME nor $XDG_CACHE_HOME is set, so there is no place to work in")]
     NoHome,
     #[error(transparent)]
@@ -52,32 +47,22 @@ pub(super) struct Site {
 impl Site {
     /// Reads the configuration (`given` is `--config`) and looks at who asks.
     pub(super) fn find(given: Option<&Path>) -> Result<Self, Error> {
-        let read = |defaults: &_| {
-            let named = std::env::var_os("BUILDD_SLAVE_CONFIG");
-            config_file::load(given.map(Path::to_owned), named, defaults).map(|read| read.0)
-        };
+        let read = |defaults: &_| config_file::load(given, defaults).map(|read| read.0);
         let mut defaults = config_file::host_defaults();
         let config = read(&defaults)?;
         let name = &config.slave.user;
-        let user = User::from_name(name).ok().flatten();
-        let me = Uid::effective();
-        let becomes = match user {
-            Some(user) if user.uid == me && !me.is_root() => {
-                return Ok(Self {
-                    config,
-                    becomes: None,
-                });
-            }
-            _ if !me.is_root() => {
-                defaults.home = cache_folder()?;
-                None
-            }
-            None => return Err(Error::NoUser(name.clone())),
-            Some(user) if user.uid.is_root() => return Err(Error::RootBuilds(name.clone())),
-            Some(user) => {
-                defaults.home.clone_from(&user.dir);
-                Some(user)
-            }
+        let becomes = if user::am_root() {
+            let builder = privileges::builder(name)?;
+            defaults.home.clone_from(&builder.dir);
+            Some(builder)
+        } else if user::lookup(name).is_some_and(|builder| builder.uid == Uid::effective()) {
+            return Ok(Self {
+                config,
+                becomes: None,
+            });
+        } else {
+            defaults.home = cache_folder()?;
+            None
         };
         let config = read(&defaults)?;
         Ok(Self { config, becomes })

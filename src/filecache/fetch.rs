@@ -12,18 +12,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use base64::prelude::{BASE64_STANDARD, Engine};
-use ureq::config::ConfigBuilder;
 use ureq::http::{StatusCode, Uri, header};
-use ureq::typestate::AgentScope;
-use ureq::unversioned::transport::DefaultConnector;
 
 use super::Error;
-use super::resolver::Sturdy;
 use super::store::Store;
+use crate::http_client;
 use crate::metrics::metrics;
 use crate::protocol::Sha1Hex;
+use crate::sys::hashing_writer::fill;
 use crate::sys::lock::lock;
-use crate::sys::saving::{PIECE_BYTES, fill};
 
 /// Redirects followed in one download.
 const MAX_REDIRECTS: u32 = 5;
@@ -81,36 +78,16 @@ impl Drop for Caller<'_> {
     }
 }
 
-/// Returns what every HTTP client here has in common: no proxy, nothing decoded, every status an
-/// answer, and a bound for each wait.
-pub(crate) fn plain_agent(connect: Duration, silence: Duration) -> ConfigBuilder<AgentScope> {
-    let (connect, silence) = (Some(connect), Some(silence));
-    ureq::Agent::config_builder()
-        .proxy(None)
-        .http_status_as_error(false)
-        // A kept connection that the server has closed would look like a failure.
-        .max_idle_connections(0)
-        .accept_encoding("identity")
-        .input_buffer_size(PIECE_BYTES)
-        .timeout_resolve(connect)
-        .timeout_connect(connect)
-        .timeout_send_request(connect)
-        .timeout_recv_response(silence)
-        .timeout_per_read(silence)
-        .timeout_per_write(silence)
-}
-
 impl Fetcher {
     /// Makes a fetcher that uses no proxy, whatever the environment says.
     pub(crate) fn new(limits: FetchLimits, store: Arc<Store>) -> Self {
-        let config = plain_agent(limits.connect_timeout, limits.idle_timeout)
+        let config = http_client::config(limits.connect_timeout, limits.idle_timeout)
             .max_redirects(MAX_REDIRECTS)
             .output_buffer_size(HEAD_BYTES)
             .redirect_auth_headers(ureq::config::RedirectAuthHeaders::Never)
             .build();
-        let connector = DefaultConnector::new();
         Self {
-            agent: ureq::Agent::with_parts(config, connector, Sturdy::default()),
+            agent: http_client::agent(config),
             limits,
             store,
             flights: Mutex::default(),

@@ -7,10 +7,9 @@
 
 mod fetch;
 mod marks;
-mod resolver;
 mod store;
 
-pub(crate) use fetch::{FetchLimits, Fetcher, plain_agent};
+pub(crate) use fetch::{FetchLimits, Fetcher};
 pub(crate) use store::{Rules, Store};
 
 use std::io;

@@ -26,8 +26,8 @@ use crate::protocol::Sha1Hex;
 use crate::sys::clock::used_at;
 use crate::sys::digest::sha1_from;
 use crate::sys::fs::{self, TEMP_PREFIX, TempFile};
+use crate::sys::hashing_writer::{HashingWriter, fill};
 use crate::sys::host;
-use crate::sys::saving::{Saving, fill};
 
 /// Entries are never written again; their owner too must mean it to change one.
 const ENTRY_MODE: u32 = 0o444;
@@ -192,7 +192,7 @@ impl Store {
     pub(crate) fn receive(&self, declared: Option<u64>) -> Result<Incoming<'_>, Error> {
         let mut incoming = Incoming {
             store: self,
-            saving: Saving::to(TempFile::create(&self.dir)?),
+            writer: HashingWriter::to(TempFile::create(&self.dir)?),
             claimed: 0,
         };
         incoming.claim(declared.unwrap_or(0))?;
@@ -338,7 +338,7 @@ impl Store {
 /// An entry on its way in; dropped unfinished, it leaves nothing.
 pub(crate) struct Incoming<'a> {
     store: &'a Store,
-    saving: Saving,
+    writer: HashingWriter,
     /// Bytes there is room for.
     claimed: u64,
 }
@@ -346,25 +346,25 @@ pub(crate) struct Incoming<'a> {
 impl Incoming<'_> {
     /// Returns a piece to be filled and given to [`Incoming::write`].
     pub(crate) fn spare(&self) -> Vec<u8> {
-        self.saving.spare()
+        self.writer.spare()
     }
 
     /// Appends all of `piece`.
     pub(crate) fn write(&mut self, piece: Vec<u8>) -> Result<(), Error> {
-        let wanted = self.saving.len() + piece.len() as u64;
+        let wanted = self.writer.len() + piece.len() as u64;
         if wanted > self.claimed {
             let missing = wanted - self.claimed;
             if missing >= STEP_BYTES || self.claim(STEP_BYTES).is_err() {
                 self.claim(missing)?;
             }
         }
-        Ok(self.saving.write(piece)?)
+        Ok(self.writer.write(piece)?)
     }
 
     fn claim(&mut self, bytes: u64) -> Result<(), Error> {
         if bytes > 0 {
             self.store
-                .make_room(self.saving.temp(), self.claimed, bytes)?;
+                .make_room(self.writer.temp(), self.claimed, bytes)?;
             self.claimed += bytes;
         }
         Ok(())
@@ -374,7 +374,7 @@ impl Incoming<'_> {
     /// one expected. On return the entry is on disk, and promised as by [`Store::hold`].
     pub(crate) fn finish(self, expect: Option<&Sha1Hex>) -> Result<Sha1Hex, Error> {
         let store = self.store;
-        let (mut temp, digest) = self.saving.finish();
+        let (mut temp, digest) = self.writer.finish();
         let actual = Sha1Hex::parse(&digest)
             .expect("a digest is shown as forty lower-case hexadecimal digits");
         if let Some(expected) = expect.filter(|expected| **expected != actual) {

@@ -13,9 +13,13 @@ use super::{Error, name, serve};
 use serde_json::json;
 
 use crate::config::Farm;
+use crate::config_file::{self, ConfigOption};
 use crate::db::Db;
+use crate::privileges;
 use crate::sys::clock;
 use crate::sys::fs::TempFile;
+use crate::sys::user;
+use std::process::ExitCode;
 
 const DAY_MS: i64 = 24 * 3600 * 1000;
 
@@ -31,9 +35,8 @@ Examples:
   buildd-slave librarian gc --dry-run"
 )]
 pub(crate) struct Args {
-    /// The configuration [default: $BUILDD_SLAVE_CONFIG, else /etc/buildd-slave/buildd-slave.conf]
-    #[arg(long, value_name = "FILE", global = true)]
-    pub(crate) config: Option<PathBuf>,
+    #[command(flatten)]
+    config: ConfigOption,
     #[command(subcommand)]
     command: Command,
 }
@@ -124,18 +127,29 @@ struct Gc {
 
 impl Args {
     /// Tells whether the command works on the library's own files, as their owner.
-    pub(crate) fn owns_files(&self) -> bool {
+    fn owns_files(&self) -> bool {
         matches!(self.command, Command::Serve | Command::Gc(_))
     }
 
-    pub(crate) fn is_daemon(&self) -> bool {
+    fn is_daemon(&self) -> bool {
         matches!(self.command, Command::Serve)
     }
 }
 
-/// Does the command.
-pub(crate) fn run(args: Args, farm: &Farm) -> Result<(), Error> {
-    match args.command {
+/// Does the command; becomes the farm's user first if the command needs that and root started it.
+pub(crate) fn run(args: Args) -> Result<ExitCode, Error> {
+    let (farm, warnings) = config_file::load_farm(args.config.file.as_deref())?;
+    if args.owns_files() && user::am_root() {
+        privileges::become_builder(&farm.user)?;
+    }
+    if args.is_daemon() {
+        warnings.iter().for_each(|warning| log::warn!("{warning}"));
+    }
+    dispatch(args.command, &farm).map(|()| ExitCode::SUCCESS)
+}
+
+fn dispatch(command: Command, farm: &Farm) -> Result<(), Error> {
+    match command {
         Command::Serve => serve::run(farm),
         Command::Add(args) => add(&args, farm),
         Command::Get(args) => get(&args, farm),

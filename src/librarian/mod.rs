@@ -34,7 +34,9 @@ pub(crate) use serve::bind;
 use std::io;
 use std::path::PathBuf;
 
+use crate::config_file;
 use crate::db;
+use crate::privileges;
 use crate::protocol::Sha1Hex;
 use crate::server;
 use crate::sys;
@@ -42,6 +44,10 @@ use crate::sys;
 /// What the librarian, or who deals with one, could not do.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
+    #[error(transparent)]
+    Config(#[from] config_file::Error),
+    #[error(transparent)]
+    Privileges(#[from] privileges::Error),
     #[error(transparent)]
     Disk(#[from] sys::fs::Error),
     #[error(transparent)]

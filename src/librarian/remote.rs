@@ -13,7 +13,7 @@ use ureq::http::{StatusCode, header};
 
 use super::{Error, name};
 
-use crate::filecache::plain_agent;
+use crate::http_client;
 
 /// For each of: resolving the name, connecting, sending a head.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -46,11 +46,11 @@ pub(crate) struct Added {
 }
 
 fn agent() -> ureq::Agent {
-    plain_agent(CONNECT_TIMEOUT, SILENCE)
+    let config = http_client::config(CONNECT_TIMEOUT, SILENCE)
         .max_redirects(0)
         .timeout_recv_response(Some(SETTLE_TIME))
-        .build()
-        .new_agent()
+        .build();
+    http_client::agent(config)
 }
 
 impl Uploader {

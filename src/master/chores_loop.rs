@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use crate::db::{self, Tx};
 
 use super::chores;
-use super::command::{self, Input};
 use super::crew::Crew;
 use super::farm::{Farm, millis};
 use super::rows::{events, leases, outbox, queue};
+use crate::sys::bounded_command::{self, Input};
 use crate::sys::clock::now_ms as now;
 
 /// Between two rounds.
@@ -114,7 +114,7 @@ fn deliver(crew: &Crew) -> Result<bool, db::Error> {
     let (mut after, mut all) = (0, true);
     while let Some(notice) = farm.db.read(|tx| outbox::next(tx, after))? {
         after = notice.id;
-        let sent = command::run(
+        let sent = bounded_command::run(
             &farm.config.notify,
             Input::Text(&notice.document),
             NOTIFY_LIMIT,

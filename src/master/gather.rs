@@ -17,7 +17,7 @@ use crate::dpkg::changes;
 use crate::protocol::{FileName, Sha1Hex};
 use crate::sys::digest::sha1_of;
 use crate::sys::fs::{TempFile, fsync_dir, remove_tree};
-use crate::sys::saving::Saving;
+use crate::sys::hashing_writer::HashingWriter;
 
 use super::farm::Place;
 
@@ -297,14 +297,14 @@ pub(super) fn save(
     limit: u64,
 ) -> Result<(TempFile, String, u64), Failed> {
     let started = Instant::now();
-    let mut saving = Saving::to(temp);
+    let mut writer = HashingWriter::to(temp);
     loop {
-        let mut piece = saving.spare();
+        let mut piece = writer.spare();
         download.fill(&mut piece).map_err(Failed::Client)?;
         if piece.is_empty() {
             break;
         }
-        let received = saving.len() + piece.len() as u64;
+        let received = writer.len() + piece.len() as u64;
         if received > limit {
             return Err(Failed::TooLong);
         }
@@ -312,10 +312,10 @@ pub(super) fn save(
         if started.elapsed() > GRACE + due {
             return Err(Failed::TooSlow);
         }
-        saving.write(piece).map_err(Failed::Disk)?;
+        writer.write(piece).map_err(Failed::Disk)?;
     }
-    let bytes = saving.len();
-    let (temp, sum) = saving.finish();
+    let bytes = writer.len();
+    let (temp, sum) = writer.finish();
     Ok((temp, sum, bytes))
 }
 

@@ -9,7 +9,6 @@ mod buildargs;
 mod chores;
 mod chores_loop;
 mod collect;
-mod command;
 pub(crate) mod commands;
 mod crew;
 mod depwait;

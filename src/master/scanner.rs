@@ -11,7 +11,6 @@ use crate::db::{self, Tx};
 use crate::protocol::StatusForm;
 
 use super::blame::Kind;
-use super::command::{self, Input};
 use super::farm::{Farm, millis};
 use super::judge::note;
 use super::model::{BuildState, CleanStatus, ResetProtocol};
@@ -20,6 +19,7 @@ use super::rows::leases::{self, Fence};
 use super::rows::queue;
 use super::scan::{self, Before, BuilderFacts, Era, JobFacts, Step};
 use super::slave::{self, Slave, Status};
+use crate::sys::bounded_command::{self, Input};
 use crate::sys::clock::now_ms as now;
 
 /// When the builder is to be looked at again.
@@ -429,7 +429,7 @@ impl<'a> Scanner<'a> {
             held(self.farm.db.write(write)?)
         };
         let run = || {
-            let done = command::run(&words, Input::Text(""), self.farm.config.rpc_timeout);
+            let done = bounded_command::run(&words, Input::Text(""), self.farm.config.rpc_timeout);
             done.map_err(|error| failure(format!("cannot reset {host}: {error}")))
         };
         self.say(view, log::Level::Info, &format!("resetting {host}"));

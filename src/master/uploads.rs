@@ -13,10 +13,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::db::{self, Tx};
+use crate::sys::bounded_command::{self, Input};
 use crate::sys::clock::now_ms as now;
 use crate::sys::fs::{atomic_write, remove_tree};
 
-use super::command::{self, Input};
 use super::farm::Farm;
 use super::model::BuildState;
 use super::notice::Notice;
@@ -157,7 +157,7 @@ impl Work<'_> {
         let mut words = self.farm.config.uploader.clone();
         words.extend(arguments.map(str::to_owned));
         let held = lock.try_clone().map_err(text)?;
-        Ok(command::run(&words, Input::File(held), LIMIT)
+        Ok(bounded_command::run(&words, Input::File(held), LIMIT)
             .err()
             .map(text))
     }

@@ -25,10 +25,11 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use crate::sys::exe;
+use crate::sys::stderr;
 use crate::sys::wait::exit_code;
 
 use super::netlink;
-use super::outer::{become_root, eprint_line};
+use super::outer::become_root;
 
 /// Which network a command in the session sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -180,7 +181,7 @@ pub(crate) fn run(args: &[OsString]) -> io::Result<ExitCode> {
     let child = match spawned {
         Ok(child) => child,
         Err(error) => {
-            eprint_line(&format!("{}: {error}", Path::new(program).display()));
+            stderr::line(format_args!("{}: {error}", Path::new(program).display()));
             return Ok(ExitCode::from(127));
         }
     };

@@ -21,7 +21,9 @@ use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use serde::{Deserialize, Serialize};
 
 use crate::sys::cgroup::BOUNDS;
+use crate::sys::compression::{Compression, MAGIC_BYTES};
 use crate::sys::exe;
+use crate::sys::stderr;
 use crate::sys::wait::exit_code;
 
 /// What a session is made of.
@@ -103,7 +105,8 @@ fn by_descriptor(file: &File) -> PathBuf {
 /// `chroot-autobuild` come out the same. `dir` is the session root's already.
 fn unpack(tarball: &Path, dir: &Path) -> io::Result<ExitCode> {
     let mut magic = Vec::new();
-    File::open(tarball)?.take(6).read_to_end(&mut magic)?;
+    let start = MAGIC_BYTES as u64;
+    File::open(tarball)?.take(start).read_to_end(&mut magic)?;
     let archive = File::open(tarball)?;
     enter_new(CloneFlags::CLONE_NEWPID)?;
     let dir = name_folder(dir)?;
@@ -128,7 +131,7 @@ fn unpack(tarball: &Path, dir: &Path) -> io::Result<ExitCode> {
         ]
         .map(|p| format!("--exclude={p}")),
     )
-    .args(decompressor(&magic))
+    .args(Compression::by_magic(&magic).tar_option())
     .current_dir(&root)
     .stdin(archive)
     .stdout(io::stderr());
@@ -146,27 +149,17 @@ fn unpack(tarball: &Path, dir: &Path) -> io::Result<ExitCode> {
     }
     for needed in ["etc", "usr", "var"] {
         if !fs::symlink_metadata(root.join(needed)).is_ok_and(|m| m.is_dir()) {
-            eprint_line(&format!("no folder /{needed} in it: this is not a chroot"));
+            stderr::line(format_args!(
+                "no folder /{needed} in it: this is not a chroot"
+            ));
             return Ok(ExitCode::FAILURE);
         }
     }
     if fs::symlink_metadata(root.join("bin")).is_err() {
-        eprint_line("no /bin in it: this is not a chroot");
+        stderr::line("no /bin in it: this is not a chroot");
         return Ok(ExitCode::FAILURE);
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Returns tar's option for the compression that the first bytes of a file show; its name, a
-/// digest, says nothing.
-fn decompressor(magic: &[u8]) -> Option<&'static str> {
-    match magic {
-        [0x1f, 0x8b, ..] => Some("--gzip"),
-        [b'B', b'Z', b'h', ..] => Some("--bzip2"),
-        [0xfd, b'7', b'z', b'X', b'Z', 0] => Some("--xz"),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => Some("--zstd"),
-        _ => None,
-    }
 }
 
 /// Makes a folder of the caller's the session root's.
@@ -261,30 +254,4 @@ fn session(spec: &SessionSpec) -> io::Result<ExitCode> {
     tie.write_all(b"go\n")?;
     // Both this process and init die with their parents, so nothing outlives the shim.
     Ok(ExitCode::from(exit_code(init.wait()?)))
-}
-
-/// Writes a line to stderr, which is the build log; nothing is to be done when that fails.
-pub(crate) fn eprint_line(line: &str) {
-    let _ = writeln!(io::stderr().lock(), "{line}");
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn compression_is_told_by_content() {
-        assert_eq!(decompressor(&[0x1f, 0x8b, 8, 0, 0, 0]), Some("--gzip"));
-        assert_eq!(decompressor(b"BZh91A"), Some("--bzip2"));
-        assert_eq!(
-            decompressor(&[0xfd, b'7', b'z', b'X', b'Z', 0]),
-            Some("--xz")
-        );
-        assert_eq!(
-            decompressor(&[0x28, 0xb5, 0x2f, 0xfd, 4, 0]),
-            Some("--zstd")
-        );
-        assert_eq!(decompressor(b"./\0\0\0\0"), None);
-        assert_eq!(decompressor(b""), None);
-    }
 }

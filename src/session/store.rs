@@ -18,12 +18,12 @@ use std::time::{Duration, SystemTime};
 
 use super::idmap::{Map, SubIds};
 use super::launch::{self, own_sub_ids};
-use super::outer::eprint_line;
 use super::{Error, at};
 use crate::cache_eviction::{Item, Space, Usage};
 use crate::metrics::metrics;
 use crate::sys::clock::used_at;
 use crate::sys::host;
+use crate::sys::stderr;
 
 /// How old a half-made tree that has no lock must be before it is nobody's.
 const OLD: Duration = Duration::from_secs(3600);
@@ -206,7 +206,7 @@ fn make_room(
     found.retain(|(item, _)| going.contains(&item.key));
     // Each is locked until it is gone.
     for (item, _lock) in found {
-        eprint_line(&format!(
+        stderr::line(format_args!(
             "Removing the unpacked chroot {} ({} bytes) to make room.",
             item.key, item.bytes
         ));
@@ -319,7 +319,7 @@ pub(crate) fn run(args: &[OsString]) -> io::Result<ExitCode> {
     match result {
         Ok(_) => Ok(ExitCode::SUCCESS),
         Err(error @ Error::Tarball { .. }) => {
-            eprint_line(&error.to_string());
+            stderr::line(error);
             Ok(ExitCode::FAILURE)
         }
         Err(error) => Err(io::Error::other(error)),

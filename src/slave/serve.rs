@@ -6,16 +6,20 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 
 use crate::config::{Config, Isolation, Limits};
+use crate::config_file::{self, ConfigOption};
 use crate::filecache::{self, FetchLimits, Fetcher, Rules, Store};
 use crate::pipeline::journal::pinned;
 use crate::pipeline::spec::Settings;
+use crate::privileges;
 use crate::server::{self, Access, Group, Server};
 use crate::session::{self, launch, store};
 use crate::sys;
-use crate::sys::cgroup::Place;
+use crate::sys::cgroup::{self, Place};
+use crate::sys::user;
 
 use super::daemon::Daemon;
 use super::handler::Handler;
@@ -30,15 +34,19 @@ Examples:
 
 A master then speaks XML-RPC to http://HOST:8221/rpc/; `buildd-slave probe` does so by hand.
 Stopping the daemon does not stop a build: start it again and the build is still there.")]
+#[derive(Default)]
 pub(crate) struct Serve {
-    /// The configuration [default: $BUILDD_SLAVE_CONFIG, else /etc/buildd-slave/buildd-slave.conf]
-    #[arg(long, value_name = "FILE")]
-    pub(crate) config: Option<PathBuf>,
+    #[command(flatten)]
+    config: ConfigOption,
 }
 
 /// Why the daemon does not run.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
+    #[error(transparent)]
+    Config(#[from] config_file::Error),
+    #[error(transparent)]
+    Privileges(#[from] privileges::Error),
     #[error("{source}; try: install -d -o {user} -g {user} {path}", path = path.display())]
     Folder {
         path: PathBuf,
@@ -65,8 +73,36 @@ pub(crate) enum Error {
     System(#[from] io::Error),
 }
 
-/// Serves until a signal says stop. Returns only then, or when it cannot begin.
-pub(crate) fn run(config: &Config) -> Result<(), Error> {
+/// Reads the configuration, becomes the user that builds if started as root, and serves until a
+/// signal stops it.
+pub(crate) fn run(given: &Serve) -> ExitCode {
+    match start(given) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let lines = error.to_string();
+            lines.lines().for_each(|line| log::error!("{line}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(given: &Serve) -> Result<(), Error> {
+    let defaults = config_file::host_defaults();
+    let (config, warnings) = config_file::load(given.config.file.as_deref(), &defaults)?;
+    if user::am_root() {
+        if let Some(user) = user::lookup(&config.slave.user) {
+            cgroup::hand_over(&user);
+        }
+        privileges::become_builder(&config.slave.user)?;
+    }
+    for warning in warnings {
+        log::warn!("{warning}");
+    }
+    serve(&config)
+}
+
+/// Serves until a signal stops it.
+fn serve(config: &Config) -> Result<(), Error> {
     let slave = &config.slave;
     let folder = |path: &Path| {
         sys::fs::make_private(path).map_err(|source| Error::Folder {

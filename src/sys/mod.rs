@@ -1,14 +1,17 @@
 //! The operating system, and nothing of ours.
 
+pub(crate) mod bounded_command;
 pub(crate) mod cgroup;
 pub(crate) mod claim;
 pub(crate) mod clock;
+pub(crate) mod compression;
 pub(crate) mod digest;
 pub(crate) mod exe;
 pub(crate) mod fs;
+pub(crate) mod hashing_writer;
 pub(crate) mod host;
 pub(crate) mod lock;
 pub(crate) mod procs;
-pub(crate) mod saving;
+pub(crate) mod stderr;
 pub(crate) mod user;
 pub(crate) mod wait;

@@ -1,8 +1,4 @@
-//! Who runs this process, and how does it become somebody else?
-//!
-//! Started as root, nothing here builds or judges as root: the process starts itself again as the
-//! slave's user. Changes the ids of new programs only, never those of the running one. Called by
-//! the commands that may be started as root.
+//! The user of this process, and how a new process gets another.
 
 use std::ffi::OsString;
 use std::io;
@@ -40,33 +36,17 @@ pub(crate) fn become_user(command: &mut Command, user: &User) {
         .env("LOGNAME", &user.name);
 }
 
-/// Becomes this program, started as `user` with `args`. Returns only if that fails: no such user,
-/// or root itself.
-pub(crate) fn reexec_as(user: &str, args: &[OsString]) -> io::Error {
-    match lookup(user) {
-        None => io::Error::new(io::ErrorKind::NotFound, format!("no user {user}")),
-        // It would find itself root and start itself again, for ever.
-        Some(found) if found.uid.is_root() => {
-            io::Error::new(io::ErrorKind::InvalidInput, format!("{user} is root"))
-        }
-        Some(found) => {
-            let mut command = exe::again(args);
-            become_user(&mut command, &found);
-            command.exec()
-        }
-    }
+/// Replaces this process by the same program, started as `user` with `args`. Returns only if that
+/// fails.
+pub(crate) fn reexec_as(user: &User, args: &[OsString]) -> io::Error {
+    let mut command = exe::again(args);
+    become_user(&mut command, user);
+    command.exec()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn neither_nobody_knows_whom_nor_root_is_become() {
-        let refused = |user| reexec_as(user, &[]).kind();
-        assert_eq!(refused("no such user"), io::ErrorKind::NotFound);
-        assert_eq!(refused("root"), io::ErrorKind::InvalidInput);
-    }
 
     #[test]
     fn the_environment_names_the_user() {

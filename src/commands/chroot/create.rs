@@ -12,8 +12,9 @@ use std::time::Instant;
 
 use crate::commands::site::at;
 use crate::protocol::Suite;
+use crate::sys::compression::Compression;
 
-use super::pack::{Compression, pack};
+use super::pack::pack;
 use super::{Error, archives};
 
 const SOURCES: &str = "/etc/apt/sources.list";

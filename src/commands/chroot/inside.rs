@@ -24,7 +24,7 @@ use crate::session::{self, enter, launch};
 
 use super::Error;
 use super::create::outlive_the_keyboard;
-use super::pack::{Compression, Packed, pack, sum};
+use super::pack::{Packed, compression_of, pack, sum};
 
 /// Where the session is told of the proxy; not packed.
 const PROXY: &str = "/etc/apt/apt.conf.d/99buildd-slave-proxy";
@@ -167,7 +167,7 @@ impl Chroot {
             .spawn()
             .map_err(at(tar))?;
         let stream = child.stdout.take().expect("stdout is piped");
-        let Packed { sha1, size } = pack(stream, Compression::of(tar)?, tar, || {
+        let Packed { sha1, size } = pack(stream, compression_of(tar)?, tar, || {
             let status = child.wait().map_err(at(tar))?;
             if status.success() {
                 return Ok(());

@@ -13,9 +13,9 @@ use std::time::SystemTime;
 
 use super::Error;
 use crate::client::Client;
-use crate::commands::say;
 use crate::server::{self, Access, Handler, Limits, Method, Request, Response, Server, StopHandle};
 use crate::sys::digest::sha1_of;
+use crate::sys::stderr;
 use crate::xmlrpc::Value;
 
 /// Sends `files` to the slave at `address`, telling of each on `out`; answers whether it has all
@@ -37,7 +37,7 @@ pub(super) fn send(
         if there {
             writeln!(out, "{sum}  {}  {said}", name(path)).map_err(Error::Output)?;
         } else {
-            say::complaint(format_args!("{}: refused: {said}", path.display()));
+            stderr::line(format_args!("{}: refused: {said}", path.display()));
             all_there = false;
         }
     }

@@ -32,10 +32,12 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use crate::client;
-use crate::config_file;
+use crate::config_file::{self, ConfigOption};
 use crate::db;
 use crate::dpkg;
 use crate::librarian;
+use crate::privileges;
+use crate::sys::user;
 use screen::Screen;
 
 const EXAMPLES: &str = "\
@@ -53,10 +55,8 @@ SERIES is its name, or DISTRIBUTION/SERIES where two distributions have one of t
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// The configuration [default: $BUILDD_SLAVE_CONFIG, else
-    /// /etc/buildd-slave/buildd-slave.conf]
-    #[arg(long, value_name = "FILE", global = true)]
-    pub(crate) config: Option<PathBuf>,
+    #[command(flatten)]
+    config: ConfigOption,
     /// Print JSON
     #[arg(long, global = true)]
     json: bool,
@@ -95,20 +95,17 @@ enum Noun {
 }
 
 impl Args {
-    /// Tells whether files are made that the farm's user has to be able to write.
-    pub(crate) fn owns_files(&self) -> bool {
+    /// Tells whether the command makes files that the farm's user must be able to write.
+    fn owns_files(&self) -> bool {
         matches!(self.noun, Noun::Scan(_) | Noun::Run(_))
-    }
-
-    /// The configuration that was named.
-    pub(crate) fn config(&self) -> Option<PathBuf> {
-        self.config.clone()
     }
 }
 
 /// Why a command did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
+    #[error(transparent)]
+    Privileges(#[from] privileges::Error),
     #[error(transparent)]
     Config(#[from] config_file::Error),
     #[error("{0}; set [database] url in the configuration, and see that this user may use it")]
@@ -160,7 +157,12 @@ pub(crate) fn run(args: Args) -> ExitCode {
 /// Answers `false` for what was done, but did not end well.
 fn dispatch(args: Args) -> Result<bool, Error> {
     let screen = Screen::new(args.json);
-    let open = || site::Site::open(args.config.clone());
+    if args.owns_files() && user::am_root() {
+        let (farm, _) = config_file::load_farm(args.config.file.as_deref())?;
+        privileges::become_builder(&farm.user)?;
+    }
+    let file = args.config.file.as_deref();
+    let open = || site::Site::open(file);
     match args.noun {
         Noun::Series(given) => series::run(given, &open()?, screen),
         Noun::Arch(given) => arch::run(given, &open()?, screen),
@@ -174,6 +176,6 @@ fn dispatch(args: Args) -> Result<bool, Error> {
         Noun::Published(given) => published::run(given, &open()?, screen),
         Noun::RetryDepwait(given) => published::run_retry(&given, &open()?, screen),
         Noun::Scan(_) => work::scan(open()?),
-        Noun::Run(given) => work::run(&given, site::Site::open_patiently(args.config)?),
+        Noun::Run(given) => work::run(&given, site::Site::open_patiently(file)?),
     }
 }

@@ -6,7 +6,7 @@
 use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::{OpenOptionsExt as _, fchown};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use crate::config::{Farm, Warning};
@@ -27,13 +27,13 @@ pub(super) struct Site {
 
 impl Site {
     /// Reads the configuration and opens the database that it names.
-    pub(super) fn open(config: Option<PathBuf>) -> Result<Self, Error> {
+    pub(super) fn open(config: Option<&Path>) -> Result<Self, Error> {
         Self::open_for(config, |_| Duration::ZERO)
     }
 
     /// The same for who stays: a database that is lost is waited for, and what of the configuration
     /// has no effect is told.
-    pub(super) fn open_patiently(config: Option<PathBuf>) -> Result<Self, Error> {
+    pub(super) fn open_patiently(config: Option<&Path>) -> Result<Self, Error> {
         Self::open_for(config, |(farm, warnings)| {
             warnings.iter().for_each(|warning| log::warn!("{warning}"));
             farm.database.patience
@@ -41,12 +41,10 @@ impl Site {
     }
 
     fn open_for(
-        config: Option<PathBuf>,
+        config: Option<&Path>,
         patience: impl Fn(&(Farm, Vec<Warning>)) -> Duration,
     ) -> Result<Self, Error> {
-        let named = std::env::var_os("BUILDD_SLAVE_CONFIG");
-        let defaults = config_file::host_defaults();
-        let loaded = config_file::load_farm(config, named, &defaults)?;
+        let loaded = config_file::load_farm(config)?;
         let patience = patience(&loaded);
         let (farm, _) = loaded;
         let url = farm.database.url.expose();

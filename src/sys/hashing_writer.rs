@@ -23,7 +23,7 @@ const FLUSH_BYTES: u64 = 32 << 20;
 
 /// A file being written.
 #[derive(Debug)]
-pub(crate) struct Saving {
+pub(crate) struct HashingWriter {
     temp: TempFile,
     len: u64,
     sum: Sum,
@@ -44,7 +44,7 @@ struct Threads {
     flush: SyncSender<()>,
 }
 
-impl Saving {
+impl HashingWriter {
     pub(crate) fn to(temp: TempFile) -> Self {
         Self {
             temp,
@@ -184,17 +184,17 @@ mod tests {
         let small = usize::try_from(SMALL_BYTES).unwrap();
         for len in [0, 5, small - 1, small, bytes.len()] {
             let mut source = Odd(&bytes[..len]);
-            let mut saving = Saving::to(TempFile::create(dir.path()).unwrap());
+            let mut writer = HashingWriter::to(TempFile::create(dir.path()).unwrap());
             loop {
-                let mut piece = saving.spare();
+                let mut piece = writer.spare();
                 fill(&mut source, &mut piece).unwrap();
                 if piece.is_empty() {
                     break;
                 }
-                saving.write(piece).unwrap();
+                writer.write(piece).unwrap();
             }
-            assert_eq!(saving.len(), len as u64);
-            let (temp, sum) = saving.finish();
+            assert_eq!(writer.len(), len as u64);
+            let (temp, sum) = writer.finish();
             let path = dir.path().join("file");
             temp.persist(&path, 0o644).unwrap();
             assert_eq!(sha1_of(&path).unwrap(), (sum, len as u64));
@@ -204,9 +204,9 @@ mod tests {
     #[test]
     fn a_file_given_up_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        let mut saving = Saving::to(TempFile::create(dir.path()).unwrap());
-        saving.write(vec![1; 2 << 20]).unwrap();
-        drop(saving);
+        let mut writer = HashingWriter::to(TempFile::create(dir.path()).unwrap());
+        writer.write(vec![1; 2 << 20]).unwrap();
+        drop(writer);
         assert_eq!(dir.path().read_dir().unwrap().count(), 0);
     }
 }

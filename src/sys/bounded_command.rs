@@ -24,7 +24,7 @@ const POLL: Duration = Duration::from_millis(20);
 
 /// Why a command did not do its work.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Error {
+pub(crate) enum Error {
     #[error("{command}: {source}")]
     Start { command: String, source: io::Error },
     #[error("{command}: not done after {} s", limit.as_secs())]
@@ -39,14 +39,14 @@ pub(super) enum Error {
 }
 
 /// What a command finds on its stdin.
-pub(super) enum Input<'a> {
+pub(crate) enum Input<'a> {
     Text(&'a str),
     /// An open file; it stays open as long as anything of the command runs.
     File(File),
 }
 
 /// Runs `words` to its end. What it leaves running is killed.
-pub(super) fn run(words: &[String], input: Input<'_>, limit: Duration) -> Result<(), Error> {
+pub(crate) fn run(words: &[String], input: Input<'_>, limit: Duration) -> Result<(), Error> {
     let Some((program, arguments)) = words.split_first() else {
         return Ok(());
     };

@@ -1,0 +1,58 @@
+//! The settings that all HTTP clients of this program share, and their resolver.
+//!
+//! ureq's own resolver starts a thread for its timeout and panics if the system refuses one. The
+//! resolver here then looks the name up without a timeout of its own; the system's timeout holds.
+
+use std::thread;
+use std::time::Duration;
+
+use ureq::Error;
+use ureq::config::{Config, ConfigBuilder};
+use ureq::http::Uri;
+use ureq::typestate::AgentScope;
+use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{DefaultConnector, NextTimeout, time};
+
+use crate::sys::hashing_writer::PIECE_BYTES;
+
+/// Returns the common settings: no proxy, no decoding, every status an answer, and a timeout for
+/// each wait. `connect` holds for each of resolving, connecting and sending; `silence` for each read.
+pub(crate) fn config(connect: Duration, silence: Duration) -> ConfigBuilder<AgentScope> {
+    let (connect, silence) = (Some(connect), Some(silence));
+    ureq::Agent::config_builder()
+        .proxy(None)
+        .http_status_as_error(false)
+        // A kept connection that the server has closed would look like a failure.
+        .max_idle_connections(0)
+        .accept_encoding("identity")
+        .input_buffer_size(PIECE_BYTES)
+        .timeout_resolve(connect)
+        .timeout_connect(connect)
+        .timeout_send_request(connect)
+        .timeout_recv_response(silence)
+        .timeout_per_read(silence)
+        .timeout_per_write(silence)
+}
+
+/// Makes a client of `config`; contacts no host.
+pub(crate) fn agent(config: Config) -> ureq::Agent {
+    ureq::Agent::with_parts(config, DefaultConnector::new(), Sturdy::default())
+}
+
+/// ureq's resolver, for systems that may refuse a thread.
+#[derive(Debug, Default)]
+struct Sturdy(DefaultResolver);
+
+impl Resolver for Sturdy {
+    fn resolve(
+        &self,
+        uri: &Uri,
+        config: &Config,
+        mut timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, Error> {
+        if thread::Builder::new().spawn(|| {}).is_err() {
+            timeout.after = time::Duration::NotHappening;
+        }
+        self.0.resolve(uri, config, timeout)
+    }
+}

@@ -1,0 +1,65 @@
+//! Root becomes the user that builds, by starting this program again as that user.
+//!
+//! No daemon and no build runs as root. Shared by all commands that root may start.
+
+use std::ffi::OsString;
+use std::io;
+
+use nix::unistd::User;
+
+use crate::sys::user;
+
+/// Why this process cannot run as the user that builds.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error(
+        "no user {0} on this host; try: useradd --system --user-group --create-home --home-dir \
+         /var/lib/{0} {0} && usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {0}"
+    )]
+    NoUser(String),
+    #[error("root does not build: name another user than {0} in [slave] user")]
+    Root(String),
+    #[error("cannot become {0}: {1}")]
+    CannotBecome(String, io::Error),
+    /// This process is neither root nor that user; holds the user it runs as.
+    #[error("{0} is neither root nor the user that builds; run this as root")]
+    OtherUser(String),
+}
+
+/// Looks up `name`, the user that builds.
+pub(crate) fn builder(name: &str) -> Result<User, Error> {
+    match user::lookup(name) {
+        None => Err(Error::NoUser(name.to_owned())),
+        Some(found) if found.uid.is_root() => Err(Error::Root(name.to_owned())),
+        Some(found) => Ok(found),
+    }
+}
+
+/// Makes sure that this process runs as `name`. Root does not return from this: it starts the same
+/// command again as that user.
+pub(crate) fn become_builder(name: &str) -> Result<(), Error> {
+    let builder = builder(name)?;
+    if user::am_root() {
+        let args: Vec<OsString> = std::env::args_os().skip(1).collect();
+        let error = user::reexec_as(&builder, &args);
+        return Err(Error::CannotBecome(name.to_owned(), error));
+    }
+    match user::effective() {
+        Some(me) if me.uid == builder.uid => Ok(()),
+        Some(me) => Err(Error::OtherUser(me.name)),
+        None => Err(Error::OtherUser("a user without a name".to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_and_unknown_users_do_not_build() {
+        assert!(matches!(become_builder("root"), Err(Error::Root(_))));
+        let unknown = become_builder("no-such-user").unwrap_err().to_string();
+        assert!(unknown.contains("useradd --system"), "{unknown}");
+        assert!(unknown.contains("usermod --add-subuids"), "{unknown}");
+    }
+}
