@@ -1,6 +1,6 @@
 //! `buildd-slave chroot`: makes a chroot tarball, refreshes it, steps into it.
 //!
-//! What the chroot tool of 2008 did (slave spec §4.5), without root: started as root, it has the
+//! What the chroot tool of 2008 did (docs/wire.md §4.5), without root: started as root, it has the
 //! slave's user do it. A tarball is replaced whole or not at all.
 
 mod archives;

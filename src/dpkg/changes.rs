@@ -1,7 +1,7 @@
 //! Pure: which files does a .changes list, with what sizes and sums?
 //!
 //! Reads `Files`, `Checksums-Sha1` and `Checksums-Sha256`, which must list the same files with
-//! the same sizes. Refuses names that are not plain file names (slave spec §5, names in
+//! the same sizes. Refuses names that are not plain file names (docs/wire.md §5, names in
 //! .changes). Touches none of the files: the callers, `collect` and the master, check them.
 
 use super::Error;

@@ -1,4 +1,4 @@
-//! How does a file the master asks for get into the cache? (`ensurepresent`, slave spec §1.4)
+//! How does a file the master asks for get into the cache? (`ensurepresent`, docs/wire.md §1.4)
 //!
 //! One download per sum at a time: later callers wait for it and get its answer. A download is
 //! bounded in time, pace and size, tried again after transient failures, and kept only if its

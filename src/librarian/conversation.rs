@@ -1,4 +1,4 @@
-//! Pure: what does a client of the upload port want stored? (master spec §4.1)
+//! Pure: what does a client of the upload port want stored? (docs/farm.md §4.1)
 //!
 //! `STORE <size> <name>`, headers, an empty line, the bytes; then perhaps the next. Lines end in CRLF
 //! or LF. What is wrong is said as soon as its line is complete, before any byte is sent for

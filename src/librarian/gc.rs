@@ -1,5 +1,5 @@
-//! What does nobody need any more, and how does it go without taking what somebody does? (master
-//! spec §4.5)
+//! What does nobody need any more, and how does it go without taking what somebody does?
+//! (docs/farm.md §4.5)
 //!
 //! In this order: files that expired a week ago lose their content; aliases that nothing refers to
 //! and nobody asked to keep go, with their tokens; contents of equal bytes become one; contents
@@ -19,7 +19,7 @@ use crate::db::{self, Db, Engine, Tx, params};
 const DAY_MS: i64 = 24 * 3600 * 1000;
 /// How long after its end, or its making, a file still counts as somebody's.
 const GRACE_MS: i64 = 7 * DAY_MS;
-/// 2038-01-01: that, or later, means never (master spec §4.5).
+/// 2038-01-01: that, or later, means never (docs/farm.md §4.5).
 pub(super) const NEVER_MS: i64 = 2_145_916_800_000;
 /// Rows of one transaction.
 const BATCH: u32 = 500;

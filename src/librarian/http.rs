@@ -1,4 +1,4 @@
-//! Files over HTTP: downloads by number and name, uploads by PUT (master spec §4.3, §4.4).
+//! Files over HTTP: downloads by number and name, uploads by PUT (docs/farm.md §4.3, §4.4).
 //!
 //! A public port has public files for everybody, and a restricted one for whoever shows its token;
 //! the restricted port has all. What is not there, and what is not for the one who asks, look the

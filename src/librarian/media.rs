@@ -1,7 +1,7 @@
 //! Pure: of which type is a file, and in which is it sent?
 //!
 //! Uploads say it or their name does; a compressed text is sent as a text that is compressed, so
-//! that browsers show build logs (master spec §4.3).
+//! that browsers show build logs (docs/farm.md §4.3).
 
 /// What nobody knows more of.
 const UNKNOWN: &str = "application/octet-stream";

@@ -1,4 +1,4 @@
-//! The Librarian: files by number and name, for the farm and those who look at it (master spec §4).
+//! The Librarian: files by number and name, for the farm and those who look at it (docs/farm.md §4).
 //!
 //! ```text
 //! PUT, GET ─▶ http ──────────┐          ┌─▶ blobs   <root>/aa/bb/<sha256>

@@ -18,7 +18,7 @@ pub(crate) fn alias_url(base: &str, id: i64, name: &str) -> String {
     format!("{base}{id}/{}", quote(name))
 }
 
-/// Percent-encodes a name as UTF-8, but for what a URL's path takes as it is (master spec §4.3).
+/// Percent-encodes a name as UTF-8, but for what a URL's path takes as it is (docs/farm.md §4.3).
 pub(super) fn quote(name: &str) -> String {
     let mut quoted = String::with_capacity(name.len());
     for byte in name.bytes() {

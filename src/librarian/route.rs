@@ -1,7 +1,7 @@
 //! Pure: which of the library's resources do a verb, a path and a query name?
 //!
 //! `/ID/NAME` is a file, and `/N/ID/NAME` too, as it once was written; `/NAME` is where one is put
-//! (master spec §4.3). Looks nothing up. Called for each request.
+//! (docs/farm.md §4.3). Looks nothing up. Called for each request.
 
 use super::name;
 

@@ -1,4 +1,4 @@
-//! Uploads by the protocol of 2008: `STORE`, headers, bytes, and the next (master spec §4.1).
+//! Uploads by the protocol of 2008: `STORE`, headers, bytes, and the next (docs/farm.md §4.1).
 //!
 //! What the client says is `conversation`'s to judge; this holds it to the clock, keeps what comes
 //! and answers. An error is the last word on a connection. Called for each connection that the

@@ -1,7 +1,7 @@
 //! Pure: on which architectures is a source built, and which of these builds makes its
 //! architecture-independent packages?
 //!
-//! Today's rules (master spec §2.3): dpkg's wildcards, one build per source that is also for
+//! Today's rules (docs/farm.md §2.3): dpkg's wildcards, one build per source that is also for
 //! `Architecture: all`, `Build-Indep-Architecture` respected, and of 2008 the restrictions of
 //! Packages-arch-specific. Which architectures are legal at all is the caller's knowledge.
 

@@ -1,6 +1,6 @@
 //! Pure: whose fault was it, the builder's or the job's?
 //!
-//! Counts tell (master spec §3.3): failures that follow a builder from job to job are its own,
+//! Counts tell (docs/farm.md §3.3): failures that follow a builder from job to job are its own,
 //! failures that follow a job from builder to builder are the job's, and while the two counts are
 //! equal nobody knows, so the job gets another builder. Counts are added up by the caller, who
 //! also carries out the verdict; both in one transaction.

@@ -1,6 +1,6 @@
 //! Pure: what is a slave told about a build?
 //!
-//! The second and the last parameter of `build` (master spec §2.13, §3.7): the type's name in
+//! The second and the last parameter of `build` (docs/farm.md §2.13, §3.7): the type's name in
 //! either generation, and the arguments, which are the same in both, as slaves pass over what they
 //! do not know. Which values they have is decided elsewhere.
 

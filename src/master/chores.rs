@@ -20,7 +20,7 @@ use crate::db::{Db, Error, Tx};
 /// Rows in a part.
 const PART: i64 = 500;
 
-/// Scores all waiting jobs that nobody scored by hand (master spec §2.2, §2.5); returns how many
+/// Scores all waiting jobs that nobody scored by hand (docs/farm.md §2.2, §2.5); returns how many
 /// have got another score.
 pub(crate) fn rescore(db: &Db, rules: Rules, now: i64) -> Result<u64, Error> {
     let mut after = 0;
@@ -79,7 +79,7 @@ pub(crate) struct DepwaitReport {
 }
 
 /// Sends builds whose dependencies have been published to the queue again, scored, and notes of
-/// the others what they still wait for (master spec §2.15).
+/// the others what they still wait for (docs/farm.md §2.15).
 pub(crate) fn retry_depwaits(db: &Db, rules: Rules, now: i64) -> Result<DepwaitReport, Error> {
     look_at_depwaits(db, |found| {
         db.write(|tx| {

@@ -1,6 +1,6 @@
 //! Pure: what does a slave's verdict mean for the build?
 //!
-//! One row for each way a build ends (master spec §2.10, §3.8, with the two verdicts of 2008 that
+//! One row for each way a build ends (docs/farm.md §2.10, §3.8, with the two verdicts of 2008 that
 //! §6.4 keeps). Fetches nothing: whatever comes out, the log is stored first, except where a
 //! failure is judged. What becomes of the builder is `blame`'s, or the next scan's, which finds it
 //! DIRTY.

@@ -1,7 +1,7 @@
 //! Pure: is what a build waits for there by now?
 //!
 //! Holds the dependency line a slave reported against the published binaries of the archive
-//! (master spec §2.15), by today's rules: one alternative of a group is enough, and so is one of
+//! (docs/farm.md §2.15), by today's rules: one alternative of a group is enough, and so is one of
 //! several versions of a package. Looks nothing up; the caller knows what is published.
 
 use std::str::FromStr;

@@ -24,7 +24,7 @@ use super::rows::queue::{self, Claim};
 use super::scanner::{Next, Scanner, Trouble, View, held, still_held};
 use crate::sys::clock::now_ms as now;
 
-/// Jobs looked at for one dispatch that turn out not to be for building (master spec §3.1).
+/// Jobs looked at for one dispatch that turn out not to be for building (docs/farm.md §3.1).
 const TRIES: u32 = 10;
 /// How long a job that lacks something of ours, its chroot say, keeps away from the queue.
 const SET_ASIDE: Duration = Duration::from_secs(60);
@@ -236,7 +236,7 @@ fn apt(archive: &ArchiveRow) -> AptArchive<'_> {
     }
 }
 
-/// Tells what to do with a claimed job (master spec §2.12, §3.7).
+/// Tells what to do with a claimed job (docs/farm.md §2.12, §3.7).
 fn fit(candidate: &Candidate) -> Fit {
     let purpose = candidate.archive.purpose;
     if candidate.series_status == SeriesStatus::Obsolete

@@ -1,6 +1,6 @@
 //! Pure: how long will a build take, and when will it start?
 //!
-//! Guesses, for people (master spec §2.4, §3.10): the time the last build of the same source took,
+//! Guesses, for people (docs/farm.md §2.4, §3.10): the time the last build of the same source took,
 //! else its size; and for a waiting job the work ahead of it, shared by the builders that could do
 //! it. Times are milliseconds since 1970, durations milliseconds. No decision rests on them.
 

@@ -1,7 +1,7 @@
 //! How do a build's results come from its slave to the place where they are handed over?
 //!
 //! Each file is streamed to a temporary name while a second thread sums it, and kept only if its
-//! SHA-1 is the one the slave announced: no other master checks that (master spec §9). When all
+//! SHA-1 is the one the slave announced: no other master checks that (docs/farm.md §9). When all
 //! are there and the .changes agrees, their folder is renamed from `grabbing/` to `incoming/`, and
 //! only then is the disk waited for: nobody is told of them before. Done again for the same try at
 //! a build, it finds its work done, or does it over. Decides nothing about the build.
@@ -21,7 +21,7 @@ use crate::sys::hashing_writer::HashingWriter;
 
 use super::farm::Place;
 
-/// Tries at one file (master spec §3.1).
+/// Tries at one file (docs/farm.md §3.1).
 const TRIES: u32 = 3;
 /// Before the second try; twice that before the third.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -173,7 +173,7 @@ fn remove_earlier(results: &Path, cookie: &str, epoch: i64) -> Result<(), Error>
     Ok(())
 }
 
-/// Removes what processes that are no more left half-fetched: it is of no use (master spec §3.1).
+/// Removes what processes that are no more left half-fetched: it is of no use (docs/farm.md §3.1).
 /// What nobody has touched for a day is nobody's.
 pub(super) fn sweep(results: &Path) {
     let Ok(entries) = fs::read_dir(results.join("grabbing")) else {

@@ -1,6 +1,6 @@
 //! Pure: what are the farm's things called, and which numbers are they stored under?
 //!
-//! The enumerations of master spec §1.1 with the numbers of the sources, and the strings derived
+//! The enumerations of docs/farm.md §1.1 with the numbers of the sources, and the strings derived
 //! from names (§1.3). Decides nothing. Times everywhere are milliseconds since 1970, UTC.
 
 use std::fmt;
@@ -92,7 +92,7 @@ stored! {
 }
 
 stored! {
-    /// How a virtual builder is put back to its first state (master spec §3.4).
+    /// How a virtual builder is put back to its first state (docs/farm.md §3.4).
     ResetProtocol {
         /// The command ends with the slave up.
         Synchronous = 11, "1.1";
@@ -169,7 +169,7 @@ stored! {
 }
 
 impl BuildState {
-    /// Tells whether `retry` may send a build in this state to the queue again (master spec §1.1).
+    /// Tells whether `retry` may send a build in this state to the queue again (docs/farm.md §1.1).
     pub(crate) fn is_retriable(self) -> bool {
         match self {
             Self::FailedToBuild
@@ -220,7 +220,7 @@ impl BuildName {
         suite(&self.series, self.pocket)
     }
 
-    /// Returns the name its log has in the librarian, before `.gz` (master spec §1.3). `state` is
+    /// Returns the name its log has in the librarian, before `.gz` (docs/farm.md §1.3). `state` is
     /// the build's at the moment the log is stored.
     pub(crate) fn log_name(&self, state: BuildState) -> String {
         format!(
@@ -249,7 +249,7 @@ pub(crate) fn suite(series: &str, pocket: Pocket) -> String {
     }
 }
 
-/// Returns the name a slave is given for a try at a build (master spec §6.4). Rows that no try of
+/// Returns the name a slave is given for a try at a build (docs/farm.md §6.4). Rows that no try of
 /// ours has touched have the form of 2008.
 pub(crate) fn cookie(build: i64, queue: i64, attempt: i64) -> String {
     match attempt {

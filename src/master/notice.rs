@@ -1,6 +1,6 @@
 //! Pure: what are people told of a build that did not work?
 //!
-//! One JSON document, with what the mails of 2008 had (master spec §7). Whom to tell and how is
+//! One JSON document, with what the mails of 2008 had (docs/farm.md §7). Whom to tell and how is
 //! the site's command's business.
 
 use serde_json::json;

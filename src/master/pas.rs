@@ -1,6 +1,6 @@
 //! Pure: which architectures does Packages-arch-specific leave a source?
 //!
-//! The file Debian and Ubuntu kept beside their archives (master spec §2.3): one line for each
+//! The file Debian and Ubuntu kept beside their archives (docs/farm.md §2.3): one line for each
 //! source (`%name: tags`) or binary package (`name: tags`) that is of use on some architectures
 //! only. Wildcards in it count as dpkg reads them. Has no say about PPAs; the caller knows.
 

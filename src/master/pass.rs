@@ -1,6 +1,6 @@
 //! `buildd-slave master scan`: one look at every builder, as cron had it done in 2008.
 //!
-//! In the phases of 2008 (master spec §2.6): builders are grouped by the family of the
+//! In the phases of 2008 (docs/farm.md §2.6): builders are grouped by the family of the
 //! architectures that have a chroot, and those that are ok are probed; then every job on a builder
 //! of a group is asked about, whether or not its builder is ok; then free builders get jobs. What
 //! is different: a builder's trouble stays its own, cookies are compared, and the answer to
@@ -155,7 +155,7 @@ impl<'a> Pass<'a> {
     }
 
     /// Says what went wrong. Nobody is blamed for what was not asked to build: the next pass asks
-    /// again (master spec §2.9).
+    /// again (docs/farm.md §2.9).
     fn tell(&self, scanner: &mut Scanner<'_>, view: &View, trouble: Trouble) {
         match trouble {
             Trouble::Failure { why, .. } => scanner.say(view, log::Level::Debug, &why),

@@ -1,6 +1,6 @@
 //! Pure: what may a build of a pocket use, and does its series take it?
 //!
-//! The tables of master spec §2.12 and §2.13: which pockets and components a pocket's packages
+//! The tables of docs/farm.md §2.12 and §2.13: which pockets and components a pocket's packages
 //! depend on, which pockets a series accepts, and what that makes of apt's sources. Debian's
 //! components, which the sources never knew, are here beside Ubuntu's.
 

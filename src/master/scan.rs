@@ -1,6 +1,6 @@
 //! Pure: what does one look at a builder lead to?
 //!
-//! Two tables (master spec §3.2, §3.4, §3.5): what its row says before anybody asks the slave, and
+//! Two tables (docs/farm.md §3.2, §3.4, §3.5): what its row says before anybody asks the slave, and
 //! what the slave's own status says then. Nothing is done here; whoever scans does it and writes
 //! it down.
 //!

@@ -400,7 +400,7 @@ impl<'a> Scanner<'a> {
         Ok(Next::Soon)
     }
 
-    /// Puts a virtual builder back to its first state by the site's command (master spec §3.4).
+    /// Puts a virtual builder back to its first state by the site's command (docs/farm.md §3.4).
     fn reset_machine(&mut self, view: &View) -> Result<Next, Trouble> {
         let failure = |why: String| Trouble::Failure {
             kind: Kind::Dispatch,

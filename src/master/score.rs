@@ -1,6 +1,6 @@
 //! Pure: how urgent is a build, in points?
 //!
-//! The sums of 2008 and of today (master spec §2.5), and the same as words for whoever asks why
+//! The sums of 2008 and of today (docs/farm.md §2.5), and the same as words for whoever asks why
 //! one job goes before another. Rows somebody has scored by hand never come here. Two things
 //! differ from the sources: the bonus for waiting does not start again after a day, and Debian's
 //! components count as those of Ubuntu that take their place.

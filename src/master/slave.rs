@@ -10,7 +10,7 @@ use crate::protocol::{
 };
 use crate::xmlrpc::Value;
 
-/// How many times longer than any other call a slave may take to fetch a file (master spec §3.1).
+/// How many times longer than any other call a slave may take to fetch a file (docs/farm.md §3.1).
 const FETCH_FACTOR: u32 = 20;
 const VERSION: &str = "builder_version";
 

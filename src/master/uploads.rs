@@ -1,7 +1,7 @@
 //! Who takes results on, and what does the build come to by that?
 //!
 //! The site's uploader is run on one folder of `incoming/` at a time, by whichever process of this
-//! host has the lock. Its exit code decides (master spec §2.11 let it decide by other means). It may
+//! host has the lock. Its exit code decides (docs/farm.md §2.11 let it decide by other means). It may
 //! move the folder away. What it was given and what it said are kept beside until the database
 //! knows, so that it is not run twice on what it took.
 

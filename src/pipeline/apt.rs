@@ -1,7 +1,7 @@
 //! Pure: what apt is told in a session, and what its answers mean.
 //!
 //! A build's `archives` in the one-line and in the deb822 form, where lines that apt would not
-//! take are left out and named, as in the reference (slave spec §3.2); keyrings; settings; the
+//! take are left out and named, as in the reference (docs/wire.md §3.2); keyrings; settings; the
 //! commands; the search for missing build dependencies.
 
 use std::fmt::Write as _;
@@ -51,7 +51,7 @@ const fn apt_get(rest: [&'static str; 3]) -> [&'static str; 8] {
     ]
 }
 
-/// Returns apt's and dpkg's settings for every session (slave spec §3.2).
+/// Returns apt's and dpkg's settings for every session (docs/wire.md §3.2).
 pub(crate) fn settings(proxy: Option<&str>) -> Vec<NewFile> {
     let file = |path: &str, content: String| NewFile {
         path: path.into(),

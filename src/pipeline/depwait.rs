@@ -2,7 +2,7 @@
 //!
 //! Takes the direct build dependencies, with alternatives, versions, `[arch]` lists and `<profile>`
 //! formulas (no profile is active), against all versions in the package lists, virtual packages
-//! included (slave spec §3.7). Only packages a .dsc names are remembered, however long the lists.
+//! included (docs/wire.md §3.7). Only packages a .dsc names are remembered, however long the lists.
 //! Asks no archive: the shim feeds the lists of the build's chroot.
 
 use std::collections::HashMap;

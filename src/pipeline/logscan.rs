@@ -27,7 +27,7 @@ pub(crate) enum Sign {
     Expired,
     /// The first error of apt's or sbuild's, whatever it is about.
     Error,
-    /// apt would not go on unasked, as an archive was not authenticated (slave spec §3.7).
+    /// apt would not go on unasked, as an archive was not authenticated (docs/wire.md §3.7).
     ForceYes,
     /// dpkg failed while it installed the build dependencies.
     DpkgFailed,
@@ -45,7 +45,7 @@ pub(crate) enum Sign {
     Killed,
     /// sbuild stopped a silent build.
     Inactive,
-    /// A program of the toolchain crashed on this machine (2008 only, slave spec §3.7).
+    /// A program of the toolchain crashed on this machine (2008 only, docs/wire.md §3.7).
     IllegalInstruction,
 }
 
@@ -133,7 +133,7 @@ const SIGNS: &[(Sign, At, &str)] = &[
     (Sign::IllegalInstruction, At::Any, "Illegal instruction"),
 ];
 
-/// How sure apt's words are that a relation cannot be met (slave spec §3.7).
+/// How sure apt's words are that a relation cannot be met (docs/wire.md §3.7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Certainty {
     /// The relation itself cannot be met.
@@ -165,7 +165,7 @@ pub(crate) struct Findings {
     signs: Vec<(Sign, String)>,
 }
 
-/// The single lines that name a missing dependency, in order of precedence (slave spec §3.7).
+/// The single lines that name a missing dependency, in order of precedence (docs/wire.md §3.7).
 #[derive(Debug, Clone, Copy)]
 enum OldDep {
     LaterThan,

@@ -28,7 +28,7 @@ pub(crate) fn minor(version: &str) -> u32 {
         .unwrap_or(85)
 }
 
-/// Returns the text of the configuration file: the answers of launchpad-buildd's `.sbuildrc` (slave spec
+/// Returns the text of the configuration file: the answers of launchpad-buildd's `.sbuildrc` (docs/wire.md
 /// §3.4), for a session that is handed over ready; `host` is named as the maintainer's.
 pub(crate) fn configuration(host: &str, minor: u32) -> String {
     let mut lines = vec![
@@ -113,7 +113,7 @@ pub(crate) fn arguments(
     words
 }
 
-/// Returns DEB_BUILD_OPTIONS: `noautodbgsym` unless debug symbols are wanted (slave spec §3.4).
+/// Returns DEB_BUILD_OPTIONS: `noautodbgsym` unless debug symbols are wanted (docs/wire.md §3.4).
 pub(crate) fn build_options(spec: &Spec) -> String {
     let mut options = Vec::new();
     if !spec.request.args.build_debug_symbols {
@@ -125,7 +125,7 @@ pub(crate) fn build_options(spec: &Spec) -> String {
     options.join(" ")
 }
 
-/// Returns the arguments of the 2008 `sbuild-package` (slave spec §3.4).
+/// Returns the arguments of the 2008 `sbuild-package` (docs/wire.md §3.4).
 pub(crate) fn site_arguments(spec: &Spec) -> Vec<String> {
     let args = &spec.request.args;
     let mut words = vec![spec.request.build_id.to_string()];

@@ -1,6 +1,6 @@
 //! Pure: which bytes of a log line are credentials, and the line without them?
 //!
-//! Removes `user:password@` from URLs and `,proxyauth=user:token` (slave spec §3.10). The
+//! Removes `user:password@` from URLs and `,proxyauth=user:token` (docs/wire.md §3.10). The
 //! userinfo of a URL ends at the first `/`, blank, quote, `<` or `>`, so that a port and a later
 //! `@` (`http://h:80/a b@c`) are never taken for a password; a raw `/` in a password is no valid
 //! URL and is not recognised. `http://user@host/` holds no secret and stays.
@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn credentials_go_and_all_else_stays() {
-        // The two golden shapes of slave spec §3.10, with all the rest of their lines.
+        // The two golden shapes of docs/wire.md §3.10, with all the rest of their lines.
         check(
             "Get:1 http://buildd:secret@ppa.example.com hardy/main foo 1.0-1 [12B]",
             "Get:1 http://ppa.example.com hardy/main foo 1.0-1 [12B]",

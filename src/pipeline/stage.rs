@@ -1,6 +1,6 @@
 //! Pure: which stage comes next, and what does a failed stage make of the build?
 //!
-//! The table of slave spec §3.1. A failure never ends a build by itself: the closing stages
+//! The table of docs/wire.md §3.1. A failure never ends a build by itself: the closing stages
 //! always run, and the first failure keeps the verdict ([`Record`]).
 //!
 //! ```text

@@ -44,7 +44,7 @@ pub(crate) enum Verdict {
         relations: String,
     },
     /// A dependency may be missing: a dep-wait if the package lists lack it, else a package
-    /// failure, as a wrong dep-wait loops for ever (slave spec §3.7).
+    /// failure, as a wrong dep-wait loops for ever (docs/wire.md §3.7).
     DepCheck,
 }
 
@@ -137,7 +137,7 @@ pub(crate) fn classify(exit: Exit, findings: &Findings) -> Judgement {
 }
 
 /// Judges the end of a site's own `sbuildpath` program by the exit codes of 2008: 0 built,
-/// 1 dep-wait candidate, 2 give back, 3 package failure, others the builder (slave spec §3.5).
+/// 1 dep-wait candidate, 2 give back, 3 package failure, others the builder (docs/wire.md §3.5).
 pub(crate) fn classify_site(exit: Exit, findings: &Findings) -> Judgement {
     let code = match ended_by_itself(exit, "The build program") {
         Ok(code) => code,

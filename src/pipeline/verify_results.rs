@@ -3,7 +3,7 @@
 //! Hands the .changes and every file it lists to the caller's store, each verified while it is
 //! read: the store sees a read error at the end of a file whose size or sum is wrong, so that it
 //! never keeps one. The folder's contents are the package's work and trusted in nothing: links
-//! are not followed, and only regular files are opened (slave spec §5, names in .changes).
+//! are not followed, and only regular files are opened (docs/wire.md §5, names in .changes).
 //! Called by the gathering step of a build.
 
 use std::fs::{File, OpenOptions};

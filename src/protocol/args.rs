@@ -1,6 +1,6 @@
 //! Pure: what does the last parameter of `build` ask for?
 //!
-//! Turns the free struct masters send into typed arguments (slave spec §3.3), so that a wrong kind
+//! Turns the free struct masters send into typed arguments (docs/wire.md §3.3), so that a wrong kind
 //! is refused before a build starts. Keeps no value it does not know: it may be a secret, and only
 //! its name is noted. Called by `request`.
 

@@ -1,6 +1,6 @@
 //! Pure: what does a method call ask of the builder?
 //!
-//! Maps method names and parameters to the closed set of calls (slave spec §1.4); a call that is
+//! Maps method names and parameters to the closed set of calls (docs/wire.md §1.4); a call that is
 //! not in it becomes the fault to answer. Checks number and kind of parameters, never the
 //! builder's state. Called by the server for each request.
 

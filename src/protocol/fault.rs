@@ -1,7 +1,7 @@
 //! Pure: which fault tells a master that its call came to nothing?
 //!
 //! Keeps the reference's two codes and puts the reason after `error: `, where the reference said
-//! only `error` (slave spec §1.3). Masters test for a fault and nothing else; the text is for
+//! only `error` (docs/wire.md §1.3). Masters test for a fault and nothing else; the text is for
 //! people. Called by the server and by `call`.
 
 use super::BuilderStatus;

@@ -83,7 +83,7 @@ name!(
     /// The plain name of a source or result file in a build directory.
     ///
     /// The directory's own entries are not available, nor is what a command could take for an
-    /// option (slave spec §5).
+    /// option (docs/wire.md §5).
     FileName,
     "file name",
     |text| {

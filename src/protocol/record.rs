@@ -1,6 +1,6 @@
 //! Pure: how does a builder's status look on the wire, in either generation?
 //!
-//! One record, two forms (slave spec §1.5): the tuple of 2008 and the dict of today. Renders for
+//! One record, two forms (docs/wire.md §1.5): the tuple of 2008 and the dict of today. Renders for
 //! the slave, parses for the master and the clients; what one form cannot say is not in the record.
 
 use super::status::BUILDER_ABORTED;

@@ -1,6 +1,6 @@
 //! Pure: what does a master read as the answer to a call other than `status`?
 //!
-//! Renders answers as the reference spells them (slave spec §1.4), down to the boxed texts masters
+//! Renders answers as the reference spells them (docs/wire.md §1.4), down to the boxed texts masters
 //! copy into their logs, and reads them as our own master does. Holds no state: every fact is an
 //! argument.
 

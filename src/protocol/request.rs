@@ -1,6 +1,6 @@
 //! Pure: which build does a `build` call ask for?
 //!
-//! Two steps, because the order of the checks is part of the protocol (slave spec §1.4): a
+//! Two steps, because the order of the checks is part of the protocol (docs/wire.md §1.4): a
 //! `BuildCall` shows its type and sums, which may be unknown without being an error; only then
 //! `into_request` checks everything else and yields a `BuildRequest` nothing need be asked about
 //! any more. Starts nothing. Called by the slave, and by whoever builds without a master.

@@ -1,6 +1,6 @@
 //! Pure: how are the states of a builder and the verdicts on a build spelled on the wire?
 //!
-//! Knows the words of slave spec §1.5, not what leads from one to another. Used by everything that
+//! Knows the words of docs/wire.md §1.5, not what leads from one to another. Used by everything that
 //! holds a state; nobody else compares a status string.
 
 use serde::{Deserialize, Serialize};
@@ -16,7 +16,7 @@ pub(crate) enum BuilderStatus {
 }
 
 /// First item of the tuple form for an aborted build that waits to be cleaned. It is a state of its
-/// own in the protocol of 2008 only (slave spec §2.1).
+/// own in the protocol of 2008 only (docs/wire.md §2.1).
 pub(super) const BUILDER_ABORTED: &str = "BuilderStatus.ABORTED";
 
 impl BuilderStatus {
@@ -90,7 +90,7 @@ impl BuildStatus {
         Self::ALL.into_iter().find(|status| status.wire() == wire)
     }
 
-    /// Tells whether a build that ended so reports files and dependencies (slave spec §1.5).
+    /// Tells whether a build that ended so reports files and dependencies (docs/wire.md §1.5).
     pub(crate) fn has_results(self) -> bool {
         matches!(self, Self::Ok | Self::PackageFail | Self::DepFail)
     }

@@ -1,7 +1,7 @@
 //! Answers a request for an open file: the whole of it, or the one range asked for.
 //!
 //! It opens nothing and judges no name: the caller hands in a regular file and the length it has
-//! now, which is all that is sent however the file grows (slave spec §1.7). Bytes are copied by
+//! now, which is all that is sent however the file grows (docs/wire.md §1.7). Bytes are copied by
 //! `connection`.
 
 use super::message::{Body, Request, Response};

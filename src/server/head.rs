@@ -156,7 +156,7 @@ fn read_target(target: &str) -> Result<(String, String), Refusal> {
 }
 
 /// Percent-decodes a path, once, and refuses what could mean another file than it says. A path
-/// with `..` gets the reference's 404 (slave spec §1.7).
+/// with `..` gets the reference's 404 (docs/wire.md §1.7).
 fn decode_path(path: &str) -> Result<String, Refusal> {
     const BAD_PATH: Refusal = refusal(400, "bad path");
     let mut decoded = Vec::with_capacity(path.len());

@@ -1,7 +1,7 @@
 //! Pure: which of the daemon's resources a verb and a path name.
 //!
 //! It looks at nothing but the two strings, and gives no listing of the file cache: who wants a
-//! file knows its name (slave spec §1.1, §1.7). Called by the daemon's handler.
+//! file knows its name (docs/wire.md §1.1, §1.7). Called by the daemon's handler.
 
 use tiny_http::Method;
 

@@ -55,7 +55,7 @@ struct Order {
 
 /// How much longer than its own bound a shim gets for an abort before it is killed itself.
 const GRACE: Duration = Duration::from_secs(8);
-/// How long a clean-up may go on after that; masters wait 180 s in all (slave spec §1.8).
+/// How long a clean-up may go on after that; masters wait 180 s in all (docs/wire.md §1.8).
 const CLEANUP_GRACE: Duration = Duration::from_secs(120);
 
 impl Daemon {

@@ -19,7 +19,7 @@ use super::daemon::{Daemon, Error};
 use super::show;
 use super::state::{Run, State};
 
-/// The last bytes of the log that `status` tells (slave spec §1.6).
+/// The last bytes of the log that `status` tells (docs/wire.md §1.6).
 const TAIL_BYTES: usize = 2048;
 
 /// Everything an answer may need.
@@ -145,7 +145,7 @@ impl Handler {
         tail.read(TAIL_BYTES, run.private).unwrap_or_default()
     }
 
-    /// The checks in the order of slave spec §1.4; nothing changes before the last one.
+    /// The checks in the order of docs/wire.md §1.4; nothing changes before the last one.
     fn build(&self, call: BuildCall) -> Result<Value, Fault> {
         if !BUILD_TYPES.contains(&call.build_type()) {
             return Ok(unknown_builder(call.build_type(), &BUILD_TYPES));

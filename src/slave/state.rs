@@ -8,8 +8,8 @@
 //! ```
 //! IDLE after a Clean that could not be done becomes WAITING again.
 //!
-//! Every pair of state and call that is not in the picture is refused and changes nothing (slave
-//! spec §2.2, §2.4). A run has a number, so that word of an earlier run is told from the present
+//! Every pair of state and call that is not in the picture is refused and changes nothing
+//! (docs/wire.md §2.2, §2.4). A run has a number, so that word of an earlier run is told from the present
 //! one's.
 
 use crate::pipeline::journal::Ending;
@@ -135,7 +135,7 @@ impl State {
     }
 }
 
-/// Whatever a build came to, one that was aborted is aborted, unless that failed (slave spec
+/// Whatever a build came to, one that was aborted is aborted, unless that failed (docs/wire.md
 /// §2.3). Its files are still named, so that they are removed from the cache.
 pub(super) fn aborted(ending: Ending) -> Ending {
     match ending.status {

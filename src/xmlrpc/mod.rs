@@ -60,7 +60,7 @@ pub(crate) enum Error {
     Unexpected { expected: String, found: String },
     #[error("malformed <{0}>")]
     Malformed(&'static str),
-    /// Only 32-bit integers may be returned (slave spec §1.2).
+    /// Only 32-bit integers may be returned (docs/wire.md §1.2).
     #[error("int exceeds XML-RPC limits")]
     IntRange,
 }

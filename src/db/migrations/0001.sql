@@ -1,4 +1,4 @@
--- The farm's first schema (master spec §1.4), for SQLite and PostgreSQL alike.
+-- The farm's first schema (docs/farm.md §1.4), for SQLite and PostgreSQL alike.
 -- {ID} is an identity that is never used twice: queue ids are part of the names slaves know.
 -- Times are milliseconds since 1970; enumerations have the numbers of master/model.rs.
 

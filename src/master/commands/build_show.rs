@@ -1,4 +1,4 @@
-//! `master show`: all that is known of a build (master spec §7).
+//! `master show`: all that is known of a build (docs/farm.md §7).
 
 use serde_json::Value;
 

@@ -189,7 +189,7 @@ fn retry(site: &Site, id: i64) -> Result<(String, Value), Error> {
     Ok((sentence, json))
 }
 
-/// Returns why a build cannot be sent to the queue again, if it cannot (master spec §2.15).
+/// Returns why a build cannot be sent to the queue again, if it cannot (docs/farm.md §2.15).
 fn why_not_retry(build: &Build) -> Option<String> {
     let state = build.state;
     let (name, pocket) = (&build.name, build.name.pocket);

@@ -17,7 +17,7 @@ pub(crate) struct Processor {
     pub(crate) family: String,
 }
 
-/// A builder (master spec §1.2).
+/// A builder (docs/farm.md §1.2).
 #[derive(Clone, Debug)]
 pub(crate) struct Builder {
     pub(crate) id: i64,

@@ -39,7 +39,7 @@ pub(crate) struct Build {
     pub(crate) archive_enabled: bool,
     pub(crate) processor: i64,
     pub(crate) processor_name: String,
-    /// Of the current publication (master spec §1.2); none when it is not published any more.
+    /// Of the current publication (docs/farm.md §1.2); none when it is not published any more.
     pub(crate) component: Option<String>,
     /// Name and URL of who builds or built it.
     pub(crate) builder: Option<(String, String)>,
@@ -232,7 +232,7 @@ pub(crate) fn of_source(
 }
 
 /// Returns how long the newest good build of a source of that name took, in ms, on this
-/// architecture and in this archive or the distribution's primary one (master spec §2.4).
+/// architecture and in this archive or the distribution's primary one (docs/farm.md §2.4).
 pub(crate) fn last_duration(
     tx: &mut Tx<'_>,
     source_name: &str,
@@ -266,7 +266,7 @@ pub(crate) fn enqueue(tx: &mut Tx<'_>, build: i64, now: i64) -> Result<i64, Erro
     tx.query_one(sql, &params![build, now])?.get(0)
 }
 
-/// Sends a build that is over to the queue again, as if it had never been tried (master spec
+/// Sends a build that is over to the queue again, as if it had never been tried (docs/farm.md
 /// §2.15); returns its queue row, none if it is not over, or went well.
 pub(crate) fn retry(tx: &mut Tx<'_>, build: &Build, now: i64) -> Result<Option<i64>, Error> {
     if !build.state.is_retriable() {

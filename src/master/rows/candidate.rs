@@ -53,7 +53,7 @@ impl fmt::Debug for ArchiveRow {
 pub(crate) struct Candidate {
     pub(crate) name: BuildName,
     pub(crate) series_status: SeriesStatus,
-    /// Of the current publication (master spec §1.2); none: it is not published any more.
+    /// Of the current publication (docs/farm.md §1.2); none: it is not published any more.
     pub(crate) component: Option<String>,
     pub(crate) arch_indep: bool,
     pub(crate) archive: ArchiveRow,

@@ -1,6 +1,6 @@
 //! Which process looks after which builder?
 //!
-//! A lease is had until a time, and renewed before (master spec §6.4). Taking one over raises the
+//! A lease is had until a time, and renewed before (docs/farm.md §6.4). Taking one over raises the
 //! builder's epoch: whoever had it before still knows the old one, and what it writes then touches
 //! nothing. The same, without a fence, for work that only one process does at a time.
 

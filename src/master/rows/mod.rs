@@ -2,8 +2,8 @@
 //!
 //! One file per subject. Every function takes the transaction it runs in, so that its caller
 //! decides what belongs together; times are handed in. Nothing here decides what should happen.
-//! What is written about a builder or its job is fenced by the lease ([`leases::Fence`], master
-//! spec §6.4): it does nothing and answers false when another process has taken over.
+//! What is written about a builder or its job is fenced by the lease ([`leases::Fence`],
+//! docs/farm.md §6.4): it does nothing and answers false when another process has taken over.
 
 pub(super) mod archives;
 pub(super) mod builders;

@@ -2,7 +2,7 @@
 //!
 //! Each change is whole in one transaction, so that always: a builder with a job is DIRTY; a job is
 //! RUNNING or CANCELLING if and only if it has a builder; and then its build is BUILDING, GATHERING
-//! or CANCELLING (master spec §3.2, §6.4).
+//! or CANCELLING (docs/farm.md §3.2, §6.4).
 
 use super::builders::Builder;
 use super::bulk;
@@ -31,7 +31,7 @@ pub(crate) struct End<'a> {
 }
 
 /// Tells of a queue row `q` whether it may be built now: `$1` is now. A private archive's source
-/// has to be published, or no builder could fetch it (master spec §2.12). The subquery is one on
+/// has to be published, or no builder could fetch it (docs/farm.md §2.12). The subquery is one on
 /// purpose: joins would let the planner leave the order of the index.
 const CLAIMABLE: &str = "q.status = 0 AND q.not_before <= $1
     AND (SELECT b.state = 0 AND t.enabled AND a.enabled AND (NOT a.private OR EXISTS (
@@ -296,7 +296,7 @@ pub(crate) fn waiting_groups(tx: &mut Tx<'_>, now: i64) -> Result<Vec<(i64, bool
     Ok(groups?.into_iter().filter(|group| group.2 > 0).collect())
 }
 
-/// Makes the queue rows that builds in NEEDSBUILD lack (master spec §2.2), unscored, and returns how
+/// Makes the queue rows that builds in NEEDSBUILD lack (docs/farm.md §2.2), unscored, and returns how
 /// many.
 pub(crate) fn missing_entries(tx: &mut Tx<'_>, now: i64) -> Result<u64, Error> {
     tx.execute(

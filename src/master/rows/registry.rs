@@ -81,7 +81,7 @@ pub(crate) fn set_manual(tx: &mut Tx<'_>, builder: i64, manual: bool) -> Result<
     tx.execute(sql, &params![builder, manual]).map(drop)
 }
 
-/// Notes that the machine of a virtual builder is in its first state again (master spec §3.4); false
+/// Notes that the machine of a virtual builder is in its first state again (docs/farm.md §3.4); false
 /// if nobody was asked to put it there.
 pub(crate) fn set_clean(tx: &mut Tx<'_>, builder: i64, now: i64) -> Result<bool, Error> {
     let sql = "

@@ -243,7 +243,7 @@ pub(crate) fn chroots(tx: &mut Tx<'_>) -> Result<Vec<Chroot>, Error> {
         .collect()
 }
 
-/// Adds a chroot, or replaces the one that is there (master spec §1.2).
+/// Adds a chroot, or replaces the one that is there (docs/farm.md §1.2).
 pub(crate) fn set_chroot(
     tx: &mut Tx<'_>,
     arch_series: i64,

@@ -45,7 +45,7 @@ impl Tail {
     /// Returns the last `count` bytes.
     ///
     /// With `drop_first`, for private builds, the first line is left out even if it is whole, and
-    /// so is the last line end (slave spec §1.6).
+    /// so is the last line end (docs/wire.md §1.6).
     pub(crate) fn read(&self, count: usize, drop_first: bool) -> io::Result<Vec<u8>> {
         let mut end = Vec::new();
         for (place, Piece { file, len, .. }) in self.files.iter().enumerate().rev() {

@@ -198,7 +198,7 @@ pub(crate) fn everything(tx: &mut Tx<'_>) -> Result<String, Error> {
     Ok(text)
 }
 
-/// Makes sure that builders, jobs and builds agree (master spec §3.2).
+/// Makes sure that builders, jobs and builds agree (docs/farm.md §3.2).
 pub(crate) fn assert_agree(db: &Db) {
     for (wrong, sql) in [
         (
