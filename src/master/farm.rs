@@ -3,25 +3,27 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::process;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 
-use crate::config;
+use crate::config::{self, Scoring};
 use crate::db::{self, Db};
 use crate::librarian::Uploader;
 use crate::sys::clock::now_ms as now;
+use crate::sys::host;
 use crate::sys::lock::lock;
 
-use super::rows::queue;
-use super::score::Rules;
+use crate::master::policy::score::Rules;
+use crate::master::rows::queue;
 
 /// Shared by all threads of a master.
-pub(super) struct Farm {
-    pub(super) db: Db,
-    pub(super) config: config::Master,
-    pub(super) librarian: Uploader,
+pub(crate) struct Farm {
+    pub(crate) db: Db,
+    pub(crate) config: config::Master,
+    pub(crate) librarian: Uploader,
     /// What slaves call the librarian.
-    pub(super) library_url: String,
+    pub(crate) library_url: String,
     /// Until when the builders this process has are its own, in milliseconds since 1970.
     leased_until: AtomicI64,
     tails: Mutex<HashMap<i64, Tail>>,
@@ -34,7 +36,7 @@ struct Tail {
 }
 
 impl Farm {
-    pub(super) fn new(db: Db, config: &config::Farm) -> Self {
+    pub(crate) fn new(db: Db, config: &config::Farm) -> Self {
         Self {
             db,
             config: config.master.clone(),
@@ -47,32 +49,32 @@ impl Farm {
     }
 
     /// Notes until when the leases are good.
-    pub(super) fn set_leased_until(&self, until: i64) {
+    pub(crate) fn set_leased_until(&self, until: i64) {
         self.leased_until.store(until, Ordering::SeqCst);
     }
 
     /// Tells whether the leases are still good by the clock. A database fences what is written to
     /// it; slaves do not, so that whoever may have lost a builder has to be quiet by itself.
-    pub(super) fn is_leased(&self) -> bool {
+    pub(crate) fn is_leased(&self) -> bool {
         now() < self.leased_until.load(Ordering::SeqCst)
     }
 
-    pub(super) fn rules(&self) -> Rules {
+    pub(crate) fn rules(&self) -> Rules {
         self.config.scoring.into()
     }
 
     /// Where results are fetched and handed over.
-    pub(super) fn results(&self) -> &PathBuf {
+    pub(crate) fn results(&self) -> &PathBuf {
         &self.config.results
     }
 
     /// Keeps the end of a log until the next flush.
-    pub(super) fn keep_tail(&self, queue: i64, builder: i64, text: String) {
+    pub(crate) fn keep_tail(&self, queue: i64, builder: i64, text: String) {
         lock(&self.tails).insert(queue, Tail { builder, text });
     }
 
     /// Writes the tails kept since the last flush, in one transaction.
-    pub(super) fn flush_tails(&self) -> Result<(), db::Error> {
+    pub(crate) fn flush_tails(&self) -> Result<(), db::Error> {
         let tails = std::mem::take(&mut *lock(&self.tails));
         if tails.is_empty() {
             return Ok(());
@@ -85,13 +87,27 @@ impl Farm {
     }
 
     /// Waits until one more file may be fetched.
-    pub(super) fn gathering_place(&self) -> Place<'_> {
+    pub(crate) fn gathering_place(&self) -> Place<'_> {
         self.gathering.take()
     }
 }
 
+impl From<Scoring> for Rules {
+    fn from(scoring: Scoring) -> Self {
+        match scoring {
+            Scoring::Y2008 => Self::Y2008,
+            Scoring::Modern => Self::Modern,
+        }
+    }
+}
+
+/// Returns a name that no other process has or had: host, process, time.
+pub(crate) fn own_name() -> String {
+    format!("{}:{}:{}", host::name(), process::id(), now())
+}
+
 /// Returns a length of time in milliseconds.
-pub(super) fn millis(duration: std::time::Duration) -> i64 {
+pub(crate) fn millis(duration: std::time::Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
@@ -102,7 +118,7 @@ struct Places {
 }
 
 /// The right to be one of them; given back when dropped.
-pub(super) struct Place<'a>(&'a Places);
+pub(crate) struct Place<'a>(&'a Places);
 
 impl Places {
     fn new(count: u32) -> Self {

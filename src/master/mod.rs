@@ -1,35 +1,15 @@
-//! The build master: which packages are to be built, by whom, and what became of them?
+//! The build master: the queue, the builders and their builds.
 //!
-//! Decisions are pure functions of rows, answers and time; rows are read and written in `rows`;
-//! what touches a slave, the librarian or the disk stands in between.
+//! In layers, lowest first: `model`, `policy` (pure decisions), `rows` (SQL), `farm` and `queue`,
+//! `submit` and `scan` (one look at one builder), `daemon` (the processes), `commands`. A file
+//! imports only from the layers below its own; `tests/architecture.rs` checks that.
 
-mod architectures;
-mod blame;
-mod buildargs;
-mod chores;
-mod chores_loop;
-mod collect;
 pub(crate) mod commands;
-mod crew;
-mod depwait;
-mod dispatch;
-mod estimate;
+mod daemon;
 mod farm;
-mod finish;
-mod gather;
-mod identity;
-mod judge;
 mod model;
-mod notice;
-mod pas;
-mod pass;
-mod pockets;
+mod policy;
+mod queue;
 mod rows;
-mod run;
 mod scan;
-mod scanner;
-mod score;
-mod slave;
 mod submit;
-mod uploads;
-mod why;

@@ -10,50 +10,50 @@ use std::collections::BTreeSet;
 
 use debversion::Version;
 
-use super::architectures::{Choice, Chosen, choose};
-use super::chores;
-use super::estimate;
-use super::model::{ArchivePurpose, Pocket, SeriesStatus};
-use super::pas::ArchSpecific;
-use super::pockets;
-use super::rows::archives::{self, Archive};
-use super::rows::builds::{self, Build};
-use super::rows::series::{self, ArchSeries, Series};
-use super::rows::sources::{self, Place, Source};
-use super::rows::{events, series::File};
-use super::score::Rules;
 use crate::db::{Error, Tx};
+use crate::master::model::{ArchivePurpose, Pocket, SeriesStatus};
+use crate::master::policy::arch_specific::ArchSpecific;
+use crate::master::policy::architectures::{Choice, Chosen, choose};
+use crate::master::policy::estimate;
+use crate::master::policy::pockets;
+use crate::master::policy::score::Rules;
+use crate::master::queue;
+use crate::master::rows::archives::{self, Archive};
+use crate::master::rows::builds::{self, Build};
+use crate::master::rows::series::{self, ArchSeries, Series};
+use crate::master::rows::sources::{self, Place, Source};
+use crate::master::rows::{events, series::File};
 
 /// A source package on its way in.
 #[derive(Debug)]
-pub(super) struct Submission {
-    pub(super) source: Source,
+pub(crate) struct Submission {
+    pub(crate) source: Source,
     /// Its binary packages.
-    pub(super) binaries: Vec<String>,
-    pub(super) files: Vec<Part>,
-    pub(super) series: Series,
-    pub(super) archive: Archive,
-    pub(super) pocket: Pocket,
+    pub(crate) binaries: Vec<String>,
+    pub(crate) files: Vec<Part>,
+    pub(crate) series: Series,
+    pub(crate) archive: Archive,
+    pub(crate) pocket: Pocket,
     /// Packages-arch-specific; none: every source is for every architecture.
-    pub(super) restrictions: Option<ArchSpecific>,
+    pub(crate) restrictions: Option<ArchSpecific>,
 }
 
 /// A file of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Part {
-    pub(super) name: String,
-    pub(super) sha1: String,
+pub(crate) struct Part {
+    pub(crate) name: String,
+    pub(crate) sha1: String,
     /// In bytes.
-    pub(super) size: i64,
+    pub(crate) size: i64,
     /// Where the librarian has it, if it is known.
-    pub(super) alias: Option<i64>,
+    pub(crate) alias: Option<i64>,
 }
 
 /// An architecture that gets no build, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct LeftOut {
-    pub(super) tag: String,
-    pub(super) reason: String,
+pub(crate) struct LeftOut {
+    pub(crate) tag: String,
+    pub(crate) reason: String,
 }
 
 /// An architecture that gets a build, and whether that makes packages for all.
@@ -61,16 +61,16 @@ type Target = (ArchSeries, bool);
 
 /// What came of it.
 #[derive(Debug)]
-pub(super) struct Outcome {
+pub(crate) struct Outcome {
     /// The source was known, with the same files.
-    pub(super) known: bool,
+    pub(crate) known: bool,
     /// Versions that made room for it.
-    pub(super) superseded: Vec<String>,
+    pub(crate) superseded: Vec<String>,
     /// All its builds in that series and archive, by architecture.
-    pub(super) builds: Vec<Build>,
+    pub(crate) builds: Vec<Build>,
     /// Those of them that are new.
-    pub(super) new: Vec<i64>,
-    pub(super) left_out: Vec<LeftOut>,
+    pub(crate) new: Vec<i64>,
+    pub(crate) left_out: Vec<LeftOut>,
 }
 
 impl Submission {
@@ -89,7 +89,7 @@ impl Submission {
 
     /// Checks that the source may be handed in, writes nothing, and says where the librarian has
     /// those of its files that need not be sent.
-    pub(super) fn check(&mut self, tx: &mut Tx<'_>) -> Result<(), Error> {
+    pub(crate) fn check(&mut self, tx: &mut Tx<'_>) -> Result<(), Error> {
         self.check_pocket()?;
         self.choose(tx)?;
         if let Some(id) = self.find(tx)? {
@@ -265,7 +265,7 @@ impl Submission {
     }
 
     /// Writes it all. Every file has to be in the librarian by now.
-    pub(super) fn submit(
+    pub(crate) fn submit(
         &self,
         tx: &mut Tx<'_>,
         rules: Rules,
@@ -300,7 +300,7 @@ impl Submission {
             };
             let id = builds::add(tx, &build, now)?;
             builds::enqueue(tx, id, now)?;
-            chores::score_job(tx, rules, now, id)?;
+            queue::score_job(tx, rules, now, id)?;
             let message = format!("submitted by {who}");
             events::note(
                 tx,

@@ -8,10 +8,10 @@ use super::table::{Cell, Sheet, Table, column, folding, hidden};
 use super::{Error, builds, queue, status, words};
 use crate::librarian::alias_url;
 use crate::master::model::{BuildState, JobStatus};
+use crate::master::policy::score;
 use crate::master::rows::builds::Build;
 use crate::master::rows::series::File;
 use crate::master::rows::{events, scores, sources};
-use crate::master::score;
 use crate::sys::clock::now_ms;
 
 /// How many events are shown.

@@ -12,10 +12,11 @@ use super::table::{Cell, Column, Table, column, folding, hidden};
 use super::{Error, build_log, build_show, status, words};
 use crate::db::{self, Tx};
 use crate::master::model::BuildState;
+use crate::master::policy::pockets;
+use crate::master::queue;
 use crate::master::rows::builds::{self, Build};
 use crate::master::rows::lists::{self, Filter};
 use crate::master::rows::{events, registry};
-use crate::master::{chores, pockets};
 use crate::sys::clock::now_ms;
 
 /// Rows shown without `--limit`.
@@ -164,7 +165,7 @@ fn retry(site: &Site, id: i64) -> Result<(String, Value), Error> {
         if builds::retry(tx, &build, now)?.is_none() {
             return Err(refuse(format!("build {id} has just changed: look again")));
         }
-        chores::score_job(tx, rules, now, id)?;
+        queue::score_job(tx, rules, now, id)?;
         let message = format!("retried by {}; was {was}", status::who());
         events::note(
             tx,
@@ -235,7 +236,7 @@ fn rescore(site: &Site, id: i64, score: Option<i32>) -> Result<(String, Value), 
         let message = match score {
             Some(score) => format!("scored {score} by {who}; was {}", job.score),
             None => {
-                chores::score_job(tx, rules, now, id)?;
+                queue::score_job(tx, rules, now, id)?;
                 format!("scored by the rules again, by {who}; was {}", job.score)
             }
         };

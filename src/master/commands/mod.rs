@@ -115,7 +115,7 @@ pub(crate) enum Error {
     #[error(transparent)]
     Librarian(#[from] librarian::Error),
     #[error(transparent)]
-    Run(#[from] super::run::Error),
+    Run(#[from] crate::master::daemon::run::Error),
     #[error(transparent)]
     Source(#[from] dpkg::Error),
     #[error(transparent)]

@@ -14,7 +14,7 @@ use super::site::{Site, find_architecture, find_archive, find_series};
 use super::table::{Cell, Table, column};
 use super::{Error, words};
 use crate::dpkg::control::Paragraph;
-use crate::master::chores;
+use crate::master::queue;
 use crate::master::rows::archives::{self, Binary};
 use crate::master::rows::series;
 use crate::sys::clock::now_ms;
@@ -208,8 +208,8 @@ pub(super) struct RetryArgs {
 
 pub(super) fn run_retry(args: &RetryArgs, site: &Site, screen: Screen) -> Result<bool, Error> {
     let report = match args.dry_run {
-        true => chores::preview_depwaits(&site.db)?,
-        false => chores::retry_depwaits(&site.db, site.rules(), now_ms())?,
+        true => queue::preview_depwaits(&site.db)?,
+        false => queue::retry_depwaits(&site.db, site.rules(), now_ms())?,
     };
     for (build, title) in &report.retried {
         screen.line(format_args!("{build} {title}"))?;

@@ -8,13 +8,13 @@ use super::site::Site;
 use super::table::{Cell, Table, column, folding, hidden};
 use super::{Error, builds, words};
 use crate::db::{self, Tx};
-use crate::master::estimate::{self, Running, Waiting};
 use crate::master::model::{CleanStatus, JobStatus};
-use crate::master::pockets;
+use crate::master::policy::estimate::{self, Running, Waiting};
+use crate::master::policy::pockets;
+use crate::master::policy::why_waiting::{self, Candidate, Doing, Facts};
 use crate::master::rows::builders::{self, Builder, Job};
 use crate::master::rows::builds::Build;
 use crate::master::rows::{lists, series};
-use crate::master::why::{self, Candidate, Doing, Facts};
 use crate::sys::clock::now_ms;
 
 /// Jobs ahead that are named.
@@ -49,7 +49,7 @@ pub(super) fn run(args: Args, site: &Site, screen: Screen) -> Result<bool, Error
                 let build = builds::find(tx, build)?;
                 facts(tx, &build, now_ms())
             })?;
-            let answer = why::why(&facts);
+            let answer = why_waiting::why(&facts);
             let start = facts.starts_at.map(words::time);
             let json = json!({"build": build, "state": facts.state.word(),
                 "why": &answer.sentence, "facts": &answer.facts, "score": facts.score,

@@ -12,9 +12,9 @@ use std::time::Duration;
 use crate::config::{Farm, Warning};
 use crate::config_file;
 use crate::db::{self, Db, Tx};
+use crate::master::policy::score::Rules;
 use crate::master::rows::archives::{self, Archive};
 use crate::master::rows::series::{self, ArchSeries, Series};
-use crate::master::score::Rules;
 use crate::sys::user;
 
 use super::{Error, names};

@@ -19,7 +19,7 @@ use super::{Error, builds as build_commands, status, words};
 use crate::dpkg::source::Source as Package;
 use crate::librarian::{self, Uploader};
 use crate::master::model::{BuildState, Pocket, Urgency};
-use crate::master::pas::ArchSpecific;
+use crate::master::policy::arch_specific::ArchSpecific;
 use crate::master::rows::builds::Build;
 use crate::master::rows::registry;
 use crate::master::rows::sources::Source;

@@ -1,6 +1,7 @@
 //! `master scan` and `master run`: what looks after the builders, once or for ever.
 
-use crate::master::{pass, run};
+use crate::master::daemon::one_pass;
+use crate::master::daemon::run;
 
 use super::Error;
 use super::site::Site;
@@ -36,7 +37,7 @@ pub(super) struct RunArgs {
 }
 
 pub(super) fn scan(site: Site) -> Result<bool, Error> {
-    pass::run(&site.farm, site.db)?;
+    one_pass::run(&site.farm, site.db)?;
     Ok(true)
 }
 

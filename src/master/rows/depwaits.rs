@@ -3,7 +3,7 @@
 use super::builds::{self, Build};
 use super::bulk;
 use crate::db::{Error, Row, Tx, Value, params};
-use crate::master::depwait::Known;
+use crate::master::policy::dependencies::Known;
 
 /// A binary package that a build could use if it were published: architecture of a series,
 /// archive of the build, name.

@@ -3,8 +3,8 @@
 
 use super::builds::{Build, select};
 use crate::db::{Error, Tx, Value, params};
-use crate::master::estimate::{Running, Waiting};
 use crate::master::model::BuildState;
+use crate::master::policy::estimate::{Running, Waiting};
 
 /// Which builds are wanted; what is none is not asked about.
 #[derive(Clone, Debug, Default)]

@@ -25,11 +25,11 @@ pub(super) mod sources;
 pub(super) mod tests;
 pub(super) mod uploads;
 
-use super::model::{
+use crate::db::{Column, Error, Row, Value};
+use crate::master::model::{
     ArchivePurpose, BuildName, BuildState, CleanStatus, JobStatus, Pocket, PublishingStatus,
     ResetProtocol, SeriesStatus, SourceFileType, Urgency,
 };
-use crate::db::{Column, Error, Row, Value};
 
 /// Enumerations go in and out by their numbers.
 macro_rules! columns {

@@ -4,7 +4,7 @@ use super::candidate::CURRENT_COMPONENT;
 use super::{NAME_JOINS, bulk};
 use crate::db::{Error, Row, Tx, Value, params};
 use crate::master::model::ArchivePurpose;
-use crate::master::score::Scored;
+use crate::master::policy::score::Scored;
 
 /// A job that nobody scored by hand.
 #[derive(Clone, Debug)]

@@ -5,24 +5,24 @@
 
 use serde_json::json;
 
-use super::model::{BuildName, BuildState};
+use crate::master::model::{BuildName, BuildState};
 
 /// What a document is made of.
-pub(super) struct Notice<'a> {
-    pub(super) build: i64,
-    pub(super) name: &'a BuildName,
-    pub(super) state: BuildState,
-    pub(super) builder: &'a str,
+pub(crate) struct Notice<'a> {
+    pub(crate) build: i64,
+    pub(crate) name: &'a BuildName,
+    pub(crate) state: BuildState,
+    pub(crate) builder: &'a str,
     /// Milliseconds from dispatch to now.
-    pub(super) took_ms: i64,
-    pub(super) log_url: Option<&'a str>,
+    pub(crate) took_ms: i64,
+    pub(crate) log_url: Option<&'a str>,
     /// Why, where there is more to say than the state does.
-    pub(super) reason: Option<&'a str>,
+    pub(crate) reason: Option<&'a str>,
 }
 
 impl Notice<'_> {
     /// Returns the document, in one line.
-    pub(super) fn document(&self) -> String {
+    pub(crate) fn document(&self) -> String {
         json!({
             "subject": format!("[Build #{}] {}", self.build, self.name),
             "build": self.build,

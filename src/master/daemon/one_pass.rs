@@ -13,15 +13,15 @@ use std::thread;
 use crate::config;
 use crate::db::{self, Db, Tx};
 
-use super::farm::{Farm, millis};
-use super::identity::own_name;
-use super::judge::note;
-use super::rows::builders;
-use super::rows::groups::{self, ArchSeries};
-use super::rows::leases::{self, Fence};
-use super::scan::{self, Era, Step};
-use super::scanner::{Next, Scanner, Trouble, View, held};
 use super::uploads;
+use crate::master::farm::own_name;
+use crate::master::farm::{Farm, millis};
+use crate::master::policy::next_step::{self, Era, Step};
+use crate::master::rows::builders;
+use crate::master::rows::groups::{self, ArchSeries};
+use crate::master::rows::leases::{self, Fence};
+use crate::master::scan::failure::note;
+use crate::master::scan::steps::{Next, Scanner, Trouble, View, held};
 use crate::sys::clock::now_ms as now;
 
 /// The logger that those of the groups are below.
@@ -186,7 +186,7 @@ impl<'a> Pass<'a> {
         slave.echo()?;
         let info = slave.info()?;
         let wrong = |why: String| Trouble::Failure {
-            kind: super::blame::Kind::Isolation,
+            kind: crate::master::policy::blame::Kind::Isolation,
             why,
         };
         if !info.is_understood() {
@@ -210,7 +210,7 @@ impl<'a> Pass<'a> {
             )));
         }
         let status = scanner.ask(view)?;
-        match scan::step(Era::Pass, &view.facts(), &status.record, now()) {
+        match next_step::step(Era::Pass, &view.facts(), &status.record, now()) {
             step @ Step::Rescue { .. } => scanner.act(view, step),
             _ => Ok(Next::Turn),
         }
@@ -239,7 +239,7 @@ impl<'a> Pass<'a> {
             );
         }
         let status = scanner.ask(view)?;
-        let step = scan::step(Era::Pass, &view.facts(), &status.record, now());
+        let step = next_step::step(Era::Pass, &view.facts(), &status.record, now());
         match scanner.act(view, step) {
             Err(trouble @ Trouble::Failure { .. }) => Ok(scanner.settle(view, Err(trouble))),
             other => other,

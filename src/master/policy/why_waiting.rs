@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use super::model::{BuildState, JobStatus, Pocket};
+use crate::master::model::{BuildState, JobStatus, Pocket};
 
 /// What is known of a build that somebody asks about. Times are milliseconds since 1970.
 #[derive(Clone, Debug)]

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use crate::db::{self, Tx};
 
-use super::chores;
-use super::crew::Crew;
-use super::farm::{Farm, millis};
-use super::rows::{events, leases, outbox, queue};
+use super::workers::Crew;
+use crate::master::farm::{Farm, millis};
+use crate::master::queue::{rescore, retry_depwaits};
+use crate::master::rows::{events, leases, outbox, queue};
 use crate::sys::bounded_command::{self, Input};
 use crate::sys::clock::now_ms as now;
 
@@ -44,7 +44,7 @@ impl Due {
 }
 
 /// Does chores until the process is to end.
-pub(super) fn run(crew: &Crew) {
+pub(crate) fn run(crew: &Crew) {
     let farm = &crew.farm;
     let [mut entries, mut scores, mut depwaits, mut prune] = [const { Due(None) }; 4];
     let mut notify = Due(None);
@@ -62,10 +62,10 @@ pub(super) fn run(crew: &Crew) {
                 add_entries(farm)?;
             }
             if scores.is_now(config.rescore_interval) {
-                chores::rescore(&farm.db, farm.rules(), now())?;
+                rescore(&farm.db, farm.rules(), now())?;
             }
             if depwaits.is_now(config.depwait_interval) {
-                retry_depwaits(farm)?;
+                free_depwaits(farm)?;
             }
             if prune.is_now(PRUNE_EVERY) {
                 farm.db
@@ -90,14 +90,14 @@ fn add_entries(farm: &Farm) -> Result<(), db::Error> {
     }
     if added > 0 {
         log::info!("{added} builds that wait had no place in the queue; they have now");
-        chores::rescore(&farm.db, farm.rules(), now())?;
+        rescore(&farm.db, farm.rules(), now())?;
     }
     Ok(())
 }
 
 /// Sends builds back to the queue whose dependencies are there now.
-pub(super) fn retry_depwaits(farm: &Farm) -> Result<(), db::Error> {
-    let report = chores::retry_depwaits(&farm.db, farm.rules(), now())?;
+pub(crate) fn free_depwaits(farm: &Farm) -> Result<(), db::Error> {
+    let report = retry_depwaits(&farm.db, farm.rules(), now())?;
     for (build, name) in &report.retried {
         log::info!("{name} (build {build}): its dependencies are there; to be tried again");
     }

@@ -8,14 +8,14 @@
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
 
-use super::depwait::{self, Known};
-use super::model::ArchivePurpose;
-use super::pockets::{self, Components};
-use super::rows::builds::{self, Build};
-use super::rows::depwaits::{self, Wanted};
-use super::rows::scores::{self, Unscored};
-use super::score::{self, Rules, UnknownComponent};
 use crate::db::{Db, Error, Tx};
+use crate::master::model::ArchivePurpose;
+use crate::master::policy::dependencies::{self, Known};
+use crate::master::policy::pockets::{self, Components};
+use crate::master::policy::score::{self, Rules, UnknownComponent};
+use crate::master::rows::builds::{self, Build};
+use crate::master::rows::depwaits::{self, Wanted};
+use crate::master::rows::scores::{self, Unscored};
 
 /// Rows in a part.
 const PART: i64 = 500;
@@ -194,7 +194,7 @@ fn missing(build: &Build, known: &dyn Fn(&str) -> Vec<Known>) -> Option<String> 
         Components::of(&build.name.distribution).ogre(component, build.name.pocket)
     });
     let line = build.dependencies.as_deref().unwrap_or_default();
-    depwait::unmet(line, known, ogre.as_deref()).ok()
+    dependencies::unmet(line, known, ogre.as_deref()).ok()
 }
 
 /// Retries a build that is ready, and tells whether it was one still; else notes what it misses.

@@ -5,7 +5,7 @@
 //! failure is judged. What becomes of the builder is `blame`'s, or the next scan's, which finds it
 //! DIRTY.
 
-use super::model::BuildState;
+use crate::master::model::BuildState;
 use crate::protocol::BuildStatus;
 
 /// What to do about a build that is over.

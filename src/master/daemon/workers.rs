@@ -14,25 +14,25 @@ use crate::db;
 use crate::sys::clock::now_ms as now;
 use crate::sys::host;
 
-use super::farm::{Farm, millis};
-use super::identity::own_name;
-use super::rows::leases::{self, Fence};
-use super::rows::queue;
-use super::scan::Era;
-use super::scanner::{Next, Scanner};
+use crate::master::farm::own_name;
+use crate::master::farm::{Farm, millis};
+use crate::master::policy::next_step::Era;
+use crate::master::rows::leases::{self, Fence};
+use crate::master::rows::queue;
+use crate::master::scan::steps::{Next, Scanner};
 use crate::sys::lock::lock;
 
 /// Before a builder is looked at again after something was set going.
-pub(super) const SOON: Duration = Duration::from_secs(2);
+pub(crate) const SOON: Duration = Duration::from_secs(2);
 /// Looks as late as this are worth a word: the machine is too small for its builders.
 const LATE: Duration = Duration::from_secs(2);
 /// After a look that panicked.
 const AFTER_PANIC: Duration = Duration::from_secs(60);
 
 /// All threads of a process, and what they tell each other.
-pub(super) struct Crew {
-    pub(super) farm: Farm,
-    pub(super) me: String,
+pub(crate) struct Crew {
+    pub(crate) farm: Farm,
+    pub(crate) me: String,
     stop: Stop,
     posts: Mutex<HashMap<i64, Arc<Post>>>,
     idle: Mutex<HashMap<i64, Idle>>,
@@ -49,7 +49,7 @@ struct Idle {
 }
 
 /// Where a builder's thread waits for its turn.
-pub(super) struct Post {
+pub(crate) struct Post {
     fence: Fence,
     call: Mutex<Call>,
     called: Condvar,
@@ -74,7 +74,7 @@ struct Stop {
 
 impl Crew {
     /// Makes this process known; fails when the database does not answer.
-    pub(super) fn begin(farm: Farm) -> Result<Self, db::Error> {
+    pub(crate) fn begin(farm: Farm) -> Result<Self, db::Error> {
         let me = own_name();
         farm.db
             .write(|tx| leases::announce(tx, &me, &host::name(), now()))?;
@@ -93,17 +93,17 @@ impl Crew {
     }
 
     /// Says that the process is to end.
-    pub(super) fn stop(&self) {
+    pub(crate) fn stop(&self) {
         *lock(&self.stop.said) = true;
         self.stop.heard.notify_all();
     }
 
-    pub(super) fn is_stopping(&self) -> bool {
+    pub(crate) fn is_stopping(&self) -> bool {
         *lock(&self.stop.said)
     }
 
     /// Waits so long, or until the process is to end; tells whether it is.
-    pub(super) fn pause(&self, time: Duration) -> bool {
+    pub(crate) fn pause(&self, time: Duration) -> bool {
         let said = lock(&self.stop.said);
         let waited = self
             .stop
@@ -113,26 +113,26 @@ impl Crew {
     }
 
     /// Ends the process if nobody has: without its librarian it is of no use.
-    pub(super) fn librarian_ended(&self) {
+    pub(crate) fn librarian_ended(&self) {
         if !self.pause(SOON) {
             self.no_librarian.store(true, Ordering::SeqCst);
             self.stop();
         }
     }
 
-    pub(super) fn has_lost_librarian(&self) -> bool {
+    pub(crate) fn has_lost_librarian(&self) -> bool {
         self.no_librarian.load(Ordering::SeqCst)
     }
 
     /// Tells all builders' threads to end.
-    pub(super) fn say_leave(&self) {
+    pub(crate) fn say_leave(&self) {
         for post in lock(&self.posts).values() {
             post.say(Call::Leave);
         }
     }
 
     /// Gives all leases back.
-    pub(super) fn leave(&self) -> Result<(), db::Error> {
+    pub(crate) fn leave(&self) -> Result<(), db::Error> {
         self.farm.db.write(|tx| leases::leave(tx, &self.me))
     }
 
@@ -140,7 +140,7 @@ impl Crew {
 
     /// Renews what this process has, takes what is free up to its share, gives back what is above,
     /// and returns the builders that need a thread. Those lost are told to their threads.
-    pub(super) fn keep_leases(&self) -> Vec<Fence> {
+    pub(crate) fn keep_leases(&self) -> Vec<Fence> {
         match self.try_keep_leases() {
             Ok(held) => {
                 let mut posts = lock(&self.posts);
@@ -167,7 +167,7 @@ impl Crew {
 
     /// Tells whether there are builders that nobody looks after: new ones, or those of a process
     /// that is gone.
-    pub(super) fn sees_free_builders(&self) -> bool {
+    pub(crate) fn sees_free_builders(&self) -> bool {
         let free = self.farm.db.read(|tx| leases::any_free(tx, now()));
         free.unwrap_or(false)
     }
@@ -213,7 +213,7 @@ impl Crew {
     }
 
     /// Takes back a post nobody stands at.
-    pub(super) fn forget(&self, fence: Fence) {
+    pub(crate) fn forget(&self, fence: Fence) {
         let mut posts = lock(&self.posts);
         if posts
             .get(&fence.builder)
@@ -223,7 +223,7 @@ impl Crew {
         }
     }
 
-    pub(super) fn post(&self, fence: Fence) -> Arc<Post> {
+    pub(crate) fn post(&self, fence: Fence) -> Arc<Post> {
         let post = Arc::new(Post {
             fence,
             call: Mutex::new(Call::Wait),
@@ -237,7 +237,7 @@ impl Crew {
     // ---- one builder ----
 
     /// Looks after one builder until its lease is gone or the process ends.
-    pub(super) fn look_after(&self, post: &Post) {
+    pub(crate) fn look_after(&self, post: &Post) {
         let interval = self.farm.config.scan_interval;
         let mut scanner = Scanner::new(&self.farm, post.fence, Era::Daemon);
         // Not all at once at the start.
@@ -289,7 +289,7 @@ impl Crew {
     // ---- the rest ----
 
     /// Calls as many idle builders as there are jobs for them.
-    pub(super) fn wake(&self) {
+    pub(crate) fn wake(&self) {
         if lock(&self.idle).is_empty() {
             return;
         }
@@ -316,14 +316,14 @@ impl Crew {
         }
     }
 
-    pub(super) fn flush(&self) {
+    pub(crate) fn flush(&self) {
         if let Err(error) = self.farm.flush_tails() {
             log::warn!("log tails: {error}");
         }
     }
 
     /// Says how far behind its turns scanning is: for whoever wants to know, or when it is much.
-    pub(super) fn report(&self) {
+    pub(crate) fn report(&self) {
         let mut late = std::mem::take(&mut *lock(&self.lateness));
         late.sort_unstable();
         let at = |part: usize| {

@@ -5,23 +5,13 @@
 //! differ from the sources: the bonus for waiting does not start again after a day, and Debian's
 //! components count as those of Ubuntu that take their place.
 
-use super::model::{Pocket, Urgency};
-use crate::config::Scoring;
+use crate::master::model::{Pocket, Urgency};
 
 /// Whose sum is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rules {
     Y2008,
     Modern,
-}
-
-impl From<Scoring> for Rules {
-    fn from(scoring: Scoring) -> Self {
-        match scoring {
-            Scoring::Y2008 => Self::Y2008,
-            Scoring::Modern => Self::Modern,
-        }
-    }
 }
 
 /// What the points are given for.

@@ -8,7 +8,7 @@
 //! slave that is IDLE despite one forgetful, and knows no CLEAN, so that a slave that is busy for
 //! nobody is rescued, not failed (§2.6-§2.9). Unlike the sources it compares the cookie each time.
 
-use super::model::{CleanStatus, ResetProtocol};
+use crate::master::model::{CleanStatus, ResetProtocol};
 use crate::protocol::{BuildId, BuildStatus, FileName, Sha1Hex, StatusRecord};
 
 /// What the database says of a builder.

@@ -18,11 +18,11 @@ use crate::config;
 use crate::db::{self, Db};
 use crate::librarian;
 
-use super::chores_loop;
-use super::crew::{Crew, SOON};
-use super::farm::Farm;
-use super::gather;
+use super::chores;
 use super::uploads;
+use super::workers::{Crew, SOON};
+use crate::master::farm::Farm;
+use crate::master::scan::download_results;
 
 /// Stack of a builder's thread; only what is touched takes memory.
 const STACK_BYTES: usize = 512 << 10;
@@ -62,7 +62,7 @@ pub(crate) fn run(config: &config::Farm, db: Db, with_librarian: bool) -> Result
         path: path.clone(),
         source,
     })?;
-    gather::sweep(path);
+    download_results::sweep(path);
     let library = with_librarian
         .then(|| librarian::bind(config))
         .transpose()?;
@@ -86,8 +86,8 @@ pub(crate) fn run(config: &config::Farm, db: Db, with_librarian: bool) -> Result
     every(&crew, "uploads", UPLOAD_EVERY, |crew| {
         uploads::run_once(&crew.farm);
     })?;
-    let chores = Arc::clone(&crew);
-    start("chores", move || chores_loop::run(&chores))?;
+    let shared = Arc::clone(&crew);
+    start("chores", move || chores::run(&shared))?;
     let builders = keep_builders(&crew);
     crew.say_leave();
     let until = Instant::now() + PARTING;

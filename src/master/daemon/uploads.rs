@@ -17,11 +17,11 @@ use crate::sys::bounded_command::{self, Input};
 use crate::sys::clock::now_ms as now;
 use crate::sys::fs::{atomic_write, remove_tree};
 
-use super::farm::Farm;
-use super::model::BuildState;
-use super::notice::Notice;
-use super::rows::uploads::{self, Upload};
-use super::rows::{events, outbox};
+use crate::master::farm::Farm;
+use crate::master::model::BuildState;
+use crate::master::policy::notification::Notice;
+use crate::master::rows::uploads::{self, Upload};
+use crate::master::rows::{events, outbox};
 
 /// For one upload.
 const LIMIT: Duration = Duration::from_secs(3600);
@@ -45,7 +45,7 @@ struct End {
 }
 
 /// Uploads what waits here, if nobody else does.
-pub(super) fn run_once(farm: &Farm) {
+pub(crate) fn run_once(farm: &Farm) {
     if farm.config.uploader.is_empty() {
         return;
     }

@@ -16,7 +16,7 @@ const VERSION: &str = "builder_version";
 
 /// Why a slave gave no usable answer.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Error {
+pub(crate) enum Error {
     #[error("{url}: {source}")]
     Url { url: String, source: InvalidUrl },
     #[error(transparent)]
@@ -32,23 +32,23 @@ pub(super) enum Error {
 
 /// What a slave says of itself.
 #[derive(Debug)]
-pub(super) struct Status {
-    pub(super) record: StatusRecord,
-    pub(super) form: StatusForm,
+pub(crate) struct Status {
+    pub(crate) record: StatusRecord,
+    pub(crate) form: StatusForm,
     /// Told in one form only.
-    pub(super) version: Option<String>,
+    pub(crate) version: Option<String>,
     /// What is wrong with results that are not in the record.
-    pub(super) odd_results: Vec<protocol::Error>,
+    pub(crate) odd_results: Vec<protocol::Error>,
 }
 
 /// A slave to call.
-pub(super) struct Slave {
-    pub(super) client: Client,
+pub(crate) struct Slave {
+    pub(crate) client: Client,
 }
 
 impl Slave {
     /// Contacts nobody yet.
-    pub(super) fn new(url: &str, config: &config::Master) -> Result<Self, Error> {
+    pub(crate) fn new(url: &str, config: &config::Master) -> Result<Self, Error> {
         let parsed = SlaveUrl::parse(url).map_err(|source| Error::Url {
             url: shown_url(url),
             source,
@@ -64,7 +64,7 @@ impl Slave {
     }
 
     /// Makes sure that it is there and speaks.
-    pub(super) fn echo(&self) -> Result<(), Error> {
+    pub(crate) fn echo(&self) -> Result<(), Error> {
         let said = Value::from("Test");
         match self.client.call("echo", std::slice::from_ref(&said))? {
             Value::Array(items) if items.first() == Some(&said) => Ok(()),
@@ -72,11 +72,11 @@ impl Slave {
         }
     }
 
-    pub(super) fn info(&self) -> Result<Info, Error> {
+    pub(crate) fn info(&self) -> Result<Info, Error> {
         read("info", self.client.call("info", &[])?, Info::parse)
     }
 
-    pub(super) fn status(&self) -> Result<Status, Error> {
+    pub(crate) fn status(&self) -> Result<Status, Error> {
         let answer = self.client.call("status", &[])?;
         let (form, version) = match &answer {
             Value::Struct(members) => {
@@ -98,7 +98,7 @@ impl Slave {
     }
 
     /// Has it fetch a file it lacks; returns its complaint if it cannot.
-    pub(super) fn ensure_present(
+    pub(crate) fn ensure_present(
         &self,
         sum: &Sha1Hex,
         url: &str,
@@ -111,16 +111,16 @@ impl Slave {
     }
 
     /// Has it build; returns its complaint if it will not.
-    pub(super) fn build(&self, params: &[Value]) -> Result<Option<String>, Error> {
+    pub(crate) fn build(&self, params: &[Value]) -> Result<Option<String>, Error> {
         let answer = self.client.call("build", params)?;
         read("build", answer, parse_building)
     }
 
-    pub(super) fn abort(&self) -> Result<(), Error> {
+    pub(crate) fn abort(&self) -> Result<(), Error> {
         Ok(self.client.call("abort", &[]).map(drop)?)
     }
 
-    pub(super) fn clean(&self) -> Result<(), Error> {
+    pub(crate) fn clean(&self) -> Result<(), Error> {
         Ok(self.client.call("clean", &[]).map(drop)?)
     }
 }

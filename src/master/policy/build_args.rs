@@ -4,7 +4,7 @@
 //! either generation, and the arguments, which are the same in both, as slaves pass over what they
 //! do not know. Which values they have is decided elsewhere.
 
-use super::model::ArchivePurpose;
+use crate::master::model::ArchivePurpose;
 use crate::protocol::{BUILD_TYPES, StatusForm};
 use crate::xmlrpc::Value;
 

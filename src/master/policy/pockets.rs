@@ -4,7 +4,7 @@
 //! depend on, which pockets a series accepts, and what that makes of apt's sources. Debian's
 //! components, which the sources never knew, are here beside Ubuntu's.
 
-use super::model::{ArchivePurpose, Pocket, SeriesStatus, suite};
+use crate::master::model::{ArchivePurpose, Pocket, SeriesStatus, suite};
 
 /// Returns the pockets a build of `pocket` may use, RELEASE first, its own last.
 pub(crate) fn dependencies(pocket: Pocket) -> &'static [Pocket] {

@@ -19,7 +19,7 @@ use crate::sys::digest::sha1_of;
 use crate::sys::fs::{TempFile, fsync_dir, remove_tree};
 use crate::sys::hashing_writer::HashingWriter;
 
-use super::farm::Place;
+use crate::master::farm::Place;
 
 /// Tries at one file (docs/farm.md §3.1).
 const TRIES: u32 = 3;
@@ -34,7 +34,7 @@ const GRACE: Duration = Duration::from_secs(60);
 
 /// Why results did not arrive.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Error {
+pub(crate) enum Error {
     /// What the slave sent, or did not send.
     #[error("{name}: {problem}")]
     Slave { name: FileName, problem: String },
@@ -52,43 +52,43 @@ pub(super) enum Error {
 }
 
 /// Names and sums, as a slave announces its results.
-pub(super) type Files = [(FileName, Sha1Hex)];
+pub(crate) type Files = [(FileName, Sha1Hex)];
 
 /// Where a try at a build is gathered, or its log packed: each holder of the builder's lease has a
 /// place of its own, so that one that was thought dead is in nobody's way.
-pub(super) fn place(results: &Path, cookie: &str, epoch: i64, what: &str) -> PathBuf {
+pub(crate) fn place(results: &Path, cookie: &str, epoch: i64, what: &str) -> PathBuf {
     results
         .join("grabbing")
         .join(format!("{cookie}@{epoch}.{what}"))
 }
 
 /// What is to be gathered, and how.
-pub(super) struct Gathering<'a> {
-    pub(super) client: &'a Client,
-    pub(super) cookie: &'a str,
+pub(crate) struct Gathering<'a> {
+    pub(crate) client: &'a Client,
+    pub(crate) cookie: &'a str,
     /// Of the builder's lease.
-    pub(super) epoch: i64,
-    pub(super) files: &'a Files,
-    pub(super) results: &'a Path,
+    pub(crate) epoch: i64,
+    pub(crate) files: &'a Files,
+    pub(crate) results: &'a Path,
     /// Longest file, in bytes.
-    pub(super) limit: u64,
+    pub(crate) limit: u64,
     /// Waits for the right to fetch one file.
-    pub(super) place: &'a dyn Fn() -> Place<'a>,
+    pub(crate) place: &'a dyn Fn() -> Place<'a>,
     /// Tells whether the lease still holds.
-    pub(super) is_ours: &'a dyn Fn() -> bool,
+    pub(crate) is_ours: &'a dyn Fn() -> bool,
 }
 
 /// What came, and how long that took.
 #[derive(Debug)]
-pub(super) struct Gathered {
-    pub(super) bytes: u64,
+pub(crate) struct Gathered {
+    pub(crate) bytes: u64,
     /// Until they were handed over; then the disk was waited for.
-    pub(super) fetched_in: Duration,
+    pub(crate) fetched_in: Duration,
 }
 
 /// Brings the files into `incoming/COOKIE` below the results; on return they are on disk there.
 /// Whatever fails before leaves nothing behind.
-pub(super) fn gather(wanted: &Gathering<'_>) -> Result<Gathered, Error> {
+pub(crate) fn gather(wanted: &Gathering<'_>) -> Result<Gathered, Error> {
     let started = Instant::now();
     let done = wanted.results.join("incoming").join(wanted.cookie);
     let bytes = bring(wanted, &done)?;
@@ -175,7 +175,7 @@ fn remove_earlier(results: &Path, cookie: &str, epoch: i64) -> Result<(), Error>
 
 /// Removes what processes that are no more left half-fetched: it is of no use (docs/farm.md §3.1).
 /// What nobody has touched for a day is nobody's.
-pub(super) fn sweep(results: &Path) {
+pub(crate) fn sweep(results: &Path) {
     let Ok(entries) = fs::read_dir(results.join("grabbing")) else {
         return;
     };
@@ -282,7 +282,7 @@ fn try_fetch(
 }
 
 /// Why a download was not saved.
-pub(super) enum Failed {
+pub(crate) enum Failed {
     Client(client::Error),
     TooLong,
     TooSlow,
@@ -291,7 +291,7 @@ pub(super) enum Failed {
 
 /// Writes all of a download to `temp` and returns that, its SHA-1 and its length. Memory is
 /// constant, whatever comes.
-pub(super) fn save(
+pub(crate) fn save(
     mut download: Download,
     temp: TempFile,
     limit: u64,

@@ -8,17 +8,17 @@ use std::fmt::Display;
 use crate::db::{self, Tx};
 use crate::sys::clock::now_ms as now;
 
-use super::blame::{self, BuilderVerdict, Counts, JobVerdict, Kind};
-use super::model::{BuildState, CleanStatus};
-use super::notice::Notice;
-use super::rows::builders::{self, Job};
-use super::rows::queue::{self, End};
-use super::rows::{events, outbox};
-use super::scanner::{Next, Scanner, View};
+use super::steps::{Next, Scanner, View};
+use crate::master::model::{BuildState, CleanStatus};
+use crate::master::policy::blame::{self, BuilderVerdict, Counts, JobVerdict, Kind};
+use crate::master::policy::notification::Notice;
+use crate::master::rows::builders::{self, Job};
+use crate::master::rows::queue::{self, End};
+use crate::master::rows::{events, outbox};
 
 impl Scanner<'_> {
     /// Counts a failure if it is one, and does what the counts say.
-    pub(super) fn judge(&mut self, view: &View, kind: Kind, why: &str) -> Next {
+    pub(crate) fn judge(&mut self, view: &View, kind: Kind, why: &str) -> Next {
         self.consecutive += 1;
         if !blame::count(kind, self.consecutive) {
             self.say(
@@ -62,7 +62,7 @@ impl Scanner<'_> {
     }
 
     /// Does what a verdict says, to the builder and to its job.
-    pub(super) fn carry_out(
+    pub(crate) fn carry_out(
         &self,
         tx: &mut Tx<'_>,
         view: &View,
@@ -108,7 +108,7 @@ impl Scanner<'_> {
     }
 
     /// Ends the job without a log.
-    pub(super) fn end(
+    pub(crate) fn end(
         &self,
         tx: &mut Tx<'_>,
         view: &View,
@@ -140,7 +140,7 @@ impl Scanner<'_> {
 }
 
 /// Returns what people are told of a build that ended badly.
-pub(super) fn notice(
+pub(crate) fn notice(
     view: &View,
     job: &Job,
     state: BuildState,
@@ -160,7 +160,7 @@ pub(super) fn notice(
 }
 
 /// Keeps an event of a builder and the build on it.
-pub(super) fn note(
+pub(crate) fn note(
     tx: &mut Tx<'_>,
     level: log::Level,
     kind: &str,

@@ -12,16 +12,18 @@ use crate::librarian::{self, alias_url, issue_token};
 use crate::protocol::Sha1Hex;
 use crate::xmlrpc::Value;
 
-use super::blame::Kind;
-use super::buildargs::{Dispatch, build_args, build_type};
-use super::farm::millis;
-use super::judge::note;
-use super::model::{BuildState, CleanStatus, SeriesStatus, cookie};
-use super::pockets::{AptArchive, AptSources, Components, accepts, archive_lines, chroot_pockets};
-use super::rows::builders;
-use super::rows::candidate::{self, ArchiveRow, Candidate, FileRef};
-use super::rows::queue::{self, Claim};
-use super::scanner::{Next, Scanner, Trouble, View, held, still_held};
+use super::failure::note;
+use super::steps::{Next, Scanner, Trouble, View, held, still_held};
+use crate::master::farm::millis;
+use crate::master::model::{BuildState, CleanStatus, SeriesStatus, cookie};
+use crate::master::policy::blame::Kind;
+use crate::master::policy::build_args::{Dispatch, build_args, build_type};
+use crate::master::policy::pockets::{
+    AptArchive, AptSources, Components, accepts, archive_lines, chroot_pockets,
+};
+use crate::master::rows::builders;
+use crate::master::rows::candidate::{self, ArchiveRow, Candidate, FileRef};
+use crate::master::rows::queue::{self, Claim};
 use crate::sys::clock::now_ms as now;
 
 /// Jobs looked at for one dispatch that turn out not to be for building (docs/farm.md §3.1).
@@ -40,7 +42,7 @@ enum Fit {
 
 impl Scanner<'_> {
     /// Finds the builder, which is idle and clean, something to do.
-    pub(super) fn dispatch(&mut self, view: &View) -> Result<Next, Trouble> {
+    pub(crate) fn dispatch(&mut self, view: &View) -> Result<Next, Trouble> {
         for _ in 0..TRIES {
             let claim = |tx: &mut Tx<'_>| queue::claim(tx, self.fence, &view.builder, now());
             let Some(claim) = self.farm.db.write(claim)? else {

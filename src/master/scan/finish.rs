@@ -17,17 +17,17 @@ use crate::librarian::alias_url;
 use crate::protocol::{BuildStatus, FileName, Sha1Hex};
 use crate::sys::fs::remove_tree;
 
-use super::blame::{Counts, Kind, judge};
-use super::collect::{Outcome, outcome};
-use super::farm::millis;
-use super::gather;
-use super::judge::{note, notice};
-use super::model::BuildState;
-use super::rows::builders::{self, Job};
-use super::rows::candidate::{self, Candidate};
-use super::rows::outbox;
-use super::rows::queue::{self, End};
-use super::scanner::{Next, Scanner, Trouble, View, held, still_held};
+use super::download_results;
+use super::failure::{note, notice};
+use super::steps::{Next, Scanner, Trouble, View, held, still_held};
+use crate::master::farm::millis;
+use crate::master::model::BuildState;
+use crate::master::policy::blame::{Counts, Kind, judge};
+use crate::master::policy::outcome::{Outcome, outcome};
+use crate::master::rows::builders::{self, Job};
+use crate::master::rows::candidate::{self, Candidate};
+use crate::master::rows::outbox;
+use crate::master::rows::queue::{self, End};
 use crate::sys::clock::now_ms as now;
 
 /// Longest log taken, in bytes; slaves bound theirs far below.
@@ -53,7 +53,7 @@ struct Ending<'a> {
 
 impl Scanner<'_> {
     /// Does what a finished build's verdict asks for.
-    pub(super) fn collect(
+    pub(crate) fn collect(
         &mut self,
         view: &View,
         status: BuildStatus,
@@ -133,7 +133,7 @@ impl Scanner<'_> {
         let wanted = about.component.is_some();
         let gathered = match (wanted, self.odd_results.clone()) {
             (false, _) => Ok(()),
-            (true, Some(why)) => Err(gather::Error::Refused(why)),
+            (true, Some(why)) => Err(download_results::Error::Refused(why)),
             (true, None) => self.gather(view, job, files),
         };
         let (state, reason) = match gathered {
@@ -143,10 +143,10 @@ impl Scanner<'_> {
             }
             Ok(()) if self.farm.config.uploader.is_empty() => (BuildState::FullyBuilt, None),
             Ok(()) => (BuildState::Uploading, None),
-            Err(gather::Error::Refused(why)) => (BuildState::FailedToUpload, Some(why)),
-            Err(gather::Error::Lost) => return Err(Trouble::Changed),
+            Err(download_results::Error::Refused(why)) => (BuildState::FailedToUpload, Some(why)),
+            Err(download_results::Error::Lost) => return Err(Trouble::Changed),
             // A slave that is starting again has the results at the next look.
-            Err(error @ gather::Error::Slave { .. }) => {
+            Err(error @ download_results::Error::Slave { .. }) => {
                 return Err(Trouble::Failure {
                     kind: Kind::Passing,
                     why: error.to_string(),
@@ -172,11 +172,13 @@ impl Scanner<'_> {
         view: &View,
         job: &Job,
         files: &[(FileName, Sha1Hex)],
-    ) -> Result<(), gather::Error> {
+    ) -> Result<(), download_results::Error> {
         let (farm, fence) = (self.farm, self.fence);
-        let slave = self.slave(view).map_err(|_| gather::Error::Lost)?;
+        let slave = self
+            .slave(view)
+            .map_err(|_| download_results::Error::Lost)?;
         let started = Instant::now();
-        let gathered = gather::gather(&gather::Gathering {
+        let gathered = download_results::gather(&download_results::Gathering {
             client: &slave.client,
             cookie: &job.cookie(),
             epoch: fence.epoch,
@@ -278,7 +280,8 @@ impl Scanner<'_> {
             Err(error) => return Err(error.into()),
         };
         let ours = |error: &dyn std::fmt::Display| Trouble::Ours(format!("log: {error}"));
-        let path = gather::place(farm.results(), &job.cookie(), self.fence.epoch, "log.gz");
+        let path =
+            download_results::place(farm.results(), &job.cookie(), self.fence.epoch, "log.gz");
         std::fs::create_dir_all(farm.results().join("grabbing")).map_err(|error| ours(&error))?;
         let stored = pack_log(download, &path, view);
         let stored = stored.and_then(|mut file| {

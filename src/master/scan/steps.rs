@@ -10,21 +10,21 @@ use crate::client::{self, shown_url};
 use crate::db::{self, Tx};
 use crate::protocol::StatusForm;
 
-use super::blame::Kind;
-use super::farm::{Farm, millis};
-use super::judge::note;
-use super::model::{BuildState, CleanStatus, ResetProtocol};
-use super::rows::builders::{self, Builder, Job};
-use super::rows::leases::{self, Fence};
-use super::rows::queue;
-use super::scan::{self, Before, BuilderFacts, Era, JobFacts, Step};
+use super::failure::note;
 use super::slave::{self, Slave, Status};
+use crate::master::farm::{Farm, millis};
+use crate::master::model::{BuildState, CleanStatus, ResetProtocol};
+use crate::master::policy::blame::Kind;
+use crate::master::policy::next_step::{self, Before, BuilderFacts, Era, JobFacts, Step};
+use crate::master::rows::builders::{self, Builder, Job};
+use crate::master::rows::leases::{self, Fence};
+use crate::master::rows::queue;
 use crate::sys::bounded_command::{self, Input};
 use crate::sys::clock::now_ms as now;
 
 /// When the builder is to be looked at again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Next {
+pub(crate) enum Next {
     /// At once: there is more to do.
     Now,
     /// In a moment: something was set going.
@@ -39,7 +39,7 @@ pub(super) enum Next {
 
 /// Why a look did not end well.
 #[derive(Debug)]
-pub(super) enum Trouble {
+pub(crate) enum Trouble {
     /// The farm's own: its database, librarian or disk. Nobody is blamed, and it is tried again.
     Ours(String),
     /// The rows are not what they were: another process, or an operator, came in between.
@@ -71,31 +71,31 @@ impl From<client::Error> for Trouble {
 }
 
 /// Turns the word of a fenced write into an error when it touched nothing.
-pub(super) fn held(touched: bool) -> Result<(), Trouble> {
+pub(crate) fn held(touched: bool) -> Result<(), Trouble> {
     touched.then_some(()).ok_or(Trouble::Changed)
 }
 
 /// Tells whether a lease is still this process's: asked before a slave is told to do what cannot be
 /// undone. What cannot be known counts as lost.
-pub(super) fn still_held(farm: &Farm, fence: Fence) -> bool {
+pub(crate) fn still_held(farm: &Farm, fence: Fence) -> bool {
     let epoch = farm.db.read(|tx| leases::epoch(tx, fence.builder));
     epoch.is_ok_and(|epoch| epoch == Some(fence.epoch))
 }
 
 /// A builder and its job, as the last look at the database found them.
 #[derive(Debug)]
-pub(super) struct View {
-    pub(super) builder: Builder,
-    pub(super) job: Option<Job>,
+pub(crate) struct View {
+    pub(crate) builder: Builder,
+    pub(crate) job: Option<Job>,
 }
 
 impl View {
     /// The logger of the group that the builder is in, named after its processor family.
-    pub(super) fn logger(&self) -> String {
+    pub(crate) fn logger(&self) -> String {
         format!("root.builders.{}", self.builder.family().unwrap_or("none"))
     }
 
-    pub(super) fn facts(&self) -> BuilderFacts {
+    pub(crate) fn facts(&self) -> BuilderFacts {
         let builder = &self.builder;
         BuilderFacts {
             ok: builder.ok,
@@ -112,12 +112,12 @@ impl View {
     }
 
     /// What the builder is called in messages: its URL, without a password.
-    pub(super) fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         shown_url(&self.builder.url)
     }
 
     /// The build of the job, for events.
-    pub(super) fn build(&self) -> Option<i64> {
+    pub(crate) fn build(&self) -> Option<i64> {
         self.job.as_ref().map(|job| job.build)
     }
 }
@@ -131,23 +131,23 @@ fn buildd_name(url: &str) -> String {
 }
 
 /// Looks at one builder, over and over.
-pub(super) struct Scanner<'a> {
-    pub(super) farm: &'a Farm,
-    pub(super) fence: Fence,
-    pub(super) era: Era,
+pub(crate) struct Scanner<'a> {
+    pub(crate) farm: &'a Farm,
+    pub(crate) fence: Fence,
+    pub(crate) era: Era,
     /// Failed looks in a row.
-    pub(super) consecutive: u32,
+    pub(crate) consecutive: u32,
     /// What was wrong with the results in the last answer.
-    pub(super) odd_results: Option<String>,
+    pub(crate) odd_results: Option<String>,
     /// The build that the slave is to let go of, and since when.
     letting_go: Option<(String, Instant)>,
     slave: Option<(String, Slave)>,
     /// The builder, as the last look found it.
-    pub(super) seen: Option<Builder>,
+    pub(crate) seen: Option<Builder>,
 }
 
 impl<'a> Scanner<'a> {
-    pub(super) fn new(farm: &'a Farm, fence: Fence, era: Era) -> Self {
+    pub(crate) fn new(farm: &'a Farm, fence: Fence, era: Era) -> Self {
         Self {
             farm,
             fence,
@@ -161,7 +161,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Looks once, and does what follows. Never fails: failures are judged here.
-    pub(super) fn scan(&mut self) -> Next {
+    pub(crate) fn scan(&mut self) -> Next {
         let view = match self.view() {
             Ok(Some(view)) => view,
             Ok(None) => return Next::Gone,
@@ -177,7 +177,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Makes the best of how a look ended.
-    pub(super) fn settle(&mut self, view: &View, looked: Result<Next, Trouble>) -> Next {
+    pub(crate) fn settle(&mut self, view: &View, looked: Result<Next, Trouble>) -> Next {
         let logger = view.logger();
         match looked {
             Ok(next) => {
@@ -197,7 +197,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Reads the builder; none if it is no more, or no longer ours.
-    pub(super) fn view(&self) -> Result<Option<View>, db::Error> {
+    pub(crate) fn view(&self) -> Result<Option<View>, db::Error> {
         let found = self
             .farm
             .db
@@ -209,7 +209,7 @@ impl<'a> Scanner<'a> {
 
     fn look(&mut self, view: &View) -> Result<Next, Trouble> {
         let facts = view.facts();
-        match scan::before(self.era, &facts) {
+        match next_step::before(self.era, &facts) {
             Before::Leave => Ok(Next::Turn),
             Before::ResetJob { why } => self.reset_job(view, log::Level::Warn, &why),
             Before::CancelJob { why } => self.cancelled(view, &why),
@@ -220,14 +220,14 @@ impl<'a> Scanner<'a> {
             Before::ResetMachine => self.reset_machine(view),
             Before::Ask => {
                 let status = self.ask(view)?;
-                let step = scan::step(self.era, &facts, &status.record, now());
+                let step = next_step::step(self.era, &facts, &status.record, now());
                 self.act(view, step)
             }
         }
     }
 
     /// Returns the slave of the builder, to be called now.
-    pub(super) fn slave(&mut self, view: &View) -> Result<&Slave, Trouble> {
+    pub(crate) fn slave(&mut self, view: &View) -> Result<&Slave, Trouble> {
         if !self.farm.is_leased() {
             return Err(Trouble::Changed);
         }
@@ -240,7 +240,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Asks the slave what it does, and remembers how it speaks.
-    pub(super) fn ask(&mut self, view: &View) -> Result<Status, Trouble> {
+    pub(crate) fn ask(&mut self, view: &View) -> Result<Status, Trouble> {
         let status = self.slave(view)?.status()?;
         self.odd_results = status.odd_results.first().map(ToString::to_string);
         let builder = &view.builder;
@@ -253,13 +253,13 @@ impl<'a> Scanner<'a> {
         Ok(status)
     }
 
-    pub(super) fn act(&mut self, view: &View, step: Step) -> Result<Next, Trouble> {
+    pub(crate) fn act(&mut self, view: &View, step: Step) -> Result<Next, Trouble> {
         let logger = view.logger();
         match step {
             Step::Nothing => Ok(Next::Turn),
             Step::KeepTail { logtail } => {
                 if let (Some(raw), Some(job)) = (logtail, &view.job) {
-                    let text = scan::logtail_text(&raw);
+                    let text = next_step::logtail_text(&raw);
                     self.farm.keep_tail(job.queue, self.fence.builder, text);
                 }
                 let aborting = view.job.as_ref().is_some_and(|job| job.cancel_by.is_some());
@@ -382,7 +382,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Says something of a builder, with its URL unless the sentence has it.
-    pub(super) fn say(&self, view: &View, level: log::Level, what: &str) {
+    pub(crate) fn say(&self, view: &View, level: log::Level, what: &str) {
         let logger = view.logger();
         match (what.contains(&view.url()), &view.job) {
             (true, _) => log::log!(target: &logger, level, "{what}"),
@@ -455,7 +455,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// What `build` is called in the form this builder speaks.
-    pub(super) fn form(view: &View) -> StatusForm {
+    pub(crate) fn form(view: &View) -> StatusForm {
         view.builder.form.unwrap_or(StatusForm::Tuple)
     }
 }

@@ -1,0 +1,14 @@
+//! Pure: the master's decisions: functions of rows, answers and time.
+
+pub(crate) mod arch_specific;
+pub(crate) mod architectures;
+pub(crate) mod blame;
+pub(crate) mod build_args;
+pub(crate) mod dependencies;
+pub(crate) mod estimate;
+pub(crate) mod next_step;
+pub(crate) mod notification;
+pub(crate) mod outcome;
+pub(crate) mod pockets;
+pub(crate) mod score;
+pub(crate) mod why_waiting;
