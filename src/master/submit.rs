@@ -20,6 +20,7 @@ use crate::master::policy::score::Rules;
 use crate::master::queue;
 use crate::master::rows::archives::{self, Archive};
 use crate::master::rows::builds::{self, Build};
+use crate::master::rows::events::NewEvent;
 use crate::master::rows::series::{self, ArchSeries, Series};
 use crate::master::rows::sources::{self, Place, Source};
 use crate::master::rows::{events, series::File};
@@ -302,14 +303,12 @@ impl Submission {
             builds::enqueue(tx, id, now)?;
             queue::score_job(tx, rules, now, id)?;
             let message = format!("submitted by {who}");
-            events::note(
+            events::add(
                 tx,
-                now,
-                log::Level::Info,
-                "submitted",
-                None,
-                Some(id),
-                &message,
+                &NewEvent {
+                    build: Some(id),
+                    ..NewEvent::info(now, "submitted", &message)
+                },
             )?;
             new.push(id);
         }

@@ -15,6 +15,7 @@ use crate::client::{SlaveUrl, shown_url};
 use crate::db::{self, Tx};
 use crate::master::model::ResetProtocol;
 use crate::master::rows::builders::{self, Builder, Job};
+use crate::master::rows::events::NewEvent;
 use crate::master::rows::{events, registry, series};
 use crate::sys::clock::now_ms;
 
@@ -312,7 +313,13 @@ fn event(tx: &mut Tx<'_>, now: i64, id: i64, kind: &str, why: &str) -> Result<()
         "" => format!("{kind} by {who}"),
         why => format!("{kind} by {who}: {why}"),
     };
-    events::note(tx, now, log::Level::Info, kind, Some(id), None, &message)
+    events::add(
+        tx,
+        &NewEvent {
+            builder: Some(id),
+            ..NewEvent::info(now, kind, &message)
+        },
+    )
 }
 
 fn tell(screen: Screen, builder: &Builder, word: &str, rest: &str) -> Result<(), Error> {

@@ -15,6 +15,7 @@ use crate::master::model::BuildState;
 use crate::master::policy::pockets;
 use crate::master::queue;
 use crate::master::rows::builds::{self, Build};
+use crate::master::rows::events::NewEvent;
 use crate::master::rows::lists::{self, Filter};
 use crate::master::rows::{events, registry};
 use crate::sys::clock::now_ms;
@@ -167,14 +168,12 @@ fn retry(site: &Site, id: i64) -> Result<(String, Value), Error> {
         }
         queue::score_job(tx, rules, now, id)?;
         let message = format!("retried by {}; was {was}", status::who());
-        events::note(
+        events::add(
             tx,
-            now,
-            log::Level::Info,
-            "retried",
-            None,
-            Some(id),
-            &message,
+            &NewEvent {
+                build: Some(id),
+                ..NewEvent::info(now, "retried", &message)
+            },
         )?;
         Ok((find(tx, id)?, was))
     })?;
@@ -240,14 +239,12 @@ fn rescore(site: &Site, id: i64, score: Option<i32>) -> Result<(String, Value), 
                 format!("scored by the rules again, by {who}; was {}", job.score)
             }
         };
-        events::note(
+        events::add(
             tx,
-            now,
-            log::Level::Info,
-            "rescored",
-            None,
-            Some(id),
-            &message,
+            &NewEvent {
+                build: Some(id),
+                ..NewEvent::info(now, "rescored", &message)
+            },
         )?;
         find(tx, id)
     })?;
@@ -282,14 +279,12 @@ fn cancel(site: &Site, id: i64) -> Result<(String, Value), Error> {
             }));
         }
         let message = format!("cancelled by {}", status::who());
-        events::note(
+        events::add(
             tx,
-            now,
-            log::Level::Info,
-            "cancelled",
-            None,
-            Some(id),
-            &message,
+            &NewEvent {
+                build: Some(id),
+                ..NewEvent::info(now, "cancelled", &message)
+            },
         )?;
         let there = registry::is_anybody_there(tx, now - status::ALIVE_MS)?;
         Ok((find(tx, id)?, there))

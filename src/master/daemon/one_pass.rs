@@ -20,8 +20,8 @@ use crate::master::policy::next_step::{self, Era, Step};
 use crate::master::rows::builders;
 use crate::master::rows::groups::{self, ArchSeries};
 use crate::master::rows::leases::{self, Fence};
-use crate::master::scan::failure::note;
-use crate::master::scan::steps::{Next, Scanner, Trouble, View, held};
+use crate::master::scan::look::{Next, Scanner, Trouble, View, held, note};
+use crate::master::scan::steps;
 use crate::sys::clock::now_ms as now;
 
 /// The logger that those of the groups are below.
@@ -211,7 +211,7 @@ impl<'a> Pass<'a> {
         }
         let status = scanner.ask(view)?;
         match next_step::step(Era::Pass, &view.facts(), &status.record, now()) {
-            step @ Step::Rescue { .. } => scanner.act(view, step),
+            step @ Step::Rescue { .. } => steps::act(scanner, view, step),
             _ => Ok(Next::Turn),
         }
     }
@@ -240,8 +240,10 @@ impl<'a> Pass<'a> {
         }
         let status = scanner.ask(view)?;
         let step = next_step::step(Era::Pass, &view.facts(), &status.record, now());
-        match scanner.act(view, step) {
-            Err(trouble @ Trouble::Failure { .. }) => Ok(scanner.settle(view, Err(trouble))),
+        match steps::act(scanner, view, step) {
+            Err(trouble @ Trouble::Failure { .. }) => {
+                Ok(steps::settle(scanner, view, Err(trouble)))
+            }
             other => other,
         }
     }
@@ -254,7 +256,7 @@ impl<'a> Pass<'a> {
         }
         // It may have to be cleaned first.
         for _ in 0..3 {
-            match scanner.scan() {
+            match steps::scan(scanner) {
                 Next::Now => {}
                 next => return Ok(next),
             }

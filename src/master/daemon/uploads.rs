@@ -20,6 +20,7 @@ use crate::sys::fs::{atomic_write, remove_tree};
 use crate::master::farm::Farm;
 use crate::master::model::BuildState;
 use crate::master::policy::notification::Notice;
+use crate::master::rows::events::NewEvent;
 use crate::master::rows::uploads::{self, Upload};
 use crate::master::rows::{events, outbox};
 
@@ -223,14 +224,13 @@ fn note(
     } else {
         log::Level::Info
     };
-    events::note(
+    events::add(
         tx,
-        now(),
-        level,
-        "uploaded",
-        None,
-        Some(upload.build),
-        &message,
+        &NewEvent {
+            level,
+            build: Some(upload.build),
+            ..NewEvent::info(now(), "uploaded", &message)
+        },
     )?;
     if reason.is_some() {
         let document = Notice {

@@ -19,7 +19,8 @@ use crate::master::farm::{Farm, millis};
 use crate::master::policy::next_step::Era;
 use crate::master::rows::leases::{self, Fence};
 use crate::master::rows::queue;
-use crate::master::scan::steps::{Next, Scanner};
+use crate::master::scan::look::{Next, Scanner};
+use crate::master::scan::steps;
 use crate::sys::lock::lock;
 
 /// Before a builder is looked at again after something was set going.
@@ -250,7 +251,7 @@ impl Crew {
             }
             lock(&self.idle).remove(&post.fence.builder);
             post.busy.store(true, Ordering::SeqCst);
-            let looked = catch_unwind(AssertUnwindSafe(|| scanner.scan()));
+            let looked = catch_unwind(AssertUnwindSafe(|| steps::scan(&mut scanner)));
             post.busy.store(false, Ordering::SeqCst);
             let Ok(next) = looked else {
                 // The panic itself has been told.

@@ -12,20 +12,44 @@ pub(crate) struct Event {
     pub(crate) message: String,
 }
 
-/// Notes what happened.
-pub(crate) fn note(
-    tx: &mut Tx<'_>,
-    now: i64,
-    level: log::Level,
-    kind: &str,
-    builder: Option<i64>,
-    build: Option<i64>,
-    message: &str,
-) -> Result<(), Error> {
+/// An event to be added.
+pub(crate) struct NewEvent<'a> {
+    pub(crate) at: i64,
+    pub(crate) level: log::Level,
+    /// A word for programs, `dispatched`.
+    pub(crate) kind: &'a str,
+    pub(crate) builder: Option<i64>,
+    pub(crate) build: Option<i64>,
+    pub(crate) message: &'a str,
+}
+
+impl<'a> NewEvent<'a> {
+    /// An event of level info, not yet of any builder or build.
+    pub(crate) fn info(at: i64, kind: &'a str, message: &'a str) -> Self {
+        Self {
+            at,
+            level: log::Level::Info,
+            kind,
+            builder: None,
+            build: None,
+            message,
+        }
+    }
+}
+
+/// Adds an event.
+pub(crate) fn add(tx: &mut Tx<'_>, event: &NewEvent<'_>) -> Result<(), Error> {
     tx.execute(
         "INSERT INTO event (at, level, kind, builder_id, build_id, message)
          VALUES ($1, $2, $3, $4, $5, $6)",
-        &params![now, number(level), kind, builder, build, message],
+        &params![
+            event.at,
+            number(event.level),
+            event.kind,
+            event.builder,
+            event.build,
+            event.message
+        ],
     )?;
     Ok(())
 }

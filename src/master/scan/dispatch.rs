@@ -12,8 +12,7 @@ use crate::librarian::{self, alias_url, issue_token};
 use crate::protocol::Sha1Hex;
 use crate::xmlrpc::Value;
 
-use super::failure::note;
-use super::steps::{Next, Scanner, Trouble, View, held, still_held};
+use super::look::{Next, Scanner, Trouble, View, held, note, still_held};
 use crate::master::farm::millis;
 use crate::master::model::{BuildState, CleanStatus, SeriesStatus, cookie};
 use crate::master::policy::blame::Kind;
@@ -31,6 +30,17 @@ const TRIES: u32 = 10;
 /// How long a job that lacks something of ours, its chroot say, keeps away from the queue.
 const SET_ASIDE: Duration = Duration::from_secs(60);
 
+/// The outcome of a dispatch.
+pub(super) enum Dispatched {
+    /// No job was sent.
+    Nothing(Next),
+    /// A job was claimed and sent. `view` has the job, so that a failure counts against it too.
+    Job {
+        view: View,
+        sent: Result<Next, Trouble>,
+    },
+}
+
 /// What to do with a claimed job.
 enum Fit {
     Build(FileRef),
@@ -40,191 +50,189 @@ enum Fit {
     SetAside(String),
 }
 
-impl Scanner<'_> {
-    /// Finds the builder, which is idle and clean, something to do.
-    pub(crate) fn dispatch(&mut self, view: &View) -> Result<Next, Trouble> {
-        for _ in 0..TRIES {
-            let claim = |tx: &mut Tx<'_>| queue::claim(tx, self.fence, &view.builder, now());
-            let Some(claim) = self.farm.db.write(claim)? else {
-                return Ok(Next::Idle);
-            };
-            let candidate = self
-                .farm
-                .db
-                .read(|tx| candidate::candidate(tx, claim.build))?;
-            match fit(&candidate) {
-                Fit::Build(chroot) => return self.send(&claim, &candidate, &chroot),
-                Fit::Discard(state, why) => {
-                    let write =
-                        |tx: &mut Tx<'_>| queue::discard(tx, self.fence, claim.queue, state, now());
-                    held(self.farm.db.write(write)?)?;
-                    self.say(
-                        view,
-                        log::Level::Info,
-                        &format!("{}: {state}: {why}", candidate.name),
-                    );
-                }
-                Fit::SetAside(why) => self.set_aside(view, &claim, &candidate, &why)?,
+/// Finds the builder, which is idle and clean, something to do.
+pub(super) fn dispatch(scanner: &mut Scanner<'_>, view: &View) -> Result<Dispatched, Trouble> {
+    for _ in 0..TRIES {
+        let claim = |tx: &mut Tx<'_>| queue::claim(tx, scanner.fence, &view.builder, now());
+        let Some(claim) = scanner.farm.db.write(claim)? else {
+            return Ok(Dispatched::Nothing(Next::Idle));
+        };
+        let candidate = scanner
+            .farm
+            .db
+            .read(|tx| candidate::candidate(tx, claim.build))?;
+        match fit(&candidate) {
+            Fit::Build(chroot) => return send(scanner, &claim, &candidate, &chroot),
+            Fit::Discard(state, why) => {
+                let write =
+                    |tx: &mut Tx<'_>| queue::discard(tx, scanner.fence, claim.queue, state, now());
+                held(scanner.farm.db.write(write)?)?;
+                scanner.say(
+                    view,
+                    log::Level::Info,
+                    &format!("{}: {state}: {why}", candidate.name),
+                );
             }
-        }
-        Ok(Next::Soon)
-    }
-
-    /// Puts a job back for a while; the builder, of which nothing was asked, is clean.
-    fn set_aside(
-        &self,
-        view: &View,
-        claim: &Claim,
-        candidate: &Candidate,
-        why: &str,
-    ) -> Result<(), Trouble> {
-        let until = now() + millis(SET_ASIDE);
-        let write = |tx: &mut Tx<'_>| {
-            let reset = queue::reset(tx, self.fence, claim.queue, until)?;
-            let clean = CleanStatus::Clean;
-            Ok(reset && builders::set_clean(tx, self.fence, clean, now())?)
-        };
-        held(self.farm.db.write(write)?)?;
-        self.say(
-            view,
-            log::Level::Warn,
-            &format!("{}: put aside: {why}", candidate.name),
-        );
-        Ok(())
-    }
-
-    /// Sends the slave what it needs and has it build. From here on the job is in the view: a
-    /// failure is judged like any other of a builder with a job, but at once.
-    fn send(
-        &mut self,
-        claim: &Claim,
-        candidate: &Candidate,
-        chroot: &FileRef,
-    ) -> Result<Next, Trouble> {
-        let Some(view) = self.view()? else {
-            return Err(Trouble::Changed);
-        };
-        let sent = self.try_send(&view, claim, candidate, chroot);
-        let looked = match sent {
-            Err(Trouble::Failure { why, .. }) => Err(Trouble::Failure {
-                kind: Kind::Dispatch,
-                why,
-            }),
-            Err(Trouble::Ours(why)) => {
-                let until = now() + millis(SET_ASIDE);
-                let write = |tx: &mut Tx<'_>| queue::reset(tx, self.fence, claim.queue, until);
-                held(self.farm.db.write(write)?)?;
-                Err(Trouble::Ours(why))
-            }
-            other => other,
-        };
-        Ok(self.settle(&view, looked))
-    }
-
-    fn try_send(
-        &mut self,
-        view: &View,
-        claim: &Claim,
-        candidate: &Candidate,
-        chroot: &FileRef,
-    ) -> Result<Next, Trouble> {
-        for file in std::iter::once(chroot).chain(&candidate.files) {
-            self.send_file(view, file)?;
-        }
-        let form = Self::form(view);
-        let cookie = cookie(claim.build, claim.queue, claim.attempt);
-        let files = candidate.files.iter();
-        let files = files.map(|file| (file.name.clone(), Value::from(&*file.sha1)));
-        let params = [
-            Value::from(&*cookie),
-            Value::from(build_type(form)),
-            Value::from(&*chroot.sha1),
-            Value::Struct(files.collect()),
-            build_args(&Self::arguments(view, candidate)),
-        ];
-        // The files took their time.
-        if !still_held(self.farm, self.fence) {
-            return Err(Trouble::Changed);
-        }
-        if let Some(complaint) = self.slave(view)?.build(&params)? {
-            return Err(Trouble::Failure {
-                kind: Kind::Dispatch,
-                why: format!("the slave will not build it: {complaint}"),
-            });
-        }
-        self.say(view, log::Level::Info, &format!("builds it as {cookie}"));
-        let write = |tx: &mut Tx<'_>| {
-            let message = format!("{} builds it as {cookie}", view.builder.name);
-            note(tx, log::Level::Info, "dispatched", view, message)
-        };
-        // It builds, whether or not that can be noted.
-        if let Err(error) = self.farm.db.write(write) {
-            self.say(view, log::Level::Warn, &error.to_string());
-        }
-        Ok(Next::Turn)
-    }
-
-    /// Has the slave fetch a file from the librarian. If it cannot, the librarian is asked for it
-    /// from here: what nobody can have is no fault of the builder's.
-    fn send_file(&mut self, view: &View, file: &FileRef) -> Result<(), Trouble> {
-        let sum = Sha1Hex::parse(&file.sha1).map_err(|error| Trouble::Ours(error.to_string()))?;
-        let url = alias_url(&self.farm.library_url, file.alias, &file.name);
-        let token = match file.restricted {
-            true => self
-                .farm
-                .db
-                .write(|tx| issue_token(tx, file.alias, now()))?,
-            false => String::new(),
-        };
-        if self
-            .slave(view)?
-            .ensure_present(&sum, &url, &token)?
-            .is_none()
-        {
-            return Ok(());
-        }
-        librarian::check(&url, &token).map_err(|error| {
-            let name = &file.name;
-            Trouble::Ours(format!(
-                "{name} is not to be had from the librarian: {error}"
-            ))
-        })?;
-        // It may have been starting again, a moment ago.
-        match self.slave(view)?.ensure_present(&sum, &url, &token)? {
-            None => Ok(()),
-            Some(complaint) => Err(Trouble::Failure {
-                kind: Kind::Dispatch,
-                why: format!("the slave cannot fetch {url}: {complaint}"),
-            }),
+            Fit::SetAside(why) => set_aside(scanner, view, &claim, &candidate, &why)?,
         }
     }
+    Ok(Dispatched::Nothing(Next::Soon))
+}
 
-    /// Returns what the slave is told about the build.
-    fn arguments(view: &View, candidate: &Candidate) -> Dispatch {
-        let name = &candidate.name;
-        let component = candidate.component.clone().unwrap_or_default();
-        let archives = archive_lines(&AptSources {
-            own: apt(&candidate.archive),
-            others: Vec::new(),
-            primary: candidate.primary.as_ref().map(apt),
-            components: Components::of(&name.distribution),
-            series: &name.series,
-            pocket: name.pocket,
-            component: &component,
+/// Puts a job back for a while; the builder, of which nothing was asked, is clean.
+fn set_aside(
+    scanner: &Scanner<'_>,
+    view: &View,
+    claim: &Claim,
+    candidate: &Candidate,
+    why: &str,
+) -> Result<(), Trouble> {
+    let until = now() + millis(SET_ASIDE);
+    let write = |tx: &mut Tx<'_>| {
+        let reset = queue::reset(tx, scanner.fence, claim.queue, until)?;
+        let clean = CleanStatus::Clean;
+        Ok(reset && builders::set_clean(tx, scanner.fence, clean, now())?)
+    };
+    held(scanner.farm.db.write(write)?)?;
+    scanner.say(
+        view,
+        log::Level::Warn,
+        &format!("{}: put aside: {why}", candidate.name),
+    );
+    Ok(())
+}
+
+/// Sends the slave what it needs and has it build. From here on the job is in the view: a
+/// failure is judged like any other of a builder with a job, but at once.
+fn send(
+    scanner: &mut Scanner<'_>,
+    claim: &Claim,
+    candidate: &Candidate,
+    chroot: &FileRef,
+) -> Result<Dispatched, Trouble> {
+    let Some(view) = scanner.view()? else {
+        return Err(Trouble::Changed);
+    };
+    let sent = try_send(scanner, &view, claim, candidate, chroot);
+    let sent = match sent {
+        Err(Trouble::Failure { why, .. }) => Err(Trouble::Failure {
+            kind: Kind::Dispatch,
+            why,
+        }),
+        Err(Trouble::Ours(why)) => {
+            let until = now() + millis(SET_ASIDE);
+            let write = |tx: &mut Tx<'_>| queue::reset(tx, scanner.fence, claim.queue, until);
+            held(scanner.farm.db.write(write)?)?;
+            Err(Trouble::Ours(why))
+        }
+        other => other,
+    };
+    Ok(Dispatched::Job { view, sent })
+}
+
+fn try_send(
+    scanner: &mut Scanner<'_>,
+    view: &View,
+    claim: &Claim,
+    candidate: &Candidate,
+    chroot: &FileRef,
+) -> Result<Next, Trouble> {
+    for file in std::iter::once(chroot).chain(&candidate.files) {
+        send_file(scanner, view, file)?;
+    }
+    let form = Scanner::form(view);
+    let cookie = cookie(claim.build, claim.queue, claim.attempt);
+    let files = candidate.files.iter();
+    let files = files.map(|file| (file.name.clone(), Value::from(&*file.sha1)));
+    let params = [
+        Value::from(&*cookie),
+        Value::from(build_type(form)),
+        Value::from(&*chroot.sha1),
+        Value::Struct(files.collect()),
+        build_args(&arguments(view, candidate)),
+    ];
+    // The files took their time.
+    if !still_held(scanner.farm, scanner.fence) {
+        return Err(Trouble::Changed);
+    }
+    if let Some(complaint) = scanner.slave(view)?.build(&params)? {
+        return Err(Trouble::Failure {
+            kind: Kind::Dispatch,
+            why: format!("the slave will not build it: {complaint}"),
         });
-        Dispatch {
-            arch_tag: name.arch_tag.clone(),
-            arch_indep: candidate.arch_indep,
-            series: name.series.clone(),
-            suite: name.suite(),
-            purpose: candidate.archive.purpose,
-            private: candidate.archive.private,
-            archives,
-            trusted_keys: Vec::new(),
-            virtualized: view.builder.virtualized,
-            build_url: None,
-            component,
-        }
+    }
+    scanner.say(view, log::Level::Info, &format!("builds it as {cookie}"));
+    let write = |tx: &mut Tx<'_>| {
+        let message = format!("{} builds it as {cookie}", view.builder.name);
+        note(tx, log::Level::Info, "dispatched", view, message)
+    };
+    // It builds, whether or not that can be noted.
+    if let Err(error) = scanner.farm.db.write(write) {
+        scanner.say(view, log::Level::Warn, &error.to_string());
+    }
+    Ok(Next::Turn)
+}
+
+/// Has the slave fetch a file from the librarian. If it cannot, the librarian is asked for it
+/// from here: what nobody can have is no fault of the builder's.
+fn send_file(scanner: &mut Scanner<'_>, view: &View, file: &FileRef) -> Result<(), Trouble> {
+    let sum = Sha1Hex::parse(&file.sha1).map_err(|error| Trouble::Ours(error.to_string()))?;
+    let url = alias_url(&scanner.farm.library_url, file.alias, &file.name);
+    let token = match file.restricted {
+        true => scanner
+            .farm
+            .db
+            .write(|tx| issue_token(tx, file.alias, now()))?,
+        false => String::new(),
+    };
+    if scanner
+        .slave(view)?
+        .ensure_present(&sum, &url, &token)?
+        .is_none()
+    {
+        return Ok(());
+    }
+    librarian::check(&url, &token).map_err(|error| {
+        let name = &file.name;
+        Trouble::Ours(format!(
+            "{name} is not to be had from the librarian: {error}"
+        ))
+    })?;
+    // It may have been starting again, a moment ago.
+    match scanner.slave(view)?.ensure_present(&sum, &url, &token)? {
+        None => Ok(()),
+        Some(complaint) => Err(Trouble::Failure {
+            kind: Kind::Dispatch,
+            why: format!("the slave cannot fetch {url}: {complaint}"),
+        }),
+    }
+}
+
+/// Returns what the slave is told about the build.
+fn arguments(view: &View, candidate: &Candidate) -> Dispatch {
+    let name = &candidate.name;
+    let component = candidate.component.clone().unwrap_or_default();
+    let archives = archive_lines(&AptSources {
+        own: apt(&candidate.archive),
+        others: Vec::new(),
+        primary: candidate.primary.as_ref().map(apt),
+        components: Components::of(&name.distribution),
+        series: &name.series,
+        pocket: name.pocket,
+        component: &component,
+    });
+    Dispatch {
+        arch_tag: name.arch_tag.clone(),
+        arch_indep: candidate.arch_indep,
+        series: name.series.clone(),
+        suite: name.suite(),
+        purpose: candidate.archive.purpose,
+        private: candidate.archive.private,
+        archives,
+        trusted_keys: Vec::new(),
+        virtualized: view.builder.virtualized,
+        build_url: None,
+        component,
     }
 }
 

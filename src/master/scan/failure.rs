@@ -3,140 +3,136 @@
 //! Failures are counted and weighed by `blame`; its verdict is carried out here, in the same
 //! transaction: builders are taken out, jobs go back to the queue or end, people are told.
 
-use std::fmt::Display;
-
 use crate::db::{self, Tx};
 use crate::sys::clock::now_ms as now;
 
-use super::steps::{Next, Scanner, View};
+use super::look::{Next, Scanner, View, note};
 use crate::master::model::{BuildState, CleanStatus};
 use crate::master::policy::blame::{self, BuilderVerdict, Counts, JobVerdict, Kind};
 use crate::master::policy::notification::Notice;
 use crate::master::rows::builders::{self, Job};
+use crate::master::rows::outbox;
 use crate::master::rows::queue::{self, End};
-use crate::master::rows::{events, outbox};
 
-impl Scanner<'_> {
-    /// Counts a failure if it is one, and does what the counts say.
-    pub(crate) fn judge(&mut self, view: &View, kind: Kind, why: &str) -> Next {
-        self.consecutive += 1;
-        if !blame::count(kind, self.consecutive) {
-            self.say(
+/// Counts a failure if it is one, and does what the counts say.
+pub(crate) fn handle(scanner: &mut Scanner<'_>, view: &View, kind: Kind, why: &str) -> Next {
+    scanner.consecutive += 1;
+    if !blame::count(kind, scanner.consecutive) {
+        scanner.say(
+            view,
+            log::Level::Info,
+            &format!("{why}; look {} of a few", scanner.consecutive),
+        );
+        return Next::Turn;
+    }
+    let cancelling = view.job.as_ref().is_some_and(Job::is_cancelling);
+    let kind = if cancelling { Kind::Cancel } else { kind };
+    let consecutive = std::mem::take(&mut scanner.consecutive);
+    let judged = scanner.farm.db.write(|tx| {
+        let Some((builder, build)) = queue::count_failure(tx, scanner.fence)? else {
+            return Ok(None);
+        };
+        let counts = Counts {
+            consecutive,
+            builder,
+            build,
+        };
+        let verdict = blame::judge(kind, &counts);
+        carry_out(scanner, tx, view, verdict, why)?;
+        Ok(Some((counts, verdict)))
+    });
+    match judged {
+        Ok(Some((counts, verdict))) => {
+            scanner.say(
                 view,
-                log::Level::Info,
-                &format!("{why}; look {} of a few", self.consecutive),
-            );
-            return Next::Turn;
-        }
-        let cancelling = view.job.as_ref().is_some_and(Job::is_cancelling);
-        let kind = if cancelling { Kind::Cancel } else { kind };
-        let consecutive = std::mem::take(&mut self.consecutive);
-        let judged = self.farm.db.write(|tx| {
-            let Some((builder, build)) = queue::count_failure(tx, self.fence)? else {
-                return Ok(None);
-            };
-            let counts = Counts {
-                consecutive,
-                builder,
-                build,
-            };
-            let verdict = blame::judge(kind, &counts);
-            self.carry_out(tx, view, verdict, why)?;
-            Ok(Some((counts, verdict)))
-        });
-        match judged {
-            Ok(Some((counts, verdict))) => {
-                self.say(
-                    view,
-                    log::Level::Warn,
-                    &format!("{why}: {}", told(counts, verdict)),
-                );
-                Next::Turn
-            }
-            Ok(None) => Next::Gone,
-            Err(error) => {
-                self.say(view, log::Level::Warn, &error.to_string());
-                Next::Turn
-            }
-        }
-    }
-
-    /// Does what a verdict says, to the builder and to its job.
-    pub(crate) fn carry_out(
-        &self,
-        tx: &mut Tx<'_>,
-        view: &View,
-        verdict: blame::Verdict,
-        why: &str,
-    ) -> Result<(), db::Error> {
-        match verdict.builder {
-            BuilderVerdict::Leave => {}
-            BuilderVerdict::MarkDirty => {
-                builders::set_clean(tx, self.fence, CleanStatus::Dirty, now())?;
-            }
-            BuilderVerdict::ClearCount => {
-                builders::set_failure_count(tx, self.fence, 0)?;
-            }
-            BuilderVerdict::Fail => {
-                builders::fail(tx, self.fence, why)?;
-                note(tx, log::Level::Error, "builder failed", view, why)?;
-            }
-        }
-        let Some(job) = &view.job else {
-            return Ok(());
-        };
-        match verdict.job {
-            JobVerdict::Leave => {}
-            JobVerdict::Reset => {
-                if queue::reset(tx, self.fence, job.queue, 0)? {
-                    note(tx, log::Level::Warn, "reset", view, why)?;
-                } else {
-                    // Somebody wants it stopped, since the last look.
-                    self.end(tx, view, BuildState::Cancelled, why)?;
-                }
-            }
-            JobVerdict::Fail => {
-                self.end(tx, view, BuildState::FailedToBuild, why)?;
-                let document = notice(view, job, BuildState::FailedToBuild, None, Some(why));
-                outbox::put(tx, job.build, now(), &document)?;
-            }
-            JobVerdict::Cancelled => {
-                self.end(tx, view, BuildState::Cancelled, why)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Ends the job without a log.
-    pub(crate) fn end(
-        &self,
-        tx: &mut Tx<'_>,
-        view: &View,
-        state: BuildState,
-        why: &str,
-    ) -> Result<bool, db::Error> {
-        let Some(job) = &view.job else {
-            return Ok(true);
-        };
-        let end = End {
-            state,
-            dependencies: None,
-            log_alias: None,
-            leaf: None,
-            finished_at: now(),
-        };
-        let ended = queue::finish(tx, self.fence, job.queue, &end)?;
-        if ended {
-            note(
-                tx,
                 log::Level::Warn,
-                "ended",
-                view,
-                format!("{state}: {why}"),
-            )?;
+                &format!("{why}: {}", told(counts, verdict)),
+            );
+            Next::Turn
         }
-        Ok(ended)
+        Ok(None) => Next::Gone,
+        Err(error) => {
+            scanner.say(view, log::Level::Warn, &error.to_string());
+            Next::Turn
+        }
     }
+}
+
+/// Does what a verdict says, to the builder and to its job.
+pub(crate) fn carry_out(
+    scanner: &Scanner<'_>,
+    tx: &mut Tx<'_>,
+    view: &View,
+    verdict: blame::Verdict,
+    why: &str,
+) -> Result<(), db::Error> {
+    match verdict.builder {
+        BuilderVerdict::Leave => {}
+        BuilderVerdict::MarkDirty => {
+            builders::set_clean(tx, scanner.fence, CleanStatus::Dirty, now())?;
+        }
+        BuilderVerdict::ClearCount => {
+            builders::set_failure_count(tx, scanner.fence, 0)?;
+        }
+        BuilderVerdict::Fail => {
+            builders::fail(tx, scanner.fence, why)?;
+            note(tx, log::Level::Error, "builder failed", view, why)?;
+        }
+    }
+    let Some(job) = &view.job else {
+        return Ok(());
+    };
+    match verdict.job {
+        JobVerdict::Leave => {}
+        JobVerdict::Reset => {
+            if queue::reset(tx, scanner.fence, job.queue, 0)? {
+                note(tx, log::Level::Warn, "reset", view, why)?;
+            } else {
+                // Somebody wants it stopped, since the last look.
+                end(scanner, tx, view, BuildState::Cancelled, why)?;
+            }
+        }
+        JobVerdict::Fail => {
+            end(scanner, tx, view, BuildState::FailedToBuild, why)?;
+            let document = notice(view, job, BuildState::FailedToBuild, None, Some(why));
+            outbox::put(tx, job.build, now(), &document)?;
+        }
+        JobVerdict::Cancelled => {
+            end(scanner, tx, view, BuildState::Cancelled, why)?;
+        }
+    }
+    Ok(())
+}
+
+/// Ends the job without a log.
+pub(crate) fn end(
+    scanner: &Scanner<'_>,
+    tx: &mut Tx<'_>,
+    view: &View,
+    state: BuildState,
+    why: &str,
+) -> Result<bool, db::Error> {
+    let Some(job) = &view.job else {
+        return Ok(true);
+    };
+    let end = End {
+        state,
+        dependencies: None,
+        log_alias: None,
+        leaf: None,
+        finished_at: now(),
+    };
+    let ended = queue::finish(tx, scanner.fence, job.queue, &end)?;
+    if ended {
+        note(
+            tx,
+            log::Level::Warn,
+            "ended",
+            view,
+            format!("{state}: {why}"),
+        )?;
+    }
+    Ok(ended)
 }
 
 /// Returns what people are told of a build that ended badly.
@@ -157,26 +153,6 @@ pub(crate) fn notice(
         reason,
     }
     .document()
-}
-
-/// Keeps an event of a builder and the build on it.
-pub(crate) fn note(
-    tx: &mut Tx<'_>,
-    level: log::Level,
-    kind: &str,
-    view: &View,
-    message: impl Display,
-) -> Result<(), db::Error> {
-    let builder = Some(view.builder.id);
-    events::note(
-        tx,
-        now(),
-        level,
-        kind,
-        builder,
-        view.build(),
-        &message.to_string(),
-    )
 }
 
 /// Says what a failure led to.

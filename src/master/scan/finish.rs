@@ -18,8 +18,8 @@ use crate::protocol::{BuildStatus, FileName, Sha1Hex};
 use crate::sys::fs::remove_tree;
 
 use super::download_results;
-use super::failure::{note, notice};
-use super::steps::{Next, Scanner, Trouble, View, held, still_held};
+use super::failure::{carry_out, notice};
+use super::look::{Next, Scanner, Trouble, View, held, note, still_held};
 use crate::master::farm::millis;
 use crate::master::model::BuildState;
 use crate::master::policy::blame::{Counts, Kind, judge};
@@ -51,253 +51,269 @@ struct Ending<'a> {
     reason: Option<&'a str>,
 }
 
-impl Scanner<'_> {
-    /// Does what a finished build's verdict asks for.
-    pub(crate) fn collect(
-        &mut self,
-        view: &View,
-        status: BuildStatus,
-        files: &[(FileName, Sha1Hex)],
-        dependencies: &str,
-    ) -> Result<Next, Trouble> {
-        let Some(job) = &view.job else {
-            return Ok(Next::Turn);
-        };
-        let about = self
-            .farm
-            .db
-            .read(|tx| candidate::candidate(tx, job.build))?;
-        let private = about.archive.private;
-        match outcome(status, job.is_cancelling()) {
-            Outcome::Built => self.built(view, job, files, &about)?,
-            Outcome::Ended {
-                state,
-                keeps_dependencies,
-                notify,
-            } => {
-                let dependencies = keeps_dependencies.then_some(dependencies);
-                let ending = Ending {
-                    state,
-                    log: self.store_log(view, job, state, private)?,
-                    dependencies,
-                    leaf: None,
-                    notify,
-                    reason: dependencies,
-                };
-                self.end_job(view, job, &ending)?;
-            }
-            Outcome::GiveBack => {
-                let log = self.store_log(view, job, job.state, private)?;
-                let until = now() + millis(self.farm.config.give_back_delay);
-                let cookie = job.cookie();
-                let why = format!("***** {cookie} is GIVENBACK by {} *****", view.builder.name);
-                let write = |tx: &mut Tx<'_>| {
-                    let alias = log.as_ref().map(|log| log.alias);
-                    queue::set_log(tx, self.fence, job.queue, alias)?;
-                    note(tx, log::Level::Warn, "given back", view, &why)?;
-                    queue::reset(tx, self.fence, job.queue, until)
-                };
-                held(self.farm.db.write(write)?)?;
-                self.say(view, log::Level::Warn, &why);
-            }
-            Outcome::BuilderAtFault => self.builder_failed(view, job, private)?,
-            Outcome::Unexpected => {
-                return Err(Trouble::Failure {
-                    kind: Kind::Dispatch,
-                    why: format!("the slave says {status}, which nobody asked for"),
-                });
-            }
-        }
-        // Should this not happen, the next look finds a slave to rescue.
-        if still_held(self.farm, self.fence) {
-            self.slave(view)?.clean()?;
-        }
-        Ok(Next::Now)
-    }
-
-    /// Gathers the results of a build that is OK. They come before the log: what fails here is
-    /// tried again, and each log stored is one more file in the librarian.
-    fn built(
-        &mut self,
-        view: &View,
-        job: &Job,
-        files: &[(FileName, Sha1Hex)],
-        about: &Candidate,
-    ) -> Result<(), Trouble> {
-        if job.state != BuildState::Gathering {
-            let write = |tx: &mut Tx<'_>| {
-                queue::set_state(tx, self.fence, job.queue, BuildState::Gathering)
-            };
-            held(self.farm.db.write(write)?)?;
-        }
-        let wanted = about.component.is_some();
-        let gathered = match (wanted, self.odd_results.clone()) {
-            (false, _) => Ok(()),
-            (true, Some(why)) => Err(download_results::Error::Refused(why)),
-            (true, None) => self.gather(view, job, files),
-        };
-        let (state, reason) = match gathered {
-            Ok(()) if !wanted => {
-                let why = "the source is no longer published".to_owned();
-                (BuildState::Superseded, Some(why))
-            }
-            Ok(()) if self.farm.config.uploader.is_empty() => (BuildState::FullyBuilt, None),
-            Ok(()) => (BuildState::Uploading, None),
-            Err(download_results::Error::Refused(why)) => (BuildState::FailedToUpload, Some(why)),
-            Err(download_results::Error::Lost) => return Err(Trouble::Changed),
-            // A slave that is starting again has the results at the next look.
-            Err(error @ download_results::Error::Slave { .. }) => {
-                return Err(Trouble::Failure {
-                    kind: Kind::Passing,
-                    why: error.to_string(),
-                });
-            }
-            Err(error) => return Err(Trouble::Ours(error.to_string())),
-        };
-        let cookie = job.cookie();
-        let handed_over = matches!(state, BuildState::FullyBuilt | BuildState::Uploading);
-        let ending = Ending {
+/// Does what a finished build's verdict asks for.
+pub(super) fn finish(
+    scanner: &mut Scanner<'_>,
+    view: &View,
+    status: BuildStatus,
+    files: &[(FileName, Sha1Hex)],
+    dependencies: &str,
+) -> Result<Next, Trouble> {
+    let Some(job) = &view.job else {
+        return Ok(Next::Turn);
+    };
+    let about = scanner
+        .farm
+        .db
+        .read(|tx| candidate::candidate(tx, job.build))?;
+    let private = about.archive.private;
+    match outcome(status, job.is_cancelling()) {
+        Outcome::Built => built(scanner, view, job, files, &about)?,
+        Outcome::Ended {
             state,
-            log: self.store_log(view, job, BuildState::Building, about.archive.private)?,
-            dependencies: None,
-            leaf: handed_over.then_some(&*cookie),
-            notify: state == BuildState::FailedToUpload,
-            reason: reason.as_deref(),
-        };
-        self.end_job(view, job, &ending)
-    }
-
-    fn gather(
-        &mut self,
-        view: &View,
-        job: &Job,
-        files: &[(FileName, Sha1Hex)],
-    ) -> Result<(), download_results::Error> {
-        let (farm, fence) = (self.farm, self.fence);
-        let slave = self
-            .slave(view)
-            .map_err(|_| download_results::Error::Lost)?;
-        let started = Instant::now();
-        let gathered = download_results::gather(&download_results::Gathering {
-            client: &slave.client,
-            cookie: &job.cookie(),
-            epoch: fence.epoch,
-            files,
-            results: farm.results(),
-            limit: farm.config.result_size,
-            place: &|| farm.gathering_place(),
-            is_ours: &|| still_held(farm, fence),
-        })?;
-        let what = format!(
-            "gathered {} files, {} bytes, in {:.1} s; on disk after {:.1} s",
-            files.len(),
-            gathered.bytes,
-            gathered.fetched_in.as_secs_f64(),
-            started.elapsed().as_secs_f64()
-        );
-        self.say(view, log::Level::Info, &what);
-        Ok(())
-    }
-
-    /// Takes the job off the builder for good.
-    fn end_job(&self, view: &View, job: &Job, ending: &Ending<'_>) -> Result<(), Trouble> {
-        let state = ending.state;
-        let what = match ending.reason.filter(|reason| !reason.is_empty()) {
-            Some(reason) => format!("{state}: {reason}"),
-            None => state.to_string(),
-        };
-        let level = match state {
-            BuildState::FullyBuilt | BuildState::Uploading | BuildState::Cancelled => {
-                log::Level::Info
-            }
-            _ => log::Level::Warn,
-        };
-        let write = |tx: &mut Tx<'_>| {
-            let end = End {
+            keeps_dependencies,
+            notify,
+        } => {
+            let dependencies = keeps_dependencies.then_some(dependencies);
+            let ending = Ending {
                 state,
-                dependencies: ending.dependencies,
-                log_alias: ending.log.as_ref().map(|log| log.alias),
-                leaf: ending.leaf,
-                finished_at: now(),
+                log: store_log(scanner, view, job, state, private)?,
+                dependencies,
+                leaf: None,
+                notify,
+                reason: dependencies,
             };
-            if !queue::finish(tx, self.fence, job.queue, &end)? {
-                return Ok(false);
-            }
-            // It did what a builder is for; what came out was the package's doing.
-            builders::set_failure_count(tx, self.fence, 0)?;
-            note(tx, level, "ended", view, &what)?;
-            if ending.notify {
-                let url = ending.log.as_ref().map(|log| &*log.url);
-                let document = notice(view, job, state, url, ending.reason);
-                outbox::put(tx, job.build, now(), &document)?;
-            }
-            Ok(true)
-        };
-        held(self.farm.db.write(write)?)?;
-        self.say(view, level, &what);
-        Ok(())
-    }
-
-    /// Counts a BUILDERFAIL against the builder alone; the job goes to the next one.
-    fn builder_failed(&mut self, view: &View, job: &Job, private: bool) -> Result<(), Trouble> {
-        let log = self.store_log(view, job, job.state, private)?;
-        let why = format!("***** {} has failed *****", view.builder.name);
-        let write = |tx: &mut Tx<'_>| {
-            let count = view.builder.failure_count + 1;
-            if !builders::set_failure_count(tx, self.fence, count)? {
-                return Ok(false);
-            }
-            queue::set_log(tx, self.fence, job.queue, log.as_ref().map(|log| log.alias))?;
-            let counts = Counts {
-                consecutive: 0,
-                builder: count,
-                build: Some(0),
+            end_job(scanner, view, job, &ending)?;
+        }
+        Outcome::GiveBack => {
+            let log = store_log(scanner, view, job, job.state, private)?;
+            let until = now() + millis(scanner.farm.config.give_back_delay);
+            let cookie = job.cookie();
+            let why = format!("***** {cookie} is GIVENBACK by {} *****", view.builder.name);
+            let write = |tx: &mut Tx<'_>| {
+                let alias = log.as_ref().map(|log| log.alias);
+                queue::set_log(tx, scanner.fence, job.queue, alias)?;
+                note(tx, log::Level::Warn, "given back", view, &why)?;
+                queue::reset(tx, scanner.fence, job.queue, until)
             };
-            self.carry_out(tx, view, judge(Kind::Dispatch, &counts), &why)?;
-            Ok(true)
-        };
-        held(self.farm.db.write(write)?)?;
-        self.say(view, log::Level::Warn, &why);
-        Ok(())
+            held(scanner.farm.db.write(write)?)?;
+            scanner.say(view, log::Level::Warn, &why);
+        }
+        Outcome::BuilderAtFault => builder_failed(scanner, view, job, private)?,
+        Outcome::Unexpected => {
+            return Err(Trouble::Failure {
+                kind: Kind::Dispatch,
+                why: format!("the slave says {status}, which nobody asked for"),
+            });
+        }
     }
+    // Should this not happen, the next look finds a slave to rescue.
+    if still_held(scanner.farm, scanner.fence) {
+        scanner.slave(view)?.clean()?;
+    }
+    Ok(Next::Now)
+}
 
-    /// Brings the log of the build from the slave into the librarian, and returns its alias; none
-    /// if the slave has none. The librarian's failures are nobody's fault.
-    fn store_log(
-        &mut self,
-        view: &View,
-        job: &Job,
-        state: BuildState,
-        private: bool,
-    ) -> Result<Option<StoredLog>, Trouble> {
-        let farm = self.farm;
-        let download = match self.slave(view)?.client.get("/filecache/buildlog", 0) {
-            Ok(download) => download,
-            Err(error) if error.is_absence() => {
-                self.say(view, log::Level::Warn, "the slave has no log of it");
-                return Ok(None);
-            }
-            Err(error) => return Err(error.into()),
-        };
-        let ours = |error: &dyn std::fmt::Display| Trouble::Ours(format!("log: {error}"));
-        let path =
-            download_results::place(farm.results(), &job.cookie(), self.fence.epoch, "log.gz");
-        std::fs::create_dir_all(farm.results().join("grabbing")).map_err(|error| ours(&error))?;
-        let stored = pack_log(download, &path, view);
-        let stored = stored.and_then(|mut file| {
-            let len = file.metadata().map_err(|error| ours(&error))?.len();
-            let name = format!("{}.gz", job.name.log_name(state));
-            let added =
-                farm.librarian
-                    .add(&name, Some("text/plain"), None, private, &mut file, len);
-            let alias = added.map_err(|error| ours(&error))?.id;
-            let url = alias_url(&farm.library_url, alias, &name);
-            Ok(Some(StoredLog { alias, url }))
-        });
-        // It is in the librarian, or will be fetched again.
-        let _ = remove_tree(&path);
-        stored
+/// Gathers the results of a build that is OK. They come before the log: what fails here is
+/// tried again, and each log stored is one more file in the librarian.
+fn built(
+    scanner: &mut Scanner<'_>,
+    view: &View,
+    job: &Job,
+    files: &[(FileName, Sha1Hex)],
+    about: &Candidate,
+) -> Result<(), Trouble> {
+    if job.state != BuildState::Gathering {
+        let write =
+            |tx: &mut Tx<'_>| queue::set_state(tx, scanner.fence, job.queue, BuildState::Gathering);
+        held(scanner.farm.db.write(write)?)?;
     }
+    let wanted = about.component.is_some();
+    let gathered = match (wanted, scanner.odd_results.clone()) {
+        (false, _) => Ok(()),
+        (true, Some(why)) => Err(download_results::Error::Refused(why)),
+        (true, None) => gather(scanner, view, job, files),
+    };
+    let (state, reason) = match gathered {
+        Ok(()) if !wanted => {
+            let why = "the source is no longer published".to_owned();
+            (BuildState::Superseded, Some(why))
+        }
+        Ok(()) if scanner.farm.config.uploader.is_empty() => (BuildState::FullyBuilt, None),
+        Ok(()) => (BuildState::Uploading, None),
+        Err(download_results::Error::Refused(why)) => (BuildState::FailedToUpload, Some(why)),
+        Err(download_results::Error::Lost) => return Err(Trouble::Changed),
+        // A slave that is starting again has the results at the next look.
+        Err(error @ download_results::Error::Slave { .. }) => {
+            return Err(Trouble::Failure {
+                kind: Kind::Passing,
+                why: error.to_string(),
+            });
+        }
+        Err(error) => return Err(Trouble::Ours(error.to_string())),
+    };
+    let cookie = job.cookie();
+    let handed_over = matches!(state, BuildState::FullyBuilt | BuildState::Uploading);
+    let ending = Ending {
+        state,
+        log: store_log(
+            scanner,
+            view,
+            job,
+            BuildState::Building,
+            about.archive.private,
+        )?,
+        dependencies: None,
+        leaf: handed_over.then_some(&*cookie),
+        notify: state == BuildState::FailedToUpload,
+        reason: reason.as_deref(),
+    };
+    end_job(scanner, view, job, &ending)
+}
+
+fn gather(
+    scanner: &mut Scanner<'_>,
+    view: &View,
+    job: &Job,
+    files: &[(FileName, Sha1Hex)],
+) -> Result<(), download_results::Error> {
+    let (farm, fence) = (scanner.farm, scanner.fence);
+    let slave = scanner
+        .slave(view)
+        .map_err(|_| download_results::Error::Lost)?;
+    let started = Instant::now();
+    let gathered = download_results::gather(&download_results::Gathering {
+        client: &slave.client,
+        cookie: &job.cookie(),
+        epoch: fence.epoch,
+        files,
+        results: farm.results(),
+        limit: farm.config.result_size,
+        place: &|| farm.gathering_place(),
+        is_ours: &|| still_held(farm, fence),
+    })?;
+    let what = format!(
+        "gathered {} files, {} bytes, in {:.1} s; on disk after {:.1} s",
+        files.len(),
+        gathered.bytes,
+        gathered.fetched_in.as_secs_f64(),
+        started.elapsed().as_secs_f64()
+    );
+    scanner.say(view, log::Level::Info, &what);
+    Ok(())
+}
+
+/// Takes the job off the builder for good.
+fn end_job(
+    scanner: &Scanner<'_>,
+    view: &View,
+    job: &Job,
+    ending: &Ending<'_>,
+) -> Result<(), Trouble> {
+    let state = ending.state;
+    let what = match ending.reason.filter(|reason| !reason.is_empty()) {
+        Some(reason) => format!("{state}: {reason}"),
+        None => state.to_string(),
+    };
+    let level = match state {
+        BuildState::FullyBuilt | BuildState::Uploading | BuildState::Cancelled => log::Level::Info,
+        _ => log::Level::Warn,
+    };
+    let write = |tx: &mut Tx<'_>| {
+        let end = End {
+            state,
+            dependencies: ending.dependencies,
+            log_alias: ending.log.as_ref().map(|log| log.alias),
+            leaf: ending.leaf,
+            finished_at: now(),
+        };
+        if !queue::finish(tx, scanner.fence, job.queue, &end)? {
+            return Ok(false);
+        }
+        // It did what a builder is for; what came out was the package's doing.
+        builders::set_failure_count(tx, scanner.fence, 0)?;
+        note(tx, level, "ended", view, &what)?;
+        if ending.notify {
+            let url = ending.log.as_ref().map(|log| &*log.url);
+            let document = notice(view, job, state, url, ending.reason);
+            outbox::put(tx, job.build, now(), &document)?;
+        }
+        Ok(true)
+    };
+    held(scanner.farm.db.write(write)?)?;
+    scanner.say(view, level, &what);
+    Ok(())
+}
+
+/// Counts a BUILDERFAIL against the builder alone; the job goes to the next one.
+fn builder_failed(
+    scanner: &mut Scanner<'_>,
+    view: &View,
+    job: &Job,
+    private: bool,
+) -> Result<(), Trouble> {
+    let log = store_log(scanner, view, job, job.state, private)?;
+    let why = format!("***** {} has failed *****", view.builder.name);
+    let write = |tx: &mut Tx<'_>| {
+        let count = view.builder.failure_count + 1;
+        if !builders::set_failure_count(tx, scanner.fence, count)? {
+            return Ok(false);
+        }
+        queue::set_log(
+            tx,
+            scanner.fence,
+            job.queue,
+            log.as_ref().map(|log| log.alias),
+        )?;
+        let counts = Counts {
+            consecutive: 0,
+            builder: count,
+            build: Some(0),
+        };
+        carry_out(scanner, tx, view, judge(Kind::Dispatch, &counts), &why)?;
+        Ok(true)
+    };
+    held(scanner.farm.db.write(write)?)?;
+    scanner.say(view, log::Level::Warn, &why);
+    Ok(())
+}
+
+/// Brings the log of the build from the slave into the librarian, and returns its alias; none
+/// if the slave has none. The librarian's failures are nobody's fault.
+fn store_log(
+    scanner: &mut Scanner<'_>,
+    view: &View,
+    job: &Job,
+    state: BuildState,
+    private: bool,
+) -> Result<Option<StoredLog>, Trouble> {
+    let farm = scanner.farm;
+    let download = match scanner.slave(view)?.client.get("/filecache/buildlog", 0) {
+        Ok(download) => download,
+        Err(error) if error.is_absence() => {
+            scanner.say(view, log::Level::Warn, "the slave has no log of it");
+            return Ok(None);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let ours = |error: &dyn std::fmt::Display| Trouble::Ours(format!("log: {error}"));
+    let path =
+        download_results::place(farm.results(), &job.cookie(), scanner.fence.epoch, "log.gz");
+    std::fs::create_dir_all(farm.results().join("grabbing")).map_err(|error| ours(&error))?;
+    let stored = pack_log(download, &path, view);
+    let stored = stored.and_then(|mut file| {
+        let len = file.metadata().map_err(|error| ours(&error))?.len();
+        let name = format!("{}.gz", job.name.log_name(state));
+        let added = farm
+            .librarian
+            .add(&name, Some("text/plain"), None, private, &mut file, len);
+        let alias = added.map_err(|error| ours(&error))?.id;
+        let url = alias_url(&farm.library_url, alias, &name);
+        Ok(Some(StoredLog { alias, url }))
+    });
+    // It is in the librarian, or will be fetched again.
+    let _ = remove_tree(&path);
+    stored
 }
 
 /// Compresses a log into a file, and returns that, to be read from its start.

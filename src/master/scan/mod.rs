@@ -7,5 +7,7 @@ pub(super) mod dispatch;
 pub(super) mod download_results;
 pub(super) mod failure;
 pub(super) mod finish;
+pub(super) mod look;
+pub(super) mod reset;
 pub(super) mod slave;
 pub(super) mod steps;

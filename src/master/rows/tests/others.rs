@@ -5,6 +5,7 @@ use crate::db::tests::both;
 use crate::db::{Db, params};
 use crate::master::model::{BuildState, CleanStatus, Pocket, ResetProtocol, SeriesStatus};
 use crate::master::rows::candidate::{FileRef, candidate};
+use crate::master::rows::events::NewEvent;
 use crate::master::rows::leases::{self, Fence};
 use crate::master::rows::{builders, events, groups, outbox, queue, uploads};
 use crate::protocol::StatusForm;
@@ -271,18 +272,31 @@ fn a_candidate_has_all_that_dispatch_needs() {
 fn events_are_told_newest_first_until_they_are_forgotten() {
     both(|db| {
         db.write(|tx| {
-            let (warn, info) = (log::Level::Warn, log::Level::Info);
-            events::note(
+            let warn = log::Level::Warn;
+            events::add(
                 tx,
-                1,
-                warn,
-                "lost",
-                Some(1),
-                Some(8),
-                "the slave has not got it",
+                &NewEvent {
+                    level: warn,
+                    builder: Some(1),
+                    build: Some(8),
+                    ..NewEvent::info(1, "lost", "the slave has not got it")
+                },
             )?;
-            events::note(tx, 2, info, "dispatched", Some(2), Some(8), "again")?;
-            events::note(tx, 3, info, "enabled", Some(1), None, "by hand")
+            events::add(
+                tx,
+                &NewEvent {
+                    builder: Some(2),
+                    build: Some(8),
+                    ..NewEvent::info(2, "dispatched", "again")
+                },
+            )?;
+            events::add(
+                tx,
+                &NewEvent {
+                    builder: Some(1),
+                    ..NewEvent::info(3, "enabled", "by hand")
+                },
+            )
         })
         .unwrap();
         let of_build = |limit| db.read(|tx| events::of_build(tx, 8, limit)).unwrap();

@@ -1,0 +1,226 @@
+//! The ground that all steps of a look share: the scanner, the view of a builder, results.
+//!
+//! Every write is fenced by the builder's lease. No transaction is open during a call to a slave.
+
+use std::fmt::Display;
+use std::time::Instant;
+
+use crate::client::{self, shown_url};
+use crate::db::{self, Tx};
+use crate::master::farm::Farm;
+use crate::master::policy::blame::Kind;
+use crate::master::policy::next_step::{BuilderFacts, Era, JobFacts};
+use crate::master::rows::builders::{self, Builder, Job};
+use crate::master::rows::events;
+use crate::master::rows::events::NewEvent;
+use crate::master::rows::leases::{self, Fence};
+use crate::protocol::StatusForm;
+use crate::sys::clock::now_ms as now;
+
+use super::slave::{self, Slave, Status};
+
+/// When the builder is to be looked at again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// At once: there is more to do.
+    Now,
+    /// In a moment: something was set going.
+    Soon,
+    /// At its turn.
+    Turn,
+    /// At its turn, or as soon as there is a job for it.
+    Idle,
+    /// Never again by this process: another one has it, or it is no more.
+    Gone,
+}
+
+/// Why a look did not end well.
+#[derive(Debug)]
+pub(crate) enum Trouble {
+    /// The farm's own: its database, librarian or disk. Nobody is blamed, and it is tried again.
+    Ours(String),
+    /// The rows are not what they were: another process, or an operator, came in between.
+    Changed,
+    /// The builder's or its job's; to be judged.
+    Failure { kind: Kind, why: String },
+}
+
+impl From<db::Error> for Trouble {
+    fn from(error: db::Error) -> Self {
+        Self::Ours(error.to_string())
+    }
+}
+
+/// A slave that does not answer may well do so at the next look.
+impl From<slave::Error> for Trouble {
+    fn from(error: slave::Error) -> Self {
+        Self::Failure {
+            kind: Kind::Passing,
+            why: error.to_string(),
+        }
+    }
+}
+
+impl From<client::Error> for Trouble {
+    fn from(error: client::Error) -> Self {
+        slave::Error::from(error).into()
+    }
+}
+
+/// Turns the word of a fenced write into an error when it touched nothing.
+pub(crate) fn held(touched: bool) -> Result<(), Trouble> {
+    touched.then_some(()).ok_or(Trouble::Changed)
+}
+
+/// Tells whether a lease is still this process's: asked before a slave is told to do what cannot be
+/// undone. What cannot be known counts as lost.
+pub(crate) fn still_held(farm: &Farm, fence: Fence) -> bool {
+    let epoch = farm.db.read(|tx| leases::epoch(tx, fence.builder));
+    epoch.is_ok_and(|epoch| epoch == Some(fence.epoch))
+}
+
+/// A builder and its job, as the last look at the database found them.
+#[derive(Debug)]
+pub(crate) struct View {
+    pub(crate) builder: Builder,
+    pub(crate) job: Option<Job>,
+}
+
+impl View {
+    /// The logger of the group that the builder is in, named after its processor family.
+    pub(crate) fn logger(&self) -> String {
+        format!("root.builders.{}", self.builder.family().unwrap_or("none"))
+    }
+
+    pub(crate) fn facts(&self) -> BuilderFacts {
+        let builder = &self.builder;
+        BuilderFacts {
+            ok: builder.ok,
+            manual: builder.manual,
+            clean: builder.clean,
+            virtualized: builder.virtualized,
+            reset: builder.reset,
+            job: self.job.as_ref().map(|job| JobFacts {
+                cookie: job.cookie(),
+                cancelling: job.is_cancelling(),
+                cancel_by: job.cancel_by,
+            }),
+        }
+    }
+
+    /// What the builder is called in messages: its URL, without a password.
+    pub(crate) fn url(&self) -> String {
+        shown_url(&self.builder.url)
+    }
+
+    /// The build of the job, for events.
+    pub(crate) fn build(&self) -> Option<i64> {
+        self.job.as_ref().map(|job| job.build)
+    }
+}
+
+/// Looks at one builder, over and over.
+pub(crate) struct Scanner<'a> {
+    pub(crate) farm: &'a Farm,
+    pub(crate) fence: Fence,
+    pub(crate) era: Era,
+    /// Failed looks in a row.
+    pub(crate) consecutive: u32,
+    /// What was wrong with the results in the last answer.
+    pub(crate) odd_results: Option<String>,
+    /// The build that the slave is to let go of, and since when.
+    pub(super) letting_go: Option<(String, Instant)>,
+    slave: Option<(String, Slave)>,
+    /// The builder, as the last look found it.
+    pub(crate) seen: Option<Builder>,
+}
+
+impl<'a> Scanner<'a> {
+    pub(crate) fn new(farm: &'a Farm, fence: Fence, era: Era) -> Self {
+        Self {
+            farm,
+            fence,
+            era,
+            consecutive: 0,
+            odd_results: None,
+            letting_go: None,
+            slave: None,
+            seen: None,
+        }
+    }
+
+    /// Reads the builder; none if it is no more, or no longer ours.
+    pub(crate) fn view(&self) -> Result<Option<View>, db::Error> {
+        let found = self
+            .farm
+            .db
+            .read(|tx| builders::view(tx, self.fence.builder))?;
+        Ok(found
+            .filter(|(builder, _)| builder.epoch == self.fence.epoch)
+            .map(|(builder, job)| View { builder, job }))
+    }
+
+    /// Returns the slave of the builder, to be called now.
+    pub(crate) fn slave(&mut self, view: &View) -> Result<&Slave, Trouble> {
+        if !self.farm.is_leased() {
+            return Err(Trouble::Changed);
+        }
+        let url = &view.builder.url;
+        if self.slave.as_ref().is_none_or(|(known, _)| known != url) {
+            let slave = Slave::new(url, &self.farm.config)?;
+            self.slave = Some((url.clone(), slave));
+        }
+        Ok(&self.slave.as_ref().expect("set above").1)
+    }
+
+    /// Asks the slave what it does, and remembers how it speaks.
+    pub(crate) fn ask(&mut self, view: &View) -> Result<Status, Trouble> {
+        let status = self.slave(view)?.status()?;
+        self.odd_results = status.odd_results.first().map(ToString::to_string);
+        let builder = &view.builder;
+        let version = status.version.as_deref();
+        let same_version = version.is_none() || version == builder.version.as_deref();
+        if builder.form != Some(status.form) || !same_version {
+            let write = |tx: &mut Tx<'_>| builders::set_form(tx, self.fence, status.form, version);
+            held(self.farm.db.write(write)?)?;
+        }
+        Ok(status)
+    }
+
+    /// Says something of a builder, with its URL unless the sentence has it.
+    pub(crate) fn say(&self, view: &View, level: log::Level, what: &str) {
+        let logger = view.logger();
+        match (what.contains(&view.url()), &view.job) {
+            (true, _) => log::log!(target: &logger, level, "{what}"),
+            (false, Some(job)) => {
+                log::log!(target: &logger, level, "{}: {}: {what}", view.url(), job.name);
+            }
+            (false, None) => log::log!(target: &logger, level, "{}: {what}", view.url()),
+        }
+    }
+
+    /// What `build` is called in the form this builder speaks.
+    pub(crate) fn form(view: &View) -> StatusForm {
+        view.builder.form.unwrap_or(StatusForm::Tuple)
+    }
+}
+
+/// Keeps an event of a builder and the build on it.
+pub(crate) fn note(
+    tx: &mut Tx<'_>,
+    level: log::Level,
+    kind: &str,
+    view: &View,
+    message: impl Display,
+) -> Result<(), db::Error> {
+    let builder = Some(view.builder.id);
+    events::add(
+        tx,
+        &NewEvent {
+            level,
+            builder,
+            build: view.build(),
+            ..NewEvent::info(now(), kind, &message.to_string())
+        },
+    )
+}
