@@ -6,8 +6,9 @@
 use clap::Subcommand;
 use serde_json::json;
 
+use super::lookup::{find_architecture, find_series, refuse};
+use super::open::Site;
 use super::screen::{Screen, note};
-use super::site::{Site, find_architecture, find_series, refuse};
 use super::table::{Cell, Table, column, folding};
 use super::{Error, names};
 use crate::db::{self, Tx};
@@ -23,16 +24,9 @@ Examples:
 
 A builder builds for the architectures of its processors.";
 
-/// The architectures of a series
-#[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLES)]
-pub(super) struct Args {
-    #[command(subcommand)]
-    verb: Verb,
-}
-
 #[derive(Debug, Subcommand)]
-enum Verb {
+#[command(after_help = EXAMPLES)]
+pub(super) enum Verb {
     /// Add an architecture, and its processor if that is new
     Add {
         series: String,
@@ -60,8 +54,8 @@ enum Verb {
     },
 }
 
-pub(super) fn run(args: Args, site: &Site, screen: Screen) -> Result<bool, Error> {
-    match args.verb {
+pub(super) fn run(verb: Verb, site: &Site, screen: Screen) -> Result<bool, Error> {
+    match verb {
         Verb::Add {
             series,
             arch,

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use clap::Subcommand;
 use serde_json::{Value, json};
 
+use super::lookup::{find_archive, find_distribution, refuse};
+use super::open::Site;
 use super::screen::Screen;
-use super::site::{Site, find_archive, find_distribution, refuse};
 use super::table::{Cell, Table, column, folding};
 use super::{Error, names};
 use crate::master::model::ArchivePurpose;
@@ -17,23 +18,16 @@ use crate::master::rows::archives::{self, Archive};
 
 const EXAMPLES: &str = "\
 Examples:
-  buildd-slave master archive set ubuntu primary --url http://archive.ubuntu.com/ubuntu
+  buildd-slave master archive set ubuntu primary --url http://archive.example.org/ubuntu
   buildd-slave master archive add ubuntu tools --owner cprov --url http://ppa.example.org/cprov
   buildd-slave master archive add ubuntu embargo --private --secret-file secret --score 100
   buildd-slave master archive list
 
 Without a URL, builds use the apt sources of their chroot.";
 
-/// Where packages are from and for
-#[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLES)]
-pub(super) struct Args {
-    #[command(subcommand)]
-    verb: Verb,
-}
-
 #[derive(Debug, Subcommand)]
-enum Verb {
+#[command(after_help = EXAMPLES)]
+pub(super) enum Verb {
     /// Add an archive to a distribution
     Add {
         distribution: String,
@@ -60,7 +54,7 @@ enum Verb {
 }
 
 #[derive(Debug, clap::Args)]
-struct Settings {
+pub(super) struct Settings {
     /// What apt is told; empty: nothing
     #[arg(long)]
     url: Option<String>,
@@ -92,8 +86,8 @@ fn yes_or_no(text: &str) -> Result<bool, &'static str> {
     }
 }
 
-pub(super) fn run(args: Args, site: &Site, screen: Screen) -> Result<bool, Error> {
-    match args.verb {
+pub(super) fn run(verb: Verb, site: &Site, screen: Screen) -> Result<bool, Error> {
+    match verb {
         Verb::Add {
             distribution,
             name,

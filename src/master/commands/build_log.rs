@@ -10,9 +10,10 @@ use std::time::Duration;
 use flate2::write::MultiGzDecoder;
 use serde_json::json;
 
+use super::lookup::{find_build, refuse};
+use super::open::Site;
 use super::screen::{Screen, note};
-use super::site::{Site, refuse};
-use super::{Error, builds, status};
+use super::{Error, status};
 use crate::client::{Client, LogError, Patience, SlaveUrl, follow_log};
 use crate::librarian::{self, Wanted};
 use crate::master::model::{self, JobStatus};
@@ -46,7 +47,7 @@ fn write(site: &Site, id: i64, follow: bool, out: &mut dyn Write) -> Result<(), 
     let mut warned = false;
     loop {
         let (build, there) = site.db.read(|tx| {
-            let build = builds::find(tx, id)?;
+            let build = find_build(tx, id)?;
             let there = registry::is_anybody_there(tx, now_ms() - status::ALIVE_MS)?;
             Ok((build, there))
         })?;

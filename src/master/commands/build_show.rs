@@ -2,10 +2,12 @@
 
 use serde_json::Value;
 
+use super::lookup::find_build;
+use super::open::Site;
+use super::prospect::starts_at;
 use super::screen::Screen;
-use super::site::Site;
 use super::table::{Cell, Sheet, Table, column, folding, hidden};
-use super::{Error, builds, queue, status, words};
+use super::{Error, status, units};
 use crate::librarian::alias_url;
 use crate::master::model::{BuildState, JobStatus};
 use crate::master::policy::score;
@@ -21,10 +23,10 @@ const EVENTS: i64 = 50;
 pub(super) fn run(site: &Site, screen: Screen, id: i64) -> Result<(), Error> {
     let now = now_ms();
     let (build, files, events, start) = site.db.read(|tx| {
-        let build = builds::find(tx, id)?;
+        let build = find_build(tx, id)?;
         let files = sources::files(tx, build.source)?;
         let events = events::of_build(tx, id, EVENTS)?;
-        let start = queue::starts_at(tx, &build, now)?;
+        let start = starts_at(tx, &build, now)?;
         Ok((build, files, events, start))
     })?;
     let name = &build.name;
@@ -61,8 +63,8 @@ pub(super) fn run(site: &Site, screen: Screen, id: i64) -> Result<(), Error> {
     );
     let ago = |at: Option<i64>| match at {
         Some(at) => {
-            let text = format!("{} ({} ago)", words::time(at), words::span(now - at));
-            Cell::new(text, words::time(at))
+            let text = format!("{} ({} ago)", units::time(at), units::span(now - at));
+            Cell::new(text, units::time(at))
         }
         None => Cell::none(),
     };
@@ -87,7 +89,7 @@ pub(super) fn run(site: &Site, screen: Screen, id: i64) -> Result<(), Error> {
     let link = |file: Option<&File>| match file {
         Some(file) => {
             let url = alias_url(base, file.alias, &file.name);
-            let size = file.content.as_ref().map(|(size, _)| words::size(*size));
+            let size = file.content.as_ref().map(|(size, _)| units::size(*size));
             let size = size.unwrap_or_else(|| "expired".to_owned());
             Cell::new(format!("{url} ({size})"), url)
         }
@@ -169,13 +171,13 @@ fn job_lines(
     );
     if job.status == JobStatus::Waiting {
         let start = match start {
-            Some(at) => Cell::new(format!("in {}", words::span(at - now)), words::time(at)),
+            Some(at) => Cell::new(format!("in {}", units::span(at - now)), units::time(at)),
             None => Cell::new("unknown", Value::Null),
         };
         sheet.line("estimated_start", "Estimated start", start);
         let held = (job.not_before > now).then_some(job.not_before);
         let held = held.map_or_else(Cell::none, |at| {
-            Cell::new(format!("for {}", words::span(at - now)), words::time(at))
+            Cell::new(format!("for {}", units::span(at - now)), units::time(at))
         });
         sheet.line_if_any("not_before", "Held back", held);
     }

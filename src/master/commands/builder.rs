@@ -8,8 +8,9 @@ use std::time::Duration;
 use clap::Subcommand;
 use serde_json::json;
 
+use super::lookup::{find_builder, refuse};
+use super::open::Site;
 use super::screen::{Screen, note};
-use super::site::{Site, refuse};
 use super::{Error, builder_show, names, status};
 use crate::client::{SlaveUrl, shown_url};
 use crate::db::{self, Tx};
@@ -31,16 +32,9 @@ Examples:
   buildd-slave master builder drain bob --wait && ssh bob poweroff
   buildd-slave master builder enable bob";
 
-/// Who builds
-#[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLES)]
-pub(super) struct Args {
-    #[command(subcommand)]
-    verb: Verb,
-}
-
 #[derive(Debug, Subcommand)]
-enum Verb {
+#[command(after_help = EXAMPLES)]
+pub(super) enum Verb {
     /// Register a builder
     Add(Add),
     /// List the builders
@@ -78,7 +72,7 @@ enum Verb {
 }
 
 #[derive(Debug, clap::Args)]
-struct Add {
+pub(super) struct Add {
     #[arg(value_parser = names::new_name)]
     name: String,
     /// Of its slave: http://HOST:8221, or http://USER:PASSWORD@HOST:8221
@@ -103,8 +97,8 @@ struct Add {
     reset: Option<ResetProtocol>,
 }
 
-pub(super) fn run(args: Args, site: &Site, screen: Screen) -> Result<bool, Error> {
-    match args.verb {
+pub(super) fn run(verb: Verb, site: &Site, screen: Screen) -> Result<bool, Error> {
+    match verb {
         Verb::Add(given) => add(&given, site, screen)?,
         Verb::List { all } => builder_show::list(site, screen, all)?,
         Verb::Show { name } => builder_show::show(site, screen, &name)?,
@@ -166,7 +160,7 @@ pub(super) fn run(args: Args, site: &Site, screen: Screen) -> Result<bool, Error
         Verb::Auto { name } => set_manual(site, screen, &name, false)?,
         Verb::Remove { name } => {
             let (_, kept) = site.db.write(|tx| {
-                let (builder, job) = find(tx, &name)?;
+                let (builder, job) = find_builder(tx, &name)?;
                 if let Some(job) = job {
                     return Err(refuse(format!(
                         "{name} builds {}: `builder drain {name} --wait` lets it end, `master \
@@ -270,20 +264,6 @@ fn full_url(text: &str) -> Result<String, String> {
     Ok(format!("{scheme}://{userinfo}{rest}/"))
 }
 
-/// Finds a builder by name.
-pub(super) fn find(tx: &mut Tx<'_>, name: &str) -> Result<(Builder, Option<Job>), db::Error> {
-    let mut all = builders::all(tx)?;
-    let there = all.iter().filter(|(builder, _)| builder.active);
-    let there: Vec<String> = there.map(|(builder, _)| builder.name.clone()).collect();
-    match all.iter().position(|(builder, _)| builder.name == name) {
-        Some(place) => Ok(all.swap_remove(place)),
-        None => {
-            let make = "`master builder add NAME URL` makes one";
-            Err(refuse(names::unknown("builder", name, there, make)))
-        }
-    }
-}
-
 /// Changes a builder and notes it; returns builder and job as they were.
 fn alter(
     site: &Site,
@@ -293,7 +273,7 @@ fn alter(
     change: impl Fn(&mut Tx<'_>, &Builder, i64) -> Result<(), db::Error>,
 ) -> Result<(Builder, Option<Job>), Error> {
     let altered = site.db.write(|tx| {
-        let (builder, job) = find(tx, name)?;
+        let (builder, job) = find_builder(tx, name)?;
         if !builder.active {
             return Err(refuse(format!(
                 "{name} was removed; `builder add` takes it back"

@@ -2,11 +2,11 @@
 //!
 //! What is shown is what the farm's processes last noted; no slave is asked.
 
-use super::builder::find;
+use super::lookup::find_builder;
+use super::open::Site;
 use super::screen::Screen;
-use super::site::Site;
 use super::table::{Cell, Sheet, Table, column, folding, hidden};
-use super::{Error, builds, status, words};
+use super::{Error, builds, status, units};
 use crate::client::shown_url;
 use crate::master::model::JobStatus;
 use crate::master::rows::builders::{self, Builder};
@@ -74,7 +74,7 @@ fn scanned_by(builder: &Builder, now: i64) -> Option<&String> {
 /// Shows all that is known of a builder.
 pub(super) fn show(site: &Site, screen: Screen, name: &str) -> Result<(), Error> {
     let (builder, job, past, events) = site.db.read(|tx| {
-        let (builder, job) = find(tx, name)?;
+        let (builder, job) = find_builder(tx, name)?;
         let filter = Filter {
             builder: Some(builder.id),
             limit: Some(RECENT),
@@ -117,7 +117,7 @@ pub(super) fn show(site: &Site, screen: Screen, name: &str) -> Result<(), Error>
     let clean = format!(
         "{} for {}",
         builder.clean,
-        words::span(now - builder.clean_changed_at)
+        units::span(now - builder.clean_changed_at)
     );
     sheet.line(
         "clean_status",

@@ -8,8 +8,9 @@ use clap::Subcommand;
 use serde_json::json;
 
 use super::Error;
+use super::lookup::{find_architecture, find_series, refuse};
+use super::open::Site;
 use super::screen::Screen;
-use super::site::{Site, find_architecture, find_series, refuse};
 use super::table::{Cell, Table, column, folding};
 use crate::librarian::{self, Uploader, alias_url};
 use crate::master::model::Pocket;
@@ -25,16 +26,9 @@ Examples:
 
 `buildd-slave chroot create` makes chroot tarballs.";
 
-/// What is built in
-#[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLES)]
-pub(super) struct Args {
-    #[command(subcommand)]
-    verb: Verb,
-}
-
 #[derive(Debug, Subcommand)]
-enum Verb {
+#[command(after_help = EXAMPLES)]
+pub(super) enum Verb {
     /// Add a chroot, or replace the one that is there
     Set {
         series: String,
@@ -59,8 +53,8 @@ enum Verb {
     },
 }
 
-pub(super) fn run(args: Args, site: &Site, screen: Screen) -> Result<bool, Error> {
-    match args.verb {
+pub(super) fn run(verb: Verb, site: &Site, screen: Screen) -> Result<bool, Error> {
+    match verb {
         Verb::Set {
             series,
             arch,

@@ -7,23 +7,26 @@
 
 mod arch;
 mod archive;
+mod build;
 mod build_log;
 mod build_show;
 mod builder;
 mod builder_show;
 mod builds;
 mod chroot;
+mod lookup;
 mod names;
+mod open;
+mod prospect;
 mod published;
 mod queue;
+mod run;
 mod screen;
 mod series;
-mod site;
 mod status;
 mod submit;
 mod table;
-mod words;
-mod work;
+mod units;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -51,7 +54,7 @@ A farm from nothing:
 
 SERIES is its name, or DISTRIBUTION/SERIES where two distributions have one of that name.";
 
-/// The build farm: what is built for, by whom, and what became of it
+/// Manage the build farm
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
@@ -66,32 +69,38 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Noun {
-    /// What is built for: the series of distributions
-    Series(series::Args),
-    /// The architectures of a series
-    Arch(arch::Args),
-    /// What is built in
-    Chroot(chroot::Args),
-    /// Where packages are from and for
-    Archive(archive::Args),
-    /// Who builds
-    Builder(builder::Args),
-    /// Hand in a source package: one build for each of its architectures
+    /// Manage series of distributions
+    #[command(subcommand)]
+    Series(series::Verb),
+    /// Manage architectures of a series
+    #[command(subcommand)]
+    Arch(arch::Verb),
+    /// Manage chroot tarballs
+    #[command(subcommand)]
+    Chroot(chroot::Verb),
+    /// Manage archives
+    #[command(subcommand)]
+    Archive(archive::Verb),
+    /// Manage builders
+    #[command(subcommand)]
+    Builder(builder::Verb),
+    /// Submit a source package: one build for each of its architectures
     Submit(submit::Args),
-    /// What waits and what runs
+    /// Show the queue
     Queue(queue::Args),
-    /// What was built, and what became of it
+    /// List builds
     Builds(builds::Args),
     #[command(flatten)]
-    Build(builds::Verb),
-    /// Which binaries an archive has: what ends dependency waits
-    Published(published::Args),
-    /// Send builds whose dependencies have come to the queue again
+    Build(build::Verb),
+    /// Record the binaries that an archive has
+    #[command(subcommand)]
+    Published(published::Verb),
+    /// Retry builds whose missing dependencies have been published
     RetryDepwait(published::RetryArgs),
-    /// Look at every builder once, as cron did in 2008
-    Scan(work::ScanArgs),
-    /// Look after the builders until stopped
-    Run(work::RunArgs),
+    /// Scan every builder once
+    Scan(run::ScanArgs),
+    /// Run the master
+    Run(run::RunArgs),
 }
 
 impl Args {
@@ -162,7 +171,7 @@ fn dispatch(args: Args) -> Result<bool, Error> {
         privileges::become_builder(&farm.user)?;
     }
     let file = args.config.file.as_deref();
-    let open = || site::Site::open(file);
+    let open = || open::Site::open(file);
     match args.noun {
         Noun::Series(given) => series::run(given, &open()?, screen),
         Noun::Arch(given) => arch::run(given, &open()?, screen),
@@ -172,10 +181,10 @@ fn dispatch(args: Args) -> Result<bool, Error> {
         Noun::Submit(given) => submit::run(given, &open()?, screen),
         Noun::Queue(given) => queue::run(given, &open()?, screen),
         Noun::Builds(given) => builds::run(&given, &open()?, screen),
-        Noun::Build(verb) => builds::run_verb(verb, &open()?, screen),
+        Noun::Build(verb) => build::run(verb, &open()?, screen),
         Noun::Published(given) => published::run(given, &open()?, screen),
         Noun::RetryDepwait(given) => published::run_retry(&given, &open()?, screen),
-        Noun::Scan(_) => work::scan(open()?),
-        Noun::Run(given) => work::run(&given, site::Site::open_patiently(file)?),
+        Noun::Scan(_) => run::scan(open()?),
+        Noun::Run(given) => run::run(&given, open::Site::open_patiently(file)?),
     }
 }

@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use clap::Subcommand;
 use serde_json::{Value, json};
 
+use super::lookup::{find_architecture, find_archive, find_series};
+use super::open::Site;
 use super::screen::{Screen, note};
 use super::series::PRIMARY;
-use super::site::{Site, find_architecture, find_archive, find_series};
 use super::table::{Cell, Table, column};
-use super::{Error, words};
+use super::{Error, units};
 use crate::dpkg::control::Paragraph;
 use crate::master::queue;
 use crate::master::rows::archives::{self, Binary};
@@ -31,16 +32,9 @@ Examples:
 What was told before stays known. `master retry-depwait` frees what waited for it; `master run` does
 by itself.";
 
-/// Which binaries an archive has: what ends dependency waits
-#[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLES)]
-pub(super) struct Args {
-    #[command(subcommand)]
-    verb: Verb,
-}
-
 #[derive(Debug, Subcommand)]
-enum Verb {
+#[command(after_help = EXAMPLES)]
+pub(super) enum Verb {
     /// Tell what is in an archive
     Add {
         series: String,
@@ -57,8 +51,8 @@ enum Verb {
     List,
 }
 
-pub(super) fn run(args: Args, site: &Site, screen: Screen) -> Result<bool, Error> {
-    match args.verb {
+pub(super) fn run(verb: Verb, site: &Site, screen: Screen) -> Result<bool, Error> {
+    match verb {
         Verb::Add {
             series,
             arch,
@@ -83,11 +77,11 @@ pub(super) fn run(args: Args, site: &Site, screen: Screen) -> Result<bool, Error
             if strangers > 0 {
                 note(format_args!(
                     "{} of other architectures passed over",
-                    words::count(strangers, "package")
+                    units::count(strangers, "package")
                 ));
             }
             let name = archive.short_name();
-            let count = words::count(binaries.len(), "package");
+            let count = units::count(binaries.len(), "package");
             let json = json!({"series": full, "arch": arch, "archive": name,
                 "packages": binaries.len(), "passed_over": strangers});
             let sentence = format!("{count} known in {name} for {full} {arch}");
@@ -218,7 +212,7 @@ pub(super) fn run_retry(args: &RetryArgs, site: &Site, screen: Screen) -> Result
         let would = if args.dry_run { "would go" } else { "went" };
         note(format_args!(
             "{} {would} to the queue, {} still waiting",
-            words::count(report.retried.len(), "build"),
+            units::count(report.retried.len(), "build"),
             report.still
         ));
         for build in &report.unreadable {

@@ -6,8 +6,9 @@
 use clap::Subcommand;
 use serde_json::json;
 
+use super::lookup::{find_architecture, find_series, refuse};
+use super::open::Site;
 use super::screen::Screen;
-use super::site::{Site, find_architecture, find_series, refuse};
 use super::table::{Cell, Table, column, folding};
 use super::{Error, names};
 use crate::db::{self, Tx};
@@ -27,16 +28,9 @@ Examples:
 STATUS is EXPERIMENTAL, DEVELOPMENT, FROZEN (the release pocket is open), CURRENT, SUPPORTED (only
 the other pockets are) or OBSOLETE. The nominated architecture makes packages for `all`.";
 
-/// What is built for: the series of distributions
-#[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLES)]
-pub(super) struct Args {
-    #[command(subcommand)]
-    verb: Verb,
-}
-
 #[derive(Debug, Subcommand)]
-enum Verb {
+#[command(after_help = EXAMPLES)]
+pub(super) enum Verb {
     /// Add a series, and its distribution if that is new
     Add {
         #[arg(value_parser = names::new_name)]
@@ -68,8 +62,8 @@ enum Verb {
     List,
 }
 
-pub(super) fn run(args: Args, site: &Site, screen: Screen) -> Result<bool, Error> {
-    match args.verb {
+pub(super) fn run(verb: Verb, site: &Site, screen: Screen) -> Result<bool, Error> {
+    match verb {
         Verb::Add {
             distribution,
             series: name,

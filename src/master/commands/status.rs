@@ -1,7 +1,7 @@
 //! What is a builder doing, in one line; and what else is shown of builders and builds alike.
 
 use super::table::{Cell, Table, column, folding, hidden, printable};
-use super::words;
+use super::units;
 use crate::master::model::CleanStatus;
 use crate::master::rows::builders::{Builder, Job};
 use crate::master::rows::events::Event;
@@ -24,14 +24,14 @@ pub(super) fn line(builder: &Builder, job: Option<&Job>, now: i64) -> String {
     }
     let doing = match (job, builder.clean) {
         (Some(job), _) => {
-            let took = words::span(now - job.started_at);
+            let took = units::span(now - job.started_at);
             format!("Building {} {took}", job.name)
         }
         (None, CleanStatus::Clean) => "Idle".to_owned(),
         (None, CleanStatus::Dirty | CleanStatus::Cleaning) => {
             format!(
                 "Cleaning for {}",
-                words::span(now - builder.clean_changed_at)
+                units::span(now - builder.clean_changed_at)
             )
         }
     };

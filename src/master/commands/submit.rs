@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::lookup::{find_archive, find_build, find_series};
+use super::open::Site;
 use super::published::component_of;
 use super::screen::{Screen, note};
 use super::series::PRIMARY;
-use super::site::{Site, find_archive, find_series};
 use super::table::{Cell, Table, column};
-use super::{Error, builds as build_commands, status, words};
+use super::{Error, status, units};
 use crate::dpkg::source::Source as Package;
 use crate::librarian::{self, Uploader};
 use crate::master::model::{BuildState, Pocket, Urgency};
@@ -38,7 +39,7 @@ Examples:
 One build for each enabled architecture of the series that has a chroot and that the source is for.
 Handing in a source again adds what is missing. With --wait, exits with 0 if all was built.";
 
-/// Hand in a source package: one build for each of its architectures
+/// Submit a source package: one build for each of its architectures
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
@@ -235,7 +236,7 @@ fn report(
     let known = match (outcome.known, outcome.new.len()) {
         (false, _) => String::new(),
         (true, 0) => " was there already; nothing to add".to_owned(),
-        (true, new) => format!(" was there already; {} added", words::count(new, "build")),
+        (true, new) => format!(" was there already; {} added", units::count(new, "build")),
     };
     let place = format!(
         "{} {} ({}, {})",
@@ -268,8 +269,7 @@ fn wait(site: &Site, screen: Screen, ids: Vec<i64>, from: &[Build]) -> Result<Ve
     loop {
         let since = now_ms() - status::ALIVE_MS;
         let (builds, there) = site.db.read(|tx| {
-            let builds: Result<Vec<Build>, _> =
-                ids.iter().map(|&id| build_commands::find(tx, id)).collect();
+            let builds: Result<Vec<Build>, _> = ids.iter().map(|&id| find_build(tx, id)).collect();
             Ok((builds?, registry::is_anybody_there(tx, since)?))
         })?;
         for (build, seen) in builds.iter().zip(&mut seen) {

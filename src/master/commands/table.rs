@@ -9,7 +9,7 @@ use std::fmt::Display;
 use comfy_table::{ColumnConstraint, ContentArrangement};
 use serde_json::{Map, Value, json};
 
-use super::words;
+use super::units;
 
 /// A column: its key in JSON, and its title as text.
 #[derive(Clone, Copy)]
@@ -105,18 +105,18 @@ impl Cell {
     /// A time: how long ago for people, when for programs.
     pub(super) fn ago(at: Option<i64>, now: i64) -> Self {
         at.map_or_else(Self::none, |at| {
-            Self::new(words::span(now - at), words::time(at))
+            Self::new(units::span(now - at), units::time(at))
         })
     }
 
     /// A span: in words for people, in seconds for programs.
     pub(super) fn span(ms: Option<i64>) -> Self {
-        ms.map_or_else(Self::none, |ms| Self::new(words::span(ms), ms / 1000))
+        ms.map_or_else(Self::none, |ms| Self::new(units::span(ms), ms / 1000))
     }
 
     /// A size in bytes.
     pub(super) fn size(bytes: Option<i64>) -> Self {
-        bytes.map_or_else(Self::none, |bytes| Self::new(words::size(bytes), bytes))
+        bytes.map_or_else(Self::none, |bytes| Self::new(units::size(bytes), bytes))
     }
 }
 

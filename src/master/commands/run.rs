@@ -4,9 +4,9 @@ use crate::master::daemon::one_pass;
 use crate::master::daemon::run;
 
 use super::Error;
-use super::site::Site;
+use super::open::Site;
 
-/// Looks at every builder once
+/// Scan every builder once
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Probes every builder, collects what it has finished, gives it something to do. For cron;
@@ -18,7 +18,7 @@ Examples:
   RUST_LOG=debug buildd-slave master scan --config ./farm.conf")]
 pub(super) struct ScanArgs {}
 
-/// Looks after the builders until stopped
+/// Run the master
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Looks at every builder at its own turn, gives idle ones jobs, collects what is finished, scores

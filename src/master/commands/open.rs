@@ -11,13 +11,11 @@ use std::time::Duration;
 
 use crate::config::{Farm, Warning};
 use crate::config_file;
-use crate::db::{self, Db, Tx};
+use crate::db::Db;
 use crate::master::policy::score::Rules;
-use crate::master::rows::archives::{self, Archive};
-use crate::master::rows::series::{self, ArchSeries, Series};
 use crate::sys::user;
 
-use super::{Error, names};
+use super::Error;
 
 /// The farm as a command finds it.
 pub(super) struct Site {
@@ -85,50 +83,4 @@ fn make_database(url: &str, user: &str) {
     {
         log::warn!("{}: {error}", path.display());
     }
-}
-
-/// Turns what is wrong with what was asked for into the reason for which nothing is written.
-pub(super) fn refuse(reason: impl ToString) -> db::Error {
-    db::Error::Refused(reason.to_string())
-}
-
-/// Finds the series that a word means.
-pub(super) fn find_series(tx: &mut Tx<'_>, word: &str) -> Result<Series, db::Error> {
-    let all = series::all(tx)?;
-    names::series(&all, word).cloned().map_err(refuse)
-}
-
-/// Finds an architecture of a series.
-pub(super) fn find_architecture(
-    tx: &mut Tx<'_>,
-    series: &Series,
-    tag: &str,
-) -> Result<ArchSeries, db::Error> {
-    let all = series::architectures(tx)?;
-    names::architecture(&all, series, tag)
-        .cloned()
-        .map_err(refuse)
-}
-
-/// Finds an archive of a distribution.
-pub(super) fn find_archive(
-    tx: &mut Tx<'_>,
-    distribution: &str,
-    word: &str,
-) -> Result<Archive, db::Error> {
-    let all = archives::all(tx)?;
-    names::archive(&all, distribution, word)
-        .cloned()
-        .map_err(refuse)
-}
-
-/// Finds a distribution; returns its id.
-pub(super) fn find_distribution(tx: &mut Tx<'_>, word: &str) -> Result<i64, db::Error> {
-    let all = series::distributions(tx)?;
-    if let Some((id, _)) = all.iter().find(|(_, name)| name == word) {
-        return Ok(*id);
-    }
-    let there = all.into_iter().map(|(_, name)| name).collect();
-    let make = format!("`master series add {word} SERIES` makes one");
-    Err(refuse(names::unknown("distribution", word, there, &make)))
 }

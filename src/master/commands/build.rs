@@ -1,0 +1,252 @@
+//! The commands about single builds: `show`, `log`, `retry`, `rescore`, `cancel`.
+//!
+//! A build that cannot be changed is reported; the others are changed all the same.
+
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use super::lookup::{find_build, refuse};
+use super::open::Site;
+use super::screen::{Screen, note};
+use super::{Error, build_log, build_show, status};
+use crate::db;
+use crate::master::model::BuildState;
+use crate::master::policy::pockets;
+use crate::master::queue;
+use crate::master::rows::builds::{self, Build};
+use crate::master::rows::events::{self, NewEvent};
+use crate::master::rows::registry;
+use crate::sys::clock::now_ms;
+
+/// What is asked or done about single builds.
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// Show all that is known of a build
+    #[command(
+        after_help = "Examples:\n  buildd-slave master show 8\n  buildd-slave master show 8 --json"
+    )]
+    Show { build: i64 },
+    /// Print the log of a build, or its end while it runs
+    #[command(
+        after_help = "Examples:\n  buildd-slave master log 8\n  buildd-slave master log 8 -f"
+    )]
+    Log {
+        build: i64,
+        /// Print the whole log, as it is written, until the build is over
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Build again what is over; log and times are forgotten
+    #[command(after_help = "Examples:\n  buildd-slave master retry 8 9 10")]
+    Retry {
+        #[arg(required = true)]
+        build: Vec<i64>,
+    },
+    /// Say which build is more urgent
+    #[command(
+        after_help = "Examples:\n  buildd-slave master rescore 8 5000\n  buildd-slave master rescore 8 --auto"
+    )]
+    Rescore {
+        build: i64,
+        /// Higher is sooner; stays as it is from now on
+        #[arg(required_unless_present = "auto", allow_hyphen_values = true)]
+        score: Option<i32>,
+        /// By the rules again
+        #[arg(long, conflicts_with = "score")]
+        auto: bool,
+    },
+    /// End builds that wait or run
+    #[command(after_help = "Examples:\n  buildd-slave master cancel 8 9")]
+    Cancel {
+        #[arg(required = true)]
+        build: Vec<i64>,
+    },
+}
+
+pub(super) fn run(verb: Verb, site: &Site, screen: Screen) -> Result<bool, Error> {
+    match verb {
+        Verb::Show { build } => build_show::run(site, screen, build).map(|()| true),
+        Verb::Log { build, follow } => build_log::run(site, screen, build, follow),
+        Verb::Retry { build } => each(screen, &build, |id| retry(site, id)),
+        Verb::Rescore { build, score, .. } => {
+            let (sentence, json) = rescore(site, build, score)?;
+            screen.done(sentence, &json).map(|()| true)
+        }
+        Verb::Cancel { build } => each(screen, &build, |id| cancel(site, id)),
+    }
+}
+
+/// Does something with each build; tells what became of it, and whether all went well.
+fn each(
+    screen: Screen,
+    ids: &[i64],
+    act: impl Fn(i64) -> Result<(String, Value), Error>,
+) -> Result<bool, Error> {
+    let mut all_well = true;
+    let mut told = Vec::new();
+    for &id in ids {
+        match act(id) {
+            Ok((sentence, json)) => {
+                screen.line(sentence)?;
+                told.push(json);
+            }
+            // What is wrong with one build is not with the next.
+            Err(Error::Db(db::Error::Refused(reason))) => {
+                all_well = false;
+                note(format_args!("buildd-slave: {reason}"));
+                told.push(json!({"build": id, "error": reason}));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    if screen.json {
+        screen.done("", &told.into())?;
+    }
+    Ok(all_well)
+}
+
+fn retry(site: &Site, id: i64) -> Result<(String, Value), Error> {
+    let rules = site.rules();
+    let (build, was) = site.db.write(|tx| {
+        let build = find_build(tx, id)?;
+        let was = build.state;
+        if let Some(reason) = why_not_retry(&build) {
+            return Err(refuse(format!("build {id} cannot be retried: {reason}")));
+        }
+        let now = now_ms();
+        if builds::retry(tx, &build, now)?.is_none() {
+            return Err(refuse(format!("build {id} has just changed: look again")));
+        }
+        queue::score_job(tx, rules, now, id)?;
+        let message = format!("retried by {}; was {was}", status::who());
+        events::add(
+            tx,
+            &NewEvent {
+                build: Some(id),
+                ..NewEvent::info(now, "retried", &message)
+            },
+        )?;
+        Ok((find_build(tx, id)?, was))
+    })?;
+    let score = build.job.as_ref().map(|job| job.score).unwrap_or_default();
+    let mut sentence = format!(
+        "build {id} ({}) was {was} and is in the queue again, score {score}",
+        build.name
+    );
+    if build.component.is_none() {
+        sentence.push_str("; its source is published no more, so it will be SUPERSEDED");
+    }
+    let json = json!({"build": id, "was": was.word(), "state": build.state.word(), "score": score});
+    Ok((sentence, json))
+}
+
+/// Returns why a build cannot be sent to the queue again, if it cannot (docs/farm.md §2.15).
+fn why_not_retry(build: &Build) -> Option<String> {
+    let state = build.state;
+    let (name, pocket) = (&build.name, build.name.pocket);
+    if !state.is_retriable() {
+        return Some(match state {
+            BuildState::FullyBuilt => "it is FULLYBUILT; submit a new version instead".to_owned(),
+            BuildState::NeedsBuild => "it is in the queue already".to_owned(),
+            _ => format!("it is {state}; `master cancel {}` ends it", build.id),
+        });
+    }
+    if !pockets::accepts(build.archive_purpose, build.series_status, pocket) {
+        let status = build.series_status;
+        let series = &name.series;
+        return Some(format!(
+            "{series} is {status} and takes no builds for {pocket}"
+        ));
+    }
+    None
+}
+
+fn rescore(site: &Site, id: i64, score: Option<i32>) -> Result<(String, Value), Error> {
+    let rules = site.rules();
+    let build = site.db.write(|tx| {
+        let build = find_build(tx, id)?;
+        let refused = |build: &Build| {
+            refuse(format!(
+                "build {id} is {}: only one that waits can be scored",
+                build.state
+            ))
+        };
+        let Some(job) = &build.job else {
+            return Err(refused(&build));
+        };
+        let now = now_ms();
+        let (to, manual) = match score {
+            Some(score) => (score.into(), true),
+            None => (job.score, false),
+        };
+        if !builds::set_score(tx, id, to, manual)? {
+            return Err(refused(&build));
+        }
+        let who = status::who();
+        let message = match score {
+            Some(score) => format!("scored {score} by {who}; was {}", job.score),
+            None => {
+                queue::score_job(tx, rules, now, id)?;
+                format!("scored by the rules again, by {who}; was {}", job.score)
+            }
+        };
+        events::add(
+            tx,
+            &NewEvent {
+                build: Some(id),
+                ..NewEvent::info(now, "rescored", &message)
+            },
+        )?;
+        find_build(tx, id)
+    })?;
+    let (score, manual) = build
+        .job
+        .as_ref()
+        .map_or((0, false), |job| (job.score, job.manual));
+    let rest = match manual {
+        true => "; `master rescore --auto` goes back to the rules",
+        false => ", by the rules",
+    };
+    let sentence = format!("build {id} ({}) has score {score}{rest}", build.name);
+    Ok((
+        sentence,
+        json!({"build": id, "score": score, "manual": manual}),
+    ))
+}
+
+fn cancel(site: &Site, id: i64) -> Result<(String, Value), Error> {
+    let (build, there) = site.db.write(|tx| {
+        let build = find_build(tx, id)?;
+        let now = now_ms();
+        if build.state == BuildState::Gathering {
+            return Err(refuse(format!(
+                "build {id} has ended and its results are being fetched: nothing to cancel"
+            )));
+        }
+        if !builds::cancel_waiting(tx, id, now)? && !builds::cancel_running(tx, id)? {
+            return Err(refuse(match build.state {
+                BuildState::Cancelling => format!("build {id} is being cancelled already"),
+                state => format!("build {id} is {state}: only one that waits or runs can be ended"),
+            }));
+        }
+        let message = format!("cancelled by {}", status::who());
+        events::add(
+            tx,
+            &NewEvent {
+                build: Some(id),
+                ..NewEvent::info(now, "cancelled", &message)
+            },
+        )?;
+        let there = registry::is_anybody_there(tx, now - status::ALIVE_MS)?;
+        Ok((find_build(tx, id)?, there))
+    })?;
+    let rest = match (build.state, &build.builder) {
+        (BuildState::Cancelling, Some((builder, _))) => format!(" on {builder}"),
+        _ => String::new(),
+    };
+    if build.state == BuildState::Cancelling && !there {
+        note(status::NOBODY);
+    }
+    let sentence = format!("build {id} ({}) is {}{rest}", build.name, build.state);
+    Ok((sentence, json!({"build": id, "state": build.state.word()})))
+}

@@ -1,0 +1,82 @@
+//! Finds the rows that words of the command line mean, and refuses those that mean none.
+
+use crate::db::{self, Tx};
+use crate::master::rows::archives::{self, Archive};
+use crate::master::rows::builders::{self, Builder, Job};
+use crate::master::rows::builds::{self, Build};
+use crate::master::rows::series::{self, ArchSeries, Series};
+
+use super::names;
+
+/// Turns what is wrong with what was asked for into the reason for which nothing is written.
+pub(super) fn refuse(reason: impl ToString) -> db::Error {
+    db::Error::Refused(reason.to_string())
+}
+
+/// Finds the series that a word means.
+pub(super) fn find_series(tx: &mut Tx<'_>, word: &str) -> Result<Series, db::Error> {
+    let all = series::all(tx)?;
+    names::series(&all, word).cloned().map_err(refuse)
+}
+
+/// Finds an architecture of a series.
+pub(super) fn find_architecture(
+    tx: &mut Tx<'_>,
+    series: &Series,
+    tag: &str,
+) -> Result<ArchSeries, db::Error> {
+    let all = series::architectures(tx)?;
+    names::architecture(&all, series, tag)
+        .cloned()
+        .map_err(refuse)
+}
+
+/// Finds an archive of a distribution.
+pub(super) fn find_archive(
+    tx: &mut Tx<'_>,
+    distribution: &str,
+    word: &str,
+) -> Result<Archive, db::Error> {
+    let all = archives::all(tx)?;
+    names::archive(&all, distribution, word)
+        .cloned()
+        .map_err(refuse)
+}
+
+/// Finds a distribution; returns its id.
+pub(super) fn find_distribution(tx: &mut Tx<'_>, word: &str) -> Result<i64, db::Error> {
+    let all = series::distributions(tx)?;
+    if let Some((id, _)) = all.iter().find(|(_, name)| name == word) {
+        return Ok(*id);
+    }
+    let there = all.into_iter().map(|(_, name)| name).collect();
+    let make = format!("`master series add {word} SERIES` makes one");
+    Err(refuse(names::unknown("distribution", word, there, &make)))
+}
+
+/// Finds a build.
+pub(super) fn find_build(tx: &mut Tx<'_>, id: i64) -> Result<Build, db::Error> {
+    let build = builds::view(tx, id)?;
+    build.ok_or_else(|| {
+        refuse(format!(
+            "no build {id}; `buildd-slave master builds` lists them"
+        ))
+    })
+}
+
+/// Finds a builder by name.
+pub(super) fn find_builder(
+    tx: &mut Tx<'_>,
+    name: &str,
+) -> Result<(Builder, Option<Job>), db::Error> {
+    let mut all = builders::all(tx)?;
+    let there = all.iter().filter(|(builder, _)| builder.active);
+    let there: Vec<String> = there.map(|(builder, _)| builder.name.clone()).collect();
+    match all.iter().position(|(builder, _)| builder.name == name) {
+        Some(place) => Ok(all.swap_remove(place)),
+        None => {
+            let make = "`master builder add NAME URL` makes one";
+            Err(refuse(names::unknown("builder", name, there, make)))
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! What stands before a job: when it will start, and why not now.
+
+use crate::db::{self, Tx};
+use crate::master::model::{CleanStatus, JobStatus};
+use crate::master::policy::estimate::{self, Running, Waiting};
+use crate::master::policy::pockets;
+use crate::master::policy::why_waiting::{Candidate, Doing, Facts};
+use crate::master::rows::builders::{self, Builder, Job};
+use crate::master::rows::builds::Build;
+use crate::master::rows::{lists, series};
+
+use super::lookup::find_build;
+
+/// Jobs ahead that are named.
+const NAMED: usize = 3;
+
+/// Returns when a build that waits will start, if that can be said.
+pub(super) fn starts_at(
+    tx: &mut Tx<'_>,
+    build: &Build,
+    now: i64,
+) -> Result<Option<i64>, db::Error> {
+    match &build.job {
+        Some(job) if job.status == JobStatus::Waiting => {
+            Ok(Prospect::of(tx, build, now)?.starts_at)
+        }
+        _ => Ok(None),
+    }
+}
+
+/// What a job has before it.
+struct Prospect {
+    builders: Vec<(Builder, Option<Job>)>,
+    /// Builds that go first, best first.
+    ahead: Vec<(i64, i64)>,
+    starts_at: Option<i64>,
+}
+
+impl Prospect {
+    fn of(tx: &mut Tx<'_>, build: &Build, now: i64) -> Result<Self, db::Error> {
+        let virtualized = build.job.as_ref().is_some_and(|job| job.virtualized);
+        let mut builders = builders::all(tx)?;
+        builders.retain(|(builder, _)| {
+            let runs_it = || {
+                builder
+                    .processors
+                    .iter()
+                    .any(|one| one.id == build.processor)
+            };
+            builder.active && builder.virtualized == virtualized && runs_it()
+        });
+        let Some(job) = &build.job else {
+            return Ok(Self {
+                builders,
+                ahead: Vec::new(),
+                starts_at: None,
+            });
+        };
+        let me = Waiting {
+            id: job.id,
+            score: job.score,
+            estimated_ms: job.estimated_ms,
+            processor: build.processor,
+            virtualized,
+        };
+        let rivals = lists::rivals(tx, build.processor, virtualized)?;
+        let queue: Vec<Waiting> = rivals.iter().map(|(waiting, _)| *waiting).collect();
+        let ahead = rivals
+            .iter()
+            .filter(|(waiting, _)| waiting.goes_before(&me));
+        let ahead = ahead
+            .map(|(waiting, build)| (*build, waiting.score))
+            .collect();
+        let pool = builders
+            .iter()
+            .filter(|(builder, _)| builder.ok && !builder.manual);
+        let pool: Vec<i64> = pool.map(|(builder, _)| builder.id).collect();
+        let running: Vec<Running> = lists::running(tx)?
+            .into_iter()
+            .filter(|(builder, _)| pool.contains(builder))
+            .map(|(_, running)| running)
+            .collect();
+        let starts_at = estimate::starts_at(now, &me, &queue, &running, pool.len());
+        Ok(Self {
+            builders,
+            ahead,
+            starts_at: starts_at.map(|at| at.max(job.not_before)),
+        })
+    }
+}
+
+/// Gathers the facts about a build that `queue why` reports.
+pub(super) fn facts(tx: &mut Tx<'_>, build: &Build, now: i64) -> Result<Facts, db::Error> {
+    let prospect = Prospect::of(tx, build, now)?;
+    let mut best_ahead = Vec::new();
+    for (id, score) in prospect.ahead.iter().take(NAMED) {
+        best_ahead.push((find_build(tx, *id)?.name.to_string(), *score));
+    }
+    let architectures = series::architectures(tx)?;
+    let arch = architectures
+        .iter()
+        .find(|arch| arch.id == build.arch_series);
+    let pocket = build.name.pocket;
+    let has_chroot = arch.is_some_and(|arch| {
+        pockets::chroot_pockets(pocket).any(|pocket| arch.chroots.contains(&pocket))
+    });
+    let job = build.job.as_ref();
+    let builders = prospect.builders.iter().map(|(builder, job)| Candidate {
+        name: builder.name.clone(),
+        doing: doing(builder, job.as_ref()),
+    });
+    Ok(Facts {
+        now,
+        state: build.state,
+        job: job.map(|job| job.status),
+        builder: build.builder.as_ref().map(|(name, _)| name.clone()),
+        not_before: job.map_or(0, |job| job.not_before),
+        archive: build.archive_name.clone(),
+        archive_enabled: build.archive_enabled,
+        series: build.name.series.clone(),
+        arch_tag: build.name.arch_tag.clone(),
+        arch_enabled: build.arch_enabled,
+        pocket,
+        pocket_accepted: pockets::accepts(build.archive_purpose, build.series_status, pocket),
+        has_chroot,
+        published: build.component.is_some(),
+        processor: build.processor_name.clone(),
+        virtualized: job.is_some_and(|job| job.virtualized),
+        builders: builders.collect(),
+        score: job.map_or(0, |job| job.score),
+        ahead: prospect.ahead.len(),
+        best_ahead,
+        starts_at: prospect.starts_at,
+    })
+}
+
+fn doing(builder: &Builder, job: Option<&Job>) -> Doing {
+    match job {
+        _ if !builder.ok => Doing::Disabled(builder.failnotes.clone()),
+        Some(job) => Doing::Building(job.name.to_string()),
+        None if builder.manual => Doing::Manual,
+        None if builder.clean != CleanStatus::Clean => Doing::Cleaning,
+        None => Doing::Idle,
+    }
+}
