@@ -27,7 +27,7 @@ pub(crate) struct Farm {
     /// Until when the builders this process has are its own, in milliseconds since 1970.
     leased_until: AtomicI64,
     tails: Mutex<HashMap<i64, Tail>>,
-    gathering: Places,
+    slots: DownloadSlots,
 }
 
 struct Tail {
@@ -44,7 +44,7 @@ impl Farm {
             library_url: config.librarian.url.clone(),
             leased_until: AtomicI64::new(i64::MAX),
             tails: Mutex::default(),
-            gathering: Places::new(config.master.downloads),
+            slots: DownloadSlots::new(config.master.downloads),
         }
     }
 
@@ -87,8 +87,8 @@ impl Farm {
     }
 
     /// Waits until one more file may be fetched.
-    pub(crate) fn gathering_place(&self) -> Place<'_> {
-        self.gathering.take()
+    pub(crate) fn download_slot(&self) -> DownloadSlot<'_> {
+        self.slots.take()
     }
 }
 
@@ -112,15 +112,15 @@ pub(crate) fn millis(duration: std::time::Duration) -> i64 {
 }
 
 /// A number of things that may be done at once.
-struct Places {
+struct DownloadSlots {
     free: Mutex<u32>,
     freed: Condvar,
 }
 
 /// The right to be one of them; given back when dropped.
-pub(crate) struct Place<'a>(&'a Places);
+pub(crate) struct DownloadSlot<'a>(&'a DownloadSlots);
 
-impl Places {
+impl DownloadSlots {
     fn new(count: u32) -> Self {
         Self {
             free: Mutex::new(count),
@@ -128,15 +128,15 @@ impl Places {
         }
     }
 
-    fn take(&self) -> Place<'_> {
+    fn take(&self) -> DownloadSlot<'_> {
         let none = |free: &mut u32| *free == 0;
         let wait = self.freed.wait_while(lock(&self.free), none);
         *wait.unwrap_or_else(PoisonError::into_inner) -= 1;
-        Place(self)
+        DownloadSlot(self)
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for DownloadSlot<'_> {
     fn drop(&mut self) {
         *lock(&self.0.free) += 1;
         self.0.freed.notify_one();

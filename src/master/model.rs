@@ -18,7 +18,7 @@ macro_rules! stored {
             pub(crate) const ALL: &'static [Self] = &[$(Self::$variant,)*];
 
             /// Returns the number it is stored under.
-            pub(crate) fn number(self) -> i64 {
+            pub(crate) const fn number(self) -> i64 {
                 self as i64
             }
 
@@ -199,6 +199,34 @@ impl SourceFileType {
             Self::Diff
         } else {
             Self::Tarball
+        }
+    }
+}
+
+/// An archive. Its secret is kept apart, for the few who may read it.
+#[derive(Clone, Debug)]
+pub(crate) struct Archive {
+    pub(crate) id: i64,
+    pub(crate) distribution_id: i64,
+    pub(crate) distribution: String,
+    pub(crate) owner: String,
+    pub(crate) name: String,
+    pub(crate) purpose: ArchivePurpose,
+    pub(crate) private: bool,
+    pub(crate) virtualized: bool,
+    pub(crate) enabled: bool,
+    pub(crate) relative_score: i64,
+    /// The URL in apt's sources; if empty, the chroot's own sources are used.
+    pub(crate) base_url: String,
+    pub(crate) has_secret: bool,
+}
+
+impl Archive {
+    /// Returns its name within its distribution: `primary`, or `OWNER/NAME`.
+    pub(crate) fn short_name(&self) -> String {
+        match self.owner.as_str() {
+            "" => self.name.clone(),
+            owner => format!("{owner}/{}", self.name),
         }
     }
 }

@@ -11,19 +11,20 @@ use std::collections::BTreeSet;
 use debversion::Version;
 
 use crate::db::{Error, Tx};
-use crate::master::model::{ArchivePurpose, Pocket, SeriesStatus};
+use crate::master::model::{Archive, ArchivePurpose, Pocket, SeriesStatus};
 use crate::master::policy::arch_specific::ArchSpecific;
 use crate::master::policy::architectures::{Choice, Chosen, choose};
 use crate::master::policy::estimate;
 use crate::master::policy::pockets;
 use crate::master::policy::score::Rules;
 use crate::master::queue;
-use crate::master::rows::archives::{self, Archive};
+use crate::master::rows::archives;
 use crate::master::rows::builds::{self, Build};
-use crate::master::rows::events::NewEvent;
+use crate::master::rows::events::{self, NewEvent};
+use crate::master::rows::files::File;
+use crate::master::rows::queue::enqueue;
 use crate::master::rows::series::{self, ArchSeries, Series};
-use crate::master::rows::sources::{self, Place, Source};
-use crate::master::rows::{events, series::File};
+use crate::master::rows::sources::{self, Destination, Source};
 
 /// A source package on its way in.
 #[derive(Debug)]
@@ -75,8 +76,8 @@ pub(crate) struct Outcome {
 }
 
 impl Submission {
-    fn place(&self) -> Place {
-        Place {
+    fn destination(&self) -> Destination {
+        Destination {
             series: self.series.id,
             archive: self.archive.id,
             pocket: self.pocket,
@@ -101,7 +102,7 @@ impl Submission {
                 }
             }
         }
-        for published in sources::published(tx, self.place(), &self.source.name)? {
+        for published in sources::published(tx, self.destination(), &self.source.name)? {
             self.compare(&published.version)?;
         }
         let restricted = self.archive.private;
@@ -166,7 +167,7 @@ impl Submission {
         };
         let known = sources::files(tx, id)?;
         let same = |part: &Part, file: &File| {
-            let sum = file.content.as_ref().map(|(_, sha1)| sha1);
+            let sum = file.content.as_ref().map(|content| &content.sha1);
             part.name == file.name && sum == Some(&part.sha1)
         };
         let differs = |part: &&Part| !known.iter().any(|file| same(part, file));
@@ -300,7 +301,7 @@ impl Submission {
                 estimated_ms: self.estimate(tx, arch.id)?,
             };
             let id = builds::add(tx, &build, now)?;
-            builds::enqueue(tx, id, now)?;
+            enqueue(tx, id, now)?;
             queue::score_job(tx, rules, now, id)?;
             let message = format!("submitted by {who}");
             events::add(
@@ -336,7 +337,7 @@ impl Submission {
         let component = &self.source.component;
         let mut is_there = false;
         let mut superseded = Vec::new();
-        for one in sources::published(tx, self.place(), &self.source.name)? {
+        for one in sources::published(tx, self.destination(), &self.source.name)? {
             let order = self.compare(&one.version)?;
             if one.source == source && one.component == *component {
                 is_there = true;
@@ -348,7 +349,7 @@ impl Submission {
             }
         }
         if !is_there {
-            sources::publish(tx, self.place(), source, component, now)?;
+            sources::publish(tx, self.destination(), source, component, now)?;
         }
         Ok(superseded)
     }

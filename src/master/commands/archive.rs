@@ -13,8 +13,9 @@ use super::open::Site;
 use super::screen::Screen;
 use super::table::{Cell, Table, column, folding};
 use super::{Error, names};
+use crate::master::model::Archive;
 use crate::master::model::ArchivePurpose;
-use crate::master::rows::archives::{self, Archive};
+use crate::master::rows::archives;
 
 const EXAMPLES: &str = "\
 Examples:

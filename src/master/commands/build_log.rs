@@ -17,9 +17,9 @@ use super::{Error, status};
 use crate::client::{Client, LogError, Patience, SlaveUrl, follow_log};
 use crate::librarian::{self, Wanted};
 use crate::master::model::{self, JobStatus};
-use crate::master::rows::builds::{Build, Waiting};
+use crate::master::rows::builds::{Build, QueueEntry};
+use crate::master::rows::files::File;
 use crate::master::rows::registry;
-use crate::master::rows::series::File;
 use crate::sys::clock::now_ms;
 
 /// Between two looks at what is followed.
@@ -124,12 +124,12 @@ impl Write for Resumed<'_> {
     }
 }
 
-fn is_running(job: &Waiting) -> bool {
+fn is_running(job: &QueueEntry) -> bool {
     matches!(job.status, JobStatus::Running | JobStatus::Cancelling)
 }
 
 /// Writes what the last look at the slave has brought.
-fn tail(build: &Build, job: &Waiting, out: &mut dyn Write) -> Result<(), Error> {
+fn tail(build: &Build, job: &QueueEntry, out: &mut dyn Write) -> Result<(), Error> {
     let tail = job.logtail.as_deref().unwrap_or_default();
     out.write_all(tail.as_bytes()).map_err(Error::Output)?;
     if !tail.is_empty() && !tail.ends_with('\n') {

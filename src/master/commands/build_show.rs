@@ -12,7 +12,7 @@ use crate::librarian::alias_url;
 use crate::master::model::{BuildState, JobStatus};
 use crate::master::policy::score;
 use crate::master::rows::builds::Build;
-use crate::master::rows::series::File;
+use crate::master::rows::files::File;
 use crate::master::rows::{events, scores, sources};
 use crate::sys::clock::now_ms;
 
@@ -89,7 +89,10 @@ pub(super) fn run(site: &Site, screen: Screen, id: i64) -> Result<(), Error> {
     let link = |file: Option<&File>| match file {
         Some(file) => {
             let url = alias_url(base, file.alias, &file.name);
-            let size = file.content.as_ref().map(|(size, _)| units::size(*size));
+            let size = file
+                .content
+                .as_ref()
+                .map(|content| units::size(content.size));
             let size = size.unwrap_or_else(|| "expired".to_owned());
             Cell::new(format!("{url} ({size})"), url)
         }
@@ -193,12 +196,12 @@ fn file_table(files: &[File], base: &str) -> Table {
         hidden("url"),
     ]);
     for file in files {
-        let (size, sha1) = file.content.clone().unzip();
+        let content = file.content.as_ref();
         table.row(vec![
             Cell::number(file.alias),
             Cell::text(&file.name),
-            Cell::size(size),
-            Cell::maybe(sha1),
+            Cell::size(content.map(|content| content.size)),
+            Cell::maybe(content.map(|content| &content.sha1)),
             Cell::text(alias_url(base, file.alias, &file.name)),
         ]);
     }

@@ -14,7 +14,8 @@ use super::screen::Screen;
 use super::table::{Cell, Table, column, folding};
 use crate::librarian::{self, Uploader, alias_url};
 use crate::master::model::Pocket;
-use crate::master::rows::series::{self, File};
+use crate::master::rows::files::{self, Content, File};
+use crate::master::rows::series;
 use crate::sys::clock::now_ms;
 
 const EXAMPLES: &str = "\
@@ -109,11 +110,11 @@ fn set(
     let (full, file) = site.db.write(|tx| {
         let series = find_series(tx, series)?;
         let found = find_architecture(tx, &series, arch)?;
-        let file = usable(series::file(tx, alias)?, alias).map_err(refuse)?;
+        let file = usable(files::find(tx, alias)?, alias).map_err(refuse)?;
         series::set_chroot(tx, found.id, pocket, alias, now_ms())?;
         Ok((series.full_name(), file))
     })?;
-    let (size, sha1) = file.content.clone().unwrap_or_default();
+    let Content { size, sha1 } = file.content.clone().unwrap_or_default();
     let url = alias_url(&site.farm.librarian.url, alias, &file.name);
     let json = json!({"series": full, "arch": arch, "pocket": pocket.word(), "alias": alias,
         "filename": &file.name, "sha1": sha1, "size": size, "url": url});
@@ -163,15 +164,15 @@ fn list(site: &Site, screen: Screen, series: Option<&str>) -> Result<(), Error> 
             .filter(|arch| arch.series_id == series.id)
         {
             for chroot in chroots.iter().filter(|one| one.arch_series_id == arch.id) {
-                let (size, sha1) = chroot.file.content.clone().unzip();
+                let content = chroot.file.content.as_ref();
                 table.row(vec![
                     Cell::text(series.full_name()),
                     Cell::text(&arch.tag),
                     Cell::text(chroot.pocket),
                     Cell::number(chroot.file.alias),
                     Cell::text(&chroot.file.name),
-                    Cell::size(size),
-                    Cell::maybe(sha1),
+                    Cell::size(content.map(|content| content.size)),
+                    Cell::maybe(content.map(|content| &content.sha1)),
                     Cell::ago(Some(chroot.updated_at), now),
                 ]);
             }

@@ -1,7 +1,8 @@
 //! Finds the rows that words of the command line mean, and refuses those that mean none.
 
 use crate::db::{self, Tx};
-use crate::master::rows::archives::{self, Archive};
+use crate::master::model::Archive;
+use crate::master::rows::archives;
 use crate::master::rows::builders::{self, Builder, Job};
 use crate::master::rows::builds::{self, Build};
 use crate::master::rows::series::{self, ArchSeries, Series};

@@ -4,7 +4,7 @@
 //! means several with how to say which. Names that are to become suites and paths are checked
 //! here when they are made.
 
-use crate::master::rows::archives::Archive;
+use crate::master::model::Archive;
 use crate::master::rows::series::{ArchSeries, Series};
 
 /// Names that are shown of those there are.

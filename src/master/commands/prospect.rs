@@ -2,9 +2,9 @@
 
 use crate::db::{self, Tx};
 use crate::master::model::{CleanStatus, JobStatus};
-use crate::master::policy::estimate::{self, Running, Waiting};
+use crate::master::policy::estimate::{self, QueuedJob, Running};
 use crate::master::policy::pockets;
-use crate::master::policy::why_waiting::{Candidate, Doing, Facts};
+use crate::master::policy::why_waiting::{Doing, EligibleBuilder, Facts};
 use crate::master::rows::builders::{self, Builder, Job};
 use crate::master::rows::builds::Build;
 use crate::master::rows::{lists, series};
@@ -56,7 +56,7 @@ impl Prospect {
                 starts_at: None,
             });
         };
-        let me = Waiting {
+        let me = QueuedJob {
             id: job.id,
             score: job.score,
             estimated_ms: job.estimated_ms,
@@ -64,7 +64,7 @@ impl Prospect {
             virtualized,
         };
         let rivals = lists::rivals(tx, build.processor, virtualized)?;
-        let queue: Vec<Waiting> = rivals.iter().map(|(waiting, _)| *waiting).collect();
+        let queue: Vec<QueuedJob> = rivals.iter().map(|(waiting, _)| *waiting).collect();
         let ahead = rivals
             .iter()
             .filter(|(waiting, _)| waiting.goes_before(&me));
@@ -105,10 +105,13 @@ pub(super) fn facts(tx: &mut Tx<'_>, build: &Build, now: i64) -> Result<Facts, d
         pockets::chroot_pockets(pocket).any(|pocket| arch.chroots.contains(&pocket))
     });
     let job = build.job.as_ref();
-    let builders = prospect.builders.iter().map(|(builder, job)| Candidate {
-        name: builder.name.clone(),
-        doing: doing(builder, job.as_ref()),
-    });
+    let builders = prospect
+        .builders
+        .iter()
+        .map(|(builder, job)| EligibleBuilder {
+            name: builder.name.clone(),
+            doing: doing(builder, job.as_ref()),
+        });
     Ok(Facts {
         now,
         state: build.state,

@@ -16,7 +16,7 @@ use super::table::{Cell, Table, column};
 use super::{Error, units};
 use crate::dpkg::control::Paragraph;
 use crate::master::queue;
-use crate::master::rows::archives::{self, Binary};
+use crate::master::rows::archives::{self, Binary, Known};
 use crate::master::rows::series;
 use crate::sys::clock::now_ms;
 
@@ -71,8 +71,9 @@ pub(super) fn run(verb: Verb, site: &Site, screen: Screen) -> Result<bool, Error
                 .map_err(|wrong| Error::Refused(format!("{}: {wrong}", packages.display())))?;
             let now = now_ms();
             for some in binaries.chunks(AT_ONCE) {
-                site.db
-                    .write(|tx| archives::publish(tx, arch_series, archive.id, some, now))?;
+                site.db.write(|tx| {
+                    archives::publish(tx, arch_series, archive.id, some, Known::Update, now)
+                })?;
             }
             if strangers > 0 {
                 note(format_args!(

@@ -12,8 +12,9 @@ use super::screen::Screen;
 use super::table::{Cell, Table, column, folding};
 use super::{Error, names};
 use crate::db::{self, Tx};
+use crate::master::model::Archive;
 use crate::master::model::{ArchivePurpose, SeriesStatus};
-use crate::master::rows::archives::{self, Archive};
+use crate::master::rows::archives;
 use crate::master::rows::series::{self, Series};
 
 /// The archive that comes with a distribution.

@@ -16,10 +16,10 @@ use crate::db::{self, Db, Tx};
 use super::uploads;
 use crate::master::farm::own_name;
 use crate::master::farm::{Farm, millis};
-use crate::master::policy::next_step::{self, Era, Step};
+use crate::master::policy::next_step::{self, ScanMode, Step};
 use crate::master::rows::builders;
-use crate::master::rows::groups::{self, ArchSeries};
 use crate::master::rows::leases::{self, Fence};
+use crate::master::rows::series::{self, ArchSeries};
 use crate::master::scan::look::{Next, Scanner, Trouble, View, held, note};
 use crate::master::scan::steps;
 use crate::sys::clock::now_ms as now;
@@ -108,9 +108,9 @@ impl<'a> Pass<'a> {
     /// nothing is known.
     fn groups(&self) -> Result<BTreeMap<String, Vec<ArchSeries>>, db::Error> {
         let mut groups: BTreeMap<String, Vec<ArchSeries>> = BTreeMap::new();
-        for arch in self.farm.db.read(groups::arch_series)? {
-            let name = format!("{}/{}/{}", arch.distribution, arch.series, arch.tag);
-            if arch.has_chroot {
+        for arch in self.farm.db.read(series::architectures)? {
+            let name = format!("{}/{}", arch.series, arch.tag);
+            if !arch.chroots.is_empty() {
                 log::debug!(target: LOGGER, "{name} added");
                 groups.entry(arch.family.clone()).or_default().push(arch);
             } else {
@@ -141,7 +141,7 @@ impl<'a> Pass<'a> {
                 log::info!(target: LOGGER, "{name} is looked after by {owner}; left to it");
                 continue;
             };
-            let mut scanner = Scanner::new(self.farm, *fence, Era::Pass);
+            let mut scanner = Scanner::new(self.farm, *fence, ScanMode::Pass);
             // What is known may have become old while others were looked at.
             let Some(view) = scanner.view()?.filter(&is_for) else {
                 continue;
@@ -199,7 +199,7 @@ impl<'a> Pass<'a> {
             let processors = &view.builder.processors;
             processors
                 .iter()
-                .any(|processor| processor.id == arch.processor)
+                .any(|processor| processor.id == arch.processor_id)
         };
         let wanted: Vec<&str> = tags.iter().filter(has).map(|arch| &*arch.tag).collect();
         if !wanted.contains(&&*info.arch_tag) {
@@ -210,7 +210,7 @@ impl<'a> Pass<'a> {
             )));
         }
         let status = scanner.ask(view)?;
-        match next_step::step(Era::Pass, &view.facts(), &status.record, now()) {
+        match next_step::step(ScanMode::Pass, &view.facts(), &status.record, now()) {
             step @ Step::Rescue { .. } => steps::act(scanner, view, step),
             _ => Ok(Next::Turn),
         }
@@ -239,7 +239,7 @@ impl<'a> Pass<'a> {
             );
         }
         let status = scanner.ask(view)?;
-        let step = next_step::step(Era::Pass, &view.facts(), &status.record, now());
+        let step = next_step::step(ScanMode::Pass, &view.facts(), &status.record, now());
         match steps::act(scanner, view, step) {
             Err(trouble @ Trouble::Failure { .. }) => {
                 Ok(steps::settle(scanner, view, Err(trouble)))

@@ -16,7 +16,7 @@ use crate::sys::host;
 
 use crate::master::farm::own_name;
 use crate::master::farm::{Farm, millis};
-use crate::master::policy::next_step::Era;
+use crate::master::policy::next_step::ScanMode;
 use crate::master::rows::leases::{self, Fence};
 use crate::master::rows::queue;
 use crate::master::scan::look::{Next, Scanner};
@@ -240,7 +240,7 @@ impl Crew {
     /// Looks after one builder until its lease is gone or the process ends.
     pub(crate) fn look_after(&self, post: &Post) {
         let interval = self.farm.config.scan_interval;
-        let mut scanner = Scanner::new(&self.farm, post.fence, Era::Daemon);
+        let mut scanner = Scanner::new(&self.farm, post.fence, ScanMode::Daemon);
         // Not all at once at the start.
         let mut due = Instant::now() + spread(post.fence.builder, interval.min(SOON));
         loop {
@@ -256,7 +256,7 @@ impl Crew {
             let Ok(next) = looked else {
                 // The panic itself has been told.
                 log::error!("builder {}: the look at it panicked", post.fence.builder);
-                scanner = Scanner::new(&self.farm, post.fence, Era::Daemon);
+                scanner = Scanner::new(&self.farm, post.fence, ScanMode::Daemon);
                 due = Instant::now() + AFTER_PANIC;
                 continue;
             };

@@ -26,7 +26,7 @@ pub(crate) fn duration_ms(previous: Option<i64>, source_bytes: Option<i64>) -> i
 
 /// A job in the queue.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Waiting {
+pub(crate) struct QueuedJob {
     pub(crate) id: i64,
     pub(crate) score: i64,
     pub(crate) estimated_ms: i64,
@@ -35,9 +35,9 @@ pub(crate) struct Waiting {
     pub(crate) virtualized: bool,
 }
 
-impl Waiting {
+impl QueuedJob {
     /// Tells whether this job is dispatched before `other` wherever both could be.
-    pub(crate) fn goes_before(&self, other: &Waiting) -> bool {
+    pub(crate) fn goes_before(&self, other: &QueuedJob) -> bool {
         let same_builders =
             (self.processor, self.virtualized) == (other.processor, other.virtualized);
         // Of equals, the older.
@@ -59,15 +59,15 @@ pub(crate) struct Running {
 /// `running` is what these are busy with.
 pub(crate) fn starts_at(
     now: i64,
-    me: &Waiting,
-    queue: &[Waiting],
+    me: &QueuedJob,
+    queue: &[QueuedJob],
     running: &[Running],
     pool: usize,
 ) -> Option<i64> {
     if pool == 0 {
         return None;
     }
-    let ahead: Vec<&Waiting> = queue.iter().filter(|other| other.goes_before(me)).collect();
+    let ahead: Vec<&QueuedJob> = queue.iter().filter(|other| other.goes_before(me)).collect();
     let work = ahead
         .iter()
         .fold(0_i64, |sum, job| sum.saturating_add(job.estimated_ms));
@@ -121,8 +121,8 @@ mod tests {
         assert!(duration_ms(None, Some(i64::MAX)) > 0);
     }
 
-    fn job(id: i64, score: i64, minutes: i64) -> Waiting {
-        Waiting {
+    fn job(id: i64, score: i64, minutes: i64) -> QueuedJob {
+        QueuedJob {
             id,
             score,
             estimated_ms: minutes * MINUTE_MS,
@@ -141,11 +141,11 @@ mod tests {
     #[test]
     fn starts() {
         let me = job(5, 100, 3);
-        let elsewhere = |id| Waiting {
+        let elsewhere = |id| QueuedJob {
             processor: 2,
             ..job(id, 900, 60)
         };
-        let in_a_machine = Waiting {
+        let in_a_machine = QueuedJob {
             virtualized: true,
             ..job(9, 900, 60)
         };

@@ -35,7 +35,7 @@ pub(crate) struct JobFacts {
 
 /// Who looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Era {
+pub(crate) enum ScanMode {
     /// The pass of 2008.
     Pass,
     /// The daemon of today.
@@ -117,28 +117,28 @@ const ABORTING_TAIL: &[u8] = b"Waiting for the slave to end the build.";
 const TAIL_BYTES: usize = 2048;
 
 /// Returns what to do before the slave is asked.
-pub(crate) fn before(era: Era, facts: &BuilderFacts) -> Before {
+pub(crate) fn before(mode: ScanMode, facts: &BuilderFacts) -> Before {
     match &facts.job {
-        Some(job) => before_with_job(era, facts, job),
+        Some(job) => before_with_job(mode, facts, job),
         None if !facts.ok => Before::Leave,
         None => match facts.clean {
             CleanStatus::Clean => Before::Ask,
             CleanStatus::Dirty | CleanStatus::Cleaning if facts.virtualized => {
-                before_reset(era, facts)
+                before_reset(mode, facts)
             }
             CleanStatus::Dirty | CleanStatus::Cleaning => Before::Ask,
         },
     }
 }
 
-fn before_with_job(era: Era, facts: &BuilderFacts, job: &JobFacts) -> Before {
-    match (era, facts.clean) {
-        (Era::Pass, _) => Before::Ask,
-        (Era::Daemon, CleanStatus::Clean | CleanStatus::Cleaning) => Before::Broken {
+fn before_with_job(mode: ScanMode, facts: &BuilderFacts, job: &JobFacts) -> Before {
+    match (mode, facts.clean) {
+        (ScanMode::Pass, _) => Before::Ask,
+        (ScanMode::Daemon, CleanStatus::Clean | CleanStatus::Cleaning) => Before::Broken {
             why: format!("a builder with a job, {}, is {}", job.cookie, facts.clean),
         },
-        (Era::Daemon, CleanStatus::Dirty) if facts.ok => Before::Ask,
-        (Era::Daemon, CleanStatus::Dirty) => {
+        (ScanMode::Daemon, CleanStatus::Dirty) if facts.ok => Before::Ask,
+        (ScanMode::Daemon, CleanStatus::Dirty) => {
             let why = "the builder is disabled".to_owned();
             match job.cancelling {
                 true => Before::CancelJob { why },
@@ -148,14 +148,14 @@ fn before_with_job(era: Era, facts: &BuilderFacts, job: &JobFacts) -> Before {
     }
 }
 
-fn before_reset(era: Era, facts: &BuilderFacts) -> Before {
+fn before_reset(mode: ScanMode, facts: &BuilderFacts) -> Before {
     match (facts.reset, facts.clean) {
         // A reset that was interrupted is begun again: the command ends with the slave up.
         (Some(ResetProtocol::Synchronous), _) => Before::ResetMachine,
         (Some(ResetProtocol::Asynchronous), CleanStatus::Cleaning) => Before::Leave,
         (Some(ResetProtocol::Asynchronous), _) => Before::ResetMachine,
         // In 2008 no protocol was named; the slave can be asked all the same.
-        (None, _) if era == Era::Pass => Before::Ask,
+        (None, _) if mode == ScanMode::Pass => Before::Ask,
         (None, _) => Before::Broken {
             why: "a virtual builder without a reset protocol: give it 1.1 or 2.0".to_owned(),
         },
@@ -163,23 +163,23 @@ fn before_reset(era: Era, facts: &BuilderFacts) -> Before {
 }
 
 /// Returns what to do about the status of a slave that was to be asked. `now` is in milliseconds.
-pub(crate) fn step(era: Era, facts: &BuilderFacts, status: &StatusRecord, now: i64) -> Step {
+pub(crate) fn step(mode: ScanMode, facts: &BuilderFacts, status: &StatusRecord, now: i64) -> Step {
     match &facts.job {
-        Some(job) => with_job(era, job, status, now),
+        Some(job) => with_job(mode, job, status, now),
         None if !facts.ok => Step::Nothing,
-        None => without_job(era, facts, status),
+        None => without_job(mode, facts, status),
     }
 }
 
-fn with_job(era: Era, job: &JobFacts, status: &StatusRecord, now: i64) -> Step {
+fn with_job(mode: ScanMode, job: &JobFacts, status: &StatusRecord, now: i64) -> Step {
     match status {
-        StatusRecord::Idle => without_its_job(era, job, None),
+        StatusRecord::Idle => without_its_job(mode, job, None),
         StatusRecord::Building { id, .. }
         | StatusRecord::Aborting { id }
         | StatusRecord::Waiting { id, .. }
             if id.as_str() != job.cookie =>
         {
-            without_its_job(era, job, Some(id))
+            without_its_job(mode, job, Some(id))
         }
         StatusRecord::Waiting {
             status,
@@ -216,18 +216,18 @@ fn with_job(era: Era, job: &JobFacts, status: &StatusRecord, now: i64) -> Step {
     }
 }
 
-fn without_its_job(era: Era, job: &JobFacts, got: Option<&BuildId>) -> Step {
-    match (era, got) {
+fn without_its_job(mode: ScanMode, job: &JobFacts, got: Option<&BuildId>) -> Step {
+    match (mode, got) {
         _ if job.cancelling => Step::Cancelled,
-        (Era::Pass, None) => Step::Forgotten,
-        (Era::Pass | Era::Daemon, got) => Step::Lost {
+        (ScanMode::Pass, None) => Step::Forgotten,
+        (ScanMode::Pass | ScanMode::Daemon, got) => Step::Lost {
             expected: job.cookie.clone(),
             got: got.map(ToString::to_string),
         },
     }
 }
 
-fn without_job(era: Era, facts: &BuilderFacts, status: &StatusRecord) -> Step {
+fn without_job(mode: ScanMode, facts: &BuilderFacts, status: &StatusRecord) -> Step {
     let clean = facts.clean == CleanStatus::Clean;
     match status {
         StatusRecord::Idle if !clean && facts.virtualized => Step::Nothing,
@@ -237,7 +237,7 @@ fn without_job(era: Era, facts: &BuilderFacts, status: &StatusRecord) -> Step {
         StatusRecord::Building { id, .. }
         | StatusRecord::Aborting { id }
         | StatusRecord::Waiting { id, .. }
-            if clean && era == Era::Daemon =>
+            if clean && mode == ScanMode::Daemon =>
         {
             Step::Broken {
                 why: format!("a CLEAN builder is {} {id}", status.builder_status()),

@@ -4,7 +4,9 @@
 //! depend on, which pockets a series accepts, and what that makes of apt's sources. Debian's
 //! components, which the sources never knew, are here beside Ubuntu's.
 
-use crate::master::model::{ArchivePurpose, Pocket, SeriesStatus, suite};
+use std::fmt;
+
+use crate::master::model::{Archive, ArchivePurpose, Pocket, SeriesStatus, suite};
 
 /// Returns the pockets a build of `pocket` may use, RELEASE first, its own last.
 pub(crate) fn dependencies(pocket: Pocket) -> &'static [Pocket] {
@@ -89,28 +91,36 @@ impl Components {
     }
 }
 
-/// An archive as apt is to see it. Not to be shown: it holds a secret.
+/// An archive as apt sees it.
 #[derive(Clone)]
-pub(crate) struct AptArchive<'a> {
-    pub(crate) purpose: ArchivePurpose,
-    /// Where it is; empty: nobody knows, and it is left out.
-    pub(crate) base_url: &'a str,
-    /// What the user `buildd` of a private archive shows.
-    pub(crate) secret: Option<&'a str>,
-    pub(crate) private: bool,
-    /// It has published binaries for the build's architecture; without, apt would find nothing.
+pub(crate) struct AptArchive {
+    pub(crate) archive: Archive,
+    /// The password of the user `buildd`, with which builders read a private archive.
+    pub(crate) secret: Option<String>,
+    /// Whether it has published binaries for the build's architecture. apt fails on a suite that has
+    /// no index for it.
     pub(crate) has_binaries: bool,
+}
+
+/// Leaves out the secret.
+impl fmt::Debug for AptArchive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AptArchive")
+            .field("archive", &self.archive)
+            .field("has_binaries", &self.has_binaries)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What a build may use.
 #[derive(Clone)]
 pub(crate) struct AptSources<'a> {
     /// The archive built for.
-    pub(crate) own: AptArchive<'a>,
+    pub(crate) own: &'a AptArchive,
     /// Archives that this one names as its dependencies.
-    pub(crate) others: Vec<AptArchive<'a>>,
+    pub(crate) others: Vec<&'a AptArchive>,
     /// The primary archive of the distribution, if `own` is not it.
-    pub(crate) primary: Option<AptArchive<'a>>,
+    pub(crate) primary: Option<&'a AptArchive>,
     pub(crate) components: Components,
     pub(crate) series: &'a str,
     pub(crate) pocket: Pocket,
@@ -125,27 +135,29 @@ pub(crate) struct AptSources<'a> {
 /// private one, of SECURITY. No line at all: the build is to keep what its chroot has.
 pub(crate) fn archive_lines(sources: &AptSources<'_>) -> Vec<String> {
     let ogre = sources.components.ogre(sources.component, sources.pocket);
-    let suites = |archive, pocket, components: &[&str]| -> Vec<String> {
+    let suites = |archive: &AptArchive, pocket, components: &[&str]| -> Vec<String> {
         let suite_of = |pocket: &Pocket| suite(sources.series, *pocket);
         let suites = dependencies(pocket).iter().map(suite_of);
         let lines = suites.map(|suite| line(archive, &suite, components));
         lines.flatten().collect()
     };
-    match sources.own.purpose {
+    match sources.own.archive.purpose {
         ArchivePurpose::Primary | ArchivePurpose::Embargoed | ArchivePurpose::Obsolete => {
-            suites(&sources.own, sources.pocket, &ogre)
+            suites(sources.own, sources.pocket, &ogre)
         }
         ArchivePurpose::Ppa | ArchivePurpose::Partner | ArchivePurpose::Copy => {
-            let below = match sources.own.private {
+            let below = match sources.own.archive.private {
                 true => Pocket::Security,
                 false => Pocket::Updates,
             };
-            let near = [&sources.own].into_iter().chain(&sources.others);
+            let near = [sources.own]
+                .into_iter()
+                .chain(sources.others.iter().copied());
             let near = near.filter(|archive| archive.has_binaries);
             let mut lines: Vec<String> = near
                 .filter_map(|archive| line(archive, sources.series, &ogre))
                 .collect();
-            if let Some(primary) = &sources.primary {
+            if let Some(primary) = sources.primary {
                 lines.extend(suites(primary, below, sources.components.all()));
             }
             lines
@@ -153,21 +165,23 @@ pub(crate) fn archive_lines(sources: &AptSources<'_>) -> Vec<String> {
     }
 }
 
-fn line(archive: &AptArchive<'_>, suite: &str, components: &[&str]) -> Option<String> {
+fn line(archive: &AptArchive, suite: &str, components: &[&str]) -> Option<String> {
     let url = url(archive)?;
     Some(format!("deb {url} {suite} {}", components.join(" ")))
 }
 
-fn url(archive: &AptArchive<'_>) -> Option<String> {
-    if archive.base_url.is_empty() {
+fn url(archive: &AptArchive) -> Option<String> {
+    let base_url = &archive.archive.base_url;
+    if base_url.is_empty() {
         return None;
     }
-    let secret = archive.secret.filter(|_| archive.private);
-    Some(match (archive.base_url.split_once("://"), secret) {
+    let secret = archive.secret.as_deref();
+    let secret = secret.filter(|_| archive.archive.private);
+    Some(match (base_url.split_once("://"), secret) {
         (Some((scheme, rest)), Some(secret)) => {
             format!("{scheme}://buildd:{}@{rest}", percent_encoded(secret))
         }
-        _ => archive.base_url.to_owned(),
+        _ => base_url.clone(),
     })
 }
 
@@ -246,21 +260,36 @@ mod tests {
         }
     }
 
-    fn archive(purpose: ArchivePurpose, base_url: &str) -> AptArchive<'_> {
+    fn archive(purpose: ArchivePurpose, base_url: &str) -> AptArchive {
         AptArchive {
-            purpose,
-            base_url,
+            archive: Archive {
+                id: 1,
+                distribution_id: 1,
+                distribution: "ubuntu".into(),
+                owner: String::new(),
+                name: "any".into(),
+                purpose,
+                private: false,
+                virtualized: false,
+                enabled: true,
+                relative_score: 0,
+                base_url: base_url.into(),
+                has_secret: false,
+            },
             secret: None,
-            private: false,
             has_binaries: true,
         }
     }
 
-    fn ubuntu(own: AptArchive<'_>, pocket: Pocket) -> AptSources<'_> {
+    fn ubuntu<'a>(
+        own: &'a AptArchive,
+        primary: Option<&'a AptArchive>,
+        pocket: Pocket,
+    ) -> AptSources<'a> {
         AptSources {
             own,
             others: Vec::new(),
-            primary: Some(archive(ArchivePurpose::Primary, "http://p/ubuntu")),
+            primary,
             components: Components::Ubuntu,
             series: "hoary",
             pocket,
@@ -270,11 +299,12 @@ mod tests {
 
     #[test]
     fn lines_of_the_primary_archive() {
-        let primary = || archive(ArchivePurpose::Primary, "http://p/ubuntu");
+        let primary = archive(ArchivePurpose::Primary, "http://p/ubuntu");
+        let lines = |own, pocket| archive_lines(&ubuntu(own, Some(&primary), pocket));
         let check = |pocket, suites: &[&str]| {
             let line = |suite| format!("deb http://p/ubuntu {suite} main restricted universe");
             let expect: Vec<String> = suites.iter().map(line).collect();
-            assert_eq!(archive_lines(&ubuntu(primary(), pocket)), expect);
+            assert_eq!(lines(&primary, pocket), expect);
         };
         check(Release, &["hoary"]);
         check(Security, &["hoary", "hoary-security"]);
@@ -282,27 +312,27 @@ mod tests {
         check(Updates, &updates);
         check(Proposed, &[&updates[..], &["hoary-proposed"]].concat());
         assert_eq!(
-            archive_lines(&ubuntu(primary(), Backports))[3],
+            lines(&primary, Backports)[3],
             "deb http://p/ubuntu hoary-backports main restricted universe multiverse"
         );
         let nowhere = archive(ArchivePurpose::Primary, "");
-        assert!(archive_lines(&ubuntu(nowhere, Release)).is_empty());
+        assert!(lines(&nowhere, Release).is_empty());
     }
 
     #[test]
     fn lines_of_a_ppa() {
         let all = "main restricted universe multiverse";
         let below = |suite| format!("deb http://p/ubuntu {suite} {all}");
-        let ppa = || archive(ArchivePurpose::Ppa, "https://ppa/bob/ubuntu");
+        let primary = archive(ArchivePurpose::Primary, "http://p/ubuntu");
+        let mut ppa = archive(ArchivePurpose::Ppa, "https://ppa/bob/ubuntu");
 
-        let mut sources = ubuntu(ppa(), Release);
-        sources.others = vec![
-            archive(ArchivePurpose::Ppa, "https://ppa/eve/ubuntu"),
-            AptArchive {
-                has_binaries: false,
-                ..archive(ArchivePurpose::Ppa, "https://ppa/nothing/ubuntu")
-            },
-        ];
+        let other = archive(ArchivePurpose::Ppa, "https://ppa/eve/ubuntu");
+        let nothing = AptArchive {
+            has_binaries: false,
+            ..archive(ArchivePurpose::Ppa, "https://ppa/nothing/ubuntu")
+        };
+        let mut sources = ubuntu(&ppa, Some(&primary), Release);
+        sources.others = vec![&other, &nothing];
         let expect = [
             "deb https://ppa/bob/ubuntu hoary main restricted universe".to_owned(),
             "deb https://ppa/eve/ubuntu hoary main restricted universe".to_owned(),
@@ -312,21 +342,22 @@ mod tests {
         ];
         assert_eq!(archive_lines(&sources), expect);
 
-        sources.own.private = true;
-        sources.own.secret = Some("s3c/r@t");
-        sources.others.clear();
+        ppa.archive.private = true;
+        ppa.secret = Some("s3c/r@t".into());
         let expect = [
             "deb https://buildd:s3c%2Fr%40t@ppa/bob/ubuntu hoary main restricted universe"
                 .to_owned(),
             below("hoary"),
             below("hoary-security"),
         ];
-        assert_eq!(archive_lines(&sources), expect);
+        assert_eq!(
+            archive_lines(&ubuntu(&ppa, Some(&primary), Release)),
+            expect
+        );
 
         // Empty so far, and no primary archive: what the chroot has will do.
-        sources.own.has_binaries = false;
-        sources.primary = None;
-        assert!(archive_lines(&sources).is_empty());
+        ppa.has_binaries = false;
+        assert!(archive_lines(&ubuntu(&ppa, None, Release)).is_empty());
     }
 
     #[test]
@@ -336,11 +367,9 @@ mod tests {
             ("http://h/x", false, "http://h/x"),
             ("file:/srv/x", true, "file:/srv/x"),
         ] {
-            let one = AptArchive {
-                secret: Some("k"),
-                private,
-                ..archive(ArchivePurpose::Ppa, base_url)
-            };
+            let mut one = archive(ArchivePurpose::Ppa, base_url);
+            one.secret = Some("k".into());
+            one.archive.private = private;
             assert_eq!(url(&one).as_deref(), Some(expect));
         }
     }

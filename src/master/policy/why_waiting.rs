@@ -34,7 +34,7 @@ pub(crate) struct Facts {
     pub(crate) processor: String,
     pub(crate) virtualized: bool,
     /// The builders with this processor and virtualization.
-    pub(crate) builders: Vec<Candidate>,
+    pub(crate) builders: Vec<EligibleBuilder>,
     pub(crate) score: i64,
     /// How many jobs for these builders go before it.
     pub(crate) ahead: usize,
@@ -45,7 +45,7 @@ pub(crate) struct Facts {
 
 /// A builder that could run it, were it free.
 #[derive(Clone, Debug)]
-pub(crate) struct Candidate {
+pub(crate) struct EligibleBuilder {
     pub(crate) name: String,
     pub(crate) doing: Doing,
 }
@@ -255,7 +255,7 @@ fn its_turn(facts: &Facts) -> String {
     }
 }
 
-fn builder_line(builder: &Candidate) -> String {
+fn builder_line(builder: &EligibleBuilder) -> String {
     let doing = match &builder.doing {
         Doing::Idle => "idle".to_owned(),
         Doing::Building(title) => format!("building {title}"),

@@ -3,51 +3,29 @@
 //! The binaries are what ends a dep-wait; whoever publishes tells us of them.
 
 use crate::db::{Error, Row, Tx, Value, params};
-use crate::master::model::ArchivePurpose;
+use crate::master::model::Archive;
 
 /// How many rows go into one statement.
 const AT_ONCE: usize = 200;
 
-/// An archive. Its secret is never read here, only whether it has one.
-#[derive(Clone, Debug)]
-pub(crate) struct Archive {
-    pub(crate) id: i64,
-    pub(crate) distribution_id: i64,
-    pub(crate) distribution: String,
-    pub(crate) owner: String,
-    pub(crate) name: String,
-    pub(crate) purpose: ArchivePurpose,
-    pub(crate) private: bool,
-    pub(crate) virtualized: bool,
-    pub(crate) enabled: bool,
-    pub(crate) relative_score: i64,
-    /// What apt is told; empty leaves the chroot's own sources.
-    pub(crate) base_url: String,
-    pub(crate) has_secret: bool,
-}
-
-impl Archive {
-    /// Returns its name within its distribution: `primary`, or `OWNER/NAME`.
-    pub(crate) fn short_name(&self) -> String {
-        match self.owner.as_str() {
-            "" => self.name.clone(),
-            owner => format!("{owner}/{}", self.name),
-        }
-    }
-}
+/// The columns of archive `a` of distribution `d` that [`read`] reads.
+pub(super) const COLUMNS: &str = "a.id, d.id, d.name, a.owner, a.name, a.purpose, a.private,
+    a.require_virtualized, a.enabled, a.relative_score, a.base_url, a.buildd_secret IS NOT NULL";
+/// How many columns those are.
+pub(super) const COLUMN_COUNT: usize = 12;
 
 /// Returns every archive, by distribution, owner and name.
 pub(crate) fn all(tx: &mut Tx<'_>) -> Result<Vec<Archive>, Error> {
-    let sql = "
-        SELECT a.id, d.id, d.name, a.owner, a.name, a.purpose, a.private, a.require_virtualized,
-            a.enabled, a.relative_score, a.base_url, a.buildd_secret IS NOT NULL
-        FROM archive a JOIN distribution d ON d.id = a.distribution_id
-        ORDER BY d.name, a.owner, a.name";
-    let rows = tx.query(sql, &[])?;
+    let sql = format!(
+        "SELECT {COLUMNS} FROM archive a JOIN distribution d ON d.id = a.distribution_id
+        ORDER BY d.name, a.owner, a.name"
+    );
+    let rows = tx.query(&sql, &[])?;
     rows.iter().map(read).collect()
 }
 
-fn read(row: &Row) -> Result<Archive, Error> {
+/// Reads [`COLUMNS`], the first of which is the first of the row.
+pub(super) fn read(row: &Row) -> Result<Archive, Error> {
     Ok(Archive {
         id: row.get(0)?,
         distribution_id: row.get(1)?,
@@ -124,14 +102,29 @@ pub(crate) struct Binary {
     pub(crate) source: String,
 }
 
-/// Notes that binaries, no two of the same name and version, are in an archive.
+/// What becomes of a binary that is recorded already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Known {
+    Keep,
+    /// It gets the new component and source.
+    Update,
+}
+
+/// Records that binaries, no two of the same name and version, are in an archive.
 pub(crate) fn publish(
     tx: &mut Tx<'_>,
     arch_series: i64,
     archive: i64,
     binaries: &[Binary],
+    known: Known,
     now: i64,
 ) -> Result<(), Error> {
+    let on_conflict = match known {
+        Known::Keep => "NOTHING",
+        Known::Update => {
+            "UPDATE SET component = excluded.component, source_name = excluded.source_name"
+        }
+    };
     for some in binaries.chunks(AT_ONCE) {
         let mut values = params![arch_series, archive, now].to_vec();
         let mut places = Vec::new();
@@ -154,7 +147,7 @@ pub(crate) fn publish(
                 (arch_series_id, archive_id, name, version, component, source_name, published_at)
             VALUES {}
             ON CONFLICT (arch_series_id, archive_id, name, version)
-            DO UPDATE SET component = excluded.component, source_name = excluded.source_name",
+            DO {on_conflict}",
             places.join(", ")
         );
         tx.execute(&sql, &values)?;

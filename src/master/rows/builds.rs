@@ -4,7 +4,10 @@
 //! What a scanner writes is `queue`. Every change here names the state it starts from, so that a
 //! scanner who was quicker is not overruled; it answers whether it took place.
 
-use super::series::File;
+use super::candidate::current_component;
+use super::files::{self, File};
+use super::numbers::{SUSPENDED, WAITING};
+use super::queue;
 use super::{NAME_COLUMNS, NAME_JOINS, build_name};
 use crate::db::{Column, Error, Row, Tx, Value, params};
 use crate::master::model::{
@@ -45,12 +48,12 @@ pub(crate) struct Build {
     pub(crate) builder: Option<(String, String)>,
     pub(crate) log: Option<File>,
     pub(crate) upload_log: Option<File>,
-    pub(crate) job: Option<Waiting>,
+    pub(crate) job: Option<QueueEntry>,
 }
 
 /// The queue row of a build.
 #[derive(Clone, Debug)]
-pub(crate) struct Waiting {
+pub(crate) struct QueueEntry {
     pub(crate) id: i64,
     pub(crate) status: JobStatus,
     pub(crate) score: i64,
@@ -66,15 +69,18 @@ pub(crate) struct Waiting {
     pub(crate) logtail: Option<String>,
 }
 
-const COLUMNS: &str = "b.state, b.arch_indep, b.created_at, b.first_dispatched_at, b.started_at,
-    b.finished_at, b.dependencies, b.leaf, b.failure_count, s.id, t.id, t.enabled, r.status,
-    x.id, x.owner, x.name, x.purpose, x.enabled, p.id, p.name,
-    (SELECT w.component FROM publication w WHERE w.source_id = b.source_id AND w.series_id = r.id
-        AND w.archive_id = b.archive_id AND w.status IN (1, 2) ORDER BY w.id DESC LIMIT 1),
-    m.name, m.url,
-    l.id, l.filename, lc.size, lc.sha1, u.id, u.filename, uc.size, uc.sha1,
-    q.id, q.status, q.lastscore, q.manual, q.created_at, q.buildstart, q.attempt, q.not_before,
-    q.virtualized, q.estimated_ms, q.logtail";
+fn columns() -> String {
+    format!(
+        "b.state, b.arch_indep, b.created_at, b.first_dispatched_at, b.started_at,
+        b.finished_at, b.dependencies, b.leaf, b.failure_count, s.id, t.id, t.enabled, r.status,
+        x.id, x.owner, x.name, x.purpose, x.enabled, p.id, p.name, {}, m.name, m.url,
+        l.id, l.filename, l.restricted, lc.size, lc.sha1,
+        u.id, u.filename, u.restricted, uc.size, uc.sha1,
+        q.id, q.status, q.lastscore, q.manual, q.created_at, q.buildstart, q.attempt,
+        q.not_before, q.virtualized, q.estimated_ms, q.logtail",
+        current_component()
+    )
+}
 const JOINS: &str = "
     JOIN archive x ON x.id = b.archive_id
     JOIN processor p ON p.id = b.processor_id
@@ -88,8 +94,9 @@ const JOINS: &str = "
 /// Returns the builds that `rest` (`WHERE … ORDER BY …`) leaves. In it, `b` is the build, `s` its
 /// source, `t` its architecture, `r` its series, `d` its distribution, `q` its queue row.
 pub(super) fn select(tx: &mut Tx<'_>, rest: &str, params: &[Value]) -> Result<Vec<Build>, Error> {
+    let columns = columns();
     let sql =
-        format!("SELECT b.id, {NAME_COLUMNS}, {COLUMNS} FROM build b {NAME_JOINS} {JOINS} {rest}");
+        format!("SELECT b.id, {NAME_COLUMNS}, {columns} FROM build b {NAME_JOINS} {JOINS} {rest}");
     let rows = tx.query(&sql, params)?;
     rows.iter().map(read).collect()
 }
@@ -112,22 +119,16 @@ impl Columns<'_> {
     }
 
     fn file(&mut self) -> Result<Option<File>, Error> {
-        let alias: Option<i64> = self.next()?;
-        let name: Option<String> = self.next()?;
-        let size: Option<i64> = self.next()?;
-        let sha1: Option<String> = self.next()?;
-        Ok(alias.zip(name).map(|(alias, name)| File {
-            alias,
-            name,
-            content: size.zip(sha1),
-        }))
+        let at = self.at;
+        self.at += files::COLUMN_COUNT;
+        files::read_if_any(self.row, at)
     }
 
-    fn job(&mut self) -> Result<Option<Waiting>, Error> {
+    fn job(&mut self) -> Result<Option<QueueEntry>, Error> {
         let Some(id) = self.next()? else {
             return Ok(None);
         };
-        Ok(Some(Waiting {
+        Ok(Some(QueueEntry {
             id,
             status: self.next()?,
             score: self.next()?,
@@ -255,17 +256,6 @@ pub(crate) fn last_duration(
     row.map(|row| row.get(0)).transpose()
 }
 
-/// Puts a build that needs building into the queue, without a score; returns the row's id.
-pub(crate) fn enqueue(tx: &mut Tx<'_>, build: i64, now: i64) -> Result<i64, Error> {
-    let sql = "
-        INSERT INTO build_queue (build_id, status, processor_id, virtualized, created_at, estimated_ms)
-        SELECT b.id, 0, b.processor_id, x.require_virtualized, CAST($2 AS BIGINT),
-            COALESCE(b.estimated_ms, 0)
-        FROM build b JOIN archive x ON x.id = b.archive_id WHERE b.id = $1
-        RETURNING id";
-    tx.query_one(sql, &params![build, now])?.get(0)
-}
-
 /// Sends a build that is over to the queue again, as if it had never been tried (docs/farm.md
 /// §2.15); returns its queue row, none if it is not over, or went well.
 pub(crate) fn retry(tx: &mut Tx<'_>, build: &Build, now: i64) -> Result<Option<i64>, Error> {
@@ -281,13 +271,15 @@ pub(crate) fn retry(tx: &mut Tx<'_>, build: &Build, now: i64) -> Result<Option<i
     if tx.execute(sql, &params![build.id, build.state, needs])? == 0 {
         return Ok(None);
     }
-    enqueue(tx, build.id, now).map(Some)
+    queue::enqueue(tx, build.id, now).map(Some)
 }
 
 /// Ends a build that no builder has yet; tells whether that was so.
 pub(crate) fn cancel_waiting(tx: &mut Tx<'_>, build: i64, now: i64) -> Result<bool, Error> {
-    let sql = "DELETE FROM build_queue WHERE build_id = $1 AND status IN (0, 3)";
-    if tx.execute(sql, &params![build])? == 0 {
+    let sql = format!(
+        "DELETE FROM build_queue WHERE build_id = $1 AND status IN ({WAITING}, {SUSPENDED})"
+    );
+    if tx.execute(&sql, &params![build])? == 0 {
         return Ok(false);
     }
     let sql = "UPDATE build SET state = $2, finished_at = $3 WHERE id = $1";
@@ -315,8 +307,9 @@ pub(crate) fn set_score(
     score: i64,
     manual: bool,
 ) -> Result<bool, Error> {
-    let sql = "
-        UPDATE build_queue SET lastscore = CAST($2 AS BIGINT), manual = $3
-        WHERE build_id = $1 AND status = 0";
-    Ok(tx.execute(sql, &params![build, score, manual])? > 0)
+    let sql = format!(
+        "UPDATE build_queue SET lastscore = CAST($2 AS BIGINT), manual = $3
+        WHERE build_id = $1 AND status = {WAITING}"
+    );
+    Ok(tx.execute(&sql, &params![build, score, manual])? > 0)
 }

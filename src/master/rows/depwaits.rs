@@ -2,6 +2,7 @@
 
 use super::builds::{self, Build};
 use super::bulk;
+use super::numbers::{DEP_WAIT, OBSOLETE, PRIMARY};
 use crate::db::{Error, Row, Tx, Value, params};
 use crate::master::policy::dependencies::Known;
 
@@ -13,12 +14,14 @@ pub(crate) type Wanted = (i64, i64, String);
 /// built now are left out: of obsolete series, disabled architectures or archives, or without a
 /// chroot.
 pub(crate) fn waiting(tx: &mut Tx<'_>, after: i64, limit: i64) -> Result<Vec<Build>, Error> {
-    let rest = "
-        WHERE b.state = 3 AND b.id > $1 AND r.status <> 6 AND t.enabled AND x.enabled
+    let rest = format!(
+        "WHERE b.state = {DEP_WAIT} AND b.id > $1 AND r.status <> {OBSOLETE}
+          AND t.enabled AND x.enabled
           AND EXISTS (SELECT 1 FROM chroot f
                       WHERE f.arch_series_id = t.id AND f.alias_id IS NOT NULL)
-        ORDER BY b.id LIMIT $2";
-    builds::select(tx, rest, &params![after, limit])
+        ORDER BY b.id LIMIT $2"
+    );
+    builds::select(tx, &rest, &params![after, limit])
 }
 
 /// Returns what is published of the wanted packages, in the archive asked for or the primary one
@@ -27,20 +30,21 @@ pub(crate) fn published(
     tx: &mut Tx<'_>,
     wanted: impl IntoIterator<Item = Wanted>,
 ) -> Result<Vec<(Wanted, Known)>, Error> {
-    let sql = "
-        WITH wanted (arch_series, archive, name) AS ({VALUES})
+    let sql = format!(
+        "WITH wanted (arch_series, archive, name) AS ({{VALUES}})
         SELECT w.arch_series, w.archive, p.name, p.version, p.component
         FROM wanted w
         JOIN archive own ON own.id = w.archive
         JOIN archive a ON a.distribution_id = own.distribution_id
-            AND (a.id = own.id OR a.purpose = 1)
+            AND (a.id = own.id OR a.purpose = {PRIMARY})
         JOIN published_binary p ON p.arch_series_id = w.arch_series AND p.archive_id = a.id
-            AND p.name = w.name";
+            AND p.name = w.name"
+    );
     let row = |(arch_series, archive, name): Wanted| {
         [arch_series.into(), archive.into(), Value::Text(name)]
     };
     let types = ["BIGINT", "BIGINT", "TEXT"];
-    let found = bulk::query(tx, sql, types, &[], wanted.into_iter().map(row))?;
+    let found = bulk::query(tx, &sql, types, &[], wanted.into_iter().map(row))?;
     found.iter().map(binary).collect()
 }
 
@@ -61,7 +65,7 @@ pub(crate) fn set_dependencies(
     build: i64,
     dependencies: &str,
 ) -> Result<(), Error> {
-    let sql = "UPDATE build SET dependencies = $2 WHERE id = $1 AND state = 3";
-    tx.execute(sql, &params![build, dependencies])?;
+    let sql = format!("UPDATE build SET dependencies = $2 WHERE id = $1 AND state = {DEP_WAIT}");
+    tx.execute(&sql, &params![build, dependencies])?;
     Ok(())
 }

@@ -2,9 +2,10 @@
 //! a job waits for.
 
 use super::builds::{Build, select};
+use super::numbers::{CANCELLING, RUNNING, WAITING};
 use crate::db::{Error, Tx, Value, params};
 use crate::master::model::BuildState;
-use crate::master::policy::estimate::{Running, Waiting};
+use crate::master::policy::estimate::{QueuedJob, Running};
 
 /// Which builds are wanted; what is none is not asked about.
 #[derive(Clone, Debug, Default)]
@@ -81,10 +82,12 @@ fn escape(text: &str) -> String {
 /// Returns the builds that have a queue row: those that run, then those that wait in the order
 /// they will be given out.
 pub(crate) fn queue(tx: &mut Tx<'_>) -> Result<Vec<Build>, Error> {
-    let rest = "
-        WHERE q.id IS NOT NULL
-        ORDER BY CASE WHEN q.status IN (1, 2) THEN 0 ELSE 1 END, q.lastscore DESC, q.id";
-    select(tx, rest, &[])
+    let rest = format!(
+        "WHERE q.id IS NOT NULL
+        ORDER BY CASE WHEN q.status IN ({RUNNING}, {CANCELLING}) THEN 0 ELSE 1 END,
+            q.lastscore DESC, q.id"
+    );
+    select(tx, &rest, &[])
 }
 
 /// Returns the jobs that wait for the same builders, in the order they will be given out, each
@@ -93,15 +96,16 @@ pub(crate) fn rivals(
     tx: &mut Tx<'_>,
     processor: i64,
     virtualized: bool,
-) -> Result<Vec<(Waiting, i64)>, Error> {
-    let sql = "
-        SELECT id, lastscore, estimated_ms, build_id FROM build_queue
-        WHERE status = 0 AND virtualized = $1 AND processor_id = $2
-        ORDER BY lastscore DESC, id";
-    let rows = tx.query(sql, &params![virtualized, processor])?;
+) -> Result<Vec<(QueuedJob, i64)>, Error> {
+    let sql = format!(
+        "SELECT id, lastscore, estimated_ms, build_id FROM build_queue
+        WHERE status = {WAITING} AND virtualized = $1 AND processor_id = $2
+        ORDER BY lastscore DESC, id"
+    );
+    let rows = tx.query(&sql, &params![virtualized, processor])?;
     rows.iter()
         .map(|row| {
-            let waiting = Waiting {
+            let waiting = QueuedJob {
                 id: row.get(0)?,
                 score: row.get(1)?,
                 estimated_ms: row.get(2)?,

@@ -7,6 +7,9 @@
 use super::builders::Builder;
 use super::bulk;
 use super::leases::{Fence, hold, hold_if};
+use super::numbers::{
+    BUILDING, CANCELLING, CLEAN, DIRTY, NEEDS_BUILD, PUBLISHED, RUNNING, SUSPENDED, WAITING,
+};
 use crate::db::{Error, Row, Tx, Value, params};
 use crate::master::model::BuildState;
 
@@ -33,15 +36,20 @@ pub(crate) struct End<'a> {
 /// Tells of a queue row `q` whether it may be built now: `$1` is now. A private archive's source
 /// has to be published, or no builder could fetch it (docs/farm.md §2.12). The subquery is one on
 /// purpose: joins would let the planner leave the order of the index.
-const CLAIMABLE: &str = "q.status = 0 AND q.not_before <= $1
-    AND (SELECT b.state = 0 AND t.enabled AND a.enabled AND (NOT a.private OR EXISTS (
-             SELECT 1 FROM publication p
-             WHERE p.source_id = b.source_id AND p.series_id = t.series_id
-               AND p.archive_id = a.id AND p.status = 2))
-         FROM build b
-         JOIN arch_series t ON t.id = b.arch_series_id
-         JOIN archive a ON a.id = b.archive_id
-         WHERE b.id = q.build_id)";
+fn claimable() -> String {
+    format!(
+        "q.status = {WAITING} AND q.not_before <= $1
+        AND (SELECT b.state = {NEEDS_BUILD} AND t.enabled AND a.enabled
+                 AND (NOT a.private OR EXISTS (
+                     SELECT 1 FROM publication p
+                     WHERE p.source_id = b.source_id AND p.series_id = t.series_id
+                       AND p.archive_id = a.id AND p.status = {PUBLISHED}))
+             FROM build b
+             JOIN arch_series t ON t.id = b.arch_series_id
+             JOIN archive a ON a.id = b.archive_id
+             WHERE b.id = q.build_id)"
+    )
+}
 
 /// Gives a builder the job with the highest score, of equals the oldest, that it can run, and marks
 /// all three so. None when there is none, or when the builder may not have one.
@@ -54,9 +62,11 @@ pub(crate) fn claim(
     builder: &Builder,
     now: i64,
 ) -> Result<Option<Claim>, Error> {
-    let may = "builderok AND NOT manual AND clean_status = 0
-        AND NOT EXISTS (SELECT 1 FROM build_queue WHERE builder_id = $1)";
-    if !hold_if(tx, fence, may)? {
+    let may = format!(
+        "builderok AND NOT manual AND clean_status = {CLEAN}
+        AND NOT EXISTS (SELECT 1 FROM build_queue WHERE builder_id = $1)"
+    );
+    if !hold_if(tx, fence, &may)? {
         return Ok(None);
     }
     let sql = best_job();
@@ -73,22 +83,23 @@ pub(crate) fn claim(
         return Ok(None);
     };
     let row = tx.query_one(
-        "UPDATE build_queue SET status = 1, builder_id = $2, buildstart = $3,
-             attempt = attempt + 1, logtail = NULL, cancel_by = NULL
-         WHERE id = $1 RETURNING build_id, attempt",
+        &format!(
+            "UPDATE build_queue SET status = {RUNNING}, builder_id = $2, buildstart = $3,
+                 attempt = attempt + 1, logtail = NULL, cancel_by = NULL
+             WHERE id = $1 RETURNING build_id, attempt"
+        ),
         &params![queue, fence.builder, now],
     )?;
     let (build, attempt): (i64, i64) = (row.get(0)?, row.get(1)?);
     tx.execute(
-        "UPDATE build SET state = 6, builder_id = $2, started_at = $3, finished_at = NULL,
-             first_dispatched_at = COALESCE(first_dispatched_at, $3)
-         WHERE id = $1",
+        &format!(
+            "UPDATE build SET state = {BUILDING}, builder_id = $2, started_at = $3,
+                 finished_at = NULL, first_dispatched_at = COALESCE(first_dispatched_at, $3)
+             WHERE id = $1"
+        ),
         &params![build, fence.builder, now],
     )?;
-    tx.execute(
-        "UPDATE builder SET clean_status = 1, clean_changed_at = $2 WHERE id = $1",
-        &params![fence.builder, now],
-    )?;
+    set_clean_status(tx, fence, DIRTY, now)?;
     Ok(Some(Claim {
         queue,
         build,
@@ -96,12 +107,20 @@ pub(crate) fn claim(
     }))
 }
 
+/// Writes it of a builder whose row the caller holds.
+fn set_clean_status(tx: &mut Tx<'_>, fence: Fence, number: i64, now: i64) -> Result<(), Error> {
+    let sql = "UPDATE builder SET clean_status = $3, clean_changed_at = $2 WHERE id = $1";
+    tx.execute(sql, &params![fence.builder, now, number])
+        .map(drop)
+}
+
 /// Writes the query for a processor's best job: `$2` is virtual or not, `$3` the processor. One at
 /// a time, so that the index gives the order and the first row ends the search.
 pub(super) fn best_job() -> String {
+    let claimable = claimable();
     format!(
         "SELECT q.lastscore, q.id FROM build_queue q
-         WHERE q.virtualized = $2 AND q.processor_id = $3 AND {CLAIMABLE}
+         WHERE q.virtualized = $2 AND q.processor_id = $3 AND {claimable}
          ORDER BY q.lastscore DESC, q.id LIMIT 1 {{SKIP LOCKED}}"
     )
 }
@@ -118,16 +137,17 @@ pub(crate) fn reset(
     if !hold(tx, fence)? {
         return Ok(false);
     }
-    let sql = "
-        UPDATE build_queue SET status = 0, builder_id = NULL, buildstart = NULL,
+    let sql = format!(
+        "UPDATE build_queue SET status = {WAITING}, builder_id = NULL, buildstart = NULL,
             cancel_by = NULL, not_before = $3
-        WHERE id = $1 AND builder_id = $2 AND status <> 2 RETURNING build_id";
-    let Some(row) = tx.query_opt(sql, &params![queue, fence.builder, not_before])? else {
+        WHERE id = $1 AND builder_id = $2 AND status <> {CANCELLING} RETURNING build_id"
+    );
+    let Some(row) = tx.query_opt(&sql, &params![queue, fence.builder, not_before])? else {
         return Ok(false);
     };
     tx.execute(
-        "UPDATE build SET state = 0, builder_id = NULL, started_at = NULL WHERE id = $1",
-        &params![row.get::<i64>(0)?],
+        "UPDATE build SET state = $2, builder_id = NULL, started_at = NULL WHERE id = $1",
+        &params![row.get::<i64>(0)?, BuildState::NeedsBuild],
     )?;
     Ok(true)
 }
@@ -178,10 +198,7 @@ pub(crate) fn discard(
          WHERE id = $1",
         &params![build, state, now],
     )?;
-    tx.execute(
-        "UPDATE builder SET clean_status = 0, clean_changed_at = $2 WHERE id = $1",
-        &params![fence.builder, now],
-    )?;
+    set_clean_status(tx, fence, CLEAN, now)?;
     Ok(true)
 }
 
@@ -202,12 +219,13 @@ pub(crate) fn set_state(
     queue: i64,
     state: BuildState,
 ) -> Result<bool, Error> {
-    let sql = "
-        UPDATE build SET state = $3
+    let sql = format!(
+        "UPDATE build SET state = $3
         WHERE id = (SELECT build_id FROM build_queue
-                    WHERE id = $1 AND builder_id = $2 AND status = 1)";
+                    WHERE id = $1 AND builder_id = $2 AND status = {RUNNING})"
+    );
     let held = hold(tx, fence)?;
-    Ok(held && tx.execute(sql, &params![queue, fence.builder, state])? > 0)
+    Ok(held && tx.execute(&sql, &params![queue, fence.builder, state])? > 0)
 }
 
 /// Notes where the log of a try is that does not end its build.
@@ -280,11 +298,12 @@ const COUNTED: i64 = 1000;
 /// Returns how many jobs could be claimed now, by what they need: processor, virtual or not, jobs
 /// (at most 1,000 are counted). Groups without any are left out.
 pub(crate) fn waiting_groups(tx: &mut Tx<'_>, now: i64) -> Result<Vec<(i64, bool, i64)>, Error> {
+    let claimable = claimable();
     let sql = format!(
         "SELECT p.id, v.virtualized, (
              SELECT count(*) FROM (
                  SELECT 1 FROM build_queue q
-                 WHERE q.virtualized = v.virtualized AND q.processor_id = p.id AND {CLAIMABLE}
+                 WHERE q.virtualized = v.virtualized AND q.processor_id = p.id AND {claimable}
                  LIMIT {COUNTED}) few)
          FROM processor p
          CROSS JOIN (SELECT FALSE AS virtualized UNION ALL SELECT TRUE) v
@@ -296,18 +315,33 @@ pub(crate) fn waiting_groups(tx: &mut Tx<'_>, now: i64) -> Result<Vec<(i64, bool
     Ok(groups?.into_iter().filter(|group| group.2 > 0).collect())
 }
 
-/// Makes the queue rows that builds in NEEDSBUILD lack (docs/farm.md §2.2), unscored, and returns how
-/// many.
-pub(crate) fn missing_entries(tx: &mut Tx<'_>, now: i64) -> Result<u64, Error> {
-    tx.execute(
+/// Writes the statement that adds queue rows, without a score, for the builds `b` that `which`
+/// leaves; `$1` is now.
+fn insert_entries(which: &str) -> String {
+    format!(
         "INSERT INTO build_queue
-             (build_id, processor_id, virtualized, created_at, estimated_ms)
-         SELECT b.id, b.processor_id, a.require_virtualized, $1, COALESCE(b.estimated_ms, 0)
-         FROM build b JOIN archive a ON a.id = b.archive_id
-         WHERE b.state = 0 AND NOT EXISTS (SELECT 1 FROM build_queue q WHERE q.build_id = b.id)
-         ON CONFLICT (build_id) DO NOTHING",
-        &params![now],
+             (build_id, status, processor_id, virtualized, created_at, estimated_ms)
+         SELECT b.id, {WAITING}, b.processor_id, a.require_virtualized, CAST($1 AS BIGINT),
+             COALESCE(b.estimated_ms, 0)
+         FROM build b JOIN archive a ON a.id = b.archive_id WHERE {which}"
     )
+}
+
+/// Puts a build in NEEDSBUILD into the queue, without a score; returns the id of its row.
+pub(crate) fn enqueue(tx: &mut Tx<'_>, build: i64, now: i64) -> Result<i64, Error> {
+    let sql = format!("{} RETURNING id", insert_entries("b.id = $2"));
+    tx.query_one(&sql, &params![now, build])?.get(0)
+}
+
+/// Makes the queue rows that builds in NEEDSBUILD lack (docs/farm.md §2.2), unscored, and returns
+/// how many.
+pub(crate) fn missing_entries(tx: &mut Tx<'_>, now: i64) -> Result<u64, Error> {
+    let lacking = format!(
+        "b.state = {NEEDS_BUILD}
+         AND NOT EXISTS (SELECT 1 FROM build_queue q WHERE q.build_id = b.id)
+         ON CONFLICT (build_id) DO NOTHING"
+    );
+    tx.execute(&insert_entries(&lacking), &params![now])
 }
 
 /// Suspends the waiting jobs of disabled architectures and archives, and lets those of enabled ones
@@ -321,9 +355,9 @@ pub(crate) fn suspend(tx: &mut Tx<'_>) -> Result<u64, Error> {
                  SELECT b.id FROM build b
                  JOIN arch_series t ON t.id = b.arch_series_id
                  JOIN archive a ON a.id = b.archive_id
-                 WHERE b.state = 0 AND {which} (t.enabled AND a.enabled))"
+                 WHERE b.state = {NEEDS_BUILD} AND {which} (t.enabled AND a.enabled))"
         );
         tx.execute(&sql, &[])
     };
-    Ok(change(0, 3, "NOT")? + change(3, 0, "")?)
+    Ok(change(WAITING, SUSPENDED, "NOT")? + change(SUSPENDED, WAITING, "")?)
 }

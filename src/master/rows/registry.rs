@@ -3,6 +3,7 @@
 //! None of it is fenced by a lease: it counts whoever looks after the builder, who sees it at the
 //! next look. What is written about a builder's work is `builders` and `queue`.
 
+use super::numbers::{ASYNCHRONOUS, CLEAN, CLEANING, UNKNOWN_FORM};
 use crate::db::{Error, Tx, params};
 use crate::master::model::{CleanStatus, ResetProtocol};
 
@@ -24,19 +25,20 @@ pub(crate) struct New {
 /// Registers a builder, or takes back one of that name that was removed; returns its id. Nothing
 /// is known of its state, so it is DIRTY.
 pub(crate) fn add(tx: &mut Tx<'_>, new: &New, now: i64) -> Result<i64, Error> {
-    let sql = "
-        INSERT INTO builder (name, url, title, manual, virtualized, vm_host, vm_reset_protocol,
+    let sql = format!(
+        "INSERT INTO builder (name, url, title, manual, virtualized, vm_host, vm_reset_protocol,
             clean_status, clean_changed_at, created_at)
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9)
         ON CONFLICT (name) DO UPDATE SET url = excluded.url, title = excluded.title,
             manual = excluded.manual, virtualized = excluded.virtualized,
             vm_host = excluded.vm_host, vm_reset_protocol = excluded.vm_reset_protocol,
             clean_status = excluded.clean_status, clean_changed_at = excluded.clean_changed_at,
-            active = TRUE, builderok = TRUE, failnotes = NULL, failure_count = 0, protocol = 0,
-            version = NULL
-        RETURNING id";
+            active = TRUE, builderok = TRUE, failnotes = NULL, failure_count = 0,
+            protocol = {UNKNOWN_FORM}, version = NULL
+        RETURNING id"
+    );
     let row = tx.query_one(
-        sql,
+        &sql,
         &params![
             &new.name,
             &new.url,
@@ -84,10 +86,11 @@ pub(crate) fn set_manual(tx: &mut Tx<'_>, builder: i64, manual: bool) -> Result<
 /// Notes that the machine of a virtual builder is in its first state again (docs/farm.md §3.4); false
 /// if nobody was asked to put it there.
 pub(crate) fn set_clean(tx: &mut Tx<'_>, builder: i64, now: i64) -> Result<bool, Error> {
-    let sql = "
-        UPDATE builder SET clean_status = 0, clean_changed_at = $2
-        WHERE id = $1 AND clean_status = 2 AND vm_reset_protocol = 20";
-    Ok(tx.execute(sql, &params![builder, now])? > 0)
+    let sql = format!(
+        "UPDATE builder SET clean_status = {CLEAN}, clean_changed_at = $2
+        WHERE id = $1 AND clean_status = {CLEANING} AND vm_reset_protocol = {ASYNCHRONOUS}"
+    );
+    Ok(tx.execute(&sql, &params![builder, now])? > 0)
 }
 
 /// Forgets a builder. One that has built something keeps its row, out of sight, for the history;

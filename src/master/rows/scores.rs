@@ -1,6 +1,7 @@
 //! Which waiting jobs are to be scored, by what, and where does the score go?
 
-use super::candidate::CURRENT_COMPONENT;
+use super::candidate::current_component;
+use super::numbers::{NEEDS_BUILD, SUSPENDED, WAITING};
 use super::{NAME_JOINS, bulk};
 use crate::db::{Error, Row, Tx, Value, params};
 use crate::master::model::ArchivePurpose;
@@ -33,28 +34,32 @@ pub(crate) fn of_build(tx: &mut Tx<'_>, now: i64, build: i64) -> Result<Option<U
 
 /// Stores scores, by queue row. A job that was given out or scored by hand meanwhile keeps its own.
 pub(crate) fn set_scores(tx: &mut Tx<'_>, scores: &[(i64, i64)]) -> Result<(), Error> {
-    let sql = "
-        WITH given (queue, score) AS ({VALUES})
+    let sql = format!(
+        "WITH given (queue, score) AS ({{VALUES}})
         UPDATE build_queue SET lastscore = given.score FROM given
-        WHERE build_queue.id = given.queue AND build_queue.status IN (0, 3) AND NOT build_queue.manual
-        RETURNING build_queue.id";
+        WHERE build_queue.id = given.queue AND NOT build_queue.manual
+            AND build_queue.status IN ({WAITING}, {SUSPENDED})
+        RETURNING build_queue.id"
+    );
     let row = |&(queue, score): &(i64, i64)| {
         // The column holds no more.
         let score = score.clamp(i32::MIN.into(), i32::MAX.into());
         [Value::Int(queue), Value::Int(score)]
     };
-    bulk::query(tx, sql, ["BIGINT", "INTEGER"], &[], scores.iter().map(row))?;
+    bulk::query(tx, &sql, ["BIGINT", "INTEGER"], &[], scores.iter().map(row))?;
     Ok(())
 }
 
 fn select(tx: &mut Tx<'_>, now: i64, rest: &str, params: &[Value]) -> Result<Vec<Unscored>, Error> {
+    let component = current_component();
     let sql = format!(
         "SELECT q.id, q.lastscore, q.created_at, s.urgency, b.pocket,
-             COALESCE({CURRENT_COMPONENT}, s.component), s.section, a.private, a.purpose,
+             COALESCE({component}, s.component), s.section, a.private, a.purpose,
              a.relative_score
          FROM build_queue q JOIN build b ON b.id = q.build_id {NAME_JOINS}
          JOIN archive a ON a.id = b.archive_id
-         WHERE q.status IN (0, 3) AND NOT q.manual AND b.state = 0 {rest}"
+         WHERE q.status IN ({WAITING}, {SUSPENDED}) AND NOT q.manual
+             AND b.state = {NEEDS_BUILD} {rest}"
     );
     let rows = tx.query(&sql, params)?;
     rows.iter().map(|row| unscored(row, now)).collect()

@@ -3,6 +3,8 @@
 //! A processor is made with the first architecture that names it, a distribution with its first
 //! series. Whether something may be added or changed is for the caller to say.
 
+use super::files::{self, File};
+use super::numbers::CHROOT_TARBALL;
 use crate::db::{Error, Row, Tx, params};
 use crate::master::model::{Pocket, SeriesStatus};
 
@@ -22,8 +24,12 @@ pub(crate) struct Series {
 impl Series {
     /// Returns the name that no other series has, `ubuntu/hoary`.
     pub(crate) fn full_name(&self) -> String {
-        format!("{}/{}", self.distribution, self.name)
+        full_name(&self.distribution, &self.name)
     }
+}
+
+fn full_name(distribution: &str, series: &str) -> String {
+    format!("{distribution}/{series}")
 }
 
 /// Returns every series, by distribution and name.
@@ -98,6 +104,8 @@ pub(crate) fn set(tx: &mut Tx<'_>, series: &Series) -> Result<(), Error> {
 pub(crate) struct ArchSeries {
     pub(crate) id: i64,
     pub(crate) series_id: i64,
+    /// The name of its series that no other has, `ubuntu/hoary`.
+    pub(crate) series: String,
     pub(crate) tag: String,
     pub(crate) processor_id: i64,
     pub(crate) processor: String,
@@ -108,19 +116,22 @@ pub(crate) struct ArchSeries {
     pub(crate) chroots: Vec<Pocket>,
 }
 
-/// Returns every architecture of every series, by series and tag.
+/// Returns every architecture of every series, by distribution, series and tag.
 pub(crate) fn architectures(tx: &mut Tx<'_>) -> Result<Vec<ArchSeries>, Error> {
     let sql = "
-        SELECT t.id, t.series_id, t.arch_tag, p.id, p.name, p.family, t.enabled,
+        SELECT t.id, t.series_id, d.name, r.name, t.arch_tag, p.id, p.name, p.family, t.enabled,
             t.supports_virtualized
         FROM arch_series t JOIN processor p ON p.id = t.processor_id
-        ORDER BY t.series_id, t.arch_tag";
+        JOIN series r ON r.id = t.series_id JOIN distribution d ON d.id = r.distribution_id
+        ORDER BY d.name, r.name, t.arch_tag";
     let rows = tx.query(sql, &[])?;
     let mut found: Vec<ArchSeries> = rows.iter().map(read_arch).collect::<Result<_, _>>()?;
-    let sql = "
-        SELECT arch_series_id, pocket FROM chroot
-        WHERE image_type = 0 AND alias_id IS NOT NULL ORDER BY arch_series_id, pocket";
-    for row in tx.query(sql, &[])? {
+    let sql = format!(
+        "SELECT arch_series_id, pocket FROM chroot
+        WHERE image_type = {CHROOT_TARBALL} AND alias_id IS NOT NULL
+        ORDER BY arch_series_id, pocket"
+    );
+    for row in tx.query(&sql, &[])? {
         let id: i64 = row.get(0)?;
         let pocket = row.get(1)?;
         if let Some(arch) = found.iter_mut().find(|arch| arch.id == id) {
@@ -134,12 +145,16 @@ fn read_arch(row: &Row) -> Result<ArchSeries, Error> {
     Ok(ArchSeries {
         id: row.get(0)?,
         series_id: row.get(1)?,
-        tag: row.get(2)?,
-        processor_id: row.get(3)?,
-        processor: row.get(4)?,
-        family: row.get(5)?,
-        enabled: row.get(6)?,
-        virtualized: row.get(7)?,
+        series: {
+            let (distribution, name): (String, String) = (row.get(2)?, row.get(3)?);
+            full_name(&distribution, &name)
+        },
+        tag: row.get(4)?,
+        processor_id: row.get(5)?,
+        processor: row.get(6)?,
+        family: row.get(7)?,
+        enabled: row.get(8)?,
+        virtualized: row.get(9)?,
         chroots: Vec::new(),
     })
 }
@@ -189,46 +204,14 @@ pub(crate) struct Chroot {
     pub(crate) file: File,
 }
 
-/// A file of the librarian.
-#[derive(Clone, Debug)]
-pub(crate) struct File {
-    pub(crate) alias: i64,
-    pub(crate) name: String,
-    /// Size in bytes and SHA-1; none once it has expired.
-    pub(crate) content: Option<(i64, String)>,
-}
-
-/// What a [`File`] is read from, where a query has `a` for its alias and `c` for its content.
-pub(crate) const FILE_COLUMNS: &str = "a.id, a.filename, c.size, c.sha1";
-
-/// Reads [`FILE_COLUMNS`], of which the first is at `at`.
-pub(crate) fn read_file(row: &Row, at: usize) -> Result<File, Error> {
-    let size: Option<i64> = row.get(at + 2)?;
-    let sha1: Option<String> = row.get(at + 3)?;
-    Ok(File {
-        alias: row.get(at)?,
-        name: row.get(at + 1)?,
-        content: size.zip(sha1),
-    })
-}
-
-/// Returns a file of the librarian.
-pub(crate) fn file(tx: &mut Tx<'_>, alias: i64) -> Result<Option<File>, Error> {
-    let sql = format!(
-        "SELECT {FILE_COLUMNS} FROM library_alias a
-        LEFT JOIN library_content c ON c.id = a.content_id WHERE a.id = $1"
-    );
-    let row = tx.query_opt(&sql, &params![alias])?;
-    row.map(|row| read_file(&row, 0)).transpose()
-}
-
 /// Returns every chroot, by architecture and pocket.
 pub(crate) fn chroots(tx: &mut Tx<'_>) -> Result<Vec<Chroot>, Error> {
     let sql = format!(
-        "SELECT h.arch_series_id, h.pocket, h.updated_at, {FILE_COLUMNS}
-        FROM chroot h JOIN library_alias a ON a.id = h.alias_id
-        LEFT JOIN library_content c ON c.id = a.content_id
-        WHERE h.image_type = 0 ORDER BY h.arch_series_id, h.pocket"
+        "SELECT h.arch_series_id, h.pocket, h.updated_at, {}
+        FROM chroot h JOIN library_alias l ON l.id = h.alias_id
+        LEFT JOIN library_content c ON c.id = l.content_id
+        WHERE h.image_type = {CHROOT_TARBALL} ORDER BY h.arch_series_id, h.pocket",
+        files::COLUMNS
     );
     let rows = tx.query(&sql, &[])?;
     rows.iter()
@@ -237,7 +220,7 @@ pub(crate) fn chroots(tx: &mut Tx<'_>) -> Result<Vec<Chroot>, Error> {
                 arch_series_id: row.get(0)?,
                 pocket: row.get(1)?,
                 updated_at: row.get(2)?,
-                file: read_file(row, 3)?,
+                file: files::read(row, 3)?,
             })
         })
         .collect()
@@ -251,12 +234,13 @@ pub(crate) fn set_chroot(
     alias: i64,
     now: i64,
 ) -> Result<(), Error> {
-    let sql = "
-        INSERT INTO chroot (arch_series_id, pocket, image_type, alias_id, updated_at)
-        VALUES ($1, $2, 0, $3, $4)
+    let sql = format!(
+        "INSERT INTO chroot (arch_series_id, pocket, image_type, alias_id, updated_at)
+        VALUES ($1, $2, {CHROOT_TARBALL}, $3, $4)
         ON CONFLICT (arch_series_id, pocket, image_type)
-        DO UPDATE SET alias_id = excluded.alias_id, updated_at = excluded.updated_at";
-    tx.execute(sql, &params![arch_series, pocket, alias, now])
+        DO UPDATE SET alias_id = excluded.alias_id, updated_at = excluded.updated_at"
+    );
+    tx.execute(&sql, &params![arch_series, pocket, alias, now])
         .map(drop)
 }
 
@@ -266,6 +250,9 @@ pub(crate) fn remove_chroot(
     arch_series: i64,
     pocket: Pocket,
 ) -> Result<bool, Error> {
-    let sql = "DELETE FROM chroot WHERE arch_series_id = $1 AND pocket = $2 AND image_type = 0";
-    Ok(tx.execute(sql, &params![arch_series, pocket])? > 0)
+    let sql = format!(
+        "DELETE FROM chroot
+        WHERE arch_series_id = $1 AND pocket = $2 AND image_type = {CHROOT_TARBALL}"
+    );
+    Ok(tx.execute(&sql, &params![arch_series, pocket])? > 0)
 }

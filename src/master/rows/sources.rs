@@ -2,7 +2,8 @@
 //!
 //! A source is known by name and version within the archive it was handed in for.
 
-use super::series::{FILE_COLUMNS, File, read_file};
+use super::files::{self, File};
+use super::numbers::{PENDING, PUBLISHED};
 use crate::db::{Error, Row, Tx, params};
 use crate::master::model::{Pocket, PublishingStatus, SourceFileType, Urgency};
 
@@ -70,12 +71,13 @@ pub(crate) fn add_file(tx: &mut Tx<'_>, source: i64, alias: i64, name: &str) -> 
 /// Returns the files of a source, by name.
 pub(crate) fn files(tx: &mut Tx<'_>, source: i64) -> Result<Vec<File>, Error> {
     let sql = format!(
-        "SELECT {FILE_COLUMNS} FROM source_file f JOIN library_alias a ON a.id = f.alias_id
-        LEFT JOIN library_content c ON c.id = a.content_id
-        WHERE f.source_id = $1 ORDER BY a.filename"
+        "SELECT {} FROM source_file f JOIN library_alias l ON l.id = f.alias_id
+        LEFT JOIN library_content c ON c.id = l.content_id
+        WHERE f.source_id = $1 ORDER BY l.filename",
+        files::COLUMNS
     );
     let rows = tx.query(&sql, &params![source])?;
-    rows.iter().map(|row| read_file(row, 0)).collect()
+    rows.iter().map(|row| files::read(row, 0)).collect()
 }
 
 /// Returns a file of an earlier source with this name and content, if the librarian still has it
@@ -108,29 +110,31 @@ pub(crate) struct Publication {
 
 /// Where a source goes.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Place {
+pub(crate) struct Destination {
     pub(crate) series: i64,
     pub(crate) archive: i64,
     pub(crate) pocket: Pocket,
 }
 
-/// Returns what is published in a place under the name of a source.
+/// Returns what is published at a destination under the name of a source.
 pub(crate) fn published(
     tx: &mut Tx<'_>,
-    place: Place,
+    to: Destination,
     name: &str,
 ) -> Result<Vec<Publication>, Error> {
-    let sql = "
-        SELECT p.id, s.id, s.version, p.component FROM source s JOIN publication p ON p.source_id = s.id
+    let sql = format!(
+        "SELECT p.id, s.id, s.version, p.component
+        FROM source s JOIN publication p ON p.source_id = s.id
         WHERE s.name = $1 AND p.series_id = $2 AND p.archive_id = $3 AND p.pocket = $4
-            AND p.status IN (1, 2)
-        ORDER BY p.id";
-    let Place {
+            AND p.status IN ({PENDING}, {PUBLISHED})
+        ORDER BY p.id"
+    );
+    let Destination {
         series,
         archive,
         pocket,
-    } = place;
-    let rows = tx.query(sql, &params![name, series, archive, pocket])?;
+    } = to;
+    let rows = tx.query(&sql, &params![name, series, archive, pocket])?;
     rows.iter().map(read_publication).collect()
 }
 
@@ -143,10 +147,10 @@ fn read_publication(row: &Row) -> Result<Publication, Error> {
     })
 }
 
-/// Publishes a source in a place.
+/// Publishes a source.
 pub(crate) fn publish(
     tx: &mut Tx<'_>,
-    place: Place,
+    to: Destination,
     source: i64,
     component: &str,
     now: i64,
@@ -159,19 +163,13 @@ pub(crate) fn publish(
     tx.execute(
         sql,
         &params![
-            source,
-            place.series,
-            place.archive,
-            place.pocket,
-            component,
-            status,
-            now
+            source, to.series, to.archive, to.pocket, component, status, now
         ],
     )
     .map(drop)
 }
 
-/// Takes a publication's place away; builds still waiting end as SUPERSEDED at their dispatch.
+/// Supersedes a publication; builds still waiting end as SUPERSEDED at their dispatch.
 pub(crate) fn supersede(tx: &mut Tx<'_>, publication: i64) -> Result<(), Error> {
     let sql = "UPDATE publication SET status = $2 WHERE id = $1";
     let status = PublishingStatus::Superseded;

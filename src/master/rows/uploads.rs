@@ -1,5 +1,6 @@
 //! Which results wait to be taken on, and what became of them?
 
+use super::numbers::UPLOADING;
 use super::{NAME_COLUMNS, NAME_JOINS, build_name};
 use crate::db::{Error, Row, Tx, params};
 use crate::master::model::{BuildName, BuildState};
@@ -26,7 +27,7 @@ pub(crate) fn waiting(tx: &mut Tx<'_>) -> Result<Vec<Upload>, Error> {
         "SELECT b.id, b.leaf, b.arch_series_id, b.archive_id, s.component,
              COALESCE(w.name, ''), COALESCE(b.started_at, b.created_at), a.private, {NAME_COLUMNS}
          FROM build b {NAME_JOINS} JOIN archive a ON a.id = b.archive_id LEFT JOIN builder w ON w.id = b.builder_id
-         WHERE b.state = 8 AND b.leaf IS NOT NULL ORDER BY b.id"
+         WHERE b.state = {UPLOADING} AND b.leaf IS NOT NULL ORDER BY b.id"
     );
     let read = |row: &Row| {
         Ok(Upload {
@@ -51,36 +52,10 @@ pub(crate) fn done(
     state: BuildState,
     log_alias: Option<i64>,
 ) -> Result<bool, Error> {
-    let sql = "
-        UPDATE build SET state = $3, upload_log_alias_id = $4
-        WHERE id = $1 AND leaf = $2 AND state = 8";
+    let sql = format!(
+        "UPDATE build SET state = $3, upload_log_alias_id = $4
+        WHERE id = $1 AND leaf = $2 AND state = {UPLOADING}"
+    );
     let params = params![upload.build, &upload.leaf, state, log_alias];
-    Ok(tx.execute(sql, &params)? > 0)
-}
-
-/// Notes that a binary is in the archive now.
-pub(crate) fn publish(
-    tx: &mut Tx<'_>,
-    upload: &Upload,
-    name: &str,
-    version: &str,
-    now: i64,
-) -> Result<(), Error> {
-    let sql = "
-        INSERT INTO published_binary
-            (arch_series_id, archive_id, name, version, component, source_name, published_at)
-        VALUES ($1, $2, $3, $4, $5, $6, $7)
-        ON CONFLICT (arch_series_id, archive_id, name, version) DO NOTHING";
-    let source = &upload.name.source;
-    let component = &upload.component;
-    let params = params![
-        upload.arch_series,
-        upload.archive,
-        name,
-        version,
-        component,
-        source,
-        now
-    ];
-    tx.execute(sql, &params).map(drop)
+    Ok(tx.execute(&sql, &params)? > 0)
 }

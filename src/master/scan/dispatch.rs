@@ -18,10 +18,11 @@ use crate::master::model::{BuildState, CleanStatus, SeriesStatus, cookie};
 use crate::master::policy::blame::Kind;
 use crate::master::policy::build_args::{Dispatch, build_args, build_type};
 use crate::master::policy::pockets::{
-    AptArchive, AptSources, Components, accepts, archive_lines, chroot_pockets,
+    AptSources, Components, accepts, archive_lines, chroot_pockets,
 };
 use crate::master::rows::builders;
-use crate::master::rows::candidate::{self, ArchiveRow, Candidate, FileRef};
+use crate::master::rows::candidate::{self, Candidate};
+use crate::master::rows::files::File;
 use crate::master::rows::queue::{self, Claim};
 use crate::sys::clock::now_ms as now;
 
@@ -43,7 +44,7 @@ pub(super) enum Dispatched {
 
 /// What to do with a claimed job.
 enum Fit {
-    Build(FileRef),
+    Build(File),
     /// It is never to be built.
     Discard(BuildState, &'static str),
     /// Something is missing that may come.
@@ -108,7 +109,7 @@ fn send(
     scanner: &mut Scanner<'_>,
     claim: &Claim,
     candidate: &Candidate,
-    chroot: &FileRef,
+    chroot: &File,
 ) -> Result<Dispatched, Trouble> {
     let Some(view) = scanner.view()? else {
         return Err(Trouble::Changed);
@@ -135,7 +136,7 @@ fn try_send(
     view: &View,
     claim: &Claim,
     candidate: &Candidate,
-    chroot: &FileRef,
+    chroot: &File,
 ) -> Result<Next, Trouble> {
     for file in std::iter::once(chroot).chain(&candidate.files) {
         send_file(scanner, view, file)?;
@@ -143,11 +144,11 @@ fn try_send(
     let form = Scanner::form(view);
     let cookie = cookie(claim.build, claim.queue, claim.attempt);
     let files = candidate.files.iter();
-    let files = files.map(|file| (file.name.clone(), Value::from(&*file.sha1)));
+    let files = files.map(|file| (file.name.clone(), Value::from(file.sha1())));
     let params = [
         Value::from(&*cookie),
         Value::from(build_type(form)),
-        Value::from(&*chroot.sha1),
+        Value::from(chroot.sha1()),
         Value::Struct(files.collect()),
         build_args(&arguments(view, candidate)),
     ];
@@ -175,8 +176,8 @@ fn try_send(
 
 /// Has the slave fetch a file from the librarian. If it cannot, the librarian is asked for it
 /// from here: what nobody can have is no fault of the builder's.
-fn send_file(scanner: &mut Scanner<'_>, view: &View, file: &FileRef) -> Result<(), Trouble> {
-    let sum = Sha1Hex::parse(&file.sha1).map_err(|error| Trouble::Ours(error.to_string()))?;
+fn send_file(scanner: &mut Scanner<'_>, view: &View, file: &File) -> Result<(), Trouble> {
+    let sum = Sha1Hex::parse(file.sha1()).map_err(|error| Trouble::Ours(error.to_string()))?;
     let url = alias_url(&scanner.farm.library_url, file.alias, &file.name);
     let token = match file.restricted {
         true => scanner
@@ -213,9 +214,9 @@ fn arguments(view: &View, candidate: &Candidate) -> Dispatch {
     let name = &candidate.name;
     let component = candidate.component.clone().unwrap_or_default();
     let archives = archive_lines(&AptSources {
-        own: apt(&candidate.archive),
+        own: &candidate.archive,
         others: Vec::new(),
-        primary: candidate.primary.as_ref().map(apt),
+        primary: candidate.primary.as_ref(),
         components: Components::of(&name.distribution),
         series: &name.series,
         pocket: name.pocket,
@@ -226,8 +227,8 @@ fn arguments(view: &View, candidate: &Candidate) -> Dispatch {
         arch_indep: candidate.arch_indep,
         series: name.series.clone(),
         suite: name.suite(),
-        purpose: candidate.archive.purpose,
-        private: candidate.archive.private,
+        purpose: candidate.archive.archive.purpose,
+        private: candidate.archive.archive.private,
         archives,
         trusted_keys: Vec::new(),
         virtualized: view.builder.virtualized,
@@ -236,19 +237,9 @@ fn arguments(view: &View, candidate: &Candidate) -> Dispatch {
     }
 }
 
-fn apt(archive: &ArchiveRow) -> AptArchive<'_> {
-    AptArchive {
-        purpose: archive.purpose,
-        base_url: &archive.base_url,
-        secret: archive.secret.as_deref(),
-        private: archive.private,
-        has_binaries: archive.has_binaries,
-    }
-}
-
 /// Tells what to do with a claimed job (docs/farm.md §2.12, §3.7).
 fn fit(candidate: &Candidate) -> Fit {
-    let purpose = candidate.archive.purpose;
+    let purpose = candidate.archive.archive.purpose;
     if candidate.series_status == SeriesStatus::Obsolete
         || !accepts(purpose, candidate.series_status, candidate.name.pocket)
     {
@@ -258,7 +249,7 @@ fn fit(candidate: &Candidate) -> Fit {
     if candidate.component.is_none() {
         return Fit::Discard(BuildState::Superseded, "the source is no longer published");
     }
-    if candidate.archive.private && !candidate.published_in_private {
+    if candidate.archive.archive.private && !candidate.published_in_private {
         return Fit::SetAside("the source is not published yet".to_owned());
     }
     let name = &candidate.name;

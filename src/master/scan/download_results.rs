@@ -19,7 +19,7 @@ use crate::sys::digest::sha1_of;
 use crate::sys::fs::{TempFile, fsync_dir, remove_tree};
 use crate::sys::hashing_writer::HashingWriter;
 
-use crate::master::farm::Place;
+use crate::master::farm::DownloadSlot;
 
 /// Tries at one file (docs/farm.md §3.1).
 const TRIES: u32 = 3;
@@ -73,7 +73,7 @@ pub(crate) struct Gathering<'a> {
     /// Longest file, in bytes.
     pub(crate) limit: u64,
     /// Waits for the right to fetch one file.
-    pub(crate) place: &'a dyn Fn() -> Place<'a>,
+    pub(crate) slot: &'a dyn Fn() -> DownloadSlot<'a>,
     /// Tells whether the lease still holds.
     pub(crate) is_ours: &'a dyn Fn() -> bool,
 }
@@ -239,7 +239,7 @@ fn fetch(wanted: &Gathering<'_>, name: &FileName, sum: &Sha1Hex, dir: &Path) -> 
     let mut tried = 0;
     loop {
         tried += 1;
-        let place = (wanted.place)();
+        let place = (wanted.slot)();
         let fetched = try_fetch(wanted, name, sum, dir);
         drop(place);
         match fetched {

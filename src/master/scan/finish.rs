@@ -66,7 +66,7 @@ pub(super) fn finish(
         .farm
         .db
         .read(|tx| candidate::candidate(tx, job.build))?;
-    let private = about.archive.private;
+    let private = about.archive.archive.private;
     match outcome(status, job.is_cancelling()) {
         Outcome::Built => built(scanner, view, job, files, &about)?,
         Outcome::Ended {
@@ -161,7 +161,7 @@ fn built(
             view,
             job,
             BuildState::Building,
-            about.archive.private,
+            about.archive.archive.private,
         )?,
         dependencies: None,
         leaf: handed_over.then_some(&*cookie),
@@ -189,7 +189,7 @@ fn gather(
         files,
         results: farm.results(),
         limit: farm.config.result_size,
-        place: &|| farm.gathering_place(),
+        slot: &|| farm.download_slot(),
         is_ours: &|| still_held(farm, fence),
     })?;
     let what = format!(

@@ -9,7 +9,7 @@ use crate::client::{self, shown_url};
 use crate::db::{self, Tx};
 use crate::master::farm::Farm;
 use crate::master::policy::blame::Kind;
-use crate::master::policy::next_step::{BuilderFacts, Era, JobFacts};
+use crate::master::policy::next_step::{BuilderFacts, JobFacts, ScanMode};
 use crate::master::rows::builders::{self, Builder, Job};
 use crate::master::rows::events;
 use crate::master::rows::events::NewEvent;
@@ -123,7 +123,7 @@ impl View {
 pub(crate) struct Scanner<'a> {
     pub(crate) farm: &'a Farm,
     pub(crate) fence: Fence,
-    pub(crate) era: Era,
+    pub(crate) mode: ScanMode,
     /// Failed looks in a row.
     pub(crate) consecutive: u32,
     /// What was wrong with the results in the last answer.
@@ -136,11 +136,11 @@ pub(crate) struct Scanner<'a> {
 }
 
 impl<'a> Scanner<'a> {
-    pub(crate) fn new(farm: &'a Farm, fence: Fence, era: Era) -> Self {
+    pub(crate) fn new(farm: &'a Farm, fence: Fence, mode: ScanMode) -> Self {
         Self {
             farm,
             fence,
-            era,
+            mode,
             consecutive: 0,
             odd_results: None,
             letting_go: None,

@@ -58,7 +58,7 @@ pub(crate) fn settle(
 
 fn look(scanner: &mut Scanner<'_>, view: &View) -> Result<Next, Trouble> {
     let facts = view.facts();
-    match next_step::before(scanner.era, &facts) {
+    match next_step::before(scanner.mode, &facts) {
         Before::Leave => Ok(Next::Turn),
         Before::ResetJob { why } => reset_job(scanner, view, log::Level::Warn, &why),
         Before::CancelJob { why } => cancelled(scanner, view, &why),
@@ -69,7 +69,7 @@ fn look(scanner: &mut Scanner<'_>, view: &View) -> Result<Next, Trouble> {
         Before::ResetMachine => reset::reset_machine(scanner, view),
         Before::Ask => {
             let status = scanner.ask(view)?;
-            let step = next_step::step(scanner.era, &facts, &status.record, now());
+            let step = next_step::step(scanner.mode, &facts, &status.record, now());
             act(scanner, view, step)
         }
     }

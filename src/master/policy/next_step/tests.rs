@@ -6,7 +6,7 @@ use super::*;
 use CleanStatus::{Clean, Cleaning, Dirty};
 
 const NOW: i64 = 1_000_000;
-const ERAS: [Era; 2] = [Era::Pass, Era::Daemon];
+const ERAS: [ScanMode; 2] = [ScanMode::Pass, ScanMode::Daemon];
 
 fn builder(ok: bool, clean: CleanStatus) -> BuilderFacts {
     BuilderFacts {
@@ -150,12 +150,12 @@ fn before_the_slave_is_asked() {
         (virtual_one(Cleaning, two), Before::Leave, Before::Leave),
         (virtual_one(Dirty, None), broken(unresettable), Before::Ask),
     ] {
-        for (era, expect) in [(Era::Daemon, daemon), (Era::Pass, pass)] {
-            let got = match before(era, &facts) {
+        for (mode, expect) in [(ScanMode::Daemon, daemon), (ScanMode::Pass, pass)] {
+            let got = match before(mode, &facts) {
                 Before::Broken { why: text } => Before::Broken { why: why(&text) },
                 other => other,
             };
-            assert_eq!(got, expect, "{era:?} {facts:?}");
+            assert_eq!(got, expect, "{mode:?} {facts:?}");
         }
     }
 }
@@ -176,9 +176,9 @@ fn a_builder_with_a_job() {
         (aborting("8-1"), lost(Some("8-1"))),
         (waiting("7-7"), lost(Some("7-7"))),
     ] {
-        for era in ERAS {
-            let got = step(era, &busy(true, Dirty), &status, NOW);
-            assert_eq!(got, expect, "{era:?} {status:?}");
+        for mode in ERAS {
+            let got = step(mode, &busy(true, Dirty), &status, NOW);
+            assert_eq!(got, expect, "{mode:?} {status:?}");
         }
     }
     let silent = StatusRecord::Building {
@@ -186,24 +186,24 @@ fn a_builder_with_a_job() {
         logtail: Vec::new(),
     };
     let unchanged = Step::KeepTail { logtail: None };
-    let got = step(Era::Daemon, &busy(true, Dirty), &silent, NOW);
+    let got = step(ScanMode::Daemon, &busy(true, Dirty), &silent, NOW);
     assert_eq!(got, unchanged);
 }
 
 #[test]
 fn an_idle_slave_with_a_job() {
     let idle = StatusRecord::Idle;
-    for (era, facts, expect) in [
-        (Era::Daemon, busy(true, Dirty), lost(None)),
-        (Era::Pass, busy(true, Dirty), Step::Forgotten),
+    for (mode, facts, expect) in [
+        (ScanMode::Daemon, busy(true, Dirty), lost(None)),
+        (ScanMode::Pass, busy(true, Dirty), Step::Forgotten),
         // The builders of 2008's sample data are disabled; theirs may be any clean status.
-        (Era::Pass, busy(false, Dirty), Step::Forgotten),
-        (Era::Pass, busy(false, Clean), Step::Forgotten),
-        (Era::Daemon, cancelling(None), Step::Cancelled),
-        (Era::Pass, cancelling(Some(NOW - 1)), Step::Cancelled),
+        (ScanMode::Pass, busy(false, Dirty), Step::Forgotten),
+        (ScanMode::Pass, busy(false, Clean), Step::Forgotten),
+        (ScanMode::Daemon, cancelling(None), Step::Cancelled),
+        (ScanMode::Pass, cancelling(Some(NOW - 1)), Step::Cancelled),
     ] {
-        let given = format!("{era:?} {facts:?}");
-        assert_eq!(step(era, &facts, &idle, NOW), expect, "{given}");
+        let given = format!("{mode:?} {facts:?}");
+        assert_eq!(step(mode, &facts, &idle, NOW), expect, "{given}");
     }
 }
 
@@ -220,12 +220,12 @@ fn cancelling_a_job() {
         (None, waiting("8-1.1"), Step::Cancelled),
     ] {
         let facts = cancelling(cancel_by);
-        let got = step(Era::Daemon, &facts, &status, NOW);
+        let got = step(ScanMode::Daemon, &facts, &status, NOW);
         assert_eq!(got, expect, "{cancel_by:?} {status:?}");
     }
     // However late: what is over is collected.
     let got = step(
-        Era::Daemon,
+        ScanMode::Daemon,
         &cancelling(Some(NOW - 1)),
         &waiting("8-1.2"),
         NOW,
@@ -318,9 +318,9 @@ fn a_builder_without_a_job() {
             Step::Nothing,
         ),
     ] {
-        for (era, expect) in [(Era::Daemon, daemon), (Era::Pass, pass)] {
-            let got = step(era, &facts, &status, NOW);
-            assert_eq!(got, expect, "{era:?} {facts:?} {status:?}");
+        for (mode, expect) in [(ScanMode::Daemon, daemon), (ScanMode::Pass, pass)] {
+            let got = step(mode, &facts, &status, NOW);
+            assert_eq!(got, expect, "{mode:?} {facts:?} {status:?}");
         }
     }
 }

@@ -5,8 +5,8 @@ use super::*;
 const NOW: i64 = 1_700_000_000_000;
 const MINUTE: i64 = 60_000;
 
-fn candidate(name: &str, doing: Doing) -> Candidate {
-    Candidate {
+fn candidate(name: &str, doing: Doing) -> EligibleBuilder {
+    EligibleBuilder {
         name: name.into(),
         doing,
     }

@@ -4,9 +4,10 @@ use super::farm::{Farm, ME, NOW, change, farm, state, view};
 use crate::db::tests::both;
 use crate::db::{Db, params};
 use crate::master::model::{BuildState, CleanStatus, JobStatus, Pocket, SeriesStatus};
-use crate::master::rows::archives::{self, Binary};
+use crate::master::rows::archives::{self, Binary, Known};
 use crate::master::rows::builders;
 use crate::master::rows::builds::{self, Build};
+use crate::master::rows::files::Content;
 use crate::master::rows::leases::{self, Fence};
 use crate::master::rows::lists::{self, Filter};
 use crate::master::rows::{queue, registry, series};
@@ -288,7 +289,13 @@ fn chroots_are_replaced_and_taken_away() {
         let found = db.read(series::chroots).unwrap();
         let pockets: Vec<Pocket> = found.iter().map(|one| one.pocket).collect();
         assert_eq!(pockets, [Pocket::Release, Pocket::Security]);
-        assert_eq!(found[0].file.content, Some((3, "sha1-of-it".to_owned())));
+        assert_eq!(
+            found[0].file.content,
+            Some(Content {
+                size: 3,
+                sha1: "sha1-of-it".to_owned()
+            })
+        );
         let known = db.read(series::architectures).unwrap();
         assert_eq!(known[1].chroots, pockets, "{known:?}");
         let remove = |pocket| {
@@ -342,8 +349,17 @@ fn published_binaries_are_told_in_thousands_and_more_than_once() {
         };
         let tell = |component: &str, count: usize| {
             let all: Vec<Binary> = (0..count).map(|number| binary(number, component)).collect();
-            db.write(|tx| archives::publish(tx, farm.arch_series[0], farm.archive, &all, NOW))
-                .unwrap();
+            db.write(|tx| {
+                archives::publish(
+                    tx,
+                    farm.arch_series[0],
+                    farm.archive,
+                    &all,
+                    Known::Update,
+                    NOW,
+                )
+            })
+            .unwrap();
         };
         tell("main", 1001);
         tell("universe", 3);

@@ -4,10 +4,12 @@ use super::farm::{Farm, ME, NOW, change, farm, state, view};
 use crate::db::tests::both;
 use crate::db::{Db, params};
 use crate::master::model::{BuildState, CleanStatus, Pocket, ResetProtocol, SeriesStatus};
-use crate::master::rows::candidate::{FileRef, candidate};
+use crate::master::rows::archives::{Binary, Known};
+use crate::master::rows::candidate::candidate;
 use crate::master::rows::events::NewEvent;
+use crate::master::rows::files::{Content, File};
 use crate::master::rows::leases::{self, Fence};
-use crate::master::rows::{builders, events, groups, outbox, queue, uploads};
+use crate::master::rows::{archives, builders, events, outbox, queue, series, uploads};
 use crate::protocol::StatusForm;
 
 #[test]
@@ -203,11 +205,14 @@ fn a_candidate_has_all_that_dispatch_needs() {
         );
         change(db, "UPDATE build SET arch_indep = TRUE");
         let found = read();
-        let file = FileRef {
+        let file = File {
             alias: farm.alias,
             name: "hoary.tar.gz".to_owned(),
-            sha1: "sha1-of-it".to_owned(),
             restricted: false,
+            content: Some(Content {
+                size: 3,
+                sha1: "sha1-of-it".to_owned(),
+            }),
         };
         let chroots = [
             (Pocket::Release, file.clone()),
@@ -257,7 +262,7 @@ fn a_candidate_has_all_that_dispatch_needs() {
         let ppa = read();
         let primary = ppa.primary.unwrap();
         assert_eq!(
-            (primary.name.as_str(), primary.has_binaries),
+            (primary.archive.name.as_str(), primary.has_binaries),
             ("another", false)
         );
         assert!(ppa.archive.has_binaries);
@@ -370,7 +375,14 @@ fn uploads_are_done_once() {
         };
         assert!(!has_binaries());
         for _ in 0..2 {
-            db.write(|tx| uploads::publish(tx, upload, "hello", "0.9", NOW))
+            let hello = [Binary {
+                name: "hello".to_owned(),
+                version: "0.9".to_owned(),
+                component: upload.component.clone(),
+                source: upload.name.source.clone(),
+            }];
+            let (arch, archive) = (upload.arch_series, upload.archive);
+            db.write(|tx| archives::publish(tx, arch, archive, &hello, Known::Keep, NOW))
                 .unwrap();
         }
         assert!(has_binaries());
@@ -395,9 +407,11 @@ fn architectures_are_listed_with_their_families() {
             tx.execute(sql, &params![farm.arch_series[1], 0, None::<i64>])
         })
         .unwrap();
-        let all = db.read(groups::arch_series).unwrap();
-        let known =
-            |one: &groups::ArchSeries| (one.tag.clone(), one.family.clone(), one.has_chroot);
+        let all = db.read(series::architectures).unwrap();
+        let known = |one: &series::ArchSeries| {
+            let has_chroot = !one.chroots.is_empty();
+            (one.tag.clone(), one.family.clone(), has_chroot)
+        };
         let all: Vec<_> = all.iter().map(known).collect();
         let of = |tag: &str, family: &str, has| (tag.to_owned(), family.to_owned(), has);
         assert_eq!(all, [of("amd64", "amd64", false), of("i386", "x86", true)]);

@@ -1,0 +1,67 @@
+//! Files of the librarian, as rows of other tables refer to them.
+
+use crate::db::{Column, Error, Row, Tx, params};
+
+/// A file of the librarian.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct File {
+    pub(crate) alias: i64,
+    pub(crate) name: String,
+    pub(crate) restricted: bool,
+    /// None once it has expired.
+    pub(crate) content: Option<Content>,
+}
+
+impl File {
+    /// Returns its SHA-1; empty once it has expired.
+    pub(crate) fn sha1(&self) -> &str {
+        self.content.as_ref().map_or("", |content| &content.sha1)
+    }
+}
+
+/// The bytes of a file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Content {
+    /// In bytes.
+    pub(crate) size: i64,
+    pub(crate) sha1: String,
+}
+
+/// The columns that [`read`] reads, of alias `l` and content `c`.
+pub(super) const COLUMNS: &str = "l.id, l.filename, l.restricted, c.size, c.sha1";
+/// How many columns those are.
+pub(super) const COLUMN_COUNT: usize = 5;
+
+/// Reads [`COLUMNS`], the first of which is at `at`.
+pub(super) fn read(row: &Row, at: usize) -> Result<File, Error> {
+    let found = read_if_any(row, at)?;
+    found.ok_or_else(|| Error::Refused("a file without an alias".to_owned()))
+}
+
+/// Reads [`COLUMNS`] of an outer join; none if it found nothing.
+pub(super) fn read_if_any(row: &Row, at: usize) -> Result<Option<File>, Error> {
+    fn get<T: Column>(row: &Row, at: usize) -> Result<T, Error> {
+        row.get(at)
+    }
+    let Some(alias) = get::<Option<i64>>(row, at)? else {
+        return Ok(None);
+    };
+    let size: Option<i64> = row.get(at + 3)?;
+    let sha1: Option<String> = row.get(at + 4)?;
+    Ok(Some(File {
+        alias,
+        name: row.get(at + 1)?,
+        restricted: row.get(at + 2)?,
+        content: size.zip(sha1).map(|(size, sha1)| Content { size, sha1 }),
+    }))
+}
+
+/// Returns a file of the librarian, if there is one of that number.
+pub(crate) fn find(tx: &mut Tx<'_>, alias: i64) -> Result<Option<File>, Error> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM library_alias l
+        LEFT JOIN library_content c ON c.id = l.content_id WHERE l.id = $1"
+    );
+    let row = tx.query_opt(&sql, &params![alias])?;
+    row.map(|row| read(&row, 0)).transpose()
+}

@@ -1,0 +1,31 @@
+//! The numbers of enumerations, for SQL text.
+//!
+//! A parameter would do for most, but an index on part of a table serves only a query whose text
+//! has the number.
+
+use crate::master::model::{ArchivePurpose, BuildState, CleanStatus, JobStatus, SeriesStatus};
+use crate::master::model::{PublishingStatus, ResetProtocol};
+
+pub(super) const NEEDS_BUILD: i64 = BuildState::NeedsBuild.number();
+pub(super) const BUILDING: i64 = BuildState::Building.number();
+pub(super) const DEP_WAIT: i64 = BuildState::ManualDepWait.number();
+pub(super) const UPLOADING: i64 = BuildState::Uploading.number();
+
+pub(super) const WAITING: i64 = JobStatus::Waiting.number();
+pub(super) const RUNNING: i64 = JobStatus::Running.number();
+pub(super) const CANCELLING: i64 = JobStatus::Cancelling.number();
+pub(super) const SUSPENDED: i64 = JobStatus::Suspended.number();
+
+pub(super) const CLEAN: i64 = CleanStatus::Clean.number();
+pub(super) const DIRTY: i64 = CleanStatus::Dirty.number();
+pub(super) const CLEANING: i64 = CleanStatus::Cleaning.number();
+
+pub(super) const ASYNCHRONOUS: i64 = ResetProtocol::Asynchronous.number();
+pub(super) const PRIMARY: i64 = ArchivePurpose::Primary.number();
+pub(super) const OBSOLETE: i64 = SeriesStatus::Obsolete.number();
+pub(super) const PENDING: i64 = PublishingStatus::Pending.number();
+pub(super) const PUBLISHED: i64 = PublishingStatus::Published.number();
+/// `chroot.image_type`: there is one kind.
+pub(super) const CHROOT_TARBALL: i64 = 0;
+/// `builder.protocol` of a slave that has not answered yet.
+pub(super) const UNKNOWN_FORM: i64 = 0;
