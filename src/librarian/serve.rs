@@ -28,7 +28,7 @@ enum For {
 
 /// Serves until a signal says stop. Returns only then, or when it cannot begin.
 pub(super) fn run(farm: &Farm) -> Result<(), Error> {
-    Ok(bind(farm)?.run_until_told("stopping")?)
+    Ok(bind(farm)?.run_until_signal("stopping")?)
 }
 
 /// Opens the library and listens at all its ports; whoever connects is answered once the group

@@ -14,7 +14,7 @@ use super::conversation::{self, Store};
 use super::intake::Library;
 use super::rows::NewAlias;
 
-use crate::server::{Limits, Place, Protocol, Wire};
+use crate::server::{ConnectionSlot, Limits, Protocol, Wire};
 
 /// One listening port.
 pub(super) struct StorePort {
@@ -42,9 +42,9 @@ impl From<io::Error> for End {
 }
 
 impl Protocol for StorePort {
-    fn serve(&self, place: &Place) {
-        let peer = place.peer();
-        let mut wire = Wire::new(place, &self.limits);
+    fn serve(&self, slot: &ConnectionSlot) {
+        let peer = slot.peer();
+        let mut wire = Wire::new(slot, &self.limits);
         let end = loop {
             if let Err(end) = self.store(&mut wire, peer) {
                 break end;
@@ -65,7 +65,7 @@ impl Protocol for StorePort {
         }
     }
 
-    fn turn_away(&self, status: u16, reason: &str) -> Vec<u8> {
+    fn rejection(&self, status: u16, reason: &str) -> Vec<u8> {
         // Of this protocol's two ways to say no, the one that means "not your mistake".
         let status = if status == 403 { 400 } else { 500 };
         format!("{status} {reason}\r\n").into_bytes()

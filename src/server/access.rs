@@ -38,12 +38,13 @@ impl Access {
         else {
             return false;
         };
-        scheme.eq_ignore_ascii_case("Basic") && same(given.trim().as_bytes(), expected.as_bytes())
+        scheme.eq_ignore_ascii_case("Basic")
+            && constant_time_eq(given.trim().as_bytes(), expected.as_bytes())
     }
 }
 
 /// Compares in a time that depends on the length of `given` only. `expected` is never empty.
-fn same(given: &[u8], expected: &[u8]) -> bool {
+fn constant_time_eq(given: &[u8], expected: &[u8]) -> bool {
     let differing = given
         .iter()
         .zip(expected.iter().cycle())
@@ -62,7 +63,7 @@ pub(crate) struct Cidr {
 impl Cidr {
     /// Says whether `address` is in the block; an IPv4 address counts the same in either form.
     pub(crate) fn contains(&self, address: IpAddr) -> bool {
-        in_v6(address).to_bits() & self.mask == self.network
+        to_ipv6(address).to_bits() & self.mask == self.network
     }
 }
 
@@ -95,13 +96,13 @@ impl FromStr for Cidr {
             mask
         };
         Ok(Self {
-            network: in_v6(address).to_bits() & mask,
+            network: to_ipv6(address).to_bits() & mask,
             mask,
         })
     }
 }
 
-fn in_v6(address: IpAddr) -> Ipv6Addr {
+fn to_ipv6(address: IpAddr) -> Ipv6Addr {
     match address {
         IpAddr::V4(address) => address.to_ipv6_mapped(),
         IpAddr::V6(address) => address,

@@ -6,12 +6,12 @@
 //! that names tiny_http's `raw_print`.
 
 use super::access::Access;
-use super::admission::{Admission, Ticket};
-use super::head::{self, Head, LENGTH_NEEDED, Refusal, refusal};
+use super::head::{self, Head, LENGTH_REQUIRED, Refusal, refusal};
 use super::limits::Limits;
-use super::message::{Body, Feed, Handler, Request, Response};
-use super::places::Place;
+use super::message::{Body, BodyStream, Handler, Request, Response};
 use super::protocol::Protocol;
+use super::quota::{Permit, Quota};
+use super::slots::ConnectionSlot;
 use super::wire::{PIECE_BYTES, Wire};
 use crate::metrics::metrics;
 use std::any::Any;
@@ -25,8 +25,8 @@ use tiny_http::{HTTPVersion, Header, Method, StatusCode};
 /// connection, even when its answer is several times as long and nobody takes that.
 const SHORT_BODY_BYTES: usize = 16 << 10;
 
-/// What a client is told whose place somebody else has got.
-const TOO_MANY: Refusal = refusal(503, "too many connections");
+/// What a client is told whose slot somebody else has got.
+const EVICTED: Refusal = refusal(503, "too many connections");
 
 /// What a client waits for that has asked whether to send its body.
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -36,11 +36,11 @@ pub(super) struct Service {
     pub(super) handler: Arc<dyn Handler>,
     pub(super) limits: Limits,
     pub(super) access: Access,
-    pub(super) downloads: Admission,
-    pub(super) followers: Admission,
+    pub(super) downloads: Quota,
+    pub(super) followers: Quota,
     /// Bytes of bodies that are long.
-    pub(super) long_bodies: Admission,
-    pub(super) uploads: Admission,
+    pub(super) long_bodies: Quota,
+    pub(super) uploads: Quota,
 }
 
 impl Service {
@@ -48,11 +48,11 @@ impl Service {
     pub(super) fn new(handler: Arc<dyn Handler>, limits: Limits, access: Access) -> Self {
         Self {
             handler,
-            downloads: Admission::new(limits.downloads, limits.downloads_per_peer),
+            downloads: Quota::new(limits.downloads, limits.downloads_per_peer),
             // One address cannot take all there is.
-            followers: Admission::new(limits.followers, limits.followers.div_ceil(2)),
-            long_bodies: Admission::new(limits.body_bytes.saturating_mul(2), limits.body_bytes),
-            uploads: Admission::new(limits.uploads, limits.uploads),
+            followers: Quota::new(limits.followers, limits.followers.div_ceil(2)),
+            long_bodies: Quota::new(limits.body_bytes.saturating_mul(2), limits.body_bytes),
+            uploads: Quota::new(limits.uploads, limits.uploads),
             limits,
             access,
         }
@@ -60,11 +60,11 @@ impl Service {
 }
 
 impl Protocol for Service {
-    fn serve(&self, place: &Place) {
-        serve(self, place);
+    fn serve(&self, slot: &ConnectionSlot) {
+        serve(self, slot);
     }
 
-    fn turn_away(&self, status: u16, reason: &str) -> Vec<u8> {
+    fn rejection(&self, status: u16, reason: &str) -> Vec<u8> {
         let mut response = Response::text(status, reason);
         if status == 503 {
             response = response.with_header("Retry-After", "1");
@@ -80,13 +80,13 @@ impl Protocol for Service {
 /// Why a connection ends.
 enum End {
     /// Both sides agree: nothing more is to come.
-    Over,
+    Done,
     /// The client has its last answer but may still be sending.
-    CutOff,
+    StillSending,
     /// The client broke a rule and is told which.
     Refused(Refusal),
     /// There is nobody left to tell.
-    Lost(io::Error),
+    Broken(io::Error),
 }
 
 impl From<Refusal> for End {
@@ -97,29 +97,29 @@ impl From<Refusal> for End {
 
 impl From<io::Error> for End {
     fn from(error: io::Error) -> Self {
-        Self::Lost(error)
+        Self::Broken(error)
     }
 }
 
 /// Serves requests on a connection until either side has had enough.
-fn serve(service: &Service, place: &Place) {
+fn serve(service: &Service, slot: &ConnectionSlot) {
     let mut connection = Connection {
         service,
-        place,
-        wire: Wire::new(place, &service.limits),
+        slot,
+        wire: Wire::new(slot, &service.limits),
     };
     let end = loop {
         if let Err(end) = connection.exchange() {
             break end;
         }
     };
-    let (wire, peer) = (&connection.wire, place.peer());
+    let (wire, peer) = (&connection.wire, slot.peer());
     match end {
         // It has asked nothing, or has its answer.
-        End::Over | End::CutOff if place.is_lost() => {}
-        _ if place.is_lost() => connection.give_way(),
-        End::Over if wire.input().is_empty() => {}
-        End::Over | End::CutOff => wire.drain(),
+        End::Done | End::StillSending if slot.is_evicted() => {}
+        _ if slot.is_evicted() => connection.reject_evicted(),
+        End::Done if wire.input().is_empty() => {}
+        End::Done | End::StillSending => wire.drain(),
         End::Refused(Refusal { status, reason }) => {
             log::debug!("{peer}: {status}: {reason}");
             if connection
@@ -129,7 +129,7 @@ fn serve(service: &Service, place: &Place) {
                 wire.drain();
             }
         }
-        End::Lost(error) => {
+        End::Broken(error) => {
             log::debug!("{peer}: {error}");
             wire.reset();
         }
@@ -138,7 +138,7 @@ fn serve(service: &Service, place: &Place) {
 
 struct Connection<'a> {
     service: &'a Service,
-    place: &'a Place,
+    slot: &'a ConnectionSlot,
     /// Its input is bounded by a head and one read.
     wire: Wire<'a>,
 }
@@ -157,9 +157,9 @@ impl Connection<'_> {
             let response = Response::text(401, "credentials needed")
                 .with_header("WWW-Authenticate", "Basic realm=\"buildd-slave\"");
             self.answer(response, framing)?;
-            return Err(End::CutOff);
+            return Err(End::StillSending);
         }
-        let body = Announced {
+        let body = DeclaredBody {
             len: head.body_bytes,
             expects_continue: head.expects_continue,
         };
@@ -169,19 +169,19 @@ impl Connection<'_> {
             query: head.query,
             headers: head.headers,
             body: Vec::new(),
-            peer: self.place.peer().ip(),
+            peer: self.slot.peer().ip(),
         };
-        let (response, unread, _long) = if self.service.handler.takes_stream(&request) {
+        let (response, unread, _permit) = if self.service.handler.takes_stream(&request) {
             let (response, unread) = self.receive(&request, &body)?;
             (response, unread, None)
         } else {
-            let long = self.read_body(&mut request, &body, deadline)?;
-            if !self.place.is_served() {
-                return Err(TOO_MANY.into());
+            let permit = self.read_body(&mut request, &body, deadline)?;
+            if !self.slot.mark_serving() {
+                return Err(EVICTED.into());
             }
-            let response = guard(&request, || self.service.handler.handle(&request));
+            let response = call_handler(&request, || self.service.handler.handle(&request));
             // Its answer may be as long, and may wait for the client as long.
-            (response, 0, long)
+            (response, 0, permit)
         };
         drop(request);
         let response = response.unwrap_or_else(|| {
@@ -189,14 +189,14 @@ impl Connection<'_> {
             Response::text(500, "internal error")
         });
         // Where the next request begins is known, but not whether the rest will ever come.
-        let cut_off = unread > 0;
-        framing.keep_alive &= !cut_off && !matches!(response.body, Body::Feed(_));
+        let still_sending = unread > 0;
+        framing.keep_alive &= !still_sending && !matches!(response.body, Body::Stream(_));
         let keep_alive = framing.keep_alive;
         self.answer(response, framing)?;
         match keep_alive {
             true => Ok(()),
-            false if cut_off => Err(End::CutOff),
-            false => Err(End::Over),
+            false if still_sending => Err(End::StillSending),
+            false => Err(End::Done),
         }
     }
 
@@ -205,18 +205,18 @@ impl Connection<'_> {
     fn receive(
         &mut self,
         request: &Request,
-        body: &Announced,
+        body: &DeclaredBody,
     ) -> Result<(Option<Response>, u64), End> {
         if request.header("Content-Length").is_none() {
-            return Err(LENGTH_NEEDED.into());
+            return Err(LENGTH_REQUIRED.into());
         }
-        let Some(_ticket) = self.service.uploads.admit(self.place.peer().ip(), 1) else {
+        let Some(_permit) = self.service.uploads.acquire(self.slot.peer().ip(), 1) else {
             return Err(refusal(503, "too many uploads at once").into());
         };
         let handler = Arc::clone(&self.service.handler);
         let mut stream = self.wire.body(body.len);
-        stream.welcome = body.expects_continue.then_some(CONTINUE);
-        let response = guard(request, || handler.receive(request, &mut stream, body.len));
+        stream.continue_line = body.expects_continue.then_some(CONTINUE);
+        let response = call_handler(request, || handler.receive(request, &mut stream, body.len));
         Ok((response, stream.left()))
     }
 
@@ -225,8 +225,8 @@ impl Connection<'_> {
         let limits = &self.service.limits;
         let idle_until = Instant::now() + Duration::from_secs(limits.idle_secs);
         let wire = &mut self.wire;
-        if wire.input().is_empty() && !wire.read_more(idle_until).or_else(silence_is_an_end)? {
-            return Err(End::Over);
+        if wire.input().is_empty() && !wire.read_more(idle_until).or_else(idle_timeout_ends)? {
+            return Err(End::Done);
         }
         let deadline = Instant::now() + Duration::from_secs(limits.request_secs);
         loop {
@@ -234,37 +234,40 @@ impl Connection<'_> {
                 wire.take(head.bytes);
                 return Ok((head, deadline));
             }
-            if !wire.read_more(deadline).map_err(late)? {
-                return Err(End::Lost(ErrorKind::UnexpectedEof.into()));
+            if !wire.read_more(deadline).map_err(request_timeout)? {
+                return Err(End::Broken(ErrorKind::UnexpectedEof.into()));
             }
         }
     }
 
-    /// Reads the body of `request`. For a long one there is a ticket, to be held until it is answered.
+    /// Reads the body of `request`. For a long one there is a permit, to be held until it is answered.
     fn read_body(
         &mut self,
         request: &mut Request,
-        body: &Announced,
+        body: &DeclaredBody,
         deadline: Instant,
-    ) -> Result<Option<Ticket>, End> {
+    ) -> Result<Option<Permit>, End> {
         let limit = self.service.limits.body_bytes;
         let len = usize::try_from(body.len)
             .ok()
             .filter(|len| *len <= limit)
             .ok_or(refusal(413, "body too long"))?;
-        let mut ticket = None;
+        let mut permit = None;
         if len > SHORT_BODY_BYTES {
-            let admitted = self.service.long_bodies.admit(self.place.peer().ip(), len);
-            ticket = Some(admitted.ok_or(refusal(503, "too many long requests at once"))?);
+            let acquired = self.service.long_bodies.acquire(self.slot.peer().ip(), len);
+            permit = Some(acquired.ok_or(refusal(503, "too many long requests at once"))?);
         }
         if body.expects_continue && self.wire.input().len() < len {
             self.wire.write(CONTINUE, deadline)?;
         }
-        request.body = self.wire.read_whole(len, deadline).map_err(late)?;
-        Ok(ticket)
+        request.body = self
+            .wire
+            .read_whole(len, deadline)
+            .map_err(request_timeout)?;
+        Ok(permit)
     }
 
-    /// Writes an answer; if it takes a place of which too many are taken already, another one.
+    /// Writes an answer; if it takes a slot of which too many are taken already, another one.
     fn answer(&self, mut response: Response, mut framing: Framing) -> io::Result<()> {
         // The client has the body; it is told the length of that.
         framing.head_only |= response.status == 304;
@@ -274,26 +277,26 @@ impl Connection<'_> {
             Body::File { .. } | Body::Reader { .. } => {
                 Some((&self.service.downloads, "too many downloads at once"))
             }
-            Body::Feed(_) => Some((&self.service.followers, "too many followers at once")),
+            Body::Stream(_) => Some((&self.service.followers, "too many followers at once")),
         };
-        let mut _ticket = None;
-        if let Some((places, too_many)) = wanted {
-            _ticket = places.admit(self.place.peer().ip(), 1);
-            if _ticket.is_none() {
-                response = Response::text(503, too_many).with_header("Retry-After", "1");
+        let mut _permit = None;
+        if let Some((quota, reason)) = wanted {
+            _permit = quota.acquire(self.slot.peer().ip(), 1);
+            if _permit.is_none() {
+                response = Response::text(503, reason).with_header("Retry-After", "1");
             }
         }
         count_refusal(response.status);
         let begun = Instant::now();
-        let deadline = begun + self.service.limits.answer_time(response.body.len());
+        let deadline = begun + self.service.limits.answer_timeout(response.body.len());
         let mut head = render(&response, &framing)?;
         match response.body {
             _ if framing.head_only => {
-                self.place.tells();
+                self.slot.mark_writing();
                 self.wire.write(&head, deadline)
             }
             Body::Bytes(body) => {
-                self.place.tells();
+                self.slot.mark_writing();
                 if body.len() <= SHORT_BODY_BYTES {
                     head.extend_from_slice(&body);
                     return self.wire.write(&head, deadline);
@@ -319,22 +322,22 @@ impl Connection<'_> {
                     }
                 })
             }
-            Body::Feed(feed) => {
+            Body::Stream(stream) => {
                 self.wire.write(&head, deadline)?;
-                self.send_feed(feed, framing.takes_chunks())
+                self.send_stream(stream, framing.takes_chunks())
             }
         }
     }
 
     /// Sends what a feed gives until its end or the client's.
-    fn send_feed(&self, mut feed: Box<dyn Feed>, chunked: bool) -> io::Result<()> {
+    fn send_stream(&self, mut stream: Box<dyn BodyStream>, chunked: bool) -> io::Result<()> {
         let send = |bytes: &[u8]| {
-            let time = self.service.limits.answer_time(bytes.len() as u64);
+            let time = self.service.limits.answer_timeout(bytes.len() as u64);
             self.wire.write(bytes, Instant::now() + time)
         };
-        while let Some(piece) = feed.next()? {
+        while let Some(piece) = stream.next()? {
             if piece.is_empty() {
-                if self.wire.peer_has_gone() {
+                if self.wire.peer_has_closed() {
                     return Err(ErrorKind::ConnectionAborted.into());
                 }
             } else if chunked {
@@ -360,17 +363,17 @@ impl Connection<'_> {
             let piece = (len - sent).min(PIECE_BYTES as u64);
             sent += piece;
             // A client that begins to crawl has no credit for what it would take in the end.
-            send(piece, begun + self.service.limits.answer_time(sent))?;
+            send(piece, begun + self.service.limits.answer_timeout(sent))?;
             metrics().sent_bytes.inc_by(piece);
         }
         Ok(())
     }
 
-    /// Tells a client that was asking that somebody else has got its place: now or not at all.
-    fn give_way(&self) {
-        log::debug!("{}: makes room", self.place.peer());
-        if self.place.stream().set_nonblocking(true).is_ok() {
-            let Refusal { status, reason } = TOO_MANY;
+    /// Tells a client that was asking that somebody else has got its slot: now or not at all.
+    fn reject_evicted(&self) {
+        log::debug!("{}: makes room", self.slot.peer());
+        if self.slot.stream().set_nonblocking(true).is_ok() {
+            let Refusal { status, reason } = EVICTED;
             let _ = self.answer(Response::text(status, reason), Framing::last());
         }
     }
@@ -386,13 +389,13 @@ pub(super) fn count_refusal(status: u16) {
 }
 
 /// What a head says of the body after it.
-struct Announced {
+struct DeclaredBody {
     len: u64,
     expects_continue: bool,
 }
 
 /// Runs a handler; `None` if that panicked.
-fn guard(request: &Request, handle: impl FnOnce() -> Response) -> Option<Response> {
+fn call_handler(request: &Request, handle: impl FnOnce() -> Response) -> Option<Response> {
     catch_unwind(AssertUnwindSafe(handle))
         .inspect_err(|panic| {
             let (method, path) = (&request.method, &request.path);
@@ -442,7 +445,7 @@ fn render(response: &Response, framing: &Framing) -> io::Result<Vec<u8>> {
     .raw_print(&mut bytes, framing.version.clone(), &[], true, None)?;
     // tiny_http keeps these headers to itself, so they go in before the closing empty line.
     bytes.truncate(bytes.len() - 2);
-    if let Body::Feed(_) = response.body {
+    if let Body::Stream(_) = response.body {
         let length = b"Content-Length: 0\r\n";
         let at = bytes.windows(length.len()).position(|part| part == length);
         if let Some(at) = at {
@@ -462,7 +465,7 @@ fn render(response: &Response, framing: &Framing) -> io::Result<Vec<u8>> {
 }
 
 /// A client that keeps an idle connection too long is not told: it has asked nothing.
-fn silence_is_an_end(error: io::Error) -> io::Result<bool> {
+fn idle_timeout_ends(error: io::Error) -> io::Result<bool> {
     if error.kind() == ErrorKind::TimedOut {
         Ok(false)
     } else {
@@ -471,7 +474,7 @@ fn silence_is_an_end(error: io::Error) -> io::Result<bool> {
 }
 
 /// A client whose request does not come to its end in time is told.
-fn late(error: io::Error) -> End {
+fn request_timeout(error: io::Error) -> End {
     match error.kind() {
         ErrorKind::TimedOut => refusal(408, "request too slow").into(),
         _ => error.into(),

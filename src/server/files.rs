@@ -20,7 +20,7 @@ pub(crate) fn serve_file(
     last_modified: SystemTime,
 ) -> Response {
     let last_modified = http_date(last_modified);
-    let part = match asked_range(request, &last_modified) {
+    let part = match requested_range(request, &last_modified) {
         Some(range) => find_part(range, len),
         None => Part::Whole,
     };
@@ -61,7 +61,7 @@ pub(crate) fn serve_file(
 
 /// Returns the range to honour, if any: only GET has ranges, and `If-Range` must name the very
 /// state of the file the client has the rest of.
-fn asked_range<'a>(request: &'a Request, last_modified: &str) -> Option<&'a str> {
+fn requested_range<'a>(request: &'a Request, last_modified: &str) -> Option<&'a str> {
     let current = request
         .header("If-Range")
         .is_none_or(|state| state == last_modified);

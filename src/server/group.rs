@@ -21,9 +21,9 @@ impl Group {
         self.0.push((server, protocol));
     }
 
-    /// Serves until the process is told to end (`SIGTERM`, `SIGINT`), which is logged as `parting`.
+    /// Serves until the process is told to end (`SIGTERM`, `SIGINT`), which is logged as `message`.
     /// Exchanges under way go on until the process ends.
-    pub(crate) fn run_until_told(self, parting: &'static str) -> Result<(), Error> {
+    pub(crate) fn run_until_signal(self, message: &'static str) -> Result<(), Error> {
         let stops: Vec<_> = self
             .0
             .iter()
@@ -41,7 +41,7 @@ impl Group {
                         );
                         continue;
                     }
-                    log::info!("{parting}");
+                    log::info!("{message}");
                     stops.iter().for_each(super::StopHandle::stop);
                 }
             })?;

@@ -40,7 +40,7 @@ pub(super) struct Refusal {
 }
 
 /// What a request is told whose body could be of any length.
-pub(super) const LENGTH_NEEDED: Refusal = refusal(411, "Content-Length needed");
+pub(super) const LENGTH_REQUIRED: Refusal = refusal(411, "Content-Length needed");
 
 /// Shorthand for a [`Refusal`].
 pub(super) const fn refusal(status: u16, reason: &'static str) -> Refusal {
@@ -111,7 +111,7 @@ fn body_bytes(method: &Method, headers: &[Header]) -> Result<u64, Refusal> {
         return Err(refusal(400, "more than one statement of the body's length"));
     }
     match length {
-        None if chunked || *method == Method::Post => Err(LENGTH_NEEDED),
+        None if chunked || *method == Method::Post => Err(LENGTH_REQUIRED),
         None => Ok(0),
         Some(digits) if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) => {
             Err(refusal(400, "Content-Length is not a number"))

@@ -1,8 +1,8 @@
-//! Listens, and lets connections in or turns them away at the door.
+//! Listens, and lets connections in or turns them away at the acceptor.
 //!
 //! The accept loop never ends by anything a client or a shortage does, and never waits for a
 //! client: an admitted connection goes to a thread of its own from a pool started beforehand, any
-//! other is told so at once. What is spoken behind the door is a [`Protocol`]'s affair. The only
+//! other is told so at once. What is spoken behind the acceptor is a [`Protocol`]'s affair. The only
 //! file that names `TcpListener`. Started by `serve` and the farm's servers.
 
 use super::Error;
@@ -10,8 +10,8 @@ use super::access::Access;
 use super::connection::{self, Service};
 use super::limits::Limits;
 use super::message::Handler;
-use super::places::{Places, Taken};
 use super::protocol::Protocol;
+use super::slots::{ConnectionSlots, SlotGuard};
 use nix::sys::socket::{Backlog, Shutdown, listen, shutdown};
 use std::collections::VecDeque;
 use std::fmt::Display;
@@ -33,13 +33,13 @@ const BACKLOG: i32 = 4096;
 /// nobody can be sent away.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How many are sent away otherwise, and the time for that.
-const ROOM_MADE: usize = 16;
-const ROOM_PAUSE: Duration = Duration::from_millis(1);
+const EVICTED_AT_ONCE: usize = 16;
+const EVICT_PAUSE: Duration = Duration::from_millis(1);
 /// Least time between two warnings of the same kind.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 /// Connections turned away that are kept half open, so that what their clients still send does
 /// not destroy the answer; the oldest makes room.
-const REFUSED_KEPT: usize = 64;
+const REJECTED_KEPT: usize = 64;
 
 /// A bound address, not yet served.
 pub(crate) struct Server {
@@ -109,7 +109,7 @@ impl Server {
         self.run_protocol(protocol)
     }
 
-    /// Returns what speaks HTTP behind this server's door, under its limits.
+    /// Returns what speaks HTTP behind this server's acceptor, under its limits.
     pub(crate) fn http(&self, handler: Arc<dyn Handler>) -> Arc<dyn Protocol> {
         let service = Service::new(handler, self.limits.clone(), self.access.clone());
         Arc::new(service)
@@ -119,28 +119,28 @@ impl Server {
     pub(crate) fn run_protocol(self, protocol: Arc<dyn Protocol>) -> Result<(), Error> {
         let limits = self.limits;
         let pool = start_threads(limits.connections)?;
-        let mut door = Door {
+        let mut acceptor = Acceptor {
             access: self.access,
-            places: Places::new(limits.connections, limits.connections_per_peer),
+            slots: ConnectionSlots::new(limits.connections, limits.connections_per_peer),
             protocol,
             pool,
-            refused: VecDeque::new(),
-            full: Seldom::default(),
+            rejected: VecDeque::new(),
+            full_warning: WarningThrottle::default(),
         };
-        let mut failing = Seldom::default();
+        let mut accept_warning = WarningThrottle::default();
         loop {
             let accepted = self.listener.accept();
             if self.stopping.load(Ordering::SeqCst) {
                 return Ok(());
             }
             match accepted {
-                Ok((stream, peer)) => door.meet(stream, peer),
+                Ok((stream, peer)) => acceptor.handle(stream, peer),
                 Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
                 Err(error) => {
-                    if failing.is_due() {
+                    if accept_warning.is_due() {
                         log::warn!("cannot accept connections: {error}; trying on");
                     }
-                    thread::sleep(door.make_room());
+                    thread::sleep(acceptor.free_descriptors());
                 }
             }
         }
@@ -158,79 +158,79 @@ fn start_threads(count: usize) -> Result<ThreadPool, Error> {
 }
 
 /// Where connections are let in or turned away.
-struct Door {
+struct Acceptor {
     access: Access,
-    places: Places,
+    slots: ConnectionSlots,
     protocol: Arc<dyn Protocol>,
     pool: ThreadPool,
-    refused: VecDeque<TcpStream>,
-    full: Seldom,
+    rejected: VecDeque<TcpStream>,
+    full_warning: WarningThrottle,
 }
 
-impl Door {
+impl Acceptor {
     /// Lets a connection in, or answers it here. Never waits.
-    fn meet(&mut self, stream: TcpStream, peer: SocketAddr) {
+    fn handle(&mut self, stream: TcpStream, peer: SocketAddr) {
         if !self.access.allows(peer.ip()) {
             log::debug!("{peer}: not on the allow list");
-            return self.refuse(stream, 403, "your address is not allowed here");
+            return self.reject(stream, 403, "your address is not allowed here");
         }
-        match self.places.admit(stream, peer) {
-            Ok(taken) => self.admit(taken),
+        match self.slots.admit(stream, peer) {
+            Ok(slot) => self.serve(slot),
             Err(stream) => {
-                if self.full.is_due() {
+                if self.full_warning.is_due() {
                     log::warn!("{peer} turned away: too many connections, in all or from there");
                 }
-                self.refuse(stream, 503, "too many connections");
+                self.reject(stream, 503, "too many connections");
             }
         }
     }
 
     /// Lets go of descriptors, which may be what is missing; returns how long to wait for that.
-    fn make_room(&mut self) -> Duration {
-        self.refused.clear();
-        match self.places.make_room(ROOM_MADE) {
-            true => ROOM_PAUSE,
+    fn free_descriptors(&mut self) -> Duration {
+        self.rejected.clear();
+        match self.slots.evict_idle(EVICTED_AT_ONCE) {
+            true => EVICT_PAUSE,
             false => ACCEPT_PAUSE,
         }
     }
 
     /// Hands the connection to a thread. There is one for every place; that of a connection which
     /// was sent away takes a moment to be free.
-    fn admit(&self, taken: Taken) {
+    fn serve(&self, slot: SlotGuard) {
         let protocol = Arc::clone(&self.protocol);
         self.pool.execute(move || {
             let served = catch_unwind(AssertUnwindSafe(|| {
-                // An answer leaves when it is written; failing that it is only later.
-                let _ = taken.stream().set_nodelay(true);
-                protocol.serve(&taken);
+                // An answer leaves when it is written; accept_warning that it is only later.
+                let _ = slot.stream().set_nodelay(true);
+                protocol.serve(&slot);
             }));
             if let Err(panic) = served {
                 let panic = connection::panic_text(panic.as_ref());
-                log::error!("{}: panic: {panic}", taken.peer());
+                log::error!("{}: panic: {panic}", slot.peer());
             }
         });
     }
 
     /// Says why, and closes our side. A client that does not take it at once goes without.
-    fn refuse(&mut self, stream: TcpStream, status: u16, reason: &str) {
+    fn reject(&mut self, stream: TcpStream, status: u16, reason: &str) {
         connection::count_refusal(status);
-        let answer = self.protocol.turn_away(status, reason);
+        let answer = self.protocol.rejection(status, reason);
         let told = stream
             .set_nonblocking(true)
             .and_then(|()| (&stream).write_all(&answer))
             .and_then(|()| stream.shutdown(std::net::Shutdown::Write));
         if told.is_ok() {
-            self.refused.truncate(REFUSED_KEPT - 1);
-            self.refused.push_front(stream);
+            self.rejected.truncate(REJECTED_KEPT - 1);
+            self.rejected.push_front(stream);
         }
     }
 }
 
 /// Keeps a repeated warning from filling the log.
 #[derive(Default)]
-struct Seldom(Option<Instant>);
+struct WarningThrottle(Option<Instant>);
 
-impl Seldom {
+impl WarningThrottle {
     /// Says whether the last warning is long enough ago, and if so counts this one.
     fn is_due(&mut self) -> bool {
         let due = self.0.is_none_or(|last| last.elapsed() >= WARN_EVERY);

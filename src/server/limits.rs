@@ -24,7 +24,7 @@ pub(crate) struct Limits {
     pub(crate) downloads: usize,
     /// The same for one peer.
     pub(crate) downloads_per_peer: usize,
-    /// Answers that are still being made ([`Feed`](super::Feed)) under way at once; one more is
+    /// Answers that are still being made ([`BodyStream`](super::BodyStream)) under way at once; one more is
     /// answered 503.
     pub(crate) followers: usize,
     /// Seconds from the first byte of a request to the last of its body; then 408. For a body that
@@ -59,7 +59,7 @@ impl Default for Limits {
 
 impl Limits {
     /// Returns how long an answer of `len` bytes may take in all.
-    pub(super) fn answer_time(&self, len: u64) -> Duration {
+    pub(super) fn answer_timeout(&self, len: u64) -> Duration {
         Duration::from_secs(
             self.write_secs
                 .saturating_add(len / self.lowest_rate.max(1)),
@@ -78,12 +78,12 @@ mod tests {
             lowest_rate: 1000,
             ..Limits::default()
         };
-        assert_eq!(limits.answer_time(0), Duration::from_secs(30));
-        assert_eq!(limits.answer_time(60_000), Duration::from_secs(90));
+        assert_eq!(limits.answer_timeout(0), Duration::from_secs(30));
+        assert_eq!(limits.answer_timeout(60_000), Duration::from_secs(90));
         let odd = Limits {
             lowest_rate: 0,
             ..limits
         };
-        assert_eq!(odd.answer_time(u64::MAX), Duration::from_secs(u64::MAX));
+        assert_eq!(odd.answer_timeout(u64::MAX), Duration::from_secs(u64::MAX));
     }
 }

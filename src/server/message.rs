@@ -2,7 +2,7 @@
 //!
 //! A request here is complete and checked: its head parsed, its path decoded, its body read or, for
 //! a handler that wants it so, at hand as a stream. An answer knows its length, unless it is
-//! one that is still being made ([`Feed`]). Used by every handler.
+//! one that is still being made ([`BodyStream`]). Used by every handler.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -59,7 +59,7 @@ pub(crate) enum Body {
         len: u64,
     },
     /// What comes as it comes. Its reader is a follower, and the connection ends with it.
-    Feed(Box<dyn Feed>),
+    Stream(Box<dyn BodyStream>),
 }
 
 impl Body {
@@ -68,13 +68,13 @@ impl Body {
         match self {
             Self::Bytes(bytes) => bytes.len() as u64,
             Self::File { len, .. } | Self::Reader { len, .. } => *len,
-            Self::Feed(_) => 0,
+            Self::Stream(_) => 0,
         }
     }
 }
 
 /// Bytes of an answer that are still being made.
-pub(crate) trait Feed: Send {
+pub(crate) trait BodyStream: Send {
     /// Returns what has come since the last time, after a moment if there is nothing; an empty
     /// piece means that more may come, `None` that nothing will. On an error the connection is cut,
     /// so that the client knows that there would have been more.

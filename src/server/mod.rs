@@ -14,7 +14,6 @@
 //! Another [`Protocol`] may stand in the place of HTTP, behind the same door.
 
 mod access;
-mod admission;
 mod connection;
 mod deadline;
 mod files;
@@ -23,9 +22,10 @@ mod head;
 mod http;
 mod limits;
 mod message;
-mod places;
 mod protocol;
+mod quota;
 mod route;
+mod slots;
 #[cfg(test)]
 mod tests;
 mod wire;
@@ -35,10 +35,10 @@ pub(crate) use files::serve_file;
 pub(crate) use group::{Group, address};
 pub(crate) use http::{Server, StopHandle};
 pub(crate) use limits::Limits;
-pub(crate) use message::{Body, Feed, Handler, Method, Request, Response};
-pub(crate) use places::Place;
+pub(crate) use message::{Body, BodyStream, Handler, Method, Request, Response};
 pub(crate) use protocol::Protocol;
 pub(crate) use route::{Route, route};
+pub(crate) use slots::ConnectionSlot;
 pub(crate) use wire::Wire;
 
 /// What keeps a server from being set up. Once it runs, nothing a client does is an error here.

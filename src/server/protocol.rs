@@ -1,12 +1,12 @@
-//! The protocol of an admitted connection: HTTP, or another in its place.
+//! The protocol of an admitted connection: HTTP, or another in its slot.
 
-use super::places::Place;
+use super::slots::ConnectionSlot;
 
 /// What is spoken on admitted connections, on many threads at once.
 pub(crate) trait Protocol: Send + Sync + 'static {
     /// Serves one connection to its end. A panic costs that connection.
-    fn serve(&self, place: &Place);
+    fn serve(&self, slot: &ConnectionSlot);
 
     /// Returns what somebody is told who is not let in; `status` is 403 or 503, as in HTTP.
-    fn turn_away(&self, status: u16, reason: &str) -> Vec<u8>;
+    fn rejection(&self, status: u16, reason: &str) -> Vec<u8>;
 }

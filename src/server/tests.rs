@@ -6,8 +6,8 @@
 
 mod abuse;
 mod exchange;
-mod feed;
-mod stream;
+mod request_stream;
+mod response_stream;
 
 use super::*;
 use crate::metrics::metrics;
@@ -22,7 +22,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 /// More than any answer should take; a test that waits this long has failed.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Serves `content` as the one file, echoes RPC bodies, and does as the path says.
 struct Echo {
@@ -31,7 +31,7 @@ struct Echo {
     /// Each GET of `/wait` takes one message.
     gate: Mutex<Receiver<()>>,
     /// Gets what each stream failed with.
-    ended: Mutex<Sender<ErrorKind>>,
+    errors: Mutex<Sender<ErrorKind>>,
 }
 
 impl Handler for Echo {
@@ -40,7 +40,7 @@ impl Handler for Echo {
             "/panic" => panic!("as asked"),
             "/query" => return Response::text(200, &format!("{} {}", request.query, request.peer)),
             "/wait" => {
-                self.gate.lock().unwrap().recv_timeout(PATIENCE).unwrap();
+                self.gate.lock().unwrap().recv_timeout(TIMEOUT).unwrap();
                 return Response::text(200, "waited");
             }
             _ => {}
@@ -62,7 +62,7 @@ impl Handler for Echo {
             Route::Log(id) => Response {
                 status: 200,
                 headers: Vec::new(),
-                body: Body::Feed(Box::new(Words(id.split(' ').map(str::to_owned).collect()))),
+                body: Body::Stream(Box::new(Words(id.split(' ').map(str::to_owned).collect()))),
             },
             Route::NotFound | Route::Metrics | Route::Health => Response::text(404, "not found"),
             Route::NotImplemented => Response::text(501, "not implemented"),
@@ -94,7 +94,7 @@ impl Handler for Echo {
                     sum += buffer[..read].iter().map(|&b| u64::from(b)).sum::<u64>();
                 }
                 Err(error) => {
-                    let _ = self.ended.lock().unwrap().send(error.kind());
+                    let _ = self.errors.lock().unwrap().send(error.kind());
                     return Response::text(408, "no more came");
                 }
             }
@@ -105,7 +105,7 @@ impl Handler for Echo {
 /// Gives one word after the other. `-` is nothing yet, `!` an error, `...` a word without end.
 struct Words(VecDeque<String>);
 
-impl Feed for Words {
+impl BodyStream for Words {
     fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
         thread::sleep(Duration::from_millis(10));
         match self.0.pop_front().as_deref() {
@@ -120,15 +120,15 @@ impl Feed for Words {
     }
 }
 
-struct Running {
+struct TestServer {
     address: SocketAddr,
     stop: StopHandle,
     thread: Option<JoinHandle<Result<(), Error>>>,
     gate: Sender<()>,
-    ended: Receiver<ErrorKind>,
+    errors: Receiver<ErrorKind>,
 }
 
-impl Drop for Running {
+impl Drop for TestServer {
     fn drop(&mut self) {
         self.stop.stop();
         let ended = self.thread.take().unwrap().join().unwrap();
@@ -144,31 +144,31 @@ fn few_threads() -> Limits {
     }
 }
 
-fn start_with(limits: Limits, access: Access, content: &[u8]) -> Running {
+fn start_with(limits: Limits, access: Access, content: &[u8]) -> TestServer {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(content).unwrap();
     let (gate, receiver) = channel();
-    let (sender, ended) = channel();
+    let (sender, errors) = channel();
     let handler = Echo {
         content: file,
         len: content.len() as u64,
         gate: Mutex::new(receiver),
-        ended: Mutex::new(sender),
+        errors: Mutex::new(sender),
     };
     let server = Server::bind("127.0.0.1:0", limits, access).unwrap();
     let address = server.local_addr().unwrap();
     let stop = server.stop_handle();
     let thread = thread::spawn(move || server.run(Arc::new(handler)));
-    Running {
+    TestServer {
         address,
         stop,
         thread: Some(thread),
         gate,
-        ended,
+        errors,
     }
 }
 
-fn start() -> Running {
+fn start() -> TestServer {
     start_with(few_threads(), Access::default(), b"0123456789")
 }
 
@@ -192,10 +192,10 @@ impl Answer {
 struct Client(TcpStream);
 
 impl Client {
-    fn connect(server: &Running) -> Self {
+    fn connect(server: &TestServer) -> Self {
         let stream = TcpStream::connect(server.address).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+        stream.set_write_timeout(Some(TIMEOUT)).unwrap();
         Self(stream)
     }
 
@@ -248,7 +248,7 @@ fn post(body: &str) -> String {
 }
 
 /// Asks until a place is free and the answer is `status`.
-fn until_answered(server: &Running, request: &str, status: u16) {
+fn retry_until_status(server: &TestServer, request: &str, status: u16) {
     let started = Instant::now();
     loop {
         let mut client = Client::connect(server);
@@ -257,11 +257,11 @@ fn until_answered(server: &Running, request: &str, status: u16) {
         if client.read().status == status {
             return;
         }
-        assert!(started.elapsed() < PATIENCE, "the place was not freed");
+        assert!(started.elapsed() < TIMEOUT, "the place was not freed");
     }
 }
 
 /// Whether the server still answers a stranger.
-fn still_serves(server: &Running) {
+fn assert_still_serves(server: &TestServer) {
     assert_eq!(Client::connect(server).ask(&post("alive")).body, b"alive");
 }

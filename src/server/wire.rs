@@ -6,7 +6,7 @@
 
 use super::deadline::Deadline;
 use super::limits::Limits;
-use super::places::Place;
+use super::slots::ConnectionSlot;
 use nix::libc::linger;
 use nix::sys::socket::{setsockopt, sockopt};
 use std::fs::File;
@@ -24,7 +24,7 @@ const DRAIN_BYTES: u64 = 16 << 20;
 
 /// One side of a connection.
 pub(crate) struct Wire<'a> {
-    place: &'a Place,
+    slot: &'a ConnectionSlot,
     stream: &'a TcpStream,
     limits: &'a Limits,
     /// Bytes read that belong to nothing yet; bounded by whoever asks for more.
@@ -32,10 +32,10 @@ pub(crate) struct Wire<'a> {
 }
 
 impl<'a> Wire<'a> {
-    pub(crate) fn new(place: &'a Place, limits: &'a Limits) -> Self {
+    pub(crate) fn new(slot: &'a ConnectionSlot, limits: &'a Limits) -> Self {
         Self {
-            place,
-            stream: place.stream(),
+            slot,
+            stream: slot.stream(),
             limits,
             input: Vec::new(),
         }
@@ -53,7 +53,7 @@ impl<'a> Wire<'a> {
 
     /// Appends what the peer sends next to the input; false at the end of its sending.
     pub(crate) fn read_more(&mut self, deadline: Instant) -> io::Result<bool> {
-        self.place.listens();
+        self.slot.mark_reading();
         let mut buffer = [0; READ_BYTES];
         let count = Deadline::new(self.stream, deadline).read(&mut buffer)?;
         self.input.extend_from_slice(&buffer[..count]);
@@ -62,7 +62,7 @@ impl<'a> Wire<'a> {
 
     /// Reads the next `len` bytes, all of which have to be there by `deadline`.
     pub(super) fn read_whole(&mut self, len: usize, deadline: Instant) -> io::Result<Vec<u8>> {
-        self.place.listens();
+        self.slot.mark_reading();
         let mut body = self.take(len);
         body.reserve_exact(len - body.len());
         let missing = (len - body.len()) as u64;
@@ -75,15 +75,15 @@ impl<'a> Wire<'a> {
     }
 
     /// Returns what reads the next `len` bytes as they come; from here on the client is served.
-    pub(crate) fn body(&mut self, len: u64) -> Incoming<'_, 'a> {
+    pub(crate) fn body(&mut self, len: u64) -> BodyReader<'_, 'a> {
         // Where it comes too late for that, there is nothing left to read.
-        self.place.is_served();
-        Incoming {
+        self.slot.mark_serving();
+        BodyReader {
             wire: self,
             left: len,
             received: 0,
             begun: Instant::now(),
-            welcome: None,
+            continue_line: None,
         }
     }
 
@@ -97,7 +97,7 @@ impl<'a> Wire<'a> {
     }
 
     /// Says whether the peer has closed its side, or the connection is broken. Does not wait.
-    pub(super) fn peer_has_gone(&self) -> bool {
+    pub(super) fn peer_has_closed(&self) -> bool {
         let peek = || {
             self.stream.set_nonblocking(true)?;
             let peeked = self.stream.peek(&mut [0]);
@@ -121,7 +121,7 @@ impl<'a> Wire<'a> {
     /// Lets the peer finish sending before the close: data that meets a closed socket would make
     /// the system reset the connection, and the peer lose the answer.
     pub(crate) fn drain(&self) {
-        self.place.listens();
+        self.slot.mark_reading();
         let until = Instant::now() + DRAIN_TIME;
         if self.stream.shutdown(Shutdown::Write).is_ok() {
             let mut rest = Deadline::new(self.stream, until).take(DRAIN_BYTES);
@@ -147,16 +147,16 @@ impl<'a> Wire<'a> {
 /// A read fails with [`ErrorKind::TimedOut`] when nothing came for as long as a request may take,
 /// or when the pace so far, after that time for a start, is below the lowest; and with
 /// [`ErrorKind::UnexpectedEof`] when the peer stops sending before the end.
-pub(crate) struct Incoming<'w, 'a> {
+pub(crate) struct BodyReader<'w, 'a> {
     wire: &'w mut Wire<'a>,
     left: u64,
     received: u64,
     begun: Instant,
     /// What the peer waits for before it sends.
-    pub(super) welcome: Option<&'static [u8]>,
+    pub(super) continue_line: Option<&'static [u8]>,
 }
 
-impl Incoming<'_, '_> {
+impl BodyReader<'_, '_> {
     /// Returns how many bytes are still to come.
     pub(crate) fn left(&self) -> u64 {
         self.left
@@ -170,7 +170,7 @@ impl Incoming<'_, '_> {
     }
 }
 
-impl Read for Incoming<'_, '_> {
+impl Read for BodyReader<'_, '_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let most = usize::try_from(self.left)
             .unwrap_or(usize::MAX)
@@ -180,8 +180,8 @@ impl Read for Incoming<'_, '_> {
         };
         let deadline = self.deadline();
         let count = if self.wire.input.is_empty() {
-            if let Some(welcome) = self.welcome.take() {
-                self.wire.write(welcome, deadline)?;
+            if let Some(continue_line) = self.continue_line.take() {
+                self.wire.write(continue_line, deadline)?;
             }
             Deadline::new(self.wire.stream, deadline).read(buffer)?
         } else {

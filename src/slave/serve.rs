@@ -170,7 +170,7 @@ fn listen(config: &Config, handler: &Arc<Handler>) -> Result<(), Error> {
         );
         servers.add(server, protocol);
     }
-    Ok(servers.run_until_told("stopping; a running build goes on")?)
+    Ok(servers.run_until_signal("stopping; a running build goes on")?)
 }
 
 /// Takes a folder for this daemon alone.

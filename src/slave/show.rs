@@ -14,7 +14,7 @@ use crate::filecache::Store;
 use crate::metrics::{self, metrics};
 use crate::pipeline::buildlog::{Follow, Snapshot};
 use crate::protocol::BuilderStatus;
-use crate::server::{Body, Feed, Request, Response, serve_file};
+use crate::server::{Body, BodyStream, Request, Response, serve_file};
 use crate::session::store;
 use crate::sys::host::{self, Disk};
 
@@ -87,12 +87,12 @@ fn problem(key: &str, dir: &Path, disk: io::Result<Disk>, reserve: u64) -> Optio
 
 /// Answers with the log at `path` until the build of that number is over.
 pub(super) fn follow(path: &Path, present: Arc<Present>, number: u64) -> Response {
-    let feed = LogFeed {
+    let stream = LogStream {
         log: Follow::open(path),
         present,
         number,
     };
-    plain_text(Body::Feed(Box::new(feed)))
+    plain_text(Body::Stream(Box::new(stream)))
 }
 
 /// Answers with the log at `path` as it is now.
@@ -120,13 +120,13 @@ fn plain_text(body: Body) -> Response {
 }
 
 /// A log as it grows.
-struct LogFeed {
+struct LogStream {
     log: Follow,
     present: Arc<Present>,
     number: u64,
 }
 
-impl Feed for LogFeed {
+impl BodyStream for LogStream {
     fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
         // In this order: what is written before the end is seen after it.
         let runs = self.present.runs(self.number);

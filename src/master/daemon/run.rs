@@ -72,7 +72,7 @@ pub(crate) fn run(config: &config::Farm, db: Db, with_librarian: bool) -> Result
         .map(|library| {
             let crew = Arc::clone(&crew);
             start("librarian", move || {
-                if let Err(error) = library.run_until_told("the librarian stops") {
+                if let Err(error) = library.run_until_signal("the librarian stops") {
                     log::error!("librarian: {error}");
                 }
                 // It hears the same signals; without one, something is wrong.

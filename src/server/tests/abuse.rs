@@ -11,7 +11,7 @@ fn a_panic_is_answered_500() {
         assert_eq!(client.ask("GET /panic HTTP/1.1\r\n\r\n").status, 500);
         assert!(client.is_closed());
     }
-    still_serves(&server);
+    assert_still_serves(&server);
 }
 
 #[test]
@@ -49,7 +49,7 @@ fn one_connection_too_many_is_told_so_at_once() {
     }
     assert_eq!(held[0].ask(&post("still")).body, b"still");
     held.pop();
-    until_answered(&server, &post("free"), 200);
+    retry_until_status(&server, &post("free"), 200);
 }
 
 #[test]
@@ -99,7 +99,7 @@ fn slow_and_silent_clients_are_cut_off_by_the_clock() {
         slow.push(client);
         // A byte now and then does not buy more time.
         drips.push(thread::spawn(move || {
-            while begun.elapsed() < PATIENCE && dripping.write_all(b"x").is_ok() {
+            while begun.elapsed() < TIMEOUT && dripping.write_all(b"x").is_ok() {
                 thread::park_timeout(Duration::from_millis(100));
             }
         }));
@@ -114,7 +114,7 @@ fn slow_and_silent_clients_are_cut_off_by_the_clock() {
     assert!(silent.is_closed(), "before a request");
     assert!(between.is_closed(), "between requests");
     drips.into_iter().for_each(|drip| drip.join().unwrap());
-    assert!(begun.elapsed() < PATIENCE);
+    assert!(begun.elapsed() < TIMEOUT);
 }
 
 #[test]
@@ -152,7 +152,7 @@ fn readers_that_stop_or_crawl_are_cut_off_and_do_not_hinder_calls() {
         .status
         != 206
     {
-        assert!(started.elapsed() < PATIENCE, "no reader was cut off");
+        assert!(started.elapsed() < TIMEOUT, "no reader was cut off");
         let _ = readers[0].0.read(&mut [0; 600]);
     }
     let mut rest = Vec::new();
@@ -165,7 +165,7 @@ fn one_slow_call_does_not_hold_up_another() {
     let server = start();
     let mut slow = Client::connect(&server);
     slow.send("GET /wait HTTP/1.1\r\n\r\n");
-    still_serves(&server);
+    assert_still_serves(&server);
     server.gate.send(()).unwrap();
     assert_eq!(slow.read().body, b"waited\n");
 }
@@ -182,7 +182,7 @@ fn long_bodies_are_limited_in_sum() {
     let mut first = Client::connect(&server);
     assert_eq!(first.send(head).read_head().status, 100);
     assert_eq!(Client::connect(&server).ask(&post(&long)).status, 503);
-    still_serves(&server);
+    assert_still_serves(&server);
     assert_eq!(first.ask(&long).body.len(), long.len());
 }
 
@@ -212,7 +212,7 @@ fn what_is_turned_down_and_sent_is_counted() {
         413
     );
     drop(client);
-    until_answered(&server, "nonsense\r\n\r\n", 400);
+    retry_until_status(&server, "nonsense\r\n\r\n", 400);
     for (status, before) in ["400", "413", "503"].into_iter().zip(before) {
         assert!(refused(status) > before, "{status}");
     }

@@ -104,7 +104,7 @@ fn refused_requests_get_their_reason_and_cost_the_connection() {
         assert_eq!(answer.header("Connection"), Some("close"), "{shown}");
         assert!(client.is_closed(), "{shown}");
     }
-    still_serves(&server);
+    assert_still_serves(&server);
 }
 
 #[test]

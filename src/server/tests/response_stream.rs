@@ -3,7 +3,7 @@
 use super::*;
 
 /// Asks for the words of a path and returns all bytes until the server closes.
-fn ask(server: &Running, verb: &str, words: &str, version: &str) -> String {
+fn ask(server: &TestServer, verb: &str, words: &str, version: &str) -> String {
     let mut client = Client::connect(server);
     let words = words.replace(' ', "%20");
     client.send(&format!("{verb} /log/{words} HTTP/{version}\r\n\r\n"));
@@ -22,7 +22,7 @@ fn a_feed_comes_in_chunks_and_its_end_is_told() {
     assert!(head.contains("Connection: close"), "{head}");
     assert!(!head.contains("Content-Length"), "{head}");
     assert_eq!(body, "3\r\none\r\n5\r\nthree\r\n0\r\n\r\n");
-    still_serves(&server);
+    assert_still_serves(&server);
 }
 
 #[test]
@@ -69,6 +69,6 @@ fn followers_have_places_of_their_own_and_lose_them_when_they_go() {
     followers.pop();
     let begun = Instant::now();
     while Client::connect(&server).send(follow).read_head().status != 200 {
-        assert!(begun.elapsed() < PATIENCE, "the place was not freed");
+        assert!(begun.elapsed() < TIMEOUT, "the place was not freed");
     }
 }

@@ -85,7 +85,7 @@ fn what_is_left_unread_costs_the_connection() {
         assert_eq!(client.read().status, status, "{path}");
         assert!(client.is_closed(), "{path}");
     }
-    still_serves(&server);
+    assert_still_serves(&server);
 }
 
 #[test]
@@ -99,14 +99,14 @@ fn a_stream_that_ends_early_or_stands_still_is_an_error() {
     client.send(&put("/stream", 10, "")).send("12345");
     client.0.shutdown(Shutdown::Write).unwrap();
     assert_eq!(
-        server.ended.recv_timeout(PATIENCE).unwrap(),
+        server.errors.recv_timeout(TIMEOUT).unwrap(),
         ErrorKind::UnexpectedEof
     );
     let mut silent = Client::connect(&server);
     silent.send(&put("/stream", 10, "")).send("12345");
     assert_eq!(silent.read().status, 408);
     assert_eq!(
-        server.ended.recv_timeout(PATIENCE).unwrap(),
+        server.errors.recv_timeout(TIMEOUT).unwrap(),
         ErrorKind::TimedOut
     );
 }
@@ -124,7 +124,7 @@ fn a_stream_that_drips_is_cut_off_by_its_pace() {
     let mut dripping = client.0.try_clone().unwrap();
     let drip = thread::spawn(move || {
         let begun = Instant::now();
-        while begun.elapsed() < PATIENCE && dripping.write_all(b"x").is_ok() {
+        while begun.elapsed() < TIMEOUT && dripping.write_all(b"x").is_ok() {
             thread::park_timeout(Duration::from_millis(50));
         }
     });
@@ -145,7 +145,7 @@ fn streams_are_limited_in_number_and_others_are_not_held_up() {
     assert_eq!(first.send(&expect).read_head().status, 100);
     let mut second = Client::connect(&server);
     assert_eq!(second.ask(&put("/stream", 2, "")).status, 503);
-    still_serves(&server);
+    assert_still_serves(&server);
     assert_eq!(first.ask("\x01\x01").status, 201);
 }
 
@@ -160,16 +160,16 @@ fn a_handler_sees_query_and_peer() {
 struct Lines(Limits);
 
 impl Protocol for Lines {
-    fn serve(&self, place: &Place) {
-        let mut wire = Wire::new(place, &self.0);
-        let deadline = Instant::now() + PATIENCE;
+    fn serve(&self, slot: &ConnectionSlot) {
+        let mut wire = Wire::new(slot, &self.0);
+        let deadline = Instant::now() + TIMEOUT;
         while let Ok(true) = wire.read_more(deadline) {
             let said = wire.take(usize::MAX);
             wire.write(&said, deadline).unwrap();
         }
     }
 
-    fn turn_away(&self, status: u16, reason: &str) -> Vec<u8> {
+    fn rejection(&self, status: u16, reason: &str) -> Vec<u8> {
         format!("{status} {reason}").into_bytes()
     }
 }
@@ -185,7 +185,7 @@ fn another_protocol_behind_the_same_door() {
     let running = thread::spawn(move || server.run_protocol(Arc::new(Lines(limits))));
     let connect = || {
         let stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         Client(stream)
     };
     let mut first = connect();
