@@ -1,7 +1,6 @@
-//! Pure: who may talk to the server, by address and by credentials.
+//! Pure: decides which clients may use the server, by address and by credentials.
 //!
-//! It decides; the answers (403, 401) are given by `http` at accept and by `connection` for each
-//! request.
+//! `http` answers 403 when it accepts a connection; `connection` answers 401 to each request.
 
 use super::Error;
 use super::message::find;
@@ -12,7 +11,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 use tiny_http::Header;
 
-/// Who is let in. The default lets in everyone who can reach the bind address.
+/// The allowed clients. The default allows every client that reaches the bind address.
 #[derive(Clone, Default)]
 pub(crate) struct Access {
     /// Addresses that may connect; empty means any.
@@ -22,12 +21,12 @@ pub(crate) struct Access {
 }
 
 impl Access {
-    /// Says whether `peer` may connect.
+    /// Returns whether `peer` may connect.
     pub(super) fn allows(&self, peer: IpAddr) -> bool {
         self.allow.is_empty() || self.allow.iter().any(|block| block.contains(peer))
     }
 
-    /// Says whether a request with these headers carries the credentials, if any are asked for.
+    /// Returns whether these headers carry the required credentials, if any are required.
     pub(super) fn authorizes(&self, headers: &[Header]) -> bool {
         let Some((user, password)) = &self.credentials else {
             return true;
@@ -43,7 +42,7 @@ impl Access {
     }
 }
 
-/// Compares in a time that depends on the length of `given` only. `expected` is never empty.
+/// Compares in a time that depends only on the length of `given`. `expected` must not be empty.
 fn constant_time_eq(given: &[u8], expected: &[u8]) -> bool {
     let differing = given
         .iter()
@@ -55,13 +54,13 @@ fn constant_time_eq(given: &[u8], expected: &[u8]) -> bool {
 /// A block of addresses: `10.0.0.0/8`, `2001:db8::/32`, or one address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Cidr {
-    /// The first address in IPv6 form; an IPv4 one is `::ffff:a.b.c.d`.
+    /// The first address in IPv6 form; an IPv4 address is `::ffff:a.b.c.d`.
     network: u128,
     mask: u128,
 }
 
 impl Cidr {
-    /// Says whether `address` is in the block; an IPv4 address counts the same in either form.
+    /// Returns whether `address` is in the block; both forms of an IPv4 address are equal.
     pub(crate) fn contains(&self, address: IpAddr) -> bool {
         to_ipv6(address).to_bits() & self.mask == self.network
     }
@@ -89,7 +88,7 @@ impl FromStr for Cidr {
             Some(_) => return Err(error()),
         };
         let mask = u128::MAX.checked_shl(bits - length).unwrap_or(0);
-        // The mapping of IPv4 into IPv6 is part of the network, so "0.0.0.0/0" is IPv4 only.
+        // The prefix `::ffff:` is part of the mask, so that "0.0.0.0/0" contains IPv4 only.
         let mask = if bits == 32 {
             mask | u128::MAX << 32
         } else {
@@ -130,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks() {
+    fn a_block_contains_only_its_addresses() {
         check(
             "127.0.0.1",
             &["127.0.0.1", "::ffff:127.0.0.1"],
@@ -151,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_block() {
+    fn malformed_blocks_are_refused() {
         for text in [
             "",
             "localhost",
@@ -180,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials() {
+    fn only_the_exact_basic_credentials_authorize() {
         let access = Access {
             credentials: Some(("master".into(), "päss:word".into())),
             ..Access::default()

@@ -1,9 +1,8 @@
-//! One connection from its first byte to its close, on the thread it was given.
+//! Serves HTTP on one connection, from its first byte to its close.
 //!
-//! Reads a request, has it handled, writes the answer; the next request, even if it has come
-//! already, waits for that. Every wait has a deadline. A client that breaks a rule gets the reason
-//! and is cut off; none of that is worth more than a debug line. Called by `http`; the only file
-//! that names tiny_http's `raw_print`.
+//! Requests are handled one after another, pipelined ones too. Every wait has a deadline. A client
+//! that breaks a rule gets the reason, loses the connection and is logged at debug level only.
+//! `http` calls this file on a thread of its pool. Only this file uses tiny_http's `raw_print`.
 
 use super::access::Access;
 use super::head::{self, Head, LENGTH_REQUIRED, Refusal, refusal};
@@ -21,35 +20,34 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tiny_http::{HTTPVersion, Header, Method, StatusCode};
 
-/// A body up to this long needs no permission: it takes no more memory than there is for every
-/// connection, even when its answer is several times as long and nobody takes that.
+/// A body up to this long needs no permit. Every connection may hold one in memory at once, with
+/// an answer several times as long that the client does not read.
 const SHORT_BODY_BYTES: usize = 16 << 10;
 
-/// What a client is told whose slot somebody else has got.
+/// The answer to a client whose connection is evicted.
 const EVICTED: Refusal = refusal(503, "too many connections");
 
-/// What a client waits for that has asked whether to send its body.
+/// The answer to `Expect: 100-continue`.
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// What all connections share.
+/// The state that all connections of a server share.
 pub(super) struct Service {
     pub(super) handler: Arc<dyn Handler>,
     pub(super) limits: Limits,
     pub(super) access: Access,
     pub(super) downloads: Quota,
     pub(super) followers: Quota,
-    /// Bytes of bodies that are long.
+    /// Bytes of bodies longer than [`SHORT_BODY_BYTES`].
     pub(super) long_bodies: Quota,
     pub(super) uploads: Quota,
 }
 
 impl Service {
-    /// Makes what the connections of one server share.
     pub(super) fn new(handler: Arc<dyn Handler>, limits: Limits, access: Access) -> Self {
         Self {
             handler,
             downloads: Quota::new(limits.downloads, limits.downloads_per_peer),
-            // One address cannot take all there is.
+            // One peer may hold half of them.
             followers: Quota::new(limits.followers, limits.followers.div_ceil(2)),
             long_bodies: Quota::new(limits.body_bytes.saturating_mul(2), limits.body_bytes),
             uploads: Quota::new(limits.uploads, limits.uploads),
@@ -79,13 +77,13 @@ impl Protocol for Service {
 
 /// Why a connection ends.
 enum End {
-    /// Both sides agree: nothing more is to come.
+    /// The last answer is sent and no request follows.
     Done,
-    /// The client has its last answer but may still be sending.
+    /// The last answer is sent but the client may still be sending.
     StillSending,
-    /// The client broke a rule and is told which.
+    /// The client broke a rule and gets this answer.
     Refused(Refusal),
-    /// There is nobody left to tell.
+    /// The socket failed, or the peer closed it early.
     Broken(io::Error),
 }
 
@@ -101,7 +99,7 @@ impl From<io::Error> for End {
     }
 }
 
-/// Serves requests on a connection until either side has had enough.
+/// Serves requests on a connection until it ends, then closes it in the way its end needs.
 fn serve(service: &Service, slot: &ConnectionSlot) {
     let mut connection = Connection {
         service,
@@ -115,7 +113,7 @@ fn serve(service: &Service, slot: &ConnectionSlot) {
     };
     let (wire, peer) = (&connection.wire, slot.peer());
     match end {
-        // It has asked nothing, or has its answer.
+        // The client has no open request, so it gets no answer.
         End::Done | End::StillSending if slot.is_evicted() => {}
         _ if slot.is_evicted() => connection.reject_evicted(),
         End::Done if wire.input().is_empty() => {}
@@ -139,12 +137,12 @@ fn serve(service: &Service, slot: &ConnectionSlot) {
 struct Connection<'a> {
     service: &'a Service,
     slot: &'a ConnectionSlot,
-    /// Its input is bounded by a head and one read.
+    /// Its input holds at most a head and one read.
     wire: Wire<'a>,
 }
 
 impl Connection<'_> {
-    /// Takes one request and answers it. Fails if that was the last.
+    /// Reads one request and answers it. An `Err` ends the connection.
     fn exchange(&mut self) -> Result<(), End> {
         let (head, deadline) = self.read_head()?;
         let mut framing = Framing {
@@ -180,7 +178,7 @@ impl Connection<'_> {
                 return Err(EVICTED.into());
             }
             let response = call_handler(&request, || self.service.handler.handle(&request));
-            // Its answer may be as long, and may wait for the client as long.
+            // The permit is held until the answer is written, which may be as long as the body.
             (response, 0, permit)
         };
         drop(request);
@@ -188,7 +186,7 @@ impl Connection<'_> {
             framing.keep_alive = false;
             Response::text(500, "internal error")
         });
-        // Where the next request begins is known, but not whether the rest will ever come.
+        // The rest of the body may never come, so the next request cannot be waited for.
         let still_sending = unread > 0;
         framing.keep_alive &= !still_sending && !matches!(response.body, Body::Stream(_));
         let keep_alive = framing.keep_alive;
@@ -200,8 +198,8 @@ impl Connection<'_> {
         }
     }
 
-    /// Has a request handled whose body comes as a stream; `None` if that panicked. The number is
-    /// of the bytes that the handler has left unread.
+    /// Handles a request whose body is a stream. Returns the response, `None` if the handler
+    /// panicked, and the number of bytes that the handler left unread.
     fn receive(
         &mut self,
         request: &Request,
@@ -220,7 +218,7 @@ impl Connection<'_> {
         Ok((response, stream.left()))
     }
 
-    /// Reads until a head is complete; returns it with the moment by which its body must be.
+    /// Reads a head; returns it with the deadline for its body.
     fn read_head(&mut self) -> Result<(Head, Instant), End> {
         let limits = &self.service.limits;
         let idle_until = Instant::now() + Duration::from_secs(limits.idle_secs);
@@ -240,7 +238,7 @@ impl Connection<'_> {
         }
     }
 
-    /// Reads the body of `request`. For a long one there is a permit, to be held until it is answered.
+    /// Reads the body of `request`. A long body needs the returned permit until it is answered.
     fn read_body(
         &mut self,
         request: &mut Request,
@@ -267,9 +265,9 @@ impl Connection<'_> {
         Ok(permit)
     }
 
-    /// Writes an answer; if it takes a slot of which too many are taken already, another one.
+    /// Writes an answer, or 503 if it needs a permit and its quota is used up.
     fn answer(&self, mut response: Response, mut framing: Framing) -> io::Result<()> {
-        // The client has the body; it is told the length of that.
+        // A 304 has no body, but `Content-Length` states the length the client's copy has.
         framing.head_only |= response.status == 304;
         let wanted = match response.body {
             _ if framing.head_only => None,
@@ -329,7 +327,7 @@ impl Connection<'_> {
         }
     }
 
-    /// Sends what a feed gives until its end or the client's.
+    /// Sends a stream until it ends or the client closes its side.
     fn send_stream(&self, mut stream: Box<dyn BodyStream>, chunked: bool) -> io::Result<()> {
         let send = |bytes: &[u8]| {
             let time = self.service.limits.answer_timeout(bytes.len() as u64);
@@ -350,7 +348,7 @@ impl Connection<'_> {
         if chunked { send(b"0\r\n\r\n") } else { Ok(()) }
     }
 
-    /// Sends the next `len` bytes of an answer, piece by piece as `send` does it by a deadline.
+    /// Sends `len` bytes of an answer by calling `send` with each piece's length and deadline.
     fn send_pieces(
         &self,
         len: u64,
@@ -362,16 +360,17 @@ impl Connection<'_> {
         while sent < len {
             let piece = (len - sent).min(PIECE_BYTES as u64);
             sent += piece;
-            // A client that begins to crawl has no credit for what it would take in the end.
+            // The deadline covers only the bytes up to this piece, so that a client that slows down
+            // is cut off early.
             send(piece, begun + self.service.limits.answer_timeout(sent))?;
             metrics().sent_bytes.inc_by(piece);
         }
         Ok(())
     }
 
-    /// Tells a client that was asking that somebody else has got its slot: now or not at all.
+    /// Answers an evicted client with 503, without waiting for it.
     fn reject_evicted(&self) {
-        log::debug!("{}: makes room", self.slot.peer());
+        log::debug!("{}: idle connection evicted", self.slot.peer());
         if self.slot.stream().set_nonblocking(true).is_ok() {
             let Refusal { status, reason } = EVICTED;
             let _ = self.answer(Response::text(status, reason), Framing::last());
@@ -379,8 +378,7 @@ impl Connection<'_> {
     }
 }
 
-/// Counts an answer by which a client is turned down; that something is not there, or failed, is
-/// an answer like any other.
+/// Counts an answer that refuses a request. A 404, 416 or 500 is not a refusal.
 pub(super) fn count_refusal(status: u16) {
     if status >= 400 && !matches!(status, 404 | 416 | 500) {
         let refused = &metrics().refused;
@@ -388,23 +386,26 @@ pub(super) fn count_refusal(status: u16) {
     }
 }
 
-/// What a head says of the body after it.
+/// The body as its head declares it.
 struct DeclaredBody {
     len: u64,
     expects_continue: bool,
 }
 
-/// Runs a handler; `None` if that panicked.
+/// Calls a handler; `None` if it panicked.
 fn call_handler(request: &Request, handle: impl FnOnce() -> Response) -> Option<Response> {
     catch_unwind(AssertUnwindSafe(handle))
         .inspect_err(|panic| {
             let (method, path) = (&request.method, &request.path);
-            log::error!("{method} {path}: panic: {}", panic_text(panic.as_ref()));
+            log::error!(
+                "{method} {path}: the handler panicked: {}",
+                panic_text(panic.as_ref())
+            );
         })
         .ok()
 }
 
-/// How an answer is put on the wire.
+/// How an answer is written.
 struct Framing {
     version: HTTPVersion,
     /// Whether the body is left out, as for HEAD.
@@ -413,7 +414,7 @@ struct Framing {
 }
 
 impl Framing {
-    /// Returns the form for the last answer on a connection, to whatever was asked.
+    /// Returns the framing of a connection's last answer, independent of the request.
     fn last() -> Self {
         Self {
             version: HTTPVersion(1, 1),
@@ -422,15 +423,14 @@ impl Framing {
         }
     }
 
-    /// Says whether an answer of unknown length may come in chunks; else its end is the
-    /// connection's.
+    /// Returns whether an answer of unknown length may use chunks. Otherwise the close of the
+    /// connection ends it.
     fn takes_chunks(&self) -> bool {
         self.version >= HTTPVersion(1, 1)
     }
 }
 
-/// Renders an answer up to its body. `Content-Length` is there for all but a feed, chunks for nothing
-/// else, whatever the client would take.
+/// Renders an answer up to its body. A stream gets chunks, every other body `Content-Length`.
 fn render(response: &Response, framing: &Framing) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(512);
     tiny_http::Response::new(
@@ -440,10 +440,10 @@ fn render(response: &Response, framing: &Framing) -> io::Result<Vec<u8>> {
         Some(usize::try_from(response.body.len()).map_err(io::Error::other)?),
         None,
     )
-    .with_header(Header::from_bytes("Server", "buildd-slave").expect("it is ASCII"))
+    .with_header(Header::from_bytes("Server", "buildd-slave").expect("the header is ASCII"))
     .with_chunked_threshold(usize::MAX)
     .raw_print(&mut bytes, framing.version.clone(), &[], true, None)?;
-    // tiny_http keeps these headers to itself, so they go in before the closing empty line.
+    // tiny_http does not set these headers, so they are inserted before the closing empty line.
     bytes.truncate(bytes.len() - 2);
     if let Body::Stream(_) = response.body {
         let length = b"Content-Length: 0\r\n";
@@ -464,7 +464,7 @@ fn render(response: &Response, framing: &Framing) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// A client that keeps an idle connection too long is not told: it has asked nothing.
+/// Turns an idle timeout into the end of input, which closes the connection without an answer.
 fn idle_timeout_ends(error: io::Error) -> io::Result<bool> {
     if error.kind() == ErrorKind::TimedOut {
         Ok(false)
@@ -473,7 +473,7 @@ fn idle_timeout_ends(error: io::Error) -> io::Result<bool> {
     }
 }
 
-/// A client whose request does not come to its end in time is told.
+/// Turns a timeout within a request into a 408 answer.
 fn request_timeout(error: io::Error) -> End {
     match error.kind() {
         ErrorKind::TimedOut => refusal(408, "request too slow").into(),
@@ -481,7 +481,6 @@ fn request_timeout(error: io::Error) -> End {
     }
 }
 
-/// Returns the message of a panic.
 pub(super) fn panic_text(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))

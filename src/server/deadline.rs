@@ -1,7 +1,7 @@
-//! A socket whose every read and write ends by one moment, however slowly bytes drip.
+//! A socket whose reads and writes all end by one deadline, however slowly bytes arrive.
 //!
-//! A plain socket timeout starts anew with each byte; this one is set before each call to what is
-//! left. It makes no decision about what a passed deadline means. Used by `connection`.
+//! A plain socket timeout restarts with each byte. This file sets the timeout to the remaining time
+//! before each call. The caller decides what a passed deadline means. Used by `wire`.
 
 use nix::errno::Errno;
 use nix::sys::sendfile::sendfile;
@@ -10,18 +10,17 @@ use std::io::{Error, ErrorKind, Read, Result, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-/// Bytes of a file given to the kernel at a time: what it hands the socket in one go. Of more, it
-/// would wait with the whole timeout for each of those.
+/// Bytes per `sendfile` call. The kernel moves this many at once; in a longer call it would wait
+/// up to the whole timeout for each such part.
 const SEND_BYTES: usize = 64 << 10;
 
-/// A borrowed socket and the moment after which it fails with [`ErrorKind::TimedOut`].
+/// A borrowed socket that fails with [`ErrorKind::TimedOut`] after its deadline.
 pub(super) struct Deadline<'a> {
     stream: &'a TcpStream,
     until: Instant,
 }
 
 impl<'a> Deadline<'a> {
-    /// Bounds `stream` by `until`.
     pub(super) fn new(stream: &'a TcpStream, until: Instant) -> Self {
         Self { stream, until }
     }
@@ -35,13 +34,13 @@ impl<'a> Deadline<'a> {
 }
 
 impl Deadline<'_> {
-    /// Sends the next `len` bytes of `file`; fails if that is shorter.
+    /// Sends the next `len` bytes of `file`; fails if the file is shorter.
     pub(super) fn send(&self, file: &File, len: u64) -> Result<()> {
         let mut left = len;
         while left > 0 {
             self.stream.set_write_timeout(Some(self.left()?))?;
-            let most = usize::try_from(left).map_or(SEND_BYTES, |left| left.min(SEND_BYTES));
-            match sendfile(self.stream, file, None, most) {
+            let count = usize::try_from(left).map_or(SEND_BYTES, |left| left.min(SEND_BYTES));
+            match sendfile(self.stream, file, None, count) {
                 Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
                 Ok(count) => left -= count as u64,
                 Err(Errno::EINTR) => {}

@@ -1,8 +1,7 @@
-//! Answers a request for an open file: the whole of it, or the one range asked for.
+//! Answers a request for an open file with the whole file or one range of it.
 //!
-//! It opens nothing and judges no name: the caller hands in a regular file and the length it has
-//! now, which is all that is sent however the file grows (docs/wire.md §1.7). Bytes are copied by
-//! `connection`.
+//! The caller opens the file and passes its current length; bytes added later are not sent
+//! (docs/wire.md §1.7). `connection` copies the bytes.
 
 use super::message::{Body, Request, Response};
 use chrono::DateTime;
@@ -11,7 +10,7 @@ use std::io::{Seek, SeekFrom};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tiny_http::Method;
 
-/// Answers a GET or HEAD with `file`, `len` bytes long.
+/// Answers a GET or HEAD with the first `len` bytes of `file`.
 pub(crate) fn serve_file(
     request: &Request,
     mut file: File,
@@ -32,7 +31,7 @@ pub(crate) fn serve_file(
             end,
             Some(format!("bytes {start}-{}/{len}", end - 1)),
         ),
-        Part::Nothing => {
+        Part::Outside => {
             return Response::text(416, "range outside the file")
                 .with_header("Content-Range", &format!("bytes */{len}"));
         }
@@ -59,8 +58,8 @@ pub(crate) fn serve_file(
     }
 }
 
-/// Returns the range to honour, if any: only GET has ranges, and `If-Range` must name the very
-/// state of the file the client has the rest of.
+/// Returns the range to send, if any. Only GET has ranges, and `If-Range` must equal the file's
+/// `Last-Modified`.
 fn requested_range<'a>(request: &'a Request, last_modified: &str) -> Option<&'a str> {
     let current = request
         .header("If-Range")
@@ -73,14 +72,14 @@ fn requested_range<'a>(request: &'a Request, last_modified: &str) -> Option<&'a 
 #[derive(Debug, PartialEq, Eq)]
 enum Part {
     Whole,
-    /// From the first number up to, not including, the second; never empty.
+    /// From the first position up to, excluding, the second; never empty.
     From(u64, u64),
     /// The range lies outside the file.
-    Nothing,
+    Outside,
 }
 
-/// Finds the part of a file `len` bytes long that a `Range` header names. Several ranges, other
-/// units and nonsense get the whole file, as RFC 9110 §14.2 lets them.
+/// Finds the part of a file of `len` bytes that a `Range` header names. Several ranges, other units
+/// and malformed ranges select the whole file, as RFC 9110 §14.2 allows.
 fn find_part(range: &str, len: u64) -> Part {
     let Some((first, last)) = range
         .split_once('=')
@@ -98,18 +97,18 @@ fn find_part(range: &str, len: u64) -> Part {
     if start < end {
         Part::From(start, end)
     } else {
-        Part::Nothing
+        Part::Outside
     }
 }
 
-/// Parses digits; more of them than fit mean "beyond any file".
+/// Parses digits; a number that does not fit becomes `u64::MAX`, which is past any file.
 fn position(digits: &str) -> Option<u64> {
     let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
     is_number.then(|| digits.parse().unwrap_or(u64::MAX))
 }
 
-/// Renders a time as HTTP writes it, `Sun, 06 Nov 1994 08:49:37 GMT`. A time no calendar holds
-/// becomes the epoch.
+/// Formats a time for HTTP, `Sun, 06 Nov 1994 08:49:37 GMT`. A time before the epoch or beyond the
+/// calendar becomes the epoch.
 fn http_date(time: SystemTime) -> String {
     let since_epoch = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     let seconds = i64::try_from(since_epoch.as_secs()).unwrap_or_default();
@@ -123,7 +122,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn parts() {
+    fn a_range_selects_its_part_or_the_whole_file() {
         for (range, len, expect) in [
             ("bytes=0-0", 10, Part::From(0, 1)),
             ("bytes=2-5", 10, Part::From(2, 6)),
@@ -132,12 +131,12 @@ mod tests {
             ("bytes=-30", 10, Part::From(0, 10)),
             ("bytes=5-99", 10, Part::From(5, 10)),
             ("bytes=5-99999999999999999999999", 10, Part::From(5, 10)),
-            ("bytes=10-", 10, Part::Nothing),
-            ("bytes=99999999999999999999999-", 10, Part::Nothing),
-            ("bytes=10-12", 10, Part::Nothing),
-            ("bytes=-0", 10, Part::Nothing),
-            ("bytes=0-", 0, Part::Nothing),
-            ("bytes=-1", 0, Part::Nothing),
+            ("bytes=10-", 10, Part::Outside),
+            ("bytes=99999999999999999999999-", 10, Part::Outside),
+            ("bytes=10-12", 10, Part::Outside),
+            ("bytes=-0", 10, Part::Outside),
+            ("bytes=0-", 0, Part::Outside),
+            ("bytes=-1", 0, Part::Outside),
             ("bytes=5-2", 10, Part::Whole),
             ("bytes=0-1,4-5", 10, Part::Whole),
             ("bytes=-", 10, Part::Whole),
@@ -152,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn dates() {
+    fn times_are_formatted_for_http() {
         let date = |seconds| http_date(UNIX_EPOCH + Duration::from_secs(seconds));
         assert_eq!(date(784_111_777), "Sun, 06 Nov 1994 08:49:37 GMT");
         assert_eq!(http_date(UNIX_EPOCH - Duration::from_secs(1)), date(0));

@@ -1,6 +1,6 @@
-//! The servers of one process: bound one by one, served together until a signal says stop.
+//! Runs several bound servers in one process until a signal stops them.
 //!
-//! Called by every command that serves.
+//! Used by every command that serves.
 
 use super::Error;
 use super::http::Server;
@@ -11,18 +11,17 @@ use std::io;
 use std::sync::Arc;
 use std::thread;
 
-/// Bound addresses, each with what is spoken there.
+/// Bound servers, each with its protocol.
 #[derive(Default)]
 pub(crate) struct Group(Vec<(Server, Arc<dyn Protocol>)>);
 
 impl Group {
-    /// Takes a server in.
     pub(crate) fn add(&mut self, server: Server, protocol: Arc<dyn Protocol>) {
         self.0.push((server, protocol));
     }
 
-    /// Serves until the process is told to end (`SIGTERM`, `SIGINT`), which is logged as `message`.
-    /// Exchanges under way go on until the process ends.
+    /// Serves until `SIGTERM` or `SIGINT`, then logs `message` and returns. Open exchanges continue
+    /// until the process ends.
     pub(crate) fn run_until_signal(self, message: &'static str) -> Result<(), Error> {
         let stops: Vec<_> = self
             .0
@@ -36,8 +35,8 @@ impl Group {
                 for signal in &mut signals {
                     if signal == SIGHUP {
                         log::info!(
-                            "hang-up ignored: there is no log file to reopen, and the configuration \
-                             is read at start"
+                            "hang-up ignored: there is no log file to reopen, and the \
+                             configuration is read at start"
                         );
                         continue;
                     }

@@ -1,15 +1,15 @@
-//! Pure: bytes to a checked request head, or the answer that says why not.
+//! Pure: parses and checks a request head, or returns the answer that refuses it.
 //!
-//! Strict where two readers could disagree (lengths, encodings, paths) and never mends anything:
-//! what is odd is refused, and the connection with it. Bodies in chunks are refused (411): no
-//! master sends them. Called by `connection` each time more bytes have come.
+//! Strict where two parsers could disagree (lengths, encodings, paths): a malformed head is
+//! refused, never repaired. Chunked bodies are refused with 411, because no master sends them.
+//! `connection` calls the parser each time more bytes arrive.
 
 use super::limits::Limits;
 use super::message::find;
 use httparse::Status;
 use tiny_http::{HTTPVersion, Header, Method};
 
-/// Headers one request may have; each holds memory beyond its bytes.
+/// Most headers of a request; each takes memory beyond its bytes.
 const HEADERS: usize = 64;
 
 /// A request up to its body.
@@ -20,11 +20,11 @@ pub(super) struct Head {
     pub(super) query: String,
     pub(super) headers: Vec<Header>,
     pub(super) version: HTTPVersion,
-    /// Bytes of the head itself.
+    /// Length of the head, in bytes.
     pub(super) bytes: usize,
-    /// Bytes of the body that follows, however many.
+    /// Declared length of the body, in bytes; not limited here.
     pub(super) body_bytes: u64,
-    /// Whether the client would send another request on this connection.
+    /// Whether the client may send another request on this connection.
     pub(super) keep_alive: bool,
     /// Whether the client sends the body only after `100 Continue`.
     pub(super) expects_continue: bool,
@@ -35,19 +35,18 @@ pub(super) struct Head {
 pub(super) struct Refusal {
     /// The HTTP status code.
     pub(super) status: u16,
-    /// What is wrong, for the client.
+    /// The reason, for the client.
     pub(super) reason: &'static str,
 }
 
-/// What a request is told whose body could be of any length.
+/// The answer to a request without a declared body length.
 pub(super) const LENGTH_REQUIRED: Refusal = refusal(411, "Content-Length needed");
 
-/// Shorthand for a [`Refusal`].
 pub(super) const fn refusal(status: u16, reason: &'static str) -> Refusal {
     Refusal { status, reason }
 }
 
-/// Parses the head that `input` starts with; `None` while its end has not come.
+/// Parses the head at the start of `input`; `None` while it is incomplete.
 pub(super) fn parse(input: &[u8], limits: &Limits) -> Result<Option<Head>, Refusal> {
     const TOO_LONG: Refusal = refusal(431, "request line and headers too long");
     let mut slots = [httparse::EMPTY_HEADER; HEADERS];
@@ -81,7 +80,7 @@ pub(super) fn parse(input: &[u8], limits: &Limits) -> Result<Option<Head>, Refus
 
 fn malformed(error: httparse::Error) -> Refusal {
     match error {
-        httparse::Error::Version => refusal(505, "only HTTP/1.0 and HTTP/1.1 are spoken here"),
+        httparse::Error::Version => refusal(505, "only HTTP/1.0 and HTTP/1.1 are supported"),
         httparse::Error::TooManyHeaders => refusal(431, "too many headers"),
         httparse::Error::HeaderName
         | httparse::Error::HeaderValue
@@ -99,8 +98,8 @@ fn headers(parsed: &[httparse::Header<'_>]) -> Result<Vec<Header>, Refusal> {
         .map_err(|()| refusal(400, "header value not ASCII"))
 }
 
-/// Returns the length of the body. Two readers that disagree on where a request ends would
-/// disagree on where the next begins, so there must be exactly one way to tell.
+/// Returns the length of the body. Exactly one header may declare it: two parsers that disagree on
+/// the length would disagree on where the next request begins (request smuggling).
 fn body_bytes(method: &Method, headers: &[Header]) -> Result<u64, Refusal> {
     let chunked = find(headers, "Transfer-Encoding").is_some();
     let mut lengths = headers
@@ -116,13 +115,13 @@ fn body_bytes(method: &Method, headers: &[Header]) -> Result<u64, Refusal> {
         Some(digits) if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) => {
             Err(refusal(400, "Content-Length is not a number"))
         }
-        // Digits that do not parse are too many of them.
+        // The only parse error left is a number that is too large.
         Some(digits) => digits.parse().map_err(|_| refusal(413, "body too long")),
     }
 }
 
 fn keep_alive(minor: u8, headers: &[Header]) -> bool {
-    let asks = |token: &str| {
+    let has = |token: &str| {
         headers
             .iter()
             .filter(|header| header.field.equiv("Connection"))
@@ -130,9 +129,9 @@ fn keep_alive(minor: u8, headers: &[Header]) -> bool {
             .any(|given| given.trim().eq_ignore_ascii_case(token))
     };
     if minor == 0 {
-        asks("keep-alive") && !asks("close")
+        has("keep-alive") && !has("close")
     } else {
-        !asks("close")
+        !has("close")
     }
 }
 
@@ -144,9 +143,9 @@ fn expects_continue(headers: &[Header]) -> Result<bool, Refusal> {
     }
 }
 
-/// Returns the decoded path of a request target, and its query as it is.
+/// Returns the decoded path of a request target, and its query without decoding.
 fn read_target(target: &str) -> Result<(String, String), Refusal> {
-    // A client that takes us for its proxy names us in full.
+    // A client that uses this server as its proxy sends a full URL.
     let target = match target.strip_prefix("http://") {
         Some(rest) => rest.find('/').map_or("/", |slash| &rest[slash..]),
         None => target,
@@ -155,8 +154,8 @@ fn read_target(target: &str) -> Result<(String, String), Refusal> {
     Ok((decode_path(path)?, query.to_owned()))
 }
 
-/// Percent-decodes a path, once, and refuses what could mean another file than it says. A path
-/// with `..` gets the reference's 404 (docs/wire.md §1.7).
+/// Percent-decodes a path once and refuses a path that could name a different file than it shows.
+/// A path with `..` gets 404, as in the reference (docs/wire.md §1.7).
 fn decode_path(path: &str) -> Result<String, Refusal> {
     const BAD_PATH: Refusal = refusal(400, "bad path");
     let mut decoded = Vec::with_capacity(path.len());
@@ -195,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_head() {
+    fn a_complete_head_is_parsed() {
         let input = "POST /rpc/?a=%2e&b HTTP/1.1\r\nHost: x\r\ncontent-length: 12\r\n\r\n<xml";
         let head = head(input);
         assert_eq!(
@@ -213,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_in_pieces() {
+    fn an_incomplete_head_is_not_parsed() {
         let input = "GET / HTTP/1.0\r\nA: b\r\n\r\n";
         for end in 0..input.len() {
             assert!(read(&input[..end]).unwrap().is_none(), "{end}");
@@ -222,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn keep_alive_by_version_and_header() {
+    fn keep_alive_depends_on_version_and_header() {
         for (minor, connection, expect) in [
             (1, "x", true),
             (1, "close", false),
@@ -237,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn lengths_that_are_refused() {
+    fn missing_and_ambiguous_lengths_are_refused() {
         for (headers, status) in [
             ("", 411),
             ("Transfer-Encoding: chunked", 411),
@@ -263,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn heads_that_are_refused() {
+    fn malformed_and_oversized_heads_are_refused() {
         for (input, status) in [
             ("GET / HTTP/2.0\r\n\r\n", 505),
             ("PRI * HTTP/2.0\r\n\r\n", 505),
@@ -286,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn paths() {
+    fn paths_are_decoded_or_refused() {
         for (target, expect) in [
             ("/", Ok("/")),
             ("/a%20b", Ok("/a b")),
@@ -349,7 +348,7 @@ mod tests {
                 .iter()
                 .filter(|h| h.field.equiv("Content-Length"));
             assert!(lengths.count() <= 1);
-            // However it comes in pieces, it is the same request, and not a byte early.
+            // Every proper prefix is incomplete, and the head alone parses to the same request.
             for end in 0..head.bytes {
                 let early = parse(&input[..end], &limits);
                 assert!(matches!(early, Ok(None)), "{end}: {early:?}");
@@ -366,7 +365,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
         #[test]
-        fn a_decoded_path_never_climbs(path in "(/|\\.|%2e|%2F|a|%00|%25|é){0,12}") {
+        fn a_decoded_path_has_no_dot_segments(path in "(/|\\.|%2e|%2F|a|%00|%25|é){0,12}") {
             if let Ok(path) = decode_path(&path) {
                 prop_assert!(path.split('/').all(|part| part != ".." && part != "."));
                 prop_assert!(path.starts_with('/') && !path.contains('\0'));

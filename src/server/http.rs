@@ -1,9 +1,8 @@
-//! Listens, and lets connections in or turns them away at the acceptor.
+//! Listens on an address, and admits or rejects each connection.
 //!
-//! The accept loop never ends by anything a client or a shortage does, and never waits for a
-//! client: an admitted connection goes to a thread of its own from a pool started beforehand, any
-//! other is told so at once. What is spoken behind the acceptor is a [`Protocol`]'s affair. The only
-//! file that names `TcpListener`. Started by `serve` and the farm's servers.
+//! No client and no resource shortage ends the accept loop, and it never waits for a client. An
+//! admitted connection gets a thread of a pool that is started beforehand; any other is rejected at
+//! once. A [`Protocol`] serves admitted connections. Only this file uses `TcpListener`.
 
 use super::Error;
 use super::access::Access;
@@ -25,23 +24,23 @@ use std::thread;
 use std::time::{Duration, Instant};
 use threadpool::ThreadPool;
 
-/// Stack of a connection's thread; only what is touched takes memory.
+/// Stack of a connection's thread; only touched pages take memory.
 const STACK_BYTES: usize = 512 << 10;
-/// Connections the system may hold for us between two accepts.
+/// Connections that the kernel queues between two accepts.
 const BACKLOG: i32 = 4096;
-/// How long to wait when the system cannot give us a connection (no descriptors, no memory), and
-/// nobody can be sent away.
+/// Pause after a failed accept (no descriptors, no memory) if no connection can be evicted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// How many are sent away otherwise, and the time for that.
+/// Connections to evict after a failed accept.
 const EVICTED_AT_ONCE: usize = 16;
+/// Pause for evicted connections to close their sockets.
 const EVICT_PAUSE: Duration = Duration::from_millis(1);
-/// Least time between two warnings of the same kind.
+/// Minimum time between two warnings of the same kind.
 const WARN_EVERY: Duration = Duration::from_secs(60);
-/// Connections turned away that are kept half open, so that what their clients still send does
-/// not destroy the answer; the oldest makes room.
+/// Rejected connections kept half open, so that data their clients still send does not reset the
+/// connection before the answer arrives. The oldest is closed first.
 const REJECTED_KEPT: usize = 64;
 
-/// A bound address, not yet served.
+/// A bound address that is not served yet.
 pub(crate) struct Server {
     listener: Arc<TcpListener>,
     stopping: Arc<AtomicBool>,
@@ -57,17 +56,17 @@ pub(crate) struct StopHandle {
 }
 
 impl StopHandle {
-    /// Makes [`Server::run`] return. Exchanges under way go on until the process ends.
+    /// Makes [`Server::run`] return. Open exchanges continue until the process ends.
     pub(crate) fn stop(&self) {
         self.stopping.store(true, Ordering::SeqCst);
-        // On Linux this ends a blocked accept; a listener that is gone has ended it already.
+        // On Linux this wakes a blocked accept. It fails only if the listener is closed already.
         let _ = shutdown(self.listener.as_raw_fd(), Shutdown::Both);
     }
 }
 
 impl Server {
-    /// Listens on `address` (`host:port`; port 0 takes a free one). From here on clients can
-    /// connect; they are answered once [`Server::run`] runs.
+    /// Listens on `address` (`host:port`; port 0 takes a free port). Clients can connect from now
+    /// on; they are answered once [`Server::run`] runs.
     pub(crate) fn bind(
         address: impl ToSocketAddrs + Display,
         limits: Limits,
@@ -90,12 +89,12 @@ impl Server {
         })
     }
 
-    /// Returns the address that is listened on, with the real port.
+    /// Returns the bound address, with the real port.
     pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
 
-    /// Returns what ends [`Server::run`].
+    /// Returns a handle that ends [`Server::run`].
     pub(crate) fn stop_handle(&self) -> StopHandle {
         StopHandle {
             listener: Arc::clone(&self.listener),
@@ -109,7 +108,7 @@ impl Server {
         self.run_protocol(protocol)
     }
 
-    /// Returns what speaks HTTP behind this server's acceptor, under its limits.
+    /// Returns an HTTP protocol with this server's limits and access rules.
     pub(crate) fn http(&self, handler: Arc<dyn Handler>) -> Arc<dyn Protocol> {
         let service = Service::new(handler, self.limits.clone(), self.access.clone());
         Arc::new(service)
@@ -137,27 +136,28 @@ impl Server {
                 Ok((stream, peer)) => acceptor.handle(stream, peer),
                 Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
                 Err(error) => {
+                    let pause = acceptor.free_descriptors();
                     if accept_warning.is_due() {
-                        log::warn!("cannot accept connections: {error}; trying on");
+                        log::warn!("cannot accept a connection: {error}; retrying in {pause:?}");
                     }
-                    thread::sleep(acceptor.free_descriptors());
+                    thread::sleep(pause);
                 }
             }
         }
     }
 }
 
-/// Starts every thread there will be: none is needed, and so none can be missing, later.
+/// Starts all threads now, so that starting one cannot fail later.
 fn start_threads(count: usize) -> Result<ThreadPool, Error> {
     let pool = threadpool::Builder::new()
         .num_threads(count)
         .thread_name("http".to_owned())
         .thread_stack_size(STACK_BYTES);
-    // threadpool has no other way to say that a thread cannot be started.
+    // threadpool panics when a thread cannot be started.
     catch_unwind(|| pool.build()).map_err(|_| Error::Threads(count))
 }
 
-/// Where connections are let in or turned away.
+/// Admits or rejects accepted connections.
 struct Acceptor {
     access: Access,
     slots: ConnectionSlots,
@@ -168,24 +168,27 @@ struct Acceptor {
 }
 
 impl Acceptor {
-    /// Lets a connection in, or answers it here. Never waits.
+    /// Hands a connection to a thread, or rejects it. Never waits.
     fn handle(&mut self, stream: TcpStream, peer: SocketAddr) {
         if !self.access.allows(peer.ip()) {
-            log::debug!("{peer}: not on the allow list");
+            log::debug!("{peer}: rejected: not on the allow list");
             return self.reject(stream, 403, "your address is not allowed here");
         }
         match self.slots.admit(stream, peer) {
             Ok(slot) => self.serve(slot),
             Err(stream) => {
                 if self.full_warning.is_due() {
-                    log::warn!("{peer} turned away: too many connections, in all or from there");
+                    log::warn!(
+                        "{peer}: rejected: too many connections, in all or from this address"
+                    );
                 }
                 self.reject(stream, 503, "too many connections");
             }
         }
     }
 
-    /// Lets go of descriptors, which may be what is missing; returns how long to wait for that.
+    /// Closes rejected and idle connections, since accept may lack descriptors. Returns how long to
+    /// wait before the next accept.
     fn free_descriptors(&mut self) -> Duration {
         self.rejected.clear();
         match self.slots.evict_idle(EVICTED_AT_ONCE) {
@@ -194,44 +197,44 @@ impl Acceptor {
         }
     }
 
-    /// Hands the connection to a thread. There is one for every place; that of a connection which
-    /// was sent away takes a moment to be free.
+    /// Queues the connection for a thread. There is a thread for every slot, but the thread of an
+    /// evicted connection needs a moment to end it.
     fn serve(&self, slot: SlotGuard) {
         let protocol = Arc::clone(&self.protocol);
         self.pool.execute(move || {
             let served = catch_unwind(AssertUnwindSafe(|| {
-                // An answer leaves when it is written; accept_warning that it is only later.
+                // Sends answers without delay; a failure only delays them.
                 let _ = slot.stream().set_nodelay(true);
                 protocol.serve(&slot);
             }));
             if let Err(panic) = served {
                 let panic = connection::panic_text(panic.as_ref());
-                log::error!("{}: panic: {panic}", slot.peer());
+                log::error!("{}: the connection's thread panicked: {panic}", slot.peer());
             }
         });
     }
 
-    /// Says why, and closes our side. A client that does not take it at once goes without.
+    /// Writes the rejection and closes the write side, without waiting for the client.
     fn reject(&mut self, stream: TcpStream, status: u16, reason: &str) {
         connection::count_refusal(status);
         let answer = self.protocol.rejection(status, reason);
-        let told = stream
+        let sent = stream
             .set_nonblocking(true)
             .and_then(|()| (&stream).write_all(&answer))
             .and_then(|()| stream.shutdown(std::net::Shutdown::Write));
-        if told.is_ok() {
+        if sent.is_ok() {
             self.rejected.truncate(REJECTED_KEPT - 1);
             self.rejected.push_front(stream);
         }
     }
 }
 
-/// Keeps a repeated warning from filling the log.
+/// Limits how often a warning is logged.
 #[derive(Default)]
 struct WarningThrottle(Option<Instant>);
 
 impl WarningThrottle {
-    /// Says whether the last warning is long enough ago, and if so counts this one.
+    /// Returns whether the warning may be logged now, and if so restarts the interval.
     fn is_due(&mut self) -> bool {
         let due = self.0.is_none_or(|last| last.elapsed() >= WARN_EVERY);
         if due {
@@ -241,12 +244,12 @@ impl WarningThrottle {
     }
 }
 
-/// Says why an address cannot be listened on, and what to do about it.
+/// Describes a failed bind and how to fix it.
 pub(super) fn explain(error: &io::Error) -> String {
     let advice = match error.kind() {
-        ErrorKind::AddrInUse => "another process has it: `ss -ltnp` shows which",
+        ErrorKind::AddrInUse => "another process listens on it: `ss -ltnp` shows which",
         ErrorKind::AddrNotAvailable => "no interface of this host has that address",
-        ErrorKind::PermissionDenied => "ports below 1024 need privileges: take a higher one",
+        ErrorKind::PermissionDenied => "ports below 1024 need privileges: choose a higher one",
         _ => return error.to_string(),
     };
     format!("{error}: {advice}")

@@ -1,40 +1,41 @@
-//! Pure: how much a client may make the server spend.
+//! Pure: the limits on what clients may make the server spend.
 //!
-//! Every limit has a name, a unit and a default that suits a builder with one master; a farm's
-//! own values come from the configuration. Enforced by `http` and `connection`.
+//! The defaults suit a builder with one master; the configuration overrides them. `http` and
+//! `connection` enforce them.
 
 use std::time::Duration;
 
-/// What one client, and all of them together, may use. See [`Limits::default`] for the values.
+/// Limits per client and for all clients together. [`Limits::default`] has the values.
 #[derive(Debug, Clone)]
 pub(crate) struct Limits {
-    /// Bytes of a request line and its headers; more is answered 431.
+    /// Bytes of a request line and its headers; a longer head is answered 431.
     pub(crate) head_bytes: usize,
-    /// Bytes of a request body; more is answered 413 before any of it is read. Of bodies over 16
-    /// KiB, one peer may have that much under way at once, and all together twice as much; more is
-    /// answered 503. Bounds the memory that calls take, which is several times that of their bodies.
+    /// Bytes of a request body; a longer body is answered 413 before any of it is read. One peer's
+    /// open bodies over 16 KiB may total this much, all peers' twice as much; others are answered
+    /// 503. This limits the memory of calls, which is several times that of their bodies.
     pub(crate) body_bytes: usize,
-    /// Requests whose body is taken as a stream under way at once; one more is answered 503.
+    /// Concurrent requests whose body is a stream; one more is answered 503.
     pub(crate) uploads: usize,
-    /// Connections open at once, and so threads; one more is answered 503 at once.
+    /// Open connections, and so threads; one more is answered 503 at once.
     pub(crate) connections: usize,
-    /// Connections open at once from one IPv4 address or IPv6 /64 network.
+    /// Open connections from one IPv4 address or IPv6 /64 network.
     pub(crate) connections_per_peer: usize,
     /// Files being sent at once; one more is answered 503. Other answers do not count.
     pub(crate) downloads: usize,
-    /// The same for one peer.
+    /// Files being sent at once to one peer.
     pub(crate) downloads_per_peer: usize,
-    /// Answers that are still being made ([`BodyStream`](super::BodyStream)) under way at once; one more is
+    /// Concurrent answers of unknown length ([`BodyStream`](super::BodyStream)); one more is
     /// answered 503.
     pub(crate) followers: usize,
-    /// Seconds from the first byte of a request to the last of its body; then 408. For a body that
-    /// is taken as a stream: its longest silence, and what is added to the time its pace allows.
+    /// Seconds from the first byte of a request to the last of its body; then 408. For a streamed
+    /// body: the longest silence, and the time added to what `lowest_rate` allows.
     pub(crate) request_secs: u64,
-    /// Seconds a connection may stay open with no request under way.
+    /// Seconds a connection may stay open without a request.
     pub(crate) idle_secs: u64,
-    /// Seconds a client may take to accept any one piece (256 KiB) of an answer.
+    /// Seconds a client may take to read one piece (256 KiB) of an answer.
     pub(crate) write_secs: u64,
-    /// Bytes per second below which an answer as a whole, or a body taken as a stream, is cut off.
+    /// Lowest average rate of an answer or a streamed body, in bytes per second; a slower one is
+    /// cut off.
     pub(crate) lowest_rate: u64,
 }
 
@@ -58,7 +59,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Returns how long an answer of `len` bytes may take in all.
+    /// Returns how long an answer of `len` bytes may take.
     pub(super) fn answer_timeout(&self, len: u64) -> Duration {
         Duration::from_secs(
             self.write_secs
@@ -72,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_long_answer_gets_the_time_its_length_needs() {
+    fn the_answer_timeout_grows_with_the_length() {
         let limits = Limits {
             write_secs: 30,
             lowest_rate: 1000,

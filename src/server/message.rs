@@ -1,8 +1,7 @@
-//! A request as a handler sees it, and the answer it gives back.
+//! The request that a handler gets and the response it returns.
 //!
-//! A request here is complete and checked: its head parsed, its path decoded, its body read or, for
-//! a handler that wants it so, at hand as a stream. An answer knows its length, unless it is
-//! one that is still being made ([`BodyStream`]). Used by every handler.
+//! The head is parsed and the path decoded. The body is read, unless the handler takes it as a
+//! stream. The length of a response is known, unless its body is a [`BodyStream`].
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -10,60 +9,59 @@ use std::net::IpAddr;
 use tiny_http::Header;
 pub(crate) use tiny_http::Method;
 
-/// One request, read to its end, or to that of its head if the handler takes the body as a stream.
+/// One request, with its body unless the handler takes that as a stream.
 pub(crate) struct Request {
-    /// The verb.
     pub(crate) method: Method,
     /// The path, percent-decoded once: starts with `/`, without `.` and `..` segments, control
     /// characters and NUL.
     pub(crate) path: String,
-    /// What follows the first `?`, as it came; empty without one.
+    /// The text after the first `?`, not decoded; empty without one.
     pub(crate) query: String,
-    /// The headers in their order.
+    /// The headers in the order of the request.
     pub(crate) headers: Vec<Header>,
     /// The body, at most [`Limits::body_bytes`](super::Limits::body_bytes).
     pub(crate) body: Vec<u8>,
-    /// Who asks.
+    /// The client's address.
     pub(crate) peer: IpAddr,
 }
 
 impl Request {
-    /// Returns the value of the first header called `name`, whatever its case.
+    /// Returns the value of the first header called `name`, ignoring case.
     pub(crate) fn header(&self, name: &'static str) -> Option<&str> {
         find(&self.headers, name)
     }
 }
 
-/// Returns the value of the first of `headers` called `name`, whatever its case.
+/// Returns the value of the first of `headers` called `name`, ignoring case.
 pub(super) fn find<'a>(headers: &'a [Header], name: &'static str) -> Option<&'a str> {
     let header = headers.iter().find(|header| header.field.equiv(name))?;
     Some(header.value.as_str())
 }
 
-/// What follows the head of an answer.
+/// The body of a response.
 pub(crate) enum Body {
-    /// Bytes at hand.
+    /// Bytes in memory.
     Bytes(Vec<u8>),
     /// The next `len` bytes of a file, from its current position; it counts as a download.
     File {
         /// An open regular file.
         file: File,
-        /// How many bytes to send: if the file turns out shorter, the connection is cut.
+        /// How many bytes to send; if the file is shorter, the connection is cut.
         len: u64,
     },
-    /// The next `len` bytes of something else that is on a disk; it counts as a download.
+    /// The next `len` bytes of other data on disk; it counts as a download.
     Reader {
-        /// If it turns out shorter, the connection is cut.
+        /// If the data is shorter than `len`, the connection is cut.
         reader: Box<dyn Read + Send>,
         /// How many bytes to send.
         len: u64,
     },
-    /// What comes as it comes. Its reader is a follower, and the connection ends with it.
+    /// A body of unknown length; it counts as a follower, and the connection closes after it.
     Stream(Box<dyn BodyStream>),
 }
 
 impl Body {
-    /// Returns the length in bytes, as far as it is known; a feed has none.
+    /// Returns the length in bytes; 0 for a stream.
     pub(super) fn len(&self) -> u64 {
         match self {
             Self::Bytes(bytes) => bytes.len() as u64,
@@ -73,15 +71,15 @@ impl Body {
     }
 }
 
-/// Bytes of an answer that are still being made.
+/// A body that is produced while it is sent.
 pub(crate) trait BodyStream: Send {
-    /// Returns what has come since the last time, after a moment if there is nothing; an empty
-    /// piece means that more may come, `None` that nothing will. On an error the connection is cut,
-    /// so that the client knows that there would have been more.
+    /// Returns the next bytes; waits a moment if there are none. An empty piece means that more may
+    /// follow, `None` ends the body. An error cuts the connection, so that the client sees that
+    /// the body is incomplete.
     fn next(&mut self) -> io::Result<Option<Vec<u8>>>;
 }
 
-/// An answer. `Content-Length`, `Connection`, `Date` and `Server` are the server's to add.
+/// An answer. The server adds `Content-Length`, `Connection`, `Date` and `Server`.
 pub(crate) struct Response {
     /// The HTTP status code.
     pub(crate) status: u16,
@@ -92,7 +90,7 @@ pub(crate) struct Response {
 }
 
 impl Response {
-    /// Answers `bytes` of the given content type.
+    /// Makes a response of `bytes` with the given content type.
     pub(crate) fn bytes(status: u16, content_type: &str, bytes: Vec<u8>) -> Self {
         Self {
             status,
@@ -102,7 +100,7 @@ impl Response {
         .with_header("Content-Type", content_type)
     }
 
-    /// Answers one line of plain text.
+    /// Makes a response of one line of plain text.
     pub(crate) fn text(status: u16, line: &str) -> Self {
         Self::bytes(
             status,
@@ -111,8 +109,8 @@ impl Response {
         )
     }
 
-    /// Adds a header. `name` and `value` are ours, not a client's: anything but printable ASCII
-    /// is left out, so that no value can end its line.
+    /// Adds a header. `name` must not come from a client. Only printable ASCII of `value` is kept,
+    /// so that no value can end its line.
     pub(crate) fn with_header(mut self, name: &str, value: &str) -> Self {
         let value: String = value.chars().filter(|c| matches!(c, ' '..='~')).collect();
         if let Ok(header) = Header::from_bytes(name, value) {
@@ -122,18 +120,18 @@ impl Response {
     }
 }
 
-/// What answers requests, on many threads at once.
+/// Answers requests, on many threads at once.
 pub(crate) trait Handler: Send + Sync + 'static {
-    /// Answers one request. It may block; a panic is answered 500 and costs that connection.
+    /// Answers one request. It may block. A panic is answered 500 and closes that connection.
     fn handle(&self, request: &Request) -> Response;
 
-    /// Says whether the body of this request, of whatever length, is for [`Handler::receive`].
+    /// Returns whether [`Handler::receive`] takes this request, with a body of any length.
     fn takes_stream(&self, _request: &Request) -> bool {
         false
     }
 
-    /// Answers a request with the next `len` bytes of `body`, which end early with an error only.
-    /// What is left unread costs the connection.
+    /// Answers a request with a body of `len` bytes. `body` fails if it ends early. Bytes left
+    /// unread close the connection.
     fn receive(&self, request: &Request, _body: &mut dyn Read, _len: u64) -> Response {
         self.handle(request)
     }

@@ -1,17 +1,16 @@
-//! HTTP in: accepts connections, reads one request at a time from each, hands it to a [`Handler`]
-//! and writes the answer.
+//! An HTTP server: reads one request at a time from each connection and lets a [`Handler`] answer.
 //!
-//! Knows nothing of builds or XML-RPC. Holds against hostile clients by limits on everything a
-//! client can make it spend: bytes, connections, threads and time ([`Limits`]).
+//! Against hostile clients, [`Limits`] covers all that a client can make the server spend: bytes,
+//! connections, threads and time. Nothing here depends on builds or XML-RPC.
 //!
 //! ```text
 //! http.rs ──accept──▶ connection.rs, one thread of a fixed pool per admitted connection
-//!   │ access.rs          │ head.rs     bytes to a checked head, or why not
-//!   │ places.rs          │ wire.rs     no read or write outlives its deadline
-//!   └ 403, 503           └ Handler     route.rs, files.rs help it to answer
+//!   │ access.rs          │ head.rs     parses and checks the head
+//!   │ slots.rs           │ wire.rs     reads and writes under a deadline
+//!   └ 403, 503           └ Handler     answers, with route.rs and files.rs
 //! ```
 //!
-//! Another [`Protocol`] may stand in the place of HTTP, behind the same door.
+//! Another [`Protocol`] may replace HTTP, with the same limits on connections.
 
 mod access;
 mod connection;
@@ -41,7 +40,7 @@ pub(crate) use route::{Route, route};
 pub(crate) use slots::ConnectionSlot;
 pub(crate) use wire::Wire;
 
-/// What keeps a server from being set up. Once it runs, nothing a client does is an error here.
+/// Why a server cannot start. Once it runs, no client can cause one of these errors.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// The address cannot be listened on.
@@ -49,16 +48,16 @@ pub(crate) enum Error {
     Listen {
         /// The address as configured.
         address: String,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// The system refuses a thread for each connection.
+    /// The threads, one for each connection, cannot be started.
     #[error("cannot start {0} threads: raise the limit on processes or allow fewer connections")]
     Threads(usize),
     /// An entry of the allow list is neither an address nor a block of them.
     #[error("not an address or block: {0:?}: write 192.0.2.7, 10.0.0.0/8, ::1 or 2001:db8::/32")]
     Cidr(String),
-    /// A thread or the handling of signals, say.
+    /// Another system call failed, for a thread or for signal handling.
     #[error("{0}")]
     System(#[from] std::io::Error),
 }

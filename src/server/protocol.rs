@@ -1,12 +1,12 @@
-//! The protocol of an admitted connection: HTTP, or another in its slot.
+//! The interface of a protocol that serves admitted connections: HTTP or another.
 
 use super::slots::ConnectionSlot;
 
-/// What is spoken on admitted connections, on many threads at once.
+/// Serves admitted connections, on many threads at once.
 pub(crate) trait Protocol: Send + Sync + 'static {
-    /// Serves one connection to its end. A panic costs that connection.
+    /// Serves one connection to its end. A panic closes that connection.
     fn serve(&self, slot: &ConnectionSlot);
 
-    /// Returns what somebody is told who is not let in; `status` is 403 or 503, as in HTTP.
+    /// Returns the bytes to send to a rejected connection; `status` is 403 or 503, as in HTTP.
     fn rejection(&self, status: u16, reason: &str) -> Vec<u8>;
 }

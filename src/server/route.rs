@@ -1,37 +1,35 @@
-//! Pure: which of the daemon's resources a verb and a path name.
+//! Pure: maps an HTTP method and a path to a resource of the daemon (docs/wire.md §1.1).
 //!
-//! It looks at nothing but the two strings, and gives no listing of the file cache: who wants a
-//! file knows its name (docs/wire.md §1.1, §1.7). Called by the daemon's handler.
+//! The file cache has no listing: a client must know a file's name (docs/wire.md §1.7).
 
 use tiny_http::Method;
 
-/// What a request is for.
+/// The resource that a request names.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Route<'a> {
     /// An XML-RPC call in the body.
     Rpc,
-    /// The file of that name in the cache, for GET and HEAD. The name is not checked further
-    /// than that it has no `/`.
+    /// The file of that name in the cache, for GET and HEAD. The name has no `/`; nothing else is
+    /// checked.
     File(&'a str),
-    /// The log of the build of that name, for GET and HEAD. Not checked further either.
+    /// The log of the build of that name, for GET and HEAD. The name has no `/`.
     Log(&'a str),
-    /// What the process has done so far, in numbers.
+    /// The process's metrics.
     Metrics,
-    /// Whether all is well.
+    /// The health check.
     Health,
-    /// Nothing there: 404.
+    /// No such resource: 404.
     NotFound,
-    /// The resource does not take this verb: 405.
+    /// The resource does not support this method: 405.
     MethodNotAllowed {
         /// The value of the `Allow` header.
         allow: &'static str,
     },
-    /// A verb no resource takes: 501.
+    /// No resource supports this method: 501.
     NotImplemented,
 }
 
-/// Finds what `path`, decoded, names for `method`. `/rpc` is a leaf: whatever lies below it is
-/// the same resource.
+/// Finds the resource for `method` and a decoded `path`. Every path below `/rpc` is `/rpc` itself.
 pub(crate) fn route<'a>(method: &Method, path: &'a str) -> Route<'a> {
     let reads = match method {
         Method::Get | Method::Head => true,
@@ -71,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn table() {
+    fn methods_and_paths_map_to_resources() {
         const GET: Method = Method::Get;
         const POST: Method = Method::Post;
         let only_post = || Route::MethodNotAllowed { allow: "POST" };

@@ -43,7 +43,7 @@ pub(crate) struct ConnectionSlot {
     activity: Mutex<Activity>,
 }
 
-/// What a connection is doing.
+/// The activity of a connection.
 #[derive(Debug, Clone, Copy)]
 enum Activity {
     /// Handling a request; must not be evicted.

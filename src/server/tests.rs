@@ -1,8 +1,8 @@
-//! A real server on a free port against clients that write bytes by hand.
+//! Tests a real server on a free port with clients that write raw bytes.
 //!
-//! Here is what both sides are made of; `exchange` holds what an honest or clumsy client sees,
-//! `feed` answers without a known length, `stream` what becomes of bodies that are not held in memory, `abuse` what a hostile one can do to
-//! the others.
+//! `exchange` tests single exchanges, `response_stream` answers of unknown length, `request_stream`
+//! streamed request bodies, and `abuse` hostile clients. This file holds the shared server and
+//! client.
 
 mod abuse;
 mod exchange;
@@ -21,23 +21,23 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-/// More than any answer should take; a test that waits this long has failed.
+/// A test that waits this long fails.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Serves `content` as the one file, echoes RPC bodies, and does as the path says.
+/// Serves `content` as the only file, echoes RPC bodies, and obeys commands in the path.
 struct Echo {
     content: File,
     len: u64,
     /// Each GET of `/wait` takes one message.
     gate: Mutex<Receiver<()>>,
-    /// Gets what each stream failed with.
+    /// Receives the error of each request stream that failed.
     errors: Mutex<Sender<ErrorKind>>,
 }
 
 impl Handler for Echo {
     fn handle(&self, request: &Request) -> Response {
         match request.path.as_str() {
-            "/panic" => panic!("as asked"),
+            "/panic" => panic!("requested by the test"),
             "/query" => return Response::text(200, &format!("{} {}", request.query, request.peer)),
             "/wait" => {
                 self.gate.lock().unwrap().recv_timeout(TIMEOUT).unwrap();
@@ -48,16 +48,16 @@ impl Handler for Echo {
         match route(&request.method, &request.path) {
             Route::Rpc => Response::bytes(200, "text/xml", request.body.clone()),
             Route::File(name) => {
-                // A new description, so that transfers do not share a position.
+                // A new file description, so that transfers do not share a position.
                 let path = format!("/proc/self/fd/{}", self.content.as_raw_fd());
-                let promised = if name == "longer" {
+                let declared = if name == "longer" {
                     self.len + 1
                 } else {
                     self.len
                 };
                 let file = File::open(path).unwrap();
                 let time = UNIX_EPOCH + Duration::from_secs(784_111_777);
-                serve_file(request, file, promised, "application/octet-stream", time)
+                serve_file(request, file, declared, "application/octet-stream", time)
             }
             Route::Log(id) => Response {
                 status: 200,
@@ -76,14 +76,14 @@ impl Handler for Echo {
         request.method == Method::Put && request.path.starts_with("/stream")
     }
 
-    /// Counts and sums up what comes, unless the path says to leave some of it.
+    /// Counts and adds up the body's bytes. Some paths leave bytes unread.
     fn receive(&self, request: &Request, body: &mut dyn Read, len: u64) -> Response {
         assert!(request.body.is_empty());
         let (mut count, mut sum, mut buffer) = (0, 0, vec![0; 100_000]);
         loop {
             match request.path.as_str() {
                 "/stream/refused" => return Response::text(403, "not you"),
-                "/stream/panic" => panic!("as asked"),
+                "/stream/panic" => panic!("requested by the test"),
                 "/stream/half" if count >= len / 2 => return Response::text(409, "enough"),
                 _ => {}
             }
@@ -102,14 +102,15 @@ impl Handler for Echo {
     }
 }
 
-/// Gives one word after the other. `-` is nothing yet, `!` an error, `...` a word without end.
+/// Yields one word after another. `-` yields nothing, `!` an error, `...` repeats without end.
 struct Words(VecDeque<String>);
 
 impl BodyStream for Words {
     fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
+        // The pace of a log that grows.
         thread::sleep(Duration::from_millis(10));
         match self.0.pop_front().as_deref() {
-            Some("!") => Err(io::Error::other("as asked")),
+            Some("!") => Err(io::Error::other("requested by the test")),
             Some("-") => Ok(Some(Vec::new())),
             Some("...") => {
                 self.0.push_front("...".to_owned());
@@ -172,7 +173,7 @@ fn start() -> TestServer {
     start_with(few_threads(), Access::default(), b"0123456789")
 }
 
-/// An answer as read from the wire.
+/// An answer as the client reads it.
 #[derive(Debug)]
 struct Answer {
     status: u16,
@@ -231,7 +232,7 @@ impl Client {
         self.send(bytes).read()
     }
 
-    /// Says that the server has closed, in whatever way, without another byte.
+    /// Returns whether the server has closed or reset the connection without another byte.
     fn is_closed(&mut self) -> bool {
         match self.0.read(&mut [0]) {
             Ok(count) => count == 0,
@@ -247,21 +248,21 @@ fn post(body: &str) -> String {
     )
 }
 
-/// Asks until a place is free and the answer is `status`.
+/// Sends `request` on new connections until the answer is `status`.
 fn retry_until_status(server: &TestServer, request: &str, status: u16) {
     let started = Instant::now();
     loop {
         let mut client = Client::connect(server);
-        // It may have been told that it is one too many before it could ask.
+        // The server may have rejected the connection before this write.
         let _ = client.0.write_all(request.as_bytes());
         if client.read().status == status {
             return;
         }
-        assert!(started.elapsed() < TIMEOUT, "the place was not freed");
+        assert!(started.elapsed() < TIMEOUT, "the slot was not freed");
     }
 }
 
-/// Whether the server still answers a stranger.
+/// Checks that the server still answers a new client.
 fn assert_still_serves(server: &TestServer) {
     assert_eq!(Client::connect(server).ask(&post("alive")).body, b"alive");
 }

@@ -1,8 +1,7 @@
-//! An admitted connection as bytes: what has come and belongs to nothing yet, what is written, and
-//! how it ends.
+//! Reads, writes and ends the byte stream of an admitted connection.
 //!
-//! Every wait has a deadline, and a long body a lowest pace. Knows no protocol. Used by
-//! `connection` for HTTP and by other protocols behind the same door.
+//! Every wait has a deadline, and a streamed body has a lowest rate. `connection` and the other
+//! protocols use it.
 
 use super::deadline::Deadline;
 use super::limits::Limits;
@@ -16,18 +15,19 @@ use std::time::{Duration, Instant};
 
 /// Bytes read at a time, on the stack.
 const READ_BYTES: usize = 8 << 10;
-/// Bytes of an answer written under one deadline.
+/// Bytes of an answer that are written under one deadline.
 pub(super) const PIECE_BYTES: usize = 256 << 10;
-/// How long, and how much, a client cut off in mid-request may still send before the close.
+/// How long a client that is cut off within a request may still send before the close.
 const DRAIN_TIME: Duration = Duration::from_secs(1);
+/// How many bytes such a client may still send.
 const DRAIN_BYTES: u64 = 16 << 20;
 
-/// One side of a connection.
+/// The server's side of a connection.
 pub(crate) struct Wire<'a> {
     slot: &'a ConnectionSlot,
     stream: &'a TcpStream,
     limits: &'a Limits,
-    /// Bytes read that belong to nothing yet; bounded by whoever asks for more.
+    /// Bytes read but not consumed. The caller of [`Wire::read_more`] limits their number.
     input: Vec<u8>,
 }
 
@@ -41,17 +41,17 @@ impl<'a> Wire<'a> {
         }
     }
 
-    /// Returns what has come and belongs to nothing yet.
+    /// Returns the bytes that are read but not consumed.
     pub(crate) fn input(&self) -> &[u8] {
         &self.input
     }
 
-    /// Takes the first `count` bytes of the input, or all of it if that is less.
+    /// Consumes the first `count` bytes of the input, or all of it if it is shorter.
     pub(crate) fn take(&mut self, count: usize) -> Vec<u8> {
         self.input.drain(..count.min(self.input.len())).collect()
     }
 
-    /// Appends what the peer sends next to the input; false at the end of its sending.
+    /// Reads once and appends to the input; false if the peer has closed its side.
     pub(crate) fn read_more(&mut self, deadline: Instant) -> io::Result<bool> {
         self.slot.mark_reading();
         let mut buffer = [0; READ_BYTES];
@@ -60,7 +60,7 @@ impl<'a> Wire<'a> {
         Ok(count > 0)
     }
 
-    /// Reads the next `len` bytes, all of which have to be there by `deadline`.
+    /// Reads the next `len` bytes, all by `deadline`.
     pub(super) fn read_whole(&mut self, len: usize, deadline: Instant) -> io::Result<Vec<u8>> {
         self.slot.mark_reading();
         let mut body = self.take(len);
@@ -74,9 +74,9 @@ impl<'a> Wire<'a> {
         Ok(body)
     }
 
-    /// Returns what reads the next `len` bytes as they come; from here on the client is served.
+    /// Returns a reader of the next `len` bytes, and protects the connection from eviction.
     pub(crate) fn body(&mut self, len: u64) -> BodyReader<'_, 'a> {
-        // Where it comes too late for that, there is nothing left to read.
+        // An evicted connection is shut down for reading, so its reader fails.
         self.slot.mark_serving();
         BodyReader {
             wire: self,
@@ -87,7 +87,7 @@ impl<'a> Wire<'a> {
         }
     }
 
-    /// Writes all of `bytes` by `deadline`, and each piece of them within the time it may take.
+    /// Writes all of `bytes` by `deadline`, and each piece of them within `write_secs`.
     pub(crate) fn write(&self, bytes: &[u8], deadline: Instant) -> io::Result<()> {
         let piece_time = Duration::from_secs(self.limits.write_secs);
         bytes.chunks(PIECE_BYTES).try_for_each(|piece| {
@@ -96,7 +96,7 @@ impl<'a> Wire<'a> {
         })
     }
 
-    /// Says whether the peer has closed its side, or the connection is broken. Does not wait.
+    /// Returns whether the peer has closed its side or the connection is broken. Does not wait.
     pub(super) fn peer_has_closed(&self) -> bool {
         let peek = || {
             self.stream.set_nonblocking(true)?;
@@ -110,54 +110,53 @@ impl<'a> Wire<'a> {
         }
     }
 
-    /// Sends the next `len` bytes of `file`, one piece at most, by `deadline` and within the time a
-    /// piece may take. The kernel copies: a reader costs a third of the processor time of our
-    /// copying.
+    /// Sends the next `len` bytes of `file`, at most one piece, by `deadline` and within
+    /// `write_secs`. `sendfile` takes a third of the processor time of a copy in this process.
     pub(super) fn send_file(&self, file: &File, len: u64, deadline: Instant) -> io::Result<()> {
         let until = deadline.min(Instant::now() + Duration::from_secs(self.limits.write_secs));
         Deadline::new(self.stream, until).send(file, len)
     }
 
-    /// Lets the peer finish sending before the close: data that meets a closed socket would make
-    /// the system reset the connection, and the peer lose the answer.
+    /// Reads and discards what the peer still sends before the close. Data that arrives at a closed
+    /// socket makes the kernel reset the connection, and the peer loses the answer.
     pub(crate) fn drain(&self) {
         self.slot.mark_reading();
         let until = Instant::now() + DRAIN_TIME;
         if self.stream.shutdown(Shutdown::Write).is_ok() {
             let mut rest = Deadline::new(self.stream, until).take(DRAIN_BYTES);
-            // Nobody is waiting for this; an error means that the peer has gone.
+            // An error means that the peer has closed, so nothing is left to drain.
             let _ = io::copy(&mut rest, &mut io::sink());
         }
     }
 
-    /// Makes the close drop what the peer has not taken: megabytes would wait in the kernel for
-    /// one that stopped reading.
+    /// Makes the close discard unsent data. Otherwise the kernel keeps megabytes for a peer that
+    /// has stopped reading.
     pub(crate) fn reset(&self) {
         let now = linger {
             l_onoff: 1,
             l_linger: 0,
         };
-        // Best effort: without it the system cleans up later.
+        // Best effort: on failure the kernel frees the data later.
         let _ = setsockopt(self.stream, sockopt::Linger, &now);
     }
 }
 
-/// The bytes of a body that is not held in memory, as they come.
+/// Reads a body that is not held in memory.
 ///
-/// A read fails with [`ErrorKind::TimedOut`] when nothing came for as long as a request may take,
-/// or when the pace so far, after that time for a start, is below the lowest; and with
+/// A read fails with [`ErrorKind::TimedOut`] after `request_secs` of silence, or when the body has
+/// taken longer than `request_secs` plus the time that the lowest rate allows. It fails with
 /// [`ErrorKind::UnexpectedEof`] when the peer stops sending before the end.
 pub(crate) struct BodyReader<'w, 'a> {
     wire: &'w mut Wire<'a>,
     left: u64,
     received: u64,
     begun: Instant,
-    /// What the peer waits for before it sends.
+    /// `100 Continue`, to be written before the first read, if the peer waits for it.
     pub(super) continue_line: Option<&'static [u8]>,
 }
 
 impl BodyReader<'_, '_> {
-    /// Returns how many bytes are still to come.
+    /// Returns how many bytes are not read yet.
     pub(crate) fn left(&self) -> u64 {
         self.left
     }

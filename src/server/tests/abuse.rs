@@ -1,11 +1,11 @@
-//! What too many, too slow and failing parties do to the others: nothing.
+//! Tests that too many, slow or failing clients do not harm others.
 
 use super::*;
 
 #[test]
 fn a_panic_is_answered_500() {
     let server = start();
-    // More often than there are threads.
+    // More panics than threads.
     for _ in 0..20 {
         let mut client = Client::connect(&server);
         assert_eq!(client.ask("GET /panic HTTP/1.1\r\n\r\n").status, 500);
@@ -34,7 +34,7 @@ fn many_clients_at_once_are_all_answered() {
 }
 
 #[test]
-fn one_connection_too_many_is_told_so_at_once() {
+fn a_connection_beyond_the_limit_is_answered_503_at_once() {
     let server = start();
     let mut held: Vec<Client> = (0..8).map(|_| Client::connect(&server)).collect();
     for client in &mut held {
@@ -42,7 +42,7 @@ fn one_connection_too_many_is_told_so_at_once() {
     }
     for _ in 0..100 {
         let mut client = Client::connect(&server);
-        // It may have been told before it could ask.
+        // The server may have rejected the connection before this write.
         let _ = client.0.write_all(post("out").as_bytes());
         assert_eq!(client.read().status, 503);
         assert!(client.is_closed());
@@ -53,7 +53,7 @@ fn one_connection_too_many_is_told_so_at_once() {
 }
 
 #[test]
-fn strangers_are_refused_by_address_and_by_credentials() {
+fn clients_are_refused_by_address_and_by_credentials() {
     let elsewhere = Access {
         allow: vec!["192.0.2.0/24".parse().unwrap()],
         credentials: None,
@@ -81,7 +81,7 @@ fn strangers_are_refused_by_address_and_by_credentials() {
 }
 
 #[test]
-fn slow_and_silent_clients_are_cut_off_by_the_clock() {
+fn slow_and_silent_clients_are_cut_off_after_their_timeout() {
     let limits = Limits {
         request_secs: 1,
         idle_secs: 1,
@@ -97,7 +97,7 @@ fn slow_and_silent_clients_are_cut_off_by_the_clock() {
         client.send(start);
         let mut dripping = client.0.try_clone().unwrap();
         slow.push(client);
-        // A byte now and then does not buy more time.
+        // Sending single bytes does not extend the timeout.
         drips.push(thread::spawn(move || {
             while begun.elapsed() < TIMEOUT && dripping.write_all(b"x").is_ok() {
                 thread::park_timeout(Duration::from_millis(100));
@@ -118,8 +118,8 @@ fn slow_and_silent_clients_are_cut_off_by_the_clock() {
 }
 
 #[test]
-fn readers_that_stop_or_crawl_are_cut_off_and_do_not_hinder_calls() {
-    // More than the system buffers between two sockets.
+fn readers_that_stop_or_slow_down_are_cut_off_and_do_not_block_calls() {
+    // More than the kernel buffers between two sockets.
     let content = vec![7; 32 << 20];
     let limits = Limits {
         downloads: 2,
@@ -145,7 +145,7 @@ fn readers_that_stop_or_crawl_are_cut_off_and_do_not_hinder_calls() {
         200
     );
 
-    // One does not read at all, one a little at a time: both lose their places.
+    // One client reads nothing, one reads a little at a time: both lose their permits.
     let started = Instant::now();
     while third
         .ask("GET /filecache/a HTTP/1.1\r\nRange: bytes=0-1\r\n\r\n")
@@ -157,11 +157,11 @@ fn readers_that_stop_or_crawl_are_cut_off_and_do_not_hinder_calls() {
     }
     let mut rest = Vec::new();
     let whole = readers[1].0.read_to_end(&mut rest).is_ok() && rest.len() >= content.len();
-    assert!(!whole, "the rest was kept for a reader that had stopped");
+    assert!(!whole, "a client that stopped reading got the whole file");
 }
 
 #[test]
-fn one_slow_call_does_not_hold_up_another() {
+fn a_slow_call_does_not_block_another() {
     let server = start();
     let mut slow = Client::connect(&server);
     slow.send("GET /wait HTTP/1.1\r\n\r\n");
@@ -171,7 +171,7 @@ fn one_slow_call_does_not_hold_up_another() {
 }
 
 #[test]
-fn long_bodies_are_limited_in_sum() {
+fn long_bodies_are_limited_in_total() {
     let limits = Limits {
         body_bytes: 70_000,
         ..few_threads()
@@ -187,10 +187,10 @@ fn long_bodies_are_limited_in_sum() {
 }
 
 #[test]
-fn what_is_turned_down_and_sent_is_counted() {
+fn refusals_and_sent_files_are_counted() {
     let numbers = metrics();
     let refused = |status: &str| numbers.refused.with_label_values(&[status]).get();
-    // Other tests count at the same time.
+    // Other tests increment the same counters, so only growth is checked.
     let before: Vec<u64> = ["400", "413", "503"].map(refused).into();
     let (not_found, sent) = (refused("404"), numbers.sent_bytes.get());
     let limits = Limits {
@@ -216,15 +216,11 @@ fn what_is_turned_down_and_sent_is_counted() {
     for (status, before) in ["400", "413", "503"].into_iter().zip(before) {
         assert!(refused(status) > before, "{status}");
     }
-    assert_eq!(
-        refused("404"),
-        not_found,
-        "that is an answer like any other"
-    );
+    assert_eq!(refused("404"), not_found, "a 404 is not a refusal");
 }
 
 #[test]
-fn an_address_in_use_says_so() {
+fn an_address_in_use_is_reported_with_advice() {
     let server = start();
     let error = Server::bind(server.address, Limits::default(), Access::default());
     let error = error.err().unwrap().to_string();

@@ -1,9 +1,9 @@
-//! What a client sees: verbs, versions, lengths, ranges, refusals.
+//! Tests methods, versions, lengths, ranges and refusals as a client sees them.
 
 use super::*;
 
 #[test]
-fn keep_alive_and_close() {
+fn a_connection_is_kept_until_the_client_asks_to_close() {
     let server = start();
     let mut client = Client::connect(&server);
     for body in ["one", "", "three"] {
@@ -22,7 +22,7 @@ fn keep_alive_and_close() {
 }
 
 #[test]
-fn http_1_0() {
+fn http_1_0_closes_unless_keep_alive_is_requested() {
     let server = start();
     let mut client = Client::connect(&server);
     let answer = client.ask("POST /RPC HTTP/1.0\r\nContent-Length: 0\r\n\r\n");
@@ -53,7 +53,7 @@ fn pipelined_requests_are_answered_in_order() {
 }
 
 #[test]
-fn a_request_in_single_bytes_and_after_empty_lines() {
+fn a_request_may_arrive_in_single_bytes_after_an_empty_line() {
     let server = start();
     let mut client = Client::connect(&server);
     client.0.set_nodelay(true).unwrap();
@@ -64,7 +64,7 @@ fn a_request_in_single_bytes_and_after_empty_lines() {
 }
 
 #[test]
-fn a_half_closed_client_still_gets_its_answer() {
+fn a_half_closed_client_gets_its_answer() {
     let server = start();
     let mut client = Client::connect(&server);
     client.send(&post("last"));
@@ -74,7 +74,7 @@ fn a_half_closed_client_still_gets_its_answer() {
 }
 
 #[test]
-fn refused_requests_get_their_reason_and_cost_the_connection() {
+fn a_refused_request_gets_its_status_and_closes_the_connection() {
     let server = start();
     let length = |headers: &str| format!("POST /rpc HTTP/1.1\r\n{headers}\r\n\r\n");
     for (request, status) in [
@@ -108,7 +108,7 @@ fn refused_requests_get_their_reason_and_cost_the_connection() {
 }
 
 #[test]
-fn verbs_and_paths() {
+fn unknown_methods_and_paths_are_refused() {
     let server = start();
     let mut client = Client::connect(&server);
     for (line, status, allow) in [
@@ -129,7 +129,7 @@ fn verbs_and_paths() {
 }
 
 #[test]
-fn head_has_the_head_of_get() {
+fn head_answers_like_get_without_a_body() {
     let server = start();
     let mut client = Client::connect(&server);
     let head = client
@@ -145,19 +145,19 @@ fn head_has_the_head_of_get() {
 }
 
 #[test]
-fn expect_100_continue() {
+fn expect_100_continue_is_answered_before_the_body() {
     let server = start();
     let mut client = Client::connect(&server);
     client.send("POST /rpc HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n");
     assert_eq!(client.read_head().status, 100);
     assert_eq!(client.ask("hi").body, b"hi");
-    // A client that does not wait is not kept waiting either.
+    // A client that sends the body at once gets the answer at once.
     let at_once = "POST /rpc HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\nhi";
     assert_eq!(client.ask(at_once).status, 200);
 }
 
 #[test]
-fn files_whole_and_in_ranges() {
+fn files_are_sent_whole_and_in_ranges() {
     let server = start();
     let mut client = Client::connect(&server);
     let mut get =
@@ -198,7 +198,7 @@ fn files_whole_and_in_ranges() {
 }
 
 #[test]
-fn a_large_file_is_whole_and_a_file_that_shrank_cuts_the_connection() {
+fn a_large_file_arrives_whole_and_a_truncated_one_cuts_the_connection() {
     let content: Vec<u8> = (0..3_000_001_u32)
         .map(|number| number.to_le_bytes()[0])
         .collect();
@@ -208,7 +208,7 @@ fn a_large_file_is_whole_and_a_file_that_shrank_cuts_the_connection() {
     assert!(client.ask(&get("a")).body == content);
     client.send(&get("longer")).read_head();
     let mut body = Vec::new();
-    // Cut, with or without a reset; never filled up with something else.
+    // The connection ends, perhaps by a reset; no other bytes fill the gap.
     let _ = client.0.read_to_end(&mut body);
     assert!(content.starts_with(&body));
 }

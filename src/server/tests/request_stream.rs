@@ -1,4 +1,4 @@
-//! What becomes of bodies that a handler takes as they come.
+//! Tests request bodies that a handler reads as a stream.
 
 use super::*;
 
@@ -7,7 +7,7 @@ fn put(path: &str, len: usize, more: &str) -> String {
 }
 
 #[test]
-fn a_body_longer_than_any_held_in_memory_is_streamed_and_the_connection_kept() {
+fn a_body_over_the_memory_limit_is_streamed_and_the_connection_kept() {
     let limits = Limits {
         body_bytes: 1000,
         ..few_threads()
@@ -23,12 +23,12 @@ fn a_body_longer_than_any_held_in_memory_is_streamed_and_the_connection_kept() {
         assert_eq!(answer.body, format!("{len} of {len}: {len}\n").as_bytes());
         assert_eq!(answer.header("Connection"), Some("keep-alive"));
     }
-    // Held in memory it is as limited as ever.
+    // A body that is held in memory is still limited.
     assert_eq!(client.ask(&put("/elsewhere", len, "")).status, 413);
 }
 
 #[test]
-fn bodies_empty_and_pipelined() {
+fn empty_and_pipelined_bodies_are_streamed() {
     let server = start();
     let mut client = Client::connect(&server);
     let both = [
@@ -44,7 +44,7 @@ fn bodies_empty_and_pipelined() {
 }
 
 #[test]
-fn a_client_that_asks_first_is_answered_first() {
+fn expect_100_continue_is_answered_before_a_stream() {
     let server = start();
     let expect = "Expect: 100-continue\r\n";
     let mut client = Client::connect(&server);
@@ -61,18 +61,18 @@ fn a_client_that_asks_first_is_answered_first() {
 }
 
 #[test]
-fn a_stream_has_to_tell_its_length() {
+fn a_stream_without_a_length_is_refused() {
     let server = start();
     let mut client = Client::connect(&server);
     assert_eq!(client.ask("PUT /stream HTTP/1.1\r\n\r\n").status, 411);
     assert!(client.is_closed());
-    // To a handler that takes no streams it is a verb like any other.
+    // A path that takes no streams gets its usual answer.
     let mut client = Client::connect(&server);
     assert_eq!(client.ask("PUT /rpc HTTP/1.1\r\n\r\n").status, 501);
 }
 
 #[test]
-fn what_is_left_unread_costs_the_connection() {
+fn an_unread_body_closes_the_connection() {
     let server = start();
     for (path, status) in [
         ("/stream/refused", 403),
@@ -89,7 +89,7 @@ fn what_is_left_unread_costs_the_connection() {
 }
 
 #[test]
-fn a_stream_that_ends_early_or_stands_still_is_an_error() {
+fn a_stream_that_ends_early_or_stalls_is_an_error() {
     let limits = Limits {
         request_secs: 1,
         ..few_threads()
@@ -112,7 +112,7 @@ fn a_stream_that_ends_early_or_stands_still_is_an_error() {
 }
 
 #[test]
-fn a_stream_that_drips_is_cut_off_by_its_pace() {
+fn a_stream_below_the_lowest_rate_is_cut_off() {
     let limits = Limits {
         request_secs: 1,
         lowest_rate: 1 << 20,
@@ -134,7 +134,7 @@ fn a_stream_that_drips_is_cut_off_by_its_pace() {
 }
 
 #[test]
-fn streams_are_limited_in_number_and_others_are_not_held_up() {
+fn streams_are_limited_and_do_not_block_other_requests() {
     let limits = Limits {
         uploads: 1,
         ..few_threads()
@@ -156,16 +156,16 @@ fn a_handler_sees_query_and_peer() {
     assert_eq!(answer.body, b"a=%2e&b?c 127.0.0.1\n");
 }
 
-/// Answers lines with lines.
-struct Lines(Limits);
+/// Echoes what it reads.
+struct EchoProtocol(Limits);
 
-impl Protocol for Lines {
+impl Protocol for EchoProtocol {
     fn serve(&self, slot: &ConnectionSlot) {
         let mut wire = Wire::new(slot, &self.0);
         let deadline = Instant::now() + TIMEOUT;
         while let Ok(true) = wire.read_more(deadline) {
-            let said = wire.take(usize::MAX);
-            wire.write(&said, deadline).unwrap();
+            let input = wire.take(usize::MAX);
+            wire.write(&input, deadline).unwrap();
         }
     }
 
@@ -175,14 +175,14 @@ impl Protocol for Lines {
 }
 
 #[test]
-fn another_protocol_behind_the_same_door() {
+fn another_protocol_is_served_under_the_same_limits() {
     let limits = Limits {
         connections: 1,
         ..few_threads()
     };
     let server = Server::bind("127.0.0.1:0", limits.clone(), Access::default()).unwrap();
     let (address, stop) = (server.local_addr().unwrap(), server.stop_handle());
-    let running = thread::spawn(move || server.run_protocol(Arc::new(Lines(limits))));
+    let running = thread::spawn(move || server.run_protocol(Arc::new(EchoProtocol(limits))));
     let connect = || {
         let stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(TIMEOUT)).unwrap();
@@ -190,9 +190,9 @@ fn another_protocol_behind_the_same_door() {
     };
     let mut first = connect();
     first.send("hello\n");
-    let mut heard = [0; 6];
-    first.0.read_exact(&mut heard).unwrap();
-    assert_eq!(&heard, b"hello\n");
+    let mut echoed = [0; 6];
+    first.0.read_exact(&mut echoed).unwrap();
+    assert_eq!(&echoed, b"hello\n");
     let mut second = String::new();
     connect().0.read_to_string(&mut second).unwrap();
     assert_eq!(second, "503 too many connections");

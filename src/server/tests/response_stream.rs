@@ -1,8 +1,8 @@
-//! Answers that are still being made while they are sent.
+//! Tests answers that are produced while they are sent.
 
 use super::*;
 
-/// Asks for the words of a path and returns all bytes until the server closes.
+/// Requests a stream of `words` and returns all bytes until the server closes.
 fn ask(server: &TestServer, verb: &str, words: &str, version: &str) -> String {
     let mut client = Client::connect(server);
     let words = words.replace(' ', "%20");
@@ -13,7 +13,7 @@ fn ask(server: &TestServer, verb: &str, words: &str, version: &str) -> String {
 }
 
 #[test]
-fn a_feed_comes_in_chunks_and_its_end_is_told() {
+fn a_stream_is_sent_in_chunks_with_a_last_chunk() {
     let server = start();
     let answer = ask(&server, "GET", "one - three", "1.1");
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
@@ -26,19 +26,19 @@ fn a_feed_comes_in_chunks_and_its_end_is_told() {
 }
 
 #[test]
-fn a_feed_that_fails_has_no_end() {
+fn a_failed_stream_has_no_last_chunk() {
     let server = start();
     let mut client = Client::connect(&server);
     client.send("GET /log/one%20!%20two HTTP/1.1\r\n\r\n");
     let mut bytes = Vec::new();
-    // It may be a reset that says so.
+    // The connection may end by a reset.
     let _ = client.0.read_to_end(&mut bytes);
     let text = String::from_utf8(bytes).unwrap();
     assert!(text.ends_with("3\r\none\r\n"), "{text}");
 }
 
 #[test]
-fn a_feed_for_old_clients_ends_with_the_connection() {
+fn a_stream_to_an_http_1_0_client_ends_with_the_connection() {
     let server = start();
     let answer = ask(&server, "GET", "one two", "1.0");
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
@@ -50,7 +50,7 @@ fn a_feed_for_old_clients_ends_with_the_connection() {
 }
 
 #[test]
-fn followers_have_places_of_their_own_and_lose_them_when_they_go() {
+fn followers_have_their_own_quota_and_free_it_when_they_close() {
     let limits = Limits {
         followers: 4,
         downloads: 1,
@@ -69,6 +69,6 @@ fn followers_have_places_of_their_own_and_lose_them_when_they_go() {
     followers.pop();
     let begun = Instant::now();
     while Client::connect(&server).send(follow).read_head().status != 200 {
-        assert!(begun.elapsed() < TIMEOUT, "the place was not freed");
+        assert!(begun.elapsed() < TIMEOUT, "the permit was not freed");
     }
 }
