@@ -1,9 +1,8 @@
-//! Pure: which call or answer does a document carry?
+//! Pure: parses a document into a call or an answer.
 //!
-//! A recursive descent over the XML reader's events. Refuses what could cost more than the document
-//! itself: size, nesting, document types (hence entities) are bounded before anything is kept.
-//! Accepts every type Python's `xmlrpc.client` sends. Says nothing about whether a call makes
-//! sense. Called by the server for calls and by the clients for answers.
+//! A recursive-descent parser over XML events. Size, nesting and document types (and so entities)
+//! are checked before anything is stored, so a document costs no more than its size. Every type
+//! that Python's `xmlrpc.client` sends is accepted. The method and its parameters are not checked.
 
 use std::collections::HashMap;
 
@@ -11,10 +10,10 @@ use xml::reader::{EventReader, ParserConfig, XmlEvent};
 
 use super::{Error, Fault, MAX_DEPTH, MAX_DOCUMENT_BYTES, MethodCall, Value, decode_base64};
 
-/// Returns the call a document carries.
+/// Parses a call.
 ///
 /// # Errors
-/// Any document that is not one complete `methodCall`, an answer included.
+/// Any document that is not one complete `methodCall`.
 pub(crate) fn parse_call(document: &[u8]) -> Result<MethodCall, Error> {
     let mut reader = Reader::new(document)?;
     reader.open("methodCall")?;
@@ -33,7 +32,7 @@ pub(crate) fn parse_call(document: &[u8]) -> Result<MethodCall, Error> {
     Ok(MethodCall { name, params })
 }
 
-/// Returns the answer a document carries: a value, or a fault.
+/// Parses an answer: a value or a fault.
 ///
 /// # Errors
 /// Any document that is not one complete `methodResponse`.
@@ -57,7 +56,7 @@ pub(crate) fn parse_response(document: &[u8]) -> Result<Result<Value, Fault>, Er
     Ok(answer)
 }
 
-/// What the grammar sees of the XML reader's events.
+/// The XML events that the grammar uses.
 enum Event {
     Open(String),
     Text(String),
@@ -127,7 +126,7 @@ impl<'a> Reader<'a> {
                 XmlEvent::Characters(text) | XmlEvent::CData(text) | XmlEvent::Whitespace(text) => {
                     Ok(Event::Text(text))
                 }
-                // It arrives before any entity it declares could be expanded.
+                // This event comes before any entity it declares could be expanded.
                 XmlEvent::Doctype { .. } => Err(Error::Doctype),
                 XmlEvent::EndDocument => Ok(Event::End),
                 XmlEvent::StartDocument { .. }
@@ -137,7 +136,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Skips white space; other text comes back as an event.
+    /// Returns the next event that is not white space.
     fn next_tag(&mut self) -> Result<Event, Error> {
         loop {
             match self.next()? {
@@ -147,7 +146,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Returns the name of the next element, or nothing when the enclosing one closes first.
+    /// Returns the name of the next element, or `None` if the enclosing element closes.
     fn open_or_close(&mut self) -> Result<Option<String>, Error> {
         match self.next_tag()? {
             Event::Open(tag) => Ok(Some(tag)),
@@ -177,12 +176,12 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Returns the text up to the closing tag of the element just opened, which it consumes.
+    /// Reads the text of the element just opened, and its closing tag.
     fn text(&mut self) -> Result<String, Error> {
         let mut text = String::new();
         loop {
             match self.next()? {
-                // Comments cut a text in pieces.
+                // A comment splits a text into several events.
                 Event::Text(piece) => text.push_str(&piece),
                 Event::Close => return Ok(text),
                 event => return Err(event.unexpected("text")),
@@ -198,8 +197,8 @@ impl<'a> Reader<'a> {
         Ok(value)
     }
 
-    /// Reads up to the closing tag of the `<value>` just opened. A value without a type is a
-    /// string, white space included.
+    /// Reads the `<value>` just opened, and its closing tag. A value without a type is a string,
+    /// white space included.
     fn value(&mut self) -> Result<Value, Error> {
         let mut bare = String::new();
         loop {
@@ -216,7 +215,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Reads up to the closing tag of the type element just opened.
+    /// Reads the type element just opened, and its closing tag.
     fn typed(&mut self, tag: &str) -> Result<Value, Error> {
         match tag {
             "nil" => self.close().map(|()| Value::Nil),
@@ -238,19 +237,19 @@ impl<'a> Reader<'a> {
         Ok(Value::Array(items))
     }
 
-    /// Reads a struct. Of members with one name the last wins, at the place of the first, as in
+    /// Reads a struct. If a name repeats, the last value replaces the first in its position, as in
     /// Python.
     fn members(&mut self) -> Result<Value, Error> {
         let mut members: Vec<(String, Value)> = Vec::new();
-        let mut places = HashMap::new();
+        let mut positions = HashMap::new();
         while let Some(tag) = self.open_or_close()? {
             expect_tag("member", &tag)?;
             self.open("name")?;
             let name = self.text()?;
             let value = self.only_value()?;
-            let place = *places.entry(name.clone()).or_insert(members.len());
-            if place < members.len() {
-                members[place].1 = value;
+            let position = *positions.entry(name.clone()).or_insert(members.len());
+            if position < members.len() {
+                members[position].1 = value;
             } else {
                 members.push((name, value));
             }

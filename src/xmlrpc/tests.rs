@@ -1,4 +1,4 @@
-//! Documents as Python's `xmlrpc.client` wrote them, both ways, and documents nobody should send.
+//! Tests documents written by Python's `xmlrpc.client`, in both directions, and malformed ones.
 
 use proptest::prelude::*;
 
@@ -15,7 +15,7 @@ const RESPONSE: &[u8] = include_bytes!("../../tests/fixtures/xmlrpc/status.respo
 const FAULT: &[u8] = include_bytes!("../../tests/fixtures/xmlrpc/state.fault.xml");
 
 fn every_type() -> Vec<Value> {
-    let sum = "0a4d55a8d778e5022fab701977c5d840bbc486d0";
+    let sha1 = "0a4d55a8d778e5022fab701977c5d840bbc486d0";
     let archives = Value::Array(vec!["deb http://h/ s main".into()]);
     vec![
         Value::Nil,
@@ -33,7 +33,7 @@ fn every_type() -> Vec<Value> {
         Value::Array(vec!["x".into(), Value::Array(vec!["y".into()])]),
         Value::Struct(vec![]),
         Value::Struct(vec![
-            ("hello_1.dsc".into(), sum.into()),
+            ("hello_1.dsc".into(), sha1.into()),
             (
                 "n".into(),
                 Value::Struct(vec![("archives".into(), archives)]),
@@ -50,7 +50,7 @@ fn params(document: &[u8]) -> Vec<Value> {
     parse_call(document).unwrap().params
 }
 
-/// Returns what a call with this one parameter parses to.
+/// Parses a call with this one parameter.
 fn param(value: &str) -> Result<Value, Error> {
     let call = format!(
         "<methodCall><methodName>echo</methodName><params><param>{value}</param></params>\
@@ -108,8 +108,11 @@ fn doubles_of_python_are_read() {
 }
 
 #[test]
-fn a_declared_latin1_encoding_is_honoured() {
-    assert!(LATIN1.contains(&0xe9), "one byte, so not UTF-8");
+fn a_declared_latin1_encoding_is_used() {
+    assert!(
+        LATIN1.contains(&0xe9),
+        "é is one byte, so the document is not UTF-8"
+    );
     assert_eq!(params(LATIN1), ["caf\u{e9}".into()]);
 }
 
@@ -177,7 +180,7 @@ fn malformed_values_are_refused() {
 }
 
 #[test]
-fn documents_that_are_no_call_are_refused() {
+fn documents_that_are_not_a_call_are_refused() {
     for bad in ["", "hello", "<methodCall", "<a/>", "<methodCall/>"] {
         assert!(parse_call(bad.as_bytes()).is_err(), "{bad}");
     }
@@ -206,7 +209,7 @@ fn every_truncation_is_an_error() {
 }
 
 #[test]
-fn limits_are_kept() {
+fn nesting_and_size_are_limited() {
     let nested = |levels: usize| {
         let open = "<value><array><data>".repeat(levels);
         param(&format!(
@@ -272,7 +275,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
     #[test]
-    fn values_survive_the_wire(value in values()) {
+    fn values_round_trip(value in values()) {
         let response = render_response(&value).unwrap();
         prop_assert_eq!(parse_response(&response), Ok(Ok(value.clone())));
         let call = parse_call(&render_call("echo", std::slice::from_ref(&value))).unwrap();

@@ -1,8 +1,7 @@
-//! Pure: what can an XML-RPC message carry, and how does it look as JSON?
+//! Pure: the values of XML-RPC, and their conversion to and from JSON.
 //!
-//! Holds `Value` and its conversion to and from JSON, which is how people type and read values on
-//! a command line. Gives values no meaning: that is `protocol`'s. JSON has no bytes, so base64 is
-//! the object `{"base64": "..."}` in both directions.
+//! The command line reads and prints values as JSON. JSON has no bytes, so base64 is the object
+//! `{"base64": "..."}` in both directions.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -10,11 +9,11 @@ use serde_json::{Value as Json, json};
 
 use super::Error;
 
-/// One XML-RPC value. A tuple and a list are both `Array`, as on the wire.
+/// One XML-RPC value. Python's tuples and lists are both `Array`, as on the wire.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Value {
     Nil,
-    /// Calls may carry 64 bits, answers 32.
+    /// 64 bits in calls, 32 bits in answers.
     Int(i64),
     Bool(bool),
     Double(f64),
@@ -43,7 +42,7 @@ impl Value {
         }
     }
 
-    /// Returns the value as JSON. Dates become strings, and so do doubles JSON cannot carry.
+    /// Converts to JSON. Dates become strings, and so do infinite and NaN doubles.
     pub(crate) fn to_json(&self) -> Json {
         match self {
             Value::Nil => Json::Null,
@@ -61,10 +60,10 @@ impl Value {
         }
     }
 
-    /// Returns the value a person wrote as JSON. Numbers beyond 64 bits become doubles.
+    /// Converts from JSON. Numbers beyond 64 bits become doubles.
     ///
     /// # Errors
-    /// `{"base64": ...}` whose member is not base64 text.
+    /// An object `{"base64": ...}` whose member is not base64 text.
     pub(crate) fn from_json(json: Json) -> Result<Value, Error> {
         Ok(match json {
             Json::Null => Value::Nil,
@@ -100,7 +99,7 @@ impl From<&str> for Value {
     }
 }
 
-/// Returns the bytes of padded base64 text, which may be broken into lines.
+/// Decodes padded base64 text, which may be split into lines.
 pub(crate) fn decode_base64(text: &str) -> Option<Vec<u8>> {
     let packed: String = text.split_ascii_whitespace().collect();
     STANDARD.decode(packed).ok()
@@ -111,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn json_round_trips_what_json_can_carry() {
+    fn values_round_trip_through_json() {
         let text = r#"[null,true,-7,1.5,"x",{"base64":"AP8="},{"b":[1],"a":{}}]"#;
         let value = Value::from_json(serde_json::from_str(text).unwrap()).unwrap();
         let Value::Array(items) = &value else {
@@ -123,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn what_json_cannot_carry_becomes_text() {
+    fn dates_and_infinite_doubles_become_json_strings() {
         let value = Value::Array(vec![
             Value::Double(f64::NEG_INFINITY),
             Value::DateTime("20080604T12:00:00".into()),
@@ -141,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn base64_text_may_be_broken_into_lines() {
+    fn base64_text_may_be_split_into_lines() {
         assert_eq!(decode_base64("\nSGVs\r\nbG8=\n"), Some(b"Hello".to_vec()));
         assert_eq!(decode_base64("SGVsbG8"), None);
     }

@@ -1,8 +1,7 @@
-//! Pure: which bytes carry a call, an answer or a fault?
+//! Pure: renders a call, an answer or a fault as a document.
 //!
-//! Renders documents byte for byte as Python's `xmlrpc.client` does, so a master that could read
-//! the reference can read us. Never fails on text: characters XML 1.0 cannot carry are dropped.
-//! Called by the server for answers and by the clients for calls.
+//! The bytes equal those of Python's `xmlrpc.client`, so every master of the reference can read
+//! them. Characters that XML 1.0 does not allow are dropped.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -10,10 +9,10 @@ use base64::engine::general_purpose::STANDARD;
 use super::{Error, Fault, Value};
 
 const PROLOGUE: &str = "<?xml version='1.0'?>\n";
-/// Length of a line of base64, as MIME has it.
+/// Length of a line of base64, as in MIME.
 const BASE64_COLUMNS: usize = 76;
 
-/// Returns the document of a call. Integers beyond 32 bits go out as `<i8>`.
+/// Renders a call. Integers beyond 32 bits become `<i8>`.
 pub(crate) fn render_call(method: &str, params: &[Value]) -> Vec<u8> {
     let mut out = format!("{PROLOGUE}<methodCall>\n<methodName>");
     push_text(&mut out, method);
@@ -23,10 +22,10 @@ pub(crate) fn render_call(method: &str, params: &[Value]) -> Vec<u8> {
     out.into_bytes()
 }
 
-/// Returns the document of an answer.
+/// Renders an answer.
 ///
 /// # Errors
-/// `IntRange` when an integer anywhere in the value needs more than 32 bits.
+/// `IntRange` if an integer anywhere in the value needs more than 32 bits.
 pub(crate) fn render_response(value: &Value) -> Result<Vec<u8>, Error> {
     if !fits_32_bits(value) {
         return Err(Error::IntRange);
@@ -37,7 +36,7 @@ pub(crate) fn render_response(value: &Value) -> Result<Vec<u8>, Error> {
     Ok(out.into_bytes())
 }
 
-/// Returns the document of a fault.
+/// Renders a fault.
 pub(crate) fn render_fault(fault: &Fault) -> Vec<u8> {
     let members = Value::Struct(vec![
         ("faultCode".into(), Value::Int(fault.code.into())),
@@ -71,14 +70,14 @@ fn push_params(out: &mut String, params: &[Value]) {
 fn push_value(out: &mut String, value: &Value) {
     out.push_str("<value>");
     match value {
-        // Python ends every other value with a newline.
+        // Python ends every value but nil with a newline.
         Value::Nil => return out.push_str("<nil/></value>"),
         Value::Int(number) => {
             let tag = if fits_32_bits(value) { "int" } else { "i8" };
             push_element(out, tag, &number.to_string());
         }
         Value::Bool(flag) => push_element(out, "boolean", if *flag { "1" } else { "0" }),
-        // The debug form is the shortest that reads back the same, as in Python.
+        // The debug format is the shortest that parses back to the same number, as in Python.
         Value::Double(number) => push_element(out, "double", &format!("{number:?}")),
         Value::String(text) => push_element(out, "string", text),
         Value::DateTime(text) => push_element(out, "dateTime.iso8601", text),
@@ -124,23 +123,23 @@ fn push_element(out: &mut String, tag: &str, text: &str) {
 
 fn push_text(out: &mut String, text: &str) {
     out.reserve(text.len());
-    let mut plain = 0;
+    let mut copied = 0;
     for (at, c) in text.char_indices() {
-        let instead = match c {
+        let replacement = match c {
             '&' => "&amp;",
             '<' => "&lt;",
             '>' => "&gt;",
-            // A bare carriage return would be read back as a newline.
+            // An XML parser would read a bare carriage return as a newline.
             '\r' => "&#13;",
             '\t' | '\n' => continue,
             '\0'..'\u{20}' | '\u{fffe}' | '\u{ffff}' => "",
             _ => continue,
         };
-        out.push_str(&text[plain..at]);
-        out.push_str(instead);
-        plain = at + c.len_utf8();
+        out.push_str(&text[copied..at]);
+        out.push_str(replacement);
+        copied = at + c.len_utf8();
     }
-    out.push_str(&text[plain..]);
+    out.push_str(&text[copied..]);
 }
 
 #[cfg(test)]
@@ -164,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn characters_xml_cannot_carry_are_dropped() {
+    fn characters_not_allowed_in_xml_are_dropped() {
         let value = Value::from("a\0\u{1b}[0m\u{fffe}\u{ffff}\tb\n");
         assert!(text(render_response(&value).unwrap()).contains("<string>a[0m\tb\n</string>"));
     }
