@@ -1,9 +1,7 @@
-//! What has this process done so far? The numbers that `GET /metrics` shows, in Prometheus' text
-//! format.
+//! The process's metrics, which `GET /metrics` returns in Prometheus' text format.
 //!
-//! One set of counters for the process, which starts at zero with it. Whoever does a thing counts
-//! it here; nobody decides by a number from here. Labels take words of our own only, never a
-//! client's: each new value of a label takes memory for good.
+//! Counters start at zero with the process. No decision depends on a metric. Label values never
+//! come from a client, because each new value takes memory until the process ends.
 
 use std::sync::LazyLock;
 
@@ -12,68 +10,68 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-/// Upper bounds, in seconds, of the buckets for stages of a build.
+/// Upper limits, in seconds, of the histogram buckets for stages of a build.
 const STAGE_BUCKETS: [f64; 12] = [
     0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 10_800.0, 28_800.0, 86_400.0,
 ];
-/// The same for what should be over in a moment.
+/// Upper limits, in seconds, of the histogram buckets for short operations.
 const SHORT_BUCKETS: [f64; 10] = [0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 10.0, 60.0, 180.0];
 
 /// The content type of [`render`]'s text.
 pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Every number there is.
+/// All metrics of the process.
 pub(crate) struct Metrics {
     registry: Registry,
     /// 1 for the state the builder is in, 0 for the others. Label `state`.
     pub(crate) state: IntGaugeVec,
-    /// Builds that came to their end. Label `verdict`.
+    /// Builds that have ended. Label `verdict`.
     pub(crate) builds: IntCounterVec,
-    /// How long stages took. Label `stage`.
+    /// Duration of a build's stages. Label `stage`.
     pub(crate) stage_seconds: HistogramVec,
-    /// Aborts asked for and carried out.
+    /// Aborts requested.
     pub(crate) aborts: IntCounter,
-    /// From the request to the build's being gone.
+    /// Seconds from an abort request to the end of the build.
     pub(crate) abort_seconds: Histogram,
     /// Calls answered. Labels `method` (a known one, or `unknown`) and `outcome` (`ok`, `fault`).
     pub(crate) calls: IntCounterVec,
     /// Downloads into the cache. Label `result`: `ok`, `mismatch`, `no_space`, `failed`.
     pub(crate) downloads: IntCounterVec,
-    /// Bytes of them, also of those that failed.
+    /// Bytes downloaded, including failed downloads.
     pub(crate) download_bytes: IntCounter,
-    /// `ensurepresent` found the file in the cache.
+    /// `ensurepresent` calls that found the file in the cache.
     pub(crate) cache_hits: IntCounter,
-    /// `ensurepresent` did not.
+    /// `ensurepresent` calls that did not.
     pub(crate) cache_misses: IntCounter,
-    /// Bytes kept. Label `store`: `filecache`, `chroots`.
+    /// Bytes stored. Label `store`: `filecache`, `chroots`.
     pub(crate) stored_bytes: IntGaugeVec,
-    /// Entries kept. Label `store`.
+    /// Entries stored. Label `store`.
     pub(crate) stored_entries: IntGaugeVec,
-    /// Entries removed to make room. Label `store`.
+    /// Entries evicted. Label `store`.
     pub(crate) evictions: IntCounterVec,
-    /// Entries found damaged and removed. Label `store`.
+    /// Damaged entries removed. Label `store`.
     pub(crate) damaged: IntCounterVec,
-    /// Connections open now.
+    /// Open connections.
     pub(crate) connections: IntGauge,
-    /// Requests and connections turned down. Label `status`, as in HTTP: 503 is shed load.
+    /// Requests and connections refused. Label `status`, the HTTP status; 503 means overload.
     pub(crate) refused: IntCounterVec,
     /// Files sent, whole or in part.
     pub(crate) sent_files: IntCounter,
-    /// Bytes of them.
+    /// Bytes of files sent.
     pub(crate) sent_bytes: IntCounter,
 }
 
 static METRICS: LazyLock<Metrics> = LazyLock::new(Metrics::new);
 
-/// Returns the numbers of this process.
+/// Returns the metrics of this process.
 pub(crate) fn metrics() -> &'static Metrics {
     &METRICS
 }
 
-/// Returns all numbers in Prometheus' text format.
+/// Renders all metrics in Prometheus' text format.
 pub(crate) fn render() -> Vec<u8> {
     let mut text = Vec::new();
-    // Writing to memory; the names were checked when they were registered.
+    // Writing to memory cannot fail, and registration has checked the names.
     let _ = TextEncoder::new().encode(&METRICS.registry.gather(), &mut text);
     text
 }
@@ -81,14 +79,18 @@ pub(crate) fn render() -> Vec<u8> {
 impl Metrics {
     fn new() -> Self {
         let registry = Registry::new();
-        let all = Maker(&registry);
+        let all = Registrar(&registry);
         let metrics = Self {
-            state: all.gauges("state", "1 for the state the builder is in", &["state"]),
+            state: all.gauges(
+                "state",
+                "1 for the state that the builder is in, else 0",
+                &["state"],
+            ),
             builds: all.counters("builds_total", "Builds that have ended", &["verdict"]),
-            stage_seconds: all.histograms("stage_seconds", "Seconds of a build's stages", "stage"),
-            aborts: all.counter("aborts_total", "Aborts asked for"),
+            stage_seconds: all.histograms("stage_seconds", "Seconds per stage of a build", "stage"),
+            aborts: all.counter("aborts_total", "Aborts requested"),
             abort_seconds: all
-                .histogram("abort_seconds", "Seconds until an aborted build was gone"),
+                .histogram("abort_seconds", "Seconds until an aborted build has ended"),
             calls: all.counters(
                 "calls_total",
                 "XML-RPC calls answered",
@@ -96,73 +98,73 @@ impl Metrics {
             ),
             downloads: all.counters("downloads_total", "Downloads into the cache", &["result"]),
             download_bytes: all.counter("download_bytes_total", "Bytes of downloads"),
-            cache_hits: all.counter("cache_hits_total", "Files asked for that were there"),
-            cache_misses: all.counter("cache_misses_total", "Files asked for that were not there"),
-            stored_bytes: all.gauges("stored_bytes", "Bytes kept", &["store"]),
-            stored_entries: all.gauges("stored_entries", "Entries kept", &["store"]),
-            evictions: all.counters("evictions_total", "Entries removed for room", &["store"]),
-            damaged: all.counters(
-                "damaged_total",
-                "Entries found damaged, removed",
-                &["store"],
-            ),
-            connections: all.gauge("connections", "Connections open"),
+            cache_hits: all.counter("cache_hits_total", "Requested files found in the cache"),
+            cache_misses: all.counter("cache_misses_total", "Requested files not in the cache"),
+            stored_bytes: all.gauges("stored_bytes", "Bytes stored", &["store"]),
+            stored_entries: all.gauges("stored_entries", "Entries stored", &["store"]),
+            evictions: all.counters("evictions_total", "Entries evicted", &["store"]),
+            damaged: all.counters("damaged_total", "Damaged entries removed", &["store"]),
+            connections: all.gauge("connections", "Open connections"),
             refused: all.counters(
                 "refused_total",
-                "Requests and connections turned down, by HTTP status; 503 is shed load",
+                "Requests and connections refused, by HTTP status; 503 means overload",
                 &["status"],
             ),
             sent_files: all.counter("sent_files_total", "Files sent"),
             sent_bytes: all.counter("sent_bytes_total", "Bytes of files sent"),
             registry: registry.clone(),
         };
-        all.gauges("info", "Always 1; the version runs", &["version"])
-            .with_label_values(&[env!("CARGO_PKG_VERSION")])
-            .set(1);
+        all.gauges(
+            "info",
+            "Always 1; the label is the running version",
+            &["version"],
+        )
+        .with_label_values(&[env!("CARGO_PKG_VERSION")])
+        .set(1);
         metrics
     }
 }
 
-/// Makes numbers and enters them. A name that is wrong or taken fails at the first use of any,
-/// which is in every test.
-struct Maker<'a>(&'a Registry);
+/// Creates metrics and registers them. A malformed or duplicate name panics at the first use of any
+/// metric, so every test would fail.
+struct Registrar<'a>(&'a Registry);
 
-impl Maker<'_> {
-    fn enter<M: prometheus::core::Collector + Clone + 'static>(
+impl Registrar<'_> {
+    fn register<M: prometheus::core::Collector + Clone + 'static>(
         &self,
-        made: prometheus::Result<M>,
+        created: prometheus::Result<M>,
     ) -> M {
-        let made = made.expect("names of numbers are well-formed");
+        let metric = created.expect("metric names are well-formed");
         self.0
-            .register(Box::new(made.clone()))
-            .expect("names of numbers are given once");
-        made
+            .register(Box::new(metric.clone()))
+            .expect("metric names are unique");
+        metric
     }
 
     fn counter(&self, name: &str, help: &str) -> IntCounter {
-        self.enter(IntCounter::with_opts(opts(name, help)))
+        self.register(IntCounter::with_opts(opts(name, help)))
     }
 
     fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-        self.enter(IntCounterVec::new(opts(name, help), labels))
+        self.register(IntCounterVec::new(opts(name, help), labels))
     }
 
     fn gauge(&self, name: &str, help: &str) -> IntGauge {
-        self.enter(IntGauge::with_opts(opts(name, help)))
+        self.register(IntGauge::with_opts(opts(name, help)))
     }
 
     fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
-        self.enter(IntGaugeVec::new(opts(name, help), labels))
+        self.register(IntGaugeVec::new(opts(name, help), labels))
     }
 
     fn histogram(&self, name: &str, help: &str) -> Histogram {
         let opts = HistogramOpts::from(opts(name, help)).buckets(SHORT_BUCKETS.into());
-        self.enter(Histogram::with_opts(opts))
+        self.register(Histogram::with_opts(opts))
     }
 
     fn histograms(&self, name: &str, help: &str, label: &str) -> HistogramVec {
         let opts = HistogramOpts::from(opts(name, help)).buckets(STAGE_BUCKETS.into());
-        self.enter(HistogramVec::new(opts, &[label]))
+        self.register(HistogramVec::new(opts, &[label]))
     }
 }
 
@@ -175,7 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_shown_in_prometheus_text() {
+    fn metrics_are_rendered_in_prometheus_text() {
         metrics().evictions.with_label_values(&["chroots"]).inc();
         metrics().abort_seconds.observe(0.2);
         let text = String::from_utf8(render()).unwrap();
