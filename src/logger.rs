@@ -1,25 +1,25 @@
-//! Where the program's own words go: stderr, a line each, with the time.
+//! Logs to stderr, one line per message, with the time.
 //!
-//! The libraries' are not among them below `info`: there they show whole requests, passwords and
-//! all. The master's loggers have names, those of 2008: `root.builders.x86` is about the builders of
-//! that family.
+//! Libraries are logged at `info` and above only, because their debug messages show whole requests
+//! with passwords. The master's loggers have the names of 2008: `root.builders.x86` logs the
+//! builders of that family.
 
 use std::io::Write as _;
 
 use log::{Level, Record};
 
-/// Starts logging: `info` and worse, or what `RUST_LOG` says.
+/// Starts logging at the level of `RUST_LOG`, by default `info`.
 pub(crate) fn start() {
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "info".into());
     env_logger::Builder::new()
         .parse_filters(&filter)
         .format(|out, record| {
-            if record.level() > Level::Info && !is_ours(record) {
+            if record.level() > Level::Info && !is_own(record) {
                 return Ok(());
             }
             let time = out.timestamp_millis();
             let logger = match record.target() {
-                named if named == "root" || named.starts_with("root.") => format!(" {named}"),
+                name if name == "root" || name.starts_with("root.") => format!(" {name}"),
                 _ => String::new(),
             };
             writeln!(out, "{time} {}{logger}: {}", record.level(), record.args())
@@ -27,7 +27,7 @@ pub(crate) fn start() {
         .init();
 }
 
-fn is_ours(record: &Record<'_>) -> bool {
+fn is_own(record: &Record<'_>) -> bool {
     let module = record.module_path().unwrap_or_default();
     module.split("::").next() == Some(env!("CARGO_CRATE_NAME"))
 }
