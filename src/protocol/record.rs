@@ -334,7 +334,7 @@ mod tests {
 
     use super::*;
 
-    const SUM: &str = "0a4d55a8d778e5022fab701977c5d840bbc486d0";
+    const SHA1: &str = "0a4d55a8d778e5022fab701977c5d840bbc486d0";
 
     fn id() -> BuildId {
         BuildId::parse("8-1").unwrap()
@@ -343,7 +343,7 @@ mod tests {
     fn waiting(status: BuildStatus, dependencies: &str) -> StatusRecord {
         let files = if status.has_results() {
             let file = FileName::parse("hello_1_i386.deb").unwrap();
-            vec![(file, Sha1Hex::parse(SUM).unwrap())]
+            vec![(file, Sha1Hex::parse(SHA1).unwrap())]
         } else {
             vec![]
         };
@@ -355,76 +355,95 @@ mod tests {
         }
     }
 
-    /// Every shape of an answer: record, tuple form, dict form.
-    fn shapes() -> Vec<(StatusRecord, Json, Json)> {
-        let word = |status: BuildStatus| format!("BuildStatus.{status}");
-        let mut shapes = vec![
-            (
-                StatusRecord::Idle,
-                json!(["BuilderStatus.IDLE", ""]),
-                json!({"builder_status": "BuilderStatus.IDLE"}),
-            ),
-            (
-                StatusRecord::Building {
-                    id: id(),
-                    logtail: b"\xff\n".into(),
-                },
-                json!(["BuilderStatus.BUILDING", "8-1", {"base64": "/wo="}]),
-                json!({
-                    "builder_status": "BuilderStatus.BUILDING", "build_id": "8-1",
-                    "logtail": {"base64": "/wo="},
-                }),
-            ),
-            (
-                StatusRecord::Aborting { id: id() },
-                json!(["BuilderStatus.ABORTING", "8-1"]),
-                json!({"builder_status": "BuilderStatus.ABORTING", "build_id": "8-1"}),
-            ),
-            (
-                waiting(BuildStatus::Aborted, ""),
-                json!(["BuilderStatus.ABORTED", "8-1"]),
-                json!({
-                    "builder_status": "BuilderStatus.WAITING", "build_id": "8-1",
-                    "build_status": "BuildStatus.ABORTED",
-                }),
-            ),
-        ];
-        for (status, dependencies) in [
-            (BuildStatus::Ok, ""),
-            (BuildStatus::PackageFail, ""),
-            (BuildStatus::DepFail, "libfoo-dev (>= 1.2)"),
-        ] {
-            let files = json!({"hello_1_i386.deb": SUM});
-            shapes.push((
-                waiting(status, dependencies),
-                json!([
-                    "BuilderStatus.WAITING",
-                    word(status),
-                    "8-1",
-                    files,
-                    dependencies
-                ]),
-                json!({
-                    "builder_status": "BuilderStatus.WAITING", "build_id": "8-1",
-                    "build_status": word(status), "filemap": files, "dependencies": dependencies,
-                }),
-            ));
-        }
-        for status in [
-            BuildStatus::GivenBack,
-            BuildStatus::ChrootFail,
-            BuildStatus::BuilderFail,
-        ] {
-            shapes.push((
-                waiting(status, ""),
-                json!(["BuilderStatus.WAITING", word(status), "8-1"]),
-                json!({
-                    "builder_status": "BuilderStatus.WAITING", "build_id": "8-1",
-                    "build_status": word(status),
-                }),
-            ));
-        }
+    /// A record, its tuple form and its dict form.
+    type Shape = (StatusRecord, Json, Json);
+
+    /// Every shape of an answer.
+    fn shapes() -> Vec<Shape> {
+        let mut shapes = vec![idle(), building(), aborting(), aborted()];
+        shapes.extend(
+            [
+                (BuildStatus::Ok, ""),
+                (BuildStatus::PackageFail, ""),
+                (BuildStatus::DepFail, "libfoo-dev (>= 1.2)"),
+            ]
+            .map(|(status, dependencies)| with_results(status, dependencies)),
+        );
+        shapes.extend(
+            [
+                BuildStatus::GivenBack,
+                BuildStatus::ChrootFail,
+                BuildStatus::BuilderFail,
+            ]
+            .map(without_results),
+        );
         shapes
+    }
+
+    fn idle() -> Shape {
+        (
+            StatusRecord::Idle,
+            json!(["BuilderStatus.IDLE", ""]),
+            json!({"builder_status": "BuilderStatus.IDLE"}),
+        )
+    }
+
+    fn building() -> Shape {
+        (
+            StatusRecord::Building {
+                id: id(),
+                logtail: b"\xff\n".into(),
+            },
+            json!(["BuilderStatus.BUILDING", "8-1", {"base64": "/wo="}]),
+            json!({
+                "builder_status": "BuilderStatus.BUILDING", "build_id": "8-1",
+                "logtail": {"base64": "/wo="},
+            }),
+        )
+    }
+
+    fn aborting() -> Shape {
+        (
+            StatusRecord::Aborting { id: id() },
+            json!(["BuilderStatus.ABORTING", "8-1"]),
+            json!({"builder_status": "BuilderStatus.ABORTING", "build_id": "8-1"}),
+        )
+    }
+
+    fn aborted() -> Shape {
+        (
+            waiting(BuildStatus::Aborted, ""),
+            json!(["BuilderStatus.ABORTED", "8-1"]),
+            json!({
+                "builder_status": "BuilderStatus.WAITING", "build_id": "8-1",
+                "build_status": "BuildStatus.ABORTED",
+            }),
+        )
+    }
+
+    fn with_results(status: BuildStatus, dependencies: &str) -> Shape {
+        let word = format!("BuildStatus.{status}");
+        let files = json!({"hello_1_i386.deb": SHA1});
+        (
+            waiting(status, dependencies),
+            json!(["BuilderStatus.WAITING", word, "8-1", files, dependencies]),
+            json!({
+                "builder_status": "BuilderStatus.WAITING", "build_id": "8-1",
+                "build_status": word, "filemap": files, "dependencies": dependencies,
+            }),
+        )
+    }
+
+    fn without_results(status: BuildStatus) -> Shape {
+        let word = format!("BuildStatus.{status}");
+        (
+            waiting(status, ""),
+            json!(["BuilderStatus.WAITING", word, "8-1"]),
+            json!({
+                "builder_status": "BuilderStatus.WAITING", "build_id": "8-1",
+                "build_status": word,
+            }),
+        )
     }
 
     #[test]
@@ -499,7 +518,7 @@ mod tests {
                 "filemap: missing",
             ),
             (
-                json!(["BuilderStatus.WAITING", "BuildStatus.OK", "b", {"../x": SUM}, ""]),
+                json!(["BuilderStatus.WAITING", "BuildStatus.OK", "b", {"../x": SHA1}, ""]),
                 "filemap: invalid file name \"../x\"",
             ),
             (
