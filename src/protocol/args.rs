@@ -1,8 +1,7 @@
-//! Pure: what does the last parameter of `build` ask for?
+//! Pure: parses the last parameter of `build`, a struct of arguments (docs/wire.md §3.3).
 //!
-//! Turns the free struct masters send into typed arguments (docs/wire.md §3.3), so that a wrong kind
-//! is refused before a build starts. Keeps no value it does not know: it may be a secret, and only
-//! its name is noted. Called by `request`.
+//! A value of the wrong kind is refused before a build starts. Of an unknown argument only the name
+//! is stored, because its value may be a secret.
 
 use std::fmt;
 
@@ -11,43 +10,43 @@ use serde::{Deserialize, Serialize};
 use super::{Error, Suite};
 use crate::xmlrpc::{Value, decode_base64};
 
-/// The one kind of base image that can be unpacked here.
+/// The only supported kind of base image.
 const IMAGE_TYPE: &str = "chroot";
 
-/// The arguments of a build, checked. Absent ones have their default; nil is absent.
+/// The checked arguments of a build. An argument that is absent or nil has its default.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct BuildArgs {
-    /// What the package is built for; masters of 2008 may leave it out.
+    /// The suite to build for; masters of 2008 may omit it.
     pub(crate) suite: Option<Suite>,
     pub(crate) series: Option<Suite>,
     /// Overrides the configured architecture.
     pub(crate) arch_tag: Option<Suite>,
-    /// Build the architecture-independent packages too.
+    /// Whether to build the architecture-independent packages too.
     pub(crate) arch_indep: bool,
     /// Lines that replace the chroot's apt sources, in order; they may hold passwords.
     pub(crate) archives: Vec<String>,
     /// OpenPGP keys for apt, each as base64 text.
     pub(crate) trusted_keys: Vec<String>,
-    /// The log may show credentials and is to be scrubbed.
+    /// Whether the log may show credentials and must be scrubbed.
     pub(crate) archive_private: bool,
     pub(crate) archive_purpose: Option<String>,
     pub(crate) ogrecomponent: Option<Suite>,
     pub(crate) build_debug_symbols: bool,
-    /// First line of the log.
+    /// The first line of the log.
     pub(crate) build_url: Option<String>,
-    /// The whole machine is thrown away afterwards: leave the mounts and the tree.
+    /// Whether to leave the mounts and the work tree, because the machine is discarded afterwards.
     pub(crate) fast_cleanup: bool,
     pub(crate) image_type: Option<String>,
-    /// Names of the arguments that mean nothing here.
+    /// Names of the unknown arguments.
     pub(crate) unknown: Vec<String>,
 }
 
 impl BuildArgs {
-    /// Returns the arguments a struct holds.
+    /// Parses the members of the struct.
     ///
     /// # Errors
-    /// The first argument of the wrong kind, by name, or with a value that cannot be used.
+    /// Names the first argument that has the wrong kind or an invalid value.
     pub(crate) fn from_value(members: Vec<(String, Value)>) -> Result<BuildArgs, Error> {
         let mut args = Members(members);
         args.0.retain(|(_, value)| *value != Value::Nil);
@@ -70,7 +69,7 @@ impl BuildArgs {
     }
 }
 
-/// Counts what may be secret instead of showing it.
+/// Shows the number of values that may be secret, not the values.
 impl fmt::Debug for BuildArgs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BuildArgs")
@@ -95,13 +94,13 @@ impl fmt::Debug for BuildArgs {
     }
 }
 
-/// The members nobody has asked for yet.
+/// The members that are not parsed yet.
 struct Members(Vec<(String, Value)>);
 
 impl Members {
     fn take(&mut self, name: &str) -> Option<Value> {
-        let place = self.0.iter().position(|(member, _)| member == name)?;
-        Some(self.0.remove(place).1)
+        let index = self.0.iter().position(|(member, _)| member == name)?;
+        Some(self.0.remove(index).1)
     }
 
     fn flag(&mut self, name: &str) -> Result<bool, Error> {
@@ -152,9 +151,9 @@ impl Members {
                 let texts = items
                     .into_iter()
                     .enumerate()
-                    .map(|(place, item)| match item {
+                    .map(|(index, item)| match item {
                         Value::String(text) => Ok(text),
-                        other => Err(Error::kind(&item_name(name, place), "string", &other)),
+                        other => Err(Error::kind(&item_name(name, index), "string", &other)),
                     });
                 texts.collect()
             }
@@ -165,20 +164,20 @@ impl Members {
     fn lines(&mut self, name: &str) -> Result<Vec<String>, Error> {
         let texts = self.texts(name)?.into_iter().enumerate();
         texts
-            .map(|(place, text)| one_line(&item_name(name, place), text))
+            .map(|(index, text)| one_line(&item_name(name, index), text))
             .collect()
     }
 
     fn keys(&mut self, name: &str) -> Result<Vec<String>, Error> {
         let keys = self.texts(name)?;
         match keys.iter().position(|key| decode_base64(key).is_none()) {
-            Some(place) => Err(Error::value(&item_name(name, place), "not base64")),
+            Some(index) => Err(Error::value(&item_name(name, index), "not base64")),
             None => Ok(keys),
         }
     }
 }
 
-/// Refuses text that would end its line, in a file or a log, or change the terminal showing it.
+/// Refuses control characters, which could end a line of a file or control a terminal.
 fn one_line(name: &str, text: String) -> Result<String, Error> {
     if text.contains(|c: char| c.is_control() && c != '\t') {
         return Err(Error::value(
@@ -189,8 +188,8 @@ fn one_line(name: &str, text: String) -> Result<String, Error> {
     Ok(text)
 }
 
-fn item_name(name: &str, place: usize) -> String {
-    format!("{name}[{place}]")
+fn item_name(name: &str, index: usize) -> String {
+    format!("{name}[{index}]")
 }
 
 #[cfg(test)]
@@ -207,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn the_arguments_of_todays_master_are_understood() {
+    fn the_arguments_of_current_masters_are_parsed() {
         let args = parse(json!({
             "arch_indep": true,
             "arch_tag": "amd64",
@@ -258,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn nil_and_absence_are_the_default() {
+    fn nil_and_absent_arguments_have_their_default() {
         assert_eq!(parse(json!({})).unwrap(), BuildArgs::default());
         let all_nil = json!({
             "suite": null, "arch_indep": null, "archives": null, "trusted_keys": null,
@@ -272,13 +271,13 @@ mod tests {
     }
 
     #[test]
-    fn integers_pass_for_flags() {
+    fn flags_may_be_integers() {
         let args = parse(json!({"arch_indep": 1, "archive_private": 0})).unwrap();
         assert!(args.arch_indep && !args.archive_private);
     }
 
     #[test]
-    fn wrong_arguments_are_named_but_secrets_not_repeated() {
+    fn an_invalid_argument_is_named_without_its_value() {
         for (args, error) in [
             (json!({"suite": 1}), "suite: expected string, got int"),
             (

@@ -1,8 +1,7 @@
-//! Pure: what does a method call ask of the builder?
+//! Pure: parses a method call into one of the protocol's calls (docs/wire.md §1.4).
 //!
-//! Maps method names and parameters to the closed set of calls (docs/wire.md §1.4); a call that is
-//! not in it becomes the fault to answer. Checks number and kind of parameters, never the
-//! builder's state. Called by the server for each request.
+//! An unknown method becomes the fault to answer. The number and kinds of parameters are checked,
+//! the builder's state is not.
 
 use std::fmt;
 
@@ -10,17 +9,17 @@ use super::fault::{fault_refused, fault_unknown_method};
 use super::{BuildCall, Error};
 use crate::xmlrpc::{Fault, MethodCall, Value};
 
-/// What a master may ask.
+/// A call of the protocol.
 pub(crate) enum Call {
     Echo(Vec<Value>),
     Info,
     Status,
-    /// `status` in its dict form, whatever form is configured.
+    /// `status` in the dict form, independent of the configured form.
     StatusDict,
     EnsurePresent {
-        /// As it came: what is no sum is answered, not refused.
+        /// Unchecked: a malformed SHA-1 gets an answer, not a fault.
         sum: String,
-        /// Nothing means: only tell whether the file is there.
+        /// `None` only asks whether the file is present.
         url: Option<String>,
         credentials: Option<Credentials>,
     },
@@ -30,7 +29,7 @@ pub(crate) enum Call {
     ProxyInfo,
 }
 
-/// What to present to the server a file comes from; either part may be empty, not both.
+/// Credentials for the server of a file. One part may be empty, but not both.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Credentials {
     pub(crate) username: String,
@@ -44,7 +43,7 @@ impl fmt::Debug for Credentials {
 }
 
 impl Call {
-    /// Returns what the method call asks.
+    /// Parses a method call.
     ///
     /// # Errors
     /// The fault to answer: an unknown method, or parameters of the wrong number or kind.
@@ -52,20 +51,19 @@ impl Call {
         let MethodCall { name, params } = call;
         let parsed = match name.as_str() {
             "echo" => Ok(Call::Echo(params)),
-            "info" => alone(Call::Info, params),
-            "status" => alone(Call::Status, params),
-            "status_dict" => alone(Call::StatusDict, params),
+            "info" => without_params(Call::Info, params),
+            "status" => without_params(Call::Status, params),
+            "status_dict" => without_params(Call::StatusDict, params),
             "ensurepresent" => ensure_present(params),
             "build" => build(params),
-            "abort" => alone(Call::Abort, params),
-            "clean" => alone(Call::Clean, params),
-            "proxy_info" => alone(Call::ProxyInfo, params),
+            "abort" => without_params(Call::Abort, params),
+            "clean" => without_params(Call::Clean, params),
+            "proxy_info" => without_params(Call::ProxyInfo, params),
             _ => return Err(fault_unknown_method(&name)),
         };
         parsed.map_err(|error| fault_refused(&name, error))
     }
 
-    /// Returns the name of the method.
     pub(crate) fn method(&self) -> &'static str {
         match self {
             Call::Echo(_) => "echo",
@@ -81,14 +79,14 @@ impl Call {
     }
 }
 
-/// Shows the method only: URLs and arguments may hold credentials.
+/// Shows only the method, because URLs and arguments may hold credentials.
 impl fmt::Debug for Call {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.method())
     }
 }
 
-fn alone(call: Call, params: Vec<Value>) -> Result<Call, Error> {
+fn without_params(call: Call, params: Vec<Value>) -> Result<Call, Error> {
     let [] = exactly(params)?;
     Ok(call)
 }
@@ -161,7 +159,7 @@ mod tests {
     use super::*;
     use crate::xmlrpc;
 
-    const SUM: &str = "0a4d55a8d778e5022fab701977c5d840bbc486d0";
+    const SHA1: &str = "0a4d55a8d778e5022fab701977c5d840bbc486d0";
 
     fn parse(name: &str, params: serde_json::Value) -> Result<Call, Fault> {
         let Value::Array(params) = Value::from_json(params).unwrap() else {
@@ -180,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_without_parameters_take_none() {
+    fn calls_without_parameters_refuse_parameters() {
         for name in [
             "info",
             "status",
@@ -196,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn echo_takes_anything() {
+    fn echo_takes_any_parameters() {
         for params in [json!([]), json!(["Hello World", null, {"a": [1]}])] {
             let Call::Echo(echoed) = parse("echo", params.clone()).unwrap() else {
                 panic!("other")
@@ -206,14 +204,14 @@ mod tests {
     }
 
     #[test]
-    fn unknown_methods_are_faults_8001() {
+    fn an_unknown_method_is_fault_8001() {
         for name in ["frob", "system.listMethods", "", "Echo"] {
             assert_eq!(parse(name, json!([])).unwrap_err().code, 8001, "{name}");
         }
     }
 
     #[test]
-    fn nil_or_empty_credentials_are_none_and_either_part_suffices() {
+    fn credentials_need_a_user_name_or_a_password() {
         let credentials = |username: &str, password: &str| {
             Some(Credentials {
                 username: username.to_owned(),
@@ -233,7 +231,7 @@ mod tests {
         ] {
             let call = parse(
                 "ensurepresent",
-                json!([SUM, "http://h/", username, password]),
+                json!([SHA1, "http://h/", username, password]),
             );
             let Call::EnsurePresent {
                 sum,
@@ -243,13 +241,13 @@ mod tests {
             else {
                 panic!("other")
             };
-            assert_eq!((sum.as_str(), url.as_deref()), (SUM, Some("http://h/")));
+            assert_eq!((sum.as_str(), url.as_deref()), (SHA1, Some("http://h/")));
             assert_eq!(credentials, expected);
         }
     }
 
     #[test]
-    fn no_url_and_an_empty_url_differ() {
+    fn an_empty_url_is_not_an_absent_url() {
         for (given, expected) in [(json!(null), None), (json!(""), Some(""))] {
             let call = parse("ensurepresent", json!(["../x", given, "", ""])).unwrap();
             let Call::EnsurePresent { sum, url, .. } = call else {
@@ -264,7 +262,7 @@ mod tests {
         for (name, params, reason) in [
             (
                 "ensurepresent",
-                json!([SUM, null]),
+                json!([SHA1, null]),
                 "expected 4 parameters, got 2",
             ),
             (
@@ -274,22 +272,22 @@ mod tests {
             ),
             (
                 "ensurepresent",
-                json!([SUM, 7, "", ""]),
+                json!([SHA1, 7, "", ""]),
                 "parameter 2 (url): expected string, got int",
             ),
             (
                 "build",
-                json!(["b1", "debian", SUM, {}]),
+                json!(["b1", "debian", SHA1, {}]),
                 "expected 5 parameters, got 4",
             ),
             (
                 "build",
-                json!(["b1", "debian", SUM, [], {}]),
+                json!(["b1", "debian", SHA1, [], {}]),
                 "parameter 4 (filemap): expected struct, got array",
             ),
             (
                 "build",
-                json!(["b1", "debian", SUM, {"a.dsc": 1}, {}]),
+                json!(["b1", "debian", SHA1, {"a.dsc": 1}, {}]),
                 "parameter 4 (filemap), \"a.dsc\": expected string, got int",
             ),
         ] {
@@ -299,9 +297,9 @@ mod tests {
 
     #[test]
     fn fuzz_calls() {
-        let build = json!(["b1", "debian", SUM, {"a.dsc": SUM}, {"ogrecomponent": "main",
+        let build = json!(["b1", "debian", SHA1, {"a.dsc": SHA1}, {"ogrecomponent": "main",
             "archives": ["deb http://u:p@h/ hardy main"], "arch_indep": true}]);
-        let ensure = json!([SUM, "http://h/a%20b", "u", "p"]);
+        let ensure = json!([SHA1, "http://h/a%20b", "u", "p"]);
         let render = |name: &str, params: serde_json::Value| {
             let Value::Array(params) = Value::from_json(params).unwrap() else {
                 panic!("an array");
@@ -322,9 +320,9 @@ mod tests {
             let Ok(call) = xmlrpc::parse_call(input) else {
                 return;
             };
-            // What was understood is understood again, and as the same.
+            // A rendered call parses to the same call.
             let rendered = xmlrpc::render_call(&call.name, &call.params);
-            let again = xmlrpc::parse_call(&rendered).expect("what is written can be read");
+            let again = xmlrpc::parse_call(&rendered).expect("a rendered call can be parsed");
             let twice = xmlrpc::render_call(&again.name, &again.params);
             assert_eq!(
                 String::from_utf8_lossy(&twice),
@@ -344,7 +342,7 @@ mod tests {
     fn debug_shows_no_secret() {
         let call = parse(
             "ensurepresent",
-            json!([SUM, "http://u:secret@h/", "u", "secret"]),
+            json!([SHA1, "http://u:secret@h/", "u", "secret"]),
         );
         assert_eq!(format!("{call:?}"), "Ok(ensurepresent)");
         let credentials = Credentials {

@@ -1,8 +1,7 @@
-//! Pure: which fault tells a master that its call came to nothing?
+//! Pure: makes the faults that answer a failed call (docs/wire.md §1.3).
 //!
-//! Keeps the reference's two codes and puts the reason after `error: `, where the reference said
-//! only `error` (docs/wire.md §1.3). Masters test for a fault and nothing else; the text is for
-//! people. Called by the server and by `call`.
+//! The two codes are those of the reference. The text has the reason after `error: `, where the
+//! reference has only `error`. Masters check only that the answer is a fault; people read the text.
 
 use super::BuilderStatus;
 use crate::xmlrpc::{self, Fault};
@@ -10,8 +9,8 @@ use crate::xmlrpc::{self, Fault};
 const UNKNOWN_METHOD: i32 = 8001;
 const FAILURE: i32 = 8002;
 
-/// Returns the fault for a method that is not offered; a dot announces a group of methods, of
-/// which there are none.
+/// Returns the fault for an unknown method. A dot in its name separates a method group, and there
+/// are no groups.
 pub(super) fn fault_unknown_method(name: &str) -> Fault {
     let string = match name.split_once('.') {
         Some((group, _)) => format!("no such subHandler {group}"),
@@ -23,7 +22,7 @@ pub(super) fn fault_unknown_method(name: &str) -> Fault {
     }
 }
 
-/// Returns the fault for a call that was understood and refused, or failed.
+/// Returns the fault for a known method that is refused or fails.
 pub(crate) fn fault_refused(method: &str, reason: impl std::fmt::Display) -> Fault {
     Fault {
         code: FAILURE,
@@ -31,12 +30,12 @@ pub(crate) fn fault_refused(method: &str, reason: impl std::fmt::Display) -> Fau
     }
 }
 
-/// Returns the fault for a call the builder's state forbids.
+/// Returns the fault for a call that the builder's state does not allow.
 pub(crate) fn fault_state(method: &str, wanted: BuilderStatus, state: BuilderStatus) -> Fault {
     fault_refused(method, format_args!("builder is {state}, not {wanted}"))
 }
 
-/// Returns the fault for a body that is no XML-RPC call.
+/// Returns the fault for a body that is not an XML-RPC call.
 pub(crate) fn fault_unparsable(error: &xmlrpc::Error) -> Fault {
     Fault {
         code: FAILURE,
@@ -44,7 +43,7 @@ pub(crate) fn fault_unparsable(error: &xmlrpc::Error) -> Fault {
     }
 }
 
-/// Returns the fault for an answer XML-RPC cannot carry.
+/// Returns the fault for an answer that XML-RPC cannot represent.
 pub(crate) fn fault_unrenderable(error: &xmlrpc::Error) -> Fault {
     Fault {
         code: FAILURE,
@@ -57,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn faults_have_the_codes_and_words_of_the_reference() {
+    fn faults_have_the_codes_and_texts_of_the_reference() {
         let state = fault_state("build", BuilderStatus::Idle, BuilderStatus::Building);
         let unparsable = xmlrpc::parse_call(b"<methodCall").unwrap_err();
         for (fault, code, string) in [

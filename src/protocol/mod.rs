@@ -1,8 +1,8 @@
-//! Pure: the buildd vocabulary, and the only place that spells its wire strings.
+//! Pure: the buildd protocol's types, and the only code that holds its wire strings.
 //!
-//! Names that may become paths or arguments (`names`), states (`status`), what a master may ask
-//! (`call`, `request`, `args`) and what it is told (`reply`, `record`, `fault`). Decides nothing:
-//! whether a build may start is the slave's business. Used by slave, master and the clients.
+//! `names` checks names that may become paths or arguments, `status` has the states. `call`,
+//! `request` and `args` parse calls; `reply`, `record` and `fault` make answers. The slave decides
+//! whether a build may start.
 
 mod args;
 mod call;
@@ -27,8 +27,8 @@ pub(crate) use status::{BuildStatus, BuilderStatus};
 
 use crate::xmlrpc::Value;
 
-/// Says what is wrong with a call's parameters, or with a slave's status. Values that may be
-/// secret are never repeated.
+/// An error in a call's parameters or in a slave's answer. It never repeats a value that may be
+/// secret.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Error {
     #[error("expected {expected} parameters, got {given}")]

@@ -1,14 +1,14 @@
-//! Pure: which names from the wire may become a path, a URL or a command's argument?
+//! Pure: the names from the wire that may become a path, a URL or a command's argument.
 //!
-//! Each newtype's `parse` is its only validation, and there is no other way to make one: what holds
-//! a `BuildId` need not ask again. Refuses rather than repairs.
+//! Each newtype can only be made by its `parse`, so code that has a `BuildId` need not check it.
+//! An invalid name is refused, never repaired.
 
 use serde::{Deserialize, Serialize};
 
-/// Longest part of a refused name an error repeats, in characters.
+/// How many characters of an invalid name an error repeats.
 const SHOWN_CHARS: usize = 60;
 
-/// Says that a text is not the name it should be.
+/// A text that is not a valid name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("invalid {what} {shown:?}")]
 pub(crate) struct Invalid {
@@ -24,7 +24,7 @@ macro_rules! name {
         pub(crate) struct $name(String);
 
         impl $name {
-            /// Returns the name the text is.
+            /// Checks and wraps a name.
             ///
             /// # Errors
             /// A text outside the type's syntax.
@@ -37,7 +37,6 @@ macro_rules! name {
                 }
             }
 
-            /// Returns the name as text.
             pub(crate) fn as_str(&self) -> &str {
                 &self.0
             }
@@ -73,17 +72,17 @@ name!(
 );
 
 name!(
-    /// The master's name for a build, its "cookie"; part of the build directory's name.
+    /// The master's name for a build, also called its cookie; part of the build directory's name.
     BuildId,
     "build id",
     |text| text.len() <= 128 && is_word(text)
 );
 
 name!(
-    /// The plain name of a source or result file in a build directory.
+    /// The name of a source or result file in a build directory, without a path.
     ///
-    /// The directory's own entries are not available, nor is what a command could take for an
-    /// option (docs/wire.md §5).
+    /// The directory's own entries are refused, and names that a command could read as an option
+    /// (docs/wire.md §5).
     FileName,
     "file name",
     |text| {
@@ -95,14 +94,13 @@ name!(
 );
 
 name!(
-    /// A distribution suite, series, component or architecture: one plain word.
+    /// A distribution suite, series, component or architecture.
     Suite,
     "name",
     |text| text.len() <= 64 && is_word(text)
 );
 
-/// Tells whether the text is a word which neither a shell, a path nor an option parser would
-/// misread.
+/// Returns whether the text is a word that a shell, a path or an option parser takes literally.
 fn is_word(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphanumeric())
         && text
@@ -115,16 +113,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sums_are_forty_lower_case_hex_digits() {
-        let sum = "0a4d55a8d778e5022fab701977c5d840bbc486d0";
-        assert_eq!(Sha1Hex::parse(sum).unwrap().to_string(), sum);
+    fn a_sha1_is_forty_lower_case_hex_digits() {
+        let sha1 = "0a4d55a8d778e5022fab701977c5d840bbc486d0";
+        assert_eq!(Sha1Hex::parse(sha1).unwrap().to_string(), sha1);
         for bad in [
             "",
             "buildlog",
             "../x",
-            &sum[1..],
-            &sum.to_uppercase(),
-            &sum.replace('a', "g"),
+            &sha1[1..],
+            &sha1.to_uppercase(),
+            &sha1.replace('a', "g"),
         ] {
             assert!(Sha1Hex::parse(bad).is_err(), "{bad}");
         }
@@ -174,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn suites_cannot_pass_for_options() {
+    fn a_suite_cannot_be_read_as_an_option() {
         for good in [
             "sid",
             "bookworm-backports",
@@ -190,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_names_the_kind_and_escapes_and_shortens_the_text() {
+    fn an_error_names_the_kind_and_shows_the_text_escaped_and_shortened() {
         let error = BuildId::parse(&format!("a\n{}", "x".repeat(500)))
             .unwrap_err()
             .to_string();
@@ -201,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stored_name_is_checked_when_read_back() {
+    fn a_stored_name_is_checked_when_loaded() {
         let id: BuildId = serde_json::from_str("\"8-1\"").unwrap();
         assert_eq!(serde_json::to_string(&id).unwrap(), "\"8-1\"");
         assert!(serde_json::from_str::<BuildId>("\"../8\"").is_err());

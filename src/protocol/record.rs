@@ -1,28 +1,28 @@
-//! Pure: how does a builder's status look on the wire, in either generation?
+//! Pure: renders and parses a builder's status in both of its forms (docs/wire.md §1.5).
 //!
-//! One record, two forms (docs/wire.md §1.5): the tuple of 2008 and the dict of today. Renders for
-//! the slave, parses for the master and the clients; what one form cannot say is not in the record.
+//! The forms are the tuple of 2008 and the current dict. A record holds only what both forms can
+//! express. The slave renders it, the master and the clients parse it.
 
 use super::status::BUILDER_ABORTED;
 use super::{BuildId, BuildStatus, BuilderStatus, Error, FileName, Sha1Hex};
 use crate::xmlrpc::Value;
 
-/// Which generation of masters is spoken to.
+/// The form of a status answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StatusForm {
-    /// 2005 to 2014: an array.
+    /// An array, for masters from 2005 to 2014.
     Tuple,
-    /// Since 2014: a struct.
+    /// A struct, for masters since 2014.
     Dict,
 }
 
-/// What a builder says of itself.
+/// A builder's status.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum StatusRecord {
     Idle,
     Building {
         id: BuildId,
-        /// The end of the log so far, raw.
+        /// The last bytes of the log, unfiltered.
         logtail: Vec<u8>,
     },
     Aborting {
@@ -31,14 +31,14 @@ pub(crate) enum StatusRecord {
     Waiting {
         id: BuildId,
         status: BuildStatus,
-        /// What was built. Told only when the status has results; so is `dependencies`.
+        /// The results. Rendered only if the status has results, like `dependencies`.
         files: Vec<(FileName, Sha1Hex)>,
-        /// What a dep-wait waits for, as a Debian relation; empty otherwise.
+        /// The missing dependencies of a dep-wait, as a Debian relation; else empty.
         dependencies: String,
     },
 }
 
-/// Returns the answer to `status`. The version of this program is told in the dict only.
+/// Returns the answer to `status`. Only the dict has the version of this program.
 pub(crate) fn render_status(
     record: &StatusRecord,
     form: StatusForm,
@@ -126,12 +126,11 @@ fn dict(record: &StatusRecord) -> Vec<(&'static str, Value)> {
 }
 
 fn filemap(files: &[(FileName, Sha1Hex)]) -> Value {
-    let member = |(name, sum): &(FileName, Sha1Hex)| (name.to_string(), sum.as_str().into());
+    let member = |(name, sha1): &(FileName, Sha1Hex)| (name.to_string(), sha1.as_str().into());
     Value::Struct(files.iter().map(member).collect())
 }
 
 impl StatusRecord {
-    /// Returns the state alone.
     pub(crate) fn builder_status(&self) -> BuilderStatus {
         match self {
             StatusRecord::Idle => BuilderStatus::Idle,
@@ -141,12 +140,12 @@ impl StatusRecord {
         }
     }
 
-    /// Tells whether a build is under way.
+    /// Returns whether a build is running or being aborted.
     pub(crate) fn is_busy(&self) -> bool {
         matches!(self, Self::Building { .. } | Self::Aborting { .. })
     }
 
-    /// Returns which build is there, if one is.
+    /// Returns the current build; `None` if idle.
     pub(crate) fn build_id(&self) -> Option<&BuildId> {
         match self {
             Self::Idle => None,
@@ -156,43 +155,43 @@ impl StatusRecord {
         }
     }
 
-    /// Returns what an answer to `status` says, in either form. Keys it does not know are skipped.
+    /// Parses an answer to `status` in either form. Unknown keys are ignored.
     ///
     /// # Errors
-    /// The part that is missing, of the wrong kind, or no name: a builder is not trusted with the
-    /// names of files.
+    /// Names a part that is missing, of the wrong kind, or not a valid name. File names from a
+    /// builder are checked like any others.
     pub(crate) fn parse(answer: &Value) -> Result<StatusRecord, Error> {
-        let (record, odd) = Self::parse_leniently(answer)?;
-        match odd.into_iter().next() {
+        let (record, skipped) = Self::parse_leniently(answer)?;
+        match skipped.into_iter().next() {
             Some(error) => Err(error),
             None => Ok(record),
         }
     }
 
-    /// The same, but leaves out results whose names or sums are none, and returns what is wrong with
-    /// them: a package may have chosen such a name, which is not its builder's fault.
+    /// Like [`parse`](Self::parse), but skips results with an invalid name or SHA-1 and returns
+    /// their errors. The package chooses the names, so the builder is not at fault.
     ///
     /// # Errors
-    /// As for [`parse`](Self::parse), for all but results.
+    /// As for [`parse`](Self::parse), except for results.
     pub(crate) fn parse_leniently(answer: &Value) -> Result<(StatusRecord, Vec<Error>), Error> {
-        let mut odd = Vec::new();
+        let mut skipped = Vec::new();
         let record = match answer {
-            Value::Array(items) => Self::parse_tuple(items, &mut odd),
-            Value::Struct(members) => Self::parse_dict(members, &mut odd),
+            Value::Array(items) => Self::parse_tuple(items, &mut skipped),
+            Value::Struct(members) => Self::parse_dict(members, &mut skipped),
             other => Err(Error::kind("status", "array or struct", other)),
         }?;
-        Ok((record, odd))
+        Ok((record, skipped))
     }
 
-    fn parse_tuple(items: &[Value], odd: &mut Vec<Error>) -> Result<StatusRecord, Error> {
-        let item = |place: usize| items.get(place);
+    fn parse_tuple(items: &[Value], skipped: &mut Vec<Error>) -> Result<StatusRecord, Error> {
+        let item = |index: usize| items.get(index);
         let word = text("builder status", item(0))?;
         if word == BUILDER_ABORTED {
             return Parts {
                 id: item(1),
                 ..Parts::default()
             }
-            .waiting(BuildStatus::Aborted, odd);
+            .waiting(BuildStatus::Aborted, skipped);
         }
         let parts = if word == BuilderStatus::Waiting.wire() {
             Parts {
@@ -209,12 +208,12 @@ impl StatusRecord {
                 ..Parts::default()
             }
         };
-        parts.record(word, odd)
+        parts.record(word, skipped)
     }
 
     fn parse_dict(
         members: &[(String, Value)],
-        odd: &mut Vec<Error>,
+        skipped: &mut Vec<Error>,
     ) -> Result<StatusRecord, Error> {
         let member = |name| {
             members
@@ -229,11 +228,11 @@ impl StatusRecord {
             files: member("filemap"),
             dependencies: member("dependencies"),
         };
-        parts.record(text("builder status", member("builder_status"))?, odd)
+        parts.record(text("builder status", member("builder_status"))?, skipped)
     }
 }
 
-/// Where the parts of a record are in an answer of either form.
+/// The parts of a record, found in an answer of either form.
 #[derive(Default)]
 struct Parts<'a> {
     id: Option<&'a Value>,
@@ -244,7 +243,11 @@ struct Parts<'a> {
 }
 
 impl Parts<'_> {
-    fn record(&self, builder_status: &str, odd: &mut Vec<Error>) -> Result<StatusRecord, Error> {
+    fn record(
+        &self,
+        builder_status: &str,
+        skipped: &mut Vec<Error>,
+    ) -> Result<StatusRecord, Error> {
         match BuilderStatus::parse(builder_status) {
             Some(BuilderStatus::Idle) => Ok(StatusRecord::Idle),
             Some(BuilderStatus::Building) => Ok(StatusRecord::Building {
@@ -258,17 +261,24 @@ impl Parts<'_> {
             Some(BuilderStatus::Waiting) => {
                 let word = text("build status", self.build_status)?;
                 let status = BuildStatus::parse(word);
-                self.waiting(status.ok_or_else(|| unknown("build status", word))?, odd)
+                self.waiting(
+                    status.ok_or_else(|| unknown("build status", word))?,
+                    skipped,
+                )
             }
             None => Err(unknown("builder status", builder_status)),
         }
     }
 
-    fn waiting(&self, status: BuildStatus, odd: &mut Vec<Error>) -> Result<StatusRecord, Error> {
+    fn waiting(
+        &self,
+        status: BuildStatus,
+        skipped: &mut Vec<Error>,
+    ) -> Result<StatusRecord, Error> {
         let id = self.id()?;
         let (files, dependencies) = if status.has_results() {
             (
-                self.files(odd)?,
+                self.files(skipped)?,
                 text("dependencies", self.dependencies)?.to_owned(),
             )
         } else {
@@ -287,23 +297,23 @@ impl Parts<'_> {
         BuildId::parse(id).map_err(|invalid| Error::value("build id", invalid))
     }
 
-    fn files(&self, odd: &mut Vec<Error>) -> Result<Vec<(FileName, Sha1Hex)>, Error> {
+    fn files(&self, skipped: &mut Vec<Error>) -> Result<Vec<(FileName, Sha1Hex)>, Error> {
         let Some(Value::Struct(members)) = self.files else {
             return Err(wrong("filemap", "struct", self.files));
         };
-        let file = |(name, sum): &(String, Value)| {
+        let file = |(name, sha1): &(String, Value)| {
             let invalid = |invalid| Error::value("filemap", invalid);
-            let sum = text("filemap", Some(sum))?;
+            let sha1 = text("filemap", Some(sha1))?;
             Ok((
                 FileName::parse(name).map_err(invalid)?,
-                Sha1Hex::parse(sum).map_err(invalid)?,
+                Sha1Hex::parse(sha1).map_err(invalid)?,
             ))
         };
         let mut files = Vec::new();
         for member in members {
             match file(member) {
                 Ok(file) => files.push(file),
-                Err(error) => odd.push(error),
+                Err(error) => skipped.push(error),
             }
         }
         Ok(files)
@@ -447,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn every_state_has_its_shape_in_both_forms_and_reads_back() {
+    fn every_state_round_trips_in_both_forms() {
         for (record, tuple, dict) in shapes() {
             for (form, expected) in [(StatusForm::Tuple, tuple), (StatusForm::Dict, dict)] {
                 let rendered = render_status(&record, form, None);
@@ -458,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn the_version_is_told_in_the_dict_only_and_extra_keys_are_skipped() {
+    fn only_the_dict_has_the_version_and_unknown_keys_are_ignored() {
         let dict = render_status(&StatusRecord::Idle, StatusForm::Dict, Some("1.2"));
         let expected = json!({"builder_status": "BuilderStatus.IDLE", "builder_version": "1.2"});
         assert_eq!(dict.to_json(), expected);
@@ -469,14 +479,14 @@ mod tests {
     }
 
     #[test]
-    fn todays_aborted_tuple_is_read_too() {
+    fn the_current_aborted_tuple_is_parsed() {
         let answer = json!(["BuilderStatus.WAITING", "BuildStatus.ABORTED", "8-1"]);
         let record = StatusRecord::parse(&Value::from_json(answer).unwrap());
         assert_eq!(record, Ok(waiting(BuildStatus::Aborted, "")));
     }
 
     #[test]
-    fn files_without_results_are_withheld() {
+    fn a_status_without_results_omits_files_and_dependencies() {
         let StatusRecord::Waiting { id, files, .. } = waiting(BuildStatus::Ok, "") else {
             panic!("other")
         };
@@ -495,7 +505,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_is_no_status_is_refused_by_name() {
+    fn an_invalid_status_is_refused_with_the_name_of_its_part() {
         for (answer, error) in [
             (
                 json!("IDLE"),

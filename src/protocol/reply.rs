@@ -1,25 +1,24 @@
-//! Pure: what does a master read as the answer to a call other than `status`?
+//! Pure: renders and parses the answers to all calls but `status` (docs/wire.md §1.4).
 //!
-//! Renders answers as the reference spells them (docs/wire.md §1.4), down to the boxed texts masters
-//! copy into their logs, and reads them as our own master does. Holds no state: every fact is an
-//! argument.
+//! The texts equal those of the reference, including the boxed ones that masters copy into their
+//! logs. The slave renders them, the master and the clients parse them.
 
 use super::{BuildId, BuilderStatus, Error, StatusForm};
 use crate::xmlrpc::Value;
 
-/// Protocol version that masters compare with; a string since 2005.
+/// The protocol version that masters compare; a string.
 const PROTOCOL: &str = "1.0";
-/// The names of the one build type: that of 2008, and today's.
+/// The two names of the only build type: that of 2008 and the current one.
 pub(crate) const BUILD_TYPES: [&str; 2] = ["debian", "binarypackage"];
 
-/// Which sum of a `build` call is not in the cache.
+/// Which file of a `build` call is not in the cache.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum SumKind {
     Chroot,
     File,
 }
 
-/// Returns the answer to `info`: protocol, architecture tag, build types.
+/// Returns the answer to `info`: protocol version, architecture tag, build types.
 pub(crate) fn render_info(arch: &str, form: StatusForm) -> Value {
     let build_type = match form {
         StatusForm::Tuple => BUILD_TYPES[0],
@@ -37,12 +36,12 @@ pub(crate) fn ensure_present(present: bool, info: &str) -> Value {
     Value::Array(vec![Value::Bool(present), info.into()])
 }
 
-/// Returns the answer to `abort` and `clean`: the state they led to.
+/// Returns the answer to `abort` and `clean`: the builder's new state.
 pub(crate) fn builder_state(status: BuilderStatus) -> Value {
     status.wire().into()
 }
 
-/// Returns the answer to a `build` that started.
+/// Returns the answer to a `build` that has started.
 pub(crate) fn building(id: &BuildId) -> Value {
     Value::Array(vec![
         BuilderStatus::Building.wire().into(),
@@ -50,9 +49,9 @@ pub(crate) fn building(id: &BuildId) -> Value {
     ])
 }
 
-/// Returns the answer to a `build` of a type not among the known ones.
+/// Returns the answer to a `build` of an unknown type.
 pub(crate) fn unknown_builder(build_type: &str, known: &[&str]) -> Value {
-    // The reference printed a Python list.
+    // The reference prints a Python list.
     let text = format!("{build_type} not in ['{}']", known.join("', '"));
     Value::Array(vec![
         "BuilderStatus.UNKNOWNBUILDER".into(),
@@ -60,8 +59,8 @@ pub(crate) fn unknown_builder(build_type: &str, known: &[&str]) -> Value {
     ])
 }
 
-/// Returns the answer to a `build` that needs a file the cache lacks; `info` is what
-/// `ensurepresent` would have said.
+/// Returns the answer to a `build` that needs a file missing from the cache. `info` is the text
+/// that `ensurepresent` would return.
 pub(crate) fn unknown_sum(kind: SumKind, sum: &str, info: &str) -> Value {
     let (name, indent) = match kind {
         SumKind::Chroot => ("CHROOTSUM", 12),
@@ -74,21 +73,21 @@ pub(crate) fn unknown_sum(kind: SumKind, sum: &str, info: &str) -> Value {
     Value::Array(vec!["BuilderStatus.UNKNOWNSUM".into(), Value::String(text)])
 }
 
-/// What a slave says of itself once and for all.
+/// A slave's answer to `info`.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Info {
-    /// Of the protocol, `1.0`.
+    /// Version of the protocol, `1.0`.
     pub(crate) version: String,
     pub(crate) arch_tag: String,
 }
 
 impl Info {
-    /// Tells whether its protocol is the one spoken here.
+    /// Returns whether this program supports the slave's protocol.
     pub(crate) fn is_understood(&self) -> bool {
         self.version == PROTOCOL
     }
 
-    /// Returns what an answer to `info` says.
+    /// Parses an answer to `info`.
     pub(crate) fn parse(answer: &Value) -> Result<Self, Error> {
         match answer {
             Value::Array(items) => match &items[..] {
@@ -103,7 +102,7 @@ impl Info {
     }
 }
 
-/// Returns whether a slave has the file now, and its word on that: the answer to `ensurepresent`.
+/// Parses an answer to `ensurepresent`: whether the file is present, and a text.
 pub(crate) fn parse_present(answer: &Value) -> Result<(bool, String), Error> {
     match answer {
         Value::Array(items) => match &items[..] {
@@ -114,18 +113,21 @@ pub(crate) fn parse_present(answer: &Value) -> Result<(bool, String), Error> {
     }
 }
 
-/// Returns what keeps a slave from building, `None` when it does: the answer to `build`.
+/// Parses an answer to `build`: `None` if the build has started, else the reason on one line.
 pub(crate) fn parse_building(answer: &Value) -> Result<Option<String>, Error> {
     let Value::Array(items) = answer else {
         return Err(Error::kind("build", "array", answer));
     };
     match &items[..] {
         [Value::String(word), ..] if word == BuilderStatus::Building.wire() => Ok(None),
-        [Value::String(word), Value::String(why), ..] => {
-            let lines = why.lines().map(str::trim).filter(|line| !line.is_empty());
-            let why = lines.collect::<Vec<_>>().join(" ");
+        [Value::String(word), Value::String(reason), ..] => {
+            let lines = reason
+                .lines()
+                .map(str::trim)
+                .filter(|line| !line.is_empty());
+            let reason = lines.collect::<Vec<_>>().join(" ");
             let word = word.trim_start_matches("BuilderStatus.");
-            Ok(Some(format!("{word}: {why}")))
+            Ok(Some(format!("{word}: {reason}")))
         }
         _ => Err(Error::value("build", "not a status and a text")),
     }
@@ -138,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_are_those_of_the_reference() {
+    fn answers_equal_those_of_the_reference() {
         let id = BuildId::parse("8-1").unwrap();
         for (answer, expected) in [
             (
@@ -168,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_master_reads_what_a_slave_writes() {
+    fn a_master_parses_the_answers_of_a_slave() {
         let info = Info::parse(&render_info("i386", StatusForm::Dict)).unwrap();
         assert_eq!(
             (info.is_understood(), info.arch_tag.as_str()),
@@ -191,10 +193,10 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_sum_is_boxed() {
+    fn an_unknown_sum_answers_with_a_boxed_text() {
         let answer = unknown_sum(SumKind::Chroot, "abc", "No URL");
-        let text = "CHROOTSUM -> abc\n            ***** INFO *****\n            No URL\n            \
-                    ****************";
+        let text = "CHROOTSUM -> abc\n            ***** INFO *****\n            No URL\n\
+                    \x20           ****************";
         assert_eq!(answer.to_json(), json!(["BuilderStatus.UNKNOWNSUM", text]));
 
         let answer = unknown_sum(SumKind::File, "abc", "No URL");

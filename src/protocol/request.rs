@@ -1,16 +1,15 @@
-//! Pure: which build does a `build` call ask for?
+//! Pure: checks a `build` call in two steps, in the protocol's order (docs/wire.md §1.4).
 //!
-//! Two steps, because the order of the checks is part of the protocol (docs/wire.md §1.4): a
-//! `BuildCall` shows its type and sums, which may be unknown without being an error; only then
-//! `into_request` checks everything else and yields a `BuildRequest` nothing need be asked about
-//! any more. Starts nothing. Called by the slave, and by whoever builds without a master.
+//! A `BuildCall` gives its build type and hashes, which may be unknown without being an error. Then
+//! `into_request` checks all other parameters and returns a `BuildRequest`. The slave uses both
+//! steps, and so does a build without a master.
 
 use serde::{Deserialize, Serialize};
 
 use super::{BuildArgs, BuildId, Error, FileName, Invalid, Sha1Hex};
 use crate::xmlrpc::Value;
 
-/// A `build` call: its parameters, of which only the kinds of the middle three are checked.
+/// The parameters of a `build` call. Only the kinds of the middle three are checked.
 pub(crate) struct BuildCall {
     pub(super) build_id: Value,
     pub(super) build_type: String,
@@ -24,20 +23,20 @@ impl BuildCall {
         &self.build_type
     }
 
-    /// Returns what names the chroot; it need not be a sum.
+    /// Returns the SHA-1 of the chroot, unchecked.
     pub(crate) fn chroot_sum(&self) -> &str {
         &self.chroot_sum
     }
 
-    /// Returns name and sum of each source file, in the order of the call. Neither need be one.
+    /// Returns name and SHA-1 of each source file, unchecked, in the order of the call.
     pub(crate) fn files(&self) -> &[(String, String)] {
         &self.files
     }
 
-    /// Returns the build asked for.
+    /// Checks the call and returns the build to run.
     ///
     /// # Errors
-    /// The first parameter that cannot be used: build id, chroot, files, arguments.
+    /// Names the first invalid parameter, in this order: build id, chroot, files, arguments.
     pub(crate) fn into_request(self) -> Result<BuildRequest, Error> {
         let Value::String(build_id) = self.build_id else {
             return Err(Error::kind(
@@ -53,7 +52,7 @@ impl BuildCall {
         let files = self
             .files
             .iter()
-            .map(|(name, sum)| Ok((FileName::parse(name)?, Sha1Hex::parse(sum)?)))
+            .map(|(name, sha1)| Ok((FileName::parse(name)?, Sha1Hex::parse(sha1)?)))
             .collect::<Result<Vec<_>, Invalid>>()
             .map_err(|invalid| Error::value("parameter 4 (filemap)", invalid))?;
         let files = SourceFiles::try_from(files)?;
@@ -69,7 +68,7 @@ impl BuildCall {
     }
 }
 
-/// One build, checked.
+/// A checked request for one build.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct BuildRequest {
     pub(crate) build_id: BuildId,
@@ -79,13 +78,13 @@ pub(crate) struct BuildRequest {
 }
 
 impl BuildRequest {
-    /// Returns the name of the source package's description.
+    /// Returns the name of the source package's `.dsc` file.
     pub(crate) fn dsc(&self) -> &FileName {
         self.files.dsc()
     }
 }
 
-/// The files of one source package by name: exactly one `.dsc` and what belongs to it.
+/// The files of one source package: exactly one `.dsc` and the files it lists.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(
     try_from = "Vec<(FileName, Sha1Hex)>",
@@ -99,7 +98,7 @@ impl SourceFiles {
             .0
             .iter()
             .find(|(name, _)| is_dsc(name))
-            .expect("made with one .dsc");
+            .expect("SourceFiles has one .dsc");
         name
     }
 }
@@ -142,7 +141,7 @@ mod tests {
 
     use super::*;
 
-    const SUM: &str = "0a4d55a8d778e5022fab701977c5d840bbc486d0";
+    const SHA1: &str = "0a4d55a8d778e5022fab701977c5d840bbc486d0";
 
     fn call(build_id: serde_json::Value, chroot: &str, files: &[(&str, &str)]) -> BuildCall {
         BuildCall {
@@ -151,16 +150,16 @@ mod tests {
             chroot_sum: chroot.into(),
             files: files
                 .iter()
-                .map(|&(name, sum)| (name.into(), sum.into()))
+                .map(|&(name, sha1)| (name.into(), sha1.into()))
                 .collect(),
             args: Value::Struct(vec![("suite".into(), "sid".into())]),
         }
     }
 
     #[test]
-    fn a_good_call_becomes_a_request_that_can_be_stored() {
-        let files = [("hello_1.orig.tar.gz", SUM), ("hello_1.dsc", SUM)];
-        let request = call(json!("8-1"), SUM, &files).into_request().unwrap();
+    fn a_valid_call_becomes_a_request_that_can_be_stored() {
+        let files = [("hello_1.orig.tar.gz", SHA1), ("hello_1.dsc", SHA1)];
+        let request = call(json!("8-1"), SHA1, &files).into_request().unwrap();
         assert_eq!(request.build_id.as_str(), "8-1");
         assert_eq!(request.dsc().as_str(), "hello_1.dsc");
         assert_eq!(request.files[0].0.as_str(), "hello_1.orig.tar.gz");
@@ -176,23 +175,23 @@ mod tests {
     }
 
     #[test]
-    fn refusals_name_the_parameter_in_the_order_of_the_checks() {
-        let dsc = [("a.dsc", SUM)];
+    fn an_error_names_the_first_invalid_parameter() {
+        let dsc = [("a.dsc", SHA1)];
         for (call, error) in [
             (
                 call(json!(null), "x", &[]),
                 "parameter 1 (build id): expected string, got nil",
             ),
             (
-                call(json!(0), SUM, &dsc),
+                call(json!(0), SHA1, &dsc),
                 "parameter 1 (build id): expected string, got int",
             ),
             (
-                call(json!(""), SUM, &dsc),
+                call(json!(""), SHA1, &dsc),
                 "parameter 1 (build id): invalid build id \"\"",
             ),
             (
-                call(json!("a/b"), SUM, &dsc),
+                call(json!("a/b"), SHA1, &dsc),
                 "parameter 1 (build id): invalid build id \"a/b\"",
             ),
             (
@@ -200,21 +199,21 @@ mod tests {
                 "parameter 3 (chroot sum): invalid sha-1 \"x\"",
             ),
             (
-                call(json!("b"), SUM, &[("a.dsc", SUM), ("../evil", SUM)]),
+                call(json!("b"), SHA1, &[("a.dsc", SHA1), ("../evil", SHA1)]),
                 "parameter 4 (filemap): invalid file name \"../evil\"",
             ),
             (
-                call(json!("b"), SUM, &[]),
+                call(json!("b"), SHA1, &[]),
                 "source files: expected one .dsc file, got 0",
             ),
             (
-                call(json!("b"), SUM, &[("a.dsc", SUM), ("b.dsc", SUM)]),
+                call(json!("b"), SHA1, &[("a.dsc", SHA1), ("b.dsc", SHA1)]),
                 "source files: expected one .dsc file, got 2",
             ),
             (
                 BuildCall {
                     args: Value::Nil,
-                    ..call(json!("b"), SUM, &dsc)
+                    ..call(json!("b"), SHA1, &dsc)
                 },
                 "parameter 5 (args): expected struct, got nil",
             ),

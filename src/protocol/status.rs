@@ -1,29 +1,27 @@
-//! Pure: how are the states of a builder and the verdicts on a build spelled on the wire?
+//! Pure: the states of a builder and the verdicts of a build, with their wire strings.
 //!
-//! Knows the words of docs/wire.md §1.5, not what leads from one to another. Used by everything that
-//! holds a state; nobody else compares a status string.
+//! docs/wire.md §1.5 lists them. Other code never compares a status string. The slave decides the
+//! transitions between states.
 
 use serde::{Deserialize, Serialize};
 
-/// What a builder is doing.
+/// The state of a builder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BuilderStatus {
     Idle,
     Building,
-    /// The build is over and its results wait to be collected.
+    /// The build has ended and its results wait for the master.
     Waiting,
     Aborting,
 }
 
-/// First item of the tuple form for an aborted build that waits to be cleaned. It is a state of its
-/// own in the protocol of 2008 only (docs/wire.md §2.1).
+/// First item of the tuple form for an aborted build that waits for `clean`. Only the protocol of
+/// 2008 has this separate state (docs/wire.md §2.1).
 pub(super) const BUILDER_ABORTED: &str = "BuilderStatus.ABORTED";
 
 impl BuilderStatus {
-    /// Every one of them.
     pub(crate) const ALL: [Self; 4] = [Self::Idle, Self::Building, Self::Waiting, Self::Aborting];
 
-    /// Returns the wire string.
     pub(crate) fn wire(self) -> &'static str {
         match self {
             Self::Idle => "BuilderStatus.IDLE",
@@ -33,27 +31,27 @@ impl BuilderStatus {
         }
     }
 
-    /// Returns the status a wire string means.
+    /// Parses a wire string.
     pub(crate) fn parse(wire: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|status| status.wire() == wire)
     }
 }
 
-/// Shows the bare word, `IDLE`.
+/// Shows the word without its prefix, `IDLE`.
 impl std::fmt::Display for BuilderStatus {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.wire().trim_start_matches("BuilderStatus."))
     }
 }
 
-/// How a build ended. Stored by its bare word, `OK`.
+/// How a build ended. Stored as the word without its prefix, `OK`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub(crate) enum BuildStatus {
     Ok,
-    /// A build dependency is missing: try again when it is there.
+    /// A build dependency is missing; retry when it is available (dep-wait).
     DepFail,
-    /// Nothing said about the package: try again later.
+    /// The result does not depend on the package; retry later (give-back).
     GivenBack,
     PackageFail,
     ChrootFail,
@@ -72,7 +70,6 @@ impl BuildStatus {
         Self::Aborted,
     ];
 
-    /// Returns the wire string.
     pub(crate) fn wire(self) -> &'static str {
         match self {
             Self::Ok => "BuildStatus.OK",
@@ -85,18 +82,19 @@ impl BuildStatus {
         }
     }
 
-    /// Returns the status a wire string means.
+    /// Parses a wire string.
     pub(crate) fn parse(wire: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|status| status.wire() == wire)
     }
 
-    /// Tells whether a build that ended so reports files and dependencies (docs/wire.md §1.5).
+    /// Returns whether a build with this status reports files and dependencies
+    /// (docs/wire.md §1.5).
     pub(crate) fn has_results(self) -> bool {
         matches!(self, Self::Ok | Self::PackageFail | Self::DepFail)
     }
 }
 
-/// Shows the bare word, `OK`.
+/// Shows the word without its prefix, `OK`.
 impl std::fmt::Display for BuildStatus {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.wire().trim_start_matches("BuildStatus."))
@@ -108,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn wire_strings_read_back() {
+    fn wire_strings_round_trip() {
         for status in BuilderStatus::ALL {
             assert_eq!(BuilderStatus::parse(status.wire()), Some(status));
         }
@@ -128,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_build_status_is_stored_as_it_is_shown() {
+    fn a_build_status_is_stored_as_its_display_form() {
         for status in BuildStatus::ALL {
             let stored = serde_json::to_string(&status).unwrap();
             assert_eq!(stored, format!("\"{status}\""));
