@@ -126,7 +126,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, Error> {
 
 /// Has the slave's user build, on copies of what root names.
 fn as_user(user: User, site: &Site, source: &Source, args: &Args) -> Result<ExitCode, Error> {
-    sys::cgroup::hand_over(&user);
+    sys::cgroup::delegate(&user);
     let staging = Staging::make(&site.config.slave.home, user)?;
     for (path, name, _) in source.files() {
         staging.bring(&path, name.as_str().as_ref())?;

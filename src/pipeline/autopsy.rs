@@ -18,7 +18,7 @@ use std::time::Duration;
 use nix::sched::{CloneFlags, setns};
 
 use crate::session::enter;
-use crate::sys::cgroup::BOUNDS;
+use crate::sys::cgroup::LIMITS_VAR;
 use crate::sys::exe;
 use crate::sys::procs::{self, Process};
 
@@ -38,7 +38,7 @@ pub(super) fn of_descendants(init: Option<i32>) -> String {
     let child = exe::internal("autopsy")
         .args([root, init])
         // It has to work where the build may not have one process more.
-        .env_remove(BOUNDS)
+        .env_remove(LIMITS_VAR)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn();

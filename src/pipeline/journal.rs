@@ -31,7 +31,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::protocol::{BuildStatus, FileName, Sha1Hex};
 use crate::session::launch::MARK;
-use crate::sys::cgroup::{self, Bounds, Place};
+use crate::sys::cgroup::{self, BuildLimits, ResourceControl};
 use crate::sys::{self, exe, host, procs};
 
 use super::spec::Spec;
@@ -88,7 +88,11 @@ impl JournalEntry {
 
     /// Makes the entry `folder/NAME` for `spec` and starts its shim; the groups that bound the build
     /// are made at `place`.
-    pub(crate) fn start(folder: &Path, spec: &Spec, place: &Place) -> io::Result<(Self, Child)> {
+    pub(crate) fn start(
+        folder: &Path,
+        spec: &Spec,
+        place: &ResourceControl,
+    ) -> io::Result<(Self, Child)> {
         let name = spec.request.build_id.as_str();
         let (fresh, dir) = (folder.join(format!(".new-{name}")), folder.join(name));
         for remnant in [&fresh, &dir] {
@@ -131,14 +135,14 @@ impl JournalEntry {
 
     /// Starts the shim. It inherits the lock as its stdout, so that this is held until the shim
     /// has ended, with no moment in between; the whole spec comes by its stdin.
-    fn spawn_shim(&self, lock: File, spec: &Spec, bounds: &Bounds) -> io::Result<Child> {
+    fn spawn_shim(&self, lock: File, spec: &Spec, bounds: &BuildLimits) -> io::Result<Child> {
         let (mark, value) = self.mark();
         let text = bounds.text();
         fs::write(self.0.join("bounds"), &text)?;
         let mut child = exe::internal("shim")
             .arg(&self.0)
             .env(mark, value)
-            .env(cgroup::BOUNDS, text)
+            .env(cgroup::LIMITS_VAR, text)
             .stdin(Stdio::piped())
             .stdout(Stdio::from(lock))
             .stderr(File::create(self.0.join("shim.err"))?)
@@ -187,7 +191,7 @@ impl JournalEntry {
     }
 
     /// Reads the build's bounds; none if it was never started.
-    pub(crate) fn bounds(&self) -> Option<Bounds> {
+    pub(crate) fn bounds(&self) -> Option<BuildLimits> {
         serde_json::from_slice(&fs::read(self.0.join("bounds")).ok()?).ok()
     }
 
@@ -399,11 +403,11 @@ fn or_nothing(read: io::Result<String>) -> io::Result<String> {
 }
 
 /// Makes the groups of a build, called by its name.
-fn bounds(spec: &Spec, place: &Place) -> Bounds {
+fn bounds(spec: &Spec, place: &ResourceControl) -> BuildLimits {
     let settings = &spec.settings;
     let memory = settings
         .memory_bytes
         .unwrap_or_else(|| host::memory_bytes() / 8 * 7);
     let name = spec.request.build_id.as_str();
-    place.make(name, memory, settings.processes)
+    place.create(name, memory, settings.processes)
 }

@@ -15,7 +15,7 @@ use crate::session::idmap::SubIds;
 use crate::session::live::{Session, remove_folder};
 use crate::session::outer::SessionSpec;
 use crate::session::{enter, launch, store};
-use crate::sys::cgroup::{Bounds, Hits};
+use crate::sys::cgroup::{BuildLimits, Hits};
 use crate::sys::wait::HOST_FAILED;
 use crate::sys::{self, exe, host, procs};
 
@@ -66,7 +66,7 @@ pub(crate) struct Build {
     saw_full: bool,
     disk: Disk,
     /// None if the starter was an older program.
-    bounds: Option<Bounds>,
+    bounds: Option<BuildLimits>,
 }
 
 /// Below this much free space a disk counts as full.
@@ -97,7 +97,7 @@ impl Build {
             memory_is_too_small: false,
             saw_full: false,
             disk,
-            bounds: Bounds::inherited(),
+            bounds: BuildLimits::inherited(),
         }
     }
 
@@ -404,7 +404,10 @@ impl Build {
 
     /// How often the build came up against its bounds so far.
     pub(super) fn hits(&self) -> Hits {
-        self.bounds.as_ref().map(Bounds::hits).unwrap_or_default()
+        self.bounds
+            .as_ref()
+            .map(BuildLimits::hits)
+            .unwrap_or_default()
     }
 
     /// Removes what bounded the build. Nothing of it may run any more.

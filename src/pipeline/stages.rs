@@ -15,7 +15,7 @@ use crate::session::enter;
 use crate::session::files::{NewFile, Task};
 use crate::session::live::remove_folder;
 use crate::session::store;
-use crate::sys::cgroup::BOUNDS;
+use crate::sys::cgroup::LIMITS_VAR;
 use crate::sys::{self, exe, host};
 
 use super::logscan::Findings;
@@ -329,7 +329,7 @@ impl Build {
             .envs(sbuild::ENVIRONMENT)
             .env("HOME", self.run.path())
             .env(mark, mark_value)
-            .envs(std::env::var(BOUNDS).map(|text| (BOUNDS, text)))
+            .envs(std::env::var(LIMITS_VAR).map(|text| (LIMITS_VAR, text)))
             .env("SBUILD_CONFIG", configuration)
             .env("DEB_BUILD_OPTIONS", sbuild::build_options(&self.spec));
         Ok(command)

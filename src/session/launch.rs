@@ -12,7 +12,7 @@ use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 
 use nix::unistd::{Gid, Uid, User};
 
-use crate::sys::cgroup::BOUNDS;
+use crate::sys::cgroup::LIMITS_VAR;
 use crate::sys::exe;
 
 use super::Error;
@@ -63,8 +63,8 @@ pub(crate) fn launch(
     task: &[OsString],
     log: impl Into<Stdio>,
 ) -> Result<Namespace, Error> {
-    let kept =
-        std::env::vars_os().filter(|(name, _)| name == "PATH" || name == MARK || name == BOUNDS);
+    let kept = std::env::vars_os()
+        .filter(|(name, _)| name == "PATH" || name == MARK || name == LIMITS_VAR);
     let mut child = exe::internal("outer")
         .args(task)
         // What this process was started with is not the session's business; by the mark a dead

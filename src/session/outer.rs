@@ -20,7 +20,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use serde::{Deserialize, Serialize};
 
-use crate::sys::cgroup::BOUNDS;
+use crate::sys::cgroup::LIMITS_VAR;
 use crate::sys::compression::{Compression, MAGIC_BYTES};
 use crate::sys::exe;
 use crate::sys::stderr;
@@ -244,7 +244,7 @@ fn session(spec: &SessionSpec) -> io::Result<ExitCode> {
 
     let mut init = exe::internal("init")
         .arg(&merged)
-        .env_remove(BOUNDS)
+        .env_remove(LIMITS_VAR)
         .stdin(Stdio::piped())
         .spawn()?;
     say(&format!("init {}", init.id()))?;

@@ -23,7 +23,7 @@ use crate::pipeline::journal::{Ending, JournalEntry, Standing};
 use crate::pipeline::leftovers;
 use crate::pipeline::spec::{Settings, Spec};
 use crate::protocol::{BuildId, BuildRequest};
-use crate::sys::cgroup::Place;
+use crate::sys::cgroup::ResourceControl;
 
 use super::present::{Present, Stages};
 use super::recover;
@@ -64,7 +64,7 @@ impl Daemon {
         settings: Settings,
         journal: PathBuf,
         store: Arc<Store>,
-        place: Place,
+        place: ResourceControl,
     ) -> io::Result<Self> {
         let (state, running) = recover::recover(&journal)?;
         leftovers::sweep(&settings, &journal, state.build_id());
@@ -85,7 +85,7 @@ impl Daemon {
         };
         if let Some((run, dir)) = running {
             if let Some(bounds) = dir.bounds() {
-                bounds.set();
+                bounds.apply();
             }
             worker.watch(run, dir, None)?;
         }
@@ -181,7 +181,7 @@ struct Worker {
     journal: PathBuf,
     store: Arc<Store>,
     /// Where the groups that bound builds are made.
-    place: Place,
+    place: ResourceControl,
     /// When a shim that was told to abort is killed.
     deadline: Option<(Instant, Run)>,
     /// Whether that has been put off for the clean-up.

@@ -18,7 +18,7 @@ use crate::privileges;
 use crate::server::{self, Access, Group, Server};
 use crate::session::{self, launch, store};
 use crate::sys;
-use crate::sys::cgroup::{self, Place};
+use crate::sys::cgroup::{self, ResourceControl};
 use crate::sys::user;
 
 use super::daemon::Daemon;
@@ -91,7 +91,7 @@ fn start(given: &Serve) -> Result<(), Error> {
     let (config, warnings) = config_file::load(given.config.file.as_deref(), &defaults)?;
     if user::am_root() {
         if let Some(user) = user::lookup(&config.slave.user) {
-            cgroup::hand_over(&user);
+            cgroup::delegate(&user);
         }
         privileges::become_builder(&config.slave.user)?;
     }
@@ -135,7 +135,7 @@ fn serve(config: &Config) -> Result<(), Error> {
     let cache = Arc::new(Store::open(&slave.filecache, rules)?);
     let _cache = claim("file cache", &slave.filecache)?;
     let fetcher = Fetcher::new(fetch_limits(&config.limits), Arc::clone(&cache));
-    let place = Place::find();
+    let place = ResourceControl::find();
     log::info!("builds are bounded by {place}");
     let daemon = Daemon::start(
         Settings::of(config),

@@ -1,4 +1,4 @@
-//! What bounds the memory and the number of processes of a build: control groups, where to be had.
+//! What limits the memory and the number of processes of a build: control groups, where to be had.
 //!
 //! Version 2 in a subtree that was handed to this user (systemd's `Delegate=yes`), else version 1
 //! below the daemon's own groups; else what a process can be told for itself (`setrlimit`). Who
@@ -20,24 +20,24 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{AccessFlags, Pid, User, eaccess};
 use serde::{Deserialize, Serialize};
 
-/// By this a process knows the [`Bounds`] it has to join; the text is JSON.
-pub(crate) const BOUNDS: &str = "BUILDD_SLAVE_BOUNDS";
+/// By this a process knows the [`BuildLimits`] it has to join; the text is JSON.
+pub(crate) const LIMITS_VAR: &str = "BUILDD_SLAVE_BOUNDS";
 /// The group of the daemon and the shims in version 2, where a group with groups below it may not
 /// hold processes.
 const LEAF: &str = "daemon";
 /// How long a group that has just been emptied may still count as full.
-const REMOVAL: Duration = Duration::from_secs(1);
+const REMOVAL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Where groups of builds can be made; without a folder, what it would bound is bounded by rlimit.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct ResourceControl {
     memory: Option<PathBuf>,
     pids: Option<PathBuf>,
 }
 
-/// The bounds of one build, and the groups that keep it to them.
+/// The limits of one build, and the groups that keep it to them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Bounds {
+pub(crate) struct BuildLimits {
     pub(crate) memory_bytes: u64,
     /// Threads count.
     pub(crate) processes: u64,
@@ -45,10 +45,11 @@ pub(crate) struct Bounds {
     pids: Option<PathBuf>,
     /// An rlimit on processes counts all that the user has, other builds' included: so many are on
     /// top of it.
-    others: u64,
+    #[serde(rename = "others")]
+    other_threads: u64,
 }
 
-/// How often a build came up against its bounds so far.
+/// How often a build came up against its limits so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Hits {
     /// Processes that the OOM killer took.
@@ -59,13 +60,13 @@ pub(crate) struct Hits {
 
 /// The groups that this process is in: of version 2, or of version 1 for memory and pids.
 #[derive(Debug, PartialEq, Eq)]
-struct Own {
+struct OwnGroups {
     unified: Option<PathBuf>,
     memory: Option<PathBuf>,
     pids: Option<PathBuf>,
 }
 
-impl Own {
+impl OwnGroups {
     fn read() -> Self {
         let text = |name| fs::read_to_string(Path::new("/proc/self").join(name));
         Self::parse(
@@ -123,7 +124,7 @@ impl Own {
 
 /// Tells what the kernel offers, to whoever has the rights.
 pub(crate) fn offered() -> Option<&'static str> {
-    let own = Own::read();
+    let own = OwnGroups::read();
     if own.unified().is_some() {
         Some("cgroup v2")
     } else if own.memory.is_some() && own.pids.is_some() {
@@ -134,9 +135,9 @@ pub(crate) fn offered() -> Option<&'static str> {
 }
 
 /// As root: hands `user`, whom this process will become, groups for builds below its own. What
-/// cannot be had is found to be missing later, by [`Place::find`].
-pub(crate) fn hand_over(user: &User) {
-    let own = Own::read();
+/// cannot be had is found to be missing later, by [`ResourceControl::find`].
+pub(crate) fn delegate(user: &User) {
+    let own = OwnGroups::read();
     let give = |path: &Path| {
         let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
         let _ = chown(path, Some(uid), Some(gid));
@@ -174,11 +175,11 @@ fn is_writable(path: &Path) -> bool {
     eaccess(path, AccessFlags::W_OK).is_ok()
 }
 
-impl Place {
+impl ResourceControl {
     /// Finds where this process may make groups. In version 2 it goes aside for that, into a group
     /// at the side of those of the builds; only if it is alone in its own.
     pub(crate) fn find() -> Self {
-        let own = Own::read();
+        let own = OwnGroups::read();
         if let Some(group) = own.unified() {
             let folder = subtree(group);
             return Self {
@@ -197,7 +198,7 @@ impl Place {
     }
 
     /// Makes the groups of the build `name`; what cannot be made is noted and left to rlimits.
-    pub(crate) fn make(&self, name: &str, memory_bytes: u64, processes: u64) -> Bounds {
+    pub(crate) fn create(&self, name: &str, memory_bytes: u64, processes: u64) -> BuildLimits {
         let name = format!("{name}.{}", std::process::id());
         let make = |base: &Option<PathBuf>| {
             let folder = base.as_ref()?.join(&name);
@@ -209,20 +210,20 @@ impl Place {
                 }
             }
         };
-        let bounds = Bounds {
+        let limits = BuildLimits {
             memory_bytes,
             processes,
             memory: make(&self.memory),
             pids: make(&self.pids),
-            others: threads(),
+            other_threads: threads(),
         };
-        bounds.set();
-        bounds
+        limits.apply();
+        limits
     }
 }
 
-/// Says what bounds builds.
-impl fmt::Display for Place {
+/// Says what limits builds.
+impl fmt::Display for ResourceControl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.memory, &self.pids) {
             (Some(memory), Some(pids)) if memory == pids => {
@@ -273,25 +274,25 @@ fn make_group(folder: &Path) -> io::Result<()> {
 /// Joins the groups, if any, that the environment names. To be called first of all by what is
 /// started in a build's name.
 pub(crate) fn join_inherited() -> io::Result<()> {
-    match Bounds::inherited() {
-        Some(bounds) => bounds.join(),
+    match BuildLimits::inherited() {
+        Some(limits) => limits.join(),
         None => Ok(()),
     }
 }
 
-impl Bounds {
-    /// Returns the bounds that the environment names.
+impl BuildLimits {
+    /// Returns the limits that the environment names.
     pub(crate) fn inherited() -> Option<Self> {
-        serde_json::from_str(&std::env::var(BOUNDS).ok()?).ok()
+        serde_json::from_str(&std::env::var(LIMITS_VAR).ok()?).ok()
     }
 
     /// Returns the text for the environment.
     pub(crate) fn text(&self) -> String {
-        serde_json::to_string(self).expect("bounds are plain data")
+        serde_json::to_string(self).expect("limits are plain data")
     }
 
     /// Tells the kernel; also of a build that goes on, whose groups systemd may have reset.
-    pub(crate) fn set(&self) {
+    pub(crate) fn apply(&self) {
         // By the names of either version.
         for (folder, file, value) in [
             (&self.memory, "memory.max", self.memory_bytes),
@@ -312,7 +313,7 @@ impl Bounds {
     fn join(&self) -> io::Result<()> {
         // Most are in there by birth, and to move, if only to where one is, holds up all that
         // begins and ends on this machine for milliseconds.
-        let own = Own::read();
+        let own = OwnGroups::read();
         let join = |folder: &PathBuf| {
             if [&own.unified, &own.memory, &own.pids].contains(&&Some(folder.clone())) {
                 return Ok(());
@@ -325,16 +326,16 @@ impl Bounds {
         match &self.memory {
             Some(folder) => join(folder)?,
             // Private writable memory: what is only reserved is not counted, unlike with AS.
-            None => limit(Resource::RLIMIT_DATA, self.memory_bytes)?,
+            None => lower_rlimit(Resource::RLIMIT_DATA, self.memory_bytes)?,
         }
         match &self.pids {
             Some(folder) if Some(folder) == self.memory.as_ref() => Ok(()),
             Some(folder) => join(folder),
-            None => limit(Resource::RLIMIT_NPROC, self.processes + self.others),
+            None => lower_rlimit(Resource::RLIMIT_NPROC, self.processes + self.other_threads),
         }
     }
 
-    /// Tells how often the bounds were met. Without groups nobody counts.
+    /// Tells how often the limits were met. Without groups nobody counts.
     pub(crate) fn hits(&self) -> Hits {
         let count = |folder: &Option<PathBuf>, files: &[&str], key: &str| {
             let text = files
@@ -357,7 +358,7 @@ impl Bounds {
 
     /// Ends whatever is in the groups still, and removes them.
     pub(crate) fn remove(&self) -> io::Result<()> {
-        let deadline = Instant::now() + REMOVAL;
+        let deadline = Instant::now() + REMOVAL_TIMEOUT;
         for folder in [&self.memory, &self.pids].into_iter().flatten() {
             loop {
                 let text = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
@@ -396,7 +397,7 @@ fn threads() -> u64 {
 }
 
 /// Sets a limit that is never raised again.
-fn limit(resource: Resource, value: u64) -> io::Result<()> {
+fn lower_rlimit(resource: Resource, value: u64) -> io::Result<()> {
     let (_, hard) = nix::sys::resource::getrlimit(resource)?;
     let value = value.min(hard);
     Ok(setrlimit(resource, value, value)?)
@@ -411,23 +412,23 @@ mod tests {
         let hybrid = "30 25 0:26 / /sys/fs/cgroup/memory rw shared:9 - cgroup cgroup rw,memory\n\
                       31 25 0:27 / /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids\n\
                       32 25 0:28 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
-        let own = Own::parse(hybrid, "8:pids:/\n4:cpu,memory:/a/b\n0::/x\n");
+        let own = OwnGroups::parse(hybrid, "8:pids:/\n4:cpu,memory:/a/b\n0::/x\n");
         let path = |text: &str| Some(PathBuf::from(text));
         assert_eq!(own.memory, path("/sys/fs/cgroup/memory/a/b"));
         assert_eq!(own.pids, path("/sys/fs/cgroup/pids"));
         assert_eq!(own.unified, path("/sys/fs/cgroup/unified/x"));
 
         let unit = "26 24 0:22 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate";
-        let own = Own::parse(unit, "0::/system.slice/buildd-slave.service\n");
+        let own = OwnGroups::parse(unit, "0::/system.slice/buildd-slave.service\n");
         let expected = "/sys/fs/cgroup/system.slice/buildd-slave.service";
         assert_eq!(own.unified, path(expected));
         assert_eq!((own.memory, own.pids), (None, None));
 
         // A container that is shown only its own part.
         let part = "26 24 0:22 /docker/1 /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory";
-        let own = Own::parse(part, "4:memory:/docker/1/in\n");
+        let own = OwnGroups::parse(part, "4:memory:/docker/1/in\n");
         assert_eq!(own.memory, path("/sys/fs/cgroup/memory/in"));
-        assert_eq!(Own::parse("", "0::/\n").unified, None);
+        assert_eq!(OwnGroups::parse("", "0::/\n").unified, None);
     }
 
     #[test]
@@ -437,7 +438,7 @@ mod tests {
         let write = |file: &str, text: &str| fs::write(dir.path().join(file), text).unwrap();
         write("cgroup.subtree_control", "");
         write("cgroup.procs", "1\n2\n");
-        assert_eq!(subtree(dir.path()), None, "others are in it");
+        assert_eq!(subtree(dir.path()), None, "other processes are in it");
         write("cgroup.procs", &format!("{me}\n"));
         let base = subtree(dir.path());
         assert_eq!(base.as_deref(), Some(dir.path()));
@@ -453,15 +454,15 @@ mod tests {
     fn both_versions_count_what_was_refused() {
         let dir = tempfile::tempdir().unwrap();
         let folder = Some(dir.path().to_owned());
-        let bounds = Bounds {
+        let limits = BuildLimits {
             memory_bytes: 1,
             processes: 1,
             memory: folder.clone(),
             pids: folder,
-            others: threads(),
+            other_threads: threads(),
         };
-        assert!(bounds.others > 0);
-        assert_eq!(bounds.hits(), Hits::default());
+        assert!(limits.other_threads > 0);
+        assert_eq!(limits.hits(), Hits::default());
         let write = |file: &str, text: &str| fs::write(dir.path().join(file), text).unwrap();
         write(
             "memory.oom_control",
@@ -469,13 +470,13 @@ mod tests {
         );
         write("pids.events", "max 7\n");
         let hits = |oom_kills, forks| Hits { oom_kills, forks };
-        assert_eq!(bounds.hits(), hits(3, 7));
+        assert_eq!(limits.hits(), hits(3, 7));
         write(
             "memory.events",
             "low 0\nmax 9\noom 2\noom_kill 2\noom_group_kill 0\n",
         );
-        assert_eq!(bounds.hits(), hits(2, 7));
-        let same: Bounds = serde_json::from_str(&bounds.text()).unwrap();
-        assert_eq!(same, bounds);
+        assert_eq!(limits.hits(), hits(2, 7));
+        let same: BuildLimits = serde_json::from_str(&limits.text()).unwrap();
+        assert_eq!(same, limits);
     }
 }

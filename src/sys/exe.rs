@@ -15,7 +15,7 @@ use std::process::Command;
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 
-use super::cgroup::BOUNDS;
+use super::cgroup::LIMITS_VAR;
 
 /// Returns a command for this binary's internal entry point `name` (see `internal.rs`).
 pub(crate) fn internal(name: &str) -> Command {
@@ -71,7 +71,10 @@ pub(crate) fn tether(argv: &[OsString]) -> io::Result<()> {
         return Err(io::Error::other("tether: no program"));
     };
     set_pdeathsig(Signal::SIGKILL)?;
-    let error = Command::new(program).args(args).env_remove(BOUNDS).exec();
+    let error = Command::new(program)
+        .args(args)
+        .env_remove(LIMITS_VAR)
+        .exec();
     Err(io::Error::new(
         error.kind(),
         format!("{}: {error}", program.display()),

@@ -22,7 +22,7 @@ use crate::pipeline::leftovers;
 use crate::pipeline::spec::{Settings, Spec};
 use crate::protocol::{BuildArgs, BuildId, BuildRequest, BuildStatus, SourceFiles, Suite};
 use crate::sys;
-use crate::sys::cgroup::Place;
+use crate::sys::cgroup::ResourceControl;
 
 use super::{Args, Error, follow, report};
 
@@ -47,8 +47,8 @@ pub(super) fn build(site: &Site, source: &Source, args: &Args) -> Result<ExitCod
     });
 
     let signals = follow::signals().map_err(Error::at(&desk.0))?;
-    let (run, shim) =
-        JournalEntry::start(&desk.0, &spec, &Place::find()).map_err(Error::at(&desk.0))?;
+    let (run, shim) = JournalEntry::start(&desk.0, &spec, &ResourceControl::find())
+        .map_err(Error::at(&desk.0))?;
     follow::follow(&run, shim, stages.count(), signals);
     let ending = match run.standing().map_err(Error::at(run.path()))? {
         Standing::Ended(ending) => ending,
