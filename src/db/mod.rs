@@ -38,7 +38,7 @@ pub(crate) enum Error {
     Busy(String),
     /// The connection broke while the transaction was being committed.
     #[error(
-        "the database was lost in the middle of a commit; whether it took place is not known: {0}"
+        "the database was lost in the middle of a commit; whether it took location is not known: {0}"
     )]
     CommitUnknown(String),
     #[error(

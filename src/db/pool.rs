@@ -1,7 +1,7 @@
 //! Who may use a connection when, and what happens to work that a busy or lost database stopped?
 //!
 //! SQLite has one connection that writes and a few that read; PostgreSQL has a few for both. Work
-//! is run again, from its start, when the database was busy, or within the patience given when it
+//! is run again, from its start, when the database was busy, or within the retry_for given when it
 //! was lost; a commit whose fate is unknown is never repeated.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -13,48 +13,48 @@ use super::migrate::migrate;
 use super::postgres;
 use super::sqlite;
 use super::tx::{Connection, Tx};
-use super::url::Place;
+use super::url::Location;
 
 /// Connections of a process to PostgreSQL, and readers of SQLite.
 const CONNECTIONS: usize = 8;
 /// How often busy rows are tried for.
 const BUSY_TRIES: u32 = 20;
 /// How long others may hold up an opening, and the time between two tries.
-const OPEN_WAIT: Duration = Duration::from_secs(30);
+const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 const OPEN_PAUSE: Duration = Duration::from_millis(20);
 /// Between two tries at a lost database.
-const PAUSE: Duration = Duration::from_millis(500);
+const LOST_RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 /// A database; clones share its connections.
 #[derive(Clone)]
 pub(crate) struct Db(Arc<Shared>);
 
 struct Shared {
-    place: Place,
+    location: Location,
     writers: Pool,
     readers: Option<Pool>,
-    patience: Duration,
+    retry_for: Duration,
 }
 
 impl Db {
     /// Opens the database that `url` names, and makes or upgrades its schema. Fails at once when
     /// it cannot be reached now.
     pub(crate) fn open(url: &str) -> Result<Self, Error> {
-        Self::open_patient(url, Duration::ZERO)
+        Self::open_with_retry(url, Duration::ZERO)
     }
 
-    /// The same; later, when the database is lost, work waits for it as long as `patience`.
-    pub(crate) fn open_patient(url: &str, patience: Duration) -> Result<Self, Error> {
-        let place = Place::parse(url)?;
-        let (writers, readers, at) = match &place {
-            Place::Sqlite(path) => (1, Some(Pool::new(CONNECTIONS)), path.display().to_string()),
-            Place::Postgres(_) => (CONNECTIONS, None, "PostgreSQL".to_owned()),
+    /// The same; later, when the database is lost, work waits for it as long as `retry_for`.
+    pub(crate) fn open_with_retry(url: &str, retry_for: Duration) -> Result<Self, Error> {
+        let location = Location::parse(url)?;
+        let (writers, readers, at) = match &location {
+            Location::Sqlite(path) => (1, Some(Pool::new(CONNECTIONS)), path.display().to_string()),
+            Location::Postgres(_) => (CONNECTIONS, None, "PostgreSQL".to_owned()),
         };
         let db = Self(Arc::new(Shared {
-            place,
+            location,
             writers: Pool::new(writers),
             readers,
-            patience,
+            retry_for,
         }));
         let began = Instant::now();
         loop {
@@ -62,7 +62,7 @@ impl Db {
             match db.attempt(&db.0.writers, &mut |tx| migrate(tx, &at), true) {
                 // Others start now as well. SQLite itself does not wait for one that changes the
                 // mode of the journal.
-                Err(Error::Busy(_)) if began.elapsed() < OPEN_WAIT => thread::sleep(OPEN_PAUSE),
+                Err(Error::Busy(_)) if began.elapsed() < OPEN_TIMEOUT => thread::sleep(OPEN_PAUSE),
                 other => return other.map(|()| db),
             }
         }
@@ -99,15 +99,15 @@ impl Db {
                 Err(Error::Lost { at, problem }) => {
                     let now = Instant::now();
                     let since = *lost_since.get_or_insert_with(|| {
-                        if !self.0.patience.is_zero() {
+                        if !self.0.retry_for.is_zero() {
                             log::warn!("database {at}: {problem}; trying on");
                         }
                         now
                     });
-                    if now - since >= self.0.patience {
+                    if now - since >= self.0.retry_for {
                         return Err(Error::Lost { at, problem });
                     }
-                    thread::sleep(PAUSE);
+                    thread::sleep(LOST_RETRY_PAUSE);
                 }
                 other => return other,
             }
@@ -136,9 +136,9 @@ impl Db {
     }
 
     fn connect(&self) -> Result<Connection, Error> {
-        match &self.0.place {
-            Place::Sqlite(path) => sqlite::Connection::open(path).map(Connection::Sqlite),
-            Place::Postgres(url) => postgres::Connection::open(url)
+        match &self.0.location {
+            Location::Sqlite(path) => sqlite::Connection::open(path).map(Connection::Sqlite),
+            Location::Postgres(url) => postgres::Connection::open(url)
                 .map(Box::new)
                 .map(Connection::Postgres),
         }

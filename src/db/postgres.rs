@@ -30,7 +30,7 @@ impl Connection {
     pub(super) fn open(url: &str) -> Result<Self, Error> {
         let mut config: Config = url.parse().map_err(|error: postgres::Error| Error::Lost {
             at: "PostgreSQL".to_owned(),
-            problem: spell(&error),
+            problem: message_of(&error),
         })?;
         config
             .connect_timeout(CONNECT_TIMEOUT)
@@ -44,7 +44,7 @@ impl Connection {
         };
         let client = open().map_err(|error: postgres::Error| Error::Lost {
             at: at.clone(),
-            problem: spell(&error),
+            problem: message_of(&error),
         })?;
         let prepared = HashMap::new();
         Ok(Self {
@@ -154,7 +154,7 @@ fn read(row: &postgres::Row) -> Result<Row, postgres::Error> {
 }
 
 fn wrap(at: &str, sql: &str, error: &postgres::Error) -> Error {
-    let problem = spell(error);
+    let problem = message_of(error);
     let Some(state) = error.code() else {
         // The crate tells a broken connection apart only in part: no word of the server is one.
         let about_values = problem.contains("serializing") || problem.contains("deserializing");
@@ -198,7 +198,7 @@ fn wrap(at: &str, sql: &str, error: &postgres::Error) -> Error {
 }
 
 /// Says an error with its causes: the crate's own words are only "db error".
-fn spell(error: &postgres::Error) -> String {
+fn message_of(error: &postgres::Error) -> String {
     if let Some(db) = error.as_db_error() {
         return db.message().to_owned();
     }

@@ -14,7 +14,7 @@ use rusqlite::{ErrorCode, ToSql, params_from_iter};
 use super::Error;
 use super::value::{Row, Value};
 
-const BUSY_WAIT: Duration = Duration::from_secs(10);
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Statements kept prepared.
 const PREPARED: usize = 128;
 
@@ -35,7 +35,7 @@ impl Connection {
             .mode(0o600)
             .open(path);
         let connection = rusqlite::Connection::open(path).map_err(wrap)?;
-        connection.busy_timeout(BUSY_WAIT).map_err(wrap)?;
+        connection.busy_timeout(BUSY_TIMEOUT).map_err(wrap)?;
         connection.set_prepared_statement_cache_capacity(PREPARED);
         connection
             .execute_batch(

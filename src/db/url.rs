@@ -4,15 +4,15 @@ use std::path::PathBuf;
 
 use super::Error;
 
-/// A database by its engine and place.
+/// A database by its engine and location.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum Location {
     Sqlite(PathBuf),
     /// The connection string, which may hold a password.
     Postgres(String),
 }
 
-impl Place {
+impl Location {
     /// Reads `postgresql://…`, `postgres://…`, `sqlite:PATH` or a path.
     pub(super) fn parse(text: &str) -> Result<Self, Error> {
         if text.starts_with("postgresql://") || text.starts_with("postgres://") {
@@ -42,16 +42,19 @@ mod tests {
             ("sqlite:///a/b.db", "/a/b.db"),
         ] {
             assert_eq!(
-                Place::parse(text).unwrap(),
-                Place::Sqlite(path.into()),
+                Location::parse(text).unwrap(),
+                Location::Sqlite(path.into()),
                 "{text}"
             );
         }
         for url in ["postgresql://u:p@h/d", "postgres:///d?host=/run"] {
-            assert_eq!(Place::parse(url).unwrap(), Place::Postgres(url.to_owned()));
+            assert_eq!(
+                Location::parse(url).unwrap(),
+                Location::Postgres(url.to_owned())
+            );
         }
-        let error = Place::parse("mysql://u:secret@h/d").unwrap_err();
+        let error = Location::parse("mysql://u:secret@h/d").unwrap_err();
         assert!(!error.to_string().contains("secret"), "{error}");
-        assert!(Place::parse("").is_err());
+        assert!(Location::parse("").is_err());
     }
 }

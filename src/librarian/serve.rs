@@ -36,7 +36,7 @@ pub(super) fn run(farm: &Farm) -> Result<(), Error> {
 pub(crate) fn bind(farm: &Farm) -> Result<Group, Error> {
     let config = &farm.librarian;
     let blobs = Blobs::open(&config.root, farm.limits.reserve)?;
-    let db = Db::open_patient(farm.database.url.expose(), farm.database.patience)?;
+    let db = Db::open_with_retry(farm.database.url.expose(), farm.database.patience)?;
     let library = Arc::new(Library {
         db,
         blobs,

@@ -14,11 +14,11 @@ use super::{add, server};
 use crate::db::{Db, Error};
 
 /// Longer than anything here takes; nothing waits for it.
-const PATIENCE: Duration = Duration::from_secs(120);
+const RETRY_FOR: Duration = Duration::from_secs(120);
 
 /// What the relay does about the next thing it sees.
 #[derive(Clone, Copy)]
-enum Mood {
+enum Fault {
     Relay,
     /// Refuses so many connections, then relays again: the server is being restarted.
     Refuse(u32),
@@ -30,7 +30,7 @@ enum Mood {
 
 #[derive(Default)]
 struct State {
-    mood: Option<Mood>,
+    fault: Option<Fault>,
     open: Vec<UnixStream>,
     refused: u32,
 }
@@ -58,7 +58,7 @@ impl Relay {
         let shared = Arc::clone(&state);
         thread::spawn(move || {
             for client in listener.incoming() {
-                meet(&shared, &server, client.unwrap());
+                accept(&shared, &server, client.unwrap());
             }
         });
         let database = database.to_owned();
@@ -78,14 +78,14 @@ impl Relay {
         )
     }
 
-    fn set(&self, mood: Mood) {
-        lock(&self.state).mood = Some(mood);
+    fn set(&self, fault: Fault) {
+        lock(&self.state).fault = Some(fault);
     }
 
     /// Breaks all connections and refuses the next few.
     fn restart(&self, refuse: u32) {
         let mut state = lock(&self.state);
-        state.mood = Some(Mood::Refuse(refuse));
+        state.fault = Some(Fault::Refuse(refuse));
         for stream in state.open.drain(..) {
             // It may be broken already.
             let _ = stream.shutdown(Shutdown::Both);
@@ -93,10 +93,10 @@ impl Relay {
     }
 }
 
-fn meet(state: &Arc<Mutex<State>>, server: &Path, client: UnixStream) {
+fn accept(state: &Arc<Mutex<State>>, server: &Path, client: UnixStream) {
     let mut now = lock(state);
-    if let Some(Mood::Refuse(left @ 1..)) = now.mood {
-        now.mood = Some(Mood::Refuse(left - 1));
+    if let Some(Fault::Refuse(left @ 1..)) = now.fault {
+        now.fault = Some(Fault::Refuse(left - 1));
         now.refused += 1;
         return;
     }
@@ -117,12 +117,12 @@ fn relay(state: &Mutex<State>, mut from: UnixStream, mut to: UnixStream, from_cl
         let bytes = &buffer[..count];
         let mut now = lock(state);
         let commits = bytes.windows(6).any(|word| word == b"COMMIT");
-        match now.mood {
-            Some(Mood::SwallowCommit) if from_client && commits => {
-                now.mood = Some(Mood::SwallowAnswer);
+        match now.fault {
+            Some(Fault::SwallowCommit) if from_client && commits => {
+                now.fault = Some(Fault::SwallowAnswer);
             }
-            Some(Mood::SwallowAnswer) if !from_client => {
-                now.mood = Some(Mood::Relay);
+            Some(Fault::SwallowAnswer) if !from_client => {
+                now.fault = Some(Fault::Relay);
                 break;
             }
             _ => {}
@@ -144,7 +144,7 @@ fn count(db: &Db) -> i64 {
 #[test]
 fn a_restart_in_mid_transaction_is_survived() {
     let Some(relay) = Relay::new() else { return };
-    let db = Db::open_patient(&relay.url(), PATIENCE).unwrap();
+    let db = Db::open_with_retry(&relay.url(), RETRY_FOR).unwrap();
     let mut runs = 0;
     db.write(|tx| {
         runs += 1;
@@ -167,7 +167,7 @@ fn a_server_that_ends_its_sessions_is_come_back_to() {
     let Some(url) = server::database() else {
         return;
     };
-    let db = Db::open_patient(&url, PATIENCE).unwrap();
+    let db = Db::open_with_retry(&url, RETRY_FOR).unwrap();
     let mut runs = 0;
     db.write(|tx| {
         runs += 1;
@@ -197,8 +197,8 @@ fn without_patience_a_loss_is_told_at_once() {
 #[test]
 fn a_commit_without_an_answer_is_not_repeated() {
     let Some(relay) = Relay::new() else { return };
-    let db = Db::open_patient(&relay.url(), PATIENCE).unwrap();
-    relay.set(Mood::SwallowCommit);
+    let db = Db::open_with_retry(&relay.url(), RETRY_FOR).unwrap();
+    relay.set(Fault::SwallowCommit);
     let mut runs = 0;
     let unknown = db.write(|tx| {
         runs += 1;
@@ -210,6 +210,6 @@ fn a_commit_without_an_answer_is_not_repeated() {
     );
     assert_eq!((runs, count(&db)), (1, 1));
     // One that only read has nothing to lose.
-    relay.set(Mood::SwallowCommit);
+    relay.set(Fault::SwallowCommit);
     assert_eq!(count(&db), 1);
 }

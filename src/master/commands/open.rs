@@ -47,7 +47,7 @@ impl Site {
         let (farm, _) = loaded;
         let url = farm.database.url.expose();
         make_database(url, &farm.user);
-        let db = Db::open_patient(url, patience)
+        let db = Db::open_with_retry(url, patience)
             .map_err(|error| Error::NoDatabase(error.to_string()))?;
         Ok(Self { farm, db })
     }
