@@ -16,9 +16,9 @@ use ureq::unversioned::transport::{DefaultConnector, NextTimeout, time};
 use crate::sys::hashing_writer::PIECE_BYTES;
 
 /// Returns the common settings: no proxy, no decoding, every status an answer, and a timeout for
-/// each wait. `connect` holds for each of resolving, connecting and sending; `silence` for each read.
-pub(crate) fn config(connect: Duration, silence: Duration) -> ConfigBuilder<AgentScope> {
-    let (connect, silence) = (Some(connect), Some(silence));
+/// each wait. `connect` holds for each of resolving, connecting and sending; `idle` for each read.
+pub(crate) fn config(connect: Duration, idle: Duration) -> ConfigBuilder<AgentScope> {
+    let (connect, idle) = (Some(connect), Some(idle));
     ureq::Agent::config_builder()
         .proxy(None)
         .http_status_as_error(false)
@@ -29,21 +29,21 @@ pub(crate) fn config(connect: Duration, silence: Duration) -> ConfigBuilder<Agen
         .timeout_resolve(connect)
         .timeout_connect(connect)
         .timeout_send_request(connect)
-        .timeout_recv_response(silence)
-        .timeout_per_read(silence)
-        .timeout_per_write(silence)
+        .timeout_recv_response(idle)
+        .timeout_per_read(idle)
+        .timeout_per_write(idle)
 }
 
 /// Makes a client of `config`; contacts no host.
 pub(crate) fn agent(config: Config) -> ureq::Agent {
-    ureq::Agent::with_parts(config, DefaultConnector::new(), Sturdy::default())
+    ureq::Agent::with_parts(config, DefaultConnector::new(), FallbackResolver::default())
 }
 
 /// ureq's resolver, for systems that may refuse a thread.
 #[derive(Debug, Default)]
-struct Sturdy(DefaultResolver);
+struct FallbackResolver(DefaultResolver);
 
-impl Resolver for Sturdy {
+impl Resolver for FallbackResolver {
     fn resolve(
         &self,
         uri: &Uri,

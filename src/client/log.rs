@@ -13,7 +13,7 @@ use crate::protocol::{self, BuildId, StatusRecord};
 
 const PATH: &str = "/filecache/buildlog";
 /// How long a slave may be away while it is watched: as long as a restart takes.
-const PATIENCE: Duration = Duration::from_secs(10);
+const RESTART_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why a log could not be read to its end.
 #[derive(Debug, thiserror::Error)]
@@ -49,7 +49,7 @@ pub(crate) fn follow_log(
     let mut printed = 0;
     let mut followed: Option<BuildId> = None;
     loop {
-        let answer = patiently(poll, is_passing, || Ok(client.call("status", &[])?))?;
+        let answer = retry_transient(poll, is_transient, || Ok(client.call("status", &[])?))?;
         let record = StatusRecord::parse(&answer).map_err(LogError::Status)?;
         let Some(id) = record.build_id() else {
             break;
@@ -59,7 +59,7 @@ pub(crate) fn follow_log(
         {
             break;
         }
-        let appended = patiently(poll, is_passing, || append(client, out, &mut printed));
+        let appended = retry_transient(poll, is_transient, || append(client, out, &mut printed));
         match appended {
             // Not begun yet, or cleaned away: the next status tells.
             Err(LogError::Client(error)) if error.is_absence() => {}
@@ -76,20 +76,20 @@ pub(crate) fn follow_log(
     })
 }
 
-fn is_passing(error: &LogError) -> bool {
-    matches!(error, LogError::Client(error) if error.is_passing())
+fn is_transient(error: &LogError) -> bool {
+    matches!(error, LogError::Client(error) if error.is_transient())
 }
 
 /// Asks again while the slave cannot be reached, for as long as a restart may take.
-pub(crate) fn patiently<T, E>(
+pub(crate) fn retry_transient<T, E>(
     pause: Duration,
-    is_passing: impl Fn(&E) -> bool,
+    is_transient: impl Fn(&E) -> bool,
     mut ask: impl FnMut() -> Result<T, E>,
 ) -> Result<T, E> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + RESTART_TIMEOUT;
     loop {
         match ask() {
-            Err(error) if is_passing(&error) && Instant::now() < deadline => thread::sleep(pause),
+            Err(error) if is_transient(&error) && Instant::now() < deadline => thread::sleep(pause),
             other => return other,
         }
     }

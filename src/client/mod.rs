@@ -6,6 +6,6 @@ mod log;
 mod slave;
 mod slave_url;
 
-pub(crate) use log::{LogError, follow_log, patiently, print_log};
-pub(crate) use slave::{Client, Download, Error, Patience};
+pub(crate) use log::{LogError, follow_log, print_log, retry_transient};
+pub(crate) use slave::{Client, Download, Error, Timeouts};
 pub(crate) use slave_url::{Invalid as InvalidUrl, SlaveUrl, shown_url};

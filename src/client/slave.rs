@@ -55,7 +55,7 @@ impl Error {
     }
 
     /// Tells whether the slave may just be starting again, or have too many callers.
-    pub(crate) fn is_passing(&self) -> bool {
+    pub(crate) fn is_transient(&self) -> bool {
         match self {
             Self::Refused { .. } | Self::Lost { .. } => true,
             Self::Status { status, .. } => *status == StatusCode::SERVICE_UNAVAILABLE,
@@ -82,19 +82,19 @@ fn advice(status: StatusCode) -> &'static str {
 
 /// How long one waits for a slave.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Patience {
+pub(crate) struct Timeouts {
     /// Longest silence.
-    pub(crate) silence: Duration,
+    pub(crate) idle: Duration,
     /// The same while it fetches a file: it answers when it has it.
     pub(crate) fetch: Duration,
     /// For the whole of an answer to a call.
     pub(crate) answer: Duration,
 }
 
-impl Patience {
+impl Timeouts {
     /// That of a person.
-    pub(crate) const HAND: Self = Self {
-        silence: Duration::from_secs(30),
+    pub(crate) const INTERACTIVE: Self = Self {
+        idle: Duration::from_secs(30),
         fetch: Duration::from_secs(3600),
         answer: Duration::from_secs(60),
     };
@@ -102,7 +102,7 @@ impl Patience {
 
 /// What calls one slave.
 pub(crate) struct Client {
-    patience: Patience,
+    timeouts: Timeouts,
     agent: ureq::Agent,
     base: String,
     authorization: Option<String>,
@@ -110,8 +110,8 @@ pub(crate) struct Client {
 
 impl Client {
     /// Makes a client; contacts nobody.
-    pub(crate) fn new(slave: &SlaveUrl, patience: Patience) -> Self {
-        let config = http_client::config(CONNECT_TIMEOUT.min(patience.silence), patience.silence)
+    pub(crate) fn new(slave: &SlaveUrl, timeouts: Timeouts) -> Self {
+        let config = http_client::config(CONNECT_TIMEOUT.min(timeouts.idle), timeouts.idle)
             .max_redirects(0)
             .build();
         let authorization = slave.credentials.as_ref().map(|credentials| {
@@ -119,7 +119,7 @@ impl Client {
             format!("Basic {}", BASE64_STANDARD.encode(pair))
         });
         Self {
-            patience,
+            timeouts,
             agent: http_client::agent(config),
             base: slave.base.clone(),
             authorization,
@@ -129,17 +129,17 @@ impl Client {
     /// Calls `method` and returns its answer, of at most 64 MiB.
     pub(crate) fn call(&self, method: &str, params: &[Value]) -> Result<Value, Error> {
         let url = format!("{}/rpc", self.base);
-        let silence = match method {
-            "ensurepresent" => self.patience.fetch,
-            _ => self.patience.silence,
+        let idle = match method {
+            "ensurepresent" => self.timeouts.fetch,
+            _ => self.timeouts.idle,
         };
         let request = self
             .authorized(self.agent.post(&url))
             .header(header::CONTENT_TYPE, "text/xml")
             .config()
-            .timeout_recv_response(Some(silence))
-            .timeout_per_read(Some(silence))
-            .timeout_recv_body(Some(self.patience.answer))
+            .timeout_recv_response(Some(idle))
+            .timeout_per_read(Some(idle))
+            .timeout_recv_body(Some(self.timeouts.answer))
             .build();
         let document = request
             .send(xmlrpc::render_call(method, params))

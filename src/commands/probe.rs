@@ -18,8 +18,8 @@ use std::time::Duration;
 
 use clap::Subcommand;
 
-use crate::client::{self, Client, InvalidUrl, LogError, Patience, SlaveUrl};
-use crate::client::{follow_log, patiently, print_log};
+use crate::client::{self, Client, InvalidUrl, LogError, SlaveUrl, Timeouts};
+use crate::client::{follow_log, print_log, retry_transient};
 use crate::protocol::{self, BuildStatus, Invalid, Sha1Hex, StatusRecord};
 use crate::server;
 use crate::sys::fs;
@@ -138,7 +138,7 @@ pub(crate) fn run(args: &Args) -> ExitCode {
 /// Answers `false` for what was answered, but not well.
 fn ask(args: &Args, out: &mut dyn Write) -> Result<bool, Error> {
     let slave = SlaveUrl::parse(&args.url)?;
-    let client = Client::new(&slave, Patience::HAND);
+    let client = Client::new(&slave, Timeouts::INTERACTIVE);
     match &args.question {
         Question::Log { follow } => log(&client, *follow, out, POLL).map(|()| true),
         Question::Get { sha1, output } => {
@@ -200,7 +200,7 @@ fn print_json(value: &Value, out: &mut dyn Write) -> Result<(), Error> {
 fn wait(client: &Client, out: &mut dyn Write, poll: Duration) -> Result<bool, Error> {
     loop {
         let status = || client.call("status", &[]);
-        let answer = patiently(poll, client::Error::is_passing, status)?;
+        let answer = retry_transient(poll, client::Error::is_transient, status)?;
         let record = StatusRecord::parse(&answer).map_err(Error::Status)?;
         if !record.is_busy() {
             print_json(&answer, out)?;

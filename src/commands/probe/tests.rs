@@ -133,7 +133,7 @@ impl Running {
             address,
             client: Client::new(
                 &SlaveUrl::parse(&address.to_string()).unwrap(),
-                Patience::HAND,
+                Timeouts::INTERACTIVE,
             ),
             stop,
             thread: Some(thread),
@@ -226,7 +226,7 @@ fn credentials_in_the_url_are_sent_and_their_lack_explained() {
     let credentials = Some(("me".to_owned(), "p@ss".to_owned()));
     let running = Running::guarded(scenes([(StatusRecord::Idle, None)]), credentials);
     let url = format!("http://me:p%40ss@{}", running.address);
-    let client = Client::new(&SlaveUrl::parse(&url).unwrap(), Patience::HAND);
+    let client = Client::new(&SlaveUrl::parse(&url).unwrap(), Timeouts::INTERACTIVE);
     assert!(client.call("status", &[]).is_ok());
     let refused = running.client.call("status", &[]).unwrap_err().to_string();
     assert!(refused.contains("401 Unauthorized: give "), "{refused}");
@@ -268,11 +268,11 @@ fn a_slave_that_starts_again_is_waited_for() {
     let nobody = Running::new(Script::default()).address;
     let client = Client::new(
         &SlaveUrl::parse(&nobody.to_string()).unwrap(),
-        Patience::HAND,
+        Timeouts::INTERACTIVE,
     );
     let running = Running::new(scenes([(StatusRecord::Idle, None)]));
     let mut asked = 0;
-    let answer = patiently(NO_TIME, client::Error::is_passing, || {
+    let answer = retry_transient(NO_TIME, client::Error::is_transient, || {
         asked += 1;
         let client = if asked < 3 { &client } else { &running.client };
         client.call("status", &[])

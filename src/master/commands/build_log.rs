@@ -14,7 +14,7 @@ use super::lookup::{find_build, refuse};
 use super::open::Site;
 use super::screen::{Screen, note};
 use super::{Error, status};
-use crate::client::{Client, LogError, Patience, SlaveUrl, follow_log};
+use crate::client::{Client, LogError, SlaveUrl, Timeouts, follow_log};
 use crate::librarian::{self, Wanted};
 use crate::master::model::{self, JobStatus};
 use crate::master::rows::builds::{Build, QueueEntry};
@@ -146,7 +146,7 @@ fn tail(build: &Build, job: &QueueEntry, out: &mut dyn Write) -> Result<(), Erro
 fn from_slave(build: &Build, cookie: &str, out: &mut dyn Write) -> Result<bool, Error> {
     let url = build.builder.as_ref().map_or("", |(_, url)| url.as_str());
     let slave = SlaveUrl::parse(url).map_err(|error| Error::Refused(error.to_string()))?;
-    let client = Client::new(&slave, Patience::HAND);
+    let client = Client::new(&slave, Timeouts::INTERACTIVE);
     match follow_log(&client, Some(cookie), out, POLL) {
         Ok(()) => Ok(true),
         // Not begun there yet, or over and cleaned before all was seen: the librarian has the rest.

@@ -3,7 +3,7 @@
 //! One connection a call, bounded in time. Either form of `status` is understood; which it was is
 //! told with it. Judges nothing. Called by the scanner.
 
-use crate::client::{self, Client, InvalidUrl, Patience, SlaveUrl, shown_url};
+use crate::client::{self, Client, InvalidUrl, SlaveUrl, Timeouts, shown_url};
 use crate::config;
 use crate::protocol::{
     self, Info, Sha1Hex, StatusForm, StatusRecord, parse_building, parse_present,
@@ -53,8 +53,8 @@ impl Slave {
             url: shown_url(url),
             source,
         })?;
-        let patience = Patience {
-            silence: config.rpc_timeout,
+        let patience = Timeouts {
+            idle: config.rpc_timeout,
             fetch: config.rpc_timeout * FETCH_FACTOR,
             answer: config.rpc_timeout,
         };
