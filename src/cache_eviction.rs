@@ -27,11 +27,11 @@ pub(crate) struct Usage {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Space {
     /// The most that may be kept.
-    pub(crate) bound: u64,
+    pub(crate) limit: u64,
     /// The key of `[limits]` that says so.
     pub(crate) key: &'static str,
-    /// What counts to the bound besides the items: things on their way in.
-    pub(crate) others: u64,
+    /// What counts to the limit besides the items: things on their way in.
+    pub(crate) incoming: u64,
     /// What the file system has free.
     pub(crate) free: u64,
     /// What has to stay free on it.
@@ -41,56 +41,56 @@ pub(crate) struct Space {
 /// Why something does not fit, whatever goes. All in bytes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Shortage {
-    #[error("no room for {needed} bytes: [limits] {key} is {bound}, of which {stays} are in use")]
-    Bound {
+    #[error("no room for {needed} bytes: [limits] {key} is {limit}, of which {stays} are in use")]
+    Limit {
         needed: u64,
         key: &'static str,
-        bound: u64,
+        limit: u64,
         stays: u64,
     },
     #[error(
         "no room for {needed} bytes: {free} are free on the file system, [limits] reserve keeps \
-         {reserve}, and no more than {may_go} can be made free"
+         {reserve}, and no more than {evictable} can be made free"
     )]
     Free {
         needed: u64,
         free: u64,
         reserve: u64,
-        may_go: u64,
+        evictable: u64,
     },
 }
 
 impl Space {
     /// Returns how many bytes have to go before `needed` more fit beside the `kept`.
     pub(crate) fn excess(&self, kept: u64, needed: u64) -> u64 {
-        let over = sum([kept, self.others, needed]).saturating_sub(self.bound);
+        let over = total_bytes([kept, self.incoming, needed]).saturating_sub(self.limit);
         over.max(self.lacking(needed))
     }
 
     fn lacking(&self, needed: u64) -> u64 {
-        sum([needed, self.reserve]).saturating_sub(self.free)
+        total_bytes([needed, self.reserve]).saturating_sub(self.free)
     }
 
     /// Returns the keys of what has to go, oldest first, so that `needed` more bytes fit.
     pub(crate) fn plan<K>(&self, items: Vec<Item<K>>, needed: u64) -> Result<Vec<K>, Shortage> {
-        let kept = sum(items.iter().map(|item| item.bytes));
+        let kept = total_bytes(items.iter().map(|item| item.bytes));
         let (pinned, mut loose): (Vec<_>, Vec<_>) = items.into_iter().partition(|item| item.pinned);
-        let stays = sum(pinned.iter().map(|item| item.bytes)).saturating_add(self.others);
-        let may_go = sum(loose.iter().map(|item| item.bytes));
-        if sum([stays, needed]) > self.bound {
-            return Err(Shortage::Bound {
+        let stays = total_bytes(pinned.iter().map(|item| item.bytes)).saturating_add(self.incoming);
+        let evictable = total_bytes(loose.iter().map(|item| item.bytes));
+        if total_bytes([stays, needed]) > self.limit {
+            return Err(Shortage::Limit {
                 needed,
                 key: self.key,
-                bound: self.bound,
+                limit: self.limit,
                 stays,
             });
         }
-        if self.lacking(needed) > may_go {
+        if self.lacking(needed) > evictable {
             return Err(Shortage::Free {
                 needed,
                 free: self.free,
                 reserve: self.reserve,
-                may_go,
+                evictable,
             });
         }
         loose.sort_by_key(|item| item.used);
@@ -104,7 +104,7 @@ impl Space {
     }
 }
 
-fn sum(bytes: impl IntoIterator<Item = u64>) -> u64 {
+fn total_bytes(bytes: impl IntoIterator<Item = u64>) -> u64 {
     bytes.into_iter().fold(0, u64::saturating_add)
 }
 
@@ -125,11 +125,11 @@ mod tests {
         }
     }
 
-    fn space(bound: u64, free: u64, reserve: u64) -> Space {
+    fn space(limit: u64, free: u64, reserve: u64) -> Space {
         Space {
-            bound,
+            limit,
             key: "cache_size",
-            others: 0,
+            incoming: 0,
             free,
             reserve,
         }
@@ -153,9 +153,9 @@ mod tests {
     #[test]
     fn what_cannot_fit_moves_nothing_and_is_told_why() {
         let items = || vec![item(0, 10, 1, false), item(1, 10, 2, true)];
-        let bound = space(20, u64::MAX, 0).plan(items(), 11).unwrap_err();
+        let limit = space(20, u64::MAX, 0).plan(items(), 11).unwrap_err();
         assert_eq!(
-            bound.to_string(),
+            limit.to_string(),
             "no room for 11 bytes: [limits] cache_size is 20, of which 10 are in use"
         );
         let full = space(100, 7, 5).plan(items(), 13).unwrap_err();
@@ -170,7 +170,7 @@ mod tests {
     #[test]
     fn what_is_on_its_way_in_counts() {
         let space = Space {
-            others: 15,
+            incoming: 15,
             ..space(20, u64::MAX, 0)
         };
         assert_eq!(space.plan(vec![item(0, 3, 0, false)], 5), Ok(vec![0]));
@@ -181,7 +181,7 @@ mod tests {
         #[test]
         fn plans_are_right(
             raw in prop::collection::vec((0..50_u64, 0..20_u64, any::<bool>()), 0..20),
-            (bound, others, free, reserve, needed) in
+            (limit, incoming, free, reserve, needed) in
                 (0..600_u64, 0..50_u64, 0..300_u64, 0..100_u64, 0..200_u64),
         ) {
             let items: Vec<_> = raw
@@ -189,11 +189,11 @@ mod tests {
                 .enumerate()
                 .map(|(key, &(bytes, used, pinned))| item(key, bytes, used, pinned))
                 .collect();
-            let space = Space { others, ..space(bound, free, reserve) };
+            let space = Space { incoming, ..space(limit, free, reserve) };
             let total = |which: &dyn Fn(&Item<usize>) -> bool| -> u64 {
                 items.iter().filter(|item| which(item)).map(|item| item.bytes).sum()
             };
-            let could = total(&|item| item.pinned) + others + needed <= bound
+            let could = total(&|item| item.pinned) + incoming + needed <= limit
                 && free + total(&|item| !item.pinned) >= reserve + needed;
             let plan = space.plan(items.clone(), needed);
             prop_assert_eq!(plan.is_ok(), could);
@@ -202,7 +202,7 @@ mod tests {
                 prop_assert_eq!(gone.len(), going.len());
                 let goes = |item: &Item<usize>| gone.contains(&item.key);
                 prop_assert_eq!(total(&|item| item.pinned && goes(item)), 0);
-                prop_assert!(total(&|item| !goes(item)) + others + needed <= bound);
+                prop_assert!(total(&|item| !goes(item)) + incoming + needed <= limit);
                 prop_assert!(free + total(&goes) >= reserve + needed);
                 // None was used after one that stays, and the last one had to go.
                 for stays in items.iter().filter(|item| !item.pinned && !goes(item)) {

@@ -66,7 +66,7 @@ impl Staging {
 
     /// Returns this program's `subcommand`, to be run by the user in the folder.
     pub(super) fn command(&self, subcommand: &[&str]) -> Command {
-        let mut command = exe::again(subcommand);
+        let mut command = exe::this_program(subcommand);
         command
             .uid(self.user.uid.as_raw())
             .gid(self.user.gid.as_raw())

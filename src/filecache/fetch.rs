@@ -1,6 +1,6 @@
 //! How does a file the master asks for get into the cache? (`ensurepresent`, docs/wire.md §1.4)
 //!
-//! One download per sum at a time: later callers wait for it and get its answer. A download is
+//! One download per sha1 at a time: later callers wait for it and get its answer. A download is
 //! bounded in time, pace and size, tried again after transient failures, and kept only if its
 //! digest is right. Every failure becomes an answer, never a fault. Credentials go to the host
 //! asked for only, and into no answer and no log. Called by the handler of remote calls.
@@ -28,9 +28,9 @@ const MAX_REDIRECTS: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// What is sent at a time, which is the head of a request.
 const HEAD_BYTES: usize = 32 << 10;
-/// Callers that may wait for a download at a time: as many connections as one master may have. Each
+/// CallSlot that may wait for a download at a time: as many connections as one master may have. Each
 /// takes a thread of the server's, and there is always more to ask a slave than files.
-const CALLERS: usize = 64;
+const MAX_CALLS: usize = 64;
 /// Time a download may take before its pace counts.
 const PACE_GRACE: Duration = Duration::from_secs(60);
 
@@ -58,21 +58,21 @@ pub(crate) struct Fetcher {
     limits: FetchLimits,
     store: Arc<Store>,
     flights: Mutex<HashMap<Sha1Hex, Arc<Flight>>>,
-    callers: AtomicUsize,
+    calls: AtomicUsize,
 }
 
 /// One of those who wait for a download.
-struct Caller<'a>(&'a AtomicUsize);
+struct CallSlot<'a>(&'a AtomicUsize);
 
-impl<'a> Caller<'a> {
+impl<'a> CallSlot<'a> {
     /// Counts one more, if that is not too many.
-    fn enter(callers: &'a AtomicUsize) -> Option<Self> {
-        let caller = Self(callers);
-        (callers.fetch_add(1, Ordering::Relaxed) < CALLERS).then_some(caller)
+    fn enter(calls: &'a AtomicUsize) -> Option<Self> {
+        let slot = Self(calls);
+        (calls.fetch_add(1, Ordering::Relaxed) < MAX_CALLS).then_some(slot)
     }
 }
 
-impl Drop for Caller<'_> {
+impl Drop for CallSlot<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -91,68 +91,68 @@ impl Fetcher {
             limits,
             store,
             flights: Mutex::default(),
-            callers: AtomicUsize::new(0),
+            calls: AtomicUsize::new(0),
         }
     }
 
-    /// Answers `ensurepresent`: downloads `url` into the cache unless `sum` is there already.
+    /// Answers `ensurepresent`: downloads `url` into the cache unless `sha1` is there already.
     ///
     /// `credentials` are a user name and a password for HTTP Basic; both empty means none. Blocks
     /// for as long as the download, its retries included, takes.
     pub(crate) fn ensure_present(
         &self,
-        sum: &str,
+        sha1: &str,
         url: Option<&str>,
         credentials: Option<(&str, &str)>,
     ) -> Answer {
-        let Ok(sum) = Sha1Hex::parse(sum) else {
-            let shown: String = sum.chars().take(80).collect();
+        let Ok(sha1) = Sha1Hex::parse(sha1) else {
+            let shown: String = sha1.chars().take(80).collect();
             return (false, format!("not a SHA-1 sum: {shown:?}"));
         };
         let Some(url) = url else {
-            return match self.held(&sum) {
+            return match self.is_cached(&sha1) {
                 Ok(held) => (held, "No URL".to_owned()),
                 Err(answer) => answer,
             };
         };
-        match self.held(&sum) {
+        match self.is_cached(&sha1) {
             Ok(true) => return (true, "Cache".to_owned()),
             Ok(false) => {}
             Err(answer) => return answer,
         }
-        let Some(_caller) = Caller::enter(&self.callers) else {
+        let Some(_slot) = CallSlot::enter(&self.calls) else {
             let busy = "Error accessing Librarian: too many files are being fetched already";
             return (false, busy.to_owned());
         };
         let flight = {
             let mut flights = lock(&self.flights);
-            if let Some(flight) = flights.get(&sum).cloned() {
+            if let Some(flight) = flights.get(&sha1).cloned() {
                 drop(flights);
                 return flight.wait();
             }
             let flight = Arc::new(Flight::default());
-            flights.insert(sum.clone(), Arc::clone(&flight));
+            flights.insert(sha1.clone(), Arc::clone(&flight));
             flight
         };
-        let mut landing = Landing {
+        let mut guard = FlightGuard {
             fetcher: self,
-            sum: &sum,
+            sha1: &sha1,
             flight,
             answer: None,
         };
-        // An earlier flight may have landed since the first look.
-        let answer = match self.store.hold(&sum) {
+        // An earlier flight may have finished since the first look.
+        let answer = match self.store.hold(&sha1) {
             Ok(true) => (true, "Cache".to_owned()),
-            _ => self.download(&sum, url, credentials),
+            _ => self.download(&sha1, url, credentials),
         };
-        landing.answer = Some(answer.clone());
+        guard.answer = Some(answer.clone());
         answer
     }
 
     /// Tells whether the file is in the cache, and counts that; the error is the answer.
-    fn held(&self, sum: &Sha1Hex) -> Result<bool, Answer> {
-        let held = self.store.hold(sum).map_err(|error| {
-            log::error!("{sum}: {error}");
+    fn is_cached(&self, sha1: &Sha1Hex) -> Result<bool, Answer> {
+        let held = self.store.hold(sha1).map_err(|error| {
+            log::error!("{sha1}: {error}");
             (false, format!("Error reading the cache: {error}"))
         })?;
         let found = match held {
@@ -164,24 +164,24 @@ impl Fetcher {
     }
 
     /// Tries until success, a failure that would only repeat itself, or the last attempt.
-    fn download(&self, sum: &Sha1Hex, url: &str, credentials: Option<(&str, &str)>) -> Answer {
+    fn download(&self, sha1: &Sha1Hex, url: &str, credentials: Option<(&str, &str)>) -> Answer {
         let mut retries = self.limits.retries;
         let mut pause = FIRST_PAUSE;
         loop {
-            let failure = match self.attempt(sum, url, credentials) {
+            let failure = match self.attempt(sha1, url, credentials) {
                 Ok(bytes) => {
                     count("ok");
-                    log::info!("fetched {sum}, {bytes} bytes");
+                    log::info!("fetched {sha1}, {bytes} bytes");
                     return (true, "Download".to_owned());
                 }
                 Err(Failure::Store(Error::Mismatch { actual, .. })) => {
                     count("mismatch");
-                    log::warn!("fetching {sum}: what came has SHA-1 {actual}");
+                    log::warn!("fetching {sha1}: what came has SHA-1 {actual}");
                     return (false, "Digests did not match, removing again!".to_owned());
                 }
                 Err(failure) => failure,
             };
-            log::warn!("fetching {sum}: {failure}");
+            log::warn!("fetching {sha1}: {failure}");
             if let Failure::Store(error) = &failure {
                 count(if error.is_no_space() {
                     "no_space"
@@ -203,7 +203,7 @@ impl Fetcher {
     /// Downloads once; returns the number of bytes.
     fn attempt(
         &self,
-        sum: &Sha1Hex,
+        sha1: &Sha1Hex,
         url: &str,
         credentials: Option<(&str, &str)>,
     ) -> Result<u64, Failure> {
@@ -249,7 +249,7 @@ impl Fetcher {
             }
             incoming.write(piece)?;
         }
-        incoming.finish(Some(sum))?;
+        incoming.finish(Some(sha1))?;
         Ok(received)
     }
 }
@@ -304,13 +304,13 @@ fn reason(error: &ureq::Error) -> String {
 #[derive(Default)]
 struct Flight {
     answer: Mutex<Option<Answer>>,
-    landed: Condvar,
+    finished: Condvar,
 }
 
 impl Flight {
     fn wait(&self) -> Answer {
         let waiting = self
-            .landed
+            .finished
             .wait_while(lock(&self.answer), |answer| answer.is_none());
         let answer = waiting.unwrap_or_else(PoisonError::into_inner).clone();
         answer.expect("the wait ends when there is an answer")
@@ -318,16 +318,16 @@ impl Flight {
 }
 
 /// Ends a flight when dropped, even by a panic: nobody may wait for ever.
-struct Landing<'a> {
+struct FlightGuard<'a> {
     fetcher: &'a Fetcher,
-    sum: &'a Sha1Hex,
+    sha1: &'a Sha1Hex,
     flight: Arc<Flight>,
     answer: Option<Answer>,
 }
 
-impl Drop for Landing<'_> {
+impl Drop for FlightGuard<'_> {
     fn drop(&mut self) {
-        lock(&self.fetcher.flights).remove(self.sum);
+        lock(&self.fetcher.flights).remove(self.sha1);
         let answer = self.answer.take();
         let abandoned = || {
             (
@@ -336,7 +336,7 @@ impl Drop for Landing<'_> {
             )
         };
         *lock(&self.flight.answer) = Some(answer.unwrap_or_else(abandoned));
-        self.flight.landed.notify_all();
+        self.flight.finished.notify_all();
     }
 }
 

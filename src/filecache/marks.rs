@@ -1,8 +1,8 @@
-//! What does this process know about entries: which are good, when they were used, and which
-//! somebody was promised?
+//! What does this process know about entries: which are verified, when they were used, and which
+//! somebody was held?
 //!
 //! All of it is in memory: after a start every entry is looked at again before its first use.
-//! Whoever looks at one has its [`Turn`], so that a file is read once for all who want it.
+//! Whoever looks at one has its [`EntryLock`], so that a file is read once for all who want it.
 
 use std::collections::HashMap;
 use std::fs::Metadata;
@@ -44,105 +44,106 @@ impl Identity {
 #[derive(Debug, Default)]
 pub(super) struct Marks {
     marks: Mutex<HashMap<Sha1Hex, Mark>>,
-    turn_over: Condvar,
+    unlocked: Condvar,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
 struct Mark {
     /// Somebody has the turn.
-    busy: bool,
+    locked: bool,
     /// The file whose bytes were right.
-    good: Option<Identity>,
+    verified: Option<Identity>,
     used: Option<SystemTime>,
-    promised: Option<Instant>,
+    held: Option<Instant>,
 }
 
 /// The right to look at an entry, alone; ends when dropped.
-pub(super) struct Turn<'a> {
+pub(super) struct EntryLock<'a> {
     marks: &'a Marks,
-    sum: &'a Sha1Hex,
+    sha1: &'a Sha1Hex,
 }
 
 impl Marks {
     /// Waits for the turn at an entry.
-    pub(super) fn turn<'a>(&'a self, sum: &'a Sha1Hex) -> Turn<'a> {
-        let is_busy = |marks: &mut HashMap<Sha1Hex, Mark>| marks.get(sum).is_some_and(|m| m.busy);
-        let waiting = self.turn_over.wait_while(lock(&self.marks), is_busy);
+    pub(super) fn lock_entry<'a>(&'a self, sha1: &'a Sha1Hex) -> EntryLock<'a> {
+        let is_locked =
+            |marks: &mut HashMap<Sha1Hex, Mark>| marks.get(sha1).is_some_and(|m| m.locked);
+        let waiting = self.unlocked.wait_while(lock(&self.marks), is_locked);
         let mut marks = waiting.unwrap_or_else(PoisonError::into_inner);
-        marks.entry(sum.clone()).or_default().busy = true;
-        Turn { marks: self, sum }
+        marks.entry(sha1.clone()).or_default().locked = true;
+        EntryLock { marks: self, sha1 }
     }
 
     /// Returns when an entry was last used, if that was by this process.
-    pub(super) fn used(&self, sum: &Sha1Hex) -> Option<SystemTime> {
-        lock(&self.marks).get(sum)?.used
+    pub(super) fn used(&self, sha1: &Sha1Hex) -> Option<SystemTime> {
+        lock(&self.marks).get(sha1)?.used
     }
 
-    /// Tells whether somebody was promised the entry, not longer than `ago`.
-    pub(super) fn is_promised(&self, sum: &Sha1Hex, ago: Duration) -> bool {
-        let promised = lock(&self.marks).get(sum).and_then(|mark| mark.promised);
-        promised.is_some_and(|at| at.elapsed() <= ago)
+    /// Tells whether somebody was held the entry, not longer than `ago`.
+    pub(super) fn is_held(&self, sha1: &Sha1Hex, ago: Duration) -> bool {
+        let held = lock(&self.marks).get(sha1).and_then(|mark| mark.held);
+        held.is_some_and(|at| at.elapsed() <= ago)
     }
 
     /// Takes all promises back.
     pub(super) fn release(&self) {
         for mark in lock(&self.marks).values_mut() {
-            mark.promised = None;
+            mark.held = None;
         }
     }
 
     /// Forgets an entry that is gone.
-    pub(super) fn forget(&self, sum: &Sha1Hex) {
+    pub(super) fn forget(&self, sha1: &Sha1Hex) {
         let mut marks = lock(&self.marks);
-        match marks.get_mut(sum) {
-            Some(mark) if mark.busy => {
+        match marks.get_mut(sha1) {
+            Some(mark) if mark.locked => {
                 *mark = Mark {
-                    busy: true,
+                    locked: true,
                     ..Mark::default()
                 };
             }
-            _ => drop(marks.remove(sum)),
+            _ => drop(marks.remove(sha1)),
         }
     }
 }
 
-impl Turn<'_> {
-    /// Tells whether this is the file that was found good.
-    pub(super) fn knows(&self, found: &Identity) -> bool {
+impl EntryLock<'_> {
+    /// Tells whether this is the file that was found verified.
+    pub(super) fn is_verified(&self, found: &Identity) -> bool {
         lock(&self.marks.marks)
-            .get(self.sum)
-            .is_some_and(|mark| mark.good.as_ref() == Some(found))
+            .get(self.sha1)
+            .is_some_and(|mark| mark.verified.as_ref() == Some(found))
     }
 
     /// Notes that there is no such entry.
-    pub(super) fn is_gone(&self) {
-        self.marks.forget(self.sum);
+    pub(super) fn set_absent(&self) {
+        self.marks.forget(self.sha1);
     }
 
-    /// Notes that the entry is good and, if so, used now or promised.
-    pub(super) fn is_good(&self, found: Identity, used: bool, promised: bool) {
+    /// Notes that the entry is verified and, if so, used now or held.
+    pub(super) fn set_verified(&self, found: Identity, used: bool, held: bool) {
         let mut marks = lock(&self.marks.marks);
-        let mark = marks.entry(self.sum.clone()).or_default();
-        mark.good = Some(found);
+        let mark = marks.entry(self.sha1.clone()).or_default();
+        mark.verified = Some(found);
         if used {
             mark.used = Some(SystemTime::now());
         }
-        if promised {
-            mark.promised = Some(Instant::now());
+        if held {
+            mark.held = Some(Instant::now());
         }
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for EntryLock<'_> {
     fn drop(&mut self) {
         let mut marks = lock(&self.marks.marks);
-        if let Some(mark) = marks.get_mut(self.sum) {
-            mark.busy = false;
-            if mark.good.is_none() {
+        if let Some(mark) = marks.get_mut(self.sha1) {
+            mark.locked = false;
+            if mark.verified.is_none() {
                 // Of what is not there nothing is to be known.
-                marks.remove(self.sum);
+                marks.remove(self.sha1);
             }
         }
-        self.marks.turn_over.notify_all();
+        self.marks.unlocked.notify_all();
     }
 }

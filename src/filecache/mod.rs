@@ -1,6 +1,6 @@
 //! Files by their SHA-1: kept on disk, served by name, fetched when missing.
 //!
-//! [`Store`] is the folder; [`Fetcher`] answers `ensurepresent`. An entry gets its sum as name only
+//! [`Store`] is the folder; [`Fetcher`] answers `ensurepresent`. An entry gets its sha1 as name only
 //! if its bytes hash to it. Several processes (the daemon, a build's shim) may use one folder at
 //! once. What was used longest ago goes when room is needed; what a build, results that wait or a
 //! master that is about to build need never does. Called by the handler of remote calls, the HTTP file server and the collector of results.
@@ -26,7 +26,7 @@ pub(crate) enum Error {
     /// cache in place of an unmounted one would go unnoticed.
     #[error("file cache {} is not a directory", .0.display())]
     NotADirectory(PathBuf),
-    /// The bytes do not hash to the sum they were to be kept under; nothing is kept.
+    /// The bytes do not hash to the sha1 they were to be kept under; nothing is kept.
     #[error("expected SHA-1 {expected}, got {actual}")]
     Mismatch { expected: Sha1Hex, actual: Sha1Hex },
     /// It does not fit, whatever else goes.

@@ -1,7 +1,7 @@
 //! Where are the bytes of a SHA-1 on disk, and how do new ones get there?
 //!
-//! One folder, one read-only file per sum, named by the sum. Bytes are summed while they are
-//! written to a `.tmp-` file, which is synced and takes its name only when the sum is right, so
+//! One folder, one read-only file per sha1, named by the sha1. Bytes are summed while they are
+//! written to a `.tmp-` file, which is synced and takes its name only when the sha1 is right, so
 //! that a crash leaves no wrong entry; an entry changed later is found by its first user. Before
 //! anything comes in, what was used longest ago goes, as far as [`Rules`] ask for it. Does not
 //! fetch, does not make the folder.
@@ -32,33 +32,33 @@ use crate::sys::host;
 /// Entries are never written again; their owner too must mean it to change one.
 const ENTRY_MODE: u32 = 0o444;
 /// How long an entry that a master asked for waits for the build that needs it.
-const PROMISE: Duration = Duration::from_secs(3600);
+const HOLD_TIME: Duration = Duration::from_secs(3600);
 /// How much room is made at a time for a file whose length nobody knows, in bytes.
 const STEP_BYTES: u64 = 16 << 20;
 
 type Pinned = dyn Fn() -> io::Result<HashSet<Sha1Hex>> + Send + Sync;
-type Naming = dyn Fn(&Sha1Hex) -> io::Result<()> + Send + Sync;
+type BeforeNaming = dyn Fn(&Sha1Hex) -> io::Result<()> + Send + Sync;
 
 /// What a [`Store`] keeps to.
 pub(crate) struct Rules {
     /// Bytes of all entries together.
-    pub(crate) bound: u64,
+    pub(crate) limit: u64,
     /// Bytes left free on the file system.
     pub(crate) reserve: u64,
     /// Names the entries that nobody may miss. Asked for while room is made.
     pub(crate) pinned: Box<Pinned>,
     /// Told of each new entry before it has its name.
-    pub(crate) naming: Box<Naming>,
+    pub(crate) before_naming: Box<BeforeNaming>,
 }
 
 impl Rules {
     /// No bounds, nothing to be told.
     pub(crate) fn none() -> Self {
         Self {
-            bound: u64::MAX,
+            limit: u64::MAX,
             reserve: 0,
             pinned: Box::new(|| Ok(HashSet::new())),
-            naming: Box::new(|_| Ok(())),
+            before_naming: Box::new(|_| Ok(())),
         }
     }
 }
@@ -95,13 +95,13 @@ impl Store {
 
     /// Tells whether the entry is there and good, and keeps it until [`Store::release`] or for an
     /// hour: whoever asks is about to need it. Reads the bytes if that was not done before.
-    pub(crate) fn hold(&self, sum: &Sha1Hex) -> Result<bool, Error> {
-        Ok(self.checked(sum, true)?.is_some())
+    pub(crate) fn hold(&self, sha1: &Sha1Hex) -> Result<bool, Error> {
+        Ok(self.open_verified(sha1, true)?.is_some())
     }
 
     /// Opens an entry; `None` when there is none. Reads the bytes if that was not done before.
-    pub(crate) fn entry(&self, sum: &Sha1Hex) -> Result<Option<Entry>, Error> {
-        self.checked(sum, false)
+    pub(crate) fn entry(&self, sha1: &Sha1Hex) -> Result<Option<Entry>, Error> {
+        self.open_verified(sha1, false)
     }
 
     /// Ends what [`Store::hold`] promised.
@@ -110,33 +110,33 @@ impl Store {
     }
 
     /// Takes an entry for good: another process has put it there just now.
-    pub(crate) fn trust(&self, sum: &Sha1Hex) {
-        let turn = self.marks.turn(sum);
-        if let Ok(found) = self.path(sum).symlink_metadata() {
-            turn.is_good(Identity::of(&found), false, false);
+    pub(crate) fn trust(&self, sha1: &Sha1Hex) {
+        let entry_lock = self.marks.lock_entry(sha1);
+        if let Ok(found) = self.path(sha1).symlink_metadata() {
+            entry_lock.set_verified(Identity::of(&found), false, false);
         }
     }
 
-    fn checked(&self, sum: &Sha1Hex, promise: bool) -> Result<Option<Entry>, Error> {
-        let path = self.path(sum);
+    fn open_verified(&self, sha1: &Sha1Hex, promise: bool) -> Result<Option<Entry>, Error> {
+        let path = self.path(sha1);
         let examine = || fs::Error::at("examine", &path);
-        let turn = self.marks.turn(sum);
+        let entry_lock = self.marks.lock_entry(sha1);
         loop {
-            let Some(mut file) = self.open_entry(sum)? else {
-                turn.is_gone();
+            let Some(mut file) = self.open_entry(sha1)? else {
+                entry_lock.set_absent();
                 return Ok(None);
             };
             let found = Identity::of(&file.metadata().map_err(examine())?);
-            if !turn.knows(&found) {
+            if !entry_lock.is_verified(&found) {
                 let (actual, _) = sha1_from(&mut file).map_err(fs::Error::at("read", &path))?;
                 file.rewind().map_err(fs::Error::at("read", &path))?;
-                if actual != sum.as_str() {
-                    turn.is_gone();
-                    self.remove_damaged(sum, &found, &actual)?;
+                if actual != sha1.as_str() {
+                    entry_lock.set_absent();
+                    self.remove_damaged(sha1, &found, &actual)?;
                     return Ok(None);
                 }
             }
-            let _folder = self.share()?;
+            let _folder = self.lock_shared()?;
             let still_there = path
                 .symlink_metadata()
                 .is_ok_and(|now| Identity::of(&now) == found);
@@ -147,7 +147,7 @@ impl Store {
             // Fails for a file put there by somebody else; then only this process knows.
             let _ = file.set_times(FileTimes::new().set_accessed(SystemTime::now()));
             let now = file.metadata().map_err(examine())?;
-            turn.is_good(Identity::of(&now), true, promise);
+            entry_lock.set_verified(Identity::of(&now), true, promise);
             return Ok(Some(Entry {
                 file,
                 len: now.len(),
@@ -156,9 +156,9 @@ impl Store {
         }
     }
 
-    /// Opens what is there under a sum: only a regular file is an entry, no link.
-    fn open_entry(&self, sum: &Sha1Hex) -> Result<Option<File>, Error> {
-        let path = self.path(sum);
+    /// Opens what is there under a sha1: only a regular file is an entry, no link.
+    fn open_entry(&self, sha1: &Sha1Hex) -> Result<Option<File>, Error> {
+        let path = self.path(sha1);
         // Without O_NONBLOCK a pipe of that name would block the open.
         let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
         let file = match OpenOptions::new()
@@ -175,11 +175,11 @@ impl Store {
         Ok(found.is_file().then_some(file))
     }
 
-    fn remove_damaged(&self, sum: &Sha1Hex, found: &Identity, actual: &str) -> Result<(), Error> {
-        let path = self.path(sum);
+    fn remove_damaged(&self, sha1: &Sha1Hex, found: &Identity, actual: &str) -> Result<(), Error> {
+        let path = self.path(sha1);
         log::error!("{} is damaged: its SHA-1 is {actual}", path.display());
         metrics().damaged.with_label_values(&["filecache"]).inc();
-        let _folder = self.share()?;
+        let _folder = self.lock_shared()?;
         let now = path.symlink_metadata();
         if now.is_ok_and(|now| Identity::of(&now).is_same_file(found)) {
             files::remove_file(&path).map_err(fs::Error::at("remove", &path))?;
@@ -187,15 +187,15 @@ impl Store {
         Ok(())
     }
 
-    /// Begins an entry whose sum is not known yet. `declared` is its length in bytes, if known:
+    /// Begins an entry whose sha1 is not known yet. `declared` is its length in bytes, if known:
     /// then all room is made before a byte is written, else bit by bit.
     pub(crate) fn receive(&self, declared: Option<u64>) -> Result<Incoming<'_>, Error> {
         let mut incoming = Incoming {
             store: self,
             writer: HashingWriter::to(TempFile::create(&self.dir)?),
-            claimed: 0,
+            allocated: 0,
         };
-        incoming.claim(declared.unwrap_or(0))?;
+        incoming.allocate(declared.unwrap_or(0))?;
         Ok(incoming)
     }
 
@@ -218,9 +218,9 @@ impl Store {
     }
 
     /// Removes an entry; an absent one is fine. Whoever has it open may read on.
-    pub(crate) fn remove(&self, sum: &Sha1Hex) -> Result<(), Error> {
-        let path = self.path(sum);
-        self.marks.forget(sum);
+    pub(crate) fn remove(&self, sha1: &Sha1Hex) -> Result<(), Error> {
+        let path = self.path(sha1);
+        self.marks.forget(sha1);
         match files::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(fs::Error::at("remove", &path)(error).into())
@@ -239,8 +239,8 @@ impl Store {
         Ok(usage)
     }
 
-    fn path(&self, sum: &Sha1Hex) -> PathBuf {
-        self.dir.join(sum.as_str())
+    fn path(&self, sha1: &Sha1Hex) -> PathBuf {
+        self.dir.join(sha1.as_str())
     }
 
     fn open_folder(&self) -> Result<File, Error> {
@@ -248,7 +248,7 @@ impl Store {
     }
 
     /// Locks the folder against the making of room, until what is returned is dropped.
-    fn share(&self) -> Result<File, Error> {
+    fn lock_shared(&self) -> Result<File, Error> {
         let folder = self.open_folder()?;
         let locked = folder.lock_shared();
         locked.map_err(fs::Error::at("lock", &self.dir))?;
@@ -256,14 +256,14 @@ impl Store {
     }
 
     /// Makes room for `bytes` more of `temp` and takes it.
-    fn make_room(&self, temp: &TempFile, from: u64, bytes: u64) -> Result<(), Error> {
+    fn evict_and_allocate(&self, temp: &TempFile, from: u64, bytes: u64) -> Result<(), Error> {
         let folder = self.open_folder()?;
         folder.lock().map_err(fs::Error::at("lock", &self.dir))?;
-        let (mut items, others) = self.scan()?;
+        let (mut items, incoming) = self.scan()?;
         let mut space = Space {
-            bound: self.rules.bound,
+            limit: self.rules.limit,
             key: "cache_size",
-            others,
+            incoming,
             free: self.free_bytes()?,
             reserve: self.rules.reserve,
         };
@@ -272,11 +272,11 @@ impl Store {
             let pinned = (self.rules.pinned)().map_err(Error::Pins)?;
             for item in &mut items {
                 item.pinned =
-                    pinned.contains(&item.key) || self.marks.is_promised(&item.key, PROMISE);
+                    pinned.contains(&item.key) || self.marks.is_held(&item.key, HOLD_TIME);
             }
-            for sum in space.plan(items, bytes)? {
-                log::info!("removing {sum} from the cache to make room");
-                self.remove(&sum)?;
+            for sha1 in space.plan(items, bytes)? {
+                log::info!("removing {sha1} from the cache to make room");
+                self.remove(&sha1)?;
                 metrics().evictions.with_label_values(&["filecache"]).inc();
             }
             // Somebody may still be reading what went.
@@ -286,7 +286,7 @@ impl Store {
                     needed: bytes,
                     free: space.free,
                     reserve: space.reserve,
-                    may_go: 0,
+                    evictable: 0,
                 }
                 .into());
             }
@@ -297,7 +297,7 @@ impl Store {
     /// Returns the entries, and the bytes of what is on its way in.
     fn scan(&self) -> Result<(Vec<Item<Sha1Hex>>, u64), Error> {
         let list = || fs::Error::at("list", &self.dir);
-        let (mut items, mut others) = (Vec::new(), 0);
+        let (mut items, mut incoming) = (Vec::new(), 0);
         for entry in files::read_dir(&self.dir).map_err(list())? {
             let entry = entry.map_err(list())?;
             let name = entry.file_name();
@@ -307,24 +307,24 @@ impl Store {
                 // A link, say, or gone already.
                 _ => continue,
             };
-            if let Ok(sum) = Sha1Hex::parse(&name) {
+            if let Ok(sha1) = Sha1Hex::parse(&name) {
                 let used = [
-                    self.marks.used(&sum),
+                    self.marks.used(&sha1),
                     found.accessed().ok(),
                     found.modified().ok(),
                 ];
                 let used = used.into_iter().flatten().max().unwrap_or(UNIX_EPOCH);
                 items.push(Item {
-                    key: sum,
+                    key: sha1,
                     bytes: found.len(),
                     used: used_at(used),
                     pinned: false,
                 });
             } else if name.starts_with(TEMP_PREFIX) {
-                others += found.len().max(found.blocks() * 512);
+                incoming += found.len().max(found.blocks() * 512);
             }
         }
-        Ok((items, others))
+        Ok((items, incoming))
     }
 
     /// Bytes an unprivileged process may still write to the file system.
@@ -340,7 +340,7 @@ pub(crate) struct Incoming<'a> {
     store: &'a Store,
     writer: HashingWriter,
     /// Bytes there is room for.
-    claimed: u64,
+    allocated: u64,
 }
 
 impl Incoming<'_> {
@@ -352,25 +352,25 @@ impl Incoming<'_> {
     /// Appends all of `piece`.
     pub(crate) fn write(&mut self, piece: Vec<u8>) -> Result<(), Error> {
         let wanted = self.writer.len() + piece.len() as u64;
-        if wanted > self.claimed {
-            let missing = wanted - self.claimed;
-            if missing >= STEP_BYTES || self.claim(STEP_BYTES).is_err() {
-                self.claim(missing)?;
+        if wanted > self.allocated {
+            let missing = wanted - self.allocated;
+            if missing >= STEP_BYTES || self.allocate(STEP_BYTES).is_err() {
+                self.allocate(missing)?;
             }
         }
         Ok(self.writer.write(piece)?)
     }
 
-    fn claim(&mut self, bytes: u64) -> Result<(), Error> {
+    fn allocate(&mut self, bytes: u64) -> Result<(), Error> {
         if bytes > 0 {
             self.store
-                .make_room(self.writer.temp(), self.claimed, bytes)?;
-            self.claimed += bytes;
+                .evict_and_allocate(self.writer.temp(), self.allocated, bytes)?;
+            self.allocated += bytes;
         }
         Ok(())
     }
 
-    /// Makes what was written an entry and returns its sum; [`Error::Mismatch`] if that is not the
+    /// Makes what was written an entry and returns its sha1; [`Error::Mismatch`] if that is not the
     /// one expected. On return the entry is on disk, and promised as by [`Store::hold`].
     pub(crate) fn finish(self, expect: Option<&Sha1Hex>) -> Result<Sha1Hex, Error> {
         let store = self.store;
@@ -386,13 +386,13 @@ impl Incoming<'_> {
         temp.sync()?;
         let path = store.path(&actual);
         {
-            let turn = store.marks.turn(&actual);
-            let _folder = store.share()?;
-            (store.rules.naming)(&actual).map_err(Error::Pins)?;
+            let entry_lock = store.marks.lock_entry(&actual);
+            let _folder = store.lock_shared()?;
+            (store.rules.before_naming)(&actual).map_err(Error::Pins)?;
             temp.place(&path, ENTRY_MODE)?;
             let found = path.symlink_metadata();
             let found = found.map_err(fs::Error::at("examine", &path))?;
-            turn.is_good(Identity::of(&found), true, true);
+            entry_lock.set_verified(Identity::of(&found), true, true);
         }
         fs::fsync_dir(&store.dir)?;
         Ok(actual)

@@ -41,10 +41,10 @@ impl Read for Abortable<'_> {
 fn rules(spec: &Spec, run: &JournalEntry) -> Rules {
     let (noting, journal) = (run.clone(), run.journal().to_owned());
     Rules {
-        bound: spec.settings.space.cache,
+        limit: spec.settings.space.cache,
         reserve: spec.settings.space.reserve,
         pinned: Box::new(move || pinned(&journal)),
-        naming: Box::new(move |sum| noting.note_result(sum)),
+        before_naming: Box::new(move |sum| noting.note_result(sum)),
     }
 }
 

@@ -27,7 +27,7 @@ const KILL_TIME: Duration = Duration::from_secs(2);
 pub(super) fn remove_session(spec: &Spec) -> Result<(), session::Error> {
     let settings = &spec.settings;
     let (sum, id) = (spec.request.chroot.as_str(), spec.request.build_id.as_str());
-    let half_made = store::half_made(&settings.chroots, sum, id);
+    let half_made = store::temp_tree(&settings.chroots, sum, id);
     let session = spec.session_dir();
     if [&session, &half_made]
         .iter()
@@ -154,7 +154,7 @@ pub(crate) fn sweep(settings: &Settings, journal: &Path, known: Option<&BuildId>
         tell(&path, sys::fs::remove_tree(&path));
     }
     for path in builds_in(&settings.sessions, "", &living) {
-        if is_left(&path) && live::is_folder_of_one(&path) {
+        if is_left(&path) && live::is_session_folder(&path) {
             let removed = launch::own_sub_ids().and_then(|ids| live::remove_folder(&path, ids));
             tell(&path, removed);
         }

@@ -67,7 +67,7 @@ pub(crate) fn prefix(init_pid: i32, network: Network) -> Vec<String> {
 
 /// Returns a command that runs `program` in the session of `init_pid`.
 pub(crate) fn command(init_pid: i32, network: Network, program: &str) -> Command {
-    let mut command = exe::again(prefix(init_pid, network));
+    let mut command = exe::this_program(prefix(init_pid, network));
     command.arg(program);
     command
 }

@@ -15,7 +15,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::pivot_root;
 
-use super::outer::say;
+use super::outer::send_line;
 
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 const NONE: Option<&str> = None;
@@ -29,10 +29,10 @@ pub(crate) fn run(merged: &Path) -> io::Result<()> {
         return Err(io::Error::other("the parent is gone"));
     }
     if let Err(error) = set_up(merged) {
-        say(&format!("failed: {error}"))?;
+        send_line(&format!("failed: {error}"))?;
         return Err(error);
     }
-    say("ready")?;
+    send_line("ready")?;
     reap_for_ever()
 }
 

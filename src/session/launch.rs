@@ -105,11 +105,11 @@ pub(crate) fn launch(
 
 /// Runs a task in a namespace to its end.
 pub(crate) fn run(ids: SubIds, map: Map, task: &[OsString]) -> Result<(), Error> {
-    ask(ids, map, task).map(drop)
+    run_for_output(ids, map, task).map(drop)
 }
 
 /// Runs a task in a namespace to its end; returns what it has said.
-pub(crate) fn ask(ids: SubIds, map: Map, task: &[OsString]) -> Result<String, Error> {
+pub(crate) fn run_for_output(ids: SubIds, map: Map, task: &[OsString]) -> Result<String, Error> {
     let (mut complaints, log) = std::io::pipe().map_err(|source| Error::Start {
         what: "a pipe".into(),
         source,

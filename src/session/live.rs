@@ -32,11 +32,7 @@ impl Session {
     ) -> Result<Self, Error> {
         fs::create_dir_all(&spec.dir).map_err(at(&spec.dir))?;
         if spec.memory_bytes.is_none() {
-            launch::run(
-                ids,
-                Map::Wide,
-                &["hand-over".into(), spec.dir.clone().into()],
-            )?;
+            launch::run(ids, Map::Wide, &["chown".into(), spec.dir.clone().into()])?;
         }
         let spec_text = serde_json::to_string(spec).expect("a session's spec is plain data");
         let mut namespace = launch(
@@ -99,7 +95,7 @@ pub(crate) fn remove_folder(dir: &Path, ids: SubIds) -> Result<(), Error> {
 }
 
 /// Tells whether a folder is a session's, by what is in it: a writable layer, or nothing.
-pub(crate) fn is_folder_of_one(dir: &Path) -> bool {
+pub(crate) fn is_session_folder(dir: &Path) -> bool {
     let has = |name| fs::symlink_metadata(dir.join(name)).is_ok_and(|about| about.is_dir());
     let is_empty = || fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none());
     (has("upper") && has("work")) || is_empty()

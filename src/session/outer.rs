@@ -48,7 +48,7 @@ pub(crate) fn run(args: &[OsString]) -> io::Result<ExitCode> {
     let text = |n: usize| args.get(n).map(PathBuf::from).unwrap_or_default();
     match args.first().and_then(|task| task.to_str()) {
         Some("unpack") => unpack(&text(1), &text(2)),
-        Some("hand-over") => hand_over(&text(1)),
+        Some("chown") => chown_to_root(&text(1)),
         Some("remove") => remove(&text(1)),
         Some("measure") => measure(&text(1)),
         Some("session") => {
@@ -62,10 +62,10 @@ pub(crate) fn run(args: &[OsString]) -> io::Result<ExitCode> {
 /// Unshares and has the parent map the ids.
 fn enter_new(flags: CloneFlags) -> io::Result<()> {
     if let Err(errno) = unshare(CloneFlags::CLONE_NEWUSER | flags) {
-        say(errno.desc())?;
+        send_line(errno.desc())?;
         return Err(errno.into());
     }
-    say("unshared")?;
+    send_line("unshared")?;
     let mut line = String::new();
     io::stdin().lock().read_line(&mut line)?;
     if line != "mapped\n" {
@@ -85,14 +85,14 @@ pub(crate) fn become_root() -> io::Result<()> {
 }
 
 /// Says one line to the parent.
-pub(crate) fn say(line: &str) -> io::Result<()> {
+pub(crate) fn send_line(line: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{line}")?;
     out.flush()
 }
 
 /// Opens a folder only to name it later by `/proc/self/fd`.
-fn name_folder(path: &Path) -> io::Result<File> {
+fn open_folder(path: &Path) -> io::Result<File> {
     let flags = (OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW).bits();
     OpenOptions::new().read(true).custom_flags(flags).open(path)
 }
@@ -109,7 +109,7 @@ fn unpack(tarball: &Path, dir: &Path) -> io::Result<ExitCode> {
     File::open(tarball)?.take(start).read_to_end(&mut magic)?;
     let archive = File::open(tarball)?;
     enter_new(CloneFlags::CLONE_NEWPID)?;
-    let dir = name_folder(dir)?;
+    let dir = open_folder(dir)?;
     become_root()?;
     let dir = by_descriptor(&dir);
     let root = dir.join("root");
@@ -163,7 +163,7 @@ fn unpack(tarball: &Path, dir: &Path) -> io::Result<ExitCode> {
 }
 
 /// Makes a folder of the caller's the session root's.
-fn hand_over(dir: &Path) -> io::Result<ExitCode> {
+fn chown_to_root(dir: &Path) -> io::Result<ExitCode> {
     enter_new(CloneFlags::empty())?;
     become_root()?;
     std::os::unix::fs::chown(dir, Some(0), Some(0))?;
@@ -181,10 +181,10 @@ fn remove(dir: &Path) -> io::Result<ExitCode> {
 /// Says how many bytes a tree that belongs to subordinate ids takes.
 fn measure(dir: &Path) -> io::Result<ExitCode> {
     enter_new(CloneFlags::empty())?;
-    let dir = name_folder(dir)?;
+    let dir = open_folder(dir)?;
     become_root()?;
     let bytes = crate::sys::fs::disk_usage(&by_descriptor(&dir)).map_err(io::Error::other)?;
-    say(&bytes.to_string())?;
+    send_line(&bytes.to_string())?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -196,7 +196,7 @@ fn session(spec: &SessionSpec) -> io::Result<ExitCode> {
         | CloneFlags::CLONE_NEWUTS;
     flags.set(CloneFlags::CLONE_NEWNET, !spec.network);
     enter_new(flags)?;
-    let (base, dir) = (name_folder(&spec.base)?, name_folder(&spec.dir)?);
+    let (base, dir) = (open_folder(&spec.base)?, open_folder(&spec.dir)?);
     become_root()?;
     if !spec.network {
         super::netlink::loopback_up()?;
@@ -247,7 +247,7 @@ fn session(spec: &SessionSpec) -> io::Result<ExitCode> {
         .env_remove(LIMITS_VAR)
         .stdin(Stdio::piped())
         .spawn()?;
-    say(&format!("init {}", init.id()))?;
+    send_line(&format!("init {}", init.id()))?;
     // Only now may init say that it is ready; without this line it is too late to be tied to this
     // process.
     let mut tie = init.stdin.take().expect("stdin is piped");

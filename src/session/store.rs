@@ -32,13 +32,13 @@ const EXPANSION: u64 = 4;
 
 /// How much the store may hold, in bytes.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Bounds {
+pub(crate) struct StoreLimits {
     pub(crate) size: u64,
     /// What stays free on the file system.
     pub(crate) reserve: u64,
 }
 
-impl Bounds {
+impl StoreLimits {
     pub(crate) const NONE: Self = Self {
         size: u64::MAX,
         reserve: 0,
@@ -60,7 +60,7 @@ pub(crate) fn tree(store: &Path, sha1: &str) -> PathBuf {
 }
 
 /// Returns where `owner` (a build id, or another word nobody else uses) makes a tree.
-pub(crate) fn half_made(store: &Path, sha1: &str, owner: &str) -> PathBuf {
+pub(crate) fn temp_tree(store: &Path, sha1: &str, owner: &str) -> PathBuf {
     store.join(format!(".tmp-{sha1}-{owner}"))
 }
 
@@ -100,7 +100,7 @@ fn read_bytes(path: &Path) -> Option<u64> {
 }
 
 /// Writes that; nothing that makes it wrong for long depends on it.
-fn note_bytes(path: &Path, bytes: u64) -> io::Result<()> {
+fn record_bytes(path: &Path, bytes: u64) -> io::Result<()> {
     let mut file = open_use_file(path)?;
     let times = file.metadata()?.modified()?;
     file.set_len(0)?;
@@ -116,22 +116,22 @@ pub(crate) fn unpack(
     tarball: &Path,
     owner: &str,
     ids: SubIds,
-    bounds: Bounds,
+    limits: StoreLimits,
 ) -> Result<PathBuf, Error> {
     let _held = hold(store, sha1)?;
     let tree = tree(store, sha1);
     if tree.is_dir() {
         return Ok(tree);
     }
-    let temporary = half_made(store, sha1, owner);
+    let temporary = temp_tree(store, sha1, owner);
     remove(&temporary, ids)?;
     let size = fs::metadata(tarball).map_err(at(tarball))?.len();
-    make_room_for(store, sha1, size, ids, bounds)?;
+    evict_for_tarball(store, sha1, size, ids, limits)?;
     let result = unpack_into(&temporary, tarball, ids).and_then(|()| {
         let bytes = measure(&temporary, ids)?;
         let path = use_file(store, sha1);
-        note_bytes(&path, bytes).map_err(at(&path))?;
-        make_room(store, sha1, bytes, bytes, ids, bounds)?;
+        record_bytes(&path, bytes).map_err(at(&path))?;
+        evict(store, sha1, bytes, bytes, ids, limits)?;
         let home = store.join(sha1);
         match fs::rename(&temporary, &home) {
             // Somebody else was faster: theirs is as good.
@@ -146,7 +146,7 @@ pub(crate) fn unpack(
 
 fn unpack_into(dir: &Path, tarball: &Path, ids: SubIds) -> Result<(), Error> {
     fs::create_dir(dir).map_err(at(dir))?;
-    launch::run(ids, Map::Wide, &["hand-over".into(), dir.into()])?;
+    launch::run(ids, Map::Wide, &["chown".into(), dir.into()])?;
     let task = ["unpack".into(), tarball.into(), dir.into()];
     launch::run(ids, Map::Session, &task).map_err(|error| match error {
         Error::Child(reason) => Error::Tarball {
@@ -159,22 +159,22 @@ fn unpack_into(dir: &Path, tarball: &Path, ids: SubIds) -> Result<(), Error> {
 
 /// Makes room for a tarball of `size` bytes before anybody knows what it unpacks to: for as much
 /// as it may be, or at least for as much as can be.
-fn make_room_for(
+fn evict_for_tarball(
     store: &Path,
     sha1: &str,
     size: u64,
     ids: SubIds,
-    bounds: Bounds,
+    limits: StoreLimits,
 ) -> Result<(), Error> {
     let mut factor = EXPANSION;
     loop {
         let bytes = size.saturating_mul(factor);
-        match make_room(store, sha1, bytes, 0, ids, bounds) {
+        match evict(store, sha1, bytes, 0, ids, limits) {
             Err(Error::NoRoom(_)) if factor > 1 => factor -= 1,
             Err(error) => return Err(error),
             Ok(()) => {
                 let path = use_file(store, sha1);
-                return note_bytes(&path, bytes).map_err(at(&path));
+                return record_bytes(&path, bytes).map_err(at(&path));
             }
         }
     }
@@ -182,24 +182,24 @@ fn make_room_for(
 
 /// Removes what was used longest ago until the tree of `sha1` fits, which takes `needed` bytes,
 /// `there` of them already.
-fn make_room(
+fn evict(
     store: &Path,
     sha1: &str,
     needed: u64,
     there: u64,
     ids: SubIds,
-    bounds: Bounds,
+    limits: StoreLimits,
 ) -> Result<(), Error> {
     let folder = File::open(store).map_err(at(store))?;
     folder.lock().map_err(at(store))?;
-    let (mut found, others) = scan(store, Some(sha1), ids)?;
+    let (mut found, incoming) = scan(store, Some(sha1), ids)?;
     let free = host::disk_of(store).map_err(at(store))?.free_bytes;
     let space = Space {
-        bound: bounds.size,
+        limit: limits.size,
         key: "chroots_size",
-        others,
+        incoming,
         free: free.saturating_add(there),
-        reserve: bounds.reserve,
+        reserve: limits.reserve,
     };
     let items = found.iter().map(|(item, _)| item.clone()).collect();
     let going = space.plan(items, needed)?;
@@ -210,7 +210,7 @@ fn make_room(
             "Removing the unpacked chroot {} ({} bytes) to make room.",
             item.key, item.bytes
         ));
-        let doomed = half_made(store, &item.key, "evicted");
+        let doomed = temp_tree(store, &item.key, "evicted");
         let home = store.join(&item.key);
         remove(&doomed, ids)?;
         fs::rename(&home, &doomed).map_err(at(&home))?;
@@ -226,7 +226,7 @@ fn make_room(
 /// now. Removes what crashed unpackings left. The store is locked by the caller, so that no two do
 /// this at a time.
 fn scan(store: &Path, own: Option<&str>, ids: SubIds) -> Result<(Vec<Tree>, u64), Error> {
-    let (mut items, mut others) = (Vec::new(), 0_u64);
+    let (mut items, mut incoming) = (Vec::new(), 0_u64);
     let listed: io::Result<Vec<_>> = fs::read_dir(store).and_then(Iterator::collect);
     let mut listed = listed.map_err(at(store))?;
     // What is half-made comes first: its lock goes after it.
@@ -234,8 +234,8 @@ fn scan(store: &Path, own: Option<&str>, ids: SubIds) -> Result<(Vec<Tree>, u64)
     for entry in listed {
         let (name, path) = (entry.file_name(), entry.path());
         let name = name.to_string_lossy();
-        if let Some(half_made) = name.strip_prefix(".tmp-") {
-            remove_if_left(store, half_made, &path, ids);
+        if let Some(temp) = name.strip_prefix(".tmp-") {
+            remove_if_abandoned(store, temp, &path, ids);
         } else if let Some(sha1) = name.strip_suffix(".use") {
             if tree(store, sha1).is_dir() || own == Some(sha1) {
                 continue;
@@ -243,14 +243,14 @@ fn scan(store: &Path, own: Option<&str>, ids: SubIds) -> Result<(Vec<Tree>, u64)
             match try_lock(&path).map_err(at(&path))? {
                 // Of what has been removed by hand.
                 Some(_lock) => fs::remove_file(&path).map_err(at(&path))?,
-                None => others = others.saturating_add(read_bytes(&path).unwrap_or(0)),
+                None => incoming = incoming.saturating_add(read_bytes(&path).unwrap_or(0)),
             }
         } else if tree(store, &name).is_dir() && own != Some(&*name) {
             let path = use_file(store, &name);
             let lock = try_lock(&path).map_err(at(&path))?;
             let bytes = match read_bytes(&path) {
                 Some(bytes) => bytes,
-                None => measure_once(&entry.path(), &path, ids),
+                None => measure_and_record(&entry.path(), &path, ids),
             };
             let used = fs::metadata(&path).and_then(|found| found.modified());
             let used = used.map_err(at(&path))?;
@@ -263,7 +263,7 @@ fn scan(store: &Path, own: Option<&str>, ids: SubIds) -> Result<(Vec<Tree>, u64)
             items.push((item, lock));
         }
     }
-    Ok((items, others))
+    Ok((items, incoming))
 }
 
 /// Takes the lock of a tree unless somebody unpacks or uses it.
@@ -277,11 +277,11 @@ fn try_lock(path: &Path) -> io::Result<Option<File>> {
 }
 
 /// Removes a half-made tree that nobody is making, as far as possible.
-fn remove_if_left(store: &Path, name: &str, path: &Path, ids: SubIds) {
+fn remove_if_abandoned(store: &Path, name: &str, path: &Path, ids: SubIds) {
     let sha1 = name.get(..40).unwrap_or_default();
-    let is_sum = sha1.len() == 40 && sha1.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let is_sha1 = sha1.len() == 40 && sha1.bytes().all(|byte| byte.is_ascii_hexdigit());
     let in_use = use_file(store, sha1);
-    let left = if is_sum && in_use.exists() {
+    let left = if is_sha1 && in_use.exists() {
         try_lock(&in_use).is_ok_and(|lock| lock.is_some())
     } else {
         let modified = fs::symlink_metadata(path).and_then(|found| found.modified());
@@ -306,11 +306,11 @@ pub(crate) fn run(args: &[OsString]) -> io::Result<ExitCode> {
     let (sha1, owner) = (sha1.to_string_lossy(), owner.to_string_lossy());
     let (store, tarball) = (Path::new(store), Path::new(tarball));
     let number = |text: &OsString| text.to_string_lossy().parse().map_err(io::Error::other);
-    let bounds = Bounds {
+    let limits = StoreLimits {
         size: number(size)?,
         reserve: number(reserve)?,
     };
-    let result = own_sub_ids().and_then(|ids| unpack(store, &sha1, tarball, &owner, ids, bounds));
+    let result = own_sub_ids().and_then(|ids| unpack(store, &sha1, tarball, &owner, ids, limits));
     let evicted = metrics().evictions.with_label_values(&["chroots"]).get();
     if evicted > 0 {
         let mut notes = OpenOptions::new().append(true).create(true).open(notes)?;
@@ -336,16 +336,16 @@ pub(crate) fn remove(path: &Path, ids: SubIds) -> Result<(), Error> {
 
 /// Returns the bytes that a tree of subordinate ids takes on the disk.
 pub(crate) fn measure(path: &Path, ids: SubIds) -> Result<u64, Error> {
-    let said = launch::ask(ids, Map::Wide, &["measure".into(), path.into()])?;
+    let said = launch::run_for_output(ids, Map::Wide, &["measure".into(), path.into()])?;
     let number = said.trim().parse();
     number.map_err(|_| Error::Child(format!("measuring {}: said {said:?}", path.display())))
 }
 
 /// Measures a tree that came here without a record, and makes one. One that cannot be measured is
 /// no reason to build nothing any more.
-fn measure_once(tree: &Path, record: &Path, ids: SubIds) -> u64 {
+fn measure_and_record(tree: &Path, record: &Path, ids: SubIds) -> u64 {
     let measured = measure(tree, ids).and_then(|bytes| {
-        note_bytes(record, bytes).map_err(at(record))?;
+        record_bytes(record, bytes).map_err(at(record))?;
         Ok(bytes)
     });
     measured.unwrap_or_else(|error| {

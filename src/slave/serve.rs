@@ -127,7 +127,7 @@ fn serve(config: &Config) -> Result<(), Error> {
     }
     let journal = slave.journal.clone();
     let rules = Rules {
-        bound: config.limits.cache_size,
+        limit: config.limits.cache_size,
         reserve: config.limits.reserve,
         pinned: Box::new(move || pinned(&journal)),
         ..Rules::none()

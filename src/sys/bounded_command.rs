@@ -15,11 +15,11 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
 /// Most of what a command says that is kept, in bytes.
-const SAID_BYTES: u64 = 64 << 10;
+const OUTPUT_BYTES: u64 = 64 << 10;
 /// What of it is told, in bytes.
-const TOLD_BYTES: usize = 1000;
+const SHOWN_BYTES: usize = 1000;
 /// How long what was said is waited for after the end.
-const LISTEN: Duration = Duration::from_secs(1);
+const OUTPUT_WAIT: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(20);
 
 /// Why a command did not do its work.
@@ -28,13 +28,13 @@ pub(crate) enum Error {
     #[error("{command}: {source}")]
     Start { command: String, source: io::Error },
     #[error("{command}: not done after {} s", limit.as_secs())]
-    Overdue { command: String, limit: Duration },
-    #[error("{command}: {status}: {said}")]
+    Timeout { command: String, limit: Duration },
+    #[error("{command}: {status}: {output}")]
     Failed {
         command: String,
         status: ExitStatus,
         /// stdout and stderr.
-        said: String,
+        output: String,
     },
 }
 
@@ -68,8 +68,8 @@ pub(crate) fn run(words: &[String], input: Input<'_>, limit: Duration) -> Result
         .map_err(start)?;
     // Threads of their own, which nobody waits for without end: something that left the group may
     // hold the other ends open.
-    let out = listen(child.stdout.take());
-    let err = listen(child.stderr.take());
+    let out = collect_output(child.stdout.take());
+    let err = collect_output(child.stderr.take());
     let feeding = child.stdin.take().map(|mut stdin| {
         thread::Builder::new()
             .name("stdin".into())
@@ -78,9 +78,9 @@ pub(crate) fn run(words: &[String], input: Input<'_>, limit: Duration) -> Result
     });
     drop(feeding);
     let status = wait(&mut child, limit).map_err(start)?;
-    let said = format!("{} {}", heard(&out), heard(&err));
+    let output = format!("{} {}", collected(&out), collected(&err));
     match status {
-        None => Err(Error::Overdue {
+        None => Err(Error::Timeout {
             command: program.clone(),
             limit,
         }),
@@ -88,7 +88,7 @@ pub(crate) fn run(words: &[String], input: Input<'_>, limit: Duration) -> Result
         Some(status) => Err(Error::Failed {
             command: program.clone(),
             status,
-            said: end_of(said.trim()).to_owned(),
+            output: end_of(output.trim()).to_owned(),
         }),
     }
 }
@@ -115,31 +115,31 @@ fn wait(child: &mut Child, limit: Duration) -> io::Result<Option<ExitStatus>> {
 }
 
 /// Reads a stream to its end, on a thread; no thread, no words.
-fn listen(stream: Option<impl Read + Send + 'static>) -> Receiver<String> {
-    let (tell, heard) = mpsc::channel();
+fn collect_output(stream: Option<impl Read + Send + 'static>) -> Receiver<String> {
+    let (sender, receiver) = mpsc::channel();
     let read = move || {
         let mut bytes = Vec::new();
         if let Some(mut stream) = stream {
-            let _ = stream.by_ref().take(SAID_BYTES).read_to_end(&mut bytes);
+            let _ = stream.by_ref().take(OUTPUT_BYTES).read_to_end(&mut bytes);
             let _ = io::copy(&mut stream, &mut io::sink());
         }
-        let _ = tell.send(String::from_utf8_lossy(&bytes).trim().to_owned());
+        let _ = sender.send(String::from_utf8_lossy(&bytes).trim().to_owned());
     };
-    let _ = thread::Builder::new().name("said".into()).spawn(read);
-    heard
+    let _ = thread::Builder::new().name("output".into()).spawn(read);
+    receiver
 }
 
-fn heard(stream: &Receiver<String>) -> String {
-    stream.recv_timeout(LISTEN).unwrap_or_default()
+fn collected(stream: &Receiver<String>) -> String {
+    stream.recv_timeout(OUTPUT_WAIT).unwrap_or_default()
 }
 
 /// Returns the last of what was said: why it failed is there.
-fn end_of(said: &str) -> &str {
-    let mut start = said.len().saturating_sub(TOLD_BYTES);
-    while !said.is_char_boundary(start) {
+fn end_of(output: &str) -> &str {
+    let mut start = output.len().saturating_sub(SHOWN_BYTES);
+    while !output.is_char_boundary(start) {
         start += 1;
     }
-    &said[start..]
+    &output[start..]
 }
 
 #[cfg(test)]

@@ -19,11 +19,11 @@ use super::cgroup::LIMITS_VAR;
 
 /// Returns a command for this binary's internal entry point `name` (see `internal.rs`).
 pub(crate) fn internal(name: &str) -> Command {
-    again(["internal", name])
+    this_program(["internal", name])
 }
 
 /// Returns a command for this binary with the given arguments, as a user would type them.
-pub(crate) fn again<I, S>(args: I) -> Command
+pub(crate) fn this_program<I, S>(args: I) -> Command
 where
     I: IntoIterator<Item = S>,
     S: AsRef<OsStr>,

@@ -26,12 +26,12 @@ const FLUSH_BYTES: u64 = 32 << 20;
 pub(crate) struct HashingWriter {
     temp: TempFile,
     len: u64,
-    sum: Sum,
+    hashing: Hashing,
 }
 
 #[derive(Debug)]
-enum Sum {
-    Here(Sha1),
+enum Hashing {
+    Inline(Sha1),
     Threads(Threads),
 }
 
@@ -40,7 +40,7 @@ struct Threads {
     pieces: SyncSender<Vec<u8>>,
     /// Pieces that are summed, to be filled again.
     spare: Receiver<Vec<u8>>,
-    sum: JoinHandle<Sha1>,
+    hasher: JoinHandle<Sha1>,
     flush: SyncSender<()>,
 }
 
@@ -49,7 +49,7 @@ impl HashingWriter {
         Self {
             temp,
             len: 0,
-            sum: Sum::Here(Sha1::new()),
+            hashing: Hashing::Inline(Sha1::new()),
         }
     }
 
@@ -65,9 +65,9 @@ impl HashingWriter {
 
     /// Returns a piece to be filled.
     pub(crate) fn spare(&self) -> Vec<u8> {
-        match &self.sum {
-            Sum::Here(_) => Vec::new(),
-            Sum::Threads(threads) => threads.spare.try_recv().unwrap_or_default(),
+        match &self.hashing {
+            Hashing::Inline(_) => Vec::new(),
+            Hashing::Threads(threads) => threads.spare.try_recv().unwrap_or_default(),
         }
     }
 
@@ -76,16 +76,16 @@ impl HashingWriter {
         self.temp.write_all(&piece)?;
         let before = self.len;
         self.len += piece.len() as u64;
-        if let Sum::Here(hasher) = &self.sum
+        if let Hashing::Inline(hasher) = &self.hashing
             && self.len >= SMALL_BYTES
             // Where there are no more threads to be had, it goes without.
             && let Ok(threads) = Threads::start(hasher.clone(), &self.temp)
         {
-            self.sum = Sum::Threads(threads);
+            self.hashing = Hashing::Threads(threads);
         }
-        match &mut self.sum {
-            Sum::Here(hasher) => hasher.update(&piece),
-            Sum::Threads(threads) => {
+        match &mut self.hashing {
+            Hashing::Inline(hasher) => hasher.update(&piece),
+            Hashing::Threads(threads) => {
                 let taken = threads.pieces.send(piece);
                 taken.expect("it sums until we stop sending");
                 if self.len / FLUSH_BYTES > before / FLUSH_BYTES {
@@ -99,11 +99,11 @@ impl HashingWriter {
 
     /// Returns the file, not yet named nor all on disk, and its SHA-1 in lower-case hexadecimal.
     pub(crate) fn finish(self) -> (TempFile, String) {
-        let hasher = match self.sum {
-            Sum::Here(hasher) => hasher,
-            Sum::Threads(Threads { pieces, sum, .. }) => {
+        let hasher = match self.hashing {
+            Hashing::Inline(hasher) => hasher,
+            Hashing::Threads(Threads { pieces, hasher, .. }) => {
                 drop(pieces);
-                sum.join().expect("summing does not panic")
+                hasher.join().expect("summing does not panic")
             }
         };
         (self.temp, hex(&hasher.finalize()))
@@ -114,7 +114,7 @@ impl Threads {
     fn start(mut hasher: Sha1, temp: &TempFile) -> io::Result<Self> {
         let (pieces, coming) = mpsc::sync_channel::<Vec<u8>>(PIECES);
         let (give_back, spare) = mpsc::channel();
-        let summing = move || {
+        let hash_loop = move || {
             for piece in coming {
                 hasher.update(&piece);
                 // Nobody wants it back after the last one.
@@ -122,22 +122,24 @@ impl Threads {
             }
             hasher
         };
-        let (flush, told) = mpsc::sync_channel::<()>(1);
+        let (flush, requests) = mpsc::sync_channel::<()>(1);
         let file = temp.handle()?;
-        let flushing = move || {
-            for () in told {
+        let flush_loop = move || {
+            for () in requests {
                 // The end tells what went wrong.
                 let _ = file.sync_data();
             }
         };
-        let sum = thread::Builder::new().name("sum".into()).spawn(summing)?;
+        let hasher = thread::Builder::new()
+            .name("hash".into())
+            .spawn(hash_loop)?;
         thread::Builder::new()
             .name("flush".into())
-            .spawn(flushing)?;
+            .spawn(flush_loop)?;
         Ok(Self {
             pieces,
             spare,
-            sum,
+            hasher,
             flush,
         })
     }

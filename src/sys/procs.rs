@@ -87,8 +87,8 @@ pub(crate) fn descendants(processes: &[Process], root: i32) -> Vec<Process> {
 
 /// Kills what `select` picks, again and again until nothing is left or `bound` is over; returns
 /// what would not die.
-fn kill_until_gone(bound: Duration, select: impl Fn() -> Vec<Process>) -> Vec<Process> {
-    let deadline = Instant::now() + bound;
+fn kill_until_gone(timeout: Duration, select: impl Fn() -> Vec<Process>) -> Vec<Process> {
+    let deadline = Instant::now() + timeout;
     loop {
         let left = select();
         if left.is_empty() || Instant::now() >= deadline {
@@ -103,11 +103,11 @@ fn kill_until_gone(bound: Duration, select: impl Fn() -> Vec<Process>) -> Vec<Pr
 }
 
 /// Kills all descendants of this process and returns those that outlived `bound`.
-pub(crate) fn kill_descendants(bound: Duration) -> Vec<Process> {
+pub(crate) fn kill_descendants(timeout: Duration) -> Vec<Process> {
     let me = Pid::this().as_raw();
     // Reaped all along: the init of a pid namespace ends only when all in it have been collected,
     // and some of them come to us.
-    let left = kill_until_gone(bound, || {
+    let left = kill_until_gone(timeout, || {
         reap_zombies();
         descendants(&all(), me)
     });
@@ -120,10 +120,10 @@ pub(crate) fn kill_descendants(bound: Duration) -> Vec<Process> {
 pub(crate) fn kill_marked(
     name: &str,
     wanted: impl Fn(&OsStr) -> bool,
-    bound: Duration,
+    timeout: Duration,
 ) -> Vec<Process> {
     let me = Pid::this().as_raw();
-    kill_until_gone(bound, || {
+    kill_until_gone(timeout, || {
         marked(name)
             .into_iter()
             .filter(|(process, value)| process.pid != me && wanted(value))

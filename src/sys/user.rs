@@ -39,7 +39,7 @@ pub(crate) fn become_user(command: &mut Command, user: &User) {
 /// Replaces this process by the same program, started as `user` with `args`. Returns only if that
 /// fails.
 pub(crate) fn reexec_as(user: &User, args: &[OsString]) -> io::Error {
-    let mut command = exe::again(args);
+    let mut command = exe::this_program(args);
     become_user(&mut command, user);
     command.exec()
 }

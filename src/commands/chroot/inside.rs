@@ -19,7 +19,7 @@ use crate::session::files::{self, NewFile, Task};
 use crate::session::idmap::SubIds;
 use crate::session::live::{Session, remove_folder};
 use crate::session::outer::SessionSpec;
-use crate::session::store::{self, Bounds};
+use crate::session::store::{self, StoreLimits};
 use crate::session::{self, enter, launch};
 
 use super::Error;
@@ -218,7 +218,7 @@ impl Tree {
             _held: None,
         };
         let tar = std::path::absolute(tar).map_err(at(tar))?;
-        tree.root = store::unpack(&folder, sha1.as_str(), &tar, name, ids, Bounds::NONE)?;
+        tree.root = store::unpack(&folder, sha1.as_str(), &tar, name, ids, StoreLimits::NONE)?;
         Ok(tree)
     }
 }

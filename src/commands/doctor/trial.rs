@@ -13,7 +13,7 @@ use crate::session::idmap::SubIds;
 use crate::session::launch::own_sub_ids;
 use crate::session::live::{Session, remove_folder};
 use crate::session::outer::SessionSpec;
-use crate::session::store::{self, Bounds};
+use crate::session::store::{self, StoreLimits};
 use crate::sys::host;
 
 /// Bytes of a layer in memory; nothing is written to it.
@@ -57,7 +57,7 @@ fn existing(path: &Path) -> &Path {
 /// Makes a chroot tarball and unpacks it, which takes a namespace of all ids.
 fn prepare(work: &Path, ids: SubIds) -> Result<PathBuf, String> {
     let tarball = make_tarball(work).map_err(|error| format!("{}: {error}", work.display()))?;
-    store::unpack(work, "store", &tarball, "doctor", ids, Bounds::NONE)
+    store::unpack(work, "store", &tarball, "doctor", ids, StoreLimits::NONE)
         .map_err(|error| error.to_string())
 }
 

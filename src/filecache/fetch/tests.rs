@@ -89,14 +89,14 @@ fn the_table_of_answers() {
 #[test]
 fn sums_that_are_none_are_refused() {
     let (_dir, fetcher) = fetcher(0);
-    for sum in [
+    for sha1 in [
         "",
         "../../etc/passwd",
         "buildlog",
         &HELLO.to_uppercase(),
         "a\nb",
     ] {
-        let (present, info) = fetcher.ensure_present(sum, Some("http://127.0.0.1:1/"), None);
+        let (present, info) = fetcher.ensure_present(sha1, Some("http://127.0.0.1:1/"), None);
         assert!(
             !present && info.starts_with("not a SHA-1 sum: \""),
             "{info}"
@@ -349,13 +349,13 @@ fn callers_of_one_sum_share_one_download() {
             .map(|_| scope.spawn(|| fetcher.ensure_present(HELLO, Some(&url), None)))
             .collect();
         // The table and every caller, the downloading one included, hold the flight.
-        let aboard = || {
+        let waiting = || {
             lock(&fetcher.flights)
                 .values()
                 .map(Arc::strong_count)
                 .sum::<usize>()
         };
-        while aboard() < CALLERS + 1 {
+        while waiting() < CALLERS + 1 {
             thread::yield_now();
         }
         release.send(()).unwrap();

@@ -9,7 +9,7 @@ use super::*;
 const HELLO: &str = "aaf4c61ddcc5e8a2dabede0f3b482cd9aea9434d";
 const OTHER: &str = "0000000000000000000000000000000000000000";
 
-fn sum(text: &str) -> Sha1Hex {
+fn sha1(text: &str) -> Sha1Hex {
     Sha1Hex::parse(text).unwrap()
 }
 
@@ -28,15 +28,15 @@ fn fill_in(store: &Store, byte: u8, len: usize) -> Result<Sha1Hex, Error> {
     store.put(&mut &vec![byte; len][..], Some(len as u64), None)
 }
 
-fn has(store: &Store, sum: &Sha1Hex) -> bool {
-    store.path(sum).exists()
+fn has(store: &Store, sha1: &Sha1Hex) -> bool {
+    store.path(sha1).exists()
 }
 
 /// Sets what says when an entry was last used, as if no process remembered.
-fn used(store: &Store, sum: &Sha1Hex, secs: u64) {
-    store.marks.forget(sum);
+fn used(store: &Store, sha1: &Sha1Hex, secs: u64) {
+    store.marks.forget(sha1);
     let time = UNIX_EPOCH + Duration::from_secs(secs);
-    let file = File::open(store.path(sum)).unwrap();
+    let file = File::open(store.path(sha1)).unwrap();
     let times = FileTimes::new().set_accessed(time).set_modified(time);
     file.set_times(times).unwrap();
 }
@@ -62,7 +62,7 @@ impl Read for Truncated {
 fn what_is_put_can_be_had_and_removed() {
     let (dir, store) = store();
     let kept = store
-        .put(&mut &b"hello"[..], Some(5), Some(&sum(HELLO)))
+        .put(&mut &b"hello"[..], Some(5), Some(&sha1(HELLO)))
         .unwrap();
     assert_eq!(kept.as_str(), HELLO);
     assert!(store.hold(&kept).unwrap());
@@ -93,11 +93,11 @@ fn the_same_content_twice_is_one_entry() {
 fn failures_leave_nothing() {
     let (dir, store) = store();
     let mismatch = store
-        .put(&mut &b"hello"[..], None, Some(&sum(OTHER)))
+        .put(&mut &b"hello"[..], None, Some(&sha1(OTHER)))
         .unwrap_err();
     assert!(matches!(mismatch, Error::Mismatch { .. }));
     let cut = store
-        .put(&mut Truncated(false), None, Some(&sum(HELLO)))
+        .put(&mut Truncated(false), None, Some(&sha1(HELLO)))
         .unwrap_err();
     assert!(matches!(cut, Error::Source(_)));
     let full = store
@@ -125,21 +125,21 @@ fn the_reserve_is_kept_free_by_what_tells_its_length_and_what_does_not() {
 #[test]
 fn what_was_used_longest_ago_goes_first() {
     let (_dir, store) = bounded(Rules {
-        bound: 30_000,
+        limit: 30_000,
         ..Rules::none()
     });
     let kept: Vec<_> = (0..3)
         .map(|byte| fill_in(&store, byte, 10_000).unwrap())
         .collect();
-    for (sum, secs) in kept.iter().zip([2000, 1000, 3000]) {
-        used(&store, sum, secs);
+    for (sha1, secs) in kept.iter().zip([2000, 1000, 3000]) {
+        used(&store, sha1, secs);
     }
     // A use counts for more than the time the entry came, and is there after a restart too.
     let modified = store.entry(&kept[1]).unwrap().unwrap().modified;
     assert_eq!(modified, UNIX_EPOCH + Duration::from_secs(1000));
     store.marks.forget(&kept[1]);
     let fourth = fill_in(&store, 3, 10_000).unwrap();
-    let left: Vec<_> = kept.iter().map(|sum| has(&store, sum)).collect();
+    let left: Vec<_> = kept.iter().map(|sha1| has(&store, sha1)).collect();
     assert_eq!(
         (left, has(&store, &fourth)),
         (vec![false, true, true], true)
@@ -153,15 +153,15 @@ fn what_is_needed_stays() {
     let pinned: Arc<Mutex<HashSet<Sha1Hex>>> = Arc::default();
     let pins = Arc::clone(&pinned);
     let (_dir, store) = bounded(Rules {
-        bound: 30_000,
+        limit: 30_000,
         pinned: Box::new(move || Ok(pins.lock().unwrap().clone())),
         ..Rules::none()
     });
     let kept: Vec<_> = (0..3)
         .map(|byte| fill_in(&store, byte, 10_000).unwrap())
         .collect();
-    for sum in &kept {
-        used(&store, sum, 1000);
+    for sha1 in &kept {
+        used(&store, sha1, 1000);
     }
     pinned.lock().unwrap().insert(kept[0].clone());
     assert!(store.hold(&kept[1]).unwrap());
@@ -169,9 +169,9 @@ fn what_is_needed_stays() {
     let error = fill_in(&store, 9, 10_001).unwrap_err().to_string();
     let expect = "no room for 10001 bytes: [limits] cache_size is 30000, of which 20000 are in use";
     assert_eq!(error, expect);
-    assert!(kept.iter().all(|sum| has(&store, sum)));
+    assert!(kept.iter().all(|sha1| has(&store, sha1)));
     fill_in(&store, 9, 10_000).unwrap();
-    let left: Vec<_> = kept.iter().map(|sum| has(&store, sum)).collect();
+    let left: Vec<_> = kept.iter().map(|sha1| has(&store, sha1)).collect();
     assert_eq!(left, [true, true, false]);
     // What just came is promised as well, until the build has begun.
     assert!(fill_in(&store, 8, 10_000).is_err());
@@ -183,7 +183,7 @@ fn what_is_needed_stays() {
 #[test]
 fn nothing_goes_while_nobody_knows_what_is_needed() {
     let (_dir, store) = bounded(Rules {
-        bound: 10_000,
+        limit: 10_000,
         pinned: Box::new(|| Err(io::ErrorKind::PermissionDenied.into())),
         ..Rules::none()
     });
@@ -197,7 +197,7 @@ fn nothing_goes_while_nobody_knows_what_is_needed() {
 fn a_file_of_unknown_length_keeps_to_the_bound_as_it_comes() {
     // What is on its way in counts with what the file system needs to keep track of it.
     let (dir, store) = bounded(Rules {
-        bound: (3 << 20) + (64 << 10),
+        limit: (3 << 20) + (64 << 10),
         ..Rules::none()
     });
     let old = fill_in(&store, 1, 1 << 20).unwrap();
@@ -220,7 +220,7 @@ fn a_file_of_unknown_length_keeps_to_the_bound_as_it_comes() {
 #[test]
 fn what_comes_at_once_shares_one_bound() {
     let (dir, store) = bounded(Rules {
-        bound: 10_000,
+        limit: 10_000,
         ..Rules::none()
     });
     let first = store.receive(Some(6_000)).unwrap();
@@ -276,17 +276,17 @@ fn a_changed_entry_is_found_and_removed() {
 #[test]
 fn a_file_is_read_once_for_all_who_want_it() {
     let (_dir, store) = store();
-    let sum = sum(HELLO);
+    let sha1 = sha1(HELLO);
     // Who read it would tell that it is wrong.
-    files::write(store.path(&sum), "hellO").unwrap();
-    let turn = store.marks.turn(&sum);
+    files::write(store.path(&sha1), "hellO").unwrap();
+    let entry_lock = store.marks.lock_entry(&sha1);
     thread::scope(|scope| {
-        let waiting = scope.spawn(|| store.hold(&sum).unwrap());
+        let waiting = scope.spawn(|| store.hold(&sha1).unwrap());
         let other = store.put(&mut &b"other"[..], None, None).unwrap();
         assert!(store.hold(&other).unwrap(), "others go on");
-        let found = store.path(&sum).metadata().unwrap();
-        turn.is_good(Identity::of(&found), false, false);
-        drop(turn);
+        let found = store.path(&sha1).metadata().unwrap();
+        entry_lock.set_verified(Identity::of(&found), false, false);
+        drop(entry_lock);
         assert!(waiting.join().unwrap());
     });
 }
@@ -294,11 +294,11 @@ fn a_file_is_read_once_for_all_who_want_it() {
 #[test]
 fn what_another_process_has_just_put_is_taken_for_good() {
     let (_dir, store) = store();
-    files::write(store.path(&sum(OTHER)), "of another sum").unwrap();
-    store.trust(&sum(OTHER));
-    assert!(store.hold(&sum(OTHER)).unwrap(), "it was not read");
-    store.trust(&sum(HELLO));
-    assert!(!store.hold(&sum(HELLO)).unwrap());
+    files::write(store.path(&sha1(OTHER)), "of another sha1").unwrap();
+    store.trust(&sha1(OTHER));
+    assert!(store.hold(&sha1(OTHER)).unwrap(), "it was not read");
+    store.trust(&sha1(HELLO));
+    assert!(!store.hold(&sha1(HELLO)).unwrap());
 }
 
 #[test]
@@ -306,8 +306,8 @@ fn an_entry_is_told_of_before_it_has_its_name() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(HELLO);
     let rules = Rules {
-        naming: Box::new(move |sum| {
-            assert!(sum.as_str() == HELLO && !path.exists());
+        before_naming: Box::new(move |sha1| {
+            assert!(sha1.as_str() == HELLO && !path.exists());
             Err(io::ErrorKind::StorageFull.into())
         }),
         ..Rules::none()
@@ -324,8 +324,8 @@ fn only_regular_files_are_entries() {
     symlink(dir.path().join("target"), dir.path().join(HELLO)).unwrap();
     files::create_dir(dir.path().join(OTHER)).unwrap();
     for name in [HELLO, OTHER] {
-        assert!(!store.hold(&sum(name)).unwrap(), "{name}");
-        assert!(store.entry(&sum(name)).unwrap().is_none(), "{name}");
+        assert!(!store.hold(&sha1(name)).unwrap(), "{name}");
+        assert!(store.entry(&sha1(name)).unwrap().is_none(), "{name}");
     }
 }
 
@@ -338,7 +338,7 @@ fn opening_sweeps_what_a_crash_left_but_not_what_another_writes() {
     assert_eq!(count(&dir), 1);
     incoming.write(b"hello".to_vec()).unwrap();
     incoming.finish(None).unwrap();
-    assert!(second.hold(&sum(HELLO)).unwrap());
+    assert!(second.hold(&sha1(HELLO)).unwrap());
 }
 
 #[test]
