@@ -1,44 +1,44 @@
-//! Pure: what has to go so that something new fits, and if that is not enough, what is in the way?
+//! Pure: chooses which entries to evict so that a new one fits.
 //!
-//! The least recently used goes first; nothing that is in use ever does; and nothing goes for what
-//! would not fit anyway. For the file cache and the store of chroots.
+//! The least recently used are evicted first, and pinned ones never. If evicting all others is not
+//! enough, none is evicted. Used by the file cache and the chroot store.
 
 use std::time::Duration;
 
-/// One thing that is kept.
+/// An entry of a cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Item<K> {
     pub(crate) key: K,
     pub(crate) bytes: u64,
     /// When it was last used, since 1970.
     pub(crate) used: Duration,
-    /// Somebody needs it: it stays.
+    /// In use, so it must not be evicted.
     pub(crate) pinned: bool,
 }
 
-/// How much is kept.
+/// How much a cache holds.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Usage {
     pub(crate) bytes: u64,
     pub(crate) entries: u64,
 }
 
-/// How much may be kept, all in bytes.
+/// How much a cache may hold, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Space {
-    /// The most that may be kept.
+    /// The most that the cache may hold.
     pub(crate) limit: u64,
-    /// The key of `[limits]` that says so.
+    /// The key of that limit in section `[limits]`.
     pub(crate) key: &'static str,
-    /// What counts to the limit besides the items: things on their way in.
+    /// Unfinished entries, which count towards the limit.
     pub(crate) incoming: u64,
-    /// What the file system has free.
+    /// Free space of the file system.
     pub(crate) free: u64,
-    /// What has to stay free on it.
+    /// Space that must stay free on the file system.
     pub(crate) reserve: u64,
 }
 
-/// Why something does not fit, whatever goes. All in bytes.
+/// Why an entry does not fit even if all unpinned entries are evicted. All in bytes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Shortage {
     #[error("no room for {needed} bytes: [limits] {key} is {limit}, of which {stays} are in use")]
@@ -50,7 +50,7 @@ pub(crate) enum Shortage {
     },
     #[error(
         "no room for {needed} bytes: {free} are free on the file system, [limits] reserve keeps \
-         {reserve}, and no more than {evictable} can be made free"
+         {reserve}, and eviction frees at most {evictable}"
     )]
     Free {
         needed: u64,
@@ -61,7 +61,7 @@ pub(crate) enum Shortage {
 }
 
 impl Space {
-    /// Returns how many bytes have to go before `needed` more fit beside the `kept`.
+    /// Returns how many bytes must be evicted so that `needed` more fit beside the `kept`.
     pub(crate) fn excess(&self, kept: u64, needed: u64) -> u64 {
         let over = total_bytes([kept, self.incoming, needed]).saturating_sub(self.limit);
         over.max(self.lacking(needed))
@@ -71,7 +71,7 @@ impl Space {
         total_bytes([needed, self.reserve]).saturating_sub(self.free)
     }
 
-    /// Returns the keys of what has to go, oldest first, so that `needed` more bytes fit.
+    /// Returns the keys to evict so that `needed` more bytes fit, least recently used first.
     pub(crate) fn plan<K>(&self, items: Vec<Item<K>>, needed: u64) -> Result<Vec<K>, Shortage> {
         let kept = total_bytes(items.iter().map(|item| item.bytes));
         let (pinned, mut loose): (Vec<_>, Vec<_>) = items.into_iter().partition(|item| item.pinned);
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_goes_first_and_the_pinned_stays() {
+    fn least_recently_used_is_evicted_first_and_pinned_never() {
         let items = vec![
             item(0, 10, 5, false),
             item(1, 10, 1, true),
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_fit_moves_nothing_and_is_told_why() {
+    fn an_entry_that_cannot_fit_evicts_nothing() {
         let items = || vec![item(0, 10, 1, false), item(1, 10, 2, true)];
         let limit = space(20, u64::MAX, 0).plan(items(), 11).unwrap_err();
         assert_eq!(
@@ -162,13 +162,13 @@ mod tests {
         assert_eq!(
             full.to_string(),
             "no room for 13 bytes: 7 are free on the file system, [limits] reserve keeps 5, and \
-             no more than 10 can be made free"
+             eviction frees at most 10"
         );
         assert_eq!(space(100, 7, 5).plan(items(), 12), Ok(vec![0]));
     }
 
     #[test]
-    fn what_is_on_its_way_in_counts() {
+    fn unfinished_entries_count_towards_the_limit() {
         let space = Space {
             incoming: 15,
             ..space(20, u64::MAX, 0)
@@ -179,7 +179,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn plans_are_right(
+        fn plans_are_minimal_and_ordered(
             raw in prop::collection::vec((0..50_u64, 0..20_u64, any::<bool>()), 0..20),
             (limit, incoming, free, reserve, needed) in
                 (0..600_u64, 0..50_u64, 0..300_u64, 0..100_u64, 0..200_u64),
@@ -204,7 +204,7 @@ mod tests {
                 prop_assert_eq!(total(&|item| item.pinned && goes(item)), 0);
                 prop_assert!(total(&|item| !goes(item)) + incoming + needed <= limit);
                 prop_assert!(free + total(&goes) >= reserve + needed);
-                // None was used after one that stays, and the last one had to go.
+                // No evicted entry was used after a kept one, and the last one was necessary.
                 for stays in items.iter().filter(|item| !item.pinned && !goes(item)) {
                     prop_assert!(going.iter().all(|&key| items[key].used <= stays.used));
                 }

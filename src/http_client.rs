@@ -1,7 +1,7 @@
 //! The settings that all HTTP clients of this program share, and their resolver.
 //!
-//! ureq's own resolver starts a thread for its timeout and panics if the system refuses one. The
-//! resolver here then looks the name up without a timeout of its own; the system's timeout holds.
+//! ureq's own resolver starts a thread for its timeout, and panics if the system refuses one. In
+//! that case, the resolver here runs without that timeout; the system's timeout still applies.
 
 use std::thread;
 use std::time::Duration;
@@ -15,14 +15,14 @@ use ureq::unversioned::transport::{DefaultConnector, NextTimeout, time};
 
 use crate::sys::hashing_writer::PIECE_BYTES;
 
-/// Returns the common settings: no proxy, no decoding, every status an answer, and a timeout for
-/// each wait. `connect` holds for each of resolving, connecting and sending; `idle` for each read.
+/// Returns the common settings: no proxy, no decoding, no status is an error, a timeout for each
+/// wait. `connect` applies to resolving, connecting and sending each, `idle` to each read and write.
 pub(crate) fn config(connect: Duration, idle: Duration) -> ConfigBuilder<AgentScope> {
     let (connect, idle) = (Some(connect), Some(idle));
     ureq::Agent::config_builder()
         .proxy(None)
         .http_status_as_error(false)
-        // A kept connection that the server has closed would look like a failure.
+        // Reusing a connection that the server has closed would look like a failure.
         .max_idle_connections(0)
         .accept_encoding("identity")
         .input_buffer_size(PIECE_BYTES)
@@ -34,12 +34,12 @@ pub(crate) fn config(connect: Duration, idle: Duration) -> ConfigBuilder<AgentSc
         .timeout_per_write(idle)
 }
 
-/// Makes a client of `config`; contacts no host.
+/// Makes a client with the settings `config`; contacts no host.
 pub(crate) fn agent(config: Config) -> ureq::Agent {
     ureq::Agent::with_parts(config, DefaultConnector::new(), FallbackResolver::default())
 }
 
-/// ureq's resolver, for systems that may refuse a thread.
+/// ureq's resolver, without its timeout if the system refuses a thread.
 #[derive(Debug, Default)]
 struct FallbackResolver(DefaultResolver);
 

@@ -1,6 +1,6 @@
-//! The entry points that this binary has for itself: `buildd-slave internal NAME ARGS…`.
+//! The internal entry points of this binary: `buildd-slave internal NAME ARGS…`.
 //!
-//! Nobody types these; `sys::exe::internal` starts them. None of them is a promise.
+//! `sys::exe::internal` starts them; they are not for users and may change at any time.
 
 use std::ffi::OsString;
 use std::io;
@@ -15,19 +15,21 @@ use crate::sys::stderr;
 use crate::sys::wait::HOST_FAILED;
 use crate::sys::{cgroup, exe};
 
-/// Runs the entry point that `args` name. Errors go to stderr, which is the build log.
+/// Runs the entry point that `args` name. Errors go to stderr, which is usually the build log.
 pub(crate) fn run(args: &[OsString]) -> ExitCode {
     let Some((name, args)) = args.split_first() else {
         return ExitCode::from(2);
     };
-    // What is made in a chroot has the modes that Debian expects, whoever started us.
+    // Files in a chroot get the modes Debian expects, whatever umask this process inherited.
     umask(Mode::from_bits_truncate(0o022));
     let done = |result: io::Result<()>| result.map(|()| ExitCode::SUCCESS);
-    // The shim sees to it that the others can be bounded.
+    // The shim stays outside, so that it survives a build that hits its limits.
     if name != "shim"
         && let Err(error) = cgroup::join_inherited()
     {
-        stderr::line(format_args!("cannot bound this build: {error}"));
+        stderr::line(format_args!(
+            "cannot apply the limits of this build: {error}"
+        ));
         return ExitCode::from(HOST_FAILED);
     }
     let result = match name.to_str() {

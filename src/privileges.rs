@@ -1,6 +1,6 @@
-//! Root becomes the user that builds, by starting this program again as that user.
+//! Makes root become the user that builds, by executing this program again as that user.
 //!
-//! No daemon and no build runs as root. Shared by all commands that root may start.
+//! No daemon and no build runs as root. Used by all commands that root may start.
 
 use std::ffi::OsString;
 use std::io;
@@ -17,11 +17,11 @@ pub(crate) enum Error {
          /var/lib/{0} {0} && usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {0}"
     )]
     NoUser(String),
-    #[error("root does not build: name another user than {0} in [slave] user")]
+    #[error("builds do not run as root: set [slave] user to another user than {0}")]
     Root(String),
     #[error("cannot become {0}: {1}")]
     CannotBecome(String, io::Error),
-    /// This process is neither root nor that user; holds the user it runs as.
+    /// This process is neither root nor that user. Holds the name of the user it runs as.
     #[error("{0} is neither root nor the user that builds; run this as root")]
     OtherUser(String),
 }
@@ -35,8 +35,8 @@ pub(crate) fn builder(name: &str) -> Result<User, Error> {
     }
 }
 
-/// Makes sure that this process runs as `name`. Root does not return from this: it starts the same
-/// command again as that user.
+/// Checks that this process runs as `name`. If it is root, executes the same command again as that
+/// user and does not return.
 pub(crate) fn become_builder(name: &str) -> Result<(), Error> {
     let builder = builder(name)?;
     if user::am_root() {
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn root_and_unknown_users_do_not_build() {
+    fn root_and_unknown_users_are_refused() {
         assert!(matches!(become_builder("root"), Err(Error::Root(_))));
         let unknown = become_builder("no-such-user").unwrap_err().to_string();
         assert!(unknown.contains("useradd --system"), "{unknown}");

@@ -1,7 +1,7 @@
-//! How is a command of the site's run: with words, perhaps something on stdin, and a time limit?
+//! Runs a site program with a timeout, optional stdin and captured output.
 //!
-//! What it says is kept up to a limit and returned, never shown here. It gets a process group of
-//! its own, which is killed when its time is over. Used for resets, uploads and notifications.
+//! The program runs in a new process group, which is killed at its end or at the timeout. The
+//! output is kept up to a limit and returned. Used for resets, uploads and notifications.
 
 use std::fs::File;
 use std::io::{self, Read, Write as _};
@@ -14,20 +14,20 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
-/// Most of what a command says that is kept, in bytes.
+/// How much of each output stream is kept, in bytes.
 const OUTPUT_BYTES: u64 = 64 << 10;
-/// What of it is told, in bytes.
+/// How much of the kept output goes into an error, in bytes.
 const SHOWN_BYTES: usize = 1000;
-/// How long what was said is waited for after the end.
+/// How long to wait for the end of an output stream once the command has ended.
 const OUTPUT_WAIT: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(20);
 
-/// Why a command did not do its work.
+/// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error("{command}: {source}")]
     Start { command: String, source: io::Error },
-    #[error("{command}: not done after {} s", limit.as_secs())]
+    #[error("{command}: timed out after {} s", limit.as_secs())]
     Timeout { command: String, limit: Duration },
     #[error("{command}: {status}: {output}")]
     Failed {
@@ -38,14 +38,14 @@ pub(crate) enum Error {
     },
 }
 
-/// What a command finds on its stdin.
+/// The stdin of a command.
 pub(crate) enum Input<'a> {
     Text(&'a str),
-    /// An open file; it stays open as long as anything of the command runs.
+    /// An open file; it stays open until the last process of the command ends.
     File(File),
 }
 
-/// Runs `words` to its end. What it leaves running is killed.
+/// Runs the command line `words` to its end, then kills the rest of its process group.
 pub(crate) fn run(words: &[String], input: Input<'_>, limit: Duration) -> Result<(), Error> {
     let Some((program, arguments)) = words.split_first() else {
         return Ok(());
@@ -66,14 +66,14 @@ pub(crate) fn run(words: &[String], input: Input<'_>, limit: Duration) -> Result
         .process_group(0)
         .spawn()
         .map_err(start)?;
-    // Threads of their own, which nobody waits for without end: something that left the group may
-    // hold the other ends open.
+    // Each stream has a thread, and waiting for it has a timeout: a process that left the group may
+    // hold the pipe open.
     let out = collect_output(child.stdout.take());
     let err = collect_output(child.stderr.take());
     let feeding = child.stdin.take().map(|mut stdin| {
         thread::Builder::new()
             .name("stdin".into())
-            // A command need not read what it is told.
+            // The command may end without reading its stdin.
             .spawn(move || drop(stdin.write_all(text.as_bytes())))
     });
     drop(feeding);
@@ -93,7 +93,8 @@ pub(crate) fn run(words: &[String], input: Input<'_>, limit: Duration) -> Result
     }
 }
 
-/// Waits for the end; then, or when that takes too long, kills what is left of the group.
+/// Waits until the command ends or `limit` passes, then kills its process group. Returns `None`
+/// on timeout.
 fn wait(child: &mut Child, limit: Duration) -> io::Result<Option<ExitStatus>> {
     let started = Instant::now();
     let status = loop {
@@ -106,7 +107,7 @@ fn wait(child: &mut Child, limit: Duration) -> io::Result<Option<ExitStatus>> {
         thread::sleep(POLL);
     };
     let pid = i32::try_from(child.id()).expect("a pid is a positive int");
-    // There may be nothing left.
+    // The group may be empty already.
     let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
     if status.is_none() {
         child.wait()?;
@@ -114,7 +115,7 @@ fn wait(child: &mut Child, limit: Duration) -> io::Result<Option<ExitStatus>> {
     Ok(status)
 }
 
-/// Reads a stream to its end, on a thread; no thread, no words.
+/// Starts a thread that reads a stream to its end. Without a thread there is no output.
 fn collect_output(stream: Option<impl Read + Send + 'static>) -> Receiver<String> {
     let (sender, receiver) = mpsc::channel();
     let read = move || {
@@ -133,7 +134,7 @@ fn collected(stream: &Receiver<String>) -> String {
     stream.recv_timeout(OUTPUT_WAIT).unwrap_or_default()
 }
 
-/// Returns the last of what was said: why it failed is there.
+/// Returns the last [`SHOWN_BYTES`] of the output, where the reason for a failure is.
 fn end_of(output: &str) -> &str {
     let mut start = output.len().saturating_sub(SHOWN_BYTES);
     while !output.is_char_boundary(start) {
@@ -153,14 +154,14 @@ mod tests {
     }
 
     #[test]
-    fn commands_are_heard_and_bounded() {
+    fn output_is_returned_and_the_timeout_holds() {
         assert_eq!(sh("test \"$(cat)\" = hello", "hello", 60), Ok(()));
         assert_eq!(sh("exit 0", &"x".repeat(1 << 20), 60), Ok(()));
         let failed = sh("echo a; echo b >&2; exit 3", "", 60).unwrap_err();
         assert_eq!(failed, "sh: exit status: 3: a b");
         let overdue = sh("sleep 100 & sleep 100", "", 0).unwrap_err();
-        assert_eq!(overdue, "sh: not done after 0 s");
-        // What it leaves behind holds its stdout, and is not waited for.
+        assert_eq!(overdue, "sh: timed out after 0 s");
+        // A process that left the group holds stdout open; run() does not wait for it.
         assert_eq!(sh("setsid sleep 100 & exit 0", "", 60), Ok(()));
         let words = ["/nonexistent".to_owned()];
         let absent = run(&words, Input::Text(""), Duration::ZERO)

@@ -1,10 +1,9 @@
-//! What limits the memory and the number of processes of a build: control groups, where to be had.
+//! Limits the memory and the number of processes of a build, by control groups where possible.
 //!
-//! Version 2 in a subtree that was handed to this user (systemd's `Delegate=yes`), else version 1
-//! below the daemon's own groups; else what a process can be told for itself (`setrlimit`). Who
-//! starts a build makes its groups; whatever is started in the build's name joins them before it
-//! does anything else, told by an environment variable. The shim does not: it has to outlive both
-//! the OOM killer and a full group.
+//! In order of preference: cgroup v2 in a subtree delegated to this user (systemd's
+//! `Delegate=yes`), cgroup v1 below the daemon's groups, `setrlimit`. The daemon creates a
+//! build's groups. Each process of the build first joins the groups that [`LIMITS_VAR`] names.
+//! The shim does not join them: it must survive the OOM killer and a full group.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -20,22 +19,22 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{AccessFlags, Pid, User, eaccess};
 use serde::{Deserialize, Serialize};
 
-/// By this a process knows the [`BuildLimits`] it has to join; the text is JSON.
+/// The environment variable that holds the [`BuildLimits`] a process must join, as JSON.
 pub(crate) const LIMITS_VAR: &str = "BUILDD_SLAVE_BOUNDS";
-/// The group of the daemon and the shims in version 2, where a group with groups below it may not
-/// hold processes.
+/// The group of the daemon and the shims in version 2. There, a group with subgroups may hold no
+/// processes.
 const LEAF: &str = "daemon";
-/// How long a group that has just been emptied may still count as full.
+/// How long the kernel may refuse to remove a group whose processes have just been killed.
 const REMOVAL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Where groups of builds can be made; without a folder, what it would bound is bounded by rlimit.
+/// The folders below which builds get their control groups. `None` means rlimits are used instead.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct ResourceControl {
     memory: Option<PathBuf>,
     pids: Option<PathBuf>,
 }
 
-/// The limits of one build, and the groups that keep it to them.
+/// The limits of one build, and the control groups that enforce them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct BuildLimits {
     pub(crate) memory_bytes: u64,
@@ -43,22 +42,22 @@ pub(crate) struct BuildLimits {
     pub(crate) processes: u64,
     memory: Option<PathBuf>,
     pids: Option<PathBuf>,
-    /// An rlimit on processes counts all that the user has, other builds' included: so many are on
-    /// top of it.
+    /// Threads that ran on the host before the build. An rlimit on processes counts all of the
+    /// user's, other builds' included, so these are added to it.
     #[serde(rename = "others")]
     other_threads: u64,
 }
 
-/// How often a build came up against its limits so far.
+/// How often a build has hit its limits so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Hits {
-    /// Processes that the OOM killer took.
+    /// Processes that the OOM killer killed.
     pub(crate) oom_kills: u64,
     /// Forks that were refused.
     pub(crate) forks: u64,
 }
 
-/// The groups that this process is in: of version 2, or of version 1 for memory and pids.
+/// The groups of this process: in version 2, and in version 1 for memory and pids.
 #[derive(Debug, PartialEq, Eq)]
 struct OwnGroups {
     unified: Option<PathBuf>,
@@ -75,9 +74,9 @@ impl OwnGroups {
         )
     }
 
-    /// Takes the texts of `/proc/self/mountinfo` and `/proc/self/cgroup`.
+    /// Parses the texts of `/proc/self/mountinfo` and `/proc/self/cgroup`.
     fn parse(mountinfo: &str, cgroup: &str) -> Self {
-        // `ID:CONTROLLERS:PATH`; no controllers are version 2.
+        // `ID:CONTROLLERS:PATH`; in version 2, CONTROLLERS is empty.
         let path_of = |controller: &str| {
             cgroup.lines().find_map(|line| {
                 let (_, rest) = line.split_once(':')?;
@@ -99,7 +98,7 @@ impl OwnGroups {
                     && (controller.is_empty() || right.contains(&controller));
                 let below = Path::new(path).strip_prefix(left.get(3)?).ok()?;
                 let folder = Path::new(left.get(4)?).join(below);
-                // `join` of nothing leaves a slash at the end.
+                // Joining an empty path leaves a trailing slash; collecting removes it.
                 found.then(|| folder.components().collect())
             })
         };
@@ -110,7 +109,7 @@ impl OwnGroups {
         }
     }
 
-    /// The own group of version 2, if that is where memory and processes are counted here.
+    /// The group in version 2, if version 2 controls memory and pids on this host.
     fn unified(&self) -> Option<&Path> {
         let controllers = |own: &&PathBuf| {
             let text = fs::read_to_string(own.join("cgroup.controllers")).unwrap_or_default();
@@ -122,7 +121,7 @@ impl OwnGroups {
     }
 }
 
-/// Tells what the kernel offers, to whoever has the rights.
+/// Returns the cgroup version this host has, whether or not this user may use it.
 pub(crate) fn offered() -> Option<&'static str> {
     let own = OwnGroups::read();
     if own.unified().is_some() {
@@ -134,8 +133,8 @@ pub(crate) fn offered() -> Option<&'static str> {
     }
 }
 
-/// As root: hands `user`, whom this process will become, groups for builds below its own. What
-/// cannot be had is found to be missing later, by [`ResourceControl::find`].
+/// Delegates groups for builds to `user`. Called by root before it becomes that user. A failure
+/// shows later, when [`ResourceControl::find`] finds no group.
 pub(crate) fn delegate(user: &User) {
     let own = OwnGroups::read();
     let give = |path: &Path| {
@@ -160,7 +159,7 @@ pub(crate) fn delegate(user: &User) {
     }
 }
 
-/// The folder of version 1 that one user's builds are in.
+/// Returns the name of the version 1 group that holds one user's builds.
 fn name_for(uid: u32) -> String {
     format!("buildd-slave-{uid}")
 }
@@ -176,8 +175,8 @@ fn is_writable(path: &Path) -> bool {
 }
 
 impl ResourceControl {
-    /// Finds where this process may make groups. In version 2 it goes aside for that, into a group
-    /// at the side of those of the builds; only if it is alone in its own.
+    /// Finds the groups below which this process may create more. In version 2, the process first
+    /// moves into the leaf group [`LEAF`], which needs it to be alone in its group.
     pub(crate) fn find() -> Self {
         let own = OwnGroups::read();
         if let Some(group) = own.unified() {
@@ -197,7 +196,8 @@ impl ResourceControl {
         }
     }
 
-    /// Makes the groups of the build `name`; what cannot be made is noted and left to rlimits.
+    /// Creates the groups of the build `name`. A group that cannot be created is logged, and an
+    /// rlimit takes its place.
     pub(crate) fn create(&self, name: &str, memory_bytes: u64, processes: u64) -> BuildLimits {
         let name = format!("{name}.{}", std::process::id());
         let make = |base: &Option<PathBuf>| {
@@ -222,7 +222,6 @@ impl ResourceControl {
     }
 }
 
-/// Says what limits builds.
 impl fmt::Display for ResourceControl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.memory, &self.pids) {
@@ -233,17 +232,17 @@ impl fmt::Display for ResourceControl {
             (Some(_), None) => f.write_str("cgroup v1 for memory, rlimits for processes"),
             (None, Some(_)) => f.write_str("cgroup v1 for processes, rlimits for memory"),
             (None, None) => f.write_str(
-                "rlimits, memory for each process by itself (no control group is this user's: \
-                 start the daemon as root, or by systemd with Delegate=yes)",
+                "rlimits, with the memory limit per process (this user has no control group: start \
+                 the daemon as root, or by systemd with Delegate=yes)",
             ),
         }
     }
 }
 
-/// Returns the group of version 2 in which groups of builds can be made, made ready.
+/// Prepares and returns the version 2 group below which builds get their groups.
 fn subtree(own: &Path) -> Option<PathBuf> {
     let base = match own.parent() {
-        // An earlier daemon, or systemd, has put us aside already.
+        // An earlier daemon, or systemd, has put this process into the leaf already.
         Some(parent) if own.file_name() == Some(OsStr::new(LEAF)) => parent,
         _ => own,
     };
@@ -263,7 +262,7 @@ fn subtree(own: &Path) -> Option<PathBuf> {
     Some(base.to_owned())
 }
 
-/// Makes a group, or takes one that is left over.
+/// Creates a group, or reuses an existing one.
 fn make_group(folder: &Path) -> io::Result<()> {
     match fs::create_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
@@ -271,8 +270,8 @@ fn make_group(folder: &Path) -> io::Result<()> {
     }
 }
 
-/// Joins the groups, if any, that the environment names. To be called first of all by what is
-/// started in a build's name.
+/// Joins the groups that the environment names, if any. A process of a build calls this before
+/// anything else.
 pub(crate) fn join_inherited() -> io::Result<()> {
     match BuildLimits::inherited() {
         Some(limits) => limits.join(),
@@ -291,9 +290,10 @@ impl BuildLimits {
         serde_json::to_string(self).expect("limits are plain data")
     }
 
-    /// Tells the kernel; also of a build that goes on, whose groups systemd may have reset.
+    /// Writes the limits to the groups. Repeated for a build that outlived a daemon's restart,
+    /// because systemd may have reset its groups.
     pub(crate) fn apply(&self) {
-        // By the names of either version.
+        // Version 2's name or version 1's; only one of them exists.
         for (folder, file, value) in [
             (&self.memory, "memory.max", self.memory_bytes),
             (&self.memory, "memory.limit_in_bytes", self.memory_bytes),
@@ -311,8 +311,8 @@ impl BuildLimits {
     }
 
     fn join(&self) -> io::Result<()> {
-        // Most are in there by birth, and to move, if only to where one is, holds up all that
-        // begins and ends on this machine for milliseconds.
+        // Most processes inherit the groups. Writing to cgroup.procs, even without effect, delays
+        // every fork and exit on the host for milliseconds.
         let own = OwnGroups::read();
         let join = |folder: &PathBuf| {
             if [&own.unified, &own.memory, &own.pids].contains(&&Some(folder.clone())) {
@@ -325,7 +325,7 @@ impl BuildLimits {
         };
         match &self.memory {
             Some(folder) => join(folder)?,
-            // Private writable memory: what is only reserved is not counted, unlike with AS.
+            // RLIMIT_DATA counts private writable memory; RLIMIT_AS would count reservations too.
             None => lower_rlimit(Resource::RLIMIT_DATA, self.memory_bytes)?,
         }
         match &self.pids {
@@ -335,7 +335,7 @@ impl BuildLimits {
         }
     }
 
-    /// Tells how often the limits were met. Without groups nobody counts.
+    /// Returns how often the build hit its limits; zero without control groups, which count it.
     pub(crate) fn hits(&self) -> Hits {
         let count = |folder: &Option<PathBuf>, files: &[&str], key: &str| {
             let text = files
@@ -356,13 +356,13 @@ impl BuildLimits {
         }
     }
 
-    /// Ends whatever is in the groups still, and removes them.
+    /// Kills the processes left in the groups and removes the groups.
     pub(crate) fn remove(&self) -> io::Result<()> {
         let deadline = Instant::now() + REMOVAL_TIMEOUT;
         for folder in [&self.memory, &self.pids].into_iter().flatten() {
             loop {
                 let text = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
-                // 0 is what cannot be seen from here.
+                // 0 stands for a process of a pid namespace that is invisible from here.
                 let pids = text.lines().filter_map(|line| line.parse().ok());
                 for pid in pids.filter(|pid| *pid > 0) {
                     // It may have ended by itself in between.
@@ -388,7 +388,7 @@ impl BuildLimits {
     }
 }
 
-/// Returns how many threads there are on this host, by the fourth field of `/proc/loadavg`.
+/// Returns the number of threads on this host, from the fourth field of `/proc/loadavg`.
 fn threads() -> u64 {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let field = text.split_whitespace().nth(3).unwrap_or_default();
@@ -396,7 +396,7 @@ fn threads() -> u64 {
     all.and_then(Result::ok).unwrap_or_default()
 }
 
-/// Sets a limit that is never raised again.
+/// Sets soft and hard limit to `value`, or to the present hard limit if that is lower.
 fn lower_rlimit(resource: Resource, value: u64) -> io::Result<()> {
     let (_, hard) = nix::sys::resource::getrlimit(resource)?;
     let value = value.min(hard);
@@ -408,7 +408,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn own_groups_of_both_versions() {
+    fn own_groups_are_found_in_both_versions() {
         let hybrid = "30 25 0:26 / /sys/fs/cgroup/memory rw shared:9 - cgroup cgroup rw,memory\n\
                       31 25 0:27 / /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids\n\
                       32 25 0:28 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
@@ -424,7 +424,7 @@ mod tests {
         assert_eq!(own.unified, path(expected));
         assert_eq!((own.memory, own.pids), (None, None));
 
-        // A container that is shown only its own part.
+        // A container that sees only its own part of the hierarchy.
         let part = "26 24 0:22 /docker/1 /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory";
         let own = OwnGroups::parse(part, "4:memory:/docker/1/in\n");
         assert_eq!(own.memory, path("/sys/fs/cgroup/memory/in"));
@@ -432,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn version_2_is_entered_from_the_side() {
+    fn in_version_2_the_daemon_moves_into_a_leaf_group() {
         let dir = tempfile::tempdir().unwrap();
         let me = std::process::id().to_string();
         let write = |file: &str, text: &str| fs::write(dir.path().join(file), text).unwrap();
@@ -446,12 +446,12 @@ mod tests {
         assert_eq!(joined.unwrap(), "0");
         let enabled = fs::read_to_string(dir.path().join("cgroup.subtree_control"));
         assert_eq!(enabled.unwrap(), "+memory +pids");
-        // The next daemon begins where this one is.
+        // The next daemon starts in the leaf group.
         assert_eq!(subtree(&dir.path().join("daemon")), base);
     }
 
     #[test]
-    fn both_versions_count_what_was_refused() {
+    fn hits_are_read_in_both_versions() {
         let dir = tempfile::tempdir().unwrap();
         let folder = Some(dir.path().to_owned());
         let limits = BuildLimits {

@@ -1,4 +1,4 @@
-//! Which daemon has a folder for itself?
+//! Locks a folder so that only one daemon uses it.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read as _};
@@ -6,31 +6,31 @@ use std::path::Path;
 
 use super::fs;
 
-/// The file in the folder that is locked; it holds the pid of who has it.
+/// The lock file in the folder; it holds the pid of the daemon that has the lock.
 const NAME: &str = ".daemon";
 
-/// Why a folder could not be had.
+/// Why a folder could not be locked.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// Another process has it.
+    /// Another process holds the lock.
     #[error("taken by process {pid}")]
     Taken { pid: String },
     #[error(transparent)]
     Disk(#[from] fs::Error),
 }
 
-/// Takes `folder` until what is returned is dropped, or the process ends, however it does.
+/// Locks `folder` until the returned file is dropped or the process ends.
 pub(crate) fn claim(folder: &Path) -> Result<File, Error> {
     let path = folder.join(NAME);
     let open = || {
         OpenOptions::new().append(true).create(true).open(&path)?;
-        // Open for reading, it keeps nobody from making the file system read-only.
+        // Opened for reading only, so that the file system can still be remounted read-only.
         File::open(&path)
     };
     let mut file = open().map_err(fs::Error::at("open", &path))?;
     match file.try_lock() {
         Ok(()) => {
-            // On a full disk it goes without: a daemon has to start there.
+            // The pid is missing on a full disk; a daemon must start there all the same.
             let _ = std::fs::write(&path, std::process::id().to_string());
             Ok(file)
         }
@@ -44,7 +44,7 @@ pub(crate) fn claim(folder: &Path) -> Result<File, Error> {
 fn holder(file: &mut File) -> io::Result<String> {
     let mut pid = String::new();
     file.read_to_string(&mut pid)?;
-    // It may just be about to say so.
+    // The holder may not have written its pid yet.
     Ok(if pid.is_empty() {
         "unknown".to_owned()
     } else {
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_is_one_daemons_at_a_time() {
+    fn a_folder_has_one_daemon_at_a_time() {
         let dir = tempfile::tempdir().unwrap();
         let first = claim(dir.path()).unwrap();
         let error = claim(dir.path()).unwrap_err().to_string();

@@ -1,4 +1,4 @@
-//! What time is it, as the farm's rows have it, and when was something used?
+//! Times as milliseconds since 1970, as the farm's rows hold them.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -7,14 +7,14 @@ pub(crate) fn now_ms() -> i64 {
     ms_of(SystemTime::now())
 }
 
-/// Returns a time as milliseconds since 1970; one before that is 0.
+/// Returns a time as milliseconds since 1970; earlier times are 0.
 pub(crate) fn ms_of(time: SystemTime) -> i64 {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// Returns how long after 1970 something was used last. A time that has not come yet says nothing,
-/// and counts as longest ago.
+/// Returns the time since 1970 at which something was last used. A time in the future is invalid,
+/// and counts as the oldest.
 pub(crate) fn used_at(time: SystemTime) -> Duration {
     let past = time <= SystemTime::now();
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Pure: how a file is compressed, by its name or its first bytes.
+//! Pure: detects how a file is compressed, by its name or its first bytes.
 
 /// How a tarball is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,7 +14,7 @@ pub(crate) enum Compression {
 pub(crate) const MAGIC_BYTES: usize = 6;
 
 impl Compression {
-    /// Reads it from the name of a file; `None` if that is not a tarball's.
+    /// Detects it from a file's name; `None` if that is not a tarball's.
     pub(crate) fn by_name(name: &str) -> Option<Self> {
         let (_, extension) = name.rsplit_once(".tar")?;
         Some(match extension {
@@ -27,7 +27,7 @@ impl Compression {
         })
     }
 
-    /// Reads it from the first bytes of a file.
+    /// Detects it from a file's first bytes.
     pub(crate) fn by_magic(bytes: &[u8]) -> Self {
         match bytes {
             [0x1f, 0x8b, ..] => Self::Gzip,
@@ -38,7 +38,7 @@ impl Compression {
         }
     }
 
-    /// Returns the option by which tar decompresses it.
+    /// Returns the option that makes tar decompress it.
     pub(crate) fn tar_option(self) -> Option<&'static str> {
         match self {
             Self::None => None,
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_bytes_tell_the_compression() {
+    fn compression_is_detected_from_the_first_bytes() {
         let option = |bytes: &[u8]| Compression::by_magic(bytes).tar_option();
         assert_eq!(option(&[0x1f, 0x8b, 8, 0, 0, 0]), Some("--gzip"));
         assert_eq!(option(b"BZh91A"), Some("--bzip2"));
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn the_name_tells_the_compression() {
+    fn compression_is_detected_from_the_name() {
         for (name, expect) in [
             ("a.tar", Some(Compression::None)),
             ("a.tar.zst", Some(Compression::Zstd)),

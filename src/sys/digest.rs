@@ -1,4 +1,4 @@
-//! What is the SHA-1 of a file?
+//! Computes the SHA-1 of files and streams.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -13,8 +13,7 @@ pub(crate) fn sha1_of(path: &Path) -> io::Result<(String, u64)> {
     sha1_from(&mut File::open(path)?)
 }
 
-/// Returns the SHA-1 of all that `source` yields, in lower-case hexadecimal, and its length in
-/// bytes.
+/// Reads `source` to its end; returns its SHA-1 in lower-case hexadecimal and its length in bytes.
 pub(crate) fn sha1_from(source: &mut impl Read) -> io::Result<(String, u64)> {
     let (mut hasher, mut length) = (Sha1::new(), 0);
     let mut buffer = vec![0; CHUNK_BYTES];
@@ -41,12 +40,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_has_a_sum_and_a_length() {
+    fn sha1_and_length_of_a_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x");
         std::fs::write(&path, "Hello World").unwrap();
-        let sum = "0a4d55a8d778e5022fab701977c5d840bbc486d0".to_owned();
-        assert_eq!(sha1_of(&path).unwrap(), (sum, 11));
+        let sha1 = "0a4d55a8d778e5022fab701977c5d840bbc486d0".to_owned();
+        assert_eq!(sha1_of(&path).unwrap(), (sha1, 11));
         assert!(sha1_of(&dir.path().join("y")).is_err());
     }
 }

@@ -1,8 +1,8 @@
-//! How does a process of ours start another program?
+//! Makes commands that start this binary again, or other programs.
 //!
-//! This binary by `/proc/self/exe`, never by name: it stays the same program after an upgrade,
-//! and it can be run by a mapped root that may not search the folders above it. Others by a
-//! tether, so that they do not outlive the shim.
+//! This binary starts by `/proc/self/exe`, never by name. So it stays the same program after an
+//! upgrade, and a mapped root can run it without access to the folders above it. Other programs
+//! start by a tether, so that they do not outlive the shim.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -22,7 +22,7 @@ pub(crate) fn internal(name: &str) -> Command {
     this_program(["internal", name])
 }
 
-/// Returns a command for this binary with the given arguments, as a user would type them.
+/// Returns a command for this binary with the given arguments.
 pub(crate) fn this_program<I, S>(args: I) -> Command
 where
     I: IntoIterator<Item = S>,
@@ -33,7 +33,7 @@ where
     command
 }
 
-/// Returns where a program started by name is.
+/// Finds the program that `PATH` has for `name`.
 pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path)
@@ -44,15 +44,15 @@ pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
         })
 }
 
-/// Returns a command for `program` that dies with the thread that starts it.
+/// Returns a command for `program` whose process is killed when the thread that starts it ends.
 pub(crate) fn tethered(program: impl AsRef<OsStr>) -> Command {
     let mut command = internal("tether");
     command.arg(program);
     command
 }
 
-/// Closes what this process was started with besides stdin, stdout and stderr, so that it reaches
-/// nobody further down. To be called before anything is opened.
+/// Closes all inherited descriptors but stdin, stdout and stderr, so that no child gets them. Must
+/// be called before this process opens a file.
 pub(crate) fn close_inherited() {
     let entries = std::fs::read_dir("/proc/self/fd").into_iter().flatten();
     let numbers: Vec<RawFd> = entries
@@ -60,12 +60,13 @@ pub(crate) fn close_inherited() {
         .filter(|number| *number > 2)
         .collect();
     for number in numbers {
-        // The one of the listing itself is closed already.
+        // The descriptor of the listing itself is closed already.
         let _ = nix::unistd::close(number);
     }
 }
 
-/// The other half of [`tethered`]: becomes the program. Returns only if that fails.
+/// The entry point `internal tether`, used by [`tethered`]: executes the program. Returns only on
+/// failure.
 pub(crate) fn tether(argv: &[OsString]) -> io::Result<()> {
     let [program, args @ ..] = argv else {
         return Err(io::Error::other("tether: no program"));

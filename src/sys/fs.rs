@@ -1,9 +1,8 @@
-//! How are files written so that a crash leaves the old or the new one, and trees removed safely?
+//! Writes files atomically and removes trees safely.
 //!
-//! A file appears under its name whole, on disk, or not at all. A tree is removed through opened
-//! directories only: no symbolic link is followed and no mount point, a bind mount of the host
-//! included, is entered. Knows no folder layout. Used by the file cache, the journal and the
-//! stages.
+//! A file appears under its name complete and on disk, or not at all. A tree is removed through
+//! opened directories: symbolic links are not followed, and mount points, such as bind mounts of
+//! the host, are not entered. Knows no folder layout.
 
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
@@ -19,10 +18,10 @@ use nix::errno::Errno;
 use nix::fcntl::{self, FallocateFlags, Flock, FlockArg, OFlag, OpenHow, ResolveFlag};
 use nix::unistd::{self, UnlinkatFlags};
 
-/// What every unfinished file's name begins with.
+/// The prefix of an unfinished file's name.
 pub(crate) const TEMP_PREFIX: &str = ".tmp-";
 
-/// What could not be done to which path.
+/// An I/O error with the failed action and its path.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action} {}: {source}", path.display())]
 pub(crate) struct Error {
@@ -32,7 +31,7 @@ pub(crate) struct Error {
 }
 
 impl Error {
-    /// Returns a closure for `map_err` that says what was being done, and to what.
+    /// Returns a closure for `map_err` that adds the action and the path.
     pub(crate) fn at<E: Into<io::Error>>(
         action: &'static str,
         path: &Path,
@@ -48,8 +47,8 @@ impl Error {
 
 /// A file being written under a `.tmp-` name; removed when dropped before [`TempFile::persist`].
 ///
-/// It is locked while it is open, which is how [`sweep_temps`] in any process knows a file left by
-/// a crash from one at work.
+/// The open file is locked. By the lock, [`sweep_temps`] in any process tells a file being written
+/// from one that a crash left.
 #[derive(Debug)]
 pub(crate) struct TempFile {
     file: Flock<File>,
@@ -58,7 +57,7 @@ pub(crate) struct TempFile {
 }
 
 impl TempFile {
-    /// Creates an empty file in `dir`, under a name no other file has.
+    /// Creates an empty file in `dir` with a unique name.
     pub(crate) fn create(dir: &Path) -> Result<Self, Error> {
         static COUNTER: AtomicU64 = AtomicU64::new(0);
         loop {
@@ -71,7 +70,7 @@ impl TempFile {
                 .open(&path)
             {
                 Ok(file) => file,
-                // Left by an earlier process of our number.
+                // An earlier process with the same pid left it.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
                 Err(error) => return Err(Error::at("create", &path)(error)),
             };
@@ -81,7 +80,7 @@ impl TempFile {
                 .metadata()
                 .map_err(Error::at("examine", &path))?
                 .nlink();
-            // A sweep may have come between creation and lock.
+            // A sweep may have removed the file between creation and lock.
             if links > 0 {
                 return Ok(Self {
                     file,
@@ -99,9 +98,8 @@ impl TempFile {
             .map_err(Error::at("write", &self.path))
     }
 
-    /// Takes the disk space for `len` bytes from `offset` on, so that nobody else does; what is not
-    /// written in the end is given back by [`TempFile::persist`]. Does nothing where the file
-    /// system cannot.
+    /// Reserves disk space for `len` bytes from `offset` on. [`TempFile::sync`] releases what has not
+    /// been written. Does nothing if the file system does not support it.
     pub(crate) fn allocate(&self, offset: u64, len: u64) -> Result<(), Error> {
         let keep_size = FallocateFlags::FALLOC_FL_KEEP_SIZE;
         let bytes = |number: u64| i64::try_from(number).map_err(|_| Errno::EFBIG);
@@ -109,34 +107,33 @@ impl TempFile {
             .and_then(|offset| fcntl::fallocate(&*self.file, keep_size, offset, bytes(len)?));
         match allocated {
             Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(()),
-            other => other.map_err(Error::at("make room for", &self.path)),
+            other => other.map_err(Error::at("reserve disk space for", &self.path)),
         }
     }
 
-    /// Returns another handle on the file.
     pub(crate) fn handle(&self) -> io::Result<File> {
         self.file.try_clone()
     }
 
-    /// Gives the file its `mode` and, once its bytes are on disk, its name: `dest`, in the same
-    /// directory, replacing what is there. On return the name is on disk too.
+    /// Syncs the file, sets its `mode` and renames it to `dest` in the same directory, replacing a
+    /// file there. On return, bytes and name are on disk.
     pub(crate) fn persist(mut self, dest: &Path, mode: u32) -> Result<(), Error> {
         self.sync()?;
         self.rename(dest, mode)?;
         fsync_dir(parent_of(dest))
     }
 
-    /// Brings the bytes to the disk.
+    /// Syncs the bytes to disk and releases unused reserved space.
     pub(crate) fn sync(&mut self) -> Result<(), Error> {
-        // Gives back what was allocated and not written.
+        // Releases the space that was reserved and not written.
         let len = self.file.stream_position();
         len.and_then(|len| self.file.set_len(len))
             .and_then(|()| self.file.sync_all())
             .map_err(Error::at("sync", &self.path))
     }
 
-    /// Like [`TempFile::persist`] without waiting for the disk: what is there under that name after
-    /// a power cut may be less, until somebody has synced it.
+    /// Like [`TempFile::persist`], but without fsync. Until the caller syncs file and directory, a
+    /// power cut may leave the file truncated.
     pub(crate) fn place(mut self, dest: &Path, mode: u32) -> Result<(), Error> {
         self.rename(dest, mode)
     }
@@ -154,13 +151,13 @@ impl TempFile {
 impl Drop for TempFile {
     fn drop(&mut self) {
         if !self.persisted {
-            // A failure leaves a file that the next sweep removes.
+            // If this fails, the next sweep removes the file.
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-/// Removes the temporary files in `dir` that no living process is writing.
+/// Removes the temporary files in `dir` that no process has locked.
 pub(crate) fn sweep_temps(dir: &Path) -> Result<(), Error> {
     for entry in fs::read_dir(dir).map_err(Error::at("list", dir))? {
         let entry = entry.map_err(Error::at("list", dir))?;
@@ -185,29 +182,29 @@ pub(crate) fn sweep_temps(dir: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Writes `bytes` to `path` (mode 0644) so that a reader, or a crash, sees the old or the new file.
+/// Writes `bytes` to `path` with mode 0644. Readers, also after a crash, see the old or the new file.
 pub(crate) fn atomic_write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let mut temp = TempFile::create(parent_of(path))?;
     temp.write_all(bytes)?;
     temp.persist(path, 0o644)
 }
 
-/// Makes a folder, and what is above it, that nobody but its owner may look into.
+/// Creates `dir` and its parents, and sets the mode of `dir` to 0700.
 pub(crate) fn make_private(dir: &Path) -> Result<(), Error> {
     fs::create_dir_all(dir).map_err(Error::at("create", dir))?;
     let mode = Permissions::from_mode(0o700);
     fs::set_permissions(dir, mode).map_err(Error::at("make private", dir))
 }
 
-/// Puts a directory's names, as they are now, on disk.
+/// Syncs a directory, so that its present names are on disk.
 pub(crate) fn fsync_dir(dir: &Path) -> Result<(), Error> {
     File::open(dir)
         .and_then(|dir| dir.sync_all())
         .map_err(Error::at("sync", dir))
 }
 
-/// Returns the bytes that the files below `dir` take on the disk, each counted once, whatever its
-/// names.
+/// Returns the disk space of the tree below `dir` in bytes. A file with several hard links counts
+/// once.
 pub(crate) fn disk_usage(dir: &Path) -> Result<u64, Error> {
     let (mut bytes, mut seen) = (0_u64, HashSet::new());
     let mut pending = vec![dir.to_path_buf()];
@@ -228,11 +225,11 @@ pub(crate) fn disk_usage(dir: &Path) -> Result<u64, Error> {
     Ok(bytes)
 }
 
-/// Removes `path` and all below it; something absent is fine.
+/// Removes `path` and all below it; success if absent.
 ///
-/// A symbolic link is removed, not followed. A mount point, be it `path` or below it, is an error
-/// and what is mounted there stays untouched. Directories are emptied one level at a time, deeper
-/// ones first moved up to the top, so that no depth of nesting exhausts stack or descriptors.
+/// A symbolic link is removed, not followed. A mount point, at `path` or below it, is an error, and
+/// the mounted tree stays untouched. Nested directories are moved up to the top and emptied one by
+/// one, so that no depth exhausts stack or descriptors.
 pub(crate) fn remove_tree(path: &Path) -> Result<(), Error> {
     let fail = || Error::at::<Errno>("remove", path);
     let Some(name) = path.file_name() else {
@@ -251,7 +248,7 @@ pub(crate) fn remove_tree(path: &Path) -> Result<(), Error> {
     unistd::unlinkat(&parent, name, UnlinkatFlags::RemoveDir).map_err(fail())
 }
 
-/// Empties the opened directory `top`, which is on one file system and stays.
+/// Empties the opened directory `top` and keeps it; fails at a mount point.
 fn empty(top: &OwnedFd) -> io::Result<()> {
     let mut moved = 0_u64;
     let mut pending = remove_shallow(top)?;
@@ -263,7 +260,7 @@ fn empty(top: &OwnedFd) -> io::Result<()> {
                 let lifted = OsString::from(format!(".removing-{moved}"));
                 match fcntl::renameat(&dir, child.as_os_str(), top, lifted.as_os_str()) {
                     Ok(()) => break lifted,
-                    // The tree has an entry of that name itself.
+                    // The tree already has an entry of that name: try the next.
                     Err(Errno::EEXIST | Errno::ENOTEMPTY | Errno::ENOTDIR) => {}
                     Err(errno) => return Err(errno.into()),
                 }
@@ -274,7 +271,7 @@ fn empty(top: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes what is not a directory, and the empty directories; returns the names of the others.
+/// Removes all entries except non-empty directories, and returns the names of these.
 fn remove_shallow(dir: &OwnedFd) -> io::Result<Vec<OsString>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(format!("/proc/self/fd/{}", dir.as_raw_fd()))? {
@@ -289,7 +286,7 @@ fn remove_shallow(dir: &OwnedFd) -> io::Result<Vec<OsString>> {
     Ok(left)
 }
 
-/// Removes one entry, unless it is a directory with something in it: then returns false.
+/// Removes one entry; returns false for a non-empty directory, which stays.
 fn remove_entry(dir: BorrowedFd<'_>, name: &OsStr) -> nix::Result<bool> {
     let removed = match unistd::unlinkat(dir, name, UnlinkatFlags::NoRemoveDir) {
         Err(Errno::EISDIR) => unistd::unlinkat(dir, name, UnlinkatFlags::RemoveDir),
@@ -302,7 +299,7 @@ fn remove_entry(dir: BorrowedFd<'_>, name: &OsStr) -> nix::Result<bool> {
     }
 }
 
-/// Opens the directory `name` in `dir`: EXDEV when it is a mount point, ELOOP when it is a link.
+/// Opens the directory `name` in `dir`. Fails with EXDEV at a mount point, with ELOOP at a link.
 fn open_below(dir: BorrowedFd<'_>, name: &OsStr) -> nix::Result<OwnedFd> {
     let how = OpenHow::new()
         .flags(OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
@@ -310,14 +307,14 @@ fn open_below(dir: BorrowedFd<'_>, name: &OsStr) -> nix::Result<OwnedFd> {
     fcntl::openat2(dir, name, how)
 }
 
-/// The directory that holds `path`.
+/// Returns the directory that holds `path`.
 fn parent_of(path: &Path) -> &Path {
     path.parent()
         .filter(|dir| !dir.as_os_str().is_empty())
         .unwrap_or_else(|| Path::new("."))
 }
 
-/// Turns the absence of something to be removed into success.
+/// Turns `NotFound` into success.
 fn ignore_absent(result: io::Result<()>) -> io::Result<()> {
     result.or_else(|error| match error.kind() {
         io::ErrorKind::NotFound => Ok(()),
@@ -365,27 +362,27 @@ mod tests {
     }
 
     #[test]
-    fn sweep_spares_files_at_work_and_other_names() {
+    fn sweep_spares_locked_files_and_other_names() {
         let dir = tempfile::tempdir().unwrap();
         for name in [".tmp-1-1", ".tmp-left", "kept"] {
             fs::write(dir.path().join(name), b"x").unwrap();
         }
         let working = TempFile::create(dir.path()).unwrap();
         sweep_temps(dir.path()).unwrap();
-        let at_work = working
+        let locked = working
             .path
             .file_name()
             .unwrap()
             .to_str()
             .unwrap()
             .to_owned();
-        assert_eq!(names(dir.path()), [at_work, "kept".to_owned()]);
+        assert_eq!(names(dir.path()), [locked, "kept".to_owned()]);
         drop(working);
         assert_eq!(names(dir.path()), ["kept"]);
     }
 
     #[test]
-    fn remove_tree_takes_all_but_what_links_point_to() {
+    fn remove_tree_does_not_follow_links() {
         let dir = tempfile::tempdir().unwrap();
         let outside = dir.path().join("outside");
         fs::create_dir_all(outside.join("kept")).unwrap();
@@ -434,7 +431,7 @@ mod tests {
         fs::create_dir(&tree).unwrap();
         let mut at = File::open(&tree).map(OwnedFd::from).unwrap();
         let mode = nix::sys::stat::Mode::from_bits_truncate(0o755);
-        // Deeper than a path may be long and a process may have files open.
+        // Longer than a path may be, and more levels than a process may have descriptors.
         for _ in 0..3000 {
             nix::sys::stat::mkdirat(&at, "d", mode).unwrap();
             at = open_below(at.as_fd(), OsStr::new("d")).unwrap();
@@ -445,7 +442,7 @@ mod tests {
 
     #[test]
     fn a_mount_point_cannot_be_opened_from_its_parent() {
-        // Only opens: a test should not try to remove a mounted tree.
+        // Opens only: a test must not try to remove a mounted tree.
         let root = File::open("/").map(OwnedFd::from).unwrap();
         let refused = open_below(root.as_fd(), OsStr::new("proc")).unwrap_err();
         assert_eq!(refused, Errno::EXDEV);

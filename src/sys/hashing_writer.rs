@@ -1,7 +1,7 @@
-//! How do bytes that come in get to the disk, summed on the way, without one waiting for another?
+//! Writes a stream to a file; writing, hashing and flushing run in parallel.
 //!
-//! What is written is summed by a second thread and brought to the disk by a third while more
-//! comes; memory is constant. A small file is not worth threads.
+//! One thread computes the SHA-1 and another flushes to disk while the caller writes. Memory use
+//! is constant. Small files get no threads.
 
 use std::io::{self, Read};
 use std::sync::mpsc::{self, Receiver, SyncSender};
@@ -12,16 +12,16 @@ use sha1::{Digest as _, Sha1};
 use super::digest::hex;
 use super::fs::{Error, TempFile};
 
-/// Bytes of a piece: large enough that system calls and hand-overs do not show.
+/// The size of a piece. Large enough to make the cost of system calls and channels negligible.
 pub(crate) const PIECE_BYTES: usize = 256 << 10;
-/// Pieces on their way to the sum.
+/// The number of pieces that may wait to be hashed.
 const PIECES: usize = 4;
-/// Bytes from which on threads are used.
+/// The file size in bytes from which threads are used.
 const SMALL_BYTES: u64 = 1 << 20;
-/// Bytes between two flushes to the disk.
+/// The number of bytes between two flushes to disk.
 const FLUSH_BYTES: u64 = 32 << 20;
 
-/// A file being written.
+/// A file being written and hashed.
 #[derive(Debug)]
 pub(crate) struct HashingWriter {
     temp: TempFile,
@@ -38,7 +38,7 @@ enum Hashing {
 #[derive(Debug)]
 struct Threads {
     pieces: SyncSender<Vec<u8>>,
-    /// Pieces that are summed, to be filled again.
+    /// Hashed pieces, to be filled again.
     spare: Receiver<Vec<u8>>,
     hasher: JoinHandle<Sha1>,
     flush: SyncSender<()>,
@@ -53,17 +53,16 @@ impl HashingWriter {
         }
     }
 
-    /// Bytes written so far.
+    /// Returns the number of bytes written so far.
     pub(crate) fn len(&self) -> u64 {
         self.len
     }
 
-    /// The file that is written.
     pub(crate) fn temp(&self) -> &TempFile {
         &self.temp
     }
 
-    /// Returns a piece to be filled.
+    /// Returns a buffer for the next piece.
     pub(crate) fn spare(&self) -> Vec<u8> {
         match &self.hashing {
             Hashing::Inline(_) => Vec::new(),
@@ -78,7 +77,7 @@ impl HashingWriter {
         self.len += piece.len() as u64;
         if let Hashing::Inline(hasher) = &self.hashing
             && self.len >= SMALL_BYTES
-            // Where there are no more threads to be had, it goes without.
+            // If the system refuses a thread, hashing stays in this one.
             && let Ok(threads) = Threads::start(hasher.clone(), &self.temp)
         {
             self.hashing = Hashing::Threads(threads);
@@ -86,10 +85,10 @@ impl HashingWriter {
         match &mut self.hashing {
             Hashing::Inline(hasher) => hasher.update(&piece),
             Hashing::Threads(threads) => {
-                let taken = threads.pieces.send(piece);
-                taken.expect("it sums until we stop sending");
+                let sent = threads.pieces.send(piece);
+                sent.expect("the hash thread receives until the sender is dropped");
                 if self.len / FLUSH_BYTES > before / FLUSH_BYTES {
-                    // It may still be at the last one.
+                    // A full channel means that a flush is already due.
                     let _ = threads.flush.try_send(());
                 }
             }
@@ -97,13 +96,14 @@ impl HashingWriter {
         Ok(())
     }
 
-    /// Returns the file, not yet named nor all on disk, and its SHA-1 in lower-case hexadecimal.
+    /// Returns the file and its SHA-1 in lower-case hexadecimal. The file is neither renamed nor
+    /// synced yet.
     pub(crate) fn finish(self) -> (TempFile, String) {
         let hasher = match self.hashing {
             Hashing::Inline(hasher) => hasher,
             Hashing::Threads(Threads { pieces, hasher, .. }) => {
                 drop(pieces);
-                hasher.join().expect("summing does not panic")
+                hasher.join().expect("hashing does not panic")
             }
         };
         (self.temp, hex(&hasher.finalize()))
@@ -117,7 +117,7 @@ impl Threads {
         let hash_loop = move || {
             for piece in coming {
                 hasher.update(&piece);
-                // Nobody wants it back after the last one.
+                // The writer may have been dropped.
                 let _ = give_back.send(piece);
             }
             hasher
@@ -126,7 +126,7 @@ impl Threads {
         let file = temp.handle()?;
         let flush_loop = move || {
             for () in requests {
-                // The end tells what went wrong.
+                // The final sync reports errors.
                 let _ = file.sync_data();
             }
         };
@@ -145,7 +145,7 @@ impl Threads {
     }
 }
 
-/// Replaces what is in `piece` by the next bytes of `source`; none at its end.
+/// Fills `piece` with the next bytes of `source`, at most [`PIECE_BYTES`]. Empty means the end.
 pub(crate) fn fill(source: &mut (impl Read + ?Sized), piece: &mut Vec<u8>) -> io::Result<()> {
     piece.resize(PIECE_BYTES, 0);
     let mut filled = 0;
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn small_and_large_files_come_whole_and_with_their_sums() {
+    fn files_of_all_sizes_are_written_and_hashed() {
         let dir = tempfile::tempdir().unwrap();
         let bytes: Vec<u8> = (0..40_000_000_u32).map(|n| (n % 251) as u8).collect();
         let small = usize::try_from(SMALL_BYTES).unwrap();
@@ -196,15 +196,15 @@ mod tests {
                 writer.write(piece).unwrap();
             }
             assert_eq!(writer.len(), len as u64);
-            let (temp, sum) = writer.finish();
+            let (temp, sha1) = writer.finish();
             let path = dir.path().join("file");
             temp.persist(&path, 0o644).unwrap();
-            assert_eq!(sha1_of(&path).unwrap(), (sum, len as u64));
+            assert_eq!(sha1_of(&path).unwrap(), (sha1, len as u64));
         }
     }
 
     #[test]
-    fn a_file_given_up_leaves_nothing() {
+    fn a_dropped_writer_leaves_no_file() {
         let dir = tempfile::tempdir().unwrap();
         let mut writer = HashingWriter::to(TempFile::create(dir.path()).unwrap());
         writer.write(vec![1; 2 << 20]).unwrap();

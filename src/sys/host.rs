@@ -1,4 +1,4 @@
-//! What is to be known of this host: kernel, memory, disk, time, installed packages.
+//! Facts about this host: kernel, memory, disk, time, installed packages.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -27,13 +27,13 @@ pub(crate) fn kernel() -> String {
     )
 }
 
-/// Tells whether an overlay may have its writable layer on a tmpfs. Before 6.6 it can be mounted,
-/// but tmpfs has no `user.*` attributes, and replacing a folder of the base fails later.
+/// Returns whether an overlay works with its writable layer on a tmpfs. Before 6.6 tmpfs has no
+/// `user.*` attributes: the mount succeeds, but replacing a folder of the base fails later.
 pub(crate) fn memory_layer_works() -> bool {
     kernel_is_at_least(6, 6)
 }
 
-/// Tells whether the kernel is of this release or a later one; one that hides it is not.
+/// Returns whether the kernel has at least this release; false if its release is unreadable.
 fn kernel_is_at_least(major: u32, minor: u32) -> bool {
     let release = nix::sys::utsname::uname()
         .map(|name| name.release().to_string_lossy().into_owned())
@@ -47,17 +47,16 @@ fn release_of(text: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-/// Returns the bytes of memory that this host has.
 pub(crate) fn memory_bytes() -> u64 {
     meminfo("MemTotal:")
 }
 
-/// Returns the bytes of memory that the kernel thinks can still be used.
+/// Returns the kernel's estimate of the memory still available, in bytes.
 pub(crate) fn available_memory_bytes() -> u64 {
     meminfo("MemAvailable:")
 }
 
-/// Returns an entry of `/proc/meminfo` in bytes; 0 if the kernel does not say.
+/// Returns an entry of `/proc/meminfo` in bytes; 0 if it is missing.
 fn meminfo(name: &str) -> u64 {
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     text.lines()
@@ -66,15 +65,15 @@ fn meminfo(name: &str) -> u64 {
         .map_or(0, |kib| kib.saturating_mul(1024))
 }
 
-/// What a folder is on.
+/// The state of the file system that holds a folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Disk {
     pub(crate) read_only: bool,
-    /// What an unprivileged user may still write.
+    /// Bytes an unprivileged user may still write.
     pub(crate) free_bytes: u64,
 }
 
-/// Looks at the file system below `path`.
+/// Returns the state of the file system that holds `path`.
 pub(crate) fn disk_of(path: &Path) -> io::Result<Disk> {
     let stat = statvfs(path)?;
     Ok(Disk {
@@ -83,12 +82,12 @@ pub(crate) fn disk_of(path: &Path) -> io::Result<Disk> {
     })
 }
 
-/// Returns the bytes a user may still write below `path`.
+/// Returns the bytes an unprivileged user may still write below `path`.
 pub(crate) fn free_bytes(path: &Path) -> Option<u64> {
     disk_of(path).ok().map(|disk| disk.free_bytes)
 }
 
-/// Returns the bytes that are written on the file system of `path`.
+/// Returns the bytes in use on the file system that holds `path`.
 pub(crate) fn used_bytes(path: &Path) -> Option<u64> {
     let stat = statvfs(path).ok()?;
     let blocks = stat.blocks().saturating_sub(stat.blocks_free());
@@ -106,7 +105,7 @@ pub(crate) fn package_version(package: &str) -> Option<String> {
     (output.status.success() && !text.is_empty()).then_some(text)
 }
 
-/// Returns the time in the form of `ctime`, in UTC, as launchpad-buildd's log has it.
+/// Returns the time in `ctime` format, in UTC, as in launchpad-buildd's log.
 pub(crate) fn utc_now() -> String {
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -117,7 +116,6 @@ pub(crate) fn utc_now() -> String {
     })
 }
 
-/// Returns the name of this host.
 pub(crate) fn name() -> String {
     nix::unistd::gethostname().map_or_else(
         |_| "localhost".into(),
@@ -125,14 +123,14 @@ pub(crate) fn name() -> String {
     )
 }
 
-/// Returns a command line as a shell would take it, without what this program wraps around it.
+/// Returns a command line quoted for a shell, without this program's own wrappers around it.
 pub(crate) fn shown(command: &Command) -> String {
     let words: Vec<_> = std::iter::once(command.get_program())
         .chain(command.get_args())
         .map(OsStr::to_string_lossy)
         .collect();
     let plain: Vec<&str> = words.iter().map(AsRef::as_ref).collect();
-    let (place, own) = match plain.as_slice() {
+    let (prefix, own) = match plain.as_slice() {
         ["/proc/self/exe", "internal", "tether", rest @ ..] => ("", rest),
         ["/proc/self/exe", "internal", "enter", _, _, "--", rest @ ..] => {
             ("in the session: ", rest)
@@ -141,7 +139,7 @@ pub(crate) fn shown(command: &Command) -> String {
         all => ("", all),
     };
     let quoted: Vec<String> = own.iter().map(|word| quoted(word)).collect();
-    format!("{place}{}", quoted.join(" "))
+    format!("{prefix}{}", quoted.join(" "))
 }
 
 fn quoted(word: &str) -> String {
@@ -158,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kernel_releases() {
+    fn kernel_releases_are_parsed_and_compared() {
         assert_eq!(release_of("6.1.0-13-amd64"), Some((6, 1)));
         assert_eq!(release_of("6.18-rc1"), Some((6, 18)));
         assert_eq!(release_of("weird"), None);
@@ -166,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_are_shown_as_a_reader_would_type_them() {
+    fn commands_are_shown_quoted_and_without_wrappers() {
         let show = |words: &[&str]| {
             let mut command = Command::new(words[0]);
             command.args(&words[1..]);

@@ -1,8 +1,8 @@
-//! How is a collection locked that any thread may have died with?
+//! Locks a mutex and ignores poisoning.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Locks a collection; a thread that died in mid-operation left no half-done change in it.
+/// Locks `mutex`. Only for values that a panic cannot leave in an inconsistent state.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

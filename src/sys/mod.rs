@@ -1,4 +1,4 @@
-//! The operating system, and nothing of ours.
+//! Wrappers around the operating system; nothing here knows builds or the farm.
 
 pub(crate) mod bounded_command;
 pub(crate) mod cgroup;

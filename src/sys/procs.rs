@@ -1,7 +1,7 @@
-//! Which processes are there, and how are they ended?
+//! Lists processes by reading `/proc`, and kills them.
 //!
-//! Reads `/proc`. A shim is a child subreaper, so everything it ever started that is not inside a
-//! pid namespace of its own stays among its descendants, whatever it forked, `setsid` or ignored.
+//! A shim is a child subreaper. So every process it started stays among its descendants, even
+//! after a double fork or `setsid`, unless it is in a pid namespace below.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -14,22 +14,22 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-/// What `/proc/PID/stat` says of one process.
+/// One process, as `/proc/PID/stat` describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Process {
     pub(crate) pid: i32,
     pub(crate) parent: i32,
-    /// The one-letter state: `Z` is a zombie, `D` waits for the kernel.
+    /// The one-letter state: `Z` is a zombie, `D` an uninterruptible wait.
     pub(crate) state: char,
     pub(crate) name: String,
-    /// Time on a processor so far.
+    /// CPU time so far.
     pub(crate) cpu: Duration,
 }
 
-/// The unit of times in `/proc`: 1/100 s on every architecture of Debian's.
+/// The unit of times in `/proc`: 1/100 s on every Debian architecture.
 const TICK: Duration = Duration::from_millis(10);
 
-/// Parses the text of `/proc/PID/stat`; the name may hold blanks and parentheses.
+/// Parses the text of `/proc/PID/stat`, where the name may contain blanks and parentheses.
 fn parse_stat(text: &str) -> Option<Process> {
     let open = text.find('(')?;
     let close = text.rfind(')')?;
@@ -66,8 +66,8 @@ pub(crate) fn all() -> Vec<Process> {
         .collect()
 }
 
-/// Picks the living descendants of `root` (itself excluded) out of `processes`; parents come before
-/// their children.
+/// Returns the descendants of `root` in `processes`, without zombies and `root` itself. Parents come
+/// before their children.
 pub(crate) fn descendants(processes: &[Process], root: i32) -> Vec<Process> {
     let mut children: HashMap<i32, Vec<&Process>> = HashMap::new();
     for process in processes {
@@ -85,8 +85,8 @@ pub(crate) fn descendants(processes: &[Process], root: i32) -> Vec<Process> {
     found
 }
 
-/// Kills what `select` picks, again and again until nothing is left or `bound` is over; returns
-/// what would not die.
+/// Kills the processes that `select` returns, repeatedly, until none is left or `timeout` passes.
+/// Returns the survivors.
 fn kill_until_gone(timeout: Duration, select: impl Fn() -> Vec<Process>) -> Vec<Process> {
     let deadline = Instant::now() + timeout;
     loop {
@@ -95,18 +95,18 @@ fn kill_until_gone(timeout: Duration, select: impl Fn() -> Vec<Process>) -> Vec<
             return left;
         }
         for process in &left {
-            // It may have ended by itself in between.
+            // The process may have ended meanwhile.
             let _ = kill(Pid::from_raw(process.pid), Signal::SIGKILL);
         }
         std::thread::sleep(Duration::from_millis(5));
     }
 }
 
-/// Kills all descendants of this process and returns those that outlived `bound`.
+/// Kills all descendants of this process; returns those that survive `timeout`.
 pub(crate) fn kill_descendants(timeout: Duration) -> Vec<Process> {
     let me = Pid::this().as_raw();
-    // Reaped all along: the init of a pid namespace ends only when all in it have been collected,
-    // and some of them come to us.
+    // Reaps in each round: the init of a pid namespace ends only once all processes in it are
+    // reaped, and some of them are reparented to this process.
     let left = kill_until_gone(timeout, || {
         reap_zombies();
         descendants(&all(), me)
@@ -115,8 +115,8 @@ pub(crate) fn kill_descendants(timeout: Duration) -> Vec<Process> {
     left
 }
 
-/// Kills every process with a variable `name` in its environment whose value is `wanted`, this one
-/// excepted, wherever it went since; returns those that outlived `bound`.
+/// Kills every process, except this one, whose environment has a variable `name` with a `wanted`
+/// value. Returns those that survive `timeout`.
 pub(crate) fn kill_marked(
     name: &str,
     wanted: impl Fn(&OsStr) -> bool,
@@ -132,7 +132,8 @@ pub(crate) fn kill_marked(
     })
 }
 
-/// Returns the living processes with a variable `name` in their environment, and its value.
+/// Returns the processes with a variable `name` in their environment, and its value. Zombies are
+/// left out.
 pub(crate) fn marked(name: &str) -> Vec<(Process, OsString)> {
     let mark = [name.as_bytes(), b"="].concat();
     let value = |process: &Process| {
@@ -148,7 +149,7 @@ pub(crate) fn marked(name: &str) -> Vec<(Process, OsString)> {
         .collect()
 }
 
-/// Tells whether a process, other than this one, has `path` in its arguments.
+/// Returns whether another process has `path` in its arguments.
 pub(crate) fn is_named(path: &Path) -> bool {
     let (me, path) = (Pid::this().as_raw(), path.as_os_str().as_bytes());
     let holds = |pid: i32| {
@@ -160,7 +161,7 @@ pub(crate) fn is_named(path: &Path) -> bool {
         .any(|process| process.pid != me && holds(process.pid))
 }
 
-/// Tells whether the last arguments of process `pid` are these.
+/// Returns whether the arguments of process `pid` end with `last`.
 pub(crate) fn has_arguments(pid: i32, last: &[&OsStr]) -> bool {
     let text = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let end: Vec<u8> = last
@@ -171,7 +172,7 @@ pub(crate) fn has_arguments(pid: i32, last: &[&OsStr]) -> bool {
         .is_some_and(|text| text.ends_with(&end))
 }
 
-/// Collects ended children that nobody waits for (orphans that came to a subreaper).
+/// Reaps ended children, including orphans reparented to this process.
 fn reap_zombies() {
     while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
         if status == WaitStatus::StillAlive {
@@ -195,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn stat_lines_with_awkward_names() {
+    fn names_with_blanks_and_parentheses_are_parsed() {
         let text = "42 (a) (b c) S 7 42 41 0 -1 4194560 1 2 3 4 150 50 0 0 20 0 1 0 99";
         let parsed = parse_stat(text).unwrap();
         assert_eq!(parsed.cpu, Duration::from_secs(2));
@@ -205,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_is_found_in_whatever_carries_it() {
+    fn marked_processes_are_found_and_killed() {
         let value = OsStr::new("/only/in/this/test");
         let mut carrier = std::process::Command::new("setsid");
         let mut carrier = carrier
@@ -217,7 +218,7 @@ mod tests {
             .arg("600")
             .spawn()
             .unwrap();
-        // Until it has become `setsid`, its environment is this process's.
+        // Until the child executes `setsid`, its environment is this process's.
         while fs::read(format!("/proc/{}/environ", carrier.id()))
             .is_ok_and(|text| !text.windows(5).any(|w| w == b"MARK="))
         {

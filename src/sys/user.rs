@@ -1,4 +1,4 @@
-//! The user of this process, and how a new process gets another.
+//! Looks up users, and starts processes as another user.
 
 use std::ffi::OsString;
 use std::io;
@@ -9,25 +9,24 @@ use nix::unistd::{Uid, User};
 
 use super::exe;
 
-/// Returns the user of that name, if the host has one.
+/// Returns the user called `name`, if the host has one.
 pub(crate) fn lookup(name: &str) -> Option<User> {
     User::from_name(name).ok().flatten()
 }
 
-/// Returns the user this process runs as, if the host has a name for it.
+/// Returns the user this process runs as, if its id has a name on the host.
 pub(crate) fn effective() -> Option<User> {
     User::from_uid(Uid::effective()).ok().flatten()
 }
 
-/// Tells whether this process runs as root.
 pub(crate) fn am_root() -> bool {
     Uid::effective().is_root()
 }
 
-/// Makes `command` run as `user`, with the user's own group and no other, and say so in its
-/// environment. Only root can start it then.
+/// Makes `command` run as `user`, with the user's primary group only, and sets `HOME`, `USER` and
+/// `LOGNAME`. Only root can start such a command.
 pub(crate) fn become_user(command: &mut Command, user: &User) {
-    // Started by root with a user id given, a command keeps no supplementary group.
+    // The standard library drops supplementary groups when root sets a user id.
     command
         .uid(user.uid.as_raw())
         .gid(user.gid.as_raw())
@@ -36,8 +35,7 @@ pub(crate) fn become_user(command: &mut Command, user: &User) {
         .env("LOGNAME", &user.name);
 }
 
-/// Replaces this process by the same program, started as `user` with `args`. Returns only if that
-/// fails.
+/// Executes this program again as `user`, with `args`. Returns only on failure.
 pub(crate) fn reexec_as(user: &User, args: &[OsString]) -> io::Error {
     let mut command = exe::this_program(args);
     become_user(&mut command, user);

@@ -1,12 +1,12 @@
-//! What exit code stands for the end of a process?
+//! Translates the end of a process into an exit code.
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 
-/// The exit code of a process of ours that this host did not let do its work.
+/// The exit code of an internal command that failed because of the host, not of the build.
 pub(crate) const HOST_FAILED: u8 = 125;
 
-/// Returns the code a shell would: the process's own, or 128 plus the number of the signal.
+/// Returns the exit code as a shell does: the process's code, or 128 plus the signal's number.
 pub(crate) fn exit_code(status: ExitStatus) -> u8 {
     let code = status
         .code()
