@@ -42,6 +42,7 @@ pub(crate) struct SessionSpec {
 /// Where the writable layer is mounted: a folder every host has; in the outer namespace only, and
 /// only until init has moved the root.
 const STAGE: &str = "/tmp";
+const NONE: Option<&str> = None;
 
 /// Does the task named by `args` in a namespace of its own.
 pub(crate) fn run(args: &[OsString]) -> io::Result<ExitCode> {
@@ -201,10 +202,17 @@ fn session(spec: &SessionSpec) -> io::Result<ExitCode> {
     if !spec.network {
         super::netlink::loopback_up()?;
     }
-    let none = None::<&str>;
-    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
-    if let Some(bytes) = spec.memory_bytes {
-        // Empty files take memory as well: a page each, say.
+    mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)?;
+    mount_layer(&dir, spec.memory_bytes)?;
+    let merged = mount_overlay(&base)?;
+    run_init(&merged)
+}
+
+/// Mounts the folder of the writable layer at [`STAGE`]: a tmpfs of at most `memory_bytes`, or `dir`
+/// on disk.
+fn mount_layer(dir: &File, memory_bytes: Option<u64>) -> io::Result<()> {
+    if let Some(bytes) = memory_bytes {
+        // Empty files take memory too, so inodes are limited to one for each page.
         let options = format!("size={bytes},mode=0755,nr_inodes={}", bytes / 4096);
         mount(
             Some("tmpfs"),
@@ -214,24 +222,23 @@ fn session(spec: &SessionSpec) -> io::Result<ExitCode> {
             Some(options.as_str()),
         )?;
     } else {
-        mount(
-            Some(&by_descriptor(&dir)),
-            STAGE,
-            none,
-            MsFlags::MS_BIND,
-            none,
-        )?;
+        let source = by_descriptor(dir);
+        mount(Some(&source), STAGE, NONE, MsFlags::MS_BIND, NONE)?;
     }
+    Ok(())
+}
+
+/// Mounts the overlay of the writable layer over `base`; returns its path.
+fn mount_overlay(base: &File) -> io::Result<String> {
     let merged = format!("{STAGE}/merged");
     for folder in ["upper", "work", "merged"] {
         fs::create_dir(format!("{STAGE}/{folder}"))?;
     }
-    let base = by_descriptor(&base);
     // `userxattr`: without it removing a folder of the base fails with EIO. `volatile`: the layer
-    // is thrown away, so nothing in it is ever synced.
+    // is temporary, so nothing in it needs a sync.
     let options = format!(
         "userxattr,volatile,lowerdir={},upperdir={STAGE}/upper,workdir={STAGE}/work",
-        base.display()
+        by_descriptor(base).display()
     );
     mount(
         Some("overlay"),
@@ -241,17 +248,21 @@ fn session(spec: &SessionSpec) -> io::Result<ExitCode> {
         Some(options.as_str()),
     )
     .map_err(|errno| io::Error::other(format!("overlay mount: {}", errno.desc())))?;
+    Ok(merged)
+}
 
+/// Starts the session's init with the root at `merged`, reports its pid and waits for its end.
+fn run_init(merged: &str) -> io::Result<ExitCode> {
     let mut init = exe::internal("init")
-        .arg(&merged)
+        .arg(merged)
         .env_remove(LIMITS_VAR)
         .stdin(Stdio::piped())
         .spawn()?;
     send_line(&format!("init {}", init.id()))?;
-    // Only now may init say that it is ready; without this line it is too late to be tied to this
-    // process.
-    let mut tie = init.stdin.take().expect("stdin is piped");
-    tie.write_all(b"go\n")?;
-    // Both this process and init die with their parents, so nothing outlives the shim.
+    // init has set its parent-death signal when it reads this line. If this process ended before,
+    // init reads the end of the pipe instead, and ends too.
+    let mut pipe = init.stdin.take().expect("stdin is piped");
+    pipe.write_all(b"go\n")?;
+    // Both this process and init are killed when their parents end, so neither outlives the shim.
     Ok(ExitCode::from(exit_code(init.wait()?)))
 }
