@@ -5,11 +5,11 @@
 //!  └ internal enter-pid NET -- …      unshares pids (and the network), inside the session's
 //!     └ internal enter-run -- …       mounts its own /proc, runs ARGV, reaps
 //! ```
-//! A pid namespace is joined or made for children only, hence the three steps. The one of its own
-//! ends whatever ARGV leaves behind, so that a daemon holding the output never holds up a build.
-//! What the session can see of these processes is in the session wholly: by the first one's
-//! child, root and environment are the session's, not the host's. The exit code is ARGV's, or 128
-//! plus the signal.
+//! A process joins or makes a pid namespace for its children only, hence the three steps. When ARGV
+//! ends, the kernel kills all other processes of the new pid namespace. So a daemon that holds the
+//! output open cannot delay a build. The session can see the second step and the third only; their
+//! root and environment are the session's, not the host's. The exit code is ARGV's, or 128 plus the
+//! signal.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -31,14 +31,14 @@ use crate::sys::wait::exit_code;
 use super::netlink;
 use super::outer::become_root;
 
-/// Which network a command in the session sees.
+/// The network that a command in the session uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Network {
-    /// The host's.
+    /// The host's network.
     Host,
-    /// A loopback of its own and nothing else, if the command is `dpkg-buildpackage`.
+    /// Only a loopback interface if the command is `dpkg-buildpackage`, else the host's network.
     NotInBuild,
-    /// The session's own: a loopback and nothing else.
+    /// The session's network, which has only a loopback interface.
     Session,
 }
 
@@ -52,7 +52,8 @@ impl Network {
     }
 }
 
-/// Returns the arguments after the program's name that run what follows them in the session.
+/// Returns the arguments of this binary that make it run a command in the session; the command
+/// follows them.
 pub(crate) fn prefix(init_pid: i32, network: Network) -> Vec<String> {
     [
         "internal",
@@ -72,7 +73,7 @@ pub(crate) fn command(init_pid: i32, network: Network, program: &str) -> Command
     command
 }
 
-/// Opens one of the namespaces of a process.
+/// Opens the namespace of type `kind` of process `pid`.
 pub(crate) fn namespace_of(pid: &OsStr, kind: &str) -> io::Result<File> {
     let path = Path::new("/proc").join(pid).join("ns").join(kind);
     File::open(&path).map_err(|error| {
@@ -128,13 +129,13 @@ pub(crate) fn join(args: &[OsString]) -> io::Result<ExitCode> {
     Ok(ExitCode::from(exit_code(status)))
 }
 
-/// Tells whether a command line, as sbuild wraps it in `env`, `runuser` and `sh`, is the build.
+/// Returns whether a command line, which sbuild wraps in `env`, `runuser` and `sh`, is the build.
 fn runs_the_build(argv: &[OsString]) -> bool {
     argv.iter()
         .any(|arg| Path::new(arg).file_name() == Some(OsStr::new("dpkg-buildpackage")))
 }
 
-/// Step two: a pid namespace below the session's, and no network where none is due.
+/// Step two: makes a pid namespace below the session's, and a network namespace if NET is `alone`.
 pub(crate) fn unshare_pids(args: &[OsString]) -> io::Result<ExitCode> {
     set_pdeathsig(Signal::SIGKILL)?;
     ignore_keyboard()?;
@@ -151,7 +152,7 @@ pub(crate) fn unshare_pids(args: &[OsString]) -> io::Result<ExitCode> {
     Ok(ExitCode::from(exit_code(status)))
 }
 
-/// Step three: the chroot's mounts, its own `/proc`, and the command.
+/// Step three: mounts `/proc` for the new pid namespace and runs the command.
 pub(crate) fn run(args: &[OsString]) -> io::Result<ExitCode> {
     set_pdeathsig(Signal::SIGKILL)?;
     ignore_keyboard()?;
@@ -201,9 +202,9 @@ pub(crate) fn run(args: &[OsString]) -> io::Result<ExitCode> {
     }
 }
 
-/// Leaves Ctrl-C and Ctrl-\ to the command: it gets them from the terminal as well.
+/// Ignores Ctrl-C and Ctrl-\, which the terminal sends to the command as well.
 fn ignore_keyboard() -> io::Result<()> {
-    // A handler, not "ignored": the command starts with the default again.
+    // A handler, not SIG_IGN: the command then starts with the default action.
     let flag = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGQUIT] {
         signal_hook::flag::register(signal, std::sync::Arc::clone(&flag))?;
@@ -216,7 +217,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_build_is_known_in_sbuilds_wrapping() {
+    fn the_build_is_recognized_in_sbuilds_wrappers() {
         let words = |text: &str| text.split(' ').map(OsString::from).collect::<Vec<_>>();
         assert!(runs_the_build(&words(
             "env A=b /sbin/runuser -u buildd -- sh -c x exec dpkg-buildpackage -us"

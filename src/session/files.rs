@@ -1,8 +1,8 @@
 //! Changes files inside a session: apt's sources, keys and settings, `CurrentlyBuilding`.
 //!
-//! The asker's half starts `internal session-files PID` and gives it the [`Task`] on stdin, so
-//! that no credential is ever on a command line; the other half joins the session and writes
-//! with plain file calls. Links in the chroot lead nowhere else: its root is the session's.
+//! [`change`] starts `internal session-files PID` and writes the [`Task`] to its stdin, so that no
+//! credential appears on a command line. That process joins the session and writes the files. Its
+//! root is the session's, so symbolic links cannot lead outside.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -20,7 +20,7 @@ use super::enter::namespace_of;
 use super::init::replace;
 use super::outer::become_root;
 
-/// One file to be put in place.
+/// A file to create or replace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct NewFile {
     pub(crate) path: String,
@@ -28,18 +28,18 @@ pub(crate) struct NewFile {
     pub(crate) mode: u32,
 }
 
-/// What to change in a session.
+/// A change to the files of a session.
 #[derive(Serialize, Deserialize)]
 pub(crate) enum Task {
-    /// Put these files in place.
+    /// Create or replace these files.
     Write(Vec<NewFile>),
-    /// Replace all of apt's sources, in the form that the chroot itself uses.
+    /// Replace all of apt's sources, in the format that the chroot uses.
     Sources { one_line: String, deb822: String },
     /// Point `sources.list` at the list of a component (the 2008 model of components).
     Ogre(String),
 }
 
-/// Carries out `task` in the session of `init_pid`; returns what it has to say.
+/// Carries out `task` in the session of `init_pid`; returns its output, a line for the build log.
 pub(crate) fn change(init_pid: i32, task: &Task) -> io::Result<String> {
     let mut child = exe::internal("session-files")
         .arg(init_pid.to_string())
@@ -64,7 +64,7 @@ pub(crate) fn change(init_pid: i32, task: &Task) -> io::Result<String> {
     ))
 }
 
-/// The half inside: reads the task, joins the session, does it.
+/// The entry point `internal session-files`: reads the task, joins the session, carries it out.
 pub(crate) fn run(args: &[OsString]) -> io::Result<()> {
     let [pid] = args else {
         return Err(io::Error::other("session-files: PID"));
@@ -124,7 +124,7 @@ fn replace_sources(one_line: &str, deb822: &str) -> io::Result<()> {
     }
 }
 
-/// Reads a small regular file; anything else, a pipe that nobody writes to included, is empty.
+/// Reads at most 1 MiB of a regular file. Anything else, such as a pipe, reads as empty.
 fn read_regular(path: &str) -> String {
     let flags = OFlag::O_NONBLOCK.bits();
     let mut text = String::new();
@@ -139,12 +139,12 @@ fn read_regular(path: &str) -> String {
 fn ogre(component: &str) -> io::Result<()> {
     let wanted = format!("{LIST}.{component}");
     let is_link = fs::symlink_metadata(LIST).is_ok_and(|meta| meta.is_symlink());
-    let said = if is_link && fs::metadata(&wanted).is_ok() {
+    let outcome = if is_link && fs::metadata(&wanted).is_ok() {
         fs::remove_file(LIST)?;
         symlink(format!("sources.list.{component}"), LIST)?;
         format!("sources.list now follows component {component}")
     } else {
-        format!("this chroot has no list for component {component}; its sources stay as they are")
+        format!("this chroot has no list for component {component}; its sources stay unchanged")
     };
-    writeln!(io::stdout().lock(), "{said}")
+    writeln!(io::stdout().lock(), "{outcome}")
 }

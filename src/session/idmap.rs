@@ -1,24 +1,23 @@
-//! Pure: which subordinate ids may a user map, and what is `newuidmap` told?
+//! Pure: finds a user's subordinate ids and makes the arguments of `newuidmap`.
 
 use std::fmt::Write as _;
 
-/// How many ids a session sees: 0 to 65535, as Debian has them.
+/// The number of ids in a session: 0 to 65535, as on a Debian system.
 pub(crate) const COUNT: u32 = 65_536;
 
-/// The first host id of the range that becomes 0 to 65535 in a session.
+/// The first host ids of the ranges that are mapped to 0 to 65535 in a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct SubIds {
     pub(crate) first_uid: u32,
     pub(crate) first_gid: u32,
 }
 
-/// Which ids a namespace knows.
+/// The ids that are mapped into a namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Map {
-    /// The subordinate range only: what a build may be.
+    /// Only the subordinate range: for builds.
     Session,
-    /// The range, and the caller itself as id 65536: for making and removing trees in a folder
-    /// of the caller's.
+    /// The subordinate range, and the caller as id 65536: for trees in a folder of the caller.
     Wide,
 }
 
@@ -30,8 +29,8 @@ pub(crate) fn first_of_range(text: &str, user: &str, uid: u32) -> Option<u32> {
         let owner = fields.next()?;
         let first = fields.next()?.parse().ok()?;
         let count: u32 = fields.next()?.parse().ok()?;
-        let ours = owner == user || owner.parse() == Ok(uid);
-        (ours && count >= COUNT).then_some(first)
+        let matches = owner == user || owner.parse() == Ok(uid);
+        (matches && count >= COUNT).then_some(first)
     })
 }
 
@@ -49,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranges_by_name_and_by_number() {
+    fn a_range_is_found_by_name_and_by_number() {
         let text =
             "root:1:5\nbuildd:5000:100\nbuildd:100000:65536\n\n1001:300000:70000\nbad line\n";
         assert_eq!(first_of_range(text, "buildd", 7), Some(100_000));
@@ -58,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn the_wide_map_adds_the_caller() {
+    fn the_wide_map_includes_the_caller() {
         assert_eq!(
             arguments(9, Map::Session, 100_000, 7).join(" "),
             "9 0 100000 65536"

@@ -1,8 +1,8 @@
-//! The session's init: makes the chroot a place to build in, then reaps for as long as it lives.
+//! The session's init: sets up the root of the session, then reaps orphans until it is killed.
 //!
 //! Run as `internal init MERGED` by [`super::outer`], as process 1 of a new pid namespace. It
-//! mounts what a Debian system expects, moves the root there, says `ready`, and does nothing
-//! else: when it is killed, everything in the session ends and every mount goes.
+//! mounts the file systems that Debian expects, pivots into MERGED and prints `ready`. When init is
+//! killed, the kernel kills the session's processes and removes its mounts.
 
 use std::fs;
 use std::io::{self, BufRead as _};
@@ -20,7 +20,7 @@ use super::outer::send_line;
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 const NONE: Option<&str> = None;
 
-/// Builds the session's root at `merged` and serves as its process 1 until killed.
+/// Sets up the session's root at `merged` and runs as its process 1 until killed.
 pub(crate) fn run(merged: &Path) -> io::Result<()> {
     set_pdeathsig(Signal::SIGKILL)?;
     let mut line = String::new();
@@ -60,7 +60,7 @@ fn set_up(merged: &Path) -> io::Result<()> {
             NONE,
         ),
     )?;
-    // As far as the kernel lets us; next to nothing of it is the session's to write anyway.
+    // Best effort: the kernel may refuse, and the session can write to almost nothing there anyway.
     let read_only = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
     let _ = mount(NONE, "sys", NONE, read_only, NONE);
     make_devices()?;
@@ -70,14 +70,14 @@ fn set_up(merged: &Path) -> io::Result<()> {
     for (path, content) in host_files {
         replace(path, &content, 0o644)?;
     }
-    // Nothing that a package brings may start as a service.
+    // Packages must not start services in the session.
     if !Path::new("/usr/sbin/policy-rc.d").exists() && Path::new("/usr/sbin").is_dir() {
         replace("/usr/sbin/policy-rc.d", b"#!/bin/sh\nexit 101\n", 0o755)?;
     }
     Ok(())
 }
 
-/// Fills a small `/dev` of its own: the host's harmless nodes, a new set of terminals, shared
+/// Sets up `/dev`: a small tmpfs with the host's harmless devices, new pseudo terminals and shared
 /// memory.
 fn make_devices() -> io::Result<()> {
     named(
@@ -140,12 +140,12 @@ fn make_devices() -> io::Result<()> {
     Ok(())
 }
 
-/// Says in the error which mount it was.
-fn named(what: &str, result: nix::Result<()>) -> io::Result<()> {
-    result.map_err(|errno| io::Error::other(format!("mount of {what}: {}", errno.desc())))
+/// Adds the name of the mount to its error.
+fn named(mount: &str, result: nix::Result<()>) -> io::Result<()> {
+    result.map_err(|errno| io::Error::other(format!("mount of {mount}: {}", errno.desc())))
 }
 
-/// Puts a file in place of whatever has its name, a link into nowhere included.
+/// Writes a file, replacing an existing file or symbolic link of that name.
 pub(crate) fn replace(path: &str, content: &[u8], mode: u32) -> io::Result<()> {
     let path = Path::new(path);
     if let Some(parent) = path.parent() {

@@ -1,8 +1,8 @@
 //! Starts a process in a new user namespace and maps the subordinate ids into it.
 //!
-//! The parent's half of [`super::outer`]: the child unshares and says so, the parent has
-//! `newuidmap` and `newgidmap` write the map, the child goes on. The child dies with the
-//! thread that launched it.
+//! The counterpart of [`super::outer`], in the parent. The child unshares and prints `unshared`; the
+//! parent runs `newuidmap` and `newgidmap`, and sends `mapped`. The child is killed when the thread
+//! that launched it ends.
 
 use std::ffi::OsString;
 use std::fs;
@@ -18,17 +18,17 @@ use crate::sys::exe;
 use super::Error;
 use super::idmap::{self, Map, SubIds};
 
-/// The environment variable that names the run directory of the build a process belongs to.
+/// The environment variable that holds the journal entry's path, in every process of a build.
 pub(crate) const MARK: &str = "BUILDD_SLAVE_RUN";
 
-/// A process in a namespace of its own.
+/// A process in its own user namespace. Dropping it kills the process, which nothing else would.
 #[derive(Debug)]
 pub(crate) struct Namespace {
     child: Child,
     answers: BufReader<ChildStdout>,
 }
 
-/// Looks the caller's subordinate ids up in `/etc/subuid` and `/etc/subgid`.
+/// Looks up the caller's subordinate ids in `/etc/subuid` and `/etc/subgid`.
 pub(crate) fn own_sub_ids() -> Result<SubIds, Error> {
     let uid = Uid::effective();
     let user = User::from_uid(uid)
@@ -48,7 +48,7 @@ pub(crate) fn own_sub_ids() -> Result<SubIds, Error> {
     })
 }
 
-/// Tells whether this host can map ids at all, before a build finds out; returns those to map.
+/// Checks that this host can map ids, and returns the caller's subordinate ids.
 pub(crate) fn check_host() -> Result<SubIds, Error> {
     let missing = ["newuidmap", "newgidmap"]
         .into_iter()
@@ -56,7 +56,7 @@ pub(crate) fn check_host() -> Result<SubIds, Error> {
     missing.map_or_else(own_sub_ids, |program| Err(Error::NoMapper(program)))
 }
 
-/// Starts `internal outer TASK…` in new namespaces; what it prints on stderr goes to `log`.
+/// Starts `internal outer TASK…` in new namespaces, with stderr to `log`.
 pub(crate) fn launch(
     ids: SubIds,
     map: Map,
@@ -67,14 +67,14 @@ pub(crate) fn launch(
         .filter(|(name, _)| name == "PATH" || name == MARK || name == LIMITS_VAR);
     let mut child = exe::internal("outer")
         .args(task)
-        // What this process was started with is not the session's business; by the mark a dead
-        // shim's processes are found, and the bounds are for all of a build.
+        // The session must not see the host's environment. The mark finds a dead shim's processes,
+        // and the limits apply to all processes of a build.
         .env_clear()
         .envs(kept)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(log)
-        // Not in the terminal's foreground group: Ctrl-C is for what runs in the namespace.
+        // Outside the terminal's foreground group: only the command in the session gets Ctrl-C.
         .process_group(0)
         .spawn()
         .map_err(|source| Error::Start {
@@ -103,25 +103,25 @@ pub(crate) fn launch(
     Ok(namespace)
 }
 
-/// Runs a task in a namespace to its end.
+/// Runs a task in a namespace to its end and discards its output.
 pub(crate) fn run(ids: SubIds, map: Map, task: &[OsString]) -> Result<(), Error> {
     run_for_output(ids, map, task).map(drop)
 }
 
-/// Runs a task in a namespace to its end; returns what it has said.
+/// Runs a task in a namespace to its end and returns its output.
 pub(crate) fn run_for_output(ids: SubIds, map: Map, task: &[OsString]) -> Result<String, Error> {
-    let (mut complaints, log) = std::io::pipe().map_err(|source| Error::Start {
+    let (mut errors, log) = std::io::pipe().map_err(|source| Error::Start {
         what: "a pipe".into(),
         source,
     })?;
     let mut namespace = launch(ids, map, task, log)?;
     let mut text = String::new();
-    // Ends when the last process of the task has closed its stderr.
-    let _ = complaints.read_to_string(&mut text);
-    let mut said = String::new();
-    let _ = namespace.answers.read_to_string(&mut said);
+    // Returns once the last process of the task has closed its stderr.
+    let _ = errors.read_to_string(&mut text);
+    let mut output = String::new();
+    let _ = namespace.answers.read_to_string(&mut output);
     match namespace.wait() {
-        Ok(status) if status.success() => Ok(said),
+        Ok(status) if status.success() => Ok(output),
         Ok(status) => Err(Error::Child(format!("{} ({status})", text.trim()))),
         Err(source) => Err(Error::Start {
             what: "a wait".into(),
@@ -147,12 +147,12 @@ fn write_map(program: &'static str, arguments: &[String]) -> Result<(), Error> {
 }
 
 impl Namespace {
-    /// Returns the next line the child says; an end of its output is an error.
+    /// Returns the next line of the child's output; end of output is an error.
     pub(crate) fn answer(&mut self) -> Result<String, Error> {
         let mut line = String::new();
         match self.answers.read_line(&mut line) {
             Ok(0) => Err(Error::Child(
-                "the namespace ended at once; its log says why".into(),
+                "the process in the namespace ended early; its log says why".into(),
             )),
             Ok(_) => Ok(line.trim_end().to_owned()),
             Err(source) => Err(Error::Start {
@@ -167,7 +167,6 @@ impl Namespace {
         self.child.wait()
     }
 
-    /// Tells whether the child has ended.
     pub(crate) fn has_ended(&mut self) -> bool {
         !matches!(self.child.try_wait(), Ok(None))
     }
@@ -179,7 +178,6 @@ impl Namespace {
     }
 }
 
-/// Nobody who lost a namespace could end it later.
 impl Drop for Namespace {
     fn drop(&mut self) {
         self.kill();

@@ -1,4 +1,4 @@
-//! A session from its owner's side: start it, know its init, end it.
+//! Starts and ends sessions.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -23,8 +23,8 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Starts a session as `spec` says; its folder must not exist yet. Complaints of the
-    /// processes that make it go to `log`.
+    /// Starts the session that `spec` describes. Its folder must not exist yet. Errors of the
+    /// session's own processes go to `log`.
     pub(crate) fn start(
         ids: SubIds,
         spec: &SessionSpec,
@@ -58,12 +58,12 @@ impl Session {
         }
     }
 
-    /// The host's number of the session's process 1.
+    /// The pid of the session's init, as the host counts.
     pub(crate) fn init_pid(&self) -> i32 {
         self.init.as_raw()
     }
 
-    /// Kills everything in the session; its mounts go with the last process.
+    /// Kills all processes of the session. The kernel removes the mounts with the last of them.
     pub(crate) fn kill(&mut self) {
         if !self.namespace.has_ended() {
             let _ = kill(self.init, Signal::SIGKILL);
@@ -84,8 +84,8 @@ impl Drop for Session {
     }
 }
 
-/// Removes a session's folder, whoever owns it. One whose layer was in memory is empty and the
-/// caller's own.
+/// Removes a session's folder. Its owner is the session's root, or the caller if the writable layer
+/// was in memory; in that case the folder is empty.
 pub(crate) fn remove_folder(dir: &Path, ids: SubIds) -> Result<(), Error> {
     match fs::remove_dir(dir) {
         Ok(()) => Ok(()),
@@ -94,7 +94,7 @@ pub(crate) fn remove_folder(dir: &Path, ids: SubIds) -> Result<(), Error> {
     }
 }
 
-/// Tells whether a folder is a session's, by what is in it: a writable layer, or nothing.
+/// Returns whether a folder looks like a session's: it holds a writable layer, or it is empty.
 pub(crate) fn is_session_folder(dir: &Path) -> bool {
     let has = |name| fs::symlink_metadata(dir.join(name)).is_ok_and(|about| about.is_dir());
     let is_empty = || fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none());

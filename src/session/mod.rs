@@ -1,13 +1,13 @@
-//! Sessions: where a package is built, without root and without a setuid program of ours.
+//! Sessions: isolated systems in which packages are built, without root or a new setuid program.
 //!
-//! A chroot tarball is unpacked once into the [`store`]; a build gets a session over it:
-//! namespaces, an overlay, its own `/proc`, `/dev` and `/dev/pts`. The session lives as long as
-//! its init ([`init`]), and everything in it, mounts included, ends with that process.
+//! A chroot tarball is unpacked once into the [`store`]. A build gets a session over it: namespaces
+//! and an overlay, with its own `/proc`, `/dev` and `/dev/pts`. When the session's [`init`] ends,
+//! all processes and mounts of the session end too.
 //!
 //! ```text
 //! shim ── outer (user, mount, ipc, uts namespace; mounts the overlay)
 //!          └── init (pid namespace; pivots; reaps)
-//!                └── … what `enter` runs: apt, sbuild's commands, the build
+//!                └── … commands that `enter` runs: apt, sbuild's commands, the build
 //! ```
 
 pub(crate) mod enter;
@@ -26,16 +26,15 @@ use std::path::PathBuf;
 
 use crate::cache_eviction::Shortage;
 
-/// Why a session or the chroot below it could not be had.
+/// Why a session or its chroot could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error(
-        "no range of 65536 ids for user {user} in {file}; as root: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}"
+        "no range of 65536 ids for user {user} in {file}; as root: usermod \
+         --add-subuids 100000-165535 --add-subgids 100000-165535 {user}"
     )]
     NoSubIds { user: String, file: &'static str },
-    #[error(
-        "{0} is not installed, so no build can have a session; as root: apt-get install uidmap"
-    )]
+    #[error("{0} is not installed, so no session can start; as root: apt-get install uidmap")]
     NoMapper(&'static str),
     #[error("cannot start {what}: {source}")]
     Start { what: String, source: io::Error },
@@ -44,19 +43,21 @@ pub(crate) enum Error {
         program: &'static str,
         message: String,
     },
-    #[error("user namespaces are refused here: {0}; `buildd-slave doctor` names the mend")]
+    #[error(
+        "user namespaces are refused on this host: {0}; `buildd-slave doctor` says how to fix it"
+    )]
     Unshare(String),
     #[error("{0}")]
     Child(String),
     #[error("{path}: {source}")]
     Io { path: PathBuf, source: io::Error },
-    #[error("the unpacked chroot has {0}")]
+    #[error("unpacked chroot: {0}")]
     NoRoom(#[from] Shortage),
     #[error("chroot tarball {path}: {reason}")]
     Tarball { path: PathBuf, reason: String },
 }
 
-/// Puts the path of an I/O error in front of it.
+/// Returns a closure for `map_err` that adds the path to an I/O error.
 pub(crate) fn at(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Error {
     let path = path.into();
     move |source| Error::Io { path, source }

@@ -11,7 +11,7 @@ use nix::sys::socket::{
 /// `struct ifinfomsg` of 16.
 fn request() -> Vec<u8> {
     let mut bytes = Vec::with_capacity(32);
-    bytes.extend(32_u32.to_ne_bytes()); // the length of it all
+    bytes.extend(32_u32.to_ne_bytes()); // total length
     bytes.extend(16_u16.to_ne_bytes()); // RTM_NEWLINK
     bytes.extend(5_u16.to_ne_bytes()); // NLM_F_REQUEST | NLM_F_ACK
     bytes.extend(1_u32.to_ne_bytes()); // sequence number
@@ -24,7 +24,7 @@ fn request() -> Vec<u8> {
     bytes
 }
 
-/// Sets the loopback interface up and waits for the kernel's word.
+/// Brings the loopback interface up and waits for the kernel's acknowledgement.
 pub(crate) fn loopback_up() -> io::Result<()> {
     let fd = socket(
         AddressFamily::Netlink,

@@ -1,8 +1,8 @@
-//! The first process of a namespace: becomes its root, then does one task.
+//! The first process of a namespace: becomes its root, then carries out one task.
 //!
-//! Run as `internal outer TASK…` by [`super::launch`]. Between unsharing and becoming root it is
-//! still the caller to the file system: then it opens what the mapped root may not reach, and
-//! mounts by those descriptors, so that no folder above a chroot has to be open to the world.
+//! Run as `internal outer TASK…` by [`super::launch`]. After unsharing and before becoming root, it
+//! still has the caller's access rights. It then opens the folders that the mapped root cannot
+//! reach, and mounts by these descriptors. So the folders above a chroot may be private.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
@@ -26,25 +26,25 @@ use crate::sys::exe;
 use crate::sys::stderr;
 use crate::sys::wait::exit_code;
 
-/// What a session is made of.
+/// The description of a session.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct SessionSpec {
     /// The chroot's tree in the store; never written to.
     pub(crate) base: PathBuf,
     /// The session's own folder; holds the writable layer unless that is in memory.
     pub(crate) dir: PathBuf,
-    /// The bound in bytes of a writable layer in memory; none puts it on the disk.
+    /// The size limit in bytes of a writable layer in memory; `None` puts the layer on disk.
     pub(crate) memory_bytes: Option<u64>,
-    /// Whether it has the host's network; else a loopback of its own.
+    /// Whether the session uses the host's network; else it has only a loopback interface.
     pub(crate) network: bool,
 }
 
-/// Where the writable layer is mounted: a folder every host has; in the outer namespace only, and
-/// only until init has moved the root.
+/// The mount point of the writable layer in the outer namespace, until init has pivoted. Every host
+/// has this folder.
 const STAGE: &str = "/tmp";
 const NONE: Option<&str> = None;
 
-/// Does the task named by `args` in a namespace of its own.
+/// Carries out the task that `args` name in a new namespace.
 pub(crate) fn run(args: &[OsString]) -> io::Result<ExitCode> {
     let text = |n: usize| args.get(n).map(PathBuf::from).unwrap_or_default();
     match args.first().and_then(|task| task.to_str()) {
@@ -60,7 +60,7 @@ pub(crate) fn run(args: &[OsString]) -> io::Result<ExitCode> {
     }
 }
 
-/// Unshares and has the parent map the ids.
+/// Unshares and waits until the parent has mapped the ids.
 fn enter_new(flags: CloneFlags) -> io::Result<()> {
     if let Err(errno) = unshare(CloneFlags::CLONE_NEWUSER | flags) {
         send_line(errno.desc())?;
@@ -85,14 +85,14 @@ pub(crate) fn become_root() -> io::Result<()> {
     Ok(())
 }
 
-/// Says one line to the parent.
+/// Writes a line to stdout, which the parent reads.
 pub(crate) fn send_line(line: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{line}")?;
     out.flush()
 }
 
-/// Opens a folder only to name it later by `/proc/self/fd`.
+/// Opens a folder with `O_PATH`, to name it later by `/proc/self/fd`.
 fn open_folder(path: &Path) -> io::Result<File> {
     let flags = (OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW).bits();
     OpenOptions::new().read(true).custom_flags(flags).open(path)
@@ -102,8 +102,8 @@ fn by_descriptor(file: &File) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
-/// Unpacks `tarball` into the new folder `dir/root`; bare trees and trees below
-/// `chroot-autobuild` come out the same. `dir` is the session root's already.
+/// Unpacks `tarball` into the new folder `dir/root`. If the tree is below `chroot-autobuild`, moves
+/// it up. The mapped root must own `dir`.
 fn unpack(tarball: &Path, dir: &Path) -> io::Result<ExitCode> {
     let mut magic = Vec::new();
     let start = MAGIC_BYTES as u64;
@@ -151,19 +151,19 @@ fn unpack(tarball: &Path, dir: &Path) -> io::Result<ExitCode> {
     for needed in ["etc", "usr", "var"] {
         if !fs::symlink_metadata(root.join(needed)).is_ok_and(|m| m.is_dir()) {
             stderr::line(format_args!(
-                "no folder /{needed} in it: this is not a chroot"
+                "the tarball has no folder /{needed}: this is not a chroot"
             ));
             return Ok(ExitCode::FAILURE);
         }
     }
     if fs::symlink_metadata(root.join("bin")).is_err() {
-        stderr::line("no /bin in it: this is not a chroot");
+        stderr::line("the tarball has no /bin: this is not a chroot");
         return Ok(ExitCode::FAILURE);
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Makes a folder of the caller's the session root's.
+/// Changes the owner of `dir` from the caller to the mapped root.
 fn chown_to_root(dir: &Path) -> io::Result<ExitCode> {
     enter_new(CloneFlags::empty())?;
     become_root()?;
@@ -171,7 +171,7 @@ fn chown_to_root(dir: &Path) -> io::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Removes a tree that belongs to subordinate ids; an absent one is no error.
+/// Removes a tree owned by subordinate ids; success if absent.
 fn remove(dir: &Path) -> io::Result<ExitCode> {
     enter_new(CloneFlags::empty())?;
     become_root()?;
@@ -179,7 +179,7 @@ fn remove(dir: &Path) -> io::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Says how many bytes a tree that belongs to subordinate ids takes.
+/// Prints the disk space in bytes of a tree owned by subordinate ids.
 fn measure(dir: &Path) -> io::Result<ExitCode> {
     enter_new(CloneFlags::empty())?;
     let dir = open_folder(dir)?;
@@ -189,7 +189,7 @@ fn measure(dir: &Path) -> io::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Mounts the overlay, starts the session's init and stays until that has ended.
+/// Mounts the overlay, starts the session's init and waits for its end.
 fn session(spec: &SessionSpec) -> io::Result<ExitCode> {
     let mut flags = CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWPID
@@ -208,8 +208,7 @@ fn session(spec: &SessionSpec) -> io::Result<ExitCode> {
     run_init(&merged)
 }
 
-/// Mounts the folder of the writable layer at [`STAGE`]: a tmpfs of at most `memory_bytes`, or `dir`
-/// on disk.
+/// Mounts the writable layer at [`STAGE`]: a tmpfs of at most `memory_bytes`, or `dir` on disk.
 fn mount_layer(dir: &File, memory_bytes: Option<u64>) -> io::Result<()> {
     if let Some(bytes) = memory_bytes {
         // Empty files take memory too, so inodes are limited to one for each page.

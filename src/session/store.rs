@@ -1,12 +1,11 @@
-//! The chroot store: every chroot tarball unpacked once, by the SHA-1 of the tarball.
+//! The chroot store: each chroot tarball unpacked once, named by the tarball's SHA-1.
 //!
-//! `STORE/SHA1/root` is the tree, owned by the subordinate ids and never written to again.
-//! It comes into being by a rename, so it is there whole or not at all; what a crash left
-//! half-made is named `.tmp-SHA1-…`.
+//! `STORE/SHA1/root` is the tree, owned by subordinate ids and never written to again. An
+//! unfinished tree is named `.tmp-SHA1-…` and gets its name by a rename.
 //!
-//! `STORE/SHA1.use` is the caller's own, and says three things of the tree: its content, the bytes
-//! it takes; its time, when it was last used; and its lock, shared, that somebody unpacks or uses
-//! it just now, in whatever process. Who removes a tree has that lock alone.
+//! `STORE/SHA1.use` is a file beside each tree. It contains the size of the tree in bytes; its mtime
+//! is the time of last use. Each process that unpacks or uses the tree holds a shared lock on this
+//! file. Removing the tree needs the exclusive lock.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -25,16 +24,16 @@ use crate::sys::clock::used_at;
 use crate::sys::host;
 use crate::sys::stderr;
 
-/// How old a half-made tree that has no lock must be before it is nobody's.
+/// The age from which an unfinished tree without a lock file counts as abandoned.
 const OLD: Duration = Duration::from_secs(3600);
-/// How many times its tarball's size a compressed chroot is thought to need, at most.
+/// The assumed upper limit for the ratio of an unpacked chroot to its tarball.
 const EXPANSION: u64 = 4;
 
-/// How much the store may hold, in bytes.
+/// Limits of the store, in bytes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct StoreLimits {
     pub(crate) size: u64,
-    /// What stays free on the file system.
+    /// Space that must stay free on the file system.
     pub(crate) reserve: u64,
 }
 
@@ -45,21 +44,21 @@ impl StoreLimits {
     };
 }
 
-/// A chroot that stays in the store until this is dropped, whether it is there yet or not.
+/// Keeps a chroot in the store until dropped. The chroot need not be unpacked yet.
 #[derive(Debug)]
 pub(crate) struct Held {
     _lock: File,
 }
 
-/// A tree of the store, and its lock unless somebody uses it.
+/// A tree of the store, and its exclusive lock; `None` if the tree is in use.
 type Tree = (Item<String>, Option<File>);
 
-/// Returns where the tree of a tarball is or will be.
+/// Returns the path of a tarball's tree, unpacked or not.
 pub(crate) fn tree(store: &Path, sha1: &str) -> PathBuf {
     store.join(sha1).join("root")
 }
 
-/// Returns where `owner` (a build id, or another word nobody else uses) makes a tree.
+/// Returns the path of an unfinished tree; `owner` is a build id or another unique word.
 pub(crate) fn temp_tree(store: &Path, sha1: &str, owner: &str) -> PathBuf {
     store.join(format!(".tmp-{sha1}-{owner}"))
 }
@@ -68,14 +67,14 @@ fn use_file(store: &Path, sha1: &str) -> PathBuf {
     store.join(format!("{sha1}.use"))
 }
 
-/// Keeps a chroot in the store, and notes that it is used.
+/// Keeps a chroot in the store and records the time as its last use.
 pub(crate) fn hold(store: &Path, sha1: &str) -> Result<Held, Error> {
     let path = use_file(store, sha1);
     let lock = || {
         let file = open_use_file(&path)?;
         file.lock_shared()?;
         file.set_modified(SystemTime::now())?;
-        // A removal may have come between creation and lock.
+        // Another process may have removed the file between creation and lock.
         Ok((file.metadata()?.nlink() > 0).then_some(Held { _lock: file }))
     };
     loop {
@@ -94,12 +93,13 @@ fn open_use_file(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// Reads how many bytes a tree takes, if that is known.
+/// Reads the recorded size of a tree in bytes; `None` if there is none.
 fn read_bytes(path: &Path) -> Option<u64> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
-/// Writes that; nothing that makes it wrong for long depends on it.
+/// Records the size of a tree and keeps the time of last use. Not atomic: a lost record is measured
+/// again.
 fn record_bytes(path: &Path, bytes: u64) -> io::Result<()> {
     let mut file = open_use_file(path)?;
     let times = file.metadata()?.modified()?;
@@ -108,8 +108,8 @@ fn record_bytes(path: &Path, bytes: u64) -> io::Result<()> {
     file.set_modified(times)
 }
 
-/// Unpacks `tarball` into the store unless it is there, after removing what was used longest ago;
-/// returns the tree.
+/// Unpacks `tarball` into the store unless it is there already, and returns the tree. Evicts the
+/// least recently used chroots first if the store is full.
 pub(crate) fn unpack(
     store: &Path,
     sha1: &str,
@@ -134,13 +134,13 @@ pub(crate) fn unpack(
         evict(store, sha1, bytes, bytes, ids, limits)?;
         let home = store.join(sha1);
         match fs::rename(&temporary, &home) {
-            // Somebody else was faster: theirs is as good.
+            // Another process has unpacked the same tarball meanwhile.
             Err(_) if tree.is_dir() => Ok(()),
             other => other.map_err(at(&home)),
         }
     });
     let removed = remove(&temporary, ids);
-    // The first error is the one that explains.
+    // If both fail, the first error is the cause.
     result.and(removed).map(|()| tree)
 }
 
@@ -157,8 +157,8 @@ fn unpack_into(dir: &Path, tarball: &Path, ids: SubIds) -> Result<(), Error> {
     })
 }
 
-/// Makes room for a tarball of `size` bytes before anybody knows what it unpacks to: for as much
-/// as it may be, or at least for as much as can be.
+/// Evicts chroots before unpacking a tarball of `size` bytes, whose unpacked size is unknown. Frees
+/// [`EXPANSION`] times that size or, if that is impossible, the highest possible multiple.
 fn evict_for_tarball(
     store: &Path,
     sha1: &str,
@@ -180,13 +180,13 @@ fn evict_for_tarball(
     }
 }
 
-/// Removes what was used longest ago until the tree of `sha1` fits, which takes `needed` bytes,
-/// `there` of them already.
+/// Evicts the least recently used chroots until the tree of `sha1` fits. The tree takes `needed`
+/// bytes, and `written` of these are on disk already.
 fn evict(
     store: &Path,
     sha1: &str,
     needed: u64,
-    there: u64,
+    written: u64,
     ids: SubIds,
     limits: StoreLimits,
 ) -> Result<(), Error> {
@@ -198,16 +198,16 @@ fn evict(
         limit: limits.size,
         key: "chroots_size",
         incoming,
-        free: free.saturating_add(there),
+        free: free.saturating_add(written),
         reserve: limits.reserve,
     };
     let items = found.iter().map(|(item, _)| item.clone()).collect();
     let going = space.plan(items, needed)?;
     found.retain(|(item, _)| going.contains(&item.key));
-    // Each is locked until it is gone.
+    // Each tree stays locked until it is removed.
     for (item, _lock) in found {
         stderr::line(format_args!(
-            "Removing the unpacked chroot {} ({} bytes) to make room.",
+            "Evicting the unpacked chroot {} ({} bytes).",
             item.key, item.bytes
         ));
         let doomed = temp_tree(store, &item.key, "evicted");
@@ -222,14 +222,13 @@ fn evict(
     Ok(())
 }
 
-/// Returns the trees of the store but that of `own`, and the bytes of those that others unpack just
-/// now. Removes what crashed unpackings left. The store is locked by the caller, so that no two do
-/// this at a time.
+/// Returns the trees of the store except `own`, and the bytes of trees that other processes are
+/// unpacking. Removes trees that a crash left unfinished. The caller must hold the store's lock.
 fn scan(store: &Path, own: Option<&str>, ids: SubIds) -> Result<(Vec<Tree>, u64), Error> {
     let (mut items, mut incoming) = (Vec::new(), 0_u64);
     let listed: io::Result<Vec<_>> = fs::read_dir(store).and_then(Iterator::collect);
     let mut listed = listed.map_err(at(store))?;
-    // What is half-made comes first: its lock goes after it.
+    // Sorting puts unfinished trees before the lock files that protect them.
     listed.sort_by_key(fs::DirEntry::file_name);
     for entry in listed {
         let (name, path) = (entry.file_name(), entry.path());
@@ -241,7 +240,7 @@ fn scan(store: &Path, own: Option<&str>, ids: SubIds) -> Result<(Vec<Tree>, u64)
                 continue;
             }
             match try_lock(&path).map_err(at(&path))? {
-                // Of what has been removed by hand.
+                // The tree of this file has been removed manually.
                 Some(_lock) => fs::remove_file(&path).map_err(at(&path))?,
                 None => incoming = incoming.saturating_add(read_bytes(&path).unwrap_or(0)),
             }
@@ -266,7 +265,7 @@ fn scan(store: &Path, own: Option<&str>, ids: SubIds) -> Result<(Vec<Tree>, u64)
     Ok((items, incoming))
 }
 
-/// Takes the lock of a tree unless somebody unpacks or uses it.
+/// Takes the exclusive lock of a tree; `None` if another process unpacks or uses the tree.
 fn try_lock(path: &Path) -> io::Result<Option<File>> {
     let file = open_use_file(path)?;
     match file.try_lock() {
@@ -276,19 +275,22 @@ fn try_lock(path: &Path) -> io::Result<Option<File>> {
     }
 }
 
-/// Removes a half-made tree that nobody is making, as far as possible.
+/// Removes an unfinished tree if no process is unpacking it. Errors are logged.
 fn remove_if_abandoned(store: &Path, name: &str, path: &Path, ids: SubIds) {
     let sha1 = name.get(..40).unwrap_or_default();
     let is_sha1 = sha1.len() == 40 && sha1.bytes().all(|byte| byte.is_ascii_hexdigit());
     let in_use = use_file(store, sha1);
-    let left = if is_sha1 && in_use.exists() {
+    let abandoned = if is_sha1 && in_use.exists() {
         try_lock(&in_use).is_ok_and(|lock| lock.is_some())
     } else {
         let modified = fs::symlink_metadata(path).and_then(|found| found.modified());
         modified.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > OLD))
     };
-    if left {
-        log::info!("removing a half-unpacked chroot: {}", path.display());
+    if abandoned {
+        log::info!(
+            "removing the unfinished chroot {}, left by a crash",
+            path.display()
+        );
         if let Err(error) = remove(path, ids) {
             log::warn!("{error}");
         }
@@ -296,8 +298,8 @@ fn remove_if_abandoned(store: &Path, name: &str, path: &Path, ids: SubIds) {
 }
 
 /// The process of an UNPACK stage: `internal unpack STORE SHA1 TARBALL OWNER SIZE RESERVE NOTES`.
-/// Notes in the last how many chroots had to go. Fails with 1 for the tarball's fault, otherwise
-/// as the host's.
+/// Appends the number of evicted chroots to the file NOTES. Exits with 1 if the tarball is at
+/// fault; if the host is, returns an error.
 pub(crate) fn run(args: &[OsString]) -> io::Result<ExitCode> {
     let [store, sha1, tarball, owner, size, reserve, notes] = args else {
         let usage = "unpack: STORE SHA1 TARBALL OWNER SIZE RESERVE NOTES";
@@ -326,7 +328,7 @@ pub(crate) fn run(args: &[OsString]) -> io::Result<ExitCode> {
     }
 }
 
-/// Removes a tree of subordinate ids below a folder of the caller's; an absent one is no error.
+/// Removes a tree owned by subordinate ids below a folder that the caller owns; success if absent.
 pub(crate) fn remove(path: &Path, ids: SubIds) -> Result<(), Error> {
     if fs::symlink_metadata(path).is_err() {
         return Ok(());
@@ -334,15 +336,20 @@ pub(crate) fn remove(path: &Path, ids: SubIds) -> Result<(), Error> {
     launch::run(ids, Map::Wide, &["remove".into(), path.into()])
 }
 
-/// Returns the bytes that a tree of subordinate ids takes on the disk.
+/// Returns the disk space in bytes of a tree owned by subordinate ids.
 pub(crate) fn measure(path: &Path, ids: SubIds) -> Result<u64, Error> {
-    let said = launch::run_for_output(ids, Map::Wide, &["measure".into(), path.into()])?;
-    let number = said.trim().parse();
-    number.map_err(|_| Error::Child(format!("measuring {}: said {said:?}", path.display())))
+    let output = launch::run_for_output(ids, Map::Wide, &["measure".into(), path.into()])?;
+    let number = output.trim().parse();
+    number.map_err(|_| {
+        Error::Child(format!(
+            "measuring {}: not a number: {output:?}",
+            path.display()
+        ))
+    })
 }
 
-/// Measures a tree that came here without a record, and makes one. One that cannot be measured is
-/// no reason to build nothing any more.
+/// Measures a tree that has no recorded size, and records it. If that fails, logs the error and
+/// returns 0, so that builds can continue.
 fn measure_and_record(tree: &Path, record: &Path, ids: SubIds) -> u64 {
     let measured = measure(tree, ids).and_then(|bytes| {
         record_bytes(record, bytes).map_err(at(record))?;
@@ -354,14 +361,14 @@ fn measure_and_record(tree: &Path, record: &Path, ids: SubIds) -> u64 {
     })
 }
 
-/// Removes what crashed unpackings left in the store, and measures trees that nobody has measured.
+/// Removes trees that a crash left unfinished, and measures trees that have no recorded size.
 pub(crate) fn sweep(store: &Path, ids: SubIds) -> Result<(), Error> {
     let folder = File::open(store).map_err(at(store))?;
     folder.lock().map_err(at(store))?;
     scan(store, None, ids).map(drop)
 }
 
-/// Returns how many bytes the unpacked chroots take, and how many there are. Looks into none.
+/// Returns the number of unpacked chroots and their recorded size; measures none.
 pub(crate) fn usage(store: &Path) -> Result<Usage, Error> {
     let mut usage = Usage::default();
     for entry in fs::read_dir(store).map_err(at(store))? {

@@ -1,7 +1,8 @@
-//! sbuild's `autopkgtest` virtualisation server: hands it the session that is already there.
+//! A virtualisation server for sbuild's `autopkgtest` mode: gives it the existing session.
 //!
-//! Run by sbuild as `internal virt PROGRAM PID NET`. A line protocol on stdin and stdout (autopkgtest's
-//! README.virtualisation-server). sbuild waits for ever for an answer, so every line gets one.
+//! sbuild runs `internal virt PROGRAM PID NET` and speaks a line protocol on stdin and stdout; see
+//! autopkgtest's README.virtualisation-server. sbuild waits for an answer without timeout, so every
+//! line gets one.
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -22,7 +23,7 @@ fn encode(argument: &str) -> String {
     out
 }
 
-/// Returns the answer to one line; none ends the conversation.
+/// Returns the answer to one line; `None` ends the protocol.
 fn answer(line: &str, execute: &[String], alive: bool) -> Option<String> {
     let command = line.split_whitespace().next().unwrap_or_default();
     Some(match command {
@@ -39,8 +40,8 @@ fn answer(line: &str, execute: &[String], alive: bool) -> Option<String> {
     })
 }
 
-/// Speaks the protocol until `quit` or the end of the input. `args` are the path by which sbuild
-/// finds this program, the session's init, and the network word of [`super::enter`].
+/// Speaks the protocol until `quit` or the end of the input. `args` are the path of this program,
+/// the pid of the session's init, and the network word of [`super::enter`].
 pub(crate) fn run(args: &[OsString]) -> io::Result<()> {
     let [program, pid, network] = args else {
         return Err(io::Error::other("virt: PROGRAM PID NET"));
@@ -71,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_conversation_sbuild_has() {
+    fn every_request_of_sbuild_gets_an_answer() {
         let execute = ["/usr/bin/buildd-slave".to_owned(), "a b,c".to_owned()];
         let ask = |line| answer(line, &execute, true);
         assert_eq!(ask("open").as_deref(), Some("ok /tmp"));

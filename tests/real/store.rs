@@ -93,7 +93,7 @@ fn the_chroot_used_longest_ago_goes_unless_somebody_uses_it() {
     assert_eq!(trees(&chroots), sorted(&[&a, &b]));
     begin(&slave, &source, &c);
     assert_eq!(trees(&chroots), sorted(&[&a, &c]));
-    let said = format!("Removing the unpacked chroot {b} ");
+    let said = format!("Evicting the unpacked chroot {b} ");
     assert!(slave.log().contains(&said), "{}", slave.log());
 
     // While that build goes on, another daemon builds in the same store.
