@@ -1,9 +1,9 @@
-//! How does a file the master asks for get into the cache? (`ensurepresent`, docs/wire.md §1.4)
+//! Downloads files into the cache for `ensurepresent` (docs/wire.md §1.4).
 //!
-//! One download per sha1 at a time: later callers wait for it and get its answer. A download is
-//! bounded in time, pace and size, tried again after transient failures, and kept only if its
-//! digest is right. Every failure becomes an answer, never a fault. Credentials go to the host
-//! asked for only, and into no answer and no log. Called by the handler of remote calls.
+//! One download per SHA-1 runs at a time; later callers wait for it and get its answer. A download
+//! has limits on time, rate and size, and is retried after transient failures. Every failure
+//! becomes an answer, never a fault. Credentials go only to the requested host, never into answers
+//! or logs.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,34 +22,34 @@ use crate::protocol::Sha1Hex;
 use crate::sys::hashing_writer::fill;
 use crate::sys::lock::lock;
 
-/// Redirects followed in one download.
+/// The most redirects followed in one download.
 const MAX_REDIRECTS: u32 = 5;
-/// Pause before the first new attempt; doubled for each further one.
+/// The pause before the first retry; doubled for each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
-/// What is sent at a time, which is the head of a request.
+/// The size of the send buffer, which only has to hold the head of a request.
 const HEAD_BYTES: usize = 32 << 10;
-/// CallSlot that may wait for a download at a time: as many connections as one master may have. Each
-/// takes a thread of the server's, and there is always more to ask a slave than files.
+/// The most calls that may wait for downloads at a time; a master may have as many connections.
+/// Each occupies a server thread, and other calls need threads too.
 const MAX_CALLS: usize = 64;
-/// Time a download may take before its pace counts.
+/// The time after which the rate of a download is checked.
 const PACE_GRACE: Duration = Duration::from_secs(60);
 
-/// Bounds of a download.
+/// Limits of a download.
 #[derive(Debug, Clone)]
 pub(crate) struct FetchLimits {
-    /// For each of: resolving the name, connecting, sending the request.
+    /// Applies to each of: resolving the name, connecting, sending the request.
     pub(crate) connect_timeout: Duration,
-    /// Longest silence, before the answer or within it.
+    /// The longest wait for bytes, before the answer or within it.
     pub(crate) idle_timeout: Duration,
-    /// Bytes a second, on average, below which a download is given up.
+    /// The lowest average rate, in bytes a second; a slower download fails.
     pub(crate) lowest_rate: u64,
-    /// Longest file, in bytes.
+    /// The largest file, in bytes.
     pub(crate) size: u64,
-    /// New attempts after the first, for transient failures only.
+    /// Retries after the first attempt, for transient failures only.
     pub(crate) retries: u32,
 }
 
-/// What `ensurepresent` says: whether the file is here, and how or why not.
+/// The answer of `ensurepresent`: whether the file is in the cache, and its source or the reason.
 type Answer = (bool, String);
 
 /// Downloads into a [`Store`].
@@ -61,11 +61,11 @@ pub(crate) struct Fetcher {
     calls: AtomicUsize,
 }
 
-/// One of those who wait for a download.
+/// Counts one call against [`MAX_CALLS`] until dropped.
 struct CallSlot<'a>(&'a AtomicUsize);
 
 impl<'a> CallSlot<'a> {
-    /// Counts one more, if that is not too many.
+    /// Returns `None` if [`MAX_CALLS`] are waiting already.
     fn enter(calls: &'a AtomicUsize) -> Option<Self> {
         let slot = Self(calls);
         (calls.fetch_add(1, Ordering::Relaxed) < MAX_CALLS).then_some(slot)
@@ -79,7 +79,7 @@ impl Drop for CallSlot<'_> {
 }
 
 impl Fetcher {
-    /// Makes a fetcher that uses no proxy, whatever the environment says.
+    /// Makes a fetcher. It ignores the environment's proxy settings.
     pub(crate) fn new(limits: FetchLimits, store: Arc<Store>) -> Self {
         let config = http_client::config(limits.connect_timeout, limits.idle_timeout)
             .max_redirects(MAX_REDIRECTS)
@@ -95,10 +95,10 @@ impl Fetcher {
         }
     }
 
-    /// Answers `ensurepresent`: downloads `url` into the cache unless `sha1` is there already.
+    /// Answers `ensurepresent`: downloads `url` into the cache unless the cache has `sha1` already.
     ///
     /// `credentials` are a user name and a password for HTTP Basic; both empty means none. Blocks
-    /// for as long as the download, its retries included, takes.
+    /// until the download, with its retries, has ended.
     pub(crate) fn ensure_present(
         &self,
         sha1: &str,
@@ -140,7 +140,7 @@ impl Fetcher {
             flight,
             answer: None,
         };
-        // An earlier flight may have finished since the first look.
+        // An earlier download may have finished since the first check.
         let answer = match self.store.hold(&sha1) {
             Ok(true) => (true, "Cache".to_owned()),
             _ => self.download(&sha1, url, credentials),
@@ -149,10 +149,10 @@ impl Fetcher {
         answer
     }
 
-    /// Tells whether the file is in the cache, and counts that; the error is the answer.
+    /// Returns whether the cache has the file, and updates the metrics. The error is an answer.
     fn is_cached(&self, sha1: &Sha1Hex) -> Result<bool, Answer> {
         let held = self.store.hold(sha1).map_err(|error| {
-            log::error!("{sha1}: {error}");
+            log::error!("reading {sha1} from the cache: {error}");
             (false, format!("Error reading the cache: {error}"))
         })?;
         let found = match held {
@@ -163,7 +163,7 @@ impl Fetcher {
         Ok(held)
     }
 
-    /// Tries until success, a failure that would only repeat itself, or the last attempt.
+    /// Tries until success, a permanent failure, or the last retry.
     fn download(&self, sha1: &Sha1Hex, url: &str, credentials: Option<(&str, &str)>) -> Answer {
         let mut retries = self.limits.retries;
         let mut pause = FIRST_PAUSE;
@@ -176,7 +176,9 @@ impl Fetcher {
                 }
                 Err(Failure::Store(Error::Mismatch { actual, .. })) => {
                     count("mismatch");
-                    log::warn!("fetching {sha1}: what came has SHA-1 {actual}");
+                    log::warn!(
+                        "fetching {sha1}: the downloaded file has SHA-1 {actual}; discarding it"
+                    );
                     return (false, "Digests did not match, removing again!".to_owned());
                 }
                 Err(failure) => failure,
@@ -276,7 +278,7 @@ enum Failure {
 }
 
 impl Failure {
-    /// Tells whether the next attempt may well succeed.
+    /// Returns whether a retry may succeed.
     fn is_transient(&self) -> bool {
         use ureq::Error as Http;
         match self {
@@ -290,17 +292,16 @@ impl Failure {
     }
 }
 
-/// Says what went wrong without repeating URLs, a redirect's included: they may hold passwords and
-/// the librarian's tokens.
+/// Describes an error without URLs, which may contain passwords or the librarian's tokens.
 fn reason(error: &ureq::Error) -> String {
     match error {
-        ureq::Error::BadUri(_) => "redirected to what is not an http or https URL".to_owned(),
+        ureq::Error::BadUri(_) => "redirected to a URL that is not http or https".to_owned(),
         ureq::Error::Protocol(_) => "malformed HTTP answer".to_owned(),
         other => other.to_string(),
     }
 }
 
-/// A download under way, for those who wait for it.
+/// A download in progress, shared by the calls that wait for it.
 #[derive(Default)]
 struct Flight {
     answer: Mutex<Option<Answer>>,
@@ -317,7 +318,7 @@ impl Flight {
     }
 }
 
-/// Ends a flight when dropped, even by a panic: nobody may wait for ever.
+/// Ends a flight when dropped, even by a panic, so that no call waits for ever.
 struct FlightGuard<'a> {
     fetcher: &'a Fetcher,
     sha1: &'a Sha1Hex,

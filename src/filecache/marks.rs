@@ -1,8 +1,7 @@
-//! What does this process know about entries: which are verified, when they were used, and which
-//! somebody was held?
+//! Marks on cache entries, in memory: verified, last used, held for a master.
 //!
-//! All of it is in memory: after a start every entry is looked at again before its first use.
-//! Whoever looks at one has its [`EntryLock`], so that a file is read once for all who want it.
+//! After a restart, each entry is verified again before its first use. Verifying needs the entry's
+//! [`EntryLock`], so that concurrent requests read a file only once.
 
 use std::collections::HashMap;
 use std::fs::Metadata;
@@ -13,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::protocol::Sha1Hex;
 use crate::sys::lock::lock;
 
-/// What a file is recognized by: it changes with every ordinary change of the file.
+/// Identifies a file and its state; every ordinary change of the file changes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Identity {
     device: u64,
@@ -34,13 +33,13 @@ impl Identity {
         }
     }
 
-    /// Tells whether both are one file, changed or not.
+    /// Returns whether both are the same file, even if its contents have changed.
     pub(super) fn is_same_file(&self, other: &Self) -> bool {
         (self.device, self.inode) == (other.device, other.inode)
     }
 }
 
-/// What is known of all entries.
+/// The marks of all entries.
 #[derive(Debug, Default)]
 pub(super) struct Marks {
     marks: Mutex<HashMap<Sha1Hex, Mark>>,
@@ -49,22 +48,22 @@ pub(super) struct Marks {
 
 #[derive(Debug, Default, Clone, Copy)]
 struct Mark {
-    /// Somebody has the turn.
+    /// An [`EntryLock`] on the entry exists.
     locked: bool,
-    /// The file whose bytes were right.
+    /// The file that was verified.
     verified: Option<Identity>,
     used: Option<SystemTime>,
     held: Option<Instant>,
 }
 
-/// The right to look at an entry, alone; ends when dropped.
+/// The exclusive right to verify an entry; released when dropped.
 pub(super) struct EntryLock<'a> {
     marks: &'a Marks,
     sha1: &'a Sha1Hex,
 }
 
 impl Marks {
-    /// Waits for the turn at an entry.
+    /// Waits for the lock of an entry.
     pub(super) fn lock_entry<'a>(&'a self, sha1: &'a Sha1Hex) -> EntryLock<'a> {
         let is_locked =
             |marks: &mut HashMap<Sha1Hex, Mark>| marks.get(sha1).is_some_and(|m| m.locked);
@@ -74,25 +73,25 @@ impl Marks {
         EntryLock { marks: self, sha1 }
     }
 
-    /// Returns when an entry was last used, if that was by this process.
+    /// Returns when this process last used an entry.
     pub(super) fn used(&self, sha1: &Sha1Hex) -> Option<SystemTime> {
         lock(&self.marks).get(sha1)?.used
     }
 
-    /// Tells whether somebody was held the entry, not longer than `ago`.
+    /// Returns whether the entry is held, and has been for at most `ago`.
     pub(super) fn is_held(&self, sha1: &Sha1Hex, ago: Duration) -> bool {
         let held = lock(&self.marks).get(sha1).and_then(|mark| mark.held);
         held.is_some_and(|at| at.elapsed() <= ago)
     }
 
-    /// Takes all promises back.
+    /// Ends the holds of all entries.
     pub(super) fn release(&self) {
         for mark in lock(&self.marks).values_mut() {
             mark.held = None;
         }
     }
 
-    /// Forgets an entry that is gone.
+    /// Removes the marks of a removed entry.
     pub(super) fn forget(&self, sha1: &Sha1Hex) {
         let mut marks = lock(&self.marks);
         match marks.get_mut(sha1) {
@@ -108,19 +107,19 @@ impl Marks {
 }
 
 impl EntryLock<'_> {
-    /// Tells whether this is the file that was found verified.
+    /// Returns whether the file is the one that was verified.
     pub(super) fn is_verified(&self, found: &Identity) -> bool {
         lock(&self.marks.marks)
             .get(self.sha1)
             .is_some_and(|mark| mark.verified.as_ref() == Some(found))
     }
 
-    /// Notes that there is no such entry.
+    /// Records that there is no such entry.
     pub(super) fn set_absent(&self) {
         self.marks.forget(self.sha1);
     }
 
-    /// Notes that the entry is verified and, if so, used now or held.
+    /// Marks the entry as verified and, if requested, as used now or held.
     pub(super) fn set_verified(&self, found: Identity, used: bool, held: bool) {
         let mut marks = lock(&self.marks.marks);
         let mark = marks.entry(self.sha1.clone()).or_default();
@@ -140,7 +139,7 @@ impl Drop for EntryLock<'_> {
         if let Some(mark) = marks.get_mut(self.sha1) {
             mark.locked = false;
             if mark.verified.is_none() {
-                // Of what is not there nothing is to be known.
+                // An absent entry has no marks.
                 marks.remove(self.sha1);
             }
         }

@@ -1,9 +1,9 @@
-//! Files by their SHA-1: kept on disk, served by name, fetched when missing.
+//! The file cache: files named by their SHA-1, fetched when missing.
 //!
-//! [`Store`] is the folder; [`Fetcher`] answers `ensurepresent`. An entry gets its sha1 as name only
-//! if its bytes hash to it. Several processes (the daemon, a build's shim) may use one folder at
-//! once. What was used longest ago goes when room is needed; what a build, results that wait or a
-//! master that is about to build need never does. Called by the handler of remote calls, the HTTP file server and the collector of results.
+//! [`Store`] is the folder; [`Fetcher`] answers `ensurepresent`. An entry gets its name only after
+//! its SHA-1 has been verified. Several processes (the daemon, a build's shim) may use one folder
+//! at once. A full cache evicts the least recently used entries. It never evicts the files of a
+//! running build, results that wait for a master, or files that a master has just asked for.
 
 mod fetch;
 mod marks;
@@ -19,31 +19,31 @@ use crate::cache_eviction::Shortage;
 use crate::protocol::Sha1Hex;
 use crate::sys::fs;
 
-/// Why something could not be kept in, or had from, the file cache.
+/// Why reading from or writing to the file cache failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// The configured folder is absent or no directory; it is never made here, since an empty
-    /// cache in place of an unmounted one would go unnoticed.
+    /// The configured folder is absent or no directory. It is never created here: an empty folder
+    /// would hide that the cache's file system is not mounted.
     #[error("file cache {} is not a directory", .0.display())]
     NotADirectory(PathBuf),
-    /// The bytes do not hash to the sha1 they were to be kept under; nothing is kept.
+    /// The bytes do not have the expected SHA-1; the file is discarded.
     #[error("expected SHA-1 {expected}, got {actual}")]
     Mismatch { expected: Sha1Hex, actual: Sha1Hex },
-    /// It does not fit, whatever else goes.
+    /// The file does not fit, even if all unpinned entries are evicted.
     #[error(transparent)]
     NoRoom(#[from] Shortage),
-    /// Without knowing what is in use nothing can go, and nothing come.
-    #[error("the journal, which tells what files are in use, fails: {0}")]
+    /// The pinned entries are unknown, so nothing can be evicted or added.
+    #[error("cannot read from or write to the journal which files are in use: {0}")]
     Pins(#[source] io::Error),
     /// The source of the bytes failed, not the cache.
-    #[error("cannot read what is to be kept: {0}")]
+    #[error("cannot read the incoming file: {0}")]
     Source(#[source] io::Error),
     #[error(transparent)]
     Disk(#[from] fs::Error),
 }
 
 impl Error {
-    /// Tells whether more room on the disk, or in the cache, would have helped.
+    /// Returns whether disk or cache had too little space.
     pub(crate) fn is_no_space(&self) -> bool {
         let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
         match self {

@@ -1,13 +1,11 @@
-//! Where are the bytes of a SHA-1 on disk, and how do new ones get there?
+//! Stores files named by their SHA-1 in one folder.
 //!
-//! One folder, one read-only file per sha1, named by the sha1. Bytes are summed while they are
-//! written to a `.tmp-` file, which is synced and takes its name only when the sha1 is right, so
-//! that a crash leaves no wrong entry; an entry changed later is found by its first user. Before
-//! anything comes in, what was used longest ago goes, as far as [`Rules`] ask for it. Does not
-//! fetch, does not make the folder.
+//! Incoming bytes go to a `.tmp-` file and are hashed on the way. The file is renamed to its SHA-1
+//! only after fsync, so that a crash leaves no wrong entry. An entry that changes later is detected
+//! at its next use. The least recently used entries are evicted within the limits of [`Rules`].
 //!
-//! The folder itself is what processes lock: shared to name an entry or to promise one, alone to
-//! make room. Nothing is promised, then, that is about to go.
+//! Processes lock the folder: shared to rename or hold an entry, exclusively to evict. So an entry
+//! cannot be held while it is being evicted.
 
 use std::collections::HashSet;
 use std::fs::{self as files, File, FileTimes, OpenOptions};
@@ -29,30 +27,30 @@ use crate::sys::fs::{self, TEMP_PREFIX, TempFile};
 use crate::sys::hashing_writer::{HashingWriter, fill};
 use crate::sys::host;
 
-/// Entries are never written again; their owner too must mean it to change one.
+/// Entries are read-only, so that not even their owner changes one by mistake.
 const ENTRY_MODE: u32 = 0o444;
-/// How long an entry that a master asked for waits for the build that needs it.
+/// How long an entry is held for the build of the master that asked for it.
 const HOLD_TIME: Duration = Duration::from_secs(3600);
-/// How much room is made at a time for a file whose length nobody knows, in bytes.
+/// The space allocated at a time for a file of unknown length, in bytes.
 const STEP_BYTES: u64 = 16 << 20;
 
 type Pinned = dyn Fn() -> io::Result<HashSet<Sha1Hex>> + Send + Sync;
 type BeforeNaming = dyn Fn(&Sha1Hex) -> io::Result<()> + Send + Sync;
 
-/// What a [`Store`] keeps to.
+/// The limits and hooks of a [`Store`].
 pub(crate) struct Rules {
-    /// Bytes of all entries together.
+    /// The most bytes of all entries together.
     pub(crate) limit: u64,
-    /// Bytes left free on the file system.
+    /// Bytes that must stay free on the file system.
     pub(crate) reserve: u64,
-    /// Names the entries that nobody may miss. Asked for while room is made.
+    /// Returns the entries that must not be evicted. Called before an eviction.
     pub(crate) pinned: Box<Pinned>,
-    /// Told of each new entry before it has its name.
+    /// Called for each new entry before it gets its name; an error discards the entry.
     pub(crate) before_naming: Box<BeforeNaming>,
 }
 
 impl Rules {
-    /// No bounds, nothing to be told.
+    /// No limits and no hooks.
     pub(crate) fn none() -> Self {
         Self {
             limit: u64::MAX,
@@ -63,14 +61,14 @@ impl Rules {
     }
 }
 
-/// The folder of entries.
+/// The folder of the cache.
 pub(crate) struct Store {
     dir: PathBuf,
     rules: Rules,
     marks: Marks,
 }
 
-/// An entry opened for reading; stays readable when it is removed meanwhile.
+/// An entry opened for reading; it stays readable after its removal.
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub(crate) file: File,
@@ -80,7 +78,7 @@ pub(crate) struct Entry {
 }
 
 impl Store {
-    /// Opens the folder `dir` and removes the unfinished files no living process is writing.
+    /// Opens the folder `dir` and removes unfinished files that a crash left.
     pub(crate) fn open(dir: &Path, rules: Rules) -> Result<Self, Error> {
         if !dir.is_dir() {
             return Err(Error::NotADirectory(dir.to_path_buf()));
@@ -93,23 +91,23 @@ impl Store {
         })
     }
 
-    /// Tells whether the entry is there and good, and keeps it until [`Store::release`] or for an
-    /// hour: whoever asks is about to need it. Reads the bytes if that was not done before.
+    /// Returns whether the entry exists and is intact. If so, holds it until [`Store::release`] or
+    /// for an hour, because the caller's build is about to need it. Verifies it on first use.
     pub(crate) fn hold(&self, sha1: &Sha1Hex) -> Result<bool, Error> {
         Ok(self.open_verified(sha1, true)?.is_some())
     }
 
-    /// Opens an entry; `None` when there is none. Reads the bytes if that was not done before.
+    /// Opens an entry; `None` if there is none. Verifies it on first use.
     pub(crate) fn entry(&self, sha1: &Sha1Hex) -> Result<Option<Entry>, Error> {
         self.open_verified(sha1, false)
     }
 
-    /// Ends what [`Store::hold`] promised.
+    /// Ends all holds of [`Store::hold`].
     pub(crate) fn release(&self) {
         self.marks.release();
     }
 
-    /// Takes an entry for good: another process has put it there just now.
+    /// Marks an entry as verified without reading it: another process has just verified it.
     pub(crate) fn trust(&self, sha1: &Sha1Hex) {
         let entry_lock = self.marks.lock_entry(sha1);
         if let Ok(found) = self.path(sha1).symlink_metadata() {
@@ -117,7 +115,7 @@ impl Store {
         }
     }
 
-    fn open_verified(&self, sha1: &Sha1Hex, promise: bool) -> Result<Option<Entry>, Error> {
+    fn open_verified(&self, sha1: &Sha1Hex, hold: bool) -> Result<Option<Entry>, Error> {
         let path = self.path(sha1);
         let examine = || fs::Error::at("examine", &path);
         let entry_lock = self.marks.lock_entry(sha1);
@@ -141,13 +139,13 @@ impl Store {
                 .symlink_metadata()
                 .is_ok_and(|now| Identity::of(&now) == found);
             if !still_there {
-                // Made room of, or changed while it was read.
+                // Evicted or changed while it was read.
                 continue;
             }
-            // Fails for a file put there by somebody else; then only this process knows.
+            // Fails for a file of another user; then only this process knows the time of use.
             let _ = file.set_times(FileTimes::new().set_accessed(SystemTime::now()));
             let now = file.metadata().map_err(examine())?;
-            entry_lock.set_verified(Identity::of(&now), true, promise);
+            entry_lock.set_verified(Identity::of(&now), true, hold);
             return Ok(Some(Entry {
                 file,
                 len: now.len(),
@@ -156,7 +154,7 @@ impl Store {
         }
     }
 
-    /// Opens what is there under a sha1: only a regular file is an entry, no link.
+    /// Opens the file of a SHA-1. Only a regular file is an entry, not a symbolic link.
     fn open_entry(&self, sha1: &Sha1Hex) -> Result<Option<File>, Error> {
         let path = self.path(sha1);
         // Without O_NONBLOCK a pipe of that name would block the open.
@@ -177,7 +175,10 @@ impl Store {
 
     fn remove_damaged(&self, sha1: &Sha1Hex, found: &Identity, actual: &str) -> Result<(), Error> {
         let path = self.path(sha1);
-        log::error!("{} is damaged: its SHA-1 is {actual}", path.display());
+        log::error!(
+            "{} is damaged: its SHA-1 is {actual}; removing it",
+            path.display()
+        );
         metrics().damaged.with_label_values(&["filecache"]).inc();
         let _folder = self.lock_shared()?;
         let now = path.symlink_metadata();
@@ -187,8 +188,8 @@ impl Store {
         Ok(())
     }
 
-    /// Begins an entry whose sha1 is not known yet. `declared` is its length in bytes, if known:
-    /// then all room is made before a byte is written, else bit by bit.
+    /// Begins an entry of unknown SHA-1. If its length in bytes is `declared`, all space is
+    /// allocated before a byte is written, else step by step.
     pub(crate) fn receive(&self, declared: Option<u64>) -> Result<Incoming<'_>, Error> {
         let mut incoming = Incoming {
             store: self,
@@ -199,7 +200,7 @@ impl Store {
         Ok(incoming)
     }
 
-    /// Keeps all that `source` yields; `expect` and the result are as for [`Incoming::finish`].
+    /// Stores all bytes of `source`; `expect` and the result are as for [`Incoming::finish`].
     pub(crate) fn put(
         &self,
         source: &mut dyn Read,
@@ -217,7 +218,7 @@ impl Store {
         }
     }
 
-    /// Removes an entry; an absent one is fine. Whoever has it open may read on.
+    /// Removes an entry; success if absent. Open files of the entry stay readable.
     pub(crate) fn remove(&self, sha1: &Sha1Hex) -> Result<(), Error> {
         let path = self.path(sha1);
         self.marks.forget(sha1);
@@ -229,7 +230,7 @@ impl Store {
         }
     }
 
-    /// Returns how much is kept, without what is on its way in.
+    /// Returns number and size of the entries, without unfinished files.
     pub(crate) fn usage(&self) -> Result<Usage, Error> {
         let mut usage = Usage::default();
         for item in self.scan()?.0 {
@@ -247,7 +248,7 @@ impl Store {
         Ok(File::open(&self.dir).map_err(fs::Error::at("open", &self.dir))?)
     }
 
-    /// Locks the folder against the making of room, until what is returned is dropped.
+    /// Takes the shared lock of the folder, which prevents evictions until dropped.
     fn lock_shared(&self) -> Result<File, Error> {
         let folder = self.open_folder()?;
         let locked = folder.lock_shared();
@@ -255,7 +256,7 @@ impl Store {
         Ok(folder)
     }
 
-    /// Makes room for `bytes` more of `temp` and takes it.
+    /// Evicts entries until `bytes` more fit, and allocates these for `temp` from offset `from`.
     fn evict_and_allocate(&self, temp: &TempFile, from: u64, bytes: u64) -> Result<(), Error> {
         let folder = self.open_folder()?;
         folder.lock().map_err(fs::Error::at("lock", &self.dir))?;
@@ -275,11 +276,11 @@ impl Store {
                     pinned.contains(&item.key) || self.marks.is_held(&item.key, HOLD_TIME);
             }
             for sha1 in space.plan(items, bytes)? {
-                log::info!("removing {sha1} from the cache to make room");
+                log::info!("evicting {sha1} from the cache");
                 self.remove(&sha1)?;
                 metrics().evictions.with_label_values(&["filecache"]).inc();
             }
-            // Somebody may still be reading what went.
+            // The space of an evicted entry that is still open is not free yet.
             space.free = self.free_bytes()?;
             if space.excess(0, bytes) > 0 {
                 return Err(Shortage::Free {
@@ -294,7 +295,7 @@ impl Store {
         Ok(temp.allocate(from, bytes)?)
     }
 
-    /// Returns the entries, and the bytes of what is on its way in.
+    /// Returns the entries, and the bytes of unfinished files.
     fn scan(&self) -> Result<(Vec<Item<Sha1Hex>>, u64), Error> {
         let list = || fs::Error::at("list", &self.dir);
         let (mut items, mut incoming) = (Vec::new(), 0);
@@ -304,7 +305,7 @@ impl Store {
             let name = name.to_string_lossy();
             let found = match entry.metadata() {
                 Ok(found) if found.is_file() => found,
-                // A link, say, or gone already.
+                // Not a regular file, or removed meanwhile.
                 _ => continue,
             };
             if let Ok(sha1) = Sha1Hex::parse(&name) {
@@ -327,7 +328,7 @@ impl Store {
         Ok((items, incoming))
     }
 
-    /// Bytes an unprivileged process may still write to the file system.
+    /// Returns the bytes an unprivileged process may still write to the file system.
     fn free_bytes(&self) -> Result<u64, Error> {
         let disk = host::disk_of(&self.dir);
         let disk = disk.map_err(fs::Error::at("find the free space of", &self.dir))?;
@@ -335,16 +336,16 @@ impl Store {
     }
 }
 
-/// An entry on its way in; dropped unfinished, it leaves nothing.
+/// An unfinished entry. Dropping it removes its file.
 pub(crate) struct Incoming<'a> {
     store: &'a Store,
     writer: HashingWriter,
-    /// Bytes there is room for.
+    /// Bytes allocated so far.
     allocated: u64,
 }
 
 impl Incoming<'_> {
-    /// Returns a piece to be filled and given to [`Incoming::write`].
+    /// Returns a buffer to fill and pass to [`Incoming::write`].
     pub(crate) fn spare(&self) -> Vec<u8> {
         self.writer.spare()
     }
@@ -370,13 +371,13 @@ impl Incoming<'_> {
         Ok(())
     }
 
-    /// Makes what was written an entry and returns its sha1; [`Error::Mismatch`] if that is not the
-    /// one expected. On return the entry is on disk, and promised as by [`Store::hold`].
+    /// Makes the written bytes an entry and returns its SHA-1. Fails with [`Error::Mismatch`] if
+    /// another one is expected. On return, the entry is on disk, and held as by [`Store::hold`].
     pub(crate) fn finish(self, expect: Option<&Sha1Hex>) -> Result<Sha1Hex, Error> {
         let store = self.store;
         let (mut temp, digest) = self.writer.finish();
         let actual = Sha1Hex::parse(&digest)
-            .expect("a digest is shown as forty lower-case hexadecimal digits");
+            .expect("a digest is formatted as forty lower-case hexadecimal digits");
         if let Some(expected) = expect.filter(|expected| **expected != actual) {
             return Err(Error::Mismatch {
                 expected: expected.clone(),

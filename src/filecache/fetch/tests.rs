@@ -1,5 +1,4 @@
-//! Every row of the `ensurepresent` table, against a server on the loopback that says and counts
-//! what the test wants.
+//! Tests every row of the `ensurepresent` table against a scripted server on the loopback.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -12,14 +11,14 @@ const HELLO: &str = "aaf4c61ddcc5e8a2dabede0f3b482cd9aea9434d";
 const OK_HELLO: &str = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
 const DIGESTS: &str = "Digests did not match, removing again!";
 
-/// A server that answers each connection once; the heads it got are in `heads`.
+/// A server that answers each connection once and records the request heads in `heads`.
 struct Server {
     port: u16,
     heads: mpsc::Receiver<String>,
 }
 
 impl Server {
-    /// Answers each request by `answer(how many came before)`, then closes.
+    /// Answers request number n, from 0, with `answer(n)`, then closes the connection.
     fn start(answer: impl Fn(usize) -> String + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -30,7 +29,7 @@ impl Server {
                 if sender.send(read_head(&stream)).is_err() {
                     return;
                 }
-                // The client may have left.
+                // The client may have disconnected.
                 let _ = stream.write_all(answer(number).as_bytes());
             }
         });
@@ -73,7 +72,7 @@ fn count(dir: &tempfile::TempDir) -> usize {
 }
 
 #[test]
-fn the_table_of_answers() {
+fn the_answer_names_the_source_of_the_file() {
     let (dir, fetcher) = fetcher(0);
     let ask = |url: Option<&str>| fetcher.ensure_present(HELLO, url, None);
     let server = Server::start(|_| OK_HELLO.to_owned());
@@ -87,7 +86,7 @@ fn the_table_of_answers() {
 }
 
 #[test]
-fn sums_that_are_none_are_refused() {
+fn malformed_sha1s_are_refused() {
     let (_dir, fetcher) = fetcher(0);
     for sha1 in [
         "",
@@ -105,8 +104,8 @@ fn sums_that_are_none_are_refused() {
     }
 }
 
-/// What the server says, the information expected after the librarian prefix ("" for a mismatch),
-/// and the number of requests when one retry is allowed.
+/// The server's response, the expected text after the librarian prefix ("" for a mismatch), and the
+/// expected number of requests when one retry is allowed.
 const FAILURES: &[(&str, &str, usize)] = &[
     (
         "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
@@ -144,10 +143,10 @@ const FAILURES: &[(&str, &str, usize)] = &[
     ("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhel", "", 1),
     (
         "HTTP/1.1 302 Found\r\nLocation: ftp://u:secret@h/\r\n\r\n",
-        "redirected to what is not",
+        "redirected to a URL that is not",
         1,
     ),
-    // Taken as a path on the same server: no file of ours is read.
+    // Taken as a path on the same server: no local file is read.
     (
         "HTTP/1.1 302 Found\r\nLocation: file:///etc/passwd\r\nContent-Length: 0\r\n\r\n",
         "too many redirects",
@@ -180,7 +179,7 @@ fn failures_are_answers_and_leave_nothing() {
 }
 
 #[test]
-fn a_body_without_length_is_bounded_too() {
+fn the_size_limit_holds_for_a_body_without_length() {
     let (dir, fetcher) = fetcher(0);
     let server = Server::start(|_| format!("HTTP/1.1 200 OK\r\n\r\n{}", "x".repeat(2000)));
     let (_, info) = fetcher.ensure_present(HELLO, Some(&server.url()), None);
@@ -211,7 +210,7 @@ fn urls_that_are_not_http_are_refused() {
 }
 
 #[test]
-fn a_refused_connection_says_so() {
+fn a_refused_connection_is_named_without_credentials() {
     let (_dir, fetcher) = fetcher(0);
     let port = TcpListener::bind("127.0.0.1:0")
         .unwrap()
@@ -228,7 +227,7 @@ fn a_refused_connection_says_so() {
 }
 
 #[test]
-fn a_silent_server_is_given_up() {
+fn a_silent_server_times_out() {
     let (_dir, mut fetcher) = fetcher(0);
     let limits = FetchLimits {
         idle_timeout: Duration::from_millis(50),
@@ -248,7 +247,7 @@ fn a_silent_server_is_given_up() {
 }
 
 #[test]
-fn no_space_is_said_before_a_byte_is_written() {
+fn lack_of_space_is_reported_before_a_byte_is_written() {
     let (dir, mut fetcher) = fetcher(1);
     let rules = Rules {
         reserve: u64::MAX,
@@ -266,7 +265,7 @@ fn no_space_is_said_before_a_byte_is_written() {
 }
 
 #[test]
-fn a_transient_failure_is_tried_again() {
+fn a_transient_failure_is_retried() {
     let (_dir, fetcher) = fetcher(1);
     let server = Server::start(|number| match number {
         0 => "HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n".to_owned(),
@@ -278,7 +277,7 @@ fn a_transient_failure_is_tried_again() {
 }
 
 #[test]
-fn credentials_are_sent_at_once_and_only_when_there_are_some() {
+fn credentials_are_sent_with_the_first_request_if_not_empty() {
     for (credentials, expected) in [
         (
             Some(("user", "pw")),
@@ -307,7 +306,7 @@ fn credentials_are_sent_at_once_and_only_when_there_are_some() {
 
 #[test]
 fn credentials_do_not_follow_a_redirect() {
-    // The other server differs in its port only, which is another host all the same.
+    // The other server differs in its port only, which counts as another host.
     for userinfo in ["", "user:secret@"] {
         let (_dir, fetcher) = fetcher(0);
         let other = Server::start(|_| OK_HELLO.to_owned());
@@ -334,12 +333,12 @@ fn credentials_do_not_follow_a_redirect() {
 }
 
 #[test]
-fn callers_of_one_sum_share_one_download() {
+fn calls_for_one_sha1_share_one_download() {
     const CALLERS: usize = 8;
     let (_dir, fetcher) = fetcher(0);
     let (release, released) = mpsc::channel::<()>();
     let server = Server::start(move |_| {
-        // Ends, too, when the test panics and drops its end.
+        // Returns also when the test panics and drops the sender.
         let _ = released.recv();
         OK_HELLO.to_owned()
     });
@@ -348,7 +347,7 @@ fn callers_of_one_sum_share_one_download() {
         let callers: Vec<_> = (0..CALLERS)
             .map(|_| scope.spawn(|| fetcher.ensure_present(HELLO, Some(&url), None)))
             .collect();
-        // The table and every caller, the downloading one included, hold the flight.
+        // The map and each call, including the downloading one, hold a reference to the flight.
         let waiting = || {
             lock(&fetcher.flights)
                 .values()

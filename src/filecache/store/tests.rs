@@ -1,4 +1,4 @@
-//! What the folder keeps, what it finds damaged, and what goes when room is needed.
+//! Tests storing, verifying and evicting entries.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::sync::{Arc, Mutex};
@@ -14,16 +14,16 @@ fn sha1(text: &str) -> Sha1Hex {
 }
 
 fn store() -> (tempfile::TempDir, Store) {
-    bounded(Rules::none())
+    store_with(Rules::none())
 }
 
-fn bounded(rules: Rules) -> (tempfile::TempDir, Store) {
+fn store_with(rules: Rules) -> (tempfile::TempDir, Store) {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path(), rules).unwrap();
     (dir, store)
 }
 
-/// Puts a file of `len` bytes that are all `byte`.
+/// Stores a file of `len` bytes with the value `byte`.
 fn fill_in(store: &Store, byte: u8, len: usize) -> Result<Sha1Hex, Error> {
     store.put(&mut &vec![byte; len][..], Some(len as u64), None)
 }
@@ -32,7 +32,7 @@ fn has(store: &Store, sha1: &Sha1Hex) -> bool {
     store.path(sha1).exists()
 }
 
-/// Sets what says when an entry was last used, as if no process remembered.
+/// Sets the time of last use on disk, and removes the entry's marks in memory.
 fn used(store: &Store, sha1: &Sha1Hex, secs: u64) {
     store.marks.forget(sha1);
     let time = UNIX_EPOCH + Duration::from_secs(secs);
@@ -59,7 +59,7 @@ impl Read for Truncated {
 }
 
 #[test]
-fn what_is_put_can_be_had_and_removed() {
+fn entries_are_stored_opened_and_removed() {
     let (dir, store) = store();
     let kept = store
         .put(&mut &b"hello"[..], Some(5), Some(&sha1(HELLO)))
@@ -90,7 +90,7 @@ fn the_same_content_twice_is_one_entry() {
 }
 
 #[test]
-fn failures_leave_nothing() {
+fn failures_leave_no_files() {
     let (dir, store) = store();
     let mismatch = store
         .put(&mut &b"hello"[..], None, Some(&sha1(OTHER)))
@@ -108,9 +108,9 @@ fn failures_leave_nothing() {
 }
 
 #[test]
-fn the_reserve_is_kept_free_by_what_tells_its_length_and_what_does_not() {
+fn the_reserve_stays_free_whether_or_not_the_length_is_declared() {
     for declared in [Some(5), None] {
-        let (dir, store) = bounded(Rules {
+        let (dir, store) = store_with(Rules {
             reserve: u64::MAX,
             ..Rules::none()
         });
@@ -123,8 +123,8 @@ fn the_reserve_is_kept_free_by_what_tells_its_length_and_what_does_not() {
 }
 
 #[test]
-fn what_was_used_longest_ago_goes_first() {
-    let (_dir, store) = bounded(Rules {
+fn the_least_recently_used_is_evicted_first() {
+    let (_dir, store) = store_with(Rules {
         limit: 30_000,
         ..Rules::none()
     });
@@ -134,7 +134,7 @@ fn what_was_used_longest_ago_goes_first() {
     for (sha1, secs) in kept.iter().zip([2000, 1000, 3000]) {
         used(&store, sha1, secs);
     }
-    // A use counts for more than the time the entry came, and is there after a restart too.
+    // The time of use takes precedence over the time of creation, also after a restart.
     let modified = store.entry(&kept[1]).unwrap().unwrap().modified;
     assert_eq!(modified, UNIX_EPOCH + Duration::from_secs(1000));
     store.marks.forget(&kept[1]);
@@ -149,10 +149,10 @@ fn what_was_used_longest_ago_goes_first() {
 }
 
 #[test]
-fn what_is_needed_stays() {
+fn pinned_and_held_entries_are_not_evicted() {
     let pinned: Arc<Mutex<HashSet<Sha1Hex>>> = Arc::default();
     let pins = Arc::clone(&pinned);
-    let (_dir, store) = bounded(Rules {
+    let (_dir, store) = store_with(Rules {
         limit: 30_000,
         pinned: Box::new(move || Ok(pins.lock().unwrap().clone())),
         ..Rules::none()
@@ -165,7 +165,7 @@ fn what_is_needed_stays() {
     }
     pinned.lock().unwrap().insert(kept[0].clone());
     assert!(store.hold(&kept[1]).unwrap());
-    // No entry is given up for one that cannot fit.
+    // No entry is evicted for one that cannot fit.
     let error = fill_in(&store, 9, 10_001).unwrap_err().to_string();
     let expect = "no room for 10001 bytes: [limits] cache_size is 30000, of which 20000 are in use";
     assert_eq!(error, expect);
@@ -173,7 +173,7 @@ fn what_is_needed_stays() {
     fill_in(&store, 9, 10_000).unwrap();
     let left: Vec<_> = kept.iter().map(|sha1| has(&store, sha1)).collect();
     assert_eq!(left, [true, true, false]);
-    // What just came is promised as well, until the build has begun.
+    // A new entry is held as well, until release().
     assert!(fill_in(&store, 8, 10_000).is_err());
     store.release();
     fill_in(&store, 8, 20_000).unwrap();
@@ -181,8 +181,8 @@ fn what_is_needed_stays() {
 }
 
 #[test]
-fn nothing_goes_while_nobody_knows_what_is_needed() {
-    let (_dir, store) = bounded(Rules {
+fn nothing_is_evicted_while_the_pins_are_unknown() {
+    let (_dir, store) = store_with(Rules {
         limit: 10_000,
         pinned: Box::new(|| Err(io::ErrorKind::PermissionDenied.into())),
         ..Rules::none()
@@ -194,9 +194,9 @@ fn nothing_goes_while_nobody_knows_what_is_needed() {
 }
 
 #[test]
-fn a_file_of_unknown_length_keeps_to_the_bound_as_it_comes() {
-    // What is on its way in counts with what the file system needs to keep track of it.
-    let (dir, store) = bounded(Rules {
+fn the_limit_holds_for_a_file_of_unknown_length() {
+    // An unfinished file counts with the file system's own overhead.
+    let (dir, store) = store_with(Rules {
         limit: (3 << 20) + (64 << 10),
         ..Rules::none()
     });
@@ -206,20 +206,23 @@ fn a_file_of_unknown_length_keeps_to_the_bound_as_it_comes() {
         .put(&mut &vec![2; 4 << 20][..], None, None)
         .unwrap_err();
     assert!(error.is_no_space(), "{error}");
-    assert!(!has(&store, &old), "it had to go before the end was seen");
+    assert!(
+        !has(&store, &old),
+        "it was evicted before the end of the file was known"
+    );
     assert_eq!(count(&dir), 0);
     let kept = store.put(&mut &vec![2; 3 << 20][..], None, None).unwrap();
     let found = store.path(&kept).metadata().unwrap();
     assert_eq!(found.len(), 3 << 20);
     assert!(
         found.blocks() * 512 <= (3 << 20) + (64 << 10),
-        "all is given back"
+        "unused space is released"
     );
 }
 
 #[test]
-fn what_comes_at_once_shares_one_bound() {
-    let (dir, store) = bounded(Rules {
+fn concurrent_files_share_one_limit() {
+    let (dir, store) = store_with(Rules {
         limit: 10_000,
         ..Rules::none()
     });
@@ -232,7 +235,7 @@ fn what_comes_at_once_shares_one_bound() {
 }
 
 #[test]
-fn a_changed_entry_is_found_and_removed() {
+fn a_changed_entry_is_detected_and_removed() {
     let damages: [&dyn Fn(&Path); 3] = [
         &|path| files::write(path, "hellO").unwrap(),
         &|path| {
@@ -244,7 +247,7 @@ fn a_changed_entry_is_found_and_removed() {
                 .unwrap()
         },
         &|path| {
-            // Another file in its place, of the same length and time.
+            // Another file in its place, with the same length and mtime.
             let time = path.metadata().unwrap().modified().unwrap();
             let other = path.with_file_name("other");
             files::write(&other, "hellO").unwrap();
@@ -274,16 +277,16 @@ fn a_changed_entry_is_found_and_removed() {
 }
 
 #[test]
-fn a_file_is_read_once_for_all_who_want_it() {
+fn concurrent_requests_read_a_file_once() {
     let (_dir, store) = store();
     let sha1 = sha1(HELLO);
-    // Who read it would tell that it is wrong.
+    // The bytes are wrong, so a second read would fail.
     files::write(store.path(&sha1), "hellO").unwrap();
     let entry_lock = store.marks.lock_entry(&sha1);
     thread::scope(|scope| {
         let waiting = scope.spawn(|| store.hold(&sha1).unwrap());
         let other = store.put(&mut &b"other"[..], None, None).unwrap();
-        assert!(store.hold(&other).unwrap(), "others go on");
+        assert!(store.hold(&other).unwrap(), "other entries are not blocked");
         let found = store.path(&sha1).metadata().unwrap();
         entry_lock.set_verified(Identity::of(&found), false, false);
         drop(entry_lock);
@@ -292,7 +295,7 @@ fn a_file_is_read_once_for_all_who_want_it() {
 }
 
 #[test]
-fn what_another_process_has_just_put_is_taken_for_good() {
+fn a_trusted_entry_is_not_read() {
     let (_dir, store) = store();
     files::write(store.path(&sha1(OTHER)), "of another sha1").unwrap();
     store.trust(&sha1(OTHER));
@@ -302,7 +305,7 @@ fn what_another_process_has_just_put_is_taken_for_good() {
 }
 
 #[test]
-fn an_entry_is_told_of_before_it_has_its_name() {
+fn the_hook_runs_before_an_entry_gets_its_name() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(HELLO);
     let rules = Rules {
@@ -330,7 +333,7 @@ fn only_regular_files_are_entries() {
 }
 
 #[test]
-fn opening_sweeps_what_a_crash_left_but_not_what_another_writes() {
+fn opening_removes_files_of_a_crash_but_not_files_being_written() {
     let (dir, store) = store();
     files::write(dir.path().join(".tmp-1-1"), "half").unwrap();
     let mut incoming = store.receive(None).unwrap();
@@ -342,7 +345,7 @@ fn opening_sweeps_what_a_crash_left_but_not_what_another_writes() {
 }
 
 #[test]
-fn an_absent_folder_is_refused_and_not_made() {
+fn an_absent_folder_is_refused_and_not_created() {
     let dir = tempfile::tempdir().unwrap();
     let absent = dir.path().join("absent");
     let error = Store::open(&absent, Rules::none()).err().unwrap();
