@@ -1,21 +1,21 @@
-//! Is the schema the one this program knows, and if it is an older one, what makes it so?
+//! Upgrades the database schema to the version of this program.
 //!
-//! Migrations are numbered, run in order, each in a transaction; several processes may start at
-//! once. A database of a newer program is refused, not guessed at.
+//! Migrations are numbered and run in order, in one transaction. Several processes may start at
+//! once. A database with a newer schema is refused.
 
 use super::value::params;
 use super::{Engine, Error, Tx};
 
-/// In order; the version of the schema is how many of them were run.
+/// The migrations in order. The version of the schema is the number of migrations that have run.
 const MIGRATIONS: &[&str] = &[include_str!("migrations/0001.sql")];
 
-/// Any number, the same in all processes: who holds it migrates.
+/// The key of the advisory lock for migrations; an arbitrary number, the same in all processes.
 const LOCK: i64 = 0x6275_696c_6464;
 
 /// Brings the schema up to date, inside one write transaction.
 pub(super) fn migrate(tx: &mut Tx<'_>, at: &str) -> Result<(), Error> {
     if tx.engine() == Engine::Postgres {
-        // As text: the lock's own answer is of no type a column can have.
+        // Cast to text, because the function returns void, which no column type can hold.
         tx.query(
             "SELECT CAST(pg_advisory_xact_lock($1) AS TEXT)",
             &params![LOCK],

@@ -1,8 +1,8 @@
-//! Where rows are kept: SQLite on one host, PostgreSQL for many, behind one small interface.
+//! One small interface to SQLite, for farms on one host, and PostgreSQL, for larger ones.
 //!
-//! The same SQL runs on both: `$1`, `$2` are the parameters, `{SKIP LOCKED}` takes rows that
-//! nobody else has. Work is handed in as a closure and may be run again when the database was busy
-//! or had gone, so nothing but rows is touched inside. Knows no table but its own version.
+//! The same SQL runs on both: `$1`, `$2` are parameters, `{SKIP LOCKED}` skips rows that another
+//! transaction has locked. A transaction is a closure. It may run again after the database was busy
+//! or lost, so it must have no other side effects. This folder knows no table but `schema_version`.
 
 mod migrate;
 mod pool;
@@ -18,35 +18,37 @@ pub(crate) use pool::Db;
 pub(crate) use tx::Tx;
 pub(crate) use value::{Column, Row, Value, params};
 
-/// Which program keeps the rows.
+/// The database engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Engine {
     Sqlite,
     Postgres,
 }
 
-/// What the database could not do. No message holds a password.
+/// Why a database operation failed. No message contains a password.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    #[error("not a database: {0:?}: write a path, or postgresql://USER@HOST/NAME")]
+    #[error("not a database URL: {0:?}; write a path, or postgresql://USER@HOST/NAME")]
     Url(String),
-    /// It cannot be reached, or was and is no more.
+    /// The database cannot be reached, or the connection broke.
     #[error("database {at}: {problem}{}", advice(problem))]
     Lost { at: String, problem: String },
-    /// Somebody else was quicker, over and over.
-    #[error("the database is too busy: {0}")]
+    /// Other transactions held the locks, and every retry failed.
+    #[error("the database is busy; gave up after retries: {0}")]
     Busy(String),
-    /// The connection broke while the transaction was being committed.
+    /// The connection broke during a commit, so its outcome is unknown.
     #[error(
-        "the database was lost in the middle of a commit; whether it took location is not known: {0}"
+        "the connection to the database broke during a commit; it is unknown whether the changes \
+         were saved: {0}"
     )]
     CommitUnknown(String),
     #[error(
-        "database {at} is of a newer buildd-slave (schema {found}, this one knows {known}): upgrade this program"
+        "database {at} is of a newer buildd-slave (schema {found}, this one knows {known}): \
+         upgrade this program"
     )]
     Newer { at: String, found: i64, known: i64 },
-    /// A rule of the schema forbids it: a name that is there already, say.
-    #[error("the database refuses it: {0}")]
+    /// A constraint of the schema failed; for example, a name exists already.
+    #[error("the database refused the change: {0}")]
     Constraint(String),
     #[error("database: {problem} in: {sql}")]
     Query { sql: String, problem: String },
@@ -58,12 +60,12 @@ pub(crate) enum Error {
     },
     #[error("database: no row for: {0}")]
     NoRow(String),
-    /// Not the database's word but the caller's: nothing is to be written, for this reason.
+    /// The caller's reason to roll the transaction back.
     #[error("{0}")]
     Refused(String),
 }
 
-/// Says what to do about a database that cannot be reached.
+/// Returns what to check if the database cannot be reached.
 fn advice(problem: &str) -> &'static str {
     if problem.contains("unable to open database file") {
         ": does its folder exist, and may this user write there?"

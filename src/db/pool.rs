@@ -1,8 +1,8 @@
-//! Who may use a connection when, and what happens to work that a busy or lost database stopped?
+//! Pools connections, and retries transactions when the database is busy or lost.
 //!
-//! SQLite has one connection that writes and a few that read; PostgreSQL has a few for both. Work
-//! is run again, from its start, when the database was busy, or within the retry_for given when it
-//! was lost; a commit whose fate is unknown is never repeated.
+//! SQLite has one connection for writing and several for reading; PostgreSQL has several for both.
+//! A failed transaction runs again from its start: a few times if the database was busy, for a
+//! limited time if it was lost. A commit with unknown outcome is never repeated.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -15,14 +15,14 @@ use super::sqlite;
 use super::tx::{Connection, Tx};
 use super::url::Location;
 
-/// Connections of a process to PostgreSQL, and readers of SQLite.
+/// The number of connections of a process to PostgreSQL, or of its readers of SQLite.
 const CONNECTIONS: usize = 8;
-/// How often busy rows are tried for.
+/// How often a transaction is retried when the database is busy.
 const BUSY_TRIES: u32 = 20;
-/// How long others may hold up an opening, and the time between two tries.
+/// How long opening is retried while the database is busy, and the pause between two attempts.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 const OPEN_PAUSE: Duration = Duration::from_millis(20);
-/// Between two tries at a lost database.
+/// The pause between two attempts to reach a lost database.
 const LOST_RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 /// A database; clones share its connections.
@@ -37,13 +37,13 @@ struct Shared {
 }
 
 impl Db {
-    /// Opens the database that `url` names, and makes or upgrades its schema. Fails at once when
-    /// it cannot be reached now.
+    /// Opens the database at `url`, and creates or upgrades its schema. Fails at once, now and
+    /// later, if the database cannot be reached.
     pub(crate) fn open(url: &str) -> Result<Self, Error> {
         Self::open_with_retry(url, Duration::ZERO)
     }
 
-    /// The same; later, when the database is lost, work waits for it as long as `retry_for`.
+    /// Like [`Db::open`], but transactions on a database lost later are retried for `retry_for`.
     pub(crate) fn open_with_retry(url: &str, retry_for: Duration) -> Result<Self, Error> {
         let location = Location::parse(url)?;
         let (writers, readers, at) = match &location {
@@ -58,17 +58,17 @@ impl Db {
         }));
         let began = Instant::now();
         loop {
-            // Not `write`: who cannot connect is to know at once.
+            // Not `write`, which retries: opening must fail at once if the database is unreachable.
             match db.attempt(&db.0.writers, &mut |tx| migrate(tx, &at), true) {
-                // Others start now as well. SQLite itself does not wait for one that changes the
-                // mode of the journal.
+                // Other processes may be starting too. SQLite's busy timeout does not cover the
+                // switch to WAL.
                 Err(Error::Busy(_)) if began.elapsed() < OPEN_TIMEOUT => thread::sleep(OPEN_PAUSE),
                 other => return other.map(|()| db),
             }
         }
     }
 
-    /// Reads in one snapshot; `work` may be run more than once.
+    /// Runs `work` in one read-only snapshot, more than once if it has to be retried.
     pub(crate) fn read<T>(
         &self,
         mut work: impl FnMut(&mut Tx<'_>) -> Result<T, Error>,
@@ -77,8 +77,8 @@ impl Db {
         self.retry(|| self.attempt(pool, &mut work, false))
     }
 
-    /// Does `work` in one transaction: all of it or, when it fails, nothing. It may be run more
-    /// than once, so that nothing but rows is to be touched in it.
+    /// Runs `work` in one transaction, which is rolled back if `work` fails. It may run more than
+    /// once, so it must have no side effects outside the database.
     pub(crate) fn write<T>(
         &self,
         mut work: impl FnMut(&mut Tx<'_>) -> Result<T, Error>,
@@ -93,14 +93,17 @@ impl Db {
             match attempt() {
                 Err(Error::Busy(problem)) if busy < BUSY_TRIES => {
                     busy += 1;
-                    log::debug!("database busy, try {busy}: {problem}");
+                    log::debug!("database busy, retry {busy} of {BUSY_TRIES}: {problem}");
                     thread::sleep(Duration::from_millis(u64::from(busy)));
                 }
                 Err(Error::Lost { at, problem }) => {
                     let now = Instant::now();
                     let since = *lost_since.get_or_insert_with(|| {
                         if !self.0.retry_for.is_zero() {
-                            log::warn!("database {at}: {problem}; trying on");
+                            log::warn!(
+                                "database {at}: {problem}; retrying for {} s",
+                                self.0.retry_for.as_secs()
+                            );
                         }
                         now
                     });
@@ -114,7 +117,7 @@ impl Db {
         }
     }
 
-    /// Runs `work` once. A connection that broke is thrown away, and with it those that idle.
+    /// Runs `work` once. If the connection breaks, closes it and all idle ones.
     fn attempt<T>(
         &self,
         pool: &Pool,
@@ -165,7 +168,8 @@ fn transact<T>(
     if result.is_ok() && tx.failed {
         roll_back(&mut tx)?;
         return Err(Error::Refused(
-            "a statement failed and was passed over: nothing is written".to_owned(),
+            "a statement failed and its error was ignored: the transaction is rolled back"
+                .to_owned(),
         ));
     }
     if result.is_ok() {
@@ -184,7 +188,7 @@ fn transact<T>(
     result
 }
 
-/// Ends a transaction that failed. A connection that cannot even do that is lost.
+/// Rolls back a failed transaction. If that fails too, the connection is lost.
 fn roll_back(tx: &mut Tx<'_>) -> Result<(), Error> {
     if let Connection::Sqlite(connection) = tx.connection
         && !connection.in_transaction()
@@ -200,7 +204,7 @@ fn roll_back(tx: &mut Tx<'_>) -> Result<(), Error> {
     }
 }
 
-/// Connections at rest, and how many more may be had.
+/// Idle connections, and a limit on connections in use.
 struct Pool {
     state: Mutex<State>,
     freed: Condvar,
@@ -208,11 +212,11 @@ struct Pool {
 
 struct State {
     idle: Vec<Connection>,
-    /// Slots not taken.
+    /// Number of free slots.
     free: usize,
 }
 
-/// The right to one connection, with one if it was at rest.
+/// The right to one connection, and an idle connection if there was one.
 struct Slot<'a> {
     pool: &'a Pool,
     connection: Option<Connection>,
@@ -254,7 +258,7 @@ impl Drop for Slot<'_> {
     fn drop(&mut self) {
         let mut state = self.pool.lock();
         state.free += 1;
-        // Not one that a panic left in the middle of a transaction: it is gone with its thread.
+        // After a panic `connection` is empty, so no open transaction returns to the pool.
         state.idle.extend(self.connection.take());
         self.pool.freed.notify_one();
     }

@@ -1,4 +1,4 @@
-//! How does PostgreSQL connect, run a statement, and say what went wrong? The only file naming
+//! Connects to PostgreSQL, runs statements and translates errors. The only file that names
 //! `postgres`.
 
 use std::collections::HashMap;
@@ -14,11 +14,12 @@ use super::Error;
 use super::value::{Row, Value};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the network may swallow what is sent before the connection counts as lost.
+/// How long sent data may stay unacknowledged before the connection counts as lost.
 const NETWORK_TIMEOUT: Duration = Duration::from_secs(30);
-/// A process that stalls may not keep the others from their rows for longer.
-const SESSION: &str = "SET statement_timeout = '60s'; SET idle_in_transaction_session_timeout = '60s'; \
-    SET lock_timeout = '30s'; SET client_min_messages = warning";
+/// The settings of each connection. The timeouts limit how long a stalled process blocks others.
+const SESSION: &str = "SET statement_timeout = '60s'; \
+    SET idle_in_transaction_session_timeout = '60s'; SET lock_timeout = '30s'; \
+    SET client_min_messages = warning";
 
 pub(super) struct Connection {
     client: Client,
@@ -94,7 +95,7 @@ fn borrow(params: &[Value]) -> Vec<&(dyn ToSql + Sync)> {
         .collect()
 }
 
-/// Names the database without its password.
+/// Returns name and host of the database, without the password.
 fn describe(config: &Config) -> String {
     let host = config.get_hosts().first().map_or_else(
         || "localhost".into(),
@@ -110,7 +111,7 @@ fn describe(config: &Config) -> String {
     format!("{name} at {host}")
 }
 
-/// A number takes the width of the column it is for.
+/// A number is sent in the width of its column.
 impl ToSql for Value {
     fn to_sql(
         &self,
@@ -156,7 +157,8 @@ fn read(row: &postgres::Row) -> Result<Row, postgres::Error> {
 fn wrap(at: &str, sql: &str, error: &postgres::Error) -> Error {
     let problem = message_of(error);
     let Some(state) = error.code() else {
-        // The crate tells a broken connection apart only in part: no word of the server is one.
+        // The crate does not always report a closed connection as such. An error without a code
+        // from the server is one, unless it is about values.
         let about_values = problem.contains("serializing") || problem.contains("deserializing");
         return if about_values {
             Error::Query {
@@ -184,7 +186,7 @@ fn wrap(at: &str, sql: &str, error: &postgres::Error) -> Error {
         .iter()
         .any(|class| state.code().starts_with(class))
     {
-        // Shut down, out of resources, connection trouble, stalled for too long.
+        // Shutdown, lack of resources, connection failure, timeout in an idle transaction.
         Error::Lost {
             at: at.to_owned(),
             problem,
@@ -197,7 +199,7 @@ fn wrap(at: &str, sql: &str, error: &postgres::Error) -> Error {
     }
 }
 
-/// Says an error with its causes: the crate's own words are only "db error".
+/// Returns an error's message with its causes; the crate's own message is only "db error".
 fn message_of(error: &postgres::Error) -> String {
     if let Some(db) = error.as_db_error() {
         return db.message().to_owned();

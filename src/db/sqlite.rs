@@ -1,7 +1,7 @@
-//! How does SQLite open, run a statement, and say what went wrong? The only file naming `rusqlite`.
+//! Opens SQLite, runs statements and translates errors. The only file that names `rusqlite`.
 //!
-//! Write-ahead log, foreign keys on, a wait of ten seconds for another's transaction. A commit
-//! survives the end of any process; the last ones before a power cut may be undone, in order.
+//! It uses the write-ahead log, foreign keys and a busy timeout of ten seconds. A commit survives a
+//! crash of any process. A power cut may lose the last commits, always in order.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -15,7 +15,7 @@ use super::Error;
 use super::value::{Row, Value};
 
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
-/// Statements kept prepared.
+/// The number of prepared statements to cache.
 const PREPARED: usize = 128;
 
 pub(super) struct Connection {
@@ -27,8 +27,8 @@ impl Connection {
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
         let at = path.display().to_string();
         let wrap = |error| wrap(&at, "opening", error);
-        // It may come to hold passwords of archives: for its owner alone. That it cannot be made
-        // SQLite itself will say.
+        // Only the owner may read the file, which may hold passwords of archives. If it cannot be
+        // created, SQLite reports the error.
         let _ = OpenOptions::new()
             .append(true)
             .create(true)
@@ -77,13 +77,14 @@ impl Connection {
             .map_err(|error| wrap(&self.at, sql, error))
     }
 
-    /// Tells whether a transaction is open: a failed statement may have ended it.
+    /// Returns whether a transaction is open; a failed statement may have ended it.
     pub(super) fn in_transaction(&self) -> bool {
         !self.connection.is_autocommit()
     }
 }
 
-/// Writes `$1` as `?1`: to SQLite the former is a name. One writer at a time needs no row locks.
+/// Replaces `$1` by `?1`, because `$1` is a named parameter in SQLite. Removes `{SKIP LOCKED}`:
+/// with one writer there are no row locks.
 fn translate(sql: &str) -> String {
     sql.replace('$', "?").replace("{SKIP LOCKED}", "")
 }
@@ -99,7 +100,7 @@ impl ToSql for Value {
     }
 }
 
-/// The schema has neither fractions nor blobs.
+/// Converts a column. The schema has neither fractions nor blobs.
 fn read(value: ValueRef<'_>) -> Value {
     match value {
         ValueRef::Null => Value::Null,

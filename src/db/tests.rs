@@ -1,4 +1,4 @@
-//! Both engines, the same answers; and what each does when it is lost.
+//! Runs the same tests on both engines.
 
 #[path = "../../tests/farm/support/postgres.rs"]
 #[allow(clippy::print_stderr)]
@@ -10,7 +10,7 @@ use std::thread;
 
 use super::*;
 
-/// A database in a folder of its own.
+/// A database in a temporary folder.
 pub(crate) struct Scratch {
     pub(crate) db: Db,
     pub(crate) dir: tempfile::TempDir,
@@ -23,13 +23,13 @@ pub(crate) fn scratch() -> Scratch {
     Scratch { db, dir }
 }
 
-/// Runs a test on both engines, on an empty database each.
+/// Runs a test on an empty database of each engine, except PostgreSQL if it is not installed.
 pub(crate) fn both(test: impl Fn(&Db)) {
     both_at(|url| test(&Db::open(url).unwrap()));
 }
 
-/// The same for tests that open it more than once, as if they were several processes. It does not
-/// exist yet. PostgreSQL is left out where it is not installed.
+/// Like [`both`], for tests that open the database more than once, as several processes would. It
+/// does not exist yet.
 pub(crate) fn both_at(test: impl Fn(&str)) {
     let dir = tempfile::tempdir().unwrap();
     test(dir.path().join("farm.db").to_str().unwrap());
@@ -44,7 +44,7 @@ fn add(tx: &mut Tx<'_>, name: &str) -> Result<i64, Error> {
 }
 
 #[test]
-fn what_is_written_is_read_and_what_fails_is_not() {
+fn writes_are_read_back_and_failed_ones_are_rolled_back() {
     both(|db| {
         let id = db.write(|tx| add(tx, "386")).unwrap();
         let refused = db.write(|tx| {
@@ -66,7 +66,7 @@ fn what_is_written_is_read_and_what_fails_is_not() {
 }
 
 #[test]
-fn many_writers_lose_nothing() {
+fn concurrent_writers_lose_no_rows() {
     both(|db| {
         thread::scope(|scope| {
             for writer in 0..8 {

@@ -1,4 +1,4 @@
-//! How are statements run inside a transaction, on either engine?
+//! Runs statements inside a transaction, on either engine.
 
 use super::postgres;
 use super::sqlite;
@@ -11,15 +11,15 @@ pub(super) enum Connection {
     Postgres(Box<postgres::Connection>),
 }
 
-/// A transaction under way.
+/// A transaction in progress.
 pub(crate) struct Tx<'a> {
     pub(super) connection: &'a mut Connection,
-    /// A statement failed: PostgreSQL would commit nothing of it, so neither does SQLite.
+    /// A statement failed. PostgreSQL refuses to commit after that, so SQLite does the same.
     pub(super) failed: bool,
 }
 
 impl Tx<'_> {
-    /// Returns which engine this is, for the few who must know.
+    /// Returns the engine, for SQL that differs between engines.
     pub(crate) fn engine(&self) -> Engine {
         match self.connection {
             Connection::Sqlite(_) => Engine::Sqlite,
@@ -27,7 +27,7 @@ impl Tx<'_> {
         }
     }
 
-    /// Returns all rows of the answer.
+    /// Runs a statement and returns all rows of its result.
     pub(crate) fn query(&mut self, sql: &str, params: &[Value]) -> Result<Vec<Row>, Error> {
         let result = match self.connection {
             Connection::Sqlite(connection) => connection.query(sql, params),
@@ -37,18 +37,18 @@ impl Tx<'_> {
         result
     }
 
-    /// Returns the first row of the answer, if there is one.
+    /// Like [`Tx::query`], but returns only the first row, if any.
     pub(crate) fn query_opt(&mut self, sql: &str, params: &[Value]) -> Result<Option<Row>, Error> {
         Ok(self.query(sql, params)?.into_iter().next())
     }
 
-    /// Returns the first row of the answer; none is an error.
+    /// Like [`Tx::query`], but returns only the first row; no row is an error.
     pub(crate) fn query_one(&mut self, sql: &str, params: &[Value]) -> Result<Row, Error> {
         let row = self.query_opt(sql, params)?;
         row.ok_or_else(|| Error::NoRow(sql.to_owned()))
     }
 
-    /// Returns how many rows the statement touched.
+    /// Runs a statement and returns the number of rows it changed.
     pub(crate) fn execute(&mut self, sql: &str, params: &[Value]) -> Result<u64, Error> {
         let result = match self.connection {
             Connection::Sqlite(connection) => connection.execute(sql, params),

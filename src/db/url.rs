@@ -1,19 +1,19 @@
-//! Pure: which database does the operator's word mean?
+//! Pure: parses the URL or path of a database.
 
 use std::path::PathBuf;
 
 use super::Error;
 
-/// A database by its engine and location.
+/// Where a database is, by engine.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Location {
     Sqlite(PathBuf),
-    /// The connection string, which may hold a password.
+    /// The connection string, which may contain a password.
     Postgres(String),
 }
 
 impl Location {
-    /// Reads `postgresql://…`, `postgres://…`, `sqlite:PATH` or a path.
+    /// Parses `postgresql://…`, `postgres://…`, `sqlite:PATH` or a path.
     pub(super) fn parse(text: &str) -> Result<Self, Error> {
         if text.starts_with("postgresql://") || text.starts_with("postgres://") {
             return Ok(Self::Postgres(text.to_owned()));
@@ -21,7 +21,7 @@ impl Location {
         let path = text.strip_prefix("sqlite:").unwrap_or(text);
         let path = path.strip_prefix("//").unwrap_or(path);
         if path.is_empty() || path.contains("://") {
-            // What is before the colon holds no password.
+            // The text before the colon contains no password.
             let scheme = text.split("://").next().unwrap_or_default();
             return Err(Error::Url(scheme.to_owned()));
         }
@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_way_to_name_a_database() {
+    fn every_form_of_a_database_url_is_parsed() {
         for (text, path) in [
             ("/a/b.db", "/a/b.db"),
             ("b.db", "b.db"),

@@ -1,4 +1,4 @@
-//! Pure: how do values go into a database and come out of it, whichever it is?
+//! Pure: converts values to parameters and columns of either engine.
 
 use super::Error;
 
@@ -46,13 +46,13 @@ impl<T: Into<Value>> From<Option<T>> for Value {
     }
 }
 
-/// Makes the parameters of a statement.
+/// Makes an array of parameters for a statement.
 macro_rules! params {
     ($($value:expr),* $(,)?) => { [$($crate::db::Value::from($value)),*] };
 }
 pub(crate) use params;
 
-/// One row of an answer.
+/// One row of a result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Row(pub(super) Vec<Value>);
 
@@ -60,7 +60,7 @@ impl Row {
     /// Returns the column at `index`, from 0.
     ///
     /// # Errors
-    /// A NULL where none was expected, or another kind of value.
+    /// Fails on an unexpected NULL or another type of value.
     pub(crate) fn get<T: Column>(&self, index: usize) -> Result<T, Error> {
         let value = self.0.get(index).unwrap_or(&Value::Null);
         T::of(value).ok_or_else(|| Error::Column {
@@ -71,10 +71,10 @@ impl Row {
     }
 }
 
-/// What a column can be read as.
+/// A type that a column can be read as.
 pub(crate) trait Column: Sized {
     const EXPECTED: &'static str;
-    /// Returns the value as this type, if it is one.
+    /// Returns the value as this type, or `None` if it has another.
     fn of(value: &Value) -> Option<Self>;
 }
 
@@ -97,7 +97,7 @@ impl Column for i32 {
 
 impl Column for bool {
     const EXPECTED: &'static str = "a flag";
-    /// SQLite has numbers for flags.
+    /// SQLite stores flags as numbers.
     fn of(value: &Value) -> Option<Self> {
         match value {
             Value::Bool(flag) => Some(*flag),

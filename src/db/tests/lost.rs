@@ -1,6 +1,6 @@
-//! What becomes of work when PostgreSQL goes away under it, and comes back?
+//! Tests transactions on a PostgreSQL server that becomes unreachable and returns.
 //!
-//! A relay stands between the program and the server and breaks connections at a chosen moment.
+//! A relay between client and server breaks connections at a chosen moment.
 
 use std::io::{Read as _, Write as _};
 use std::net::Shutdown;
@@ -13,18 +13,18 @@ use std::time::Duration;
 use super::{add, server};
 use crate::db::{Db, Error};
 
-/// Longer than anything here takes; nothing waits for it.
+/// Longer than any test takes; no test waits for this time to pass.
 const RETRY_FOR: Duration = Duration::from_secs(120);
 
-/// What the relay does about the next thing it sees.
+/// How the relay treats connections and messages.
 #[derive(Clone, Copy)]
 enum Fault {
     Relay,
-    /// Refuses so many connections, then relays again: the server is being restarted.
+    /// Refuses this number of connections, then relays again, like a server that restarts.
     Refuse(u32),
-    /// Hands on a COMMIT and breaks the connection instead of handing back the answer.
+    /// Forwards a COMMIT, then breaks the connection instead of forwarding the answer.
     SwallowCommit,
-    /// The COMMIT was seen.
+    /// The COMMIT has been forwarded; the next answer breaks the connection.
     SwallowAnswer,
 }
 
@@ -46,7 +46,7 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 }
 
 impl Relay {
-    /// Stands before a new database; `None` where PostgreSQL is not installed.
+    /// Starts a relay to a new database; `None` if PostgreSQL is not installed.
     fn new() -> Option<Self> {
         let url = server::database()?;
         let (server, database) = url.split_once('@').unwrap().1.split_once('/').unwrap();
@@ -87,7 +87,7 @@ impl Relay {
         let mut state = lock(&self.state);
         state.fault = Some(Fault::Refuse(refuse));
         for stream in state.open.drain(..) {
-            // It may be broken already.
+            // The connection may be broken already.
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
@@ -142,7 +142,7 @@ fn count(db: &Db) -> i64 {
 }
 
 #[test]
-fn a_restart_in_mid_transaction_is_survived() {
+fn a_transaction_is_retried_when_the_server_restarts() {
     let Some(relay) = Relay::new() else { return };
     let db = Db::open_with_retry(&relay.url(), RETRY_FOR).unwrap();
     let mut runs = 0;
@@ -163,7 +163,7 @@ fn a_restart_in_mid_transaction_is_survived() {
 }
 
 #[test]
-fn a_server_that_ends_its_sessions_is_come_back_to() {
+fn a_transaction_is_retried_when_the_server_ends_the_session() {
     let Some(url) = server::database() else {
         return;
     };
@@ -184,7 +184,7 @@ fn a_server_that_ends_its_sessions_is_come_back_to() {
 }
 
 #[test]
-fn without_patience_a_loss_is_told_at_once() {
+fn without_retry_a_lost_database_fails_at_once() {
     let Some(relay) = Relay::new() else { return };
     let db = Db::open(&relay.url()).unwrap();
     relay.restart(1);
@@ -209,7 +209,7 @@ fn a_commit_without_an_answer_is_not_repeated() {
         "{unknown:?}"
     );
     assert_eq!((runs, count(&db)), (1, 1));
-    // One that only read has nothing to lose.
+    // A read-only transaction is retried.
     relay.set(Fault::SwallowCommit);
     assert_eq!(count(&db), 1);
 }
