@@ -16,7 +16,7 @@ use ureq::unversioned::transport::{DefaultConnector, NextTimeout, time};
 use crate::sys::hashing_writer::PIECE_BYTES;
 
 /// Returns the common settings: no proxy, no decoding, no status is an error, a timeout for each
-/// wait. `connect` applies to resolving, connecting and sending each, `idle` to each read and write.
+/// wait: `connect` for each of resolving, connecting and sending, `idle` for each read and write.
 pub(crate) fn config(connect: Duration, idle: Duration) -> ConfigBuilder<AgentScope> {
     let (connect, idle) = (Some(connect), Some(idle));
     ureq::Agent::config_builder()

@@ -1,7 +1,7 @@
-//! How is a slave's build log read: what there is, or what comes until the build is over?
+//! Prints or follows a slave's build log.
 //!
-//! Bytes go out as they are. Following asks for the status and then for what is new in the log, so
-//! that nothing is missed when the build ends in between. Called by `probe` and the master's
+//! Bytes are copied unchanged. Following asks for the status first and the new part of the log
+//! second, so that nothing is missed if the build ends in between. Used by `probe` and the master's
 //! commands.
 
 use std::io::{self, Write};
@@ -12,26 +12,26 @@ use super::Client;
 use crate::protocol::{self, BuildId, StatusRecord};
 
 const PATH: &str = "/filecache/buildlog";
-/// How long a slave may be away while it is watched: as long as a restart takes.
+/// How long requests are retried while the slave is unreachable: the time of a restart.
 const RESTART_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Why a log could not be read to its end.
+/// Why a log could not be printed to its end.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LogError {
     #[error(transparent)]
     Client(#[from] super::Error),
     #[error("the slave has no build log: no build has begun since the last clean")]
     None,
-    /// The slave was cleaned, or builds something else.
-    #[error("the build was cleaned before all of its log was seen")]
+    /// The slave has been cleaned, or runs another build.
+    #[error("the slave was cleaned before its whole log was read")]
     Gone,
-    #[error("the slave's status makes no sense: {0}")]
+    #[error("the slave's status is malformed: {0}")]
     Status(protocol::Error),
-    #[error("cannot write: {0}")]
+    #[error("cannot write the log: {0}")]
     Output(io::Error),
 }
 
-/// Writes the log as it is now.
+/// Writes the present log.
 pub(crate) fn print_log(client: &Client, out: &mut dyn Write) -> Result<(), LogError> {
     match append(client, out, &mut 0) {
         Err(LogError::Client(error)) if error.is_absence() => Err(LogError::None),
@@ -39,7 +39,7 @@ pub(crate) fn print_log(client: &Client, out: &mut dyn Write) -> Result<(), LogE
     }
 }
 
-/// Writes the log of `build`, or of the build that is there, until it has ended.
+/// Writes the log of `build`, or of the slave's present build, until the build ends.
 pub(crate) fn follow_log(
     client: &Client,
     build: Option<&str>,
@@ -61,7 +61,7 @@ pub(crate) fn follow_log(
         }
         let appended = retry_transient(poll, is_transient, || append(client, out, &mut printed));
         match appended {
-            // Not begun yet, or cleaned away: the next status tells.
+            // The build has not begun, or the slave was cleaned: the next status shows which.
             Err(LogError::Client(error)) if error.is_absence() => {}
             other => other?,
         }
@@ -80,7 +80,7 @@ fn is_transient(error: &LogError) -> bool {
     matches!(error, LogError::Client(error) if error.is_transient())
 }
 
-/// Asks again while the slave cannot be reached, for as long as a restart may take.
+/// Retries `ask` every `pause` on transient errors, for up to [`RESTART_TIMEOUT`].
 pub(crate) fn retry_transient<T, E>(
     pause: Duration,
     is_transient: impl Fn(&E) -> bool,
@@ -95,7 +95,7 @@ pub(crate) fn retry_transient<T, E>(
     }
 }
 
-/// Writes what the log has beyond the first `printed` bytes, and counts it.
+/// Writes the log from byte `printed` on, and adds the number of bytes to `printed`.
 fn append(client: &Client, out: &mut dyn Write, printed: &mut u64) -> Result<(), LogError> {
     let mut part = client.get(PATH, *printed)?;
     while let Some(chunk) = part.chunk()? {

@@ -1,6 +1,7 @@
-//! Speaking to others: slaves by XML-RPC and HTTP, as masters do.
+//! Calls slaves by XML-RPC and fetches their files by HTTP, as masters do.
 //!
-//! Bounded in time and in memory. Gives answers no meaning. Used by `probe` and the master.
+//! Calls have limits on time and memory. Answers are not interpreted here. Used by `probe` and the
+//! master.
 
 mod log;
 mod slave;

@@ -1,7 +1,7 @@
-//! How is a slave called, and how are files fetched from it? XML-RPC and HTTP, as a master does.
+//! Calls one slave by XML-RPC and fetches its files by HTTP.
 //!
-//! Bounded in time and in memory; no proxy, no redirect. Errors name the slave and what to do, and
-//! hold no credentials. Gives answers no meaning. Called by `probe`.
+//! Calls have limits on time and memory, and use no proxy and no redirect. Errors name the slave
+//! and what to do; they contain no credentials.
 
 use std::io::{self, Read};
 use std::time::Duration;
@@ -14,13 +14,13 @@ use super::slave_url::SlaveUrl;
 use crate::http_client;
 use crate::xmlrpc::{self, Fault, Value};
 
-/// At most, for each of: resolving the name, connecting, sending a request.
+/// Applies to each of: resolving the name, connecting, sending a request.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest answer to a call.
+/// The largest answer to a call.
 const MAX_ANSWER_BYTES: u64 = 64 << 20;
 const CHUNK_BYTES: usize = 256 << 10;
 
-/// Why a slave gave no answer, or not the one hoped for. `url` has no credentials in it.
+/// Why a call or a download failed. `url` contains no credentials.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error("{url}: connection refused: is `buildd-slave serve` running there, at that port?")]
@@ -54,7 +54,7 @@ impl Error {
         }
     }
 
-    /// Tells whether the slave may just be starting again, or have too many callers.
+    /// Returns whether a retry may succeed: the slave may be restarting or have too many callers.
     pub(crate) fn is_transient(&self) -> bool {
         match self {
             Self::Refused { .. } | Self::Lost { .. } => true,
@@ -63,36 +63,36 @@ impl Error {
         }
     }
 
-    /// Tells whether the slave is there and does not have what was asked for.
+    /// Returns whether the slave answered that it does not have the file.
     pub(crate) fn is_absence(&self) -> bool {
         matches!(self, Self::Status { status, .. } if *status == StatusCode::NOT_FOUND)
     }
 }
 
-/// Says what to do about an HTTP status.
+/// Returns what to do about an HTTP status.
 fn advice(status: StatusCode) -> &'static str {
     match status.as_u16() {
-        401 => ": give the slave's own: http://USER:PASSWORD@HOST:8221",
+        401 => ": give the slave's user name and password: http://USER:PASSWORD@HOST:8221",
         403 => ": add this host to `allow` in the slave's configuration",
-        404 => ": no such file there, or not a slave",
+        404 => ": the slave has no such file, or this is not a slave",
         503 => ": the slave is busy: try again",
         _ => "",
     }
 }
 
-/// How long one waits for a slave.
+/// How long to wait for a slave.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Timeouts {
-    /// Longest silence.
+    /// The longest wait for bytes.
     pub(crate) idle: Duration,
-    /// The same while it fetches a file: it answers when it has it.
+    /// The longest wait for bytes during `ensurepresent`, which answers after the download.
     pub(crate) fetch: Duration,
-    /// For the whole of an answer to a call.
+    /// The time for a whole answer to a call.
     pub(crate) answer: Duration,
 }
 
 impl Timeouts {
-    /// That of a person.
+    /// For commands that a person runs.
     pub(crate) const INTERACTIVE: Self = Self {
         idle: Duration::from_secs(30),
         fetch: Duration::from_secs(3600),
@@ -100,7 +100,7 @@ impl Timeouts {
     };
 }
 
-/// What calls one slave.
+/// A client of one slave.
 pub(crate) struct Client {
     timeouts: Timeouts,
     agent: ureq::Agent,
@@ -109,7 +109,7 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Makes a client; contacts nobody.
+    /// Makes a client; does not contact the slave.
     pub(crate) fn new(slave: &SlaveUrl, timeouts: Timeouts) -> Self {
         let config = http_client::config(CONNECT_TIMEOUT.min(timeouts.idle), timeouts.idle)
             .max_redirects(0)
@@ -126,7 +126,7 @@ impl Client {
         }
     }
 
-    /// Calls `method` and returns its answer, of at most 64 MiB.
+    /// Calls `method` and returns its answer. An answer of more than 64 MiB is an error.
     pub(crate) fn call(&self, method: &str, params: &[Value]) -> Result<Value, Error> {
         let url = format!("{}/rpc", self.base);
         let idle = match method {
@@ -163,7 +163,7 @@ impl Client {
         }
     }
 
-    /// Asks for the file at `path`, from byte `from` on; nothing comes of one that is no longer.
+    /// Requests the file at `path` from byte `from` on. If it is not longer, the download is empty.
     pub(crate) fn get(&self, path: &str, from: u64) -> Result<Download, Error> {
         let url = format!("{}{path}", self.base);
         let mut request = self.authorized(self.agent.get(&url));
@@ -202,7 +202,7 @@ fn starts_at<Body>(response: &Response<Body>, from: u64) -> bool {
         .is_some_and(|value| value.starts_with(&format!("bytes {from}-")))
 }
 
-/// A file on its way.
+/// A download in progress.
 pub(crate) struct Download {
     reader: Box<dyn Read>,
     buffer: Vec<u8>,
@@ -218,8 +218,8 @@ impl Download {
         }
     }
 
-    /// Returns the next bytes, none at the end. A body shorter than announced is an error, but not
-    /// every one announces its length: check what came.
+    /// Returns the next bytes, or `None` at the end. A body shorter than its declared length is an
+    /// error. Not every body declares its length, so the caller must verify the file.
     pub(crate) fn chunk(&mut self) -> Result<Option<&[u8]>, Error> {
         let mut buffer = std::mem::take(&mut self.buffer);
         let filled = self.fill(&mut buffer);
@@ -227,7 +227,7 @@ impl Download {
         filled.map(|()| (!self.buffer.is_empty()).then_some(&self.buffer[..]))
     }
 
-    /// Replaces what is in `bytes` by the next ones, at most 256 KiB; none at the end.
+    /// Replaces `bytes` by the next ones, at most 256 KiB; empty at the end.
     pub(crate) fn fill(&mut self, bytes: &mut Vec<u8>) -> Result<(), Error> {
         bytes.resize(CHUNK_BYTES, 0);
         loop {
@@ -242,7 +242,7 @@ impl Download {
         }
     }
 
-    /// Reads past what a server that knows no ranges has sent once more.
+    /// Skips bytes that a server without support for ranges has sent again.
     fn skip(&mut self, count: u64) -> Result<(), Error> {
         io::copy(&mut self.reader.by_ref().take(count), &mut io::sink())
             .map(drop)

@@ -1,36 +1,35 @@
-//! Pure: which slave does a word on the command line mean?
+//! Pure: parses the URL of a slave.
 //!
-//! People write `http://host:8221`, with `/rpc` or `/rpc/` as masters do, or `host:8221`, with or
-//! without a user name and password. All become one base URL, in which no password is left to be
-//! shown. Resolves nothing.
+//! Accepts `http://host:8221`, with or without `/rpc` or `/rpc/`, and `host:8221`, each with or
+//! without user name and password. All become a base URL without credentials. Resolves no names.
 
 use std::net::Ipv6Addr;
 
 use crate::protocol::Credentials;
 
-/// The port of a slave that is named without a scheme and without a port.
+/// The port of a slave given without scheme and port.
 const DEFAULT_PORT: u16 = 8221;
 
-/// Says what is wrong with a URL, without repeating it: it may hold a password.
+/// Why a URL is invalid. Does not repeat the URL, which may contain a password.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not the URL of a slave: {0}; write http://HOST:8221 or http://USER:PASSWORD@HOST:8221")]
 pub(crate) struct Invalid(&'static str);
 
-/// Where a slave is, and what it asks of its callers.
+/// The address of a slave, and the credentials for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SlaveUrl {
-    /// Scheme, host and port, and what is before `/rpc` if anything; no slash at the end.
+    /// Scheme, host, port, and the path before `/rpc`; no trailing slash.
     pub(crate) base: String,
-    /// The address part of `base`, its port always there.
+    /// Host and port of `base`.
     pub(crate) address: String,
     pub(crate) credentials: Option<Credentials>,
 }
 
 impl SlaveUrl {
-    /// Reads what a person typed.
+    /// Parses a URL from a command line or a configuration.
     ///
     /// # Errors
-    /// What is neither `host`, `host:port` nor an http or https URL, or has a query.
+    /// Fails unless the text is `host`, `host:port` or an http or https URL without a query.
     pub(crate) fn parse(text: &str) -> Result<Self, Invalid> {
         let (scheme, rest, default_port) = match text.split_once("://") {
             Some(("http", rest)) => ("http", rest, 80),
@@ -42,11 +41,11 @@ impl SlaveUrl {
             return Err(Invalid("a query, a fragment or a stray character"));
         }
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-        let (credentials, place) = match authority.rsplit_once('@') {
-            Some((userinfo, place)) => (Some(read_credentials(userinfo)?), place),
+        let (credentials, host_port) = match authority.rsplit_once('@') {
+            Some((userinfo, host_port)) => (Some(read_credentials(userinfo)?), host_port),
             None => (None, authority),
         };
-        let (host, port) = split_port(place)?;
+        let (host, port) = split_port(host_port)?;
         let address = format!("{host}:{}", port.unwrap_or(default_port));
         let path = path.trim_end_matches('/');
         let path = path.strip_suffix("/rpc").unwrap_or(path);
@@ -58,22 +57,24 @@ impl SlaveUrl {
     }
 }
 
-/// Returns a URL without user name and password, otherwise as it stands.
+/// Returns a URL without user name and password, otherwise unchanged.
 pub(crate) fn shown_url(url: &str) -> String {
     match (url.split_once("://"), url.rsplit_once('@')) {
-        (Some((scheme, _)), Some((_, place))) => format!("{scheme}://{place}"),
-        (None, Some((_, place))) => place.to_owned(),
+        (Some((scheme, _)), Some((_, host_port))) => format!("{scheme}://{host_port}"),
+        (None, Some((_, host_port))) => host_port.to_owned(),
         _ => url.to_owned(),
     }
 }
 
-fn split_port(place: &str) -> Result<(&str, Option<u16>), Invalid> {
-    let host_end = if place.starts_with('[') {
-        place.find(']').map_or(place.len(), |bracket| bracket + 1)
+fn split_port(host_port: &str) -> Result<(&str, Option<u16>), Invalid> {
+    let host_end = if host_port.starts_with('[') {
+        host_port
+            .find(']')
+            .map_or(host_port.len(), |bracket| bracket + 1)
     } else {
-        place.find(':').unwrap_or(place.len())
+        host_port.find(':').unwrap_or(host_port.len())
     };
-    let (host, rest) = place.split_at(host_end);
+    let (host, rest) = host_port.split_at(host_end);
     let is_name = !host.is_empty()
         && host
             .bytes()
@@ -122,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_way_to_name_a_slave() {
+    fn every_form_of_a_slave_url_is_parsed() {
         for (text, base) in [
             ("http://host:8221", "http://host:8221"),
             ("http://host:8221/", "http://host:8221"),
@@ -143,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn what_names_no_slave_is_not_repeated() {
+    fn an_invalid_url_is_not_repeated_in_the_error() {
         for text in [
             "",
             "http://",
@@ -167,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_are_decoded_and_taken_out() {
+    fn credentials_are_decoded_and_removed_from_the_base() {
         let url = SlaveUrl::parse("http://me:p%40ss%2fw%C3%B6rd@[2001:db8::1]/rpc").unwrap();
         assert_eq!(url.address, "[2001:db8::1]:80");
         assert!(!url.base.contains("me"), "{}", url.base);
