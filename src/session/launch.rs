@@ -1,7 +1,7 @@
 //! Starts a process in a new user namespace and maps the subordinate ids into it.
 //!
-//! The counterpart of [`super::outer`], in the parent. The child unshares and prints `unshared`; the
-//! parent runs `newuidmap` and `newgidmap`, and sends `mapped`. The child is killed when the thread
+//! The parent's side of [`super::outer`]. The child unshares and prints `unshared`; the parent then
+//! runs `newuidmap` and `newgidmap`, and sends `mapped`. The child is killed when the thread
 //! that launched it ends.
 
 use std::ffi::OsString;

@@ -3,9 +3,9 @@
 //! `STORE/SHA1/root` is the tree, owned by subordinate ids and never written to again. An
 //! unfinished tree is named `.tmp-SHA1-…` and gets its name by a rename.
 //!
-//! `STORE/SHA1.use` is a file beside each tree. It contains the size of the tree in bytes; its mtime
-//! is the time of last use. Each process that unpacks or uses the tree holds a shared lock on this
-//! file. Removing the tree needs the exclusive lock.
+//! `STORE/SHA1.use` is a file beside each tree. Its content is the size of the tree in bytes, its
+//! mtime the time of last use. Each process that unpacks or uses the tree holds a shared lock on
+//! this file. Removing the tree needs the exclusive lock.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};

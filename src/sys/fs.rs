@@ -98,8 +98,8 @@ impl TempFile {
             .map_err(Error::at("write", &self.path))
     }
 
-    /// Reserves disk space for `len` bytes from `offset` on. [`TempFile::sync`] releases what has not
-    /// been written. Does nothing if the file system does not support it.
+    /// Reserves disk space for `len` bytes from `offset` on. [`TempFile::sync`] releases the unused
+    /// part. Does nothing if the file system does not support it.
     pub(crate) fn allocate(&self, offset: u64, len: u64) -> Result<(), Error> {
         let keep_size = FallocateFlags::FALLOC_FL_KEEP_SIZE;
         let bytes = |number: u64| i64::try_from(number).map_err(|_| Errno::EFBIG);
@@ -182,7 +182,8 @@ pub(crate) fn sweep_temps(dir: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Writes `bytes` to `path` with mode 0644. Readers, also after a crash, see the old or the new file.
+/// Writes `bytes` to `path` with mode 0644. Even after a crash, readers see the old or the new
+/// file.
 pub(crate) fn atomic_write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let mut temp = TempFile::create(parent_of(path))?;
     temp.write_all(bytes)?;

@@ -66,7 +66,7 @@ pub(crate) fn all() -> Vec<Process> {
         .collect()
 }
 
-/// Returns the descendants of `root` in `processes`, without zombies and `root` itself. Parents come
+/// Returns the descendants of `root` in `processes`, without zombies and `root`. Parents come
 /// before their children.
 pub(crate) fn descendants(processes: &[Process], root: i32) -> Vec<Process> {
     let mut children: HashMap<i32, Vec<&Process>> = HashMap::new();
