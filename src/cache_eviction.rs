@@ -41,12 +41,12 @@ pub(crate) struct Space {
 /// Why an entry does not fit even if all unpinned entries are evicted. All in bytes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Shortage {
-    #[error("no room for {needed} bytes: [limits] {key} is {limit}, of which {stays} are in use")]
+    #[error("no room for {needed} bytes: [limits] {key} is {limit}, of which {in_use} are in use")]
     Limit {
         needed: u64,
         key: &'static str,
         limit: u64,
-        stays: u64,
+        in_use: u64,
     },
     #[error(
         "no room for {needed} bytes: {free} are free on the file system, [limits] reserve keeps \
@@ -75,14 +75,15 @@ impl Space {
     pub(crate) fn plan<K>(&self, items: Vec<Item<K>>, needed: u64) -> Result<Vec<K>, Shortage> {
         let kept = total_bytes(items.iter().map(|item| item.bytes));
         let (pinned, mut loose): (Vec<_>, Vec<_>) = items.into_iter().partition(|item| item.pinned);
-        let stays = total_bytes(pinned.iter().map(|item| item.bytes)).saturating_add(self.incoming);
+        let in_use =
+            total_bytes(pinned.iter().map(|item| item.bytes)).saturating_add(self.incoming);
         let evictable = total_bytes(loose.iter().map(|item| item.bytes));
-        if total_bytes([stays, needed]) > self.limit {
+        if total_bytes([in_use, needed]) > self.limit {
             return Err(Shortage::Limit {
                 needed,
                 key: self.key,
                 limit: self.limit,
-                stays,
+                in_use,
             });
         }
         if self.lacking(needed) > evictable {
@@ -95,12 +96,12 @@ impl Space {
         }
         loose.sort_by_key(|item| item.used);
         let mut left = self.excess(kept, needed);
-        let going = loose.into_iter().map_while(|item| {
-            let goes = left > 0;
+        let evicted = loose.into_iter().map_while(|item| {
+            let is_evicted = left > 0;
             left = left.saturating_sub(item.bytes);
-            goes.then_some(item.key)
+            is_evicted.then_some(item.key)
         });
-        Ok(going.collect())
+        Ok(evicted.collect())
     }
 }
 
@@ -197,19 +198,19 @@ mod tests {
                 && free + total(&|item| !item.pinned) >= reserve + needed;
             let plan = space.plan(items.clone(), needed);
             prop_assert_eq!(plan.is_ok(), could);
-            if let Ok(going) = plan {
-                let gone: HashSet<usize> = going.iter().copied().collect();
-                prop_assert_eq!(gone.len(), going.len());
-                let goes = |item: &Item<usize>| gone.contains(&item.key);
-                prop_assert_eq!(total(&|item| item.pinned && goes(item)), 0);
-                prop_assert!(total(&|item| !goes(item)) + incoming + needed <= limit);
-                prop_assert!(free + total(&goes) >= reserve + needed);
+            if let Ok(evicted) = plan {
+                let unique: HashSet<usize> = evicted.iter().copied().collect();
+                prop_assert_eq!(unique.len(), evicted.len());
+                let is_evicted = |item: &Item<usize>| unique.contains(&item.key);
+                prop_assert_eq!(total(&|item| item.pinned && is_evicted(item)), 0);
+                prop_assert!(total(&|item| !is_evicted(item)) + incoming + needed <= limit);
+                prop_assert!(free + total(&is_evicted) >= reserve + needed);
                 // No evicted entry was used after a kept one, and the last one was necessary.
-                for stays in items.iter().filter(|item| !item.pinned && !goes(item)) {
-                    prop_assert!(going.iter().all(|&key| items[key].used <= stays.used));
+                for kept in items.iter().filter(|item| !item.pinned && !is_evicted(item)) {
+                    prop_assert!(evicted.iter().all(|&key| items[key].used <= kept.used));
                 }
-                if let Some(&last) = going.last() {
-                    let without = total(&goes) - items[last].bytes;
+                if let Some(&last) = evicted.last() {
+                    let without = total(&is_evicted) - items[last].bytes;
                     let kept = total(&|_| true);
                     prop_assert!(without < space.excess(kept, needed));
                 }

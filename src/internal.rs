@@ -20,7 +20,7 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
     let Some((name, args)) = args.split_first() else {
         return ExitCode::from(2);
     };
-    // Files in a chroot get the modes Debian expects, whatever umask this process inherited.
+    // Files in a chroot get the modes Debian expects, whatever the inherited umask.
     umask(Mode::from_bits_truncate(0o022));
     let done = |result: io::Result<()>| result.map(|()| ExitCode::SUCCESS);
     // The shim stays outside, so that it survives a build that hits its limits.

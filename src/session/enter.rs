@@ -79,7 +79,7 @@ pub(crate) fn namespace_of(pid: &OsStr, kind: &str) -> io::Result<File> {
     File::open(&path).map_err(|error| {
         io::Error::new(
             error.kind(),
-            format!("the session is gone ({}: {error})", path.display()),
+            format!("the session has ended ({}: {error})", path.display()),
         )
     })
 }

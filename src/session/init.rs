@@ -26,7 +26,7 @@ pub(crate) fn run(merged: &Path) -> io::Result<()> {
     let mut line = String::new();
     io::stdin().lock().read_line(&mut line)?;
     if line != "go\n" {
-        return Err(io::Error::other("the parent is gone"));
+        return Err(io::Error::other("the parent process has ended"));
     }
     if let Err(error) = set_up(merged) {
         send_line(&format!("failed: {error}"))?;

@@ -70,7 +70,7 @@ fn enter_new(flags: CloneFlags) -> io::Result<()> {
     let mut line = String::new();
     io::stdin().lock().read_line(&mut line)?;
     if line != "mapped\n" {
-        return Err(io::Error::other("the parent is gone"));
+        return Err(io::Error::other("the parent process has ended"));
     }
     Ok(())
 }

@@ -202,8 +202,8 @@ fn evict(
         reserve: limits.reserve,
     };
     let items = found.iter().map(|(item, _)| item.clone()).collect();
-    let going = space.plan(items, needed)?;
-    found.retain(|(item, _)| going.contains(&item.key));
+    let evicted = space.plan(items, needed)?;
+    found.retain(|(item, _)| evicted.contains(&item.key));
     // Each tree stays locked until it is removed.
     for (item, _lock) in found {
         stderr::line(format_args!(

@@ -29,7 +29,7 @@ fn answer(line: &str, execute: &[String], alive: bool) -> Option<String> {
     Some(match command {
         "capabilities" => "ok revert root-on-testbed has_internet isolation-container".into(),
         "open" if alive => "ok /tmp".into(),
-        "open" => "bug the session is gone".into(),
+        "open" => "bug the session has ended".into(),
         "print-execute-command" => {
             let words: Vec<String> = execute.iter().map(|word| encode(word)).collect();
             format!("ok {}", words.join(","))

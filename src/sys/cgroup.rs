@@ -378,8 +378,8 @@ impl BuildLimits {
                         std::thread::sleep(Duration::from_millis(10));
                     }
                     Err(error) => {
-                        let said = format!("{}: {error}", folder.display());
-                        return Err(io::Error::new(error.kind(), said));
+                        let message = format!("{}: {error}", folder.display());
+                        return Err(io::Error::new(error.kind(), message));
                     }
                 }
             }

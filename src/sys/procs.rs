@@ -230,8 +230,8 @@ mod tests {
                 .iter()
                 .any(|(found, of)| found.pid == pid && of == value)
         );
-        let ours = |of: &OsStr| of == value;
-        assert_eq!(kill_marked("MARK", ours, Duration::from_secs(10)), []);
+        let matches = |of: &OsStr| of == value;
+        assert_eq!(kill_marked("MARK", matches, Duration::from_secs(10)), []);
         assert!(!carrier.wait().unwrap().success());
         assert_eq!(other.try_wait().unwrap(), None);
         let pid = i32::try_from(other.id()).unwrap();

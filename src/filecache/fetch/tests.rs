@@ -163,18 +163,18 @@ const FAILURES: &[(&str, &str, usize)] = &[
 
 #[test]
 fn failures_are_answers_and_leave_nothing() {
-    for (said, expected, requests) in FAILURES {
+    for (response, expected, requests) in FAILURES {
         let (dir, fetcher) = fetcher(1);
-        let server = Server::start(|_| (*said).to_owned());
+        let server = Server::start(|_| (*response).to_owned());
         let (present, info) = fetcher.ensure_present(HELLO, Some(&server.url()), None);
-        assert!(!present, "{said}");
+        assert!(!present, "{response}");
         assert!(!info.contains("secret"), "{info}");
         match info.strip_prefix("Error accessing Librarian: ") {
-            Some(reason) => assert!(reason.starts_with(expected), "{said}: {info}"),
-            None => assert_eq!((info.as_str(), *expected), (DIGESTS, ""), "{said}"),
+            Some(reason) => assert!(reason.starts_with(expected), "{response}: {info}"),
+            None => assert_eq!((info.as_str(), *expected), (DIGESTS, ""), "{response}"),
         }
-        assert_eq!(server.requests(), *requests, "{said}: {info}");
-        assert_eq!(count(&dir), 0, "{said}");
+        assert_eq!(server.requests(), *requests, "{response}: {info}");
+        assert_eq!(count(&dir), 0, "{response}");
     }
 }
 
