@@ -238,7 +238,10 @@ fn a_host_that_lacks_something() {
         );
         stranger("root");
         let said = does_not_start(&site, |_| {});
-        assert!(said.contains("name another in [slave] user"), "{said}");
+        assert!(
+            said.contains("set [slave] user to another user than root"),
+            "{said}"
+        );
         // Somebody without subordinate ids, to whom all else belongs.
         let other = nix::unistd::User::from_name("nobody").unwrap().unwrap();
         stranger("nobody");
