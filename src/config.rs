@@ -32,24 +32,24 @@ use crate::server::Cidr;
 
 /// What is wrong at one place of a configuration, and what to do about it.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{file}: {place}: {wrong}{}; {mend}", given.as_ref().map_or(String::new(), |given| format!(" (given {given:?})")))]
+#[error("{file}: {place}: {problem}{}; {fix}", given.as_ref().map_or(String::new(), |given| format!(" (given {given:?})")))]
 pub(crate) struct Error {
     file: String,
     place: String,
-    wrong: String,
+    problem: String,
     given: Option<String>,
-    mend: String,
+    fix: String,
 }
 
 impl Error {
-    /// Notes an error; `Config::parse` adds the file.
-    fn new(place: &str, wrong: &str, given: Option<&str>, mend: &str) -> Self {
+    /// Creates an error without the file, which `Config::parse` adds.
+    fn new(place: &str, problem: &str, given: Option<&str>, fix: &str) -> Self {
         Self {
             file: String::new(),
             place: place.to_owned(),
-            wrong: wrong.to_owned(),
+            problem: problem.to_owned(),
             given: given.map(str::to_owned),
-            mend: mend.to_owned(),
+            fix: fix.to_owned(),
         }
     }
 }
@@ -237,6 +237,21 @@ fn parse(
     }
 }
 
+const ISOLATIONS: &[(&str, Isolation)] =
+    &[("unshare", Isolation::Unshare), ("none", Isolation::None)];
+const STATUS_FORMS: &[(&str, StatusForm)] =
+    &[("tuple", StatusForm::Tuple), ("dict", StatusForm::Dict)];
+const NETWORKS: &[(&str, Network)] = &[
+    ("build-deps", Network::BuildDeps),
+    ("always", Network::Always),
+    ("never", Network::Never),
+];
+const OVERLAYS: &[(&str, Overlay)] = &[
+    ("auto", Overlay::Auto),
+    ("disk", Overlay::Disk),
+    ("tmpfs", Overlay::Tmpfs),
+];
+
 impl Slave {
     fn read(reader: &mut Reader<'_>, defaults: &Defaults) -> Self {
         const S: &str = "slave";
@@ -245,62 +260,40 @@ impl Slave {
             .unwrap_or_else(|| defaults.home.clone());
         let mut below_home =
             |key: &'static str| reader.path(S, key).unwrap_or_else(|| home.join(key));
-        let filecache = below_home("filecache");
-        let chroots = below_home("chroots");
-        let journal = below_home("journal");
-        let sessions = below_home("sessions");
-        let isolations = [("unshare", Isolation::Unshare), ("none", Isolation::None)];
-        let forms = [("tuple", StatusForm::Tuple), ("dict", StatusForm::Dict)];
-        let networks = [
-            ("build-deps", Network::BuildDeps),
-            ("always", Network::Always),
-            ("never", Network::Never),
-        ];
-        let overlays = [
-            ("auto", Overlay::Auto),
-            ("disk", Overlay::Disk),
-            ("tmpfs", Overlay::Tmpfs),
-        ];
         Self {
+            filecache: below_home("filecache"),
+            chroots: below_home("chroots"),
+            journal: below_home("journal"),
+            sessions: below_home("sessions"),
+            home,
             architecturetag: reader
-                .value(
+                .name(
                     S,
                     "architecturetag",
                     "a Debian architecture such as amd64",
-                    |text| is_name(text, "-").then(|| text.to_owned()),
+                    "-",
                 )
                 .unwrap_or_else(|| defaults.host_arch.clone()),
-            filecache,
-            chroots,
-            journal,
-            sessions,
             bindhost: read_hosts(reader, S),
-            bindport: reader
-                .value(S, "bindport", "a port number, 0 to 65535", |text| {
-                    units::digits(text)?.try_into().ok()
-                })
-                .unwrap_or(8221),
+            bindport: reader.port(S, "bindport").unwrap_or(8221),
             allow: read_networks(reader, S, "allow").unwrap_or_default(),
             credentials: read_credentials(reader),
             user: reader
-                .value(S, "user", "a user name", |text| {
-                    is_name(text, "-._").then(|| text.to_owned())
-                })
+                .name(S, "user", "a user name", "-._")
                 .unwrap_or_else(|| "buildd".to_owned()),
             isolation: reader
-                .choice(S, "isolation", &isolations, " (schroot is not supported)")
+                .choice(S, "isolation", ISOLATIONS, " (schroot is not supported)")
                 .unwrap_or(Isolation::Unshare),
             statusform: reader
-                .choice(S, "statusform", &forms, "")
+                .choice(S, "statusform", STATUS_FORMS, "")
                 .unwrap_or(StatusForm::Tuple),
             parallel: reader.count(S, "parallel", 1, defaults.cpus),
             network: reader
-                .choice(S, "network", &networks, "")
+                .choice(S, "network", NETWORKS, "")
                 .unwrap_or(Network::BuildDeps),
             overlay: reader
-                .choice(S, "overlay", &overlays, "")
+                .choice(S, "overlay", OVERLAYS, "")
                 .unwrap_or(Overlay::Auto),
-            home,
         }
     }
 }
@@ -329,20 +322,20 @@ fn read_networks(
 fn read_credentials(reader: &mut Reader<'_>) -> Option<Credentials> {
     let username = reader.secret("slave", "username");
     let password = reader.secret("slave", "password");
-    let mend = "set username and password, or neither";
+    let fix = "set username and password, or neither";
     match (username, password) {
         (Some(username), Some(password)) => {
             if username.contains(':') {
-                let wrong = "has a colon, which HTTP Basic cannot send";
-                reader.wrong("slave", "username", wrong, None, "choose another name");
+                let problem = "has a colon, which HTTP Basic cannot send";
+                reader.error("slave", "username", problem, None, "choose another name");
             }
             return Some(Credentials {
                 username,
                 password: Secret(password),
             });
         }
-        (Some(_), None) => reader.wrong("slave", "password", "missing", None, mend),
-        (None, Some(_)) => reader.wrong("slave", "username", "missing", None, mend),
+        (Some(_), None) => reader.error("slave", "password", "missing", None, fix),
+        (None, Some(_)) => reader.error("slave", "username", "missing", None, fix),
         (None, None) => {}
     }
     None
@@ -352,8 +345,8 @@ fn read_proxy(reader: &mut Reader<'_>) -> Option<Secret> {
     let url = reader.secret("proxy", "apt")?;
     let host = url.strip_prefix("http://").unwrap_or_default();
     if host.is_empty() || host.starts_with('/') || host.contains(|c: char| !c.is_ascii_graphic()) {
-        // The text may hold a password: not shown.
-        reader.wrong(
+        // The URL may contain a password, so the message does not repeat it.
+        reader.error(
             "proxy",
             "apt",
             "not an http URL",

@@ -15,7 +15,6 @@ use nix::unistd::{AccessFlags, eaccess};
 use crate::config::{self, Config, Defaults, Farm, Isolation, Warning};
 use crate::sys::user;
 
-/// The environment variable that names a configuration file.
 const VARIABLE: &str = "BUILDD_SLAVE_CONFIG";
 /// Read when neither `--config` nor the environment names a file; need not exist.
 pub(crate) const DEFAULT_PATH: &str = "/etc/buildd-slave/buildd-slave.conf";
@@ -141,8 +140,8 @@ pub(crate) fn check_paths(config: &Config) -> Vec<String> {
         on_demand.extend([("chroots", &slave.chroots), ("sessions", &slave.sessions)]);
     }
     for (key, dir) in on_demand {
-        let parent_will_do = dir.parent().is_some_and(can_write_in);
-        if dir.symlink_metadata().is_ok() || !parent_will_do {
+        let can_be_created = dir.parent().is_some_and(can_write_in);
+        if dir.symlink_metadata().is_ok() || !can_be_created {
             problems.extend(check_dir(key, dir, &slave.user));
         }
     }
@@ -165,7 +164,7 @@ pub(crate) fn check_paths(config: &Config) -> Vec<String> {
 
 fn check_dir(key: &str, dir: &Path, user: &str) -> Option<String> {
     let shown = dir.display();
-    let (wrong, mend) = match dir.metadata() {
+    let (problem, fix) = match dir.metadata() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => (
             "does not exist".to_owned(),
             format!("install -d -o {user} -g {user} {shown}"),
@@ -176,12 +175,12 @@ fn check_dir(key: &str, dir: &Path, user: &str) -> Option<String> {
             format!("mv {shown} {shown}.old"),
         ),
         Ok(_) if !can_write_in(dir) => (
-            "cannot be written to".to_owned(),
+            "is not writable".to_owned(),
             format!("chown -R {user}: {shown}"),
         ),
         Ok(_) => return None,
     };
-    Some(format!("[slave] {key}: {shown} {wrong}; try: {mend}"))
+    Some(format!("[slave] {key}: {shown} {problem}; try: {fix}"))
 }
 
 fn can_write_in(dir: &Path) -> bool {
@@ -214,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn the_machine_has_debians_name_for_its_architecture() {
+    fn the_host_architecture_has_its_debian_name() {
         for (rust, debian) in [
             ("x86_64", "amd64"),
             ("powerpc64", "ppc64el"),
@@ -226,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn the_command_line_wins_over_the_environment() {
+    fn the_command_line_overrides_the_environment() {
         let dir = tempfile::tempdir().unwrap();
         let write = |name: &str, port: u16| {
             let path = dir.path().join(name);
@@ -263,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn every_mistake_is_a_line_naming_the_file() {
+    fn every_error_is_one_line_that_names_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("bad.conf");
         fs::write(&path, "[slave]\nbindport = x\nnosuchkey = y\n").unwrap();
@@ -280,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_are_checked_and_mends_given() {
+    fn path_problems_come_with_the_command_that_fixes_them() {
         let dir = tempfile::tempdir().unwrap();
         let home = dir.path();
         let plain = home.join("plain");

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::reader::Reader;
-use super::{Config, Defaults, Error, Limits, Master, Secret, Warning, is_name, units};
+use super::{Config, Defaults, Error, Limits, Master, Secret, Warning};
 use super::{parse, read_hosts, read_networks};
 
 use crate::server::Cidr;
@@ -98,54 +98,36 @@ impl Database {
 impl Librarian {
     fn read(reader: &mut Reader<'_>, config: &Config) -> Self {
         const L: &str = "librarian";
-        let bindport = reader
-            .value(L, "bindport", "a port number, 0 to 65535", read_port)
-            .unwrap_or(8000);
-        let mut port = |key, default| {
-            let expected = "a port number, 0 to 65535, or none";
-            let given = reader.value(L, key, expected, |text| match text {
-                "none" => Some(None),
-                number => read_port(number).map(Some),
-            });
-            given.unwrap_or(Some(default))
-        };
-        let upload_port = port("upload_port", 9090);
-        let restricted_port = port("restricted_port", 8005);
-        let restricted_upload_port = port("restricted_upload_port", 9095);
+        let bindport = reader.port(L, "bindport").unwrap_or(8000);
         let mut base = |key| reader.value(L, key, "http://HOST:PORT/", read_base);
         let url = base("url").unwrap_or_else(|| format!("http://localhost:{bindport}/"));
         let upload_url = base("upload_url").unwrap_or_else(|| url.clone());
-        let here = || ["127.0.0.0/8", "::1"].map(|block| block.parse().expect("they are blocks"));
+        let this_host =
+            || ["127.0.0.0/8", "::1"].map(|block| block.parse().expect("the block is valid"));
         Self {
             root: reader
                 .path(L, "root")
                 .unwrap_or_else(|| config.slave.home.join("librarian")),
             bindhost: read_hosts(reader, L),
             bindport,
-            upload_port,
-            restricted_port,
-            restricted_upload_port,
+            upload_port: reader.port_or_none(L, "upload_port", 9090),
+            restricted_port: reader.port_or_none(L, "restricted_port", 8005),
+            restricted_upload_port: reader.port_or_none(L, "restricted_upload_port", 9095),
             url,
             upload_url,
             allow: read_networks(reader, L, "allow").unwrap_or_default(),
             upload_allow: read_networks(reader, L, "upload_allow")
                 .filter(|blocks| !blocks.is_empty())
-                .unwrap_or_else(|| here().to_vec()),
+                .unwrap_or_else(|| this_host().to_vec()),
             max_size: reader.bytes(L, "max_size", 16 << 30),
             dbname: reader
-                .value(L, "dbname", "one word", |text| {
-                    is_name(text, "-._").then(|| text.to_owned())
-                })
+                .name(L, "dbname", "one word", "-._")
                 .unwrap_or_else(|| "farm".to_owned()),
         }
     }
 }
 
-fn read_port(text: &str) -> Option<u16> {
-    units::digits(text)?.try_into().ok()
-}
-
-/// Reads the URL of a folder, which gets the slash at its end.
+/// Checks a base URL and ends it with one slash.
 fn read_base(text: &str) -> Option<String> {
     let rest = ["http://", "https://"]
         .iter()
@@ -173,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_said_follows_from_what_is() {
+    fn defaults_follow_from_the_keys_that_are_set() {
         let farm = parse("[slave]\nhome = /srv\nuser = farm\n").unwrap();
         assert_eq!(farm.user, "farm");
         assert_eq!(farm.database.url.expose(), "/srv/farm.db");
@@ -220,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_told_all_at_once_the_slaves_too() {
+    fn all_errors_are_reported_at_once_including_the_slaves() {
         let errors = parse(
             "[librarian]\nbindport = none\nupload_port = off\nurl = ftp://x\nupload_url = http://u:p@x/\n\
              upload_allow = office\nmax_size = 0\ndbname = a b\nbindprot = 1\n[database]\npatience = x\n\

@@ -100,7 +100,8 @@ impl Limits {
             results: reader.bytes(L, "results", 20 << 30),
         }
     }
-    /// Returns what an HTTP server makes of them.
+
+    /// Returns the limits of an HTTP server.
     pub(crate) fn http(&self) -> server::Limits {
         // A size that does not fit is a limit that nothing reaches.
         let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);

@@ -87,8 +87,8 @@ fn reset_command(reader: &mut Reader<'_>) -> Vec<String> {
         .replace("%(vm_host)s", "")
         .replace("%(buildd_name)s", "");
     if known.contains("%(") {
-        let mend = "only %(vm_host)s and %(buildd_name)s are replaced";
-        reader.wrong(S, "reset_command", "not understood", Some(&text), mend);
+        let fix = "only %(vm_host)s and %(buildd_name)s are replaced";
+        reader.error(S, "reset_command", "not understood", Some(&text), fix);
     }
     text.split_whitespace().map(str::to_owned).collect()
 }

@@ -26,7 +26,7 @@ pub(crate) struct Programs {
 
 impl Programs {
     pub(super) fn read(reader: &mut Reader<'_>) -> Self {
-        let scan_for_all = reader.path("allmanagers", "processscanpath");
+        let all_managers = reader.path("allmanagers", "processscanpath");
         Self {
             unpack: reader.path("allmanagers", "unpackpath"),
             mount: reader.path("allmanagers", "mountpath"),
@@ -34,7 +34,7 @@ impl Programs {
             clean: reader.path("allmanagers", "cleanpath"),
             process_scan: reader
                 .path("debianmanager", "processscanpath")
-                .or(scan_for_all),
+                .or(all_managers),
             sbuild: reader.path("debianmanager", "sbuildpath"),
             sbuild_args: reader.words("debianmanager", "sbuildargs"),
             update: reader.path("debianmanager", "updatepath"),
@@ -46,7 +46,7 @@ impl Programs {
     /// Every stage that works in the session needs the one who made it: without the built-in
     /// session there have to be site programs for all of them.
     pub(super) fn check(&self, reader: &mut Reader<'_>, isolation: Isolation) {
-        let wrong = if isolation == Isolation::None {
+        let problem = if isolation == Isolation::None {
             "missing, since [slave] isolation = none leaves these stages to site programs"
         } else if self.unpack.is_some() || self.mount.is_some() {
             "missing, since unpackpath or mountpath is set and built-in stages need the built-in \
@@ -54,8 +54,8 @@ impl Programs {
         } else {
             return;
         };
-        let mend = "set unpackpath, mountpath, sbuildpath and updatepath together, or none of them \
-                    with isolation = unshare";
+        let fix = "set unpackpath, mountpath, sbuildpath and updatepath together, or none of them \
+                   with isolation = unshare";
         for (section, key, program) in [
             ("allmanagers", "unpackpath", &self.unpack),
             ("allmanagers", "mountpath", &self.mount),
@@ -63,7 +63,7 @@ impl Programs {
             ("debianmanager", "updatepath", &self.update),
         ] {
             if program.is_none() {
-                reader.wrong(section, key, wrong, None, mend);
+                reader.error(section, key, problem, None, fix);
             }
         }
     }

@@ -1,6 +1,7 @@
-//! Pure: what sections, keys and values does the text have? Folds the old names of sections into
-//! today's, sets keys of the reference that mean nothing here aside with a warning, and refuses
-//! what the ini format would silently lose. Knows no value. The only file naming `ini`.
+//! Pure: splits the text of the configuration into sections, keys and values.
+//!
+//! Old section names become the current ones. Obsolete keys of launchpad-buildd are dropped with a
+//! warning. Duplicates, which the ini format loses silently, are errors. Only this file names `ini`.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -35,40 +36,24 @@ const OBSOLETE_KEYS: &[(&str, &str)] = &[
     ("proxy", "clamavdatabase"),
 ];
 
-/// Splits `text` up. Of problems with a value, only its absence is noted.
+/// Splits `text` into sections. The only value it refuses is a missing one.
 pub(super) fn read(text: &str, errors: &mut Vec<Error>, warnings: &mut Vec<Warning>) -> Sections {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     find_duplicates(text, errors);
-    let mut defaults = IniDefault::default();
-    defaults.case_sensitive = true;
-    defaults.multiline = true;
-    defaults.enable_inline_comments = false;
-    let parsed = match Ini::new_from_defaults(defaults).read(text.to_owned()) {
+    let parsed = match parse(text) {
         Ok(parsed) => parsed,
-        Err(problem) => {
-            let (line, wrong) = problem.split_once(": ").unwrap_or(("text", &problem));
-            errors.push(Error::new(
-                line,
-                wrong,
-                None,
-                "write [section] and key = value lines",
-            ));
+        Err(error) => {
+            errors.push(error);
             return Sections::new();
         }
     };
     let mut sections = Sections::new();
-    // In order of name, so that messages come in the same order each time.
-    for (name, keys) in parsed.into_iter().collect::<BTreeMap<_, _>>() {
+    for (name, keys) in parsed {
         let place = format!("[{name}]");
-        // The parser's name for what comes before the first section.
+        // The parser's name for the text before the first section.
         if name == "default" {
-            let mend = "put [slave] or another section above them";
-            errors.push(Error::new(
-                "text",
-                "keys outside of any section",
-                None,
-                mend,
-            ));
+            let fix = "put [slave] or another section above them";
+            errors.push(Error::new("text", "keys outside of any section", None, fix));
             continue;
         }
         if OBSOLETE_SECTIONS.contains(&name.as_str()) {
@@ -78,30 +63,23 @@ pub(super) fn read(text: &str, errors: &mut Vec<Error>, warnings: &mut Vec<Warni
             ));
             continue;
         }
-        let current = ALIASES
-            .iter()
-            .find(|(old, _)| *old == name)
-            .map(|(_, current)| *current);
         if name == "binarypackagemanager" {
             warnings.push(Warning::new(&place, "an old name; read as [debianmanager]"));
         }
-        let section = sections
-            .entry(current.unwrap_or(&name).to_owned())
-            .or_default();
-        for (key, value) in keys.into_iter().collect::<BTreeMap<_, _>>() {
+        let current = current_name(&name);
+        let section = sections.entry(current.to_owned()).or_default();
+        for (key, value) in keys {
             let place = format!("[{name}] {key}");
             let key = key.to_lowercase();
-            if OBSOLETE_KEYS.contains(&(current.unwrap_or(&name), &key)) {
+            if OBSOLETE_KEYS.contains(&(current, &key)) {
                 warnings.push(Warning::new(&place, "has no meaning here; ignored"));
                 continue;
             }
             match value {
-                None => errors.push(Error::new(
-                    &place,
-                    "has no value",
-                    None,
-                    "write key = value",
-                )),
+                None => {
+                    let fix = "write key = value";
+                    errors.push(Error::new(&place, "has no value", None, fix));
+                }
                 Some(value) => {
                     section.insert(key, value);
                 }
@@ -109,6 +87,32 @@ pub(super) fn read(text: &str, errors: &mut Vec<Error>, warnings: &mut Vec<Warni
         }
     }
     sections
+}
+
+/// Section → key → value as the `ini` crate parses them, sorted to keep the order of messages
+/// stable.
+type Parsed = BTreeMap<String, BTreeMap<String, Option<String>>>;
+
+fn parse(text: &str) -> Result<Parsed, Error> {
+    let mut defaults = IniDefault::default();
+    defaults.case_sensitive = true;
+    defaults.multiline = true;
+    defaults.enable_inline_comments = false;
+    let parsed = Ini::new_from_defaults(defaults).read(text.to_owned());
+    let sections = parsed.map_err(|message| {
+        let (line, problem) = message.split_once(": ").unwrap_or(("text", &message));
+        Error::new(line, problem, None, "write [section] and key = value lines")
+    })?;
+    Ok(sections
+        .into_iter()
+        .map(|(name, keys)| (name, keys.into_iter().collect()))
+        .collect())
+}
+
+/// Returns the current name of a section.
+fn current_name(name: &str) -> &str {
+    let alias = ALIASES.iter().find(|(old, _)| *old == name);
+    alias.map_or(name, |(_, current)| current)
 }
 
 /// Finds what the parser would let the last of win: keys given twice, also in two spellings or
@@ -126,8 +130,7 @@ fn find_duplicates(text: &str, errors: &mut Vec<Error>) {
         let indent = line.len() - line.trim_start().len();
         if let Some(rest) = trimmed.strip_prefix('[') {
             let name = rest.rsplit_once(']').map_or(rest, |(name, _)| name).trim();
-            let current = ALIASES.iter().find(|(old, _)| *old == name);
-            section = current.map_or(name, |(_, current)| current).to_owned();
+            current_name(name).clone_into(&mut section);
             sections.insert(name.to_owned());
             key_indent = None;
         } else if key_indent.is_none_or(|key_indent| indent <= key_indent) {
@@ -145,12 +148,8 @@ fn find_duplicates(text: &str, errors: &mut Vec<Error>) {
         }
     }
     if sections.contains("slave") && sections.contains("builder") {
-        let wrong = "present beside [builder], which is the same section";
-        errors.push(Error::new(
-            "[slave]",
-            wrong,
-            None,
-            "move all keys to one of them",
-        ));
+        let problem = "present beside [builder], which is the same section";
+        let fix = "move all keys to one of them";
+        errors.push(Error::new("[slave]", problem, None, fix));
     }
 }

@@ -1,18 +1,18 @@
-//! Pure: what is the value of a key, as the type it should have? Takes keys out of the sections one
-//! by one and notes each problem, so that all are told at once; what is left in the end nobody
-//! asked for. Knows no key by name. Used by `Config::parse`.
+//! Pure: converts the values of keys to their types and collects all errors.
+//!
+//! The reader removes each key it reads from the sections. Keys that remain are unknown.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::raw::Sections;
-use super::{Error, units};
+use super::{Error, is_name, units};
 
-/// The sections still to be read, and what was wrong so far.
+/// The sections still to be read, and the errors so far.
 pub(super) struct Reader<'a> {
     sections: Sections,
-    /// Every key asked for, by section: the known ones.
+    /// Every key read so far, by section.
     pub(super) known: BTreeMap<&'static str, Vec<&'static str>>,
     pub(super) errors: &'a mut Vec<Error>,
 }
@@ -26,26 +26,25 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Takes the text of a key as it stands; `None` when it is absent or empty. For what no message
-    /// may repeat.
+    /// Takes the text of a key unchecked, so that no message repeats it; `None` if absent or empty.
     pub(super) fn secret(&mut self, section: &'static str, key: &'static str) -> Option<String> {
         self.known.entry(section).or_default().push(key);
         let value = self.sections.get_mut(section)?.remove(key)?;
         Some(value).filter(|value| !value.is_empty())
     }
 
-    /// Takes the text of a key, which may have several lines; `None` when it is absent or empty.
+    /// Takes the text of a key, which may have several lines; `None` if absent or empty.
     pub(super) fn text(&mut self, section: &'static str, key: &'static str) -> Option<String> {
         let value = self.secret(section, key)?;
         if value.contains("%(") {
-            let wrong = "%(name)s is not replaced here";
-            self.wrong(section, key, wrong, Some(&value), "write the value out");
+            let problem = "%(name)s is not replaced here";
+            self.error(section, key, problem, Some(&value), "write the value out");
             return None;
         }
         Some(value)
     }
 
-    /// Takes a value of one line and converts it; `expected` says what it should have been.
+    /// Takes a value of one line and converts it; `expected` is for the error message.
     pub(super) fn value<T>(
         &mut self,
         section: &'static str,
@@ -55,13 +54,13 @@ impl<'a> Reader<'a> {
     ) -> Option<T> {
         let text = self.text(section, key)?;
         if text.contains('\n') {
-            let mend = "start every key at the left margin: an indented line continues the last";
-            self.wrong(section, key, "more than one line", Some(&text), mend);
+            let fix = "start every key at the left margin: an indented line continues the last";
+            self.error(section, key, "more than one line", Some(&text), fix);
             return None;
         }
         let value = convert(&text);
         if value.is_none() {
-            self.wrong(
+            self.error(
                 section,
                 key,
                 "not understood",
@@ -72,7 +71,7 @@ impl<'a> Reader<'a> {
         value
     }
 
-    /// Takes items separated by blanks, commas or line ends.
+    /// Takes items separated by spaces, commas or newlines.
     pub(super) fn list<T>(
         &mut self,
         section: &'static str,
@@ -89,21 +88,21 @@ impl<'a> Reader<'a> {
             match convert(item) {
                 Some(value) => values.push(value),
                 None => {
-                    let mend = format!("write {expected}, separated by blanks");
-                    self.wrong(section, key, "not understood", Some(item), &mend);
+                    let fix = format!("write {expected}, separated by spaces");
+                    self.error(section, key, "not understood", Some(item), &fix);
                 }
             }
         }
         Some(values)
     }
 
-    /// Takes words separated by blanks.
+    /// Takes words separated by spaces.
     pub(super) fn words(&mut self, section: &'static str, key: &'static str) -> Vec<String> {
         let text = self.text(section, key).unwrap_or_default();
         text.split_whitespace().map(str::to_owned).collect()
     }
 
-    /// Takes one of `choices`; `remark` ends the list of them in the message.
+    /// Takes one of `choices`; the error message lists them and ends with `remark`.
     pub(super) fn choice<T: Copy>(
         &mut self,
         section: &'static str,
@@ -121,6 +120,39 @@ impl<'a> Reader<'a> {
         })
     }
 
+    /// Takes a word of ASCII letters, digits and characters of `also`; begins with a letter or digit.
+    pub(super) fn name(
+        &mut self,
+        section: &'static str,
+        key: &'static str,
+        expected: &str,
+        also: &str,
+    ) -> Option<String> {
+        self.value(section, key, expected, |text| {
+            is_name(text, also).then(|| text.to_owned())
+        })
+    }
+
+    /// Takes a port number.
+    pub(super) fn port(&mut self, section: &'static str, key: &'static str) -> Option<u16> {
+        self.value(section, key, "a port number, 0 to 65535", port)
+    }
+
+    /// Takes a port number or `none`.
+    pub(super) fn port_or_none(
+        &mut self,
+        section: &'static str,
+        key: &'static str,
+        default: u16,
+    ) -> Option<u16> {
+        let expected = "a port number, 0 to 65535, or none";
+        let given = self.value(section, key, expected, |text| match text {
+            "none" => Some(None),
+            number => port(number).map(Some),
+        });
+        given.unwrap_or(Some(default))
+    }
+
     /// Takes an absolute path.
     pub(super) fn path(&mut self, section: &'static str, key: &'static str) -> Option<PathBuf> {
         self.value(section, key, "an absolute path", |text| {
@@ -128,7 +160,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// Takes a whole number of at least `least`.
+    /// Takes an integer of at least `least`.
     pub(super) fn count(
         &mut self,
         section: &'static str,
@@ -151,7 +183,7 @@ impl<'a> Reader<'a> {
         self.some_bytes(section, key).unwrap_or(default)
     }
 
-    /// Takes a number of bytes above zero that may be left open.
+    /// Takes a number of bytes above zero; `None` if absent.
     pub(super) fn some_bytes(&mut self, section: &'static str, key: &'static str) -> Option<u64> {
         let expected = "a number of bytes such as 512, 64 KiB, 200 MiB or 2 GiB";
         self.value(section, key, expected, |text| {
@@ -159,7 +191,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// Takes a length of time above zero.
+    /// Takes a duration above zero.
     pub(super) fn duration(
         &mut self,
         section: &'static str,
@@ -173,48 +205,52 @@ impl<'a> Reader<'a> {
         time.unwrap_or_else(|| Duration::from_secs(default_secs))
     }
 
-    /// Notes a problem with a key.
-    pub(super) fn wrong(
+    /// Adds an error about a key.
+    pub(super) fn error(
         &mut self,
         section: &str,
         key: &str,
-        wrong: &str,
+        problem: &str,
         given: Option<&str>,
-        mend: &str,
+        fix: &str,
     ) {
         self.errors.push(Error::new(
             &format!("[{section}] {key}"),
-            wrong,
+            problem,
             given,
-            mend,
+            fix,
         ));
     }
 
-    /// Notes every section and key that nobody asked for.
+    /// Adds an error for every unknown section and key.
     pub(super) fn finish(self) {
         for (section, keys) in self.sections {
             let Some(known) = self.known.get(section.as_str()) else {
                 let names = self.known.keys().copied();
-                let mend = suggest(&section, names, "a section");
+                let fix = suggest(&section, names, "a section");
                 self.errors.push(Error::new(
                     &format!("[{section}]"),
                     "unknown section",
                     None,
-                    &mend,
+                    &fix,
                 ));
                 continue;
             };
             for key in keys.into_keys() {
-                let mend = suggest(&key, known.iter().copied(), "a key");
+                let fix = suggest(&key, known.iter().copied(), "a key");
                 let place = format!("[{section}] {key}");
                 self.errors
-                    .push(Error::new(&place, "unknown key", None, &mend));
+                    .push(Error::new(&place, "unknown key", None, &fix));
             }
         }
     }
 }
 
-/// Returns what to do about an unknown name.
+fn port(text: &str) -> Option<u16> {
+    units::digits(text)?.try_into().ok()
+}
+
+/// Returns the fix for an unknown name: the most similar known one, if it is similar enough.
 fn suggest<'a>(name: &str, known: impl Iterator<Item = &'a str>, what: &str) -> String {
     match known.map(|known| (distance(name, known), known)).min() {
         Some((near, known)) if near <= 2 => format!("did you mean {known}?"),
@@ -222,7 +258,7 @@ fn suggest<'a>(name: &str, known: impl Iterator<Item = &'a str>, what: &str) -> 
     }
 }
 
-/// The number of characters to insert, remove or replace to turn one word into the other.
+/// Returns the Levenshtein distance of two words.
 fn distance(from: &str, to: &str) -> usize {
     let mut row: Vec<usize> = (0..=to.chars().count()).collect();
     for (line, left) in from.chars().enumerate() {

@@ -44,7 +44,7 @@ fn uncommented() -> String {
 }
 
 #[test]
-fn the_shipped_file_says_the_defaults() {
+fn the_shipped_file_states_the_defaults() {
     assert_eq!(parse(SHIPPED), parse(""));
     assert_eq!(parse(&uncommented()), parse(""));
     let farm = |text: &str| Farm::parse("x.conf", text, &defaults()).unwrap();
@@ -101,7 +101,7 @@ fn the_2008_configuration_works() {
 }
 
 #[test]
-fn keys_of_the_reference_without_meaning_are_warned_of() {
+fn obsolete_keys_give_a_warning() {
     let text = "[builder]\nntphost: ntp\nsharepath = /usr/share/launchpad-buildd\n\
                 [snapmanager]\nproxyport = 8222\n[proxy]\nsnapstore = http://x/\n";
     let (_, warnings) = Config::parse("x.conf", text, &defaults()).unwrap();
@@ -155,9 +155,16 @@ fn values_of_every_kind() {
     assert!(!format!("{config:?}").contains("p;#"));
 }
 
+/// Each text has exactly one error, with the place, the problem and the fix in its message.
+fn assert_messages(cases: &[(&str, &str)]) {
+    for (text, expected) in cases {
+        assert_eq!(error(text), *expected);
+    }
+}
+
 #[test]
-fn messages_say_where_what_and_what_to_do() {
-    for (text, expected) in [
+fn a_bad_value_is_quoted_with_the_accepted_form() {
+    assert_messages(&[
         (
             "[slave]\nbindport = many",
             "x.conf: [slave] bindport: not understood (given \"many\"); write a port number, 0 to \
@@ -168,6 +175,30 @@ fn messages_say_where_what_and_what_to_do() {
             "x.conf: [slave] isolation: not understood (given \"schroot\"); write unshare or none \
              (schroot is not supported)",
         ),
+        (
+            "[slave]\nusername = u",
+            "x.conf: [slave] password: missing; set username and password, or neither",
+        ),
+        (
+            "[slave]\nallow = 10.0.0.0/8 office",
+            "x.conf: [slave] allow: not understood (given \"office\"); write addresses such as \
+             192.0.2.1 or 192.0.2.0/24, separated by spaces",
+        ),
+        (
+            "[proxy]\napt = https://user:secret@proxy/",
+            "x.conf: [proxy] apt: not an http URL; write http://HOST:PORT/",
+        ),
+        (
+            "[limits]\nbody = 0",
+            "x.conf: [limits] body: not understood (given \"0\"); write a number of bytes such as \
+             512, 64 KiB, 200 MiB or 2 GiB",
+        ),
+    ]);
+}
+
+#[test]
+fn an_unknown_name_comes_with_the_nearest_known_one() {
+    assert_messages(&[
         (
             "[slave]\nbindprot = 1",
             "x.conf: [slave] bindprot: unknown key; did you mean bindport?",
@@ -181,6 +212,12 @@ fn messages_say_where_what_and_what_to_do() {
             "[limit]\nbody = 1",
             "x.conf: [limit]: unknown section; did you mean limits?",
         ),
+    ]);
+}
+
+#[test]
+fn duplicates_are_refused() {
+    assert_messages(&[
         (
             "[slave]\nbindport = 1\nBindPort = 2",
             "x.conf: [slave] bindport: given twice; keep one of them",
@@ -194,6 +231,12 @@ fn messages_say_where_what_and_what_to_do() {
             "x.conf: [slave]: present beside [builder], which is the same section; move all keys \
              to one of them",
         ),
+    ]);
+}
+
+#[test]
+fn syntax_errors_name_the_place_and_the_fix() {
+    assert_messages(&[
         (
             "bindport = 1",
             "x.conf: text: keys outside of any section; put [slave] or another section above them",
@@ -217,31 +260,11 @@ fn messages_say_where_what_and_what_to_do() {
             "x.conf: [slave] user: more than one line (given \"a\\nbindport = 1\"); start every key \
              at the left margin: an indented line continues the last",
         ),
-        (
-            "[slave]\nusername = u",
-            "x.conf: [slave] password: missing; set username and password, or neither",
-        ),
-        (
-            "[slave]\nallow = 10.0.0.0/8 office",
-            "x.conf: [slave] allow: not understood (given \"office\"); write addresses such as \
-             192.0.2.1 or 192.0.2.0/24, separated by blanks",
-        ),
-        (
-            "[proxy]\napt = https://user:secret@proxy/",
-            "x.conf: [proxy] apt: not an http URL; write http://HOST:PORT/",
-        ),
-        (
-            "[limits]\nbody = 0",
-            "x.conf: [limits] body: not understood (given \"0\"); write a number of bytes such as \
-             512, 64 KiB, 200 MiB or 2 GiB",
-        ),
-    ] {
-        assert_eq!(error(text), expected);
-    }
+    ]);
 }
 
 #[test]
-fn values_that_are_not_what_they_should_be_are_refused() {
+fn values_of_the_wrong_form_are_refused() {
     for line in [
         "bindport = 65536",
         "bindport = 8221 ; the default",
@@ -260,13 +283,13 @@ fn values_that_are_not_what_they_should_be_are_refused() {
 }
 
 #[test]
-fn all_errors_are_told_at_once() {
+fn all_errors_are_reported_at_once() {
     let text = "[slave]\nbindport = x\nbindhots = y\nparallel = 0\n[limits]\nbody = z\n[nosuch]\n";
     assert_eq!(errors(text).len(), 5, "{:#?}", errors(text));
 }
 
 #[test]
-fn site_programs_go_together() {
+fn site_programs_are_set_together() {
     for (text, missing) in [
         ("[slave]\nisolation = none", 4),
         ("[allmanagers]\nmountpath = /m", 3),
