@@ -1,8 +1,8 @@
-//! Pure: what does the configuration say? Text in; a whole [`Config`] out, or every error at once.
+//! Pure: parses the configuration into a [`Config`], or returns all its errors at once.
 //!
-//! The format is the 2008 one (ini; sections and keys of the reference keep their meaning), so that
-//! existing sites keep working. An empty value means the default. Opens no file and looks at no
-//! path: `config_file` does. `buildd-slave.conf`, shipped, documents each key for operators.
+//! The format is launchpad-buildd's of 2008: ini, with the same sections and keys, so that existing
+//! configurations work. An empty value means the default. `config_file` reads the file and checks
+//! the paths. The shipped `buildd-slave.conf` documents each key for operators.
 
 mod farm;
 mod limits;
@@ -30,7 +30,7 @@ use reader::Reader;
 use crate::protocol::StatusForm;
 use crate::server::Cidr;
 
-/// What is wrong at one place of a configuration, and what to do about it.
+/// One error in a configuration, with its place and its fix.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{file}: {place}: {problem}{}; {fix}", given.as_ref().map_or(String::new(), |given| format!(" (given {given:?})")))]
 pub(crate) struct Error {
@@ -54,7 +54,7 @@ impl Error {
     }
 }
 
-/// What had no effect, in a configuration that is good.
+/// A section or key of a valid configuration that has no effect.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Warning {
     file: String,
@@ -78,12 +78,12 @@ impl fmt::Display for Warning {
     }
 }
 
-/// Text that is not shown by `Debug`.
+/// A text that `Debug` does not print.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Secret(String);
 
 impl Secret {
-    /// Returns the text, for the one place that has to send or compare it.
+    /// Returns the text. Call it only to send or to compare the secret.
     pub(crate) fn expose(&self) -> &str {
         &self.0
     }
@@ -95,10 +95,10 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// What the machine has to say where the file is silent.
+/// Defaults that depend on the host.
 #[derive(Debug, Clone)]
 pub(crate) struct Defaults {
-    /// Debian's name of the machine's architecture, as `dpkg --print-architecture` says it.
+    /// Debian's name of the host's architecture, as `dpkg --print-architecture` prints it.
     pub(crate) host_arch: String,
     /// `$HOME`.
     pub(crate) home: PathBuf,
@@ -106,44 +106,44 @@ pub(crate) struct Defaults {
     pub(crate) cpus: u32,
 }
 
-/// A whole configuration; immutable once read.
+/// The slave's configuration; immutable once read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Config {
     pub(crate) slave: Slave,
     pub(crate) limits: Limits,
     pub(crate) programs: Programs,
-    /// `[proxy] apt`: HTTP proxy for apt in the session. Defaults to none.
+    /// `[proxy] apt`: URL of the HTTP proxy for apt in the session. Defaults to none.
     pub(crate) apt_proxy: Option<Secret>,
 }
 
 /// `[slave]`, also called `[builder]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Slave {
-    /// Defaults to the machine's own architecture.
+    /// Defaults to the host's architecture.
     pub(crate) architecturetag: String,
-    /// Where build trees `build-ID` go. Defaults to `$HOME`.
+    /// Holds the work trees `build-ID`. Defaults to `$HOME`.
     pub(crate) home: PathBuf,
-    /// Defaults to `filecache` below `home`, as the next three.
+    /// This path and the next three default to the folder of that name below `home`.
     pub(crate) filecache: PathBuf,
     pub(crate) chroots: PathBuf,
     pub(crate) journal: PathBuf,
     /// Writable layers of sessions.
     pub(crate) sessions: PathBuf,
-    /// Addresses or names to listen at. Defaults to 127.0.0.1; never empty.
+    /// Addresses or host names to listen on. Defaults to 127.0.0.1; never empty.
     pub(crate) bindhost: Vec<String>,
-    /// Defaults to 8221; 0 lets the system choose.
+    /// Defaults to 8221; with 0 the kernel chooses a free port.
     pub(crate) bindport: u16,
-    /// Who may connect. Defaults to empty: anyone who can.
+    /// Addresses that may connect. Defaults to empty: all.
     pub(crate) allow: Vec<Cidr>,
-    /// HTTP Basic for calls and files. Defaults to none.
+    /// HTTP Basic credentials for calls and files. Defaults to none.
     pub(crate) credentials: Option<Credentials>,
-    /// User to become when started as root. Defaults to `buildd`.
+    /// The user that root becomes to build. Defaults to `buildd`.
     pub(crate) user: String,
     /// Defaults to [`Isolation::Unshare`].
     pub(crate) isolation: Isolation,
     /// Defaults to [`StatusForm::Tuple`].
     pub(crate) statusform: StatusForm,
-    /// Jobs of one build at a time. Defaults to the number of processors.
+    /// Parallel jobs of one build. Defaults to the number of processors.
     pub(crate) parallel: u32,
     /// Defaults to [`Network::BuildDeps`].
     pub(crate) network: Network,
@@ -151,26 +151,26 @@ pub(crate) struct Slave {
     pub(crate) overlay: Overlay,
 }
 
-/// A user name and password that a caller must give.
+/// The user name and password that a client must send.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Credentials {
     pub(crate) username: String,
     pub(crate) password: Secret,
 }
 
-/// What keeps a build from the machine.
+/// How a build is isolated from the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Isolation {
-    /// User namespaces and an overlay, made here.
+    /// User namespaces and an overlay, built in.
     Unshare,
-    /// Whatever the site's programs do.
+    /// The site's programs isolate the build, or do not.
     None,
 }
 
 /// When the session has a network.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Network {
-    /// Until the dependencies are there; not while the package itself is built.
+    /// Until the build dependencies are installed; not while the package is built.
     #[default]
     BuildDeps,
     Always,
@@ -181,15 +181,15 @@ pub(crate) enum Network {
 /// Where a session's writable layer lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Overlay {
-    /// In memory if the kernel can and there is enough, else on disk.
+    /// In memory if the kernel supports it and enough memory is free, else on disk.
     Auto,
     Disk,
-    /// Wants a kernel newer than 6.1.
+    /// Needs Linux 6.6 or newer.
     Tmpfs,
 }
 
 impl Config {
-    /// Reads `text`, calling it `file` in messages.
+    /// Parses `text`; messages call it `file`.
     pub(crate) fn parse(
         file: &str,
         text: &str,
@@ -211,7 +211,7 @@ impl Config {
     }
 }
 
-/// Reads all that `text` says, of the slave and of the farm: one file may serve both.
+/// Parses both the slave's and the farm's sections: one file may hold both.
 fn parse(
     file: &str,
     text: &str,
@@ -298,7 +298,7 @@ impl Slave {
     }
 }
 
-/// Takes the addresses or names to listen at; loopback when none is given.
+/// Reads the addresses to listen on; defaults to loopback.
 fn read_hosts(reader: &mut Reader<'_>, section: &'static str) -> Vec<String> {
     let given = reader.list(section, "bindhost", "addresses or host names", |text| {
         let good = text.parse::<IpAddr>().is_ok() || is_name(text, "-.");
@@ -309,7 +309,7 @@ fn read_hosts(reader: &mut Reader<'_>, section: &'static str) -> Vec<String> {
         .unwrap_or_else(|| vec!["127.0.0.1".to_owned()])
 }
 
-/// Takes addresses and blocks of them.
+/// Reads a list of addresses and networks.
 fn read_networks(
     reader: &mut Reader<'_>,
     section: &'static str,
@@ -358,7 +358,8 @@ fn read_proxy(reader: &mut Reader<'_>) -> Option<Secret> {
     Some(Secret(url))
 }
 
-/// Tells whether a word is made of ASCII letters, digits and `also`, not beginning with the latter.
+/// Whether `text` consists of ASCII letters, digits and characters of `also`, and begins with a
+/// letter or digit.
 fn is_name(text: &str, also: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphanumeric())
         && text

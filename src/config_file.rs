@@ -1,7 +1,6 @@
-//! Which configuration file counts, and does the machine have what it names?
+//! Finds and reads the configuration file, and checks the paths in it against the host.
 //!
-//! The edge of `config`: finds and reads the file, and looks at the paths in it. Makes and mends
-//! nothing. Called by every command that needs a configuration, and by `check-config`.
+//! The parsing itself is in `config`. Creates and repairs nothing.
 
 use std::ffi::OsString;
 use std::fs;
@@ -19,17 +18,17 @@ const VARIABLE: &str = "BUILDD_SLAVE_CONFIG";
 /// Read when neither `--config` nor the environment names a file; need not exist.
 pub(crate) const DEFAULT_PATH: &str = "/etc/buildd-slave/buildd-slave.conf";
 
-/// Why there is no configuration.
+/// Why no configuration could be loaded.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error("cannot read configuration {}: {source}", path.display())]
     Unreadable { path: PathBuf, source: io::Error },
-    /// One message a line.
+    /// One message per line.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Invalid(Vec<config::Error>),
 }
 
-/// The option `--config`, the same for every command that has it.
+/// The option `--config`, shared by all commands.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct ConfigOption {
     /// Configuration file [default: $BUILDD_SLAVE_CONFIG, else
@@ -39,8 +38,8 @@ pub(crate) struct ConfigOption {
 }
 
 /// Reads the configuration from `given` (`--config`), else from the file that
-/// `$BUILDD_SLAVE_CONFIG` names, else from [`DEFAULT_PATH`]. An empty variable counts as unset. Only
-/// the default file may be absent: then every key has its value in `defaults`.
+/// `$BUILDD_SLAVE_CONFIG` names, else from [`DEFAULT_PATH`]. An empty variable counts as unset.
+/// Only the default file may be absent: then every key has its default.
 pub(crate) fn load(
     given: Option<&Path>,
     defaults: &Defaults,
@@ -49,8 +48,8 @@ pub(crate) fn load(
     Config::parse(&file, &text, defaults).map_err(Error::Invalid)
 }
 
-/// Reads what the same file says of the farm. Root means the farm of `[slave] user`: the defaults
-/// are then below that user's home, where its daemons look.
+/// Reads the farm's configuration from the same file as [`load`]. For root, default paths are below
+/// the home of `[slave] user`, where the farm's daemons look.
 pub(crate) fn load_farm(given: Option<&Path>) -> Result<(Farm, Vec<Warning>), Error> {
     let defaults = host_defaults();
     let (file, text) = read(chosen(given))?;
@@ -65,7 +64,7 @@ pub(crate) fn load_farm(given: Option<&Path>) -> Result<(Farm, Vec<Warning>), Er
     }
 }
 
-/// Returns the file that [`load`] requires; `None` means the default file, which may be absent.
+/// Returns the file that must exist; `None` means the default file, which may be absent.
 pub(crate) fn chosen(given: Option<&Path>) -> Option<PathBuf> {
     choose(given, std::env::var_os(VARIABLE))
 }
@@ -75,7 +74,7 @@ fn choose(given: Option<&Path>, named: Option<OsString>) -> Option<PathBuf> {
     given.map(Path::to_owned).or_else(named)
 }
 
-/// Asks the machine, without starting a process, for what a configuration may leave out.
+/// Reads the defaults that depend on the host; starts no process.
 pub(crate) fn host_defaults() -> Defaults {
     let home = std::env::var_os("HOME")
         .filter(|home| !home.is_empty())
@@ -90,7 +89,7 @@ pub(crate) fn host_defaults() -> Defaults {
     }
 }
 
-/// Returns Debian's name of an architecture that Rust calls `arch`; most are the same.
+/// Returns Debian's name of the Rust architecture `arch`.
 fn debian_arch(arch: &str) -> &str {
     match arch {
         "x86_64" => "amd64",
@@ -103,7 +102,7 @@ fn debian_arch(arch: &str) -> &str {
     }
 }
 
-/// Returns the name and the text of the file.
+/// Returns the name and the text of the configuration file.
 fn read(required: Option<PathBuf>) -> Result<(String, String), Error> {
     match required {
         Some(path) => read_from(&path, true),
@@ -125,10 +124,11 @@ fn read_from(path: &Path, required: bool) -> Result<(String, String), Error> {
     Ok((path.display().to_string(), text))
 }
 
-/// Says what the paths in `config` lack, a message each with what mends it; empty when all is well.
+/// Checks the paths in `config`. Returns one message per problem, each with the command that fixes
+/// it.
 ///
-/// Judges by the rights of the calling process: call it as the user that builds. `home` and the
-/// file cache have to exist; the other directories are made on demand, where they can be.
+/// Checks the permissions of the calling process: call it as the user that builds. `home` and the
+/// file cache must exist. The other directories may be absent if they can be created.
 pub(crate) fn check_paths(config: &Config) -> Vec<String> {
     let slave = &config.slave;
     let mut problems = Vec::new();

@@ -1,7 +1,6 @@
-//! Pure: what does the configuration say of the farm? Sections `[database]`, `[librarian]` and
-//! `[master]`; the rest of the file is the slave's, who reads these just as carefully.
+//! Pure: parses the sections `[database]`, `[librarian]` and `[master]`.
 //!
-//! Opens no database and looks at no path. Called for the commands of the librarian and the master.
+//! The slave validates these sections as well, and the farm validates the slave's.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,12 +11,12 @@ use super::{parse, read_hosts, read_networks};
 
 use crate::server::Cidr;
 
-/// What the farm's processes have in common; immutable once read.
+/// The configuration of the librarian and the master; immutable once read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Farm {
-    /// `[slave] user`: whom to become when started as root.
+    /// `[slave] user`: the user that root becomes.
     pub(crate) user: String,
-    /// `[limits]`: those of HTTP, and `reserve`, count for the librarian too.
+    /// `[limits]`: the HTTP limits and `reserve` apply to the librarian too.
     pub(crate) limits: Limits,
     pub(crate) database: Database,
     pub(crate) librarian: Librarian,
@@ -30,41 +29,42 @@ pub(crate) struct Database {
     /// A path, `sqlite:PATH` or `postgresql://…`, which may hold a password. Defaults to `farm.db`
     /// below `[slave] home`.
     pub(crate) url: Secret,
-    /// How long a lost database is waited for. Defaults to 60 seconds.
+    /// How long to wait for a lost database to return. Defaults to 60 seconds.
     pub(crate) patience: Duration,
 }
 
 /// `[librarian]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Librarian {
-    /// Where the files are. Defaults to `librarian` below `[slave] home`.
+    /// Holds the files. Defaults to `librarian` below `[slave] home`.
     pub(crate) root: PathBuf,
-    /// Addresses or names to listen at. Defaults to 127.0.0.1; never empty.
+    /// Addresses or host names to listen on. Defaults to 127.0.0.1; never empty.
     pub(crate) bindhost: Vec<String>,
-    /// Public files over HTTP, and uploads by PUT. Defaults to 8000; 0 lets the system choose.
+    /// Public files over HTTP, and uploads by PUT. Defaults to 8000; with 0 the kernel chooses.
     pub(crate) bindport: u16,
-    /// Uploads by the `STORE` protocol. Defaults to 9090; none turns it off, as with the next two.
+    /// Uploads by the `STORE` protocol. Defaults to 9090. `None` disables this port and the next
+    /// two.
     pub(crate) upload_port: Option<u16>,
     /// All files over HTTP, and uploads of restricted ones. Defaults to 8005.
     pub(crate) restricted_port: Option<u16>,
     /// Uploads of restricted files by `STORE`. Defaults to 9095.
     pub(crate) restricted_upload_port: Option<u16>,
-    /// What the public port is called by others; ends in `/`. Defaults to localhost and `bindport`.
+    /// URL of the public port for other hosts; ends in `/`. Defaults to localhost and `bindport`.
     pub(crate) url: String,
-    /// Where the farm's own commands upload; ends in `/`. Defaults to `url`.
+    /// URL for uploads by the farm's commands; ends in `/`. Defaults to `url`.
     pub(crate) upload_url: String,
-    /// Who may download public files. Defaults to empty: anyone who can connect.
+    /// Addresses that may download public files. Defaults to empty: all.
     pub(crate) allow: Vec<Cidr>,
-    /// Who may upload, and connect to the restricted ports. Defaults to this host.
+    /// Addresses that may upload and use the restricted ports. Defaults to this host.
     pub(crate) upload_allow: Vec<Cidr>,
-    /// Longest file, in bytes. Defaults to 16 GiB.
+    /// Largest file, in bytes. Defaults to 16 GiB.
     pub(crate) max_size: u64,
-    /// The `Database-Name` that `STORE` has to give. Defaults to `farm`.
+    /// The `Database-Name` that a `STORE` client must send. Defaults to `farm`.
     pub(crate) dbname: String,
 }
 
 impl Farm {
-    /// Reads `text`, calling it `file` in messages.
+    /// Parses `text`; messages call it `file`.
     pub(crate) fn parse(
         file: &str,
         text: &str,

@@ -1,6 +1,4 @@
-//! Pure: how much of anything is allowed? Section `[limits]`, each with its unit and default.
-//!
-//! Only says; whoever uses a resource enforces its limit. Part of `Config`.
+//! Pure: parses section `[limits]`. The code that uses a resource enforces its limit.
 
 use std::time::Duration;
 
@@ -8,60 +6,60 @@ use super::reader::Reader;
 
 use crate::server;
 
-/// `[limits]`. Sizes are in bytes.
+/// `[limits]`; sizes in bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Limits {
     /// Request line and headers. Defaults to 16 KiB.
     pub(crate) head: u64,
-    /// Body of a call. Defaults to 1 MiB.
+    /// Body of an XML-RPC call. Defaults to 1 MiB.
     pub(crate) body: u64,
-    /// Connections at a time. Defaults to 128.
+    /// Concurrent connections. Defaults to 128.
     pub(crate) connections: u32,
-    /// The same from one address. Defaults to 64.
+    /// Concurrent connections from one address. Defaults to 64.
     pub(crate) connections_per_peer: u32,
-    /// Files sent at a time. Defaults to 32.
+    /// Files sent concurrently. Defaults to 32.
     pub(crate) downloads: u32,
-    /// Readers of a running log at a time. Defaults to 16.
+    /// Concurrent followers of a running log. Defaults to 16.
     pub(crate) followers: u32,
-    /// For a whole request to arrive. Defaults to 30 seconds.
+    /// To receive a whole request. Defaults to 30 seconds.
     pub(crate) request_timeout: Duration,
     /// Between requests on one connection. Defaults to 60 seconds.
     pub(crate) idle_timeout: Duration,
-    /// For a peer to take the next piece of an answer. Defaults to 60 seconds.
+    /// For the peer to accept the next part of a response. Defaults to 60 seconds.
     pub(crate) write_timeout: Duration,
     /// Defaults to 10 seconds.
     pub(crate) fetch_connect_timeout: Duration,
-    /// Longest silence of a download. Defaults to 30 seconds.
+    /// Without a byte of a download. Defaults to 30 seconds.
     pub(crate) fetch_idle_timeout: Duration,
-    /// Bytes a second below which a download is given up. Defaults to 16 KiB.
+    /// Bytes per second; a slower download fails. Defaults to 16 KiB.
     pub(crate) fetch_lowest_rate: u64,
-    /// Longest file fetched. Defaults to 20 GiB.
+    /// Largest download. Defaults to 20 GiB.
     pub(crate) fetch_size: u64,
-    /// New attempts after a transient failure. Defaults to 3.
+    /// Retries after a transient failure. Defaults to 3.
     pub(crate) fetch_retries: u32,
-    /// Left free on the file systems of cache and chroots. Defaults to 512 MiB.
+    /// Kept free on the file systems of cache, chroots and builds. Defaults to 512 MiB.
     pub(crate) reserve: u64,
-    /// All files of the cache. Defaults to 20 GiB.
+    /// Size of the file cache. Defaults to 20 GiB.
     pub(crate) cache_size: u64,
-    /// All unpacked chroots. Defaults to 20 GiB.
+    /// Size of all unpacked chroots. Defaults to 20 GiB.
     pub(crate) chroots_size: u64,
-    /// A whole build. Defaults to 24 hours.
+    /// For a whole build. Defaults to 24 hours.
     pub(crate) build_time: Duration,
-    /// Time without a line in the log. Defaults to 150 minutes, as in the reference.
+    /// Without output in the build log. Defaults to 150 minutes, as in launchpad-buildd.
     pub(crate) silence: Duration,
-    /// Any stage but the build itself. Defaults to 1 hour.
+    /// For any stage except SBUILD. Defaults to 1 hour.
     pub(crate) stage_time: Duration,
-    /// For an aborted build to be gone. Defaults to 2 seconds.
+    /// For an aborted build to end. Defaults to 2 seconds.
     pub(crate) abort_time: Duration,
-    /// Defaults to 200 MiB.
+    /// Size of a build log. Defaults to 200 MiB.
     pub(crate) log_size: u64,
-    /// Bound of a session's writable layer in memory. Defaults to none: half of what is available.
+    /// Size of a session's writable layer in memory. `None`: half of the available memory.
     pub(crate) memory_layer: Option<u64>,
-    /// Memory of all processes of a build. Defaults to none: 7/8 of the machine's.
+    /// Memory of all processes of a build. `None`: 7/8 of the host's memory.
     pub(crate) memory: Option<u64>,
     /// Processes of a build, threads included. Defaults to 8192.
     pub(crate) processes: u32,
-    /// What a build is promised of the disk. Defaults to 4 GiB.
+    /// Disk space a build may use. Defaults to 4 GiB.
     pub(crate) disk: u64,
     /// All results of a build. Defaults to 20 GiB.
     pub(crate) results: u64,
@@ -103,7 +101,7 @@ impl Limits {
 
     /// Returns the limits of an HTTP server.
     pub(crate) fn http(&self) -> server::Limits {
-        // A size that does not fit is a limit that nothing reaches.
+        // A size beyond `usize` is no limit at all.
         let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
         let count = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
         server::Limits {
@@ -113,7 +111,7 @@ impl Limits {
             connections_per_peer: count(self.connections_per_peer),
             downloads: count(self.downloads),
             followers: count(self.followers),
-            // Nobody alone holds up all others.
+            // One address cannot use all downloads.
             downloads_per_peer: count(self.downloads.div_ceil(2)),
             request_secs: self.request_timeout.as_secs(),
             idle_secs: self.idle_timeout.as_secs(),

@@ -1,5 +1,4 @@
-//! Pure: what does `[master]` say? Where results go, how often builders are looked at, how long
-//! anything may take, and the site's own commands.
+//! Pure: parses section `[master]`.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,45 +10,45 @@ const S: &str = "master";
 /// `[master]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Master {
-    /// Where results are collected and handed over. Defaults to `results` below `[slave] home`.
+    /// Holds downloaded results. Defaults to `results` below `[slave] home`.
     pub(crate) results: PathBuf,
-    /// Between two looks at a builder. Defaults to 15 s.
+    /// Between two scans of a builder. Defaults to 15 s.
     pub(crate) scan_interval: Duration,
-    /// For a slave's answer; twenty times that for it to fetch a file. Defaults to 40 s.
+    /// For a slave's answer; `ensurepresent` gets 20 times as long. Defaults to 40 s.
     pub(crate) rpc_timeout: Duration,
-    /// How long a builder stays with a process that says nothing. Defaults to 45 s.
+    /// After that time without renewal, another master may lease the builder. Defaults to 45 s.
     pub(crate) lease: Duration,
-    /// How long an abort may take before the builder is at fault. Defaults to 3 m.
+    /// For a slave to abort a build; then the builder fails. Defaults to 3 m.
     pub(crate) cancel_timeout: Duration,
-    /// How long a given-back job waits. Defaults to 5 m.
+    /// Before a given-back job is dispatched again. Defaults to 5 m.
     pub(crate) give_back_delay: Duration,
-    /// Between two flushes of log tails. Defaults to 15 s.
+    /// Between two writes of log tails to the database. Defaults to 15 s.
     pub(crate) tail_interval: Duration,
-    /// Between two looks at waiting dependencies. Defaults to 1 h.
+    /// Between two checks of dep-wait builds. Defaults to 1 h.
     pub(crate) depwait_interval: Duration,
-    /// Between two scorings of the queue. Defaults to 5 m.
+    /// Between two rescorings of the queue. Defaults to 5 m.
     pub(crate) rescore_interval: Duration,
-    /// Results that are fetched at once. Defaults to 64.
+    /// Concurrent downloads of results. Defaults to 64.
     pub(crate) downloads: u32,
-    /// Longest file a slave may have for us, in bytes. Defaults to 20 GiB.
+    /// Largest result file, in bytes. Defaults to 20 GiB.
     pub(crate) result_size: u64,
     /// Defaults to [`Scoring::Y2008`].
     pub(crate) scoring: Scoring,
-    /// What takes results on; none: they stay in `results`.
+    /// Command that uploads results; empty: they stay in `results`.
     pub(crate) uploader: Vec<String>,
-    /// What gets a JSON document on stdin for each failure people are to hear of.
+    /// Command that gets a JSON document on stdin for each failure to report; may be empty.
     pub(crate) notify: Vec<String>,
-    /// What resets a virtual builder; `%(vm_host)s` and `%(buildd_name)s` stand for its host and
-    /// its name.
+    /// Command that resets a virtual builder. `%(vm_host)s` and `%(buildd_name)s` are replaced by
+    /// its host and its name.
     pub(crate) reset_command: Vec<String>,
 }
 
-/// By which rules jobs are ordered.
+/// The rules for the queue score.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Scoring {
-    /// Of 2008: a job's age counts.
+    /// Launchpad's of 2008: the score grows with a job's age.
     Y2008,
-    /// Of today's Launchpad: it does not.
+    /// Today's Launchpad: age does not count.
     Modern,
 }
 
@@ -80,7 +79,7 @@ impl Master {
     }
 }
 
-/// The one value whose `%(…)s` are ours to replace.
+/// The only key whose value may contain `%(…)s`.
 fn reset_command(reader: &mut Reader<'_>) -> Vec<String> {
     let text = reader.secret(S, "reset_command").unwrap_or_default();
     let known = text

@@ -1,5 +1,5 @@
-//! Pure: which stages are left to programs of the site? Sections `[allmanagers]` and
-//! `[debianmanager]`, and the rule which of their keys go together. Part of `Config`.
+//! Pure: parses sections `[allmanagers]` and `[debianmanager]`, and checks which keys are set
+//! together.
 
 use std::path::PathBuf;
 
@@ -8,14 +8,14 @@ use serde::{Deserialize, Serialize};
 use super::Isolation;
 use super::reader::Reader;
 
-/// `[allmanagers]` and `[debianmanager]`: site programs, each in place of a built-in stage.
+/// `[allmanagers]` and `[debianmanager]`: the site's programs. Each replaces a built-in stage.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Programs {
     pub(crate) unpack: Option<PathBuf>,
     pub(crate) mount: Option<PathBuf>,
     pub(crate) umount: Option<PathBuf>,
     pub(crate) clean: Option<PathBuf>,
-    /// From either section; `[debianmanager]` wins.
+    /// From either section; `[debianmanager]` takes precedence.
     pub(crate) process_scan: Option<PathBuf>,
     pub(crate) sbuild: Option<PathBuf>,
     pub(crate) sbuild_args: Vec<String>,
@@ -43,8 +43,8 @@ impl Programs {
         }
     }
 
-    /// Every stage that works in the session needs the one who made it: without the built-in
-    /// session there have to be site programs for all of them.
+    /// Checks that, without the built-in session, site programs exist for all stages that work in
+    /// the session.
     pub(super) fn check(&self, reader: &mut Reader<'_>, isolation: Isolation) {
         let problem = if isolation == Isolation::None {
             "missing, since [slave] isolation = none leaves these stages to site programs"

@@ -1,7 +1,8 @@
 //! Pure: splits the text of the configuration into sections, keys and values.
 //!
 //! Old section names become the current ones. Obsolete keys of launchpad-buildd are dropped with a
-//! warning. Duplicates, which the ini format loses silently, are errors. Only this file names `ini`.
+//! warning. Duplicates, which the ini format loses silently, are errors. Only this file names
+//! `ini`.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -12,13 +13,13 @@ use super::{Error, Warning};
 /// Section → key in lower case → value.
 pub(super) type Sections = BTreeMap<String, BTreeMap<String, String>>;
 
-/// Names a section has had, and the one it is read as.
+/// Old section names and the current ones.
 const ALIASES: &[(&str, &str)] = &[
     ("builder", "slave"),
     ("binarypackagemanager", "debianmanager"),
 ];
 
-/// Sections of the reference for build types that are not built here.
+/// Sections of launchpad-buildd for build types that do not exist here.
 const OBSOLETE_SECTIONS: &[&str] = &[
     "snapmanager",
     "sourcepackagerecipemanager",
@@ -26,7 +27,7 @@ const OBSOLETE_SECTIONS: &[&str] = &[
     "livefilesystemmanager",
 ];
 
-/// Keys of the reference that have no meaning here.
+/// Keys of launchpad-buildd that have no effect here.
 const OBSOLETE_KEYS: &[(&str, &str)] = &[
     ("slave", "ntphost"),
     ("slave", "sharepath"),
@@ -115,8 +116,8 @@ fn current_name(name: &str) -> &str {
     alias.map_or(name, |(_, current)| current)
 }
 
-/// Finds what the parser would let the last of win: keys given twice, also in two spellings or
-/// under two names of the section; and `[slave]` beside `[builder]`.
+/// Finds duplicates, of which the parser would keep only the last: keys given twice, even in
+/// another case or under another name of the section, and `[slave]` beside `[builder]`.
 fn find_duplicates(text: &str, errors: &mut Vec<Error>) {
     let mut section = String::new();
     let mut seen = HashSet::new();

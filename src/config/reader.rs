@@ -120,7 +120,8 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// Takes a word of ASCII letters, digits and characters of `also`; begins with a letter or digit.
+    /// Takes a word of ASCII letters, digits and characters of `also`; begins with a letter or
+    /// digit.
     pub(super) fn name(
         &mut self,
         section: &'static str,

@@ -1,4 +1,4 @@
-//! What the configuration accepts, what it refuses and in which words.
+//! Accepted and refused configurations, and the error messages.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ fn error(text: &str) -> String {
     errors.into_iter().next().unwrap()
 }
 
-/// The shipped file with its `#key = default` lines made to count.
+/// The shipped file with its `#key = default` lines uncommented.
 fn uncommented() -> String {
     let is_key = |line: &str| {
         line.strip_prefix('#')

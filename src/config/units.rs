@@ -1,9 +1,8 @@
-//! Pure: how is one value of the configuration written? Text in; a number or a length of
-//! time out, or what would have been right. Knows no key. Used by `config::reader`.
+//! Pure: parses numbers, sizes and durations of the configuration.
 
 use std::time::Duration;
 
-/// Reads a number of bytes: digits and, if wanted, `K`, `M` or `G` (also `KiB`, `MiB`, `GiB`), all
+/// Parses a number of bytes: digits and an optional `K`, `M` or `G` (also `KiB`, `MiB`, `GiB`), all
 /// powers of 1024.
 pub(super) fn bytes(text: &str) -> Option<u64> {
     with_unit(text, |unit| match unit {
@@ -15,7 +14,7 @@ pub(super) fn bytes(text: &str) -> Option<u64> {
     })
 }
 
-/// Reads a length of time: digits, meaning seconds unless `m` or `h` follows.
+/// Parses a duration: digits in seconds, or in minutes or hours if `m` or `h` follows.
 pub(super) fn duration(text: &str) -> Option<Duration> {
     let seconds = with_unit(text, |unit| match unit {
         "" | "s" => Some(1),
@@ -26,7 +25,7 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
     seconds.map(Duration::from_secs)
 }
 
-/// Reads decimal digits and nothing else: no sign, no blank.
+/// Parses decimal digits only: no sign, no space.
 pub(super) fn digits(text: &str) -> Option<u64> {
     text.bytes()
         .all(|byte| byte.is_ascii_digit())
