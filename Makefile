@@ -1,4 +1,4 @@
-# One line a task; the longer ones are scripts in .ci/. `make` alone lists them.
+# `make` lists the targets. Longer recipes are scripts in .ci/.
 CARGO   ?= cargo
 PREFIX  ?= /usr
 DESTDIR ?=
@@ -6,26 +6,27 @@ TARGET   = $(or $(CARGO_TARGET_DIR),target)
 BINARY   = $(TARGET)/release/buildd-slave
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup try-setup check fmt clippy doc unit fuzz it hostile farm real bench build install clean
-# The order of `test` is the point of it: what is cheap fails first.
+.PHONY: help demo test setup try-setup check fmt clippy doc unit fuzz it hostile farm real bench \
+	build install clean
+# `test` runs its parts in order, so that the cheap ones fail first.
 .NOTPARALLEL:
 
-help: ## this list
+help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
-demo: setup build ## a farm on this machine builds two Debian packages; results in demo/
+demo: setup build ## run a farm on this host that builds two Debian packages; results in demo/
 	@.ci/demo $(BINARY)
 
-test: try-setup check unit it hostile farm real ## everything: checks, unit and integration tests, attacks, the farm, real builds
+test: try-setup check unit it hostile farm real ## run all of: check, unit, it, hostile, farm, real
 
-setup: ## what this machine lacks for building packages: installs it, says why (root or sudo)
+setup: ## install the packages that builds need, and add the user buildd (root or sudo)
 	@.ci/setup
 
-# What needs none of it is tested all the same; `real` says what it does not run.
+# If the installation fails, the tests that do not need it still run; `real` names those it skips.
 try-setup:
-	@.ci/setup tests || echo '*** NOT INSTALLED: what is missing above ***'
+	@.ci/setup tests || echo '*** NOT INSTALLED: the packages listed above ***'
 
-check: fmt clippy doc ## formatting, lints and documentation, warnings refused
+check: fmt clippy doc ## check formatting, lints and documentation; warnings are errors
 
 fmt:
 	$(CARGO) fmt --check
@@ -36,36 +37,36 @@ clippy:
 doc:
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps --document-private-items --locked
 
-unit: ## unit and property tests
+unit: ## run unit and property tests
 	$(CARGO) test --locked --bin buildd-slave
 
-it: ## integration tests: the real binary, no chroot
+it: ## run integration tests of the binary, without a chroot
 	$(CARGO) test --locked --test architecture --test integration
 
-# `unit` does a little of it each time.
-fuzz: ## damaged input for all that reads any, for FUZZ_SECONDS (60); finds go to target/fuzz/
-	FUZZ_SECONDS=$(or $(FUZZ_SECONDS),60) $(CARGO) test --locked --bin buildd-slave fuzz_ -- --nocapture \
-		--test-threads 6
+# `unit` runs each fuzz test briefly.
+fuzz: ## fuzz all parsers for FUZZ_SECONDS (60); failing inputs go to target/fuzz/
+	FUZZ_SECONDS=$(or $(FUZZ_SECONDS),60) $(CARGO) test --locked --bin buildd-slave fuzz_ -- \
+		--nocapture --test-threads 6
 
-# Most of an attack is waiting: each lasts BUILDD_ATTACK_SECONDS (10).
-hostile: ## the daemon under attack, by up to 2,000 clients at a time
+# Each attack lasts BUILDD_ATTACK_SECONDS (10) and mostly waits, so they run in parallel.
+hostile: ## attack the daemon with up to 2,000 concurrent clients
 	$(CARGO) test --locked --test hostile -- --test-threads 8
 
-# Much of it is waiting for each other.
-farm: ## the farm: librarian, master and slaves, on SQLite and on a PostgreSQL of their own
+# These tests mostly wait for each other's processes.
+farm: ## test librarian, master and slaves together, on SQLite and on PostgreSQL
 	$(CARGO) test --locked --test farm -- --test-threads 4
 
-real: ## real builds in a real chroot (root or sudo, and the network)
+real: ## build real packages in a chroot (needs root or sudo, and the network)
 	@.ci/real
 
-# Not part of `test`: what is fast enough is for a quiet machine to say.
-bench: ## how fast it is, beside what Debian has for the same work: a table. BENCH="echo send 9": some rows, 9 runs
+# Not part of `test`: measurements need an idle host.
+bench: ## compare speed with Debian's tools, in a table; BENCH="echo send 9" runs two rows 9 times
 	@.ci/bench $(BENCH)
 
-build: ## the release binary
+build: ## build the release binary
 	$(CARGO) build --release --locked
 
-install: build ## binary, configuration and systemd units, below DESTDIR
+install: build ## install binary, configuration and systemd units below DESTDIR
 	install -D -m 755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/buildd-slave
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
 	for unit in slave master; do \
@@ -75,6 +76,6 @@ install: build ## binary, configuration and systemd units, below DESTDIR
 	test -e $(DESTDIR)/etc/buildd-slave/buildd-slave.conf || \
 		install -D -m 644 buildd-slave.conf $(DESTDIR)/etc/buildd-slave/buildd-slave.conf
 
-clean: ## target/ and demo/
+clean: ## remove target/ and demo/
 	$(CARGO) clean
 	rm -rf demo
