@@ -17,13 +17,15 @@ use crate::slave::{self, Serve};
     version,
     after_help = "\
 Examples:
-  buildd-slave serve                         the daemon, in the foreground
-  buildd-slave build hello_2.10-3.dsc        one build by hand
-  buildd-slave chroot create bookworm.tar    a chroot to build in
-  buildd-slave probe localhost:8221 status   ask a slave, as a master would
-  buildd-slave librarian serve               the farm's files, for slaves and people
-  buildd-slave master --help                 the farm: builders, queue, builds
-  buildd-slave doctor                        what is wrong here, and what mends it"
+  buildd-slave serve                         run the slave daemon
+  buildd-slave build hello_2.10-3.dsc        build one package, without a daemon
+  buildd-slave chroot create bookworm.tar    create a chroot tarball
+  buildd-slave probe localhost:8221 status   print the status of a slave
+  buildd-slave librarian serve               run the file store
+  buildd-slave master --help                 list the commands that manage the farm
+  buildd-slave doctor                        check this host and print the commands that fix it
+
+Without a command, buildd-slave runs `serve`."
 )]
 struct Cli {
     #[command(subcommand)]

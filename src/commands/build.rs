@@ -4,10 +4,10 @@
 //! Each build has a file cache of its own, removed with the rest at its end, so that nothing here
 //! touches the files a daemon keeps for its master.
 
+mod failure;
 mod follow;
 mod progress;
 mod report;
-mod why;
 mod work;
 
 use std::fs;
@@ -35,7 +35,7 @@ Examples:
   buildd-slave build hello_2.10-3.dsc --chroot bookworm.tar.zst --arch-all
   buildd-slave build hello_2.10-3.dsc --archive 'deb http://deb.debian.org/debian sid main'
 
-Exits with 0 if the package was built, 1 if not, 2 if called wrongly.";
+Exit code: 0 if the package was built, 1 if not, 2 for a wrong command line.";
 
 /// One build by hand.
 #[derive(Debug, clap::Args)]
@@ -91,9 +91,9 @@ pub(crate) enum Error {
     Disk(#[from] sys::fs::Error),
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },
-    /// A source package that cannot be built from.
-    #[error("{}: {wrong}", path.display())]
-    Source { path: PathBuf, wrong: String },
+    /// The source package is unusable.
+    #[error("{}: {problem}", path.display())]
+    Source { path: PathBuf, problem: String },
 }
 
 impl Error {
@@ -103,10 +103,10 @@ impl Error {
         move |source| Self::Io { path, source }
     }
 
-    fn source(path: &Path, wrong: impl ToString) -> Self {
+    fn source(path: &Path, problem: impl ToString) -> Self {
         Self::Source {
             path: path.to_owned(),
-            wrong: wrong.to_string(),
+            problem: problem.to_string(),
         }
     }
 }
@@ -118,7 +118,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, Error> {
     fs::create_dir_all(&args.output).map_err(Error::at(&args.output))?;
     eaccess(&args.output, AccessFlags::W_OK | AccessFlags::X_OK)
         .map_err(|errno| Error::at(&args.output)(errno.into()))?;
-    match site.becomes.clone() {
+    match site.run_as.clone() {
         Some(user) => as_user(user, &site, &source, &args),
         None => work::build(&site, &source, &args),
     }
@@ -129,7 +129,7 @@ fn as_user(user: User, site: &Site, source: &Source, args: &Args) -> Result<Exit
     sys::cgroup::delegate(&user);
     let staging = Staging::make(&site.config.slave.home, user)?;
     for (path, name, _) in source.files() {
-        staging.bring(&path, name.as_str().as_ref())?;
+        staging.copy_in(&path, name.as_str().as_ref())?;
     }
     let place = args.shown_as.as_ref().unwrap_or(&args.output);
     let mut command = staging.command(&["build"]);
@@ -142,7 +142,7 @@ fn as_user(user: User, site: &Site, source: &Source, args: &Args) -> Result<Exit
         command.arg(format!("--suite={suite}"));
     }
     if let Some(tarball) = &args.chroot {
-        let copy = staging.bring(tarball, "chroot.tar".as_ref())?;
+        let copy = staging.copy_in(tarball, "chroot.tar".as_ref())?;
         command.arg("--chroot").arg(copy);
     }
     if args.arch_all {
@@ -152,7 +152,7 @@ fn as_user(user: User, site: &Site, source: &Source, args: &Args) -> Result<Exit
         command.arg("--archive").arg(line);
     }
     for (number, key) in args.key.iter().enumerate() {
-        let copy = staging.bring(key, format!("key-{number}").as_ref())?;
+        let copy = staging.copy_in(key, format!("key-{number}").as_ref())?;
         command.arg("--key").arg(copy);
     }
     if let Some(config) = &args.config.file {
@@ -161,7 +161,7 @@ fn as_user(user: User, site: &Site, source: &Source, args: &Args) -> Result<Exit
     }
     let code = staging.run(command)?;
     for name in staging.names("out")? {
-        staging.take(&Path::new("out").join(&name), &args.output.join(&name))?;
+        staging.copy_out(&Path::new("out").join(&name), &args.output.join(&name))?;
     }
     Ok(code)
 }

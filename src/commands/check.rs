@@ -15,8 +15,8 @@ use crate::sys::stderr;
 /// Tell whether a configuration is good
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Prints `FILE: ok`, or a line for every mistake; exits with 1 then. As root, paths are judged as the
-user that builds ([slave] user).
+Prints `FILE: ok`, or one line per error and exits with 1. Started as root, it checks the paths with
+the permissions of the user that builds ([slave] user).
 
 Examples:
   buildd-slave check-config
@@ -30,7 +30,7 @@ pub(crate) struct Args {
 /// Checks, and says what is wrong.
 pub(crate) fn run(args: &Args) -> ExitCode {
     match check(args.file.as_deref()) {
-        Ok((warnings, problems)) => tell(args, &warnings, &problems),
+        Ok((warnings, problems)) => print(args, &warnings, &problems),
         Err(error) => {
             stderr::line(error);
             ExitCode::FAILURE
@@ -44,17 +44,17 @@ fn check(given: Option<&Path>) -> Result<(Vec<Warning>, Vec<String>), config_fil
     let (config, warnings) = config_file::load(given, &defaults)?;
     let problems = match privileges::become_builder(&config.slave.user) {
         Ok(()) => config_file::check_paths(&config),
-        Err(stranger @ privileges::Error::OtherUser(_)) => {
-            stderr::line(format_args!("paths are not checked: {stranger}"));
+        Err(error @ privileges::Error::OtherUser(_)) => {
+            stderr::line(format_args!("paths are not checked: {error}"));
             Vec::new()
         }
-        Err(other) => vec![format!("[slave] user: {other}")],
+        Err(error) => vec![format!("[slave] user: {error}")],
     };
     Ok((warnings, problems))
 }
 
-fn tell(args: &Args, warnings: &[Warning], problems: &[String]) -> ExitCode {
-    let (file, is_there) = match config_file::chosen(args.file.as_deref()) {
+fn print(args: &Args, warnings: &[Warning], problems: &[String]) -> ExitCode {
+    let (file, exists) = match config_file::chosen(args.file.as_deref()) {
         Some(path) => (path, true),
         None => (DEFAULT_PATH.into(), PathBuf::from(DEFAULT_PATH).exists()),
     };
@@ -68,10 +68,10 @@ fn tell(args: &Args, warnings: &[Warning], problems: &[String]) -> ExitCode {
     if !problems.is_empty() {
         return ExitCode::FAILURE;
     }
-    let absent = if is_there {
+    let absent = if exists {
         ""
     } else {
-        " (absent: all is as by default)"
+        " (file absent: all keys have their defaults)"
     };
     match stdout::line(format_args!("{file}: ok{absent}")) {
         Ok(()) => ExitCode::SUCCESS,

@@ -32,7 +32,7 @@ Examples:
   buildd-slave chroot shell bookworm.tar.zst --save
   echo 'apt-get -y install ccache' | buildd-slave chroot shell bookworm.tar.zst --save";
 
-/// When a kept chroot is called old.
+/// From this age on, `build` advises to update the default chroot.
 const OLD: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Make, refresh or enter a chroot tarball.
@@ -80,7 +80,7 @@ struct CreateArgs {
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 struct UpdateArgs {
-    /// The tarball
+    /// Chroot tarball to update
     tar: PathBuf,
     /// What messages call the tarball: root will move it there.
     #[arg(long, hide = true)]
@@ -90,7 +90,7 @@ struct UpdateArgs {
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 struct ShellArgs {
-    /// The tarball
+    /// Chroot tarball to open
     tar: PathBuf,
     /// Put the changed chroot in the tarball's place when the shell exits with 0
     #[arg(long)]
@@ -109,7 +109,7 @@ pub(crate) enum Error {
     Session(#[from] session::Error),
     #[error("{} exists; --force replaces it", .0.display())]
     Exists(PathBuf),
-    #[error("/etc/os-release names no VERSION_CODENAME; say --suite")]
+    #[error("/etc/os-release has no VERSION_CODENAME; give --suite")]
     NoRelease,
     #[error("cannot run {program}: {source}; try: apt install {package}")]
     NoProgram {
@@ -118,11 +118,11 @@ pub(crate) enum Error {
         source: io::Error,
     },
     #[error(
-        "mmdebstrap failed ({status}){said}\nIs the suite's name right, and its archive \
-         reachable? --archive names another; `buildd-slave doctor` checks this machine"
+        "mmdebstrap failed ({status}){output}\nCheck the suite's name and whether its archive is \
+         reachable; --archive names another one. `buildd-slave doctor` checks this host"
     )]
-    Mmdebstrap { status: String, said: String },
-    #[error("{program} failed ({status}); {} is as it was", tar.display())]
+    Mmdebstrap { status: String, output: String },
+    #[error("{program} failed ({status}); {} is unchanged", tar.display())]
     Program {
         program: String,
         status: String,
@@ -135,7 +135,7 @@ fn tarball_path(text: &str) -> Result<PathBuf, &'static str> {
     let known = Compression::by_name(text).is_some();
     known
         .then(|| text.into())
-        .ok_or("ends neither in .tar nor in .tar.gz, .tar.bz2, .tar.xz or .tar.zst")
+        .ok_or("does not end in .tar, .tar.gz, .tar.bz2, .tar.xz or .tar.zst")
 }
 
 /// Checks that a line of sources.list is one line.
@@ -157,7 +157,7 @@ fn package(text: &str) -> Result<String, &'static str> {
 /// Does what is asked for.
 pub(crate) fn run(args: Args) -> Result<ExitCode, Error> {
     let site = Site::find(None)?;
-    match (args.command, site.becomes.clone()) {
+    match (args.command, site.run_as.clone()) {
         (Command::Create(args), user) => create(&site, user, &args),
         (Command::Update(args), None) => {
             let shown = args.shown_as.as_ref().unwrap_or(&args.tar);
@@ -207,7 +207,7 @@ fn create(site: &Site, user: Option<User>, args: &CreateArgs) -> Result<ExitCode
     command.arg("--shown-as").arg(shown).arg(staging.path(name));
     let code = staging.run(command)?;
     if code == ExitCode::SUCCESS {
-        staging.take(Path::new(name), &args.out)?;
+        staging.copy_out(Path::new(name), &args.out)?;
     }
     Ok(code)
 }
@@ -216,13 +216,13 @@ fn create(site: &Site, user: Option<User>, args: &CreateArgs) -> Result<ExitCode
 fn as_user(site: &Site, user: User, tar: &Path, words: &[&str]) -> Result<ExitCode, Error> {
     let staging = Staging::make(&site.config.slave.home, user)?;
     let name = Path::new("chroot.tar");
-    let copy = staging.bring(tar, name.as_os_str())?;
+    let copy = staging.copy_in(tar, name.as_os_str())?;
     let before = staging.inode(name)?;
     let mut command = staging.command(&["chroot"]);
     command.args(words).arg("--shown-as").arg(tar).arg(&copy);
     let code = staging.run(command)?;
     if staging.inode(name)? != before {
-        staging.take(name, tar)?;
+        staging.copy_out(name, tar)?;
     }
     Ok(code)
 }
@@ -238,14 +238,14 @@ pub(super) fn running_release() -> Result<Suite, Error> {
         .ok_or(Error::NoRelease)
 }
 
-/// The SHA-1 of a tarball.
-pub(super) fn sum(tar: &Path) -> Result<Sha1Hex, Error> {
-    Ok(pack::sum(tar)?)
+/// Returns the SHA-1 of a tarball.
+pub(super) fn sha1(tar: &Path) -> Result<Sha1Hex, Error> {
+    Ok(pack::sha1(tar)?)
 }
 
-/// The chroot tarball kept for `suite`; makes it if there is none.
-pub(super) fn kept(site: &Site, suite: &Suite) -> Result<PathBuf, Error> {
-    let tar = site.kept_chroot(suite.as_str());
+/// Returns the default chroot tarball of `suite`; creates it if absent.
+pub(super) fn find_or_create(site: &Site, suite: &Suite) -> Result<PathBuf, Error> {
+    let tar = site.default_chroot(suite.as_str());
     let mut out = io::stdout().lock();
     if let Ok(found) = fs::metadata(&tar) {
         let age = found
@@ -257,14 +257,14 @@ pub(super) fn kept(site: &Site, suite: &Suite) -> Result<PathBuf, Error> {
             let tar = tar.display();
             let _ = writeln!(
                 out,
-                "The chroot is {days} days old; to refresh it: buildd-slave chroot update {tar}"
+                "The chroot is {days} days old; to update it: buildd-slave chroot update {tar}"
             );
         }
         return Ok(tar);
     }
     let _ = writeln!(
         out,
-        "There is no chroot for {suite} yet. Making {} once, in a minute or two:",
+        "There is no chroot for {suite} yet. Creating {}, which takes a minute or two:",
         tar.display()
     );
     drop(out);

@@ -4,7 +4,7 @@
 //! root, it becomes that user. Changes nothing; what it makes for a trial it removes. What the
 //! facts mean is decided in `judge`.
 
-mod judge;
+mod checks;
 mod trial;
 
 use std::fs;
@@ -19,13 +19,14 @@ use crate::config_file::{self, ConfigOption};
 use crate::privileges;
 use crate::server::{self, Access, Limits, Server};
 use crate::sys::{cgroup, exe, host, user};
-use judge::Trial;
+use checks::Trial;
 
 /// Tell whether this host can build, and what mends it
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Prints a line for each check: ok, warn or FAIL, what was found, and the command that mends it.
-Exits with 1 if any FAILs. As root, it judges as the user that builds ([slave] user).
+Prints one line per check: ok, warn or FAIL, the finding, and the command that fixes it. Exits with 1
+if a check FAILs. Started as root, it checks as the user that builds ([slave] user). It changes
+nothing.
 
 Examples:
   buildd-slave doctor
@@ -41,8 +42,8 @@ pub(crate) fn run(args: &Args) -> ExitCode {
     let defaults = config_file::host_defaults();
     match config_file::load(args.config.file.as_deref(), &defaults) {
         Err(error) => {
-            for mistake in error.to_string().lines() {
-                report.tell(Finding::fail("configuration", mistake));
+            for line in error.to_string().lines() {
+                report.print(Finding::fail("configuration", line));
             }
         }
         Ok((config, _)) => check(&config, &mut report),
@@ -59,7 +60,7 @@ struct Report {
 }
 
 impl Report {
-    fn tell(&mut self, finding: Finding) {
+    fn print(&mut self, finding: Finding) {
         self.worst = self.worst.max(finding.grade);
         if stdout::line(finding).is_err() {
             self.worst = Grade::Fail;
@@ -68,46 +69,44 @@ impl Report {
 }
 
 fn check(config: &Config, report: &mut Report) {
-    // First: as root this does not return.
-    let user = judge_user(&config.slave.user);
+    // First, since root restarts the program as the user here.
+    let user = check_user(&config.slave.user);
     let as_builder = user.grade == Grade::Ok;
-    report.tell(Finding::ok("configuration", "can be read"));
-    report.tell(user);
+    report.print(Finding::ok("configuration", "can be read"));
+    report.print(user);
     if as_builder {
         check_folders(config, report);
     }
     if config.slave.isolation == Isolation::Unshare {
         check_sessions(config, as_builder, report);
-        report.tell(judge::sbuild(host::package_version("sbuild").as_deref()));
-        report.tell(judge::bounds(cgroup::offered()));
+        report.print(checks::sbuild(host::package_version("sbuild").as_deref()));
+        report.print(checks::limits(cgroup::offered()));
     }
-    for program in judge::PROGRAMS {
+    for program in checks::PROGRAMS {
         let path = exe::find_program(program.0).map(|path| path.display().to_string());
-        report.tell(judge::program(program, path.as_deref()));
+        report.print(checks::program(program, path.as_deref()));
     }
     for address in &config.slave.bindhost {
-        report.tell(judge_port(address, config.slave.bindport));
+        report.print(check_port(address, config.slave.bindport));
     }
 }
 
-fn judge_user(name: &str) -> Finding {
+fn check_user(name: &str) -> Finding {
     let subject = "user";
     match privileges::become_builder(name) {
         Ok(()) => Finding::ok(subject, name),
-        Err(stranger @ privileges::Error::OtherUser(_)) => {
-            Finding::warn(subject, stranger.to_string())
-        }
-        Err(other) => Finding::fail(subject, other.to_string()),
+        Err(error @ privileges::Error::OtherUser(_)) => Finding::warn(subject, error.to_string()),
+        Err(error) => Finding::fail(subject, error.to_string()),
     }
 }
 
 fn check_folders(config: &Config, report: &mut Report) {
     let problems = config_file::check_paths(config);
     if problems.is_empty() {
-        report.tell(Finding::ok("paths", "all there, and can be written"));
+        report.print(Finding::ok("paths", "all exist and are writable"));
     }
     for problem in problems {
-        report.tell(Finding::fail("paths", problem));
+        report.print(Finding::fail("paths", problem));
     }
     let slave = &config.slave;
     let mut folders = vec![&slave.home];
@@ -118,7 +117,7 @@ fn check_folders(config: &Config, report: &mut Report) {
     }
     for folder in folders {
         let shown = folder.display().to_string();
-        report.tell(judge::space(&shown, host::free_bytes(folder)));
+        report.print(checks::space(&shown, host::free_bytes(folder)));
     }
 }
 
@@ -130,7 +129,7 @@ fn check_sessions(config: &Config, as_builder: bool, report: &mut Report) {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     if let Some(user) = user::lookup(&config.slave.user) {
         let (subuid, subgid) = (read("/etc/subuid"), read("/etc/subgid"));
-        report.tell(judge::sub_ids(
+        report.print(checks::sub_ids(
             &user.name,
             user.uid.as_raw(),
             &subuid,
@@ -140,7 +139,7 @@ fn check_sessions(config: &Config, as_builder: bool, report: &mut Report) {
     let trial = if as_builder {
         trial::run(&config.slave.chroots, &config.slave.sessions)
     } else {
-        Trial::NotTried("this is neither root nor the user that builds")
+        Trial::NotTried("doctor runs neither as root nor as the user that builds")
     };
     let namespaces_work = matches!(trial, Trial::Sessions { .. });
     for program in ["newuidmap", "newgidmap"] {
@@ -150,38 +149,38 @@ fn check_sessions(config: &Config, as_builder: bool, report: &mut Report) {
                 .is_ok_and(|about| about.uid() == 0 && about.mode() & 0o4000 != 0);
             (path.display().to_string(), setuid)
         });
-        report.tell(judge::id_mapper(program, installed, namespaces_work));
+        report.print(checks::id_mapper(program, installed, namespaces_work));
     }
-    report.tell(judge::no_new_privileges(&read("/proc/self/status")));
-    for switch in judge::SYSCTLS {
-        let path = format!("/proc/sys/{}", switch.0.replace('.', "/"));
+    report.print(checks::no_new_privileges(&read("/proc/self/status")));
+    for setting in checks::SYSCTLS {
+        let path = format!("/proc/sys/{}", setting.0.replace('.', "/"));
         // A kernel without the switch does not refuse by it.
         if let Ok(value) = fs::read_to_string(path) {
-            report.tell(judge::sysctl(switch, &value, namespaces_work));
+            report.print(checks::sysctl(setting, &value, namespaces_work));
         }
     }
-    for finding in judge::sessions(&trial, config.slave.overlay) {
-        report.tell(finding);
+    for finding in checks::sessions(&trial, config.slave.overlay) {
+        report.print(finding);
     }
 }
 
-/// Tries to listen where the daemon will.
-fn judge_port(host: &str, port: u16) -> Finding {
+/// Tries to listen on the daemon's address.
+fn check_port(host: &str, port: u16) -> Finding {
     let address = if host.contains(':') {
         format!("[{host}]:{port}")
     } else {
         format!("{host}:{port}")
     };
-    let subject = format!("listening at {address}");
+    let subject = format!("listening on {address}");
     match Server::bind(address, Limits::default(), Access::default()) {
         Ok(_) => Finding::ok(&subject, "free"),
         Err(server::Error::Listen { source, .. })
             if source.kind() == std::io::ErrorKind::AddrInUse =>
         {
-            Finding::warn(&subject, "in use, perhaps by the slave itself")
-                .mend(format!("ss -ltnp 'sport = :{port}'"))
+            Finding::warn(&subject, "port in use, perhaps by a running slave")
+                .fix(format!("ss -ltnp 'sport = :{port}'"))
         }
         Err(error) => Finding::fail(&subject, error.to_string())
-            .mend("ip address, and set bindhost and bindport in [slave]"),
+            .fix("ip address, and set bindhost and bindport in [slave]"),
     }
 }

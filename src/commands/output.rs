@@ -35,16 +35,16 @@ impl Output {
     pub(super) fn append(
         &mut self,
         source: &mut dyn Read,
-        see: &mut dyn FnMut(&[u8]),
+        observe: &mut dyn FnMut(&[u8]),
     ) -> Result<(), Error> {
         let mut buffer = vec![0; CHUNK_BYTES];
         loop {
             match source.read(&mut buffer) {
                 Ok(0) => return Ok(()),
                 Ok(count) => {
-                    let piece = buffer.get(..count).unwrap_or_default();
-                    see(piece);
-                    self.temp.write_all(piece)?;
+                    let chunk = buffer.get(..count).unwrap_or_default();
+                    observe(chunk);
+                    self.temp.write_all(chunk)?;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(at(&self.to)(error)),

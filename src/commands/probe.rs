@@ -29,9 +29,9 @@ use crate::xmlrpc::{self, Value};
 /// Between two looks at a slave.
 const POLL: Duration = Duration::from_secs(1);
 
-const EXAMPLES: &str = r#"METHOD is one of these, or any call of the protocol: echo, info, status,
-ensurepresent, build, abort, clean. Arguments are JSON: true, [1], {"a":1}, null,
-"8". What is not JSON is a string. Bytes in an answer show as {"base64": "..."}.
+const EXAMPLES: &str = r#"METHOD is one of the above, or an XML-RPC method of the slave: echo, info, status,
+ensurepresent, build, abort, clean. An ARG is JSON: true, [1], {"a":1}, null, "8".
+An ARG that is not JSON is a string. Bytes in an answer are printed as {"base64": "..."}.
 
 Examples:
   buildd-slave probe builder1:8221 status
@@ -49,7 +49,7 @@ pub(crate) struct Args {
     /// The slave: http://HOST:8221, http://USER:PASSWORD@HOST:8221, or HOST:8221
     url: String,
     #[command(subcommand)]
-    question: Question,
+    action: Action,
 }
 
 #[derive(Debug, Subcommand)]
@@ -57,22 +57,24 @@ pub(crate) struct Args {
     subcommand_value_name = "METHOD [ARG]...",
     subcommand_help_heading = "Methods"
 )]
-enum Question {
+enum Action {
     /// Print the build log
     Log {
         /// Go on until the build is over
         #[arg(short, long)]
         follow: bool,
     },
-    /// Fetch a file of the slave's cache and check its sum
+    /// Download a file from the slave's cache and verify its SHA-1
     Get {
+        /// SHA-1 of the file
         sha1: String,
-        /// Write to FILE, or leave it as it was; else to stdout
+        /// Write to FILE, only if the hash matches [default: standard output]
         #[arg(short, long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
-    /// Have the slave fetch files from here; prints sum, name, and Download or Cache
+    /// Let the slave download files from this host; prints hash, name, and Download or Cache
     Send {
+        /// Files to send
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
     },
@@ -94,23 +96,25 @@ enum Error {
     NotText(usize),
     #[error("argument {0}: {1}")]
     Argument(usize, xmlrpc::Error),
-    #[error("{0}: 40 digits 0-9 a-f are one")]
-    Sum(#[from] Invalid),
-    #[error("the slave's status makes no sense: {0}")]
+    #[error("{0}: a SHA-1 has 40 digits 0-9 a-f")]
+    Sha1(#[from] Invalid),
+    #[error("cannot parse the slave's status: {0}")]
     Status(protocol::Error),
     #[error(transparent)]
     Log(LogError),
-    #[error("what the slave sent as {expected} has SHA-1 {actual}: its disk or the way is broken")]
+    #[error(
+        "the slave sent {actual} for {expected}: the file is damaged on its disk or in transit"
+    )]
     Mismatch { expected: Sha1Hex, actual: String },
     #[error("{}: {source}", path.display())]
     File { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Disk(#[from] fs::Error),
-    #[error("cannot offer files to the slave: {0}")]
+    #[error("cannot serve files to the slave: {0}")]
     Offer(#[from] server::Error),
     #[error("cannot connect to {address}: {source}: is `buildd-slave serve` running there?")]
     Connect { address: String, source: io::Error },
-    #[error("the slave answers ensurepresent with what is not a pair")]
+    #[error("the slave's answer to ensurepresent is not a pair of a boolean and a string")]
     NotAPair,
     #[error("cannot write: {0}")]
     Output(io::Error),
@@ -119,11 +123,11 @@ enum Error {
 /// Asks, and prints the answer.
 pub(crate) fn run(args: &Args) -> ExitCode {
     let mut out = io::stdout().lock();
-    let asked = ask(args, &mut out).and_then(|good| {
+    let done = perform(args, &mut out).and_then(|success| {
         out.flush().map_err(Error::Output)?;
-        Ok(good)
+        Ok(success)
     });
-    match asked {
+    match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         // The reader, `head` perhaps, has had enough.
@@ -135,18 +139,18 @@ pub(crate) fn run(args: &Args) -> ExitCode {
     }
 }
 
-/// Answers `false` for what was answered, but not well.
-fn ask(args: &Args, out: &mut dyn Write) -> Result<bool, Error> {
+/// Performs the action. Returns `false` if the slave answered, but with a failure.
+fn perform(args: &Args, out: &mut dyn Write) -> Result<bool, Error> {
     let slave = SlaveUrl::parse(&args.url)?;
     let client = Client::new(&slave, Timeouts::INTERACTIVE);
-    match &args.question {
-        Question::Log { follow } => log(&client, *follow, out, POLL).map(|()| true),
-        Question::Get { sha1, output } => {
+    match &args.action {
+        Action::Log { follow } => log(&client, *follow, out, POLL).map(|()| true),
+        Action::Get { sha1, output } => {
             fetch::fetch(&client, &Sha1Hex::parse(sha1)?, output.as_deref(), out).map(|()| true)
         }
-        Question::Send { files } => send::send(&client, &slave.address, files, out),
-        Question::Wait => wait(&client, out, POLL),
-        Question::Call(words) => call(&client, words, out).map(|()| true),
+        Action::Send { files } => send::send(&client, &slave.address, files, out),
+        Action::Wait => wait(&client, out, POLL),
+        Action::Call(words) => call(&client, words, out).map(|()| true),
     }
 }
 
@@ -174,7 +178,7 @@ fn call(client: &Client, words: &[OsString], out: &mut dyn Write) -> Result<(), 
         .enumerate()
         .map(|(n, word)| word.to_str().ok_or(Error::NotText(n)))
         .collect::<Result<_, _>>()?;
-    let (method, words) = words.split_first().expect("clap sees to a first word");
+    let (method, words) = words.split_first().expect("clap requires a first word");
     let params: Vec<Value> = words
         .iter()
         .enumerate()

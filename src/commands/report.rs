@@ -21,7 +21,7 @@ pub(super) struct Finding {
     pub(super) grade: Grade,
     subject: String,
     found: String,
-    mend: Option<String>,
+    fix: Option<String>,
 }
 
 impl Finding {
@@ -42,13 +42,13 @@ impl Finding {
             grade,
             subject: subject.to_owned(),
             found: found.into(),
-            mend: None,
+            fix: None,
         }
     }
 
-    /// Adds the command that mends it.
-    pub(super) fn mend(mut self, command: impl Into<String>) -> Self {
-        self.mend = Some(command.into());
+    /// Adds the command that fixes the problem.
+    pub(super) fn fix(mut self, command: impl Into<String>) -> Self {
+        self.fix = Some(command.into());
         self
     }
 }
@@ -62,7 +62,7 @@ impl fmt::Display for Finding {
         };
         let found = self.found.trim().replace('\n', "; ");
         write!(f, "{grade}  {}: {found}", self.subject)?;
-        match &self.mend {
+        match &self.fix {
             Some(command) => write!(f, "; try: {command}"),
             None => Ok(()),
         }
@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn a_finding_is_one_line() {
-        let finding = Finding::fail("sbuild", "not\ninstalled\n").mend("apt-get install sbuild");
+        let finding = Finding::fail("sbuild", "not\ninstalled\n").fix("apt-get install sbuild");
         let line = "FAIL  sbuild: not; installed; try: apt-get install sbuild";
         assert_eq!(finding.to_string(), line);
         assert_eq!(Finding::ok("a", "b").to_string(), "ok    a: b");

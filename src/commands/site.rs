@@ -22,7 +22,7 @@ pub(crate) enum Error {
     Config(#[from] config_file::Error),
     #[error(transparent)]
     Privileges(#[from] privileges::Error),
-    #[error("neither $HOME nor $XDG_CACHE_HOME is set, so there is no place to work in")]
+    #[error("neither $HOME nor $XDG_CACHE_HOME is set; set one of them, or [slave] home")]
     NoHome,
     #[error(transparent)]
     Disk(#[from] sys::fs::Error),
@@ -40,8 +40,8 @@ pub(super) fn at(path: &Path) -> impl FnOnce(io::Error) -> Error {
 #[derive(Debug)]
 pub(super) struct Site {
     pub(super) config: Config,
-    /// The slave's user, if this is root, who has to become it.
-    pub(super) becomes: Option<User>,
+    /// The slave's user, if this process is root and must run the work as that user.
+    pub(super) run_as: Option<User>,
 }
 
 impl Site {
@@ -51,30 +51,31 @@ impl Site {
         let mut defaults = config_file::host_defaults();
         let config = read(&defaults)?;
         let name = &config.slave.user;
-        let becomes = if user::am_root() {
+        let run_as = if user::am_root() {
             let builder = privileges::builder(name)?;
             defaults.home.clone_from(&builder.dir);
             Some(builder)
         } else if user::lookup(name).is_some_and(|builder| builder.uid == Uid::effective()) {
             return Ok(Self {
                 config,
-                becomes: None,
+                run_as: None,
             });
         } else {
             defaults.home = cache_folder()?;
             None
         };
         let config = read(&defaults)?;
-        Ok(Self { config, becomes })
+        Ok(Self { config, run_as })
     }
 
-    /// Journal entries and results of builds by hand; nobody else looks in.
-    pub(super) fn by_hand(&self) -> PathBuf {
+    /// Returns the folder for the file caches and journal entries of these commands. The daemon does
+    /// not use it.
+    pub(super) fn work_folder(&self) -> PathBuf {
         self.config.slave.home.join("by-hand")
     }
 
-    /// Where the chroot tarball of a suite is kept that was made because none was given.
-    pub(super) fn kept_chroot(&self, suite: &str) -> PathBuf {
+    /// Returns the path of the chroot tarball that `build` creates for a suite if none is given.
+    pub(super) fn default_chroot(&self, suite: &str) -> PathBuf {
         let arch = &self.config.slave.architecturetag;
         self.tarballs().join(format!("{suite}-{arch}.tar"))
     }
@@ -91,7 +92,7 @@ impl Site {
             &slave.chroots,
             &slave.sessions,
             &self.tarballs(),
-            &self.by_hand(),
+            &self.work_folder(),
         ] {
             sys::fs::make_private(dir)?;
         }

@@ -47,7 +47,7 @@ impl Staging {
     }
 
     /// Copies the file `from` into the folder, as `name`.
-    pub(super) fn bring(&self, from: &Path, name: &OsStr) -> Result<PathBuf, Error> {
+    pub(super) fn copy_in(&self, from: &Path, name: &OsStr) -> Result<PathBuf, Error> {
         let to = self.dir.join(name);
         let copy = || {
             let mut source = File::open(from)?;
@@ -98,9 +98,9 @@ impl Staging {
         Ok(ExitCode::from(wait::exit_code(status)))
     }
 
-    /// Copies the file `name` of the folder to `to`: a plain file only, whatever else its owner
-    /// may have put there.
-    pub(super) fn take(&self, name: &Path, to: &Path) -> Result<(), Error> {
+    /// Copies the file `name` of the folder to `to`. Refuses symlinks and special files, which the
+    /// user could have put there.
+    pub(super) fn copy_out(&self, name: &Path, to: &Path) -> Result<(), Error> {
         let path = self.dir.join(name);
         let open = || {
             let file = OpenOptions::new()
@@ -110,7 +110,7 @@ impl Staging {
             if file.metadata()?.is_file() {
                 return Ok(file);
             }
-            Err(io::Error::other("is not a plain file"))
+            Err(io::Error::other("not a regular file"))
         };
         let mut file = open().map_err(at(&path))?;
         let mut output = Output::create(to)?;

@@ -16,7 +16,7 @@ use signal_hook::iterator::Signals;
 use crate::pipeline::buildlog;
 use crate::pipeline::journal::JournalEntry;
 
-use super::progress::{Step, last_said, stage_line, status_line};
+use super::progress::{Step, last_line, stage_line, status_line};
 
 /// How often the line is drawn.
 const TICK: Duration = Duration::from_millis(250);
@@ -57,15 +57,15 @@ pub(super) fn follow(run: &JournalEntry, mut shim: Child, total: usize, mut sign
     loop {
         match events.recv_timeout(TICK) {
             Ok(Event::Signal) => {
-                let done = if std::mem::replace(&mut aborting, true) {
-                    screen.say("Killing the build.");
+                let sent = if std::mem::replace(&mut aborting, true) {
+                    screen.print("Killing the build.");
                     run.signal(Signal::SIGKILL)
                 } else {
-                    screen.say("Aborting; Ctrl-C once more kills the build.");
+                    screen.print("Aborting the build; press Ctrl-C again to kill it.");
                     run.abort()
                 };
-                if let Err(error) = done {
-                    screen.say(&format!("cannot end the build: {error}"));
+                if let Err(error) = sent {
+                    screen.print(&format!("cannot signal the build: {error}"));
                 }
             }
             Err(RecvTimeoutError::Timeout) => {}
@@ -125,20 +125,20 @@ impl Screen {
             .collect();
         self.shown = stages.len();
         for line in new {
-            self.say(&line);
+            self.print(&line);
         }
         if let Some((_, step)) = step(stages.len()).filter(|_| self.terminal) {
             let end = buildlog::tail(&run.log(), TAIL_BYTES, false).unwrap_or_default();
             let end = String::from_utf8_lossy(&end);
             // One column is left free, or some terminals begin a new line.
             let width = self.width.saturating_sub(1);
-            let line = status_line(self.began.elapsed(), step, last_said(&end), width);
+            let line = status_line(self.began.elapsed(), step, last_line(&end), width);
             self.draw(&line);
         }
     }
 
-    /// Writes a line that stays.
-    fn say(&self, line: &str) {
+    /// Prints a permanent line.
+    fn print(&self, line: &str) {
         self.clear();
         let _ = writeln!(io::stdout().lock(), "{line}");
     }

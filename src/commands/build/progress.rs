@@ -28,10 +28,9 @@ pub(super) fn stage_line(since: Duration, step: Step<'_>) -> String {
     )
 }
 
-/// Returns the line that changes: the same with what the log said last, `width` characters at
-/// most.
-pub(super) fn status_line(since: Duration, step: Step<'_>, said: &str, width: usize) -> String {
-    fit(&format!("{}  {said}", stage_line(since, step)), width)
+/// Returns the status line: the stage with the last line of the log, cut to `width` characters.
+pub(super) fn status_line(since: Duration, step: Step<'_>, log: &str, width: usize) -> String {
+    fit(&format!("{}  {log}", stage_line(since, step)), width)
 }
 
 /// Returns `0:07`, `12:34` or `1:02:03`.
@@ -44,8 +43,8 @@ pub(super) fn clock(time: Duration) -> String {
     }
 }
 
-/// Returns the last line in a piece of a log that says something.
-pub(super) fn last_said(log: &str) -> &str {
+/// Returns the last line of `log` that has a letter or a digit.
+pub(super) fn last_line(log: &str) -> &str {
     let mut lines = log.lines().rev();
     lines
         .find(|line| line.chars().any(char::is_alphanumeric))
@@ -79,10 +78,10 @@ mod tests {
     };
 
     #[test]
-    fn a_line_fits_and_cannot_move_the_cursor() {
+    fn a_line_fits_and_has_no_control_characters() {
         let since = Duration::from_secs(65);
         assert_eq!(stage_line(since, STEP), "   1:05 [5/8] SBUILD");
-        let line = |said, width| status_line(since, STEP, said, width);
+        let line = |log, width| status_line(since, STEP, log, width);
         assert_eq!(line("cc\x1b[2J\tx", 40), "   1:05 [5/8] SBUILD  cc [2J x");
         assert_eq!(
             line("gr\u{fc}\u{df}e", 25),
@@ -99,15 +98,15 @@ mod tests {
     }
 
     #[test]
-    fn clocks_show_hours_only_where_there_are_some() {
+    fn times_show_hours_only_from_one_hour_on() {
         for (seconds, shown) in [(7, "0:07"), (754, "12:34"), (3723, "1:02:03")] {
             assert_eq!(clock(Duration::from_secs(seconds)), shown);
         }
     }
 
     #[test]
-    fn rules_and_blanks_say_nothing() {
-        assert_eq!(last_said("a\n| Build   |\n+-----+\n\n"), "| Build   |");
-        assert_eq!(last_said(""), "");
+    fn rules_and_blank_lines_are_skipped() {
+        assert_eq!(last_line("a\n| Build   |\n+-----+\n\n"), "| Build   |");
+        assert_eq!(last_line(""), "");
     }
 }

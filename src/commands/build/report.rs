@@ -14,34 +14,34 @@ use crate::protocol::BuildStatus;
 use crate::sys::digest::hex;
 
 use super::Error;
+use super::failure::failure_lines;
 use super::progress::clock;
-use super::why::why;
 
 /// The end of a log in which the reason of a failure is looked for.
 const LOG_BYTES: usize = 1 << 20;
 
-/// A file in the output folder.
-pub(super) struct Brought {
+/// A result in the output folder.
+pub(super) struct ResultFile {
     name: String,
     size: u64,
     sha256: String,
 }
 
 /// Copies the results of `ending` from the cache to `output`.
-pub(super) fn bring_results(
+pub(super) fn copy_results(
     cache: &Path,
     ending: &Ending,
     output: &Path,
-) -> Result<Vec<Brought>, Error> {
+) -> Result<Vec<ResultFile>, Error> {
     let store = Store::open(cache, Rules::none())?;
     let mut results = Vec::new();
-    for (name, sum) in &ending.files {
-        let missing = || Error::at(&cache.join(sum.as_str()))(io::ErrorKind::NotFound.into());
-        store.trust(sum);
-        let mut entry = store.entry(sum)?.ok_or_else(missing)?;
+    for (name, sha1) in &ending.files {
+        let missing = || Error::at(&cache.join(sha1.as_str()))(io::ErrorKind::NotFound.into());
+        store.trust(sha1);
+        let mut entry = store.entry(sha1)?.ok_or_else(missing)?;
         let (size, sha256) = copy(&mut entry.file, &output.join(name.as_str()))?;
         let name = name.to_string();
-        results.push(Brought { name, size, sha256 });
+        results.push(ResultFile { name, size, sha256 });
     }
     Ok(results)
 }
@@ -50,20 +50,20 @@ pub(super) fn bring_results(
 pub(super) fn copy(source: &mut dyn Read, to: &Path) -> Result<(u64, String), Error> {
     let (mut hash, mut size) = (Sha256::new(), 0);
     let mut output = Output::create(to)?;
-    output.append(source, &mut |piece| {
-        hash.update(piece);
-        size += piece.len() as u64;
+    output.append(source, &mut |chunk| {
+        hash.update(chunk);
+        size += chunk.len() as u64;
     })?;
     output.finish()?;
     Ok((size, hex(&hash.finalize())))
 }
 
-/// Says how the build ended: the verdict, a line a file, where the log is, and of a failure the
-/// lines that say why. `place` is where the files will be found.
-pub(super) fn say(
+/// Prints the likely cause of a failure, the verdict, one line per result, and the path of the log.
+/// `folder` is the output folder in messages.
+pub(super) fn print(
     ending: &Ending,
-    results: &[Brought],
-    place: &Path,
+    results: &[ResultFile],
+    folder: &Path,
     log: &Path,
     took: Duration,
 ) -> io::Result<()> {
@@ -71,16 +71,16 @@ pub(super) fn say(
     if !matches!(ending.status, BuildStatus::Ok | BuildStatus::Aborted) {
         let text = buildlog::tail(log, LOG_BYTES, false)?;
         let text = String::from_utf8_lossy(&text);
-        for line in why(&text) {
+        for line in failure_lines(&text) {
             writeln!(out, "  | {}", line.replace(|c: char| c.is_control(), " "))?;
         }
     }
     let Ending { status, reason, .. } = ending;
     writeln!(out, "{status}: {reason} ({})", clock(took))?;
-    for Brought { name, size, sha256 } in results {
-        let path = place.join(name);
+    for ResultFile { name, size, sha256 } in results {
+        let path = folder.join(name);
         writeln!(out, "{sha256} {size:>10} {}", path.display())?;
     }
     let name = log.file_name().unwrap_or_default();
-    writeln!(out, "Log: {}", place.join(name).display())
+    writeln!(out, "Log: {}", folder.join(name).display())
 }

@@ -36,19 +36,19 @@ pub(super) fn build(site: &Site, source: &Source, args: &Args) -> Result<ExitCod
     };
     let tarball = match &args.chroot {
         Some(tarball) => tarball.clone(),
-        None => chroot::kept(site, &suite)?,
+        None => chroot::find_or_create(site, &suite)?,
     };
     let name = format!("hand-{}-{}", source.dsc.source, std::process::id());
     let build_id = BuildId::parse(&name).map_err(|error| Error::source(&args.dsc, error))?;
-    let desk = Desk::make(site.by_hand().join(name))?;
-    let spec = desk.spec(site, source, &tarball, build_id, suite, args)?;
+    let folder = BuildFolder::create(site.work_folder().join(name))?;
+    let spec = folder.spec(site, source, &tarball, build_id, suite, args)?;
     let stages = std::iter::successors(Some(Stage::Init), |stage| {
         stage.next(true, &spec.request.args)
     });
 
-    let signals = follow::signals().map_err(Error::at(&desk.0))?;
-    let (run, shim) = JournalEntry::start(&desk.0, &spec, &ResourceControl::find())
-        .map_err(Error::at(&desk.0))?;
+    let signals = follow::signals().map_err(Error::at(&folder.0))?;
+    let (run, shim) =
+        JournalEntry::start(&folder.0, &spec, &ResourceControl::find()).map_err(Error::at(&folder.0))?;
     follow::follow(&run, shim, stages.count(), signals);
     let ending = match run.standing().map_err(Error::at(run.path()))? {
         Standing::Ended(ending) => ending,
@@ -60,10 +60,10 @@ pub(super) fn build(site: &Site, source: &Source, args: &Args) -> Result<ExitCod
     let log = args.output.join(source.log_name(spec.arch()));
     let mut text = Snapshot::open(&run.log()).map_err(Error::at(&run.log()))?;
     report::copy(&mut text, &log)?;
-    let results = report::bring_results(&spec.settings.filecache, &ending, &args.output)?;
-    let place = args.shown_as.as_ref().unwrap_or(&args.output);
-    // The results are there even if nobody reads this.
-    let _ = report::say(&ending, &results, place, &log, begun.elapsed());
+    let results = report::copy_results(&spec.settings.filecache, &ending, &args.output)?;
+    let shown = args.shown_as.as_ref().unwrap_or(&args.output);
+    // The results are complete even if stdout is closed.
+    let _ = report::print(&ending, &results, shown, &log, begun.elapsed());
     Ok(match ending.status {
         BuildStatus::Ok => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
@@ -71,10 +71,10 @@ pub(super) fn build(site: &Site, source: &Source, args: &Args) -> Result<ExitCod
 }
 
 /// The folder of one build; removed when dropped.
-struct Desk(PathBuf);
+struct BuildFolder(PathBuf);
 
-impl Desk {
-    fn make(path: PathBuf) -> Result<Self, Error> {
+impl BuildFolder {
+    fn create(path: PathBuf) -> Result<Self, Error> {
         sys::fs::remove_tree(&path)?;
         fs::create_dir(&path).map_err(Error::at(&path))?;
         Ok(Self(path))
@@ -95,10 +95,10 @@ impl Desk {
         fs::create_dir(&settings.filecache).map_err(Error::at(&settings.filecache))?;
         let cache = Store::open(&settings.filecache, Rules::none())?;
         let mut files = Vec::new();
-        for (path, name, sum) in source.files() {
+        for (path, name, hash) in source.files() {
             let mut file = File::open(&path).map_err(Error::at(&path))?;
             let kept = cache
-                .put(&mut file, None, sum)
+                .put(&mut file, None, hash)
                 .map_err(|error| match error {
                     filecache::Error::Mismatch { .. } => {
                         Error::source(name.as_str().as_ref(), error)
@@ -107,8 +107,8 @@ impl Desk {
                 })?;
             files.push((name.clone(), kept));
         }
-        let chroot = chroot::sum(tarball)?;
-        // A link will do: it is read once at most, and never by a master.
+        let chroot = chroot::sha1(tarball)?;
+        // A symlink suffices: the build reads the tarball at most once.
         let target = std::path::absolute(tarball).map_err(Error::at(tarball))?;
         let link = settings.filecache.join(chroot.as_str());
         symlink(target, &link).map_err(Error::at(&link))?;
@@ -134,7 +134,7 @@ impl Desk {
     }
 }
 
-impl Drop for Desk {
+impl Drop for BuildFolder {
     fn drop(&mut self) {
         if let Err(error) = sys::fs::remove_tree(&self.0) {
             log::warn!("{error}");

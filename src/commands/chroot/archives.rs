@@ -79,8 +79,8 @@ fn is_own_keyring(signed_by: &str) -> bool {
     file.starts_with("debian-archive-") || file.starts_with("ubuntu-archive-")
 }
 
-/// Tells whether the lines have the suite itself, not only its pockets.
-pub(super) fn are_whole(lines: &[String], suite: &str) -> bool {
+/// Whether the lines include the suite itself, not only its pockets.
+pub(super) fn include_suite(lines: &[String], suite: &str) -> bool {
     lines
         .iter()
         .any(|line| line.split(' ').nth(2) == Some(suite))
@@ -109,8 +109,8 @@ mod tests {
                 "deb https://h/debian bookworm-updates main"
             ]
         );
-        assert!(are_whole(&lines, "bookworm"));
-        assert!(!are_whole(&lines[1..], "bookworm"));
+        assert!(include_suite(&lines, "bookworm"));
+        assert!(!include_suite(&lines[1..], "bookworm"));
     }
 
     #[test]

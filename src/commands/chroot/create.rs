@@ -37,12 +37,12 @@ pub(super) struct Recipe {
 pub(super) fn create(mut recipe: Recipe, to: &Path, shown: &Path) -> Result<(), Error> {
     let begun = Instant::now();
     if recipe.archives.is_empty() {
-        recipe.archives = own_archives(recipe.suite.as_str());
+        recipe.archives = host_archives(recipe.suite.as_str());
     }
     let name = to.to_string_lossy();
     let compression = Compression::by_name(&name).unwrap_or(Compression::None);
     let terminal = io::stderr().is_terminal();
-    outlive_the_keyboard().map_err(at(to))?;
+    ignore_keyboard_signals().map_err(at(to))?;
     let mut mmdebstrap = Command::new("mmdebstrap")
         .args(arguments(&recipe))
         .stdin(Stdio::null())
@@ -59,18 +59,18 @@ pub(super) fn create(mut recipe: Recipe, to: &Path, shown: &Path) -> Result<(), 
             source,
         })?;
     let stream = mmdebstrap.stdout.take().expect("stdout is piped");
-    let said = mmdebstrap.stderr.take();
-    let listener = said.map(|said| thread::spawn(|| listen(said)));
+    let stderr = mmdebstrap.stderr.take();
+    let printer = stderr.map(|stderr| thread::spawn(|| print_progress(stderr)));
     let packed = pack(stream, compression, to, || {
         let status = mmdebstrap.wait().map_err(at(to))?;
-        let lines = listener.map(|thread| thread.join().unwrap_or_default());
+        let lines = printer.map(|thread| thread.join().unwrap_or_default());
         if status.success() {
             return Ok(());
         }
-        let said = lines.unwrap_or_default();
-        let said = said.iter().map(|line| format!("\n  | {line}")).collect();
+        let lines = lines.unwrap_or_default();
+        let output = lines.iter().map(|line| format!("\n  | {line}")).collect();
         let status = status.to_string();
-        Err(Error::Mmdebstrap { status, said })
+        Err(Error::Mmdebstrap { status, output })
     })?;
     let seconds = begun.elapsed().as_secs();
     // The tarball is there even if nobody reads this.
@@ -106,8 +106,8 @@ fn arguments(recipe: &Recipe) -> Vec<String> {
     words
 }
 
-/// Returns this machine's own archives of a suite; none unless it has the suite itself.
-fn own_archives(suite: &str) -> Vec<String> {
+/// Returns the host's archive lines for a suite; none unless they include the suite itself.
+fn host_archives(suite: &str) -> Vec<String> {
     let list = fs::read_to_string(SOURCES).unwrap_or_default();
     let mut lines = archives::in_list(&list, suite);
     let mut parts: Vec<_> = fs::read_dir(PARTS)
@@ -123,17 +123,17 @@ fn own_archives(suite: &str) -> Vec<String> {
         }
     }
     lines.dedup();
-    if archives::are_whole(&lines, suite) {
+    if archives::include_suite(&lines, suite) {
         lines
     } else {
         Vec::new()
     }
 }
 
-/// Passes the stages of mmdebstrap on, a line each; returns its last lines.
-fn listen(said: ChildStderr) -> VecDeque<String> {
+/// Prints mmdebstrap's progress lines; returns its last lines.
+fn print_progress(stderr: ChildStderr) -> VecDeque<String> {
     let mut last = VecDeque::new();
-    for line in BufReader::new(said).lines().map_while(Result::ok) {
+    for line in BufReader::new(stderr).lines().map_while(Result::ok) {
         if line.starts_with("I: ") {
             let _ = writeln!(io::stdout().lock(), "{line}");
         }
@@ -145,9 +145,9 @@ fn listen(said: ChildStderr) -> VecDeque<String> {
     last
 }
 
-/// Has Ctrl-C end the programs in the foreground, which clean up, but not this one, which has to
-/// clean up after them.
-pub(super) fn outlive_the_keyboard() -> io::Result<()> {
+/// Ignores SIGINT and SIGQUIT in this process, which must clean up after its child processes. They
+/// still receive both signals from the terminal.
+pub(super) fn ignore_keyboard_signals() -> io::Result<()> {
     let flag = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGQUIT] {
         signal_hook::flag::register(signal, Arc::clone(&flag))?;
@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mmdebstrap_is_asked_for_a_plain_tarball_of_these_archives() {
+    fn mmdebstrap_writes_an_uncompressed_tarball_from_the_given_archives() {
         let mut recipe = Recipe {
             suite: Suite::parse("bookworm").unwrap(),
             arch: "arm64".into(),

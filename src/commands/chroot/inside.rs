@@ -23,8 +23,8 @@ use crate::session::store::{self, StoreLimits};
 use crate::session::{self, enter, launch};
 
 use super::Error;
-use super::create::outlive_the_keyboard;
-use super::pack::{Packed, compression_of, pack, sum};
+use super::create::ignore_keyboard_signals;
+use super::pack::{Packed, compression_of, pack, sha1};
 
 /// Where the session is told of the proxy; not packed.
 const PROXY: &str = "/etc/apt/apt.conf.d/99buildd-slave-proxy";
@@ -70,21 +70,21 @@ pub(super) fn update(site: &Site, tar: &Path, shown: &Path) -> Result<ExitCode, 
 /// Opens a root login shell in `tar`; with `save` what it leaves takes the tarball's place.
 pub(super) fn shell(site: &Site, tar: &Path, shown: &Path, save: bool) -> Result<ExitCode, Error> {
     with_chroot(site, tar, shown, |chroot| {
-        let fate = if save { "can be saved" } else { "will be lost" };
-        say(&format!(
-            "A shell in a session of {}: what you change {fate} when you leave it.",
+        let fate = if save { "can be saved" } else { "are lost" };
+        print(&format!(
+            "Opening a shell in {}. Changes {fate} when the shell exits.",
             shown.display()
         ));
         let status = chroot.run(&["bash", "--login"], Stdio::inherit())?;
         take_terminal_back();
         // Who sits at a terminal is asked: the last command's exit code means little there.
         let wanted = save && (status.success() || io::stdin().is_terminal());
-        if wanted && agreed(shown) {
+        if wanted && confirm_save(shown) {
             chroot.repack(tar, shown)?;
             return Ok(ExitCode::SUCCESS);
         }
         if save && !status.success() {
-            say(&format!("The shell failed ({status}): nothing was saved."));
+            print(&format!("The shell failed ({status}); nothing was saved."));
         }
         Ok(ExitCode::from(u8::from(!status.success())))
     })
@@ -104,10 +104,10 @@ fn with_chroot(
     shown: &Path,
     work: impl FnOnce(&Chroot) -> Result<ExitCode, Error>,
 ) -> Result<ExitCode, Error> {
-    outlive_the_keyboard().map_err(at(tar))?;
+    ignore_keyboard_signals().map_err(at(tar))?;
     site.make_folders()?;
     let ids = launch::own_sub_ids()?;
-    let sha1 = sum(tar)?;
+    let sha1 = sha1(tar)?;
     let name = format!("hand-chroot-{}", std::process::id());
     let tree = Tree::find(site, &name, tar, &sha1, ids).map_err(|error| match error {
         Error::Session(session::Error::Tarball { reason, .. }) => {
@@ -151,7 +151,7 @@ impl Chroot {
 
     /// Packs what the session has become and puts it in the place of `tar`, compressed as that.
     fn repack(&self, tar: &Path, shown: &Path) -> Result<(), Error> {
-        say(&format!("Packing {} again.", shown.display()));
+        print(&format!("Packing {}.", shown.display()));
         let mut command = enter::command(self.session.init_pid(), enter::Network::Host, "tar");
         command
             .args(["--create", "--one-file-system", "--numeric-owner"])
@@ -174,8 +174,8 @@ impl Chroot {
             }
             Err(failed("tar", status, shown))
         })?;
-        say(&format!("{} -> {sha1}", self.sha1));
-        say(&format!("{sha1} {size:>10} {}", shown.display()));
+        print(&format!("{} -> {sha1}", self.sha1));
+        print(&format!("{sha1} {size:>10} {}", shown.display()));
         Ok(())
     }
 }
@@ -183,8 +183,8 @@ impl Chroot {
 /// The unpacked tree of a tarball.
 struct Tree {
     root: PathBuf,
-    /// The folder to be removed again, unless the tree is the builds'.
-    own: Option<PathBuf>,
+    /// The folder of a private tree, to be removed.
+    private: Option<PathBuf>,
     ids: SubIds,
     /// Keeps the builds' tree from being removed.
     _held: Option<store::Held>,
@@ -204,16 +204,16 @@ impl Tree {
         if root.is_dir() {
             return Ok(Self {
                 root,
-                own: None,
+                private: None,
                 ids,
                 _held: Some(held),
             });
         }
-        let folder = site.by_hand().join(name);
+        let folder = site.work_folder().join(name);
         fs::create_dir(&folder).map_err(at(&folder))?;
         let mut tree = Self {
             root: PathBuf::new(),
-            own: Some(folder.clone()),
+            private: Some(folder.clone()),
             ids,
             _held: None,
         };
@@ -225,8 +225,8 @@ impl Tree {
 
 impl Drop for Tree {
     fn drop(&mut self) {
-        let own = self.own.as_deref();
-        if let Some(Err(error)) = own.map(|own| store::remove(own, self.ids)) {
+        let folder = self.private.as_deref();
+        if let Some(Err(error)) = folder.map(|folder| store::remove(folder, self.ids)) {
             log::warn!("{error}");
         }
     }
@@ -240,8 +240,8 @@ fn failed(program: &str, status: ExitStatus, tar: &Path) -> Error {
     }
 }
 
-/// Tells the user; that nobody listens is no reason to stop.
-fn say(line: &str) {
+/// Prints a line and ignores write errors.
+fn print(line: &str) {
     let _ = writeln!(io::stdout().lock(), "{line}");
 }
 
@@ -258,8 +258,8 @@ fn take_terminal_back() {
     }
 }
 
-/// Asks on a terminal whether to save; elsewhere `--save` has said it.
-fn agreed(tar: &Path) -> bool {
+/// Asks on a terminal whether to save; without a terminal, `--save` is the answer.
+fn confirm_save(tar: &Path) -> bool {
     if !io::stdin().is_terminal() {
         return true;
     }

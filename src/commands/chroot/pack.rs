@@ -41,18 +41,18 @@ pub(super) fn pack(
     stream: ChildStdout,
     compression: Compression,
     to: &Path,
-    is_whole: impl FnOnce() -> Result<(), Error>,
+    check: impl FnOnce() -> Result<(), Error>,
 ) -> Result<Packed, Error> {
     let mut output = Output::create(to)?;
     let (mut hash, mut size) = (Sha1::new(), 0);
-    let mut see = |piece: &[u8]| {
-        hash.update(piece);
-        size += piece.len() as u64;
+    let mut observe = |chunk: &[u8]| {
+        hash.update(chunk);
+        size += chunk.len() as u64;
     };
     match compression.program() {
         None => {
             let mut stream = stream;
-            output.append(&mut stream, &mut see)?;
+            output.append(&mut stream, &mut observe)?;
         }
         Some((program, options, package)) => {
             let mut child = Command::new(program)
@@ -66,7 +66,7 @@ pub(super) fn pack(
                     source,
                 })?;
             let mut compressed = child.stdout.take().expect("stdout is piped");
-            let written = output.append(&mut compressed, &mut see);
+            let written = output.append(&mut compressed, &mut observe);
             // Closed before the wait: the program must not wait for us.
             drop(compressed);
             let status = child.wait().map_err(at(to))?;
@@ -80,19 +80,19 @@ pub(super) fn pack(
             }
         }
     }
-    is_whole()?;
+    check()?;
     output.finish()?;
-    let sha1 = shown(&hash.digest().to_string());
+    let sha1 = parse(&hash.digest().to_string());
     Ok(Packed { sha1, size })
 }
 
-/// The SHA-1 of the file at `path`.
-pub(super) fn sum(path: &Path) -> Result<Sha1Hex, site::Error> {
-    let (sum, _) = sha1_of(path).map_err(at(path))?;
-    Ok(shown(&sum))
+/// Returns the SHA-1 of the file at `path`.
+pub(super) fn sha1(path: &Path) -> Result<Sha1Hex, site::Error> {
+    let (digest, _) = sha1_of(path).map_err(at(path))?;
+    Ok(parse(&digest))
 }
 
-fn shown(digest: &str) -> Sha1Hex {
+fn parse(digest: &str) -> Sha1Hex {
     Sha1Hex::parse(digest).expect("a digest is forty hexadecimal digits")
 }
 
@@ -123,11 +123,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_packed_has_the_sum_that_is_told() {
+    fn a_packed_file_has_the_returned_hash_and_size() {
         for name in ["x.tar", "x.tar.gz"] {
             let (dir, packed) = pack_text(name, true);
             let (packed, path) = (packed.unwrap(), dir.path().join(name));
-            assert_eq!(packed.sha1, sum(&path).unwrap());
+            assert_eq!(packed.sha1, sha1(&path).unwrap());
             assert_eq!(packed.size, fs::metadata(&path).unwrap().len());
             assert_eq!(
                 Some(compression_of(&path).unwrap()),
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn half_a_stream_leaves_nothing() {
+    fn an_incomplete_stream_leaves_no_file() {
         let (dir, packed) = pack_text("x.tar.gz", false);
         assert!(packed.is_err());
         assert_eq!(dir.path().read_dir().unwrap().count(), 0);

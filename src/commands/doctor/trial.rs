@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::judge::Trial;
+use super::checks::Trial;
 use crate::session::idmap::SubIds;
 use crate::session::launch::own_sub_ids;
 use crate::session::live::{Session, remove_folder};
@@ -23,7 +23,7 @@ const LAYER_BYTES: u64 = 16 << 20;
 pub(super) fn run(chroots: &Path, sessions: &Path) -> Trial {
     let ids = match own_sub_ids() {
         Ok(ids) => ids,
-        Err(_) => return Trial::NotTried("there are no subordinate ids to try with"),
+        Err(_) => return Trial::NotTried("the user has no subordinate ids"),
     };
     // The name of what a sweep of the store may remove, should this process be killed.
     let name = format!(".tmp-doctor-{}", std::process::id());
@@ -105,8 +105,8 @@ fn session(
         Err(error) => {
             // A started session's folder is gone already, another's may be half made.
             let _ = remove_folder(dir, ids);
-            let said = fs::read_to_string(&log).unwrap_or_default();
-            let last = said.lines().last().map(str::to_owned);
+            let output = fs::read_to_string(&log).unwrap_or_default();
+            let last = output.lines().last().map(str::to_owned);
             Err(last.unwrap_or_else(|| error.to_string()))
         }
     }

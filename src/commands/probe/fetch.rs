@@ -15,11 +15,11 @@ use crate::sys::fs::TempFile;
 /// Fetches the file of that sum to `dest`, else to `out`.
 pub(super) fn fetch(
     client: &Client,
-    sum: &Sha1Hex,
+    sha1: &Sha1Hex,
     dest: Option<&Path>,
     out: &mut dyn Write,
 ) -> Result<(), Error> {
-    let mut download = client.get(&format!("/filecache/{sum}"), 0)?;
+    let mut download = client.get(&format!("/filecache/{sha1}"), 0)?;
     let folder = dest
         .and_then(Path::parent)
         .filter(|folder| !folder.as_os_str().is_empty())
@@ -37,9 +37,9 @@ pub(super) fn fetch(
         }
     }
     let actual = digest.digest().to_string();
-    if actual != sum.as_str() {
+    if actual != sha1.as_str() {
         return Err(Error::Mismatch {
-            expected: sum.clone(),
+            expected: sha1.clone(),
             actual,
         });
     }

@@ -27,21 +27,21 @@ pub(super) fn send(
     out: &mut dyn Write,
 ) -> Result<bool, Error> {
     let here = local_address(address)?;
-    let mut all_there = true;
+    let mut all_present = true;
     for path in files {
-        let (sum, _) = sha1_of(path).map_err(|source| Error::File {
+        let (sha1, _) = sha1_of(path).map_err(|source| Error::File {
             path: path.clone(),
             source,
         })?;
-        let (there, said) = send_one(client, here, path, &sum)?;
-        if there {
-            writeln!(out, "{sum}  {}  {said}", name(path)).map_err(Error::Output)?;
+        let (present, reason) = send_one(client, here, path, &sha1)?;
+        if present {
+            writeln!(out, "{sha1}  {}  {reason}", name(path)).map_err(Error::Output)?;
         } else {
-            stderr::line(format_args!("{}: refused: {said}", path.display()));
-            all_there = false;
+            stderr::line(format_args!("{}: refused: {reason}", path.display()));
+            all_present = false;
         }
     }
-    Ok(all_there)
+    Ok(all_present)
 }
 
 fn name(path: &Path) -> String {
@@ -65,14 +65,14 @@ fn send_one(
     client: &Client,
     here: IpAddr,
     path: &Path,
-    sum: &str,
+    sha1: &str,
 ) -> Result<(bool, String), Error> {
-    let offer = Offer::start(here, path, sum)?;
-    // Credentials: none, as masters that cannot send nil say it.
-    let params = [sum, &offer.url, "", ""].map(Value::from);
+    let offer = Offer::start(here, path, sha1)?;
+    // Empty user and password: masters that cannot send nil do the same.
+    let params = [sha1, &offer.url, "", ""].map(Value::from);
     match client.call("ensurepresent", &params)? {
         Value::Array(pair) => match <[Value; 2]>::try_from(pair) {
-            Ok([Value::Bool(there), Value::String(said)]) => Ok((there, said)),
+            Ok([Value::Bool(present), Value::String(reason)]) => Ok((present, reason)),
             _ => Err(Error::NotAPair),
         },
         _ => Err(Error::NotAPair),
@@ -87,7 +87,7 @@ struct Offer {
 }
 
 impl Offer {
-    fn start(here: IpAddr, path: &Path, sum: &str) -> Result<Self, Error> {
+    fn start(here: IpAddr, path: &Path, sha1: &str) -> Result<Self, Error> {
         let limits = Limits {
             connections: 4,
             connections_per_peer: 4,
@@ -100,12 +100,12 @@ impl Offer {
         })?;
         let handler = OneFile {
             path: path.to_owned(),
-            url_path: format!("/{sum}"),
+            url_path: format!("/{sha1}"),
         };
         let stop = server.stop_handle();
         let thread = thread::spawn(move || server.run(Arc::new(handler)));
         Ok(Self {
-            url: format!("http://{address}/{sum}"),
+            url: format!("http://{address}/{sha1}"),
             stop,
             thread: Some(thread),
         })

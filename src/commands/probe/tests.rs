@@ -12,7 +12,7 @@ use crate::server::{Access, Handler, Limits, Request, Response, Server, StopHand
 use crate::server::{Route, route, serve_file};
 use crate::xmlrpc::{Fault, parse_call, render_fault, render_response};
 
-const SUM: &str = "a9993e364706816aba3e25717850c26c9cd0d89d";
+const SHA1: &str = "a9993e364706816aba3e25717850c26c9cd0d89d";
 const NO_TIME: Duration = Duration::from_millis(1);
 
 /// What the slave says next: its status, and what is in its log by then.
@@ -23,7 +23,7 @@ struct Script {
     /// Each `status` begins the next scene; the last one stays.
     scenes: VecDeque<Scene>,
     log: Option<&'static [u8]>,
-    /// The one file of the cache, under [`SUM`] whatever it holds.
+    /// The one file of the cache, under [`SHA1`] whatever it holds.
     file: &'static [u8],
     seen: Vec<String>,
 }
@@ -93,7 +93,7 @@ impl Handler for Slave {
         match route(&request.method, &request.path) {
             Route::Rpc => Response::bytes(200, "text/xml", self.answer(request)),
             Route::File("buildlog") if log.is_some() => self.file(request, log.unwrap()),
-            Route::File(SUM) => self.file(request, file),
+            Route::File(SHA1) => self.file(request, file),
             _ => Response::text(404, "not found"),
         }
     }
@@ -169,7 +169,7 @@ fn waiting(text: &str, status: BuildStatus) -> StatusRecord {
         status,
         files: vec![(
             FileName::parse("a.deb").unwrap(),
-            Sha1Hex::parse(SUM).unwrap(),
+            Sha1Hex::parse(SHA1).unwrap(),
         )],
         dependencies: String::new(),
     }
@@ -189,7 +189,7 @@ fn followed(running: &Running) -> Result<String, Error> {
 }
 
 #[test]
-fn words_are_json_or_text() {
+fn an_argument_is_json_or_a_string() {
     for (word, value) in [
         ("true", Value::Bool(true)),
         ("null", Value::Nil),
@@ -209,7 +209,7 @@ fn words_are_json_or_text() {
 }
 
 #[test]
-fn a_call_is_answered_in_json_or_by_its_fault() {
+fn an_answer_is_printed_as_json_and_a_fault_is_an_error() {
     let running = Running::new(Script::default());
     let mut out = Vec::new();
     let words = ["echo", "{\"a\":[1,null]}", "x"].map(OsString::from);
@@ -222,7 +222,7 @@ fn a_call_is_answered_in_json_or_by_its_fault() {
 }
 
 #[test]
-fn credentials_in_the_url_are_sent_and_their_lack_explained() {
+fn credentials_in_the_url_are_sent_and_missing_ones_are_an_error() {
     let credentials = Some(("me".to_owned(), "p@ss".to_owned()));
     let running = Running::guarded(scenes([(StatusRecord::Idle, None)]), credentials);
     let url = format!("http://me:p%40ss@{}", running.address);
@@ -233,7 +233,7 @@ fn credentials_in_the_url_are_sent_and_their_lack_explained() {
 }
 
 #[test]
-fn following_asks_for_what_is_new_and_stops_with_the_build() {
+fn following_requests_only_new_bytes_and_stops_with_the_build() {
     let running = Running::new(scenes([
         (building("1"), None),
         (building("1"), Some(b"one\n")),
@@ -247,11 +247,11 @@ fn following_asks_for_what_is_new_and_stops_with_the_build() {
 }
 
 #[test]
-fn following_ends_when_the_build_is_cleaned_away() {
-    let said: Option<&[u8]> = Some(b"first");
+fn following_ends_when_the_build_is_cleaned() {
+    let log_text: Option<&[u8]> = Some(b"first");
     for next in [StatusRecord::Idle, building("2")] {
         let running = Running::new(scenes([
-            (building("1"), said),
+            (building("1"), log_text),
             (next, Some(b"second build")),
         ]));
         assert_eq!(followed(&running).unwrap(), "first");
@@ -264,10 +264,10 @@ fn following_ends_when_the_build_is_cleaned_away() {
 }
 
 #[test]
-fn a_slave_that_starts_again_is_waited_for() {
-    let nobody = Running::new(Script::default()).address;
+fn a_restarting_slave_is_retried() {
+    let stopped = Running::new(Script::default()).address;
     let client = Client::new(
-        &SlaveUrl::parse(&nobody.to_string()).unwrap(),
+        &SlaveUrl::parse(&stopped.to_string()).unwrap(),
         Timeouts::INTERACTIVE,
     );
     let running = Running::new(scenes([(StatusRecord::Idle, None)]));
@@ -279,7 +279,7 @@ fn a_slave_that_starts_again_is_waited_for() {
     });
     assert!(answer.is_ok() && asked == 3);
     let refused = client.call("status", &[]).unwrap_err().to_string();
-    assert!(refused.contains(&nobody.to_string()), "{refused}");
+    assert!(refused.contains(&stopped.to_string()), "{refused}");
     assert!(
         refused.contains("is `buildd-slave serve` running"),
         "{refused}"
@@ -287,7 +287,7 @@ fn a_slave_that_starts_again_is_waited_for() {
 }
 
 #[test]
-fn waiting_prints_the_last_status_and_tells_good_from_bad() {
+fn waiting_prints_the_last_status_and_fails_unless_ok() {
     for (status, good) in [(BuildStatus::Ok, true), (BuildStatus::DepFail, false)] {
         let running = Running::new(scenes([
             (building("1"), None),
@@ -307,10 +307,10 @@ fn waiting_prints_the_last_status_and_tells_good_from_bad() {
 }
 
 #[test]
-fn a_fetched_file_is_right_or_not_there() {
+fn a_damaged_download_leaves_no_file() {
     let dir = tempfile::tempdir().unwrap();
     let dest = dir.path().join("file");
-    let sum = Sha1Hex::parse(SUM).unwrap();
+    let sum = Sha1Hex::parse(SHA1).unwrap();
     for (bytes, right) in [(&b"abc"[..], true), (b"abd", false), (b"", false)] {
         let running = Running::new(Script {
             file: bytes,
@@ -331,7 +331,7 @@ fn a_fetched_file_is_right_or_not_there() {
 }
 
 #[test]
-fn an_absent_file_is_told_with_its_url() {
+fn the_error_for_an_absent_file_has_its_url() {
     let running = Running::new(Script::default());
     let sum = Sha1Hex::parse(&"0".repeat(40)).unwrap();
     let error = fetch::fetch(&running.client, &sum, None, &mut Vec::new()).unwrap_err();
@@ -343,7 +343,7 @@ fn an_absent_file_is_told_with_its_url() {
 }
 
 #[test]
-fn sent_files_are_served_to_the_slave_and_refusals_told() {
+fn sent_files_are_served_to_the_slave_and_refusals_are_reported() {
     let running = Running::new(Script::default());
     let dir = tempfile::tempdir().unwrap();
     let (good, bad) = (dir.path().join("good.dsc"), dir.path().join("bad"));
@@ -354,9 +354,9 @@ fn sent_files_are_served_to_the_slave_and_refusals_told() {
     };
     let mut out = Vec::new();
     assert!(send(std::slice::from_ref(&good), &mut out).unwrap());
-    assert_eq!(out, format!("{SUM}  good.dsc  Download\n").into_bytes());
+    assert_eq!(out, format!("{SHA1}  good.dsc  Download\n").into_bytes());
     assert!(!send(&[bad, good], &mut out).unwrap());
-    assert_eq!(running.seen()[0], format!("{SUM} abc"));
+    assert_eq!(running.seen()[0], format!("{SHA1} abc"));
     assert_eq!(running.seen().len(), 3);
 
     let missing = send(&[dir.path().join("missing")], &mut out).unwrap_err();

@@ -38,15 +38,15 @@ pub(super) enum Trial {
 /// Judges one of [`SYSCTLS`] by its `value`. A switch does not matter where sessions work: a
 /// profile of AppArmor may allow what it refuses by default.
 pub(super) fn sysctl(
-    (name, refusing, allowing): (&str, &str, &str),
+    (name, forbidding, allowing): (&str, &str, &str),
     value: &str,
     sessions_work: bool,
 ) -> Finding {
     let value = value.trim();
-    if value != refusing || sessions_work {
+    if value != forbidding || sessions_work {
         return Finding::ok(name, value);
     }
-    Finding::fail(name, format!("{value}, which refuses user namespaces")).mend(format!(
+    Finding::fail(name, format!("{value}, which forbids user namespaces")).fix(format!(
         "echo {name}={allowing} > /etc/sysctl.d/60-buildd-slave.conf && sysctl --system"
     ))
 }
@@ -61,10 +61,10 @@ pub(super) fn no_new_privileges(status: &str) -> Finding {
     if !set {
         return Finding::ok(subject, "not set");
     }
-    let found = "set for this process, so newuidmap cannot map ids: a container's no-new-privileges, \
-                 or NoNewPrivileges=yes or a hardening that implies it in a systemd unit";
+    let found = "set, so newuidmap cannot map ids; the cause is a container's no-new-privileges, or \
+                 a systemd unit with NoNewPrivileges=yes or an option that implies it";
     Finding::fail(subject, found)
-        .mend("systemctl edit buildd-slave, with [Service] NoNewPrivileges=no")
+        .fix("systemctl edit buildd-slave, with [Service] NoNewPrivileges=no")
 }
 
 /// Judges the ranges of `user` in the texts of `/etc/subuid` and `/etc/subgid`.
@@ -89,7 +89,7 @@ pub(super) fn sub_ids(user: &str, uid: u32, subuid: &str, subgid: &str) -> Findi
     let files = lacking.iter().map(|kind| format!("/etc/sub{kind}"));
     let files: Vec<String> = files.collect();
     let found = format!("no range of {COUNT} for {user} in {}", files.join(" and "));
-    Finding::fail(subject, found).mend(format!("usermod{options} {user}"))
+    Finding::fail(subject, found).fix(format!("usermod{options} {user}"))
 }
 
 /// Returns the first id of a range that nobody has in any of `texts`.
@@ -111,15 +111,15 @@ pub(super) fn id_mapper(
     namespaces_work: bool,
 ) -> Finding {
     match installed {
-        None => Finding::fail(program, "not installed").mend("apt-get install uidmap"),
+        None => Finding::fail(program, "not installed").fix("apt-get install uidmap"),
         Some((path, true)) => Finding::ok(program, format!("{path}, setuid root")),
         // File capabilities then.
         Some((path, false)) if namespaces_work => Finding::ok(program, path),
         Some((path, false)) => Finding::fail(
             program,
-            format!("{path} is not setuid root and maps no ids"),
+            format!("{path} is not setuid root and cannot map ids"),
         )
-        .mend("apt-get install --reinstall uidmap"),
+        .fix("apt-get install --reinstall uidmap"),
     }
 }
 
@@ -131,15 +131,15 @@ pub(super) fn sessions(trial: &Trial, overlay: Overlay) -> Vec<Finding> {
             return vec![Finding::warn(subject, format!("not tried: {reason}"))];
         }
         Trial::NoNamespace(reason) => {
-            let mend = "what the lines above say; in a container, start it with \
-                        --security-opt seccomp=unconfined --security-opt apparmor=unconfined";
-            return vec![Finding::fail(subject, reason.as_str()).mend(mend)];
+            let fix = "the commands in the lines above; in a container, start it with \
+                       --security-opt seccomp=unconfined --security-opt apparmor=unconfined";
+            return vec![Finding::fail(subject, reason.as_str()).fix(fix)];
         }
         Trial::Sessions { in_memory, on_disk } => (in_memory, on_disk),
     };
-    let layer = |subject, result: &Result<(), String>, needed, mend: &str| match result {
+    let layer = |subject, result: &Result<(), String>, needed, fix: &str| match result {
         Ok(()) => Finding::ok(subject, "works"),
-        Err(reason) if needed => Finding::fail(subject, reason.as_str()).mend(mend),
+        Err(reason) if needed => Finding::fail(subject, reason.as_str()).fix(fix),
         Err(reason) => Finding::warn(subject, reason.as_str()),
     };
     vec![
@@ -165,27 +165,27 @@ pub(super) fn sbuild(installed: Option<&str>) -> Finding {
     let subject = "sbuild";
     let install = "apt-get install sbuild";
     let Some(installed) = installed else {
-        return Finding::fail(subject, "not installed").mend(install);
+        return Finding::fail(subject, "not installed").fix(install);
     };
     let oldest = Version::from_str(OLDEST_SBUILD).expect("a version");
     match Version::from_str(installed) {
         Ok(version) if version >= oldest => Finding::ok(subject, installed),
         _ => Finding::fail(subject, format!("{installed}, older than {OLDEST_SBUILD}"))
-            .mend("apt-get install sbuild, on Debian 12, Ubuntu 24.04 or later, or from backports"),
+            .fix("apt-get install sbuild, on Debian 12, Ubuntu 24.04 or later, or from backports"),
     }
 }
 
-/// Judges what the kernel offers to bound the memory and the processes of a build by.
-pub(super) fn bounds(groups: Option<&str>) -> Finding {
-    let subject = "bounds of builds";
+/// Checks for the control groups that limit memory and processes of a build.
+pub(super) fn limits(groups: Option<&str>) -> Finding {
+    let subject = "limits of builds";
     match groups {
         Some(version) => Finding::ok(
             subject,
-            format!("{version}, of a daemon started as root, or by the unit that is shipped"),
+            format!("{version}, if the daemon starts as root or from the shipped systemd unit"),
         ),
         None => Finding::warn(
             subject,
-            "no control groups for memory and processes: rlimits, for each process by itself",
+            "no control groups for memory and processes; rlimits limit each process separately",
         ),
     }
 }
@@ -193,11 +193,11 @@ pub(super) fn bounds(groups: Option<&str>) -> Finding {
 /// Programs that are started by name: what for, and the package they are in.
 pub(super) const PROGRAMS: [(&str, &str, &str); 6] = [
     ("tar", "unpack chroots", "tar"),
-    ("gzip", "unpack chroots packed by it", "gzip"),
-    ("bzip2", "unpack chroots packed by it", "bzip2"),
-    ("xz", "unpack chroots packed by it", "xz-utils"),
-    ("zstd", "unpack chroots packed by it", "zstd"),
-    ("mmdebstrap", "make chroots", "mmdebstrap"),
+    ("gzip", "unpack .tar.gz chroots", "gzip"),
+    ("bzip2", "unpack .tar.bz2 chroots", "bzip2"),
+    ("xz", "unpack .tar.xz chroots", "xz-utils"),
+    ("zstd", "unpack .tar.zst chroots", "zstd"),
+    ("mmdebstrap", "create chroots", "mmdebstrap"),
 ];
 
 /// Judges whether one of [`PROGRAMS`] is there; only tar is always needed.
@@ -211,7 +211,7 @@ pub(super) fn program((name, purpose, package): (&str, &str, &str), path: Option
             } else {
                 Finding::warn
             };
-            grade(name, found).mend(format!("apt-get install {package}"))
+            grade(name, found).fix(format!("apt-get install {package}"))
         }
     }
 }
@@ -220,13 +220,13 @@ pub(super) fn program((name, purpose, package): (&str, &str, &str), path: Option
 pub(super) fn space(path: &str, free: Option<u64>) -> Finding {
     let subject = format!("space at {path}");
     match free {
-        None => Finding::warn(&subject, "cannot be told"),
+        None => Finding::warn(&subject, "unknown: the file system cannot be examined"),
         Some(free) => {
             let shown = format!("{:.1} GiB free", gib(free));
             if free >= SCARCE_BYTES {
                 Finding::ok(&subject, shown)
             } else {
-                Finding::warn(&subject, format!("only {shown}")).mend(format!("df -h {path}"))
+                Finding::warn(&subject, format!("only {shown}")).fix(format!("df -h {path}"))
             }
         }
     }
@@ -243,9 +243,9 @@ mod tests {
     use crate::commands::report::Grade;
 
     #[test]
-    fn switches_matter_only_where_sessions_fail() {
+    fn sysctls_matter_only_if_sessions_fail() {
         let [apparmor, clone, max] = SYSCTLS;
-        for (switch, value, works, grade) in [
+        for (setting, value, works, grade) in [
             (apparmor, "1\n", false, Grade::Fail),
             (apparmor, "1\n", true, Grade::Ok),
             (apparmor, "0\n", false, Grade::Ok),
@@ -254,13 +254,13 @@ mod tests {
             (max, "96365\n", false, Grade::Ok),
         ] {
             assert_eq!(
-                sysctl(switch, value, works).grade,
+                sysctl(setting, value, works).grade,
                 grade,
-                "{switch:?} {value}"
+                "{setting:?} {value}"
             );
         }
-        let mend = sysctl(apparmor, "1", false).to_string();
-        assert!(mend.contains("echo kernel.apparmor_restrict_unprivileged_userns=0 > "));
+        let line = sysctl(apparmor, "1", false).to_string();
+        assert!(line.contains("echo kernel.apparmor_restrict_unprivileged_userns=0 > "));
     }
 
     #[test]
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_are_proposed_beyond_those_of_others() {
+    fn a_proposed_range_is_above_all_existing_ones() {
         let subuid = "me:100000:65536\n";
         let subgid = "you:165536:65536\n";
         assert_eq!(sub_ids("me", 7, subuid, subuid).grade, Grade::Ok);
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mapper_needs_the_setuid_bit_or_a_proof() {
+    fn a_mapper_needs_the_setuid_bit_or_working_namespaces() {
         let at = |setuid| Some(("/usr/bin/newuidmap".to_owned(), setuid));
         for (installed, works, grade) in [
             (None, false, Grade::Fail),

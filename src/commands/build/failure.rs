@@ -12,9 +12,9 @@ const LAST_LINES: usize = 6;
 /// Stages that run after a failure as well.
 const CLOSING: [&str; 3] = ["REAP", "UMOUNT", "CLEANUP"];
 
-/// Returns the lines of `log` that say why, in their order.
-pub(super) fn why(log: &str) -> Vec<&str> {
-    let lines = failed_part(log);
+/// Returns the lines of `log` that show the cause, in their order.
+pub(super) fn failure_lines(log: &str) -> Vec<&str> {
+    let lines = failed_stage(log);
     let mut in_unmet = false;
     let mut picked = Vec::new();
     for (number, line) in lines.iter().enumerate() {
@@ -26,7 +26,7 @@ pub(super) fn why(log: &str) -> Vec<&str> {
     }
     let last = (0..lines.len())
         .rev()
-        .filter(|number| lines.get(*number).is_some_and(|line| says_something(line)))
+        .filter(|number| lines.get(*number).is_some_and(|line| has_content(line)))
         .take(LAST_LINES);
     // The first errors are the causes; the last lines are the end.
     picked.truncate(SHOWN_LINES - LAST_LINES);
@@ -37,9 +37,8 @@ pub(super) fn why(log: &str) -> Vec<&str> {
     picked.into_iter().filter_map(line).collect()
 }
 
-/// Returns the lines from the beginning of the last stage that did work to where sbuild cleans
-/// up, or to the stages that close a build.
-fn failed_part(log: &str) -> Vec<&str> {
+/// Returns the lines of the last stage that is not a closing one, up to sbuild's clean-up.
+fn failed_stage(log: &str) -> Vec<&str> {
     let lines: Vec<&str> = log.lines().collect();
     let begin = lines
         .iter()
@@ -75,8 +74,8 @@ fn is_error(line: &str) -> bool {
     starts.iter().any(|text| line.starts_with(text)) || holds.iter().any(|text| line.contains(text))
 }
 
-/// Tells whether a line is more than a blank one, a rule, a time or a headline of sbuild's.
-fn says_something(line: &str) -> bool {
+/// Whether a line is neither blank, a rule, nor a headline of sbuild.
+fn has_content(line: &str) -> bool {
     let headline =
         line == "Finished" || line.starts_with("| ") || line.starts_with("Build finished at ");
     !headline && line.chars().any(char::is_alphanumeric)
@@ -93,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn the_reason_is_among_the_lines_and_the_summary_is_not() {
+    fn the_lines_include_the_cause_and_exclude_the_summary() {
         for (log, expect) in [
             (
                 log!("attempted"),
@@ -139,7 +138,7 @@ mod tests {
                 &["E: Could not find /home/buildd/build-1/hello_2.10-3.dsc"],
             ),
         ] {
-            let shown = why(log);
+            let shown = failure_lines(log);
             for line in expect {
                 assert!(shown.contains(line), "{line}: {shown:#?}");
             }
@@ -152,29 +151,32 @@ mod tests {
     }
 
     #[test]
-    fn only_the_failed_stage_counts() {
+    fn only_lines_of_the_failed_stage_are_shown() {
         let log = "[Sun Nov 22 11:32:29 2026] UPDATE\nE: passing trouble\n\
                    [Sun Nov 22 11:32:30 2026] MOUNT\nE: cannot mount\nMOUNT failed: x\n\
                    [Sun Nov 22 11:32:31 2026] CLEANUP\nE: later\nVerdict: CHROOTFAIL: x\n";
-        assert_eq!(why(log), ["E: cannot mount", "MOUNT failed: x"]);
+        assert_eq!(failure_lines(log), ["E: cannot mount", "MOUNT failed: x"]);
     }
 
     #[test]
-    fn what_sbuild_does_after_the_failure_is_left_out() {
+    fn sbuilds_clean_up_is_left_out() {
         let log = "make: *** [debian/rules:4: build] Error 1\n\nFinished\n--------\n\n\
                    | Cleanup   |\nPurging\nE: Build failure\n| Summary  |\nFail-Stage: build\n";
-        assert_eq!(why(log), ["make: *** [debian/rules:4: build] Error 1"]);
+        assert_eq!(
+            failure_lines(log),
+            ["make: *** [debian/rules:4: build] Error 1"]
+        );
     }
 
     #[test]
-    fn a_flood_of_errors_keeps_its_beginning_and_its_end() {
+    fn of_many_errors_the_first_and_the_last_are_shown() {
         let log: String = (0..1000).map(|n| format!("a.c:{n}: error: x\n")).collect();
-        let shown = why(&log);
+        let shown = failure_lines(&log);
         assert_eq!(shown.len(), SHOWN_LINES);
         assert_eq!(
             (shown.first(), shown.last()),
             (Some(&"a.c:0: error: x"), Some(&"a.c:999: error: x"))
         );
-        assert!(why("").is_empty());
+        assert!(failure_lines("").is_empty());
     }
 }
