@@ -1,4 +1,4 @@
-//! What may be typed: the commands and their options.
+//! Parses the command line and runs the command.
 
 use std::process::ExitCode;
 
@@ -10,7 +10,7 @@ use crate::logger;
 use crate::master::commands as master;
 use crate::slave::{self, Serve};
 
-/// A Debian package build farm: the slave that builds, the librarian, the master.
+/// A Debian package build farm: slave, librarian and master in one program
 #[derive(Debug, Parser)]
 #[command(
     name = "buildd-slave",
@@ -32,24 +32,23 @@ struct Cli {
     command: Option<Command>,
 }
 
-/// One command; `serve` when none is given.
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the slave daemon in the foreground
     Serve(Serve),
-    /// Build one source package by hand
+    /// Build one source package
     Build(build::Args),
-    /// Make, refresh or enter a chroot tarball
+    /// Manage chroot tarballs
     Chroot(chroot::Args),
-    /// Ask a slave what a master would ask
+    /// Call a slave's XML-RPC methods
     Probe(probe::Args),
-    /// Keep the farm's files: serve, add, get, gc
+    /// Manage the farm's file store
     Librarian(librarian::Args),
-    /// The build farm: what is built for, by whom, and what became of it
+    /// Manage the build farm
     Master(master::Args),
-    /// Tell whether a configuration is good
+    /// Check a configuration file
     CheckConfig(check::Args),
-    /// Tell what is wrong on this host, and what mends it
+    /// Check whether this host can build
     Doctor(doctor::Args),
 }
 

@@ -1,4 +1,4 @@
-//! One binary: slave, librarian, master and their commands.
+//! The one binary of the farm: slave, librarian, master and their commands.
 #![doc = include_str!("ARCHITECTURE.md")]
 
 mod cache_eviction;

@@ -1,8 +1,7 @@
-//! `buildd-slave build`: one build by hand, through the very pipeline of the daemon.
+//! `buildd-slave build`: builds one source package through the daemon's pipeline.
 //!
-//! Checks the source files, sees to a chroot, starts a shim as `serve` would and stays with it.
-//! Each build has a file cache of its own, removed with the rest at its end, so that nothing here
-//! touches the files a daemon keeps for its master.
+//! Checks the source files, creates a chroot if none exists, starts a shim and follows the build.
+//! Each build has its own temporary file cache, so it does not touch the daemon's.
 
 mod failure;
 mod follow;
@@ -37,34 +36,34 @@ Examples:
 
 Exit code: 0 if the package was built, 1 if not, 2 for a wrong command line.";
 
-/// One build by hand.
+/// Build one source package
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// The source package's description; its other files lie beside it
+    /// The .dsc file of the source package; its other files must be in the same folder
     #[arg(value_name = "X.dsc", value_parser = dsc_path)]
     dsc: PathBuf,
-    /// What to build for [default: the release of this machine]
+    /// Suite to build for [default: the release of this host]
     #[arg(long, value_parser = Suite::parse)]
     suite: Option<Suite>,
-    /// The chroot tarball [default: one made once and kept]
+    /// Chroot tarball [default: one created on first use and kept]
     #[arg(long, value_name = "TAR")]
     chroot: Option<PathBuf>,
-    /// Where results and log go
+    /// Folder for the results and the log
     #[arg(long, value_name = "DIR", default_value = ".")]
     output: PathBuf,
-    /// Build the architecture-independent packages too
+    /// Also build the architecture-independent packages
     #[arg(long)]
     arch_all: bool,
-    /// A line that replaces the chroot's apt sources; may be given more than once
+    /// Line of sources.list that replaces those of the chroot; can be repeated
     #[arg(long, value_name = "LINE", value_parser = chroot::archive_line)]
     archive: Vec<String>,
-    /// An OpenPGP key for apt to trust; may be given more than once
+    /// OpenPGP key that apt trusts; can be repeated
     #[arg(long, value_name = "FILE")]
     key: Vec<PathBuf>,
     #[command(flatten)]
     config: ConfigOption,
-    /// Where messages say that the output is: root will move it there.
+    /// Path of the output folder in messages: root copies the output there.
     #[arg(long, hide = true)]
     shown_as: Option<PathBuf>,
 }
@@ -74,7 +73,7 @@ fn dsc_path(text: &str) -> Result<PathBuf, &'static str> {
     is_dsc.then(|| text.into()).ok_or("not a .dsc file")
 }
 
-/// Why a build by hand could not be begun or brought to its end.
+/// Why a build could not start or finish.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error(transparent)]
@@ -97,7 +96,7 @@ pub(crate) enum Error {
 }
 
 impl Error {
-    /// Puts the path of an I/O error in front of it.
+    /// Adds the path to an I/O error.
     fn at(path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { path, source }
@@ -111,7 +110,7 @@ impl Error {
     }
 }
 
-/// Builds; the exit code goes by the verdict.
+/// Builds; returns success only for the verdict OK.
 pub(crate) fn run(args: Args) -> Result<ExitCode, Error> {
     let site = Site::find(args.config.file.as_deref())?;
     let source = Source::find(&args.dsc)?;
@@ -124,7 +123,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, Error> {
     }
 }
 
-/// Has the slave's user build, on copies of what root names.
+/// Runs the build as the slave's user, on copies of root's files.
 fn as_user(user: User, site: &Site, source: &Source, args: &Args) -> Result<ExitCode, Error> {
     sys::cgroup::delegate(&user);
     let staging = Staging::make(&site.config.slave.home, user)?;

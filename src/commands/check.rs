@@ -1,7 +1,7 @@
-//! `check-config`: is this configuration good, and does the machine have what it names?
+//! `buildd-slave check-config`: checks a configuration file and the paths in it.
 //!
-//! Reads it by the same code as the daemon, and judges paths by the rights of the user that
-//! builds: started as root, it becomes that user. Mends nothing.
+//! Parses the file like the daemon. Checks paths as the user that builds, which root becomes.
+//! Repairs nothing.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -12,11 +12,11 @@ use crate::config_file::{self, DEFAULT_PATH};
 use crate::privileges;
 use crate::sys::stderr;
 
-/// Tell whether a configuration is good
+/// Check a configuration file
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Prints `FILE: ok`, or one line per error and exits with 1. Started as root, it checks the paths with
-the permissions of the user that builds ([slave] user).
+Prints `FILE: ok`, or one line per error and exits with 1. Started as root, it checks the paths
+with the permissions of the user that builds ([slave] user).
 
 Examples:
   buildd-slave check-config
@@ -27,7 +27,6 @@ pub(crate) struct Args {
     file: Option<PathBuf>,
 }
 
-/// Checks, and says what is wrong.
 pub(crate) fn run(args: &Args) -> ExitCode {
     match check(args.file.as_deref()) {
         Ok((warnings, problems)) => print(args, &warnings, &problems),
@@ -38,7 +37,7 @@ pub(crate) fn run(args: &Args) -> ExitCode {
     }
 }
 
-/// Returns what has no effect, and what is wrong with paths and user.
+/// Returns the warnings of the parser, and the problems with paths and user.
 fn check(given: Option<&Path>) -> Result<(Vec<Warning>, Vec<String>), config_file::Error> {
     let defaults = config_file::host_defaults();
     let (config, warnings) = config_file::load(given, &defaults)?;

@@ -1,7 +1,7 @@
-//! `buildd-slave chroot`: makes a chroot tarball, refreshes it, steps into it.
+//! `buildd-slave chroot`: creates a chroot tarball, updates it, or opens a shell in it.
 //!
-//! What the chroot tool of 2008 did (docs/wire.md §4.5), without root: started as root, it has the
-//! slave's user do it. A tarball is replaced whole or not at all.
+//! Does without root what the chroot tool of 2008 did (docs/wire.md §4.5). Started as root, it runs
+//! as the slave's user. A tarball is replaced atomically.
 
 mod archives;
 mod create;
@@ -32,10 +32,28 @@ Examples:
   buildd-slave chroot shell bookworm.tar.zst --save
   echo 'apt-get -y install ccache' | buildd-slave chroot shell bookworm.tar.zst --save";
 
+const CREATE_EXAMPLES: &str = "\
+Examples:
+  buildd-slave chroot create bookworm.tar.zst
+  buildd-slave chroot create --suite trixie --include eatmydata,ccache trixie.tar
+  buildd-slave chroot create sid.tar --suite sid --archive 'deb http://HOST/debian sid main'";
+
+const UPDATE_EXAMPLES: &str = "\
+Examples:
+  buildd-slave chroot update bookworm.tar.zst
+
+TAR is replaced only if the upgrade succeeds.";
+
+const SHELL_EXAMPLES: &str = "\
+Examples:
+  buildd-slave chroot shell bookworm.tar.zst
+  buildd-slave chroot shell bookworm.tar.zst --save
+  echo 'apt-get -y install ccache' | buildd-slave chroot shell bookworm.tar.zst --save";
+
 /// From this age on, `build` advises to update the default chroot.
 const OLD: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// Make, refresh or enter a chroot tarball.
+/// Manage chroot tarballs
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
@@ -45,62 +63,62 @@ pub(crate) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Make a chroot tarball with mmdebstrap
+    /// Create a chroot tarball with mmdebstrap
     Create(CreateArgs),
-    /// Bring the packages in a chroot tarball up to date
+    /// Upgrade the packages in a chroot tarball
     Update(UpdateArgs),
-    /// Open a root shell in a chroot
+    /// Open a root shell in a chroot tarball
     Shell(ShellArgs),
 }
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = CREATE_EXAMPLES)]
 struct CreateArgs {
-    /// The release to install [default: that of this machine]
+    /// Suite to install [default: the release of this host]
     #[arg(long, value_parser = Suite::parse)]
     suite: Option<Suite>,
-    /// A line of sources.list; may be given more than once [default: this machine's own for the
-    /// suite, else the distribution's]
+    /// Line of sources.list; can be repeated [default: this host's lines for the suite, else the
+    /// distribution's archive]
     #[arg(long, value_name = "LINE", value_parser = archive_line)]
     archive: Vec<String>,
-    /// Packages to install besides, separated by commas
+    /// Additional packages to install, separated by commas
     #[arg(long, value_name = "PKG,…", value_delimiter = ',', value_parser = package)]
     include: Vec<String>,
-    /// Replace OUT if it is there
+    /// Overwrite OUT if it exists
     #[arg(long)]
     force: bool,
-    /// The tarball: .tar, .tar.gz, .tar.bz2, .tar.xz or .tar.zst
+    /// Tarball to create; its name ends in .tar, .tar.gz, .tar.bz2, .tar.xz or .tar.zst
     #[arg(value_parser = tarball_path)]
     out: PathBuf,
-    /// What messages call the tarball: root will move it there.
+    /// Path of the tarball in messages: root copies it there.
     #[arg(long, hide = true)]
     shown_as: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = UPDATE_EXAMPLES)]
 struct UpdateArgs {
     /// Chroot tarball to update
     tar: PathBuf,
-    /// What messages call the tarball: root will move it there.
+    /// Path of the tarball in messages: root copies it there.
     #[arg(long, hide = true)]
     shown_as: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = SHELL_EXAMPLES)]
 struct ShellArgs {
     /// Chroot tarball to open
     tar: PathBuf,
-    /// Put the changed chroot in the tarball's place when the shell exits with 0
+    /// Save the changes to TAR if the shell exits with 0; on a terminal, ask instead
     #[arg(long)]
     save: bool,
-    /// What messages call the tarball: root will move it there.
+    /// Path of the tarball in messages: root copies it there.
     #[arg(long, hide = true)]
     shown_as: Option<PathBuf>,
 }
 
-/// Why a chroot could not be made, refreshed or entered.
+/// Why a chroot command failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error(transparent)]
@@ -130,7 +148,7 @@ pub(crate) enum Error {
     },
 }
 
-/// Checks the name of a tarball to be made.
+/// Checks that the name of a tarball has a known extension.
 fn tarball_path(text: &str) -> Result<PathBuf, &'static str> {
     let known = Compression::by_name(text).is_some();
     known
@@ -138,14 +156,14 @@ fn tarball_path(text: &str) -> Result<PathBuf, &'static str> {
         .ok_or("does not end in .tar, .tar.gz, .tar.bz2, .tar.xz or .tar.zst")
 }
 
-/// Checks that a line of sources.list is one line.
+/// Checks that the text is one line of sources.list.
 pub(super) fn archive_line(text: &str) -> Result<String, &'static str> {
     let good = text.starts_with("deb") && !text.contains(|c: char| c.is_control() && c != '\t');
     good.then(|| text.to_owned())
         .ok_or("not a line of sources.list, such as: deb http://deb.debian.org/debian sid main")
 }
 
-/// Checks that a name of a package cannot pass for anything else.
+/// Checks the form of a package name, so that mmdebstrap cannot take it for an option.
 fn package(text: &str) -> Result<String, &'static str> {
     let good = text.starts_with(|c: char| c.is_ascii_alphanumeric())
         && text
@@ -154,7 +172,6 @@ fn package(text: &str) -> Result<String, &'static str> {
     good.then(|| text.to_owned()).ok_or("not a package's name")
 }
 
-/// Does what is asked for.
 pub(crate) fn run(args: Args) -> Result<ExitCode, Error> {
     let site = Site::find(None)?;
     match (args.command, site.run_as.clone()) {
@@ -212,7 +229,8 @@ fn create(site: &Site, user: Option<User>, args: &CreateArgs) -> Result<ExitCode
     Ok(code)
 }
 
-/// Has the slave's user work on a copy of `tar`, which replaces it if that user replaced the copy.
+/// Runs the command as the slave's user on a copy of `tar`. If the copy was replaced, replaces
+/// `tar`.
 fn as_user(site: &Site, user: User, tar: &Path, words: &[&str]) -> Result<ExitCode, Error> {
     let staging = Staging::make(&site.config.slave.home, user)?;
     let name = Path::new("chroot.tar");
@@ -227,7 +245,7 @@ fn as_user(site: &Site, user: User, tar: &Path, words: &[&str]) -> Result<ExitCo
     Ok(code)
 }
 
-/// The code name of the release that runs here.
+/// Returns the code name of this host's release.
 pub(super) fn running_release() -> Result<Suite, Error> {
     let text = fs::read_to_string("/etc/os-release").unwrap_or_default();
     let name = text

@@ -1,8 +1,7 @@
-//! `doctor`: can this host build, and which command mends what is wrong?
+//! `buildd-slave doctor`: checks whether this host can build.
 //!
-//! Looks at everything a build needs and tries real sessions, as the user that builds: started as
-//! root, it becomes that user. Changes nothing; what it makes for a trial it removes. What the
-//! facts mean is decided in `judge`.
+//! Collects the facts and starts real sessions, as the user that builds, which root becomes.
+//! `checks` grades the facts. Everything created for a trial is removed.
 
 mod checks;
 mod trial;
@@ -21,12 +20,12 @@ use crate::server::{self, Access, Limits, Server};
 use crate::sys::{cgroup, exe, host, user};
 use checks::Trial;
 
-/// Tell whether this host can build, and what mends it
+/// Check whether this host can build
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Prints one line per check: ok, warn or FAIL, the finding, and the command that fixes it. Exits with 1
-if a check FAILs. Started as root, it checks as the user that builds ([slave] user). It changes
-nothing.
+Prints one line per check: ok, warn or FAIL, the finding, and the command that fixes it. Exits
+with 1 if a check FAILs. Started as root, it checks as the user that builds ([slave] user). It
+changes nothing.
 
 Examples:
   buildd-slave doctor
@@ -36,7 +35,7 @@ pub(crate) struct Args {
     config: ConfigOption,
 }
 
-/// Checks everything, and tells.
+/// Runs all checks and prints the findings.
 pub(crate) fn run(args: &Args) -> ExitCode {
     let mut report = Report { worst: Grade::Ok };
     let defaults = config_file::host_defaults();
@@ -54,7 +53,7 @@ pub(crate) fn run(args: &Args) -> ExitCode {
     }
 }
 
-/// Tells findings as they come.
+/// Prints findings and keeps the worst grade.
 struct Report {
     worst: Grade,
 }
@@ -69,7 +68,7 @@ impl Report {
 }
 
 fn check(config: &Config, report: &mut Report) {
-    // First, since root restarts the program as the user here.
+    // First: as root, this call runs the program again as the user and does not return.
     let user = check_user(&config.slave.user);
     let as_builder = user.grade == Grade::Ok;
     report.print(Finding::ok("configuration", "can be read"));
@@ -154,7 +153,7 @@ fn check_sessions(config: &Config, as_builder: bool, report: &mut Report) {
     report.print(checks::no_new_privileges(&read("/proc/self/status")));
     for setting in checks::SYSCTLS {
         let path = format!("/proc/sys/{}", setting.0.replace('.', "/"));
-        // A kernel without the switch does not refuse by it.
+        // A kernel without this setting does not restrict namespaces by it.
         if let Ok(value) = fs::read_to_string(path) {
             report.print(checks::sysctl(setting, &value, namespaces_work));
         }

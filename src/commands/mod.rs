@@ -1,6 +1,6 @@
-//! The commands for the hand: what a person types to ask a slave, or to ask what is wrong here.
+//! The commands of an operator on one host: build, chroot, probe, check-config and doctor.
 //!
-//! Each command's file has its `Args` and its `run`; [`report`] is how a check is told.
+//! Each file has the `Args` and the `run` of its command.
 
 pub(crate) mod build;
 pub(crate) mod check;
@@ -17,7 +17,7 @@ use crate::sys::stderr;
 use std::fmt::Display;
 use std::process::ExitCode;
 
-/// Returns the exit code of a command; an error goes to stderr.
+/// Returns the exit code of a command; prints its error to stderr.
 pub(crate) fn exit_code(result: Result<ExitCode, impl Display>) -> ExitCode {
     result.unwrap_or_else(|error| {
         stderr::line(format_args!("buildd-slave: {error}"));

@@ -1,8 +1,6 @@
-//! How does a file come to a place of the user's: whole or not at all, with the rights it should
-//! have there?
+//! Writes a command's output file atomically.
 //!
-//! A new file gets those of the umask, one that is replaced keeps mode and owner. Knows nothing
-//! of what it writes. Called wherever a command for the hand leaves a file.
+//! A new file gets its mode from the umask. A replaced file keeps its mode and owner.
 
 use std::fs;
 use std::io::{self, Read};
@@ -17,7 +15,7 @@ use super::site::{Error, at};
 
 const CHUNK_BYTES: usize = 256 << 10;
 
-/// A file on its way; dropped unfinished, it leaves nothing.
+/// A temporary file that `finish` renames to its destination; removed if dropped before.
 pub(super) struct Output {
     temp: TempFile,
     to: PathBuf,
@@ -31,7 +29,7 @@ impl Output {
         Ok(Self { temp, to })
     }
 
-    /// Appends all of `source`, each piece of which `see` sees as well.
+    /// Appends all of `source`, and passes each chunk to `observe` as well.
     pub(super) fn append(
         &mut self,
         source: &mut dyn Read,
@@ -52,20 +50,20 @@ impl Output {
         }
     }
 
-    /// Gives the file its name.
+    /// Renames the file to its destination.
     pub(super) fn finish(self) -> Result<(), Error> {
         let old = fs::metadata(&self.to).ok();
         let mode = old.as_ref().map_or_else(new_mode, |old| old.mode() & 0o777);
         self.temp.persist(&self.to, mode)?;
         if let Some(old) = old {
-            // Only root can, and only root need.
+            // Fails unless this is root or the owner; then the file keeps this user.
             let _ = chown(&self.to, Some(old.uid()), Some(old.gid()));
         }
         Ok(())
     }
 }
 
-/// The mode that the umask leaves a new file.
+/// Returns the mode of a new file under the umask.
 fn new_mode() -> u32 {
     let mask = umask(Mode::empty());
     umask(mask);

@@ -1,8 +1,7 @@
-//! `probe`: asks a slave what a master would ask, one question at a time.
+//! `buildd-slave probe`: calls a slave like a master does.
 //!
-//! Any call with arguments as JSON, and what takes more than one: following the log, fetching and
-//! sending files, waiting for the end of a build. Prints answers on stdout, reasons on stderr.
-//! Keeps no state, and tidies nothing up after a build.
+//! Makes any XML-RPC call with JSON arguments, follows the log, transfers files, and waits for the
+//! end of a build. Answers go to stdout, errors to stderr. Keeps no state.
 
 mod fetch;
 mod send;
@@ -26,12 +25,12 @@ use crate::sys::fs;
 use crate::sys::stderr;
 use crate::xmlrpc::{self, Value};
 
-/// Between two looks at a slave.
+/// Interval between two status calls.
 const POLL: Duration = Duration::from_secs(1);
 
-const EXAMPLES: &str = r#"METHOD is one of the above, or an XML-RPC method of the slave: echo, info, status,
-ensurepresent, build, abort, clean. An ARG is JSON: true, [1], {"a":1}, null, "8".
-An ARG that is not JSON is a string. Bytes in an answer are printed as {"base64": "..."}.
+const EXAMPLES: &str = r#"METHOD is one of the above, or an XML-RPC method of the slave: echo, info,
+status, ensurepresent, build, abort, clean. An ARG is JSON: true, [1], {"a":1}, null, "8". An ARG
+that is not JSON is a string. Bytes in an answer are printed as {"base64": "..."}.
 
 Examples:
   buildd-slave probe builder1:8221 status
@@ -42,11 +41,11 @@ Examples:
   buildd-slave probe builder1:8221 log -f
   buildd-slave probe builder1:8221 wait && buildd-slave probe builder1:8221 get SHA1 -o hello.deb"#;
 
-/// Ask a slave what a master would ask
+/// Call a slave's XML-RPC methods
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES, disable_help_subcommand = true)]
 pub(crate) struct Args {
-    /// The slave: http://HOST:8221, http://USER:PASSWORD@HOST:8221, or HOST:8221
+    /// Slave: http://HOST:8221, http://USER:PASSWORD@HOST:8221, or HOST:8221
     url: String,
     #[command(subcommand)]
     action: Action,
@@ -60,7 +59,7 @@ pub(crate) struct Args {
 enum Action {
     /// Print the build log
     Log {
-        /// Go on until the build is over
+        /// Print the log as it grows, until the build ends
         #[arg(short, long)]
         follow: bool,
     },
@@ -78,9 +77,9 @@ enum Action {
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
     },
-    /// Wait until no build runs and print the status; fails unless the build is OK
+    /// Wait until no build runs and print the status; exit with 1 unless the verdict is OK
     Wait,
-    /// Any call of the protocol: echo, info, status, ensurepresent, build, abort, clean
+    /// Any XML-RPC method
     #[command(external_subcommand)]
     Call(Vec<OsString>),
 }
@@ -120,7 +119,6 @@ enum Error {
     Output(io::Error),
 }
 
-/// Asks, and prints the answer.
 pub(crate) fn run(args: &Args) -> ExitCode {
     let mut out = io::stdout().lock();
     let done = perform(args, &mut out).and_then(|success| {
@@ -130,7 +128,7 @@ pub(crate) fn run(args: &Args) -> ExitCode {
     match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
-        // The reader, `head` perhaps, has had enough.
+        // The reader, such as `head`, closed the pipe.
         Err(Error::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
             stderr::line(error);
@@ -154,7 +152,7 @@ fn perform(args: &Args, out: &mut dyn Write) -> Result<bool, Error> {
     }
 }
 
-/// Prints the log of the build that is there.
+/// Prints the log of the current build.
 fn log(client: &Client, follow: bool, out: &mut dyn Write, poll: Duration) -> Result<(), Error> {
     let printed = if follow {
         follow_log(client, None, out, poll)
@@ -163,7 +161,7 @@ fn log(client: &Client, follow: bool, out: &mut dyn Write, poll: Duration) -> Re
     };
     match printed {
         Err(LogError::Output(error)) => Err(Error::Output(error)),
-        // What there was has been seen.
+        // The whole log has been printed.
         Err(LogError::Gone) => {
             stderr::line(LogError::Gone);
             Ok(())
@@ -187,8 +185,8 @@ fn call(client: &Client, words: &[OsString], out: &mut dyn Write) -> Result<(), 
     print_json(&client.call(method, &params)?, out)
 }
 
-/// Returns what a word on the command line stands for: JSON, else the text itself. A sum is text
-/// even when all its digits happen to be decimal.
+/// Converts an argument: JSON, else a string. A SHA-1 is a string even if all its digits are
+/// decimal.
 fn parse_word(word: &str) -> Result<Value, xmlrpc::Error> {
     match serde_json::from_str(word) {
         Ok(json) if Sha1Hex::parse(word).is_err() => Value::from_json(json),
@@ -200,7 +198,7 @@ fn print_json(value: &Value, out: &mut dyn Write) -> Result<(), Error> {
     writeln!(out, "{}", value.to_json()).map_err(Error::Output)
 }
 
-/// Waits until no build runs; tells whether there is one that ended well.
+/// Waits until no build runs. Returns whether the verdict is OK.
 fn wait(client: &Client, out: &mut dyn Write, poll: Duration) -> Result<bool, Error> {
     loop {
         let status = || client.call("status", &[]);

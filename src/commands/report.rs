@@ -1,21 +1,20 @@
-//! Pure: how is one check told to a person?
+//! Pure: the result of one check of `doctor`, printed as one line.
 //!
-//! One line: whether it is well, what was looked at, what was found, and the command that mends
-//! it. Used by `doctor`; what a finding means is decided there and in `judge`.
+//! The line has the grade, the subject, the finding, and the command that fixes it.
 
 use std::fmt;
 
-/// How bad it is.
+/// The result of a check, from best to worst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Grade {
     Ok,
-    /// Builds work, but less well than they might.
+    /// Builds work, with restrictions.
     Warn,
-    /// Some or all builds cannot work.
+    /// Some or all builds fail.
     Fail,
 }
 
-/// What one check found.
+/// The result of one check.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Finding {
     pub(super) grade: Grade,

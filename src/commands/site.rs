@@ -1,8 +1,8 @@
-//! Where does a command for the hand keep its things, and as whom does it work?
+//! Chooses the user and the folders of `build` and `chroot`.
 //!
-//! The slave's user works in the slave's home; root becomes that user (`staging`); anybody else
-//! works in a cache folder of their own, unless the configuration names a home. Shares the
-//! unpacked chroots with the daemon, never its file cache. Called by `build` and `chroot`.
+//! The slave's user works in the slave's home. Root becomes that user (see `staging`). Any other
+//! user works below `~/.cache`, unless the configuration sets a home. The unpacked chroots are
+//! shared with the daemon, the file cache is not.
 
 use std::fs;
 use std::io;
@@ -15,7 +15,7 @@ use crate::config_file;
 use crate::privileges;
 use crate::sys::{self, user};
 
-/// Why it is not clear where or as whom to work.
+/// Why user and folders cannot be chosen, or a file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error(transparent)]
@@ -30,13 +30,13 @@ pub(crate) enum Error {
     Io { path: PathBuf, source: io::Error },
 }
 
-/// Puts the path of an I/O error in front of it.
+/// Adds the path to an I/O error.
 pub(super) fn at(path: &Path) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_owned();
     move |source| Error::Io { path, source }
 }
 
-/// What a command for the hand works with.
+/// The configuration and the user of a command.
 #[derive(Debug)]
 pub(super) struct Site {
     pub(super) config: Config,
@@ -45,7 +45,7 @@ pub(super) struct Site {
 }
 
 impl Site {
-    /// Reads the configuration (`given` is `--config`) and looks at who asks.
+    /// Reads the configuration (`given` is `--config`) and finds out which user this is.
     pub(super) fn find(given: Option<&Path>) -> Result<Self, Error> {
         let read = |defaults: &_| config_file::load(given, defaults).map(|read| read.0);
         let mut defaults = config_file::host_defaults();
@@ -68,8 +68,8 @@ impl Site {
         Ok(Self { config, run_as })
     }
 
-    /// Returns the folder for the file caches and journal entries of these commands. The daemon does
-    /// not use it.
+    /// Returns the folder for the file caches and journal entries of these commands. The daemon
+    /// does not use it.
     pub(super) fn work_folder(&self) -> PathBuf {
         self.config.slave.home.join("by-hand")
     }
@@ -84,7 +84,7 @@ impl Site {
         self.config.slave.home.join("tarballs")
     }
 
-    /// Makes the folders that are not there yet.
+    /// Creates the folders that do not exist.
     pub(super) fn make_folders(&self) -> Result<(), Error> {
         let slave = &self.config.slave;
         fs::create_dir_all(&slave.home).map_err(at(&slave.home))?;
@@ -100,7 +100,7 @@ impl Site {
     }
 }
 
-/// Where a user who is not the slave's keeps chroots and sessions.
+/// Returns the folder for chroots and sessions of a user other than the slave's.
 fn cache_folder() -> Result<PathBuf, Error> {
     let folder = |name: &str| {
         let path = PathBuf::from(std::env::var_os(name)?);

@@ -1,8 +1,7 @@
-//! How does root have the slave's user do the work, on files that only root may reach?
+//! Runs this program as the slave's user on copies of root's files.
 //!
-//! What goes in is copied to a fresh folder of that user's, this binary is run again as the user,
-//! and root copies what came out to where it belongs. Neither side opens the other's files.
-//! Called by `build` and `chroot` when they are started as root.
+//! Root copies the inputs to a new folder of that user, runs the program again as the user, and
+//! copies the outputs back. Neither user opens the other's files.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
@@ -32,7 +31,7 @@ pub(super) struct Staging {
 }
 
 impl Staging {
-    /// Makes the folder below `home`.
+    /// Creates the folder below `home`.
     pub(super) fn make(home: &Path, user: User) -> Result<Self, Error> {
         let dir = mkdtemp(&home.join(".staging-XXXXXX")).map_err(|errno| at(home)(errno.into()))?;
         let staging = Self { dir, user };
@@ -41,7 +40,7 @@ impl Staging {
         Ok(staging)
     }
 
-    /// The path in the folder of a file called `name`.
+    /// Returns the path of the file `name` in the folder.
     pub(super) fn path(&self, name: impl AsRef<Path>) -> PathBuf {
         self.dir.join(name)
     }
@@ -64,7 +63,7 @@ impl Staging {
         Ok(to)
     }
 
-    /// Returns this program's `subcommand`, to be run by the user in the folder.
+    /// Returns the command that runs this program's `subcommand` as the user, in the folder.
     pub(super) fn command(&self, subcommand: &[&str]) -> Command {
         let mut command = exe::this_program(subcommand);
         command
@@ -79,8 +78,8 @@ impl Staging {
         command
     }
 
-    /// Runs the command to its end. Keys that send a signal reach it from the terminal; TERM is
-    /// passed on.
+    /// Runs the command to its end. The terminal sends it SIGINT and SIGQUIT itself; SIGTERM is
+    /// forwarded.
     pub(super) fn run(&self, mut command: Command) -> Result<ExitCode, Error> {
         let failed = || at(Path::new("buildd-slave"));
         let mut signals = Signals::new([SIGINT, SIGQUIT, SIGTERM]).map_err(failed())?;
@@ -89,7 +88,7 @@ impl Staging {
         thread::spawn(move || {
             for signal in &mut signals {
                 if signal == SIGTERM {
-                    // It may have ended by itself in between.
+                    // Fails if the process has just ended.
                     let _ = kill(pid, Signal::SIGTERM);
                 }
             }
@@ -118,7 +117,7 @@ impl Staging {
         output.finish()
     }
 
-    /// Lists the files in `folder` of the folder; an absent one has none.
+    /// Lists the files in the subfolder `folder`; an absent one has none.
     pub(super) fn names(&self, folder: &str) -> Result<Vec<OsString>, Error> {
         let path = self.dir.join(folder);
         match fs::read_dir(&path) {
@@ -131,7 +130,7 @@ impl Staging {
         }
     }
 
-    /// Tells the inode of a file in the folder: another one has taken its place if it changes.
+    /// Returns the inode of a file in the folder. It changes if the file is replaced.
     pub(super) fn inode(&self, name: &Path) -> Result<u64, Error> {
         let path = self.dir.join(name);
         let found = fs::symlink_metadata(&path).map_err(at(&path))?;
@@ -141,7 +140,7 @@ impl Staging {
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        // What is left is the user's, in the user's home: it harms nobody.
+        // On failure, files of the user are left in the user's home, which is harmless.
         let _ = sys::fs::remove_tree(&self.dir);
     }
 }

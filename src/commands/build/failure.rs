@@ -1,15 +1,14 @@
-//! Pure: which lines of a build log say why the build failed?
+//! Pure: picks the lines of a build log that show why the build failed.
 //!
-//! Looks between the start of the stage that failed and sbuild's clean-up and summary. Picks apt's and
-//! sbuild's errors, the list of unmet dependencies, errors of compilers and make, and the last
-//! lines before the end. Judges nothing: the verdict is the shim's. Called by `report`.
+//! Searches the failed stage, up to sbuild's clean-up and summary. Picks errors of apt, sbuild,
+//! compilers and make, the list of unmet dependencies, and the last lines of the stage.
 
-/// The lines shown at most.
+/// Maximum number of lines.
 const SHOWN_LINES: usize = 15;
-/// The lines shown before the end, whatever they say.
+/// Number of last lines of the stage among them.
 const LAST_LINES: usize = 6;
 
-/// Stages that run after a failure as well.
+/// Stages that also run after a failure.
 const CLOSING: [&str; 3] = ["REAP", "UMOUNT", "CLEANUP"];
 
 /// Returns the lines of `log` that show the cause, in their order.
@@ -28,7 +27,7 @@ pub(super) fn failure_lines(log: &str) -> Vec<&str> {
         .rev()
         .filter(|number| lines.get(*number).is_some_and(|line| has_content(line)))
         .take(LAST_LINES);
-    // The first errors are the causes; the last lines are the end.
+    // The first errors are the likely causes.
     picked.truncate(SHOWN_LINES - LAST_LINES);
     picked.extend(last);
     picked.sort_unstable();
@@ -54,7 +53,7 @@ fn failed_stage(log: &str) -> Vec<&str> {
         .to_vec()
 }
 
-/// Returns the stage that a line of the shim's, `[Sun Nov 22 11:32:29 2026] NAME`, begins.
+/// Returns the stage that begins with this line of the shim: `[Sun Nov 22 11:32:29 2026] NAME`.
 fn stage_of(line: &str) -> Option<&str> {
     let (time, name) = line.strip_prefix('[')?.split_once("] ")?;
     let is_stage = time.split(' ').count() >= 5 && name.bytes().all(|b| b.is_ascii_uppercase());

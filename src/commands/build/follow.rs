@@ -1,7 +1,7 @@
-//! Stays with a build by hand until it has ended: shows how it goes, and passes Ctrl-C on.
+//! Shows the progress of a build until it ends, and forwards Ctrl-C.
 //!
-//! On a terminal one line is drawn again and again; elsewhere a stage is a line. The first signal
-//! asks the shim to abort, the second kills it; either way the end is waited for.
+//! Each stage is printed as a line. A terminal also has a status line, which is redrawn. The first
+//! signal aborts the build, the second kills it. Either way, `follow` waits for the end.
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::process::Child;
@@ -18,11 +18,11 @@ use crate::pipeline::journal::JournalEntry;
 
 use super::progress::{Step, last_line, stage_line, status_line};
 
-/// How often the line is drawn.
+/// How often the status line is redrawn.
 const TICK: Duration = Duration::from_millis(250);
-/// The end of the log in which its last line is looked for.
+/// Bytes at the end of the log that are searched for its last line.
 const TAIL_BYTES: usize = 2048;
-/// The width of a terminal that does not tell.
+/// The width of a terminal if $COLUMNS is not set.
 const COLUMNS: usize = 80;
 
 enum Event {
@@ -30,18 +30,17 @@ enum Event {
     Ended,
 }
 
-/// Begins to catch the signals that ask for an end; to be called before the build starts.
+/// Catches the signals that end a build. Call it before the build starts.
 pub(super) fn signals() -> io::Result<Signals> {
     Signals::new([SIGINT, SIGTERM, SIGHUP])
 }
 
-/// Waits for the end of the build in `run`, of which `shim` is the process; `total` is the number
-/// of its stages.
+/// Follows the build in `run` until its process `shim` ends. `total` is the number of its stages.
 pub(super) fn follow(run: &JournalEntry, mut shim: Child, total: usize, mut signals: Signals) {
     let (sender, events) = channel();
     let ended = sender.clone();
     thread::spawn(move || {
-        // However it ended, the journal entry tells.
+        // The journal entry has the verdict.
         let _ = shim.wait();
         let _ = ended.send(Event::Ended);
     });
@@ -79,13 +78,13 @@ pub(super) fn follow(run: &JournalEntry, mut shim: Child, total: usize, mut sign
     }
 }
 
-/// Standard output while the build runs. That it cannot be written to is no reason to stop.
+/// Standard output while the build runs. Write errors are ignored: the build continues.
 struct Screen {
     began: Instant,
     terminal: bool,
     width: usize,
     total: usize,
-    /// The stages that have their line already.
+    /// Number of stages already printed.
     shown: usize,
 }
 
@@ -103,7 +102,7 @@ impl Screen {
         }
     }
 
-    /// Shows what has come since the last time.
+    /// Prints the new stages and redraws the status line.
     fn show(&mut self, run: &JournalEntry) {
         let stages = run.stages();
         let first = stages.first().map_or(0.0, |(time, _)| *time);
@@ -130,7 +129,7 @@ impl Screen {
         if let Some((_, step)) = step(stages.len()).filter(|_| self.terminal) {
             let end = buildlog::tail(&run.log(), TAIL_BYTES, false).unwrap_or_default();
             let end = String::from_utf8_lossy(&end);
-            // One column is left free, or some terminals begin a new line.
+            // Some terminals wrap a line that fills the last column.
             let width = self.width.saturating_sub(1);
             let line = status_line(self.began.elapsed(), step, last_line(&end), width);
             self.draw(&line);
@@ -143,7 +142,7 @@ impl Screen {
         let _ = writeln!(io::stdout().lock(), "{line}");
     }
 
-    /// Removes the line that changes.
+    /// Erases the status line.
     fn clear(&self) {
         if self.terminal {
             self.draw("");

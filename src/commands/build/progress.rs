@@ -1,20 +1,18 @@
-//! Pure: how does a build that runs look, on a line?
-//!
-//! Text in, text out; `follow` reads the clock and the log, and draws.
+//! Pure: formats the progress of a running build.
 
 use std::time::Duration;
 
-/// A stage that a build has come to.
+/// The stage of a running build.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Step<'a> {
     pub(super) name: &'a str,
-    /// Which stage it is, from 1.
+    /// Position of the stage, from 1.
     pub(super) number: usize,
-    /// How many there will be, if all goes well.
+    /// Number of stages of a successful build.
     pub(super) total: usize,
 }
 
-/// Returns the line that stays: `  1:05 [6/8] SBUILD`, with the time since the beginning.
+/// Returns the permanent line of a stage: `  1:05 [6/8] SBUILD`, with the time since the start.
 pub(super) fn stage_line(since: Duration, step: Step<'_>) -> String {
     let Step {
         name,
@@ -52,7 +50,7 @@ pub(super) fn last_line(log: &str) -> &str {
         .trim()
 }
 
-/// Returns the text without what would move the cursor, cut to `width` characters.
+/// Returns the text without control characters, cut to `width` characters.
 fn fit(text: &str, width: usize) -> String {
     let mut shown: String = text
         .chars()

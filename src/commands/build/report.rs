@@ -1,4 +1,4 @@
-//! Brings out what a build by hand left, and says how it ended.
+//! Copies the results of a build to the output folder and prints the verdict.
 
 use std::io::{self, Read, Write as _};
 use std::path::Path;
@@ -17,7 +17,7 @@ use super::Error;
 use super::failure::failure_lines;
 use super::progress::clock;
 
-/// The end of a log in which the reason of a failure is looked for.
+/// Bytes at the end of the log that are searched for the cause of a failure.
 const LOG_BYTES: usize = 1 << 20;
 
 /// A result in the output folder.

@@ -1,7 +1,6 @@
-//! One build by hand, from the source files to the results: what a master does, and its slave.
+//! Runs one build, from the source files to the results, like a master with its slave.
 //!
-//! The build has a folder of its own below `by-hand`: its file cache and its journal entry, gone
-//! when the build is over. Nothing in it is ever the daemon's.
+//! File cache and journal entry are in a temporary folder below `by-hand`, apart from the daemon's.
 
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
@@ -26,7 +25,8 @@ use crate::sys::cgroup::ResourceControl;
 
 use super::{Args, Error, follow, report};
 
-/// Builds `source` and brings results and log out; the exit code goes by the verdict.
+/// Builds `source` and copies results and log to the output folder. Returns success only for the
+/// verdict OK.
 pub(super) fn build(site: &Site, source: &Source, args: &Args) -> Result<ExitCode, Error> {
     let begun = Instant::now();
     site.make_folders()?;
@@ -80,7 +80,7 @@ impl BuildFolder {
         Ok(Self(path))
     }
 
-    /// Fills the file cache and says what to build and how, as a master and a slave would.
+    /// Fills the file cache and returns the spec of the build.
     fn spec(
         &self,
         site: &Site,

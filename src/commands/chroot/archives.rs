@@ -1,8 +1,8 @@
-//! Pure: which of this machine's apt sources are the archive of a release?
+//! Pure: finds a suite's archive among the host's apt sources.
 //!
-//! Reads `sources.list` and deb822 texts; returns one-line entries of the suite and of its
-//! `-updates` and `-security` pockets. Leaves out whatever another keyring signs than the
-//! distribution's own: a chroot for packages has no third parties in it. Called by `create`.
+//! Reads `sources.list` and deb822 texts. Returns one-line entries of the suite and of its
+//! `-updates` and `-security` pockets. Skips entries with a third party's keyring, which a build
+//! chroot must not contain.
 
 use crate::dpkg::control::{Field, Paragraph};
 
@@ -33,7 +33,7 @@ fn one_line(line: &str, suite: &str) -> Option<String> {
     entry(uri, name, components, suite)
 }
 
-/// Returns the entries for `suite` in the text of a `.sources` file; what is not one has none.
+/// Returns the entries for `suite` in the text of a `.sources` file; invalid stanzas are skipped.
 pub(super) fn in_deb822(text: &str, suite: &str) -> Vec<String> {
     let mut entries = Vec::new();
     for stanza in text.split("\n\n") {
@@ -65,7 +65,7 @@ fn words<'a>(field: &Field<'a>) -> Vec<&'a str> {
         .collect()
 }
 
-/// Returns a source as a line, if it is one of `suite` that can be fetched from.
+/// Returns the entry as a line if it belongs to `suite` and has an HTTP URL.
 fn entry(uri: &str, name: &str, components: &[&str], suite: &str) -> Option<String> {
     let pocket = name.strip_prefix(suite)?;
     let wanted = matches!(pocket, "" | "-updates" | "-security") && !components.is_empty();
@@ -73,7 +73,7 @@ fn entry(uri: &str, name: &str, components: &[&str], suite: &str) -> Option<Stri
     (wanted && remote).then(|| format!("deb {uri} {name} {}", components.join(" ")))
 }
 
-/// Tells whether a `Signed-By` is a keyring that the distribution itself installs.
+/// Whether a `Signed-By` names a keyring of the distribution itself.
 fn is_own_keyring(signed_by: &str) -> bool {
     let file = signed_by.rsplit('/').next().unwrap_or_default();
     file.starts_with("debian-archive-") || file.starts_with("ubuntu-archive-")

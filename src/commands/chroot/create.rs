@@ -1,4 +1,4 @@
-//! Makes a chroot tarball with mmdebstrap, from the machine's own archives unless told others.
+//! Creates a chroot tarball with mmdebstrap, by default from the host's own archives.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -19,21 +19,20 @@ use super::{Error, archives};
 
 const SOURCES: &str = "/etc/apt/sources.list";
 const PARTS: &str = "/etc/apt/sources.list.d";
-/// The lines of mmdebstrap that an error repeats.
+/// Number of mmdebstrap's last lines that an error repeats.
 const KEPT_LINES: usize = 12;
 
-/// What to put into a chroot.
+/// The content of a chroot.
 #[derive(Debug)]
 pub(super) struct Recipe {
     pub(super) suite: Suite,
     pub(super) arch: String,
-    /// Lines of sources.list; none means the machine's own for the suite, and if it has none,
-    /// what mmdebstrap takes to be the distribution's.
+    /// Lines of sources.list. If empty: the host's lines for the suite, else mmdebstrap's default.
     pub(super) archives: Vec<String>,
     pub(super) include: Vec<String>,
 }
 
-/// Makes the tarball `to`, which messages call `shown`.
+/// Creates the tarball `to`; messages call it `shown`.
 pub(super) fn create(mut recipe: Recipe, to: &Path, shown: &Path) -> Result<(), Error> {
     let begun = Instant::now();
     if recipe.archives.is_empty() {
@@ -73,7 +72,7 @@ pub(super) fn create(mut recipe: Recipe, to: &Path, shown: &Path) -> Result<(), 
         Err(Error::Mmdebstrap { status, output })
     })?;
     let seconds = begun.elapsed().as_secs();
-    // The tarball is there even if nobody reads this.
+    // The tarball is complete even if stdout is closed.
     let _ = writeln!(
         io::stdout().lock(),
         "{} {:>10} {} ({seconds} s)",
@@ -90,7 +89,7 @@ fn arguments(recipe: &Recipe) -> Vec<String> {
         "--mode=unshare".to_owned(),
         "--variant=buildd".to_owned(),
         "--format=tar".to_owned(),
-        // The package lists stay: an UPDATE then fetches only what has changed since.
+        // Keep the package lists: UPDATE then downloads only the changes.
         "--skip=cleanup/apt/lists".to_owned(),
         format!("--architectures={}", recipe.arch),
     ];

@@ -1,7 +1,7 @@
-//! Works inside a chroot tarball: a session over its tree, and the changed tree packed again.
+//! Runs a session in a chroot tarball, and packs the changed tree again.
 //!
-//! Uses the tree that builds have unpacked already, which nobody changes, or unpacks one for
-//! itself. Whatever happens, session and own tree are removed.
+//! The session's base is the unpacked chroot shared with builds, which is read-only, or a private
+//! copy if there is none. Session and private copy are always removed.
 
 use std::fs;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -26,9 +26,9 @@ use super::Error;
 use super::create::ignore_keyboard_signals;
 use super::pack::{Packed, compression_of, pack, sha1};
 
-/// Where the session is told of the proxy; not packed.
+/// Configures the proxy in the session; not packed.
 const PROXY: &str = "/etc/apt/apt.conf.d/99buildd-slave-proxy";
-/// What a session puts into every chroot, and what only one session needs.
+/// Files that each session writes or needs only temporarily.
 const NOT_PACKED: [&str; 8] = [
     "./etc/resolv.conf",
     "./etc/hosts",
@@ -39,10 +39,10 @@ const NOT_PACKED: [&str; 8] = [
     "./root/.bash_history",
     "./tmp/*",
 ];
-/// What a session puts into a chroot that has none.
+/// A session writes this file if the chroot has none.
 const POLICY: &str = "usr/sbin/policy-rc.d";
 
-/// Brings the packages in `tar`, which messages call `shown`, up to date.
+/// Upgrades the packages in `tar`; messages call it `shown`.
 pub(super) fn update(site: &Site, tar: &Path, shown: &Path) -> Result<ExitCode, Error> {
     with_chroot(site, tar, shown, |chroot| {
         if let Some(url) = &site.config.apt_proxy {
@@ -67,7 +67,7 @@ pub(super) fn update(site: &Site, tar: &Path, shown: &Path) -> Result<ExitCode, 
     })
 }
 
-/// Opens a root login shell in `tar`; with `save` what it leaves takes the tarball's place.
+/// Opens a root login shell in `tar`; with `save`, the changed chroot can replace the tarball.
 pub(super) fn shell(site: &Site, tar: &Path, shown: &Path, save: bool) -> Result<ExitCode, Error> {
     with_chroot(site, tar, shown, |chroot| {
         let fate = if save { "can be saved" } else { "are lost" };
@@ -77,7 +77,7 @@ pub(super) fn shell(site: &Site, tar: &Path, shown: &Path, save: bool) -> Result
         ));
         let status = chroot.run(&["bash", "--login"], Stdio::inherit())?;
         take_terminal_back();
-        // Who sits at a terminal is asked: the last command's exit code means little there.
+        // On a terminal, the user is asked: the exit code is that of the last command there.
         let wanted = save && (status.success() || io::stdin().is_terminal());
         if wanted && confirm_save(shown) {
             chroot.repack(tar, shown)?;
@@ -97,7 +97,7 @@ struct Chroot {
     sha1: Sha1Hex,
 }
 
-/// Unpacks `tar`, starts a session over it, has `work` done, and removes both.
+/// Unpacks `tar`, runs `work` in a session over it, and removes both.
 fn with_chroot(
     site: &Site,
     tar: &Path,
@@ -123,7 +123,7 @@ fn with_chroot(
         network: true,
     };
     let session = Session::start(ids, &spec, Stdio::inherit()).inspect_err(|_| {
-        // The failure itself is what matters.
+        // Report the first failure, not this one.
         let _ = remove_folder(&spec.dir, ids);
     })?;
     let chroot = Chroot {
@@ -139,7 +139,7 @@ fn with_chroot(
 }
 
 impl Chroot {
-    /// Runs a command in the session, on the output of this process.
+    /// Runs a command in the session; it inherits stdout and stderr.
     fn run(&self, words: &[&str], stdin: Stdio) -> Result<ExitStatus, Error> {
         let (program, rest) = words.split_first().expect("a command has a name");
         enter::command(self.session.init_pid(), enter::Network::Host, program)
@@ -149,7 +149,7 @@ impl Chroot {
             .map_err(|error| at(&self.tree)(error).into())
     }
 
-    /// Packs what the session has become and puts it in the place of `tar`, compressed as that.
+    /// Packs the session's tree and replaces `tar` with it, in the same compression.
     fn repack(&self, tar: &Path, shown: &Path) -> Result<(), Error> {
         print(&format!("Packing {}.", shown.display()));
         let mut command = enter::command(self.session.init_pid(), enter::Network::Host, "tar");
@@ -186,7 +186,7 @@ struct Tree {
     /// The folder of a private tree, to be removed.
     private: Option<PathBuf>,
     ids: SubIds,
-    /// Keeps the builds' tree from being removed.
+    /// Keeps the shared tree from being evicted.
     _held: Option<store::Held>,
 }
 
@@ -245,13 +245,13 @@ fn print(line: &str) {
     let _ = writeln!(io::stdout().lock(), "{line}");
 }
 
-/// Makes this process the terminal's again: an interactive shell takes it for itself.
+/// Makes this process group the terminal's foreground group again, as it was before the shell.
 fn take_terminal_back() {
     let stdin = io::stdin();
     if stdin.is_terminal() {
         let mut signals = SigSet::empty();
         signals.add(Signal::SIGTTOU);
-        // If this fails, so will the question, which counts as a no.
+        // If this fails, reading the answer fails too, which means no.
         let _ = signals.thread_block();
         let _ = tcsetpgrp(stdin.as_fd(), getpgrp());
         let _ = signals.thread_unblock();
@@ -268,7 +268,7 @@ fn confirm_save(tar: &Path) -> bool {
     let _ = out.flush();
     let mut answer = String::new();
     let read = io::stdin().read_line(&mut answer);
-    // No line at all is an end of file, not an empty answer.
+    // A count of 0 is an end of file, not an empty answer.
     read.is_ok_and(|count| count > 0)
         && matches!(answer.trim().to_lowercase().as_str(), "" | "y" | "yes")
 }

@@ -1,7 +1,4 @@
-//! Brings a stream of tar into a file, compressed as the file's name or content says.
-//!
-//! Hashes what it writes. Compresses by the programs that Debian has for it. Does not unpack:
-//! `session::store` does.
+//! Writes a tar stream to a file, compressed by gzip, bzip2, xz or zstd, and hashes it.
 
 use std::fs::File;
 use std::io::Read;
@@ -18,7 +15,7 @@ use crate::sys::digest::sha1_of;
 
 use super::Error;
 
-/// Reads the compression from the content of the file at `path`.
+/// Detects the compression of a file by its magic bytes.
 pub(super) fn compression_of(path: &Path) -> Result<Compression, site::Error> {
     let mut magic = Vec::new();
     let file = File::open(path).map_err(at(path))?;
@@ -27,7 +24,7 @@ pub(super) fn compression_of(path: &Path) -> Result<Compression, site::Error> {
     Ok(Compression::by_magic(&magic))
 }
 
-/// What became of a tarball.
+/// A tarball that was written.
 #[derive(Debug)]
 pub(super) struct Packed {
     pub(super) sha1: Sha1Hex,
@@ -35,8 +32,8 @@ pub(super) struct Packed {
     pub(super) size: u64,
 }
 
-/// Writes `stream` to the file `to`. When the stream has ended, `is_whole` tells whether that was
-/// its proper end; the file gets its name only then.
+/// Writes `stream` to the file `to`. At the end of the stream, `check` returns an error if the
+/// stream is incomplete; then the file is not created.
 pub(super) fn pack(
     stream: ChildStdout,
     compression: Compression,
@@ -67,7 +64,7 @@ pub(super) fn pack(
                 })?;
             let mut compressed = child.stdout.take().expect("stdout is piped");
             let written = output.append(&mut compressed, &mut observe);
-            // Closed before the wait: the program must not wait for us.
+            // Close the pipe before the wait, or the program may block on it.
             drop(compressed);
             let status = child.wait().map_err(at(to))?;
             written?;

@@ -1,7 +1,6 @@
-//! Pure: what do the facts about a host mean for builds, and which command mends what is wrong?
+//! Pure: grades the facts that `doctor` collects, and names the command that fixes each problem.
 //!
-//! Facts in, findings out; `doctor` gathers the facts and tries the sessions. Commands given as
-//! mends are for root on Debian or Ubuntu.
+//! The commands are for root on Debian or Ubuntu.
 
 use std::str::FromStr;
 
@@ -11,32 +10,32 @@ use crate::commands::report::Finding;
 use crate::config::Overlay;
 use crate::session::idmap::{COUNT, first_of_range};
 
-/// The oldest sbuild that works with a session of ours.
+/// The oldest sbuild that works in a session.
 const OLDEST_SBUILD: &str = "0.85";
-/// Less free space than this is worth a warning.
+/// Less free space gives a warning.
 const SCARCE_BYTES: u64 = 2 << 30;
 
-/// Kernel switches of user namespaces: name, what refuses them, what allows them.
+/// Kernel settings that can forbid user namespaces: name, forbidding value, allowing value.
 pub(super) const SYSCTLS: [(&str, &str, &str); 3] = [
     ("kernel.apparmor_restrict_unprivileged_userns", "1", "0"),
     ("kernel.unprivileged_userns_clone", "0", "1"),
     ("user.max_user_namespaces", "0", "65536"),
 ];
 
-/// What came of trying sessions; an error is the reason.
+/// The result of trying to start sessions; an error is the reason.
 pub(super) enum Trial {
     NotTried(&'static str),
-    /// There was no namespace with all its ids.
+    /// A user namespace with all its ids could not be created.
     NoNamespace(String),
-    /// Sessions were started, with either writable layer.
+    /// Sessions were tried, with either writable layer.
     Sessions {
         in_memory: Result<(), String>,
         on_disk: Result<(), String>,
     },
 }
 
-/// Judges one of [`SYSCTLS`] by its `value`. A switch does not matter where sessions work: a
-/// profile of AppArmor may allow what it refuses by default.
+/// Checks the `value` of one of [`SYSCTLS`]. It is ignored if sessions work: an AppArmor profile
+/// may allow what the setting forbids by default.
 pub(super) fn sysctl(
     (name, forbidding, allowing): (&str, &str, &str),
     value: &str,
@@ -51,7 +50,7 @@ pub(super) fn sysctl(
     ))
 }
 
-/// Judges the text of `/proc/self/status`.
+/// Checks the text of `/proc/self/status`.
 pub(super) fn no_new_privileges(status: &str) -> Finding {
     let subject = "NoNewPrivileges";
     let set = status
@@ -61,13 +60,13 @@ pub(super) fn no_new_privileges(status: &str) -> Finding {
     if !set {
         return Finding::ok(subject, "not set");
     }
-    let found = "set, so newuidmap cannot map ids; the cause is a container's no-new-privileges, or \
-                 a systemd unit with NoNewPrivileges=yes or an option that implies it";
+    let found = "set, so newuidmap cannot map ids; the cause is a container's no-new-privileges, \
+                 or a systemd unit with NoNewPrivileges=yes or an option that implies it";
     Finding::fail(subject, found)
         .fix("systemctl edit buildd-slave, with [Service] NoNewPrivileges=no")
 }
 
-/// Judges the ranges of `user` in the texts of `/etc/subuid` and `/etc/subgid`.
+/// Checks the ranges of `user` in the texts of `/etc/subuid` and `/etc/subgid`.
 pub(super) fn sub_ids(user: &str, uid: u32, subuid: &str, subgid: &str) -> Finding {
     let subject = "subordinate ids";
     let found = [("uid", subuid), ("gid", subgid)]
@@ -92,7 +91,7 @@ pub(super) fn sub_ids(user: &str, uid: u32, subuid: &str, subgid: &str) -> Findi
     Finding::fail(subject, found).fix(format!("usermod{options} {user}"))
 }
 
-/// Returns the first id of a range that nobody has in any of `texts`.
+/// Returns the first id above all ranges in `texts`.
 fn free_range(texts: &[&str]) -> u32 {
     let lines = texts.iter().flat_map(|text| text.lines());
     let ends = lines.filter_map(|line| {
@@ -104,7 +103,7 @@ fn free_range(texts: &[&str]) -> u32 {
     ends.fold(100_000, u32::max)
 }
 
-/// Judges `newuidmap` or `newgidmap` by where it is and whether it is setuid root.
+/// Checks `newuidmap` or `newgidmap`: `installed` is its path and whether it is setuid root.
 pub(super) fn id_mapper(
     program: &str,
     installed: Option<(String, bool)>,
@@ -113,7 +112,7 @@ pub(super) fn id_mapper(
     match installed {
         None => Finding::fail(program, "not installed").fix("apt-get install uidmap"),
         Some((path, true)) => Finding::ok(program, format!("{path}, setuid root")),
-        // File capabilities then.
+        // It has file capabilities instead.
         Some((path, false)) if namespaces_work => Finding::ok(program, path),
         Some((path, false)) => Finding::fail(
             program,
@@ -123,7 +122,7 @@ pub(super) fn id_mapper(
     }
 }
 
-/// Judges what came of trying sessions, where `overlay` is configured.
+/// Grades the result of trying sessions; `overlay` is the configured layer.
 pub(super) fn sessions(trial: &Trial, overlay: Overlay) -> Vec<Finding> {
     let subject = "user namespaces";
     let (in_memory, on_disk) = match trial {
@@ -150,7 +149,7 @@ pub(super) fn sessions(trial: &Trial, overlay: Overlay) -> Vec<Finding> {
             overlay == Overlay::Tmpfs,
             "set overlay = auto in [slave]",
         ),
-        // Also the refuge of a build whose layer in memory is full.
+        // Needed with `auto` too: a build that fills its layer in memory restarts on disk.
         layer(
             "layer on disk",
             on_disk,
@@ -160,7 +159,7 @@ pub(super) fn sessions(trial: &Trial, overlay: Overlay) -> Vec<Finding> {
     ]
 }
 
-/// Judges the installed version of sbuild.
+/// Checks the installed version of sbuild.
 pub(super) fn sbuild(installed: Option<&str>) -> Finding {
     let subject = "sbuild";
     let install = "apt-get install sbuild";
@@ -190,7 +189,7 @@ pub(super) fn limits(groups: Option<&str>) -> Finding {
     }
 }
 
-/// Programs that are started by name: what for, and the package they are in.
+/// Programs started by name, with their purpose and package.
 pub(super) const PROGRAMS: [(&str, &str, &str); 6] = [
     ("tar", "unpack chroots", "tar"),
     ("gzip", "unpack .tar.gz chroots", "gzip"),
@@ -200,7 +199,7 @@ pub(super) const PROGRAMS: [(&str, &str, &str); 6] = [
     ("mmdebstrap", "create chroots", "mmdebstrap"),
 ];
 
-/// Judges whether one of [`PROGRAMS`] is there; only tar is always needed.
+/// Checks for one of [`PROGRAMS`]. Only tar is always needed.
 pub(super) fn program((name, purpose, package): (&str, &str, &str), path: Option<&str>) -> Finding {
     match path {
         Some(path) => Finding::ok(name, path),
@@ -216,7 +215,7 @@ pub(super) fn program((name, purpose, package): (&str, &str, &str), path: Option
     }
 }
 
-/// Judges the space that a user may still fill at `path`.
+/// Checks the free bytes on the file system of `path`.
 pub(super) fn space(path: &str, free: Option<u64>) -> Finding {
     let subject = format!("space at {path}");
     match free {
@@ -233,7 +232,7 @@ pub(super) fn space(path: &str, free: Option<u64>) -> Finding {
 }
 
 fn gib(bytes: u64) -> f64 {
-    // Shown with one decimal: what is lost of a large number does not matter.
+    // Printed with one decimal, so the loss of precision does not matter.
     (bytes >> 20) as f64 / 1024.0
 }
 

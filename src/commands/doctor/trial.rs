@@ -1,7 +1,7 @@
-//! Tries what a build does to its host: unpack a chroot, start sessions over it, remove all again.
+//! Unpacks a tiny chroot and starts real sessions over it, to see whether builds can.
 //!
-//! The chroot is four empty folders, the processes and mounts are the real ones. It works where
-//! the builds will, since file systems differ in what they allow.
+//! The chroot consists of four empty folders. The trial uses the configured folders, since file
+//! systems differ in what they allow. All files are removed afterwards.
 
 use std::fs::{self, File};
 use std::io;
@@ -16,16 +16,16 @@ use crate::session::outer::SessionSpec;
 use crate::session::store::{self, StoreLimits};
 use crate::sys::host;
 
-/// Bytes of a layer in memory; nothing is written to it.
+/// Size of a layer in memory; nothing is written to it.
 const LAYER_BYTES: u64 = 16 << 20;
 
-/// Tries sessions, with the chroot at `chroots` and writable layers at `sessions`.
+/// Tries sessions with the chroot below `chroots` and the writable layers below `sessions`.
 pub(super) fn run(chroots: &Path, sessions: &Path) -> Trial {
     let ids = match own_sub_ids() {
         Ok(ids) => ids,
         Err(_) => return Trial::NotTried("the user has no subordinate ids"),
     };
-    // The name of what a sweep of the store may remove, should this process be killed.
+    // With this prefix, the store's sweep removes the folder if this process is killed.
     let name = format!(".tmp-doctor-{}", std::process::id());
     let work = existing(chroots).join(&name);
     let layers = existing(sessions).join(format!("{name}-layer"));
@@ -40,21 +40,21 @@ pub(super) fn run(chroots: &Path, sessions: &Path) -> Trial {
         },
         Err(reason) => Trial::NoNamespace(reason),
     };
-    // Part of it belongs to subordinate ids only where namespaces work.
+    // Without working namespaces, all files belong to this user.
     if store::remove(&work, ids).is_err() {
         let _ = fs::remove_dir_all(&work);
     }
     trial
 }
 
-/// Returns `path` or, of those above it, the nearest that exists: the file system it will be on.
+/// Returns `path` or its nearest existing ancestor, which is on the same file system.
 fn existing(path: &Path) -> &Path {
     path.ancestors()
         .find(|folder| folder.is_dir())
         .unwrap_or_else(|| Path::new("/"))
 }
 
-/// Makes a chroot tarball and unpacks it, which takes a namespace of all ids.
+/// Creates a chroot tarball and unpacks it, in a namespace with all subordinate ids.
 fn prepare(work: &Path, ids: SubIds) -> Result<PathBuf, String> {
     let tarball = make_tarball(work).map_err(|error| format!("{}: {error}", work.display()))?;
     store::unpack(work, "store", &tarball, "doctor", ids, StoreLimits::NONE)
@@ -84,7 +84,7 @@ fn make_tarball(work: &Path) -> io::Result<PathBuf> {
     ))
 }
 
-/// Starts a session and ends it; the reason of a failure is the last thing its processes said.
+/// Starts and removes a session. The error is the last line that its processes printed.
 fn session(
     base: &Path,
     dir: &Path,
@@ -103,7 +103,7 @@ fn session(
     match Session::start(ids, &spec, file) {
         Ok(session) => session.remove().map_err(|error| error.to_string()),
         Err(error) => {
-            // A started session's folder is gone already, another's may be half made.
+            // The folder may exist in part.
             let _ = remove_folder(dir, ids);
             let output = fs::read_to_string(&log).unwrap_or_default();
             let last = output.lines().last().map(str::to_owned);

@@ -1,6 +1,6 @@
-//! Fetches one file of a slave's cache and checks it, in constant memory.
+//! Downloads one file from a slave's cache and verifies its hash, in constant memory.
 //!
-//! A file on disk comes into being whole and right, or not at all.
+//! The output file is created only if the hash matches.
 
 use std::io::Write;
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::client::Client;
 use crate::protocol::Sha1Hex;
 use crate::sys::fs::TempFile;
 
-/// Fetches the file of that sum to `dest`, else to `out`.
+/// Downloads the file with that SHA-1 to `dest`, or to `out` if `dest` is `None`.
 pub(super) fn fetch(
     client: &Client,
     sha1: &Sha1Hex,

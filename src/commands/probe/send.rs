@@ -1,7 +1,7 @@
-//! Gives files to a slave: tells it to fetch them from here, and serves them meanwhile.
+//! Sends files to a slave: serves each over HTTP while the slave downloads it.
 //!
-//! Each file is served under its sum, which only who has the file knows, at the address by which
-//! this host reaches the slave, and for no longer than one `ensurepresent` takes.
+//! The URL has the local address of a connection to the slave, and the file's SHA-1 as a secret. It
+//! is served only during one `ensurepresent` call.
 
 use std::fs::File;
 use std::io::Write;
@@ -18,8 +18,8 @@ use crate::sys::digest::sha1_of;
 use crate::sys::stderr;
 use crate::xmlrpc::Value;
 
-/// Sends `files` to the slave at `address`, telling of each on `out`; answers whether it has all
-/// of them now.
+/// Sends `files` to the slave at `address` and prints a line for each. Returns whether the slave
+/// has all of them.
 pub(super) fn send(
     client: &Client,
     address: &str,
@@ -49,7 +49,7 @@ fn name(path: &Path) -> String {
         .map_or_else(String::new, |name| name.to_string_lossy().into_owned())
 }
 
-/// Returns the address of this host that a connection to `address` has.
+/// Returns the local address of a connection to `address`.
 fn local_address(address: &str) -> Result<IpAddr, Error> {
     TcpStream::connect(address)
         .and_then(|stream| stream.local_addr())
@@ -60,7 +60,7 @@ fn local_address(address: &str) -> Result<IpAddr, Error> {
         })
 }
 
-/// Has the slave fetch one file; returns whether it has it, and its word for how or why not.
+/// Lets the slave download one file. Returns whether the slave has it, and its reason.
 fn send_one(
     client: &Client,
     here: IpAddr,
@@ -79,7 +79,7 @@ fn send_one(
     }
 }
 
-/// One file on offer at `url` until dropped.
+/// A file served at `url` until dropped.
 struct Offer {
     url: String,
     stop: StopHandle,
@@ -116,7 +116,7 @@ impl Drop for Offer {
     fn drop(&mut self) {
         self.stop.stop();
         if let Some(thread) = self.thread.take() {
-            // What went wrong there, the slave has said already.
+            // The slave's answer already reports a failed download.
             let _ = thread.join();
         }
     }

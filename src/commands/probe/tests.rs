@@ -1,4 +1,4 @@
-//! Probes against a small slave: a real server whose answers are set by hand.
+//! `probe` against a real server with scripted answers.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -15,15 +15,15 @@ use crate::xmlrpc::{Fault, parse_call, render_fault, render_response};
 const SHA1: &str = "a9993e364706816aba3e25717850c26c9cd0d89d";
 const NO_TIME: Duration = Duration::from_millis(1);
 
-/// What the slave says next: its status, and what is in its log by then.
+/// The next status of the slave, and its log at that time.
 type Scene = (StatusRecord, Option<&'static [u8]>);
 
 #[derive(Default)]
 struct Script {
-    /// Each `status` begins the next scene; the last one stays.
+    /// Each `status` call moves to the next scene; the last one stays.
     scenes: VecDeque<Scene>,
     log: Option<&'static [u8]>,
-    /// The one file of the cache, under [`SHA1`] whatever it holds.
+    /// The only file of the cache, named [`SHA1`] regardless of its content.
     file: &'static [u8],
     seen: Vec<String>,
 }
@@ -60,7 +60,7 @@ impl Slave {
         render_response(&value).unwrap()
     }
 
-    /// Fetches as a slave would; refuses an empty file.
+    /// Downloads the file; refuses an empty one.
     fn download(&self, sum: &str, url: &str) -> Value {
         let mut body = ureq::get(url).call().unwrap().into_body();
         let text = body.read_to_string().unwrap();
