@@ -25,7 +25,6 @@ use crate::sys::host;
 
 /// Blobs are never written again; their owner too must mean it to change one.
 const BLOB_MODE: u32 = 0o444;
-/// A name's length.
 const SHA256_DIGITS: usize = 64;
 
 /// What a content is: how long, and its sums in lower-case hexadecimal.
@@ -104,21 +103,21 @@ impl Blobs {
         &self,
         now: i64,
         age_ms: i64,
-        mut see: impl FnMut(&[String]) -> Result<(), Error>,
+        mut visit: impl FnMut(&[String]) -> Result<(), Error>,
     ) -> Result<(), Error> {
         for outer in folders(&self.root)? {
             for inner in folders(&outer)? {
                 let mut old = Vec::new();
                 for path in entries(&inner)? {
                     let name = path.file_name().and_then(|name| name.to_str());
-                    if let Some(name) = name.filter(|name| is_sum(name))
+                    if let Some(name) = name.filter(|name| is_sha256(name))
                         && age(&path, now)?.is_some_and(|age| age >= age_ms)
                     {
                         old.push(name.to_owned());
                     }
                 }
                 if !old.is_empty() {
-                    see(&old)?;
+                    visit(&old)?;
                 }
             }
         }
@@ -132,11 +131,11 @@ impl Blobs {
         sha256: &str,
         now: i64,
         age_ms: i64,
-        unwanted: impl FnOnce() -> Result<bool, Error>,
+        is_unreferenced: impl FnOnce() -> Result<bool, Error>,
     ) -> Result<Option<u64>, Error> {
         let path = self.path(sha256);
         let _lock = lock(&self.outer(sha256), FlockArg::LockExclusive)?;
-        if age(&path, now)?.is_none_or(|age| age < age_ms) || !unwanted()? {
+        if age(&path, now)?.is_none_or(|age| age < age_ms) || !is_unreferenced()? {
             return Ok(None);
         }
         let size = path.metadata().map(|found| found.len());
@@ -171,7 +170,6 @@ pub(super) struct Incoming<'a> {
 }
 
 impl Incoming<'_> {
-    /// Appends all of `bytes`.
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
         self.size += bytes.len() as u64;
         self.sha1.update(bytes);
@@ -241,7 +239,7 @@ fn age(path: &Path, now: i64) -> Result<Option<i64>, Error> {
     }
 }
 
-fn is_sum(name: &str) -> bool {
+fn is_sha256(name: &str) -> bool {
     name.len() == SHA256_DIGITS && is_hex(name)
 }
 
@@ -281,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn all_sums_in_one_pass_and_the_bytes_under_one() {
+    fn a_blob_is_named_by_its_sha256_and_all_hashes_are_right() {
         let (dir, blobs) = scratch();
         let content = put(&blobs, b"hello");
         assert_eq!(content.size, 5);
@@ -305,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_placed_leaves_nothing_nor_does_a_crash() {
+    fn an_incomplete_blob_is_removed_when_dropped_and_after_a_crash() {
         let (dir, blobs) = scratch();
         let mut incoming = blobs.receive(5).unwrap();
         incoming.write(b"hel").unwrap();
@@ -322,19 +320,19 @@ mod tests {
     }
 
     #[test]
-    fn more_than_is_free_is_refused_at_once() {
+    fn a_blob_larger_than_the_free_space_is_refused_at_once() {
         let dir = tempfile::tempdir().unwrap();
         let blobs = Blobs::open(dir.path(), u64::MAX).unwrap();
         let error = blobs.receive(1).err().unwrap().to_string();
         assert!(
-            error.starts_with("no space: 1 bytes wanted, 0 free"),
+            error.starts_with("no space: 1 bytes needed, 0 free"),
             "{error}"
         );
         assert_eq!(unfinished(dir.path()), 0);
     }
 
     #[test]
-    fn only_old_blobs_go_and_an_upload_makes_one_young() {
+    fn only_old_blobs_are_removed_and_an_upload_renews_the_age() {
         let (dir, blobs) = scratch();
         put(&blobs, b"hello");
         let path = dir.path().join("2c/f2").join(HELLO_SHA256);
@@ -346,19 +344,20 @@ mod tests {
         };
         let old = || {
             let mut seen = Vec::new();
-            let see = |sums: &[String]| {
-                seen.extend(sums.to_vec());
+            let visit = |names: &[String]| {
+                seen.extend(names.to_vec());
                 Ok(())
             };
-            blobs.each_old(now, DAY, see).unwrap();
+            blobs.each_old(now, DAY, visit).unwrap();
             seen
         };
-        let remove = |unwanted: bool| blobs.remove_old(HELLO_SHA256, now, DAY, || Ok(unwanted));
+        let remove =
+            |unreferenced: bool| blobs.remove_old(HELLO_SHA256, now, DAY, || Ok(unreferenced));
         assert!(old().is_empty());
         assert_eq!(remove(true).unwrap(), None, "young");
         grow_old();
         assert_eq!(old(), [HELLO_SHA256]);
-        assert_eq!(remove(false).unwrap(), None, "wanted");
+        assert_eq!(remove(false).unwrap(), None, "referenced");
         put(&blobs, b"hello");
         assert_eq!(remove(true).unwrap(), None, "uploaded again");
         grow_old();
@@ -368,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_given_and_taken_one_at_a_time() {
+    fn an_upload_waits_while_its_blob_is_removed() {
         let (dir, blobs) = scratch();
         put(&blobs, b"hello");
         let path = dir.path().join("2c/f2").join(HELLO_SHA256);

@@ -1,13 +1,13 @@
-//! `buildd-slave librarian`: serve, add, get, gc.
+//! `buildd-slave librarian`: the commands serve, add, get and gc.
 //!
-//! `add` and `get` speak HTTP to a librarian that runs; `gc`, and `get` of a number, look into the
-//! database themselves. Results go to stdout.
+//! `add` and `get` talk HTTP to a running librarian. `gc`, and `get` with a number, also use the
+//! database. Results go to stdout.
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use super::files::{Wanted, upload};
-use super::gc::{self, NEVER_MS, Swept};
+use super::files::{Download, upload};
+use super::gc::{self, NEVER_MS, Removed};
 use super::remote::{Added, Uploader};
 use super::{Error, name, serve};
 use serde_json::json;
@@ -23,7 +23,7 @@ use std::process::ExitCode;
 
 const DAY_MS: i64 = 24 * 3600 * 1000;
 
-/// Keep the farm's files: serve, add, get, gc
+/// Manage the farm's file store
 #[derive(Debug, clap::Args)]
 #[command(
     disable_help_subcommand = true,
@@ -43,50 +43,52 @@ pub(crate) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Serve files, and take uploads, in the foreground
+    /// Serve files and accept uploads, in the foreground
     #[command(after_help = "\
 Examples:
   buildd-slave librarian serve
   buildd-slave librarian serve --config ./buildd-slave.conf
 
-Downloads are at [librarian] bindport, http://HOST:8000/NUMBER/NAME; uploads by PUT there, and by
-STORE at upload_port. Started as root it becomes [slave] user. SIGTERM stops it.")]
+Files are at http://HOST:8000/NUMBER/NAME ([librarian] bindport). Uploads use PUT on the same port
+or the STORE protocol on upload_port. Started as root, the librarian becomes [slave] user. SIGTERM
+stops it.")]
     Serve,
     /// Upload files
     Add(Add),
     /// Download a file
     Get(Get),
-    /// Remove what nobody needs any more
+    /// Remove files that are no longer needed
     Gc(Gc),
 }
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Prints number, URL and SHA-1 of each file. A file that nothing in the database refers to goes after
-a week, unless it has a date to go at.
+Prints number, URL and SHA-1 of each file. Without --expires, `librarian gc` removes a file that is
+a week old and that nothing in the database refers to.
 
 Examples:
   buildd-slave librarian add hello_2.10-3.dsc hello_2.10.orig.tar.gz
   buildd-slave librarian add --expires never chroot-bookworm-amd64.tar.gz
   buildd-slave librarian add --restricted --json secret_1.dsc")]
 struct Add {
+    /// Files to upload
     #[arg(required = true)]
     files: Vec<PathBuf>,
-    /// The content type [default: by the name's ending]
+    /// Content type [default: by the extension of the name]
     #[arg(long = "type", value_name = "TYPE")]
     content_type: Option<String>,
-    /// Keep it that many days, or `never` let it go
+    /// Number of days until the files expire, or `never`
     #[arg(long, value_name = "DAYS", value_parser = read_lifetime)]
     expires: Option<Lifetime>,
-    /// Only for who has a token, or may use the restricted port
+    /// Allow downloads only with a token, or on the restricted port
     #[arg(long)]
     restricted: bool,
-    /// Print one JSON object a file
+    /// Print one JSON object per file
     #[arg(long)]
     json: bool,
 }
 
-/// What `--expires` says.
+/// The value of `--expires`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Lifetime {
     Days(i64),
@@ -95,38 +97,42 @@ enum Lifetime {
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-By number it is looked up in the database, which also knows its SHA-1.
+A number is looked up in the database, and the download is checked against the SHA-1 there.
 
 Examples:
   buildd-slave librarian get 17
   buildd-slave librarian get 17 -o hello.dsc
   buildd-slave librarian get http://localhost:8000/17/hello_2.10-3.dsc -o -")]
 struct Get {
-    /// Its number, or its URL
-    #[arg(value_name = "ID|URL")]
-    what: String,
-    /// Where to; `-` is standard output [default: its own name, in this folder]
+    /// Number or URL of the file
+    #[arg(value_name = "NUMBER|URL")]
+    id_or_url: String,
+    /// Output file; `-` is standard output [default: the file's own name]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Goes: the content of files that expired a week ago; files that nothing in the database refers to,
-with no date to go at or one a week ago, a week after they came; and what is on disk for no file,
-after a day. It may run beside a librarian that serves.
+Removes, in this order:
+  - the content of files that expired more than a week ago
+  - files that nothing in the database refers to, if they are older than a week, and have no
+    expiry date or expired more than a week ago
+  - data on disk that belongs to no file, if older than a day
+
+It is safe to run while a librarian is serving.
 
 Examples:
   buildd-slave librarian gc --dry-run
   buildd-slave librarian gc")]
 struct Gc {
-    /// Only say what would go
+    /// Only print what would be removed
     #[arg(long)]
     dry_run: bool,
 }
 
 impl Args {
-    /// Tells whether the command works on the library's own files, as their owner.
+    /// Whether the command must run as the owner of the library's files.
     fn owns_files(&self) -> bool {
         matches!(self.command, Command::Serve | Command::Gc(_))
     }
@@ -136,7 +142,7 @@ impl Args {
     }
 }
 
-/// Does the command; becomes the farm's user first if the command needs that and root started it.
+/// Runs the command. Root becomes the farm's user first if the command works on its files.
 pub(crate) fn run(args: Args) -> Result<ExitCode, Error> {
     let (farm, warnings) = config_file::load_farm(args.config.file.as_deref())?;
     if args.owns_files() && user::am_root() {
@@ -184,78 +190,78 @@ fn add(args: &Add, farm: &Farm) -> Result<(), Error> {
             size,
         } = added?;
         if args.json {
-            say(
+            print(
                 &json!({"id": id, "url": url, "sha1": sha1, "sha256": sha256, "size": size})
                     .to_string(),
             )?;
         } else {
-            say(&format!("{id} {url} {sha1}"))?;
+            print(&format!("{id} {url} {sha1}"))?;
         }
     }
     Ok(())
 }
 
 fn get(args: &Get, farm: &Farm) -> Result<(), Error> {
-    let wanted = locate(&args.what, farm)?;
+    let download = locate(&args.id_or_url, farm)?;
     if args.output.as_deref() == Some(Path::new("-")) {
         let mut out = io::stdout().lock();
-        wanted.fetch(&mut |piece| out.write_all(piece).map_err(Error::Output))?;
+        download.fetch(&mut |chunk| out.write_all(chunk).map_err(Error::Output))?;
         return out.flush().map_err(Error::Output);
     }
     let output = args.output.clone();
-    let output = output.unwrap_or_else(|| PathBuf::from(&wanted.name));
+    let output = output.unwrap_or_else(|| PathBuf::from(&download.name));
     let parent = output.parent().filter(|dir| !dir.as_os_str().is_empty());
     let mut temp = TempFile::create(parent.unwrap_or_else(|| Path::new(".")))?;
-    wanted.fetch(&mut |piece| Ok(temp.write_all(piece)?))?;
+    download.fetch(&mut |chunk| Ok(temp.write_all(chunk)?))?;
     Ok(temp.persist(&output, 0o644)?)
 }
 
-fn locate(what: &str, farm: &Farm) -> Result<Wanted, Error> {
-    if let Ok(id) = what.parse::<i64>() {
+fn locate(id_or_url: &str, farm: &Farm) -> Result<Download, Error> {
+    if let Ok(id) = id_or_url.parse::<i64>() {
         let db = Db::open(farm.database.url.expose())?;
-        return Wanted::by_number(&db, &farm.librarian.url, id);
+        return Download::by_number(&db, &farm.librarian.url, id);
     }
-    let is_url = what.starts_with("http://") || what.starts_with("https://");
-    let path = what.split(['?', '#']).next().unwrap_or(what);
+    let is_url = id_or_url.starts_with("http://") || id_or_url.starts_with("https://");
+    let path = id_or_url.split(['?', '#']).next().unwrap_or(id_or_url);
     let name = path.rsplit('/').next().and_then(name::unquote);
     match name.filter(|name| is_url && name::is_good(name)) {
-        Some(name) => Ok(Wanted {
-            url: what.to_owned(),
+        Some(name) => Ok(Download {
+            url: id_or_url.to_owned(),
             name,
             sha1: None,
         }),
-        None => Err(Error::What(what.to_owned())),
+        None => Err(Error::BadFile(id_or_url.to_owned())),
     }
 }
 
 fn gc(args: &Gc, farm: &Farm) -> Result<(), Error> {
     let db = Db::open(farm.database.url.expose())?;
-    let swept = gc::gc(&db, &farm.librarian.root, clock::now_ms(), args.dry_run)?;
+    let removed = gc::gc(&db, &farm.librarian.root, clock::now_ms(), args.dry_run)?;
     let verb = if args.dry_run { "would be" } else { "were" };
-    say(&summary(&swept, verb))
+    print(&summary(&removed, verb))
 }
 
-/// Says what was removed, a line for each kind.
-fn summary(swept: &Swept, verb: &str) -> String {
-    let Swept {
+/// Returns one line for each kind of removal.
+fn summary(removed: &Removed, verb: &str) -> String {
+    let Removed {
         expired,
         aliases,
         merged,
         contents,
         blobs,
         bytes,
-    } = swept;
+    } = removed;
     [
         format!("{expired} files {verb} expired"),
         format!("{aliases} files that nothing refers to {verb} removed"),
-        format!("{merged} contents {verb} merged with their doubles"),
+        format!("{merged} contents {verb} merged with equal ones"),
         format!("{contents} contents without a file {verb} removed"),
         format!("{blobs} blobs ({bytes} bytes) {verb} removed from disk"),
     ]
     .join("\n")
 }
 
-fn say(line: &str) -> Result<(), Error> {
+fn print(line: &str) -> Result<(), Error> {
     writeln!(io::stdout().lock(), "{line}").map_err(Error::Output)
 }
 
@@ -264,7 +270,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lifetimes() {
+    fn a_lifetime_is_a_number_of_days_or_never() {
         assert_eq!(read_lifetime("30"), Ok(Lifetime::Days(30)));
         assert_eq!(read_lifetime("never"), Ok(Lifetime::Never));
         for bad in ["", "0", "-1", "x", "36501"] {

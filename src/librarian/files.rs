@@ -17,8 +17,8 @@ use crate::protocol::Sha1Hex;
 use crate::sys::clock;
 use crate::sys::digest::hex;
 
-/// A file from this length on is worth a line that tells how far it is.
-const LONG_BYTES: u64 = 64 << 20;
+/// Uploads of at least this size show their progress.
+const LARGE_BYTES: u64 = 64 << 20;
 
 /// Uploads the file at `path` under its own name; the rest is as for [`Uploader::add`].
 pub(crate) fn upload(
@@ -36,7 +36,7 @@ pub(crate) fn upload(
     let name = name.filter(|name| name::is_good(name)).ok_or_else(|| {
         at(io::Error::new(
             io::ErrorKind::InvalidInput,
-            "not a name a file of the library can have",
+            "the library does not accept this file name",
         ))
     })?;
     let mut file = File::open(path).map_err(at)?;
@@ -45,7 +45,7 @@ pub(crate) fn upload(
         return Err(at(io::Error::other("not a regular file")));
     }
     let len = about.len();
-    let mut source = Told {
+    let mut source = Progress {
         source: &mut file,
         name,
         done: 0,
@@ -53,23 +53,23 @@ pub(crate) fn upload(
         shown: None,
     };
     let added = uploader.add(name, content_type, expires_at, restricted, &mut source, len);
-    source.end();
+    source.clear();
     added
 }
 
-/// A file to be fetched.
-pub(crate) struct Wanted {
+/// A file of a librarian to download.
+pub(crate) struct Download {
     pub(super) url: String,
     pub(super) name: String,
     /// Its sum, if the database was asked.
     pub(super) sha1: Option<Sha1Hex>,
 }
 
-impl Wanted {
-    /// Finds a file by its number; `base` is `[librarian] url`. Takes a token for a restricted one.
+impl Download {
+    /// Looks a file up by its number; `base` is `[librarian] url`. Issues a token for a restricted file.
     pub(crate) fn by_number(db: &Db, base: &str, id: i64) -> Result<Self, Error> {
         let found = db.read(|tx| rows::find(tx, id))?;
-        let found = found.ok_or(Error::Unknown(id))?;
+        let found = found.ok_or(Error::NoFile(id))?;
         let mut url = alias_url(base, id, &found.name);
         if found.restricted {
             let token = db.write(|tx| rows::issue_token(tx, id, clock::now_ms()))?;
@@ -85,14 +85,14 @@ impl Wanted {
     /// Fetches the file, handing `take` each piece; in the end it is what it should be, or an error.
     pub(crate) fn fetch(
         &self,
-        take: &mut dyn FnMut(&[u8]) -> Result<(), Error>,
+        write: &mut dyn FnMut(&[u8]) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let mut sum = Sha1::new();
-        remote::fetch(&self.url, &mut |piece| {
-            sum.update(piece);
-            take(piece)
+        let mut sha1 = Sha1::new();
+        remote::fetch(&self.url, &mut |chunk| {
+            sha1.update(chunk);
+            write(chunk)
         })?;
-        let actual = hex(&sum.finalize());
+        let actual = hex(&sha1.finalize());
         match &self.sha1 {
             Some(expected) if expected.as_str() != actual => Err(Error::Mismatch {
                 expected: expected.clone(),
@@ -103,39 +103,38 @@ impl Wanted {
     }
 }
 
-/// A file on its way out; of a long one a terminal shows how far it is.
-struct Told<'a> {
+/// A reader that shows on a terminal how much of a large file has been read.
+struct Progress<'a> {
     source: &'a mut dyn Read,
     name: &'a str,
     done: u64,
     len: u64,
-    /// In per cent.
+    /// Percentage on the terminal.
     shown: Option<u64>,
 }
 
-impl Told<'_> {
-    fn tell(&mut self) {
+impl Progress<'_> {
+    fn draw(&mut self) {
         let percent = self.done.saturating_mul(100) / self.len.max(1);
-        if self.len < LONG_BYTES || self.shown == Some(percent) || !io::stderr().is_terminal() {
+        if self.len < LARGE_BYTES || self.shown == Some(percent) || !io::stderr().is_terminal() {
             return;
         }
         self.shown = Some(percent);
         let _ = write!(io::stderr(), "\r{}: {percent}% ", self.name);
     }
 
-    /// Clears the line.
-    fn end(&mut self) {
+    fn clear(&mut self) {
         if self.shown.take().is_some() {
             let _ = write!(io::stderr(), "\r\x1b[K");
         }
     }
 }
 
-impl Read for Told<'_> {
+impl Read for Progress<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.source.read(buffer)?;
         self.done += count as u64;
-        self.tell();
+        self.draw();
         Ok(count)
     }
 }

@@ -23,13 +23,13 @@ const GRACE_MS: i64 = 7 * DAY_MS;
 pub(super) const NEVER_MS: i64 = 2_145_916_800_000;
 /// Rows of one transaction.
 const BATCH: u32 = 500;
-/// Columns that refer to aliases: source files, chroots, and the two logs of builds. Fewer means
-/// that the database was not understood.
-const LEAST_REFERENCES: usize = 4;
+/// Columns that refer to aliases: source files, chroots, and the two logs of builds. If fewer are
+/// found, the query for them is wrong, and nothing may be removed.
+const MIN_REFERENCES: usize = 4;
 
 /// What was removed, or would be.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Swept {
+pub(crate) struct Removed {
     /// Aliases that lost their content.
     pub(crate) expired: u64,
     /// Aliases that nothing referred to.
@@ -39,18 +39,18 @@ pub(crate) struct Swept {
     /// Contents without alias.
     pub(crate) contents: u64,
     pub(crate) blobs: u64,
-    /// Of the blobs.
+    /// Size of the blobs.
     pub(crate) bytes: u64,
 }
 
 /// Removes what nobody needs at `now`, or only says what that is: then nothing is changed.
-pub(crate) fn gc(db: &Db, root: &Path, now: i64, dry_run: bool) -> Result<Swept, Error> {
+pub(crate) fn gc(db: &Db, root: &Path, now: i64, dry_run: bool) -> Result<Removed, Error> {
     let aliases = db.read(|tx| references(tx, "library_alias"))?;
     let contents = db.read(|tx| references(tx, "library_content"))?;
-    if aliases.len() < LEAST_REFERENCES || contents.is_empty() {
+    if aliases.len() < MIN_REFERENCES || contents.is_empty() {
         return Err(Error::References {
             found: aliases.len(),
-            least: LEAST_REFERENCES,
+            least: MIN_REFERENCES,
         });
     }
     let pass = Pass {
@@ -59,17 +59,17 @@ pub(crate) fn gc(db: &Db, root: &Path, now: i64, dry_run: bool) -> Result<Swept,
         contents,
     };
     let blobs = Blobs::open(root, 0)?;
-    let mut swept = Swept::default();
+    let mut removed = Removed::default();
     if dry_run {
         let mut freed = Freed::new();
         let tried = db.write(|tx| {
-            (swept, freed) = (Swept::default(), Freed::new());
+            (removed, freed) = (Removed::default(), Freed::new());
             for step in STEPS {
-                while step(&pass, tx, &mut swept, &mut freed)? > 0 {}
+                while step(&pass, tx, &mut removed, &mut freed)? > 0 {}
             }
-            for sum in freed.clone() {
-                if is_named(tx, &sum)? {
-                    freed.remove(&sum);
+            for sha256 in freed.clone() {
+                if has_content(tx, &sha256)? {
+                    freed.remove(&sha256);
                 }
             }
             // So that all of it is taken back.
@@ -79,24 +79,24 @@ pub(crate) fn gc(db: &Db, root: &Path, now: i64, dry_run: bool) -> Result<Swept,
             Err(db::Error::Refused(_)) | Ok(()) => {}
             Err(error) => return Err(error.into()),
         }
-        sweep_blobs(db, &blobs, now, Some(&freed), &mut swept)?;
+        sweep_blobs(db, &blobs, now, Some(&freed), &mut removed)?;
     } else {
         for step in STEPS {
             loop {
                 let (count, so_far) = db.write(|tx| {
-                    let mut so_far = swept;
+                    let mut so_far = removed;
                     let count = step(&pass, tx, &mut so_far, &mut Freed::new())?;
                     Ok((count, so_far))
                 })?;
-                swept = so_far;
+                removed = so_far;
                 if count == 0 {
                     break;
                 }
             }
         }
-        sweep_blobs(db, &blobs, now, None, &mut swept)?;
+        sweep_blobs(db, &blobs, now, None, &mut removed)?;
     }
-    Ok(swept)
+    Ok(removed)
 }
 
 /// The SHA-256 of contents that went.
@@ -149,20 +149,21 @@ fn unreferenced(table: &str, references: &[Reference]) -> String {
 /// What all steps of one run go by.
 struct Pass {
     now: i64,
-    /// To aliases, and to contents.
+    /// References to aliases.
     aliases: Vec<Reference>,
+    /// References to contents.
     contents: Vec<Reference>,
 }
 
-/// Does at most a batch, and returns how much it was: 0 means done.
-type Step = fn(&Pass, &mut Tx<'_>, &mut Swept, &mut Freed) -> Result<u64, db::Error>;
+/// Processes at most one batch and returns the number of rows; 0 means done.
+type Step = fn(&Pass, &mut Tx<'_>, &mut Removed, &mut Freed) -> Result<u64, db::Error>;
 
 const STEPS: &[Step] = &[expire, drop_aliases, merge, drop_contents, drop_tokens];
 
 fn expire(
     pass: &Pass,
     tx: &mut Tx<'_>,
-    swept: &mut Swept,
+    removed: &mut Removed,
     _: &mut Freed,
 ) -> Result<u64, db::Error> {
     let count = tx.execute(
@@ -172,14 +173,14 @@ fn expire(
         ),
         &params![(pass.now - GRACE_MS).min(NEVER_MS)],
     )?;
-    swept.expired += count;
+    removed.expired += count;
     Ok(count)
 }
 
 fn drop_aliases(
     pass: &Pass,
     tx: &mut Tx<'_>,
-    swept: &mut Swept,
+    removed: &mut Removed,
     _: &mut Freed,
 ) -> Result<u64, db::Error> {
     let unreferenced = unreferenced("library_alias", &pass.aliases);
@@ -204,19 +205,24 @@ fn drop_aliases(
         }
         count += gone;
     }
-    swept.aliases += count;
+    removed.aliases += count;
     Ok(count)
 }
 
-/// Two uploads of the same new bytes at the same moment make two contents. They share a blob: all
-/// there is to do is to let the newest have the aliases of all.
-fn merge(pass: &Pass, tx: &mut Tx<'_>, swept: &mut Swept, _: &mut Freed) -> Result<u64, db::Error> {
+/// Merges duplicate contents, which simultaneous uploads of the same new bytes create. They share a
+/// blob already; all references move to the newest.
+fn merge(
+    pass: &Pass,
+    tx: &mut Tx<'_>,
+    removed: &mut Removed,
+    _: &mut Freed,
+) -> Result<u64, db::Error> {
     let hold = match tx.engine() {
         Engine::Sqlite => "",
         Engine::Postgres => " FOR UPDATE",
     };
-    // Sums that do not agree with each other were given by a client that inserts its own rows.
-    let doubles = tx.query(
+    // Rows inserted by a client may have hashes that contradict each other; compare all of them.
+    let duplicates = tx.query(
         &format!(
             "SELECT sha256, size, sha1, md5 FROM library_content GROUP BY sha256, size, sha1, md5 \
              HAVING COUNT(*) > 1 LIMIT {BATCH}"
@@ -224,7 +230,7 @@ fn merge(pass: &Pass, tx: &mut Tx<'_>, swept: &mut Swept, _: &mut Freed) -> Resu
         &[],
     )?;
     let mut count = 0;
-    for row in doubles {
+    for row in duplicates {
         let (sha256, size): (String, i64) = (row.get(0)?, row.get(1)?);
         let (sha1, md5): (String, String) = (row.get(2)?, row.get(3)?);
         let same = tx.query(
@@ -254,14 +260,14 @@ fn merge(pass: &Pass, tx: &mut Tx<'_>, swept: &mut Swept, _: &mut Freed) -> Resu
             )?;
         }
     }
-    swept.merged += count;
+    removed.merged += count;
     Ok(count)
 }
 
 fn drop_contents(
     pass: &Pass,
     tx: &mut Tx<'_>,
-    swept: &mut Swept,
+    removed: &mut Removed,
     freed: &mut Freed,
 ) -> Result<u64, db::Error> {
     let unreferenced = unreferenced("library_content", &pass.contents);
@@ -282,14 +288,14 @@ fn drop_contents(
             count += 1;
         }
     }
-    swept.contents += count;
+    removed.contents += count;
     Ok(count)
 }
 
 fn drop_tokens(
     pass: &Pass,
     tx: &mut Tx<'_>,
-    _: &mut Swept,
+    _: &mut Removed,
     _: &mut Freed,
 ) -> Result<u64, db::Error> {
     tx.execute(
@@ -305,14 +311,14 @@ fn sweep_blobs(
     blobs: &Blobs,
     now: i64,
     freed: Option<&Freed>,
-    swept: &mut Swept,
+    removed: &mut Removed,
 ) -> Result<(), Error> {
-    blobs.each_old(now, DAY_MS, |sums| {
-        // The sums of a folder lie next to each other.
-        let (Some(first), Some(last)) = (sums.iter().min(), sums.iter().max()) else {
+    blobs.each_old(now, DAY_MS, |hashes| {
+        // The hashes of one folder share their first digits.
+        let (Some(first), Some(last)) = (hashes.iter().min(), hashes.iter().max()) else {
             return Ok(());
         };
-        let named = db.read(|tx| {
+        let with_content = db.read(|tx| {
             let rows = tx.query(
                 "SELECT DISTINCT sha256 FROM library_content WHERE sha256 BETWEEN $1 AND $2",
                 &params![first, last],
@@ -321,26 +327,25 @@ fn sweep_blobs(
                 .map(|row| row.get(0))
                 .collect::<Result<BTreeSet<String>, _>>()
         })?;
-        for sum in sums {
+        for sha256 in hashes {
             let size = match freed {
-                Some(freed) => {
-                    (freed.contains(sum) || !named.contains(sum)).then(|| blobs.size(sum))
-                }
-                None if named.contains(sum) => None,
-                None => {
-                    blobs.remove_old(sum, now, DAY_MS, || Ok(!db.read(|tx| is_named(tx, sum))?))?
-                }
+                Some(freed) => (freed.contains(sha256) || !with_content.contains(sha256))
+                    .then(|| blobs.size(sha256)),
+                None if with_content.contains(sha256) => None,
+                None => blobs.remove_old(sha256, now, DAY_MS, || {
+                    Ok(!db.read(|tx| has_content(tx, sha256))?)
+                })?,
             };
             if let Some(size) = size {
-                swept.blobs += 1;
-                swept.bytes += size;
+                removed.blobs += 1;
+                removed.bytes += size;
             }
         }
         Ok(())
     })
 }
 
-fn is_named(tx: &mut Tx<'_>, sha256: &str) -> Result<bool, db::Error> {
+fn has_content(tx: &mut Tx<'_>, sha256: &str) -> Result<bool, db::Error> {
     let sql = "SELECT 1 FROM library_content WHERE sha256 = $1 LIMIT 1";
     Ok(tx.query_opt(sql, &params![sha256])?.is_some())
 }

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::intake::Library;
 use super::route::{self, Route, route};
-use super::rows::{self, Found, NewAlias};
+use super::rows::{self, NewAlias, StoredFile};
 use super::{Error, media, name};
 
 use crate::db;
@@ -30,7 +30,7 @@ pub(super) struct Port {
     pub(super) library: Arc<Library>,
     /// Whether all files are served, and uploads are restricted.
     pub(super) restricted: bool,
-    /// What the public port is called by others.
+    /// URL of the public port for clients; ends in `/`.
     pub(super) base: String,
     /// Who may upload.
     pub(super) uploaders: Vec<Cidr>,
@@ -70,11 +70,11 @@ impl Port {
         let found = match self.look_up(request, id) {
             Ok(Some(found)) if found.name == name => found,
             Ok(_) => return not_found(),
-            Err(error) => return refuse(&request.path, &error.into()),
+            Err(error) => return error_response(&request.path, &error.into()),
         };
         let blob = match self.library.blobs.find(&found.sha256) {
             Ok(blob) => blob,
-            Err(error) => return refuse(&request.path, &error),
+            Err(error) => return error_response(&request.path, &error),
         };
         let Some((file, len)) = blob else {
             log::error!(
@@ -85,13 +85,17 @@ impl Port {
             return not_found();
         };
         if u64::try_from(found.size) != Ok(len) {
-            log::error!("{}: damaged: {len} bytes, not {}", request.path, found.size);
+            log::error!(
+                "{}: the file on disk has {len} bytes, not {}",
+                request.path,
+                found.size
+            );
             return Response::text(500, "damaged file");
         }
         let (kind, encoding) = media::as_sent(name, &found.content_type);
         let created = Duration::from_millis(u64::try_from(found.created_at).unwrap_or(0));
         let mut response = server::serve_file(request, file, len, kind, UNIX_EPOCH + created);
-        if response.status == 200 && has_it(request, &response) {
+        if response.status == 200 && is_unmodified(request, &response) {
             response.status = 304;
         }
         if let Some(encoding) = encoding {
@@ -105,7 +109,7 @@ impl Port {
     }
 
     /// Finds a file that the one who asks may read.
-    fn look_up(&self, request: &Request, id: i64) -> Result<Option<Found>, db::Error> {
+    fn look_up(&self, request: &Request, id: i64) -> Result<Option<StoredFile>, db::Error> {
         let token = token(request);
         let now = clock::now_ms();
         self.library.db.read(|tx| {
@@ -115,7 +119,7 @@ impl Port {
             let may_read = self.restricted
                 || !found.restricted
                 || match &token {
-                    Some(token) => rows::token_opens(tx, id, token, now)?,
+                    Some(token) => rows::is_valid_token(tx, id, token, now)?,
                     None => false,
                 };
             Ok(may_read.then_some(found))
@@ -141,7 +145,7 @@ impl Port {
                 );
                 Response::text(200, &lines.join("\n"))
             }
-            Err(error) => refuse("/search", &error.into()),
+            Err(error) => error_response("/search", &error.into()),
         }
     }
 
@@ -156,15 +160,15 @@ impl Port {
                 "your address may not upload here ([librarian] upload_allow)",
             );
         }
-        let (alias, sum) = match self.announced(request, name) {
-            Ok(announced) => announced,
-            Err(wrong) => return Response::text(400, &wrong),
+        let (alias, sha1) = match self.parse_headers(request, name) {
+            Ok(parsed) => parsed,
+            Err(problem) => return Response::text(400, &problem),
         };
-        let kept = match self.library.keep(&alias, sum.as_ref(), body, len) {
-            Ok(kept) => kept,
-            Err(error) => return refuse(&request.path, &error),
+        let stored = match self.library.store(&alias, sha1.as_ref(), body, len) {
+            Ok(stored) => stored,
+            Err(error) => return error_response(&request.path, &error),
         };
-        let (id, content) = (kept.alias_id, &kept.content);
+        let (id, content) = (stored.alias_id, &stored.content);
         let url = name::alias_url(&self.base, id, name);
         log::info!("{id}/{name}: {len} bytes from {}", request.peer);
         let answer = json!({
@@ -179,8 +183,8 @@ impl Port {
             .with_header("Location", &name::alias_url("/", id, name))
     }
 
-    /// What the head of an upload says of the file.
-    fn announced(
+    /// Parses the headers of an upload: the alias and the expected SHA-1.
+    fn parse_headers(
         &self,
         request: &Request,
         name: &str,
@@ -198,7 +202,7 @@ impl Port {
             let seconds: Option<i64> = text.parse().ok();
             seconds.ok_or("X-Expires is not in seconds since 1970")
         });
-        let sum = request
+        let sha1 = request
             .header("X-SHA1")
             .map(|text| Sha1Hex::parse(&text.to_ascii_lowercase()));
         let restricted = match request.header("X-Restricted") {
@@ -214,7 +218,7 @@ impl Port {
                 .transpose()?
                 .map(|seconds| seconds.saturating_mul(1000)),
         };
-        Ok((alias, sum.transpose().map_err(|error| error.to_string())?))
+        Ok((alias, sha1.transpose().map_err(|error| error.to_string())?))
     }
 }
 
@@ -229,8 +233,8 @@ fn token(request: &Request) -> Option<String> {
     route::parameter(&request.query, "token").or_else(basic)
 }
 
-/// Tells whether the client has the file already: it shows the date it was given with it.
-fn has_it(request: &Request, response: &Response) -> bool {
+/// Whether the client has the file already: it sends the date it received with the file.
+fn is_unmodified(request: &Request, response: &Response) -> bool {
     let Some(since) = request.header("If-Modified-Since") else {
         return false;
     };
@@ -242,13 +246,13 @@ fn not_found() -> Response {
     Response::text(404, "not found")
 }
 
-/// Answers what cannot be done, and notes what the operator should know.
-fn refuse(path: &str, error: &Error) -> Response {
+/// Returns the answer for an error and logs it. The client does not see paths and SQL.
+fn error_response(path: &str, error: &Error) -> Response {
     let status = match error {
-        Error::TooLong { .. } => 413,
+        Error::TooLarge { .. } => 413,
         Error::Mismatch { .. } => 409,
-        Error::CutShort(source) if source.kind() == io::ErrorKind::TimedOut => 408,
-        Error::CutShort(_) => 400,
+        Error::Incomplete(source) if source.kind() == io::ErrorKind::TimedOut => 408,
+        Error::Incomplete(_) => 400,
         Error::NoSpace { .. } => 507,
         Error::Disk(error) if error.source.kind() == io::ErrorKind::StorageFull => 507,
         Error::Database(
@@ -264,7 +268,7 @@ fn refuse(path: &str, error: &Error) -> Response {
     match status {
         // Folders of this host, and statements, are nobody else's affair.
         500 => Response::text(500, "internal error"),
-        503 => Response::text(503, "the database is not there; try again")
+        503 => Response::text(503, "the database is not available; try again in 5 s")
             .with_header("Retry-After", "5"),
         507 => Response::text(507, "no space left"),
         _ => Response::text(status, &error.to_string()),

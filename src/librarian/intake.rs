@@ -25,36 +25,36 @@ pub(super) struct Library {
     pub(super) max_size: u64,
 }
 
-/// A file of the library.
+/// The rows of a stored upload.
 #[derive(Debug)]
-pub(super) struct Kept {
+pub(super) struct Stored {
     pub(super) content_id: i64,
     pub(super) alias_id: i64,
     pub(super) content: Content,
 }
 
 impl Library {
-    /// Keeps the `len` bytes that `body` yields; on return everybody can read them.
-    pub(super) fn keep(
+    /// Stores the `len` bytes of `body`. On return the file can be downloaded.
+    pub(super) fn store(
         &self,
         alias: &NewAlias,
         expected: Option<&Sha1Hex>,
         body: &mut dyn Read,
         len: u64,
-    ) -> Result<Kept, Error> {
+    ) -> Result<Stored, Error> {
         let (incoming, content) = self.receive(expected, body, len)?;
         incoming.place(&content)?;
         let now = clock::now_ms();
         let (content_id, alias_id) = self.db.write(|tx| rows::insert(tx, &content, alias, now))?;
-        Ok(Kept {
+        Ok(Stored {
             content_id,
             alias_id,
             content,
         })
     }
 
-    /// Keeps a blob whose rows its uploader inserts, under a content id that is not taken yet.
-    pub(super) fn keep_blob(
+    /// Stores a blob whose rows the client inserts. The content id must be unused.
+    pub(super) fn store_blob(
         &self,
         content_id: i64,
         expected: Option<&Sha1Hex>,
@@ -62,7 +62,7 @@ impl Library {
         len: u64,
     ) -> Result<Content, Error> {
         if self.db.read(|tx| rows::has_content(tx, content_id))? {
-            return Err(Error::Taken(content_id));
+            return Err(Error::ContentExists(content_id));
         }
         let (incoming, content) = self.receive(expected, body, len)?;
         incoming.place(&content)?;
@@ -76,25 +76,25 @@ impl Library {
         len: u64,
     ) -> Result<(Incoming<'_>, Content), Error> {
         if len > self.max_size {
-            return Err(Error::TooLong {
+            return Err(Error::TooLarge {
                 size: len,
-                most: self.max_size,
+                limit: self.max_size,
             });
         }
         let mut incoming = self.blobs.receive(len)?;
-        let most = usize::try_from(len).map_or(CHUNK_BYTES, |len| len.min(CHUNK_BYTES));
-        let mut buffer = vec![0; most.max(1)];
+        let chunk = usize::try_from(len).map_or(CHUNK_BYTES, |len| len.min(CHUNK_BYTES));
+        let mut buffer = vec![0; chunk.max(1)];
         loop {
             match body.read(&mut buffer) {
                 Ok(0) => break,
                 Ok(count) => incoming.write(buffer.get(..count).unwrap_or_default())?,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(Error::CutShort(error)),
+                Err(error) => return Err(Error::Incomplete(error)),
             }
         }
         let content = incoming.content();
         if content.size != len {
-            return Err(Error::CutShort(io::ErrorKind::UnexpectedEof.into()));
+            return Err(Error::Incomplete(io::ErrorKind::UnexpectedEof.into()));
         }
         match expected {
             Some(expected) if expected.as_str() != content.sha1 => Err(Error::Mismatch {
@@ -133,7 +133,7 @@ pub(super) mod tests {
         }
     }
 
-    fn found(library: &Library) -> i64 {
+    fn count_aliases(library: &Library) -> i64 {
         let count = "SELECT COUNT(*) FROM library_alias";
         library
             .db
@@ -142,52 +142,52 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn bytes_that_are_known_are_another_alias_of_one_content() {
+    fn equal_bytes_are_two_aliases_of_one_content() {
         let (_scratch, library) = library();
-        let sum = Sha1Hex::parse(HELLO).unwrap();
-        let keep = |name| library.keep(&alias(name), Some(&sum), &mut &b"hello"[..], 5);
-        let (one, two) = (keep("one").unwrap(), keep("two").unwrap());
+        let sha1 = Sha1Hex::parse(HELLO).unwrap();
+        let store = |name| library.store(&alias(name), Some(&sha1), &mut &b"hello"[..], 5);
+        let (one, two) = (store("one").unwrap(), store("two").unwrap());
         assert_eq!(one.content_id, two.content_id);
         assert_ne!(one.alias_id, two.alias_id);
         assert_eq!((one.content.sha1.as_str(), one.content.size), (HELLO, 5));
     }
 
     #[test]
-    fn what_is_not_as_announced_is_not_kept() {
+    fn an_upload_of_the_wrong_length_or_hash_is_not_stored() {
         let (scratch, library) = library();
         let wrong = Sha1Hex::parse(&"0".repeat(40)).unwrap();
-        let keep = |sum, mut bytes: &'static [u8], len| {
-            let kept = library.keep(&alias("a"), sum, &mut bytes, len);
-            kept.err().unwrap().to_string()
+        let store = |sha1, mut bytes: &'static [u8], len| {
+            let stored = library.store(&alias("a"), sha1, &mut bytes, len);
+            stored.err().unwrap().to_string()
         };
         for (error, expect) in [
             (
-                keep(Some(&wrong), b"hello", 5),
+                store(Some(&wrong), b"hello", 5),
                 format!("expected SHA-1 {wrong}, got {HELLO}"),
             ),
-            (keep(None, b"hell", 5), "upload ended early: ".to_owned()),
-            (keep(None, b"hello", 4), "upload ended early: ".to_owned()),
+            (store(None, b"hell", 5), "upload ended early: ".to_owned()),
+            (store(None, b"hello", 4), "upload ended early: ".to_owned()),
             (
-                keep(None, b"", 1001),
-                "file too long: 1001 bytes".to_owned(),
+                store(None, b"", 1001),
+                "file too large: 1001 bytes".to_owned(),
             ),
         ] {
             assert!(error.starts_with(&expect), "{error}");
         }
-        assert_eq!(found(&library), 0);
+        assert_eq!(count_aliases(&library), 0);
         let root = scratch.dir.path().join("library");
         assert_eq!(root.join("incoming").read_dir().unwrap().count(), 0);
         assert_eq!(root.read_dir().unwrap().count(), 1, "no blob");
     }
 
     #[test]
-    fn a_blob_for_rows_to_come_has_none_and_a_taken_content_is_refused() {
+    fn a_blob_is_stored_without_rows_unless_its_content_exists() {
         let (_scratch, library) = library();
-        let content = library.keep_blob(17, None, &mut &b"hello"[..], 5).unwrap();
+        let content = library.store_blob(17, None, &mut &b"hello"[..], 5).unwrap();
         assert!(library.blobs.find(&content.sha256).unwrap().is_some());
-        assert_eq!(found(&library), 0);
-        let kept = library.keep(&alias("a"), None, &mut &b"x"[..], 1).unwrap();
-        let taken = library.keep_blob(kept.content_id, None, &mut &b"hello"[..], 5);
-        assert!(matches!(taken, Err(Error::Taken(id)) if id == kept.content_id));
+        assert_eq!(count_aliases(&library), 0);
+        let stored = library.store(&alias("a"), None, &mut &b"x"[..], 1).unwrap();
+        let refused = library.store_blob(stored.content_id, None, &mut &b"hello"[..], 5);
+        assert!(matches!(refused, Err(Error::ContentExists(id)) if id == stored.content_id));
     }
 }

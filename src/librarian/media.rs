@@ -3,7 +3,6 @@
 //! Uploads say it or their name does; a compressed text is sent as a text that is compressed, so
 //! that browsers show build logs (docs/farm.md §4.3).
 
-/// What nobody knows more of.
 const UNKNOWN: &str = "application/octet-stream";
 
 /// Endings and the type of a file whose uploader gave none.
@@ -60,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_longest_ending_counts() {
+    fn the_longest_extension_counts() {
         for (name, expect) in [
             ("buildlog_ubuntu.txt.gz", "text/plain"),
             ("hello_1.diff.gz", "application/gzip"),
@@ -74,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn compressed_text_is_text() {
+    fn compressed_text_is_sent_as_text() {
         let text = ("text/plain; charset=utf-8", Some("gzip"));
         assert_eq!(as_sent("buildlog.txt.gz", "application/x-gzip"), text);
         assert_eq!(as_sent("x.diff.gz", "a/b"), ("text/plain", Some("gzip")));
@@ -82,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn types_are_one_printable_line() {
+    fn a_type_is_one_printable_line() {
         assert!(is_good("text/plain; charset=\"utf-8\"") && is_good("unknown/unknown"));
         assert!(!is_good("") && !is_good("a\nb") && !is_good("ä") && !is_good(&"x".repeat(201)));
     }

@@ -11,7 +11,6 @@
 
 mod blobs;
 mod commands;
-mod conversation;
 mod files;
 mod gc;
 mod http;
@@ -22,10 +21,11 @@ mod remote;
 mod route;
 mod rows;
 mod serve;
+mod store_protocol;
 mod upload_port;
 
 pub(crate) use commands::{Args, run};
-pub(crate) use files::{Wanted, upload};
+pub(crate) use files::{Download, upload};
 pub(crate) use name::alias_url;
 pub(crate) use remote::{Uploader, check};
 pub(crate) use rows::issue_token;
@@ -53,22 +53,22 @@ pub(crate) enum Error {
     #[error(transparent)]
     Database(#[from] db::Error),
     /// Less than this is free, beyond the reserve; all in bytes.
-    #[error("no space: {needed} bytes wanted, {free} free beyond the reserve of {reserve} ([limits] reserve) in {}", dir.display())]
+    #[error("no space: {needed} bytes needed, {free} free beyond the reserve of {reserve} ([limits] reserve) in {}", dir.display())]
     NoSpace {
         needed: u64,
         free: u64,
         reserve: u64,
         dir: PathBuf,
     },
-    #[error("file too long: {size} bytes, and {most} are the most ([librarian] max_size)")]
-    TooLong { size: u64, most: u64 },
+    #[error("file too large: {size} bytes; the limit is {limit} ([librarian] max_size)")]
+    TooLarge { size: u64, limit: u64 },
     #[error("expected SHA-1 {expected}, got {actual}")]
     Mismatch { expected: Sha1Hex, actual: String },
-    #[error("content {0} is there already")]
-    Taken(i64),
-    /// The one who sent it stopped, or was too slow.
+    #[error("content {0} exists already")]
+    ContentExists(i64),
+    /// The client stopped sending, or exceeded a timeout.
     #[error("upload ended early: {0}")]
-    CutShort(#[source] io::Error),
+    Incomplete(#[source] io::Error),
     #[error("{}: {source}", path.display())]
     File { path: PathBuf, source: io::Error },
     #[error("{url}: {problem}: is `buildd-slave librarian serve` running there?")]
@@ -80,19 +80,19 @@ pub(crate) enum Error {
         status: u16,
         reason: String,
     },
-    #[error("{url}: {promised} bytes promised, {came} came")]
+    #[error("{url}: received {received} of {expected} bytes")]
     Length {
         url: String,
-        promised: u64,
-        came: u64,
+        expected: u64,
+        received: u64,
     },
-    #[error("{0}: no such file in the library; `librarian add` tells the numbers")]
-    Unknown(i64),
+    #[error("{0}: no such file in the library; `librarian add` prints the numbers")]
+    NoFile(i64),
     #[error("not the number or the URL of a file: {0:?}; write 17 or http://HOST:8000/17/NAME")]
-    What(String),
+    BadFile(String),
     #[error(
-        "only {found} columns that refer to files are known to the database, not the {least} there \
-         should be: nothing is removed"
+        "only {found} columns in the database refer to files, but at least {least} are expected; \
+         nothing is removed"
     )]
     References { found: usize, least: usize },
     #[error("cannot print: {0}")]

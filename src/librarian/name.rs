@@ -3,12 +3,12 @@
 //! A name is part of a URL and of a line of answers, and a weak secret: who does not know it does
 //! not get the file. Refuses rather than repairs.
 
-/// Longest name, in bytes: what a file system takes, since somebody will save it.
-const LONGEST: usize = 255;
+/// Longest name, in bytes: the limit of file systems, on which clients save the file.
+const MAX_BYTES: usize = 255;
 
 /// Tells whether a file can be uploaded under that name.
 pub(super) fn is_good(name: &str) -> bool {
-    (1..=LONGEST).contains(&name.len())
+    (1..=MAX_BYTES).contains(&name.len())
         && !name.contains(|c: char| c == '/' || c.is_control())
         && !matches!(name, "." | "..")
 }
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn urls() {
+    fn a_name_is_quoted_and_unquoted() {
         for (name, expect) in [
             ("hello_2.10-3.dsc", "hello_2.10-3.dsc"),
             ("a b", "a%20b"),
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn names() {
+    fn good_and_bad_names() {
         for good in [
             "HelloWorld.txt",
             "a b",

@@ -17,13 +17,13 @@ use crate::http_client;
 
 /// For each of: resolving the name, connecting, sending a head.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest silence in the middle of a file.
-const SILENCE: Duration = Duration::from_secs(60);
-/// The same after the last byte of an upload: it is put on disk then.
-const SETTLE_TIME: Duration = Duration::from_secs(600);
-/// A body longer than this is sent only when the librarian has seen the head.
-const ASK_FIRST_BYTES: u64 = 64 << 10;
-/// Bytes read of an answer that is no file.
+/// Timeout without a byte of a body.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Timeout for the answer to an upload: the librarian fsyncs the file first.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(600);
+/// A larger body is sent only after the librarian has accepted the head.
+const EXPECT_CONTINUE_BYTES: u64 = 64 << 10;
+/// Maximum size of an answer other than a file.
 const ANSWER_BYTES: u64 = 64 << 10;
 /// Bytes copied at a time.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -46,9 +46,9 @@ pub(crate) struct Added {
 }
 
 fn agent() -> ureq::Agent {
-    let config = http_client::config(CONNECT_TIMEOUT, SILENCE)
+    let config = http_client::config(CONNECT_TIMEOUT, IDLE_TIMEOUT)
         .max_redirects(0)
-        .timeout_recv_response(Some(SETTLE_TIME))
+        .timeout_recv_response(Some(RESPONSE_TIMEOUT))
         .build();
     http_client::agent(config)
 }
@@ -85,7 +85,7 @@ impl Uploader {
         if restricted {
             request = request.header("X-Restricted", "yes");
         }
-        if len > ASK_FIRST_BYTES {
+        if len > EXPECT_CONTINUE_BYTES {
             request = request.header(header::EXPECT, "100-continue");
         }
         let answer = request
@@ -95,14 +95,14 @@ impl Uploader {
                 let body = response.into_body().into_with_config();
                 Ok((status, body.limit(ANSWER_BYTES).read_to_vec()?))
             });
-        let (status, answer) = answer.map_err(|error| lost(&url, &error))?;
+        let (status, answer) = answer.map_err(|error| connection_error(&url, &error))?;
         if status != StatusCode::CREATED {
-            return Err(refused(&url, status, &answer));
+            return Err(refusal(&url, status, &answer));
         }
         serde_json::from_slice(&answer).map_err(|_| Error::Refused {
             url,
             status: status.as_u16(),
-            reason: "not the answer of a librarian".to_owned(),
+            reason: "the answer is not that of a librarian".to_owned(),
         })
     }
 }
@@ -115,13 +115,15 @@ pub(crate) fn check(url: &str, token: &str) -> Result<(), Error> {
         let pair = BASE64_STANDARD.encode(format!(":{token}"));
         request = request.header(header::AUTHORIZATION, format!("Basic {pair}"));
     }
-    let response = request.call().map_err(|error| lost(url, &error))?;
+    let response = request
+        .call()
+        .map_err(|error| connection_error(url, &error))?;
     match response.status() {
         StatusCode::OK => Ok(()),
         // A HEAD has no words of its own.
         status => {
-            let said = status.canonical_reason().unwrap_or_default();
-            Err(refused(url, status, said.as_bytes()))
+            let reason = status.canonical_reason().unwrap_or_default();
+            Err(refusal(url, status, reason.as_bytes()))
         }
     }
 }
@@ -129,52 +131,52 @@ pub(crate) fn check(url: &str, token: &str) -> Result<(), Error> {
 /// Downloads a file, handing `take` each piece of it; fails if it is not as long as promised.
 pub(super) fn fetch(
     url: &str,
-    take: &mut dyn FnMut(&[u8]) -> Result<(), Error>,
+    write: &mut dyn FnMut(&[u8]) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let shown = url.split('?').next().unwrap_or(url);
     let response = agent().get(url).call();
-    let response = response.map_err(|error| lost(shown, &error))?;
+    let response = response.map_err(|error| connection_error(shown, &error))?;
     let status = response.status();
     let body = response.into_body();
     if status != StatusCode::OK {
         let answer = body.into_with_config().limit(ANSWER_BYTES).read_to_vec();
-        return Err(refused(shown, status, &answer.unwrap_or_default()));
+        return Err(refusal(shown, status, &answer.unwrap_or_default()));
     }
-    let promised = body.content_length();
+    let expected = body.content_length();
     let mut reader = body.into_reader();
     let mut buffer = vec![0; CHUNK_BYTES];
-    let mut came = 0;
+    let mut received = 0;
     loop {
         match reader.read(&mut buffer) {
             Ok(0) => break,
             Ok(count) => {
-                came += count as u64;
-                take(buffer.get(..count).unwrap_or_default())?;
+                received += count as u64;
+                write(buffer.get(..count).unwrap_or_default())?;
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(lost(shown, &ureq::Error::from(error))),
+            Err(error) => return Err(connection_error(shown, &ureq::Error::from(error))),
         }
     }
-    match promised {
-        Some(promised) if promised != came => Err(Error::Length {
+    match expected {
+        Some(expected) if expected != received => Err(Error::Length {
             url: shown.to_owned(),
-            promised,
-            came,
+            expected,
+            received,
         }),
         _ => Ok(()),
     }
 }
 
-fn lost(url: &str, error: &ureq::Error) -> Error {
+fn connection_error(url: &str, error: &ureq::Error) -> Error {
     Error::Remote {
         url: url.to_owned(),
         problem: error.to_string(),
     }
 }
 
-fn refused(url: &str, status: StatusCode, answer: &[u8]) -> Error {
-    let said = String::from_utf8_lossy(answer);
-    let line = said.lines().next().unwrap_or_default();
+fn refusal(url: &str, status: StatusCode, answer: &[u8]) -> Error {
+    let answer = String::from_utf8_lossy(answer);
+    let line = answer.lines().next().unwrap_or_default();
     let reason: String = line.chars().filter(|c| !c.is_control()).take(200).collect();
     Error::Refused {
         url: url.to_owned(),

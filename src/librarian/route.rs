@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn table() {
+    fn each_method_and_path_has_its_route() {
         const GET: Method = Method::Get;
         const PUT: Method = Method::Put;
         let file = |id, name| Route::File { id, name };
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters() {
+    fn the_first_parameter_of_a_name_is_decoded() {
         assert_eq!(parameter("token=a&token=b", "token").as_deref(), Some("a"));
         for query in ["", "token", "tokens=a", "token=", "token=%zz"] {
             assert_eq!(parameter(query, "token"), None, "{query}");

@@ -29,9 +29,9 @@ pub(super) struct NewAlias {
     pub(super) expires_at: Option<i64>,
 }
 
-/// A file that is there to be read.
+/// An alias with its content.
 #[derive(Debug)]
-pub(super) struct Found {
+pub(super) struct StoredFile {
     pub(super) name: String,
     pub(super) content_type: String,
     pub(super) restricted: bool,
@@ -96,15 +96,15 @@ pub(super) fn has_content(tx: &mut Tx<'_>, id: i64) -> Result<bool, db::Error> {
     Ok(row.is_some())
 }
 
-/// Finds an alias that still has its content.
-pub(super) fn find(tx: &mut Tx<'_>, alias_id: i64) -> Result<Option<Found>, db::Error> {
+/// Returns an alias with its content; `None` if either is absent.
+pub(super) fn find(tx: &mut Tx<'_>, alias_id: i64) -> Result<Option<StoredFile>, db::Error> {
     let row = tx.query_opt(
         "SELECT a.filename, a.mimetype, a.restricted, a.created_at, c.size, c.sha1, c.sha256 \
          FROM library_alias a JOIN library_content c ON c.id = a.content_id WHERE a.id = $1",
         &params![alias_id],
     )?;
     row.map(|row| {
-        Ok(Found {
+        Ok(StoredFile {
             name: row.get(0)?,
             content_type: row.get(1)?,
             restricted: row.get(2)?,
@@ -139,17 +139,17 @@ pub(crate) fn issue_token(tx: &mut Tx<'_>, alias_id: i64, now: i64) -> Result<St
     let mut random = [0; TOKEN_BYTES];
     File::open("/dev/urandom")
         .and_then(|mut source| source.read_exact(&mut random))
-        .expect("a system that runs PostgreSQL or a build has /dev/urandom");
+        .expect("/dev/urandom is readable");
     let token = hex(&random);
     tx.execute(
         "INSERT INTO library_token (alias_id, token_sha256, created_at) VALUES ($1, $2, $3)",
-        &params![alias_id, sum(&token), now],
+        &params![alias_id, sha256(&token), now],
     )?;
     Ok(token)
 }
 
-/// Tells whether a token opens that file now.
-pub(super) fn token_opens(
+/// Whether the token is valid for that file at `now`.
+pub(super) fn is_valid_token(
     tx: &mut Tx<'_>,
     alias_id: i64,
     token: &str,
@@ -157,12 +157,12 @@ pub(super) fn token_opens(
 ) -> Result<bool, db::Error> {
     let row = tx.query_opt(
         "SELECT 1 FROM library_token WHERE alias_id = $1 AND token_sha256 = $2 AND created_at > $3",
-        &params![alias_id, sum(token), now - TOKEN_LIFE_MS],
+        &params![alias_id, sha256(token), now - TOKEN_LIFE_MS],
     )?;
     Ok(row.is_some())
 }
 
-fn sum(token: &str) -> String {
+fn sha256(token: &str) -> String {
     hex(&Sha256::digest(token))
 }
 
@@ -192,10 +192,10 @@ mod tests {
     #[test]
     fn equal_bytes_are_one_content() {
         let scratch = scratch();
-        let add = |sum: &str, name: &str| {
+        let add = |sha256: &str, name: &str| {
             scratch
                 .db
-                .write(|tx| insert(tx, &content(sum), &alias(name, name == "secret"), 1000))
+                .write(|tx| insert(tx, &content(sha256), &alias(name, name == "secret"), 1000))
                 .unwrap()
         };
         let first = add("x", "a");
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_opens_one_file_for_a_day() {
+    fn a_token_is_valid_for_one_file_and_one_day() {
         let scratch = scratch();
         let (token, other) = scratch
             .db
@@ -242,8 +242,8 @@ mod tests {
                     (7, &other, 1000, false),
                     (7, &String::new(), 1000, false),
                 ] {
-                    let opens = token_opens(tx, alias, given, now)?;
-                    assert_eq!(opens, expect, "{alias} {given} {now}");
+                    let valid = is_valid_token(tx, alias, given, now)?;
+                    assert_eq!(valid, expect, "{alias} {given} {now}");
                 }
                 let stored = tx.query("SELECT token_sha256 FROM library_token", &[])?;
                 assert!(!format!("{stored:?}").contains(&token));

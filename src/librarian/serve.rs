@@ -16,14 +16,14 @@ use crate::config::Farm;
 use crate::db::Db;
 use crate::server::{self, Access, Group, Limits, Server};
 
-/// Connections at a time at each port that only the farm's own hosts use.
-const FEW_CONNECTIONS: usize = 64;
+/// Maximum number of connections of each port for the farm's own hosts.
+const FARM_CONNECTIONS: usize = 64;
 
-/// Who comes to a port.
+/// The clients of a port.
 #[derive(Clone, Copy)]
-enum For {
-    Everybody,
-    TheFarm,
+enum Clients {
+    Public,
+    Farm,
 }
 
 /// Serves until a signal says stop. Returns only then, or when it cannot begin.
@@ -46,8 +46,8 @@ pub(crate) fn bind(farm: &Farm) -> Result<Group, Error> {
     // What the system chose, where it may.
     let mut base = None;
     for host in &config.bindhost {
-        let everybody = listen(farm, host, config.bindport, For::Everybody)?;
-        let address = local(&everybody)?;
+        let public = listen(farm, host, config.bindport, Clients::Public)?;
+        let address = local(&public)?;
         let base = base.get_or_insert_with(|| {
             let chosen = format!(":{}/", address.port());
             config.url.replace(":0/", &chosen)
@@ -59,10 +59,10 @@ pub(crate) fn bind(farm: &Farm) -> Result<Group, Error> {
             uploaders: config.upload_allow.clone(),
         };
         log::info!("librarian ready! downloads at http://{address}/");
-        let protocol = everybody.http(Arc::new(http(false)));
-        servers.add(everybody, protocol);
+        let protocol = public.http(Arc::new(http(false)));
+        servers.add(public, protocol);
         if let Some(port) = config.restricted_port {
-            let server = listen(farm, host, port, For::TheFarm)?;
+            let server = listen(farm, host, port, Clients::Farm)?;
             log::info!("restricted files at http://{}/", local(&server)?);
             let protocol = server.http(Arc::new(http(true)));
             servers.add(server, protocol);
@@ -72,18 +72,18 @@ pub(crate) fn bind(farm: &Farm) -> Result<Group, Error> {
             (config.restricted_upload_port, true),
         ] {
             let Some(port) = port else { continue };
-            let server = listen(farm, host, port, For::TheFarm)?;
-            let what = if restricted {
+            let server = listen(farm, host, port, Clients::Farm)?;
+            let kind = if restricted {
                 "restricted uploads"
             } else {
                 "uploads"
             };
-            log::info!("{what} by STORE at {}", local(&server)?);
+            log::info!("{kind} by STORE at {}", local(&server)?);
             let protocol = StorePort {
                 library: Arc::clone(&library),
                 restricted,
                 dbname: config.dbname.clone(),
-                limits: limits(farm, For::TheFarm),
+                limits: limits(farm, Clients::Farm),
             };
             servers.add(server, Arc::new(protocol));
         }
@@ -91,25 +91,25 @@ pub(crate) fn bind(farm: &Farm) -> Result<Group, Error> {
     Ok(servers)
 }
 
-fn listen(farm: &Farm, host: &str, port: u16, whom: For) -> Result<Server, Error> {
-    let allow = match whom {
-        For::Everybody => &farm.librarian.allow,
-        For::TheFarm => &farm.librarian.upload_allow,
+fn listen(farm: &Farm, host: &str, port: u16, clients: Clients) -> Result<Server, Error> {
+    let allow = match clients {
+        Clients::Public => &farm.librarian.allow,
+        Clients::Farm => &farm.librarian.upload_allow,
     };
     let access = Access {
         allow: allow.clone(),
         credentials: None,
     };
     let address = server::address(host, port);
-    Ok(Server::bind(address, limits(farm, whom), access)?)
+    Ok(Server::bind(address, limits(farm, clients), access)?)
 }
 
-/// Files are all that a librarian is asked for: as many as there are connections.
-fn limits(farm: &Farm, whom: For) -> Limits {
+/// Every connection may transfer a file: a librarian serves nothing else.
+fn limits(farm: &Farm, clients: Clients) -> Limits {
     let limits = farm.limits.http();
-    let connections = match whom {
-        For::Everybody => limits.connections,
-        For::TheFarm => limits.connections.min(FEW_CONNECTIONS),
+    let connections = match clients {
+        Clients::Public => limits.connections,
+        Clients::Farm => limits.connections.min(FARM_CONNECTIONS),
     };
     Limits {
         connections,

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Error;
-use super::conversation::{self, Store};
 use super::intake::Library;
 use super::rows::NewAlias;
+use super::store_protocol::{self, Store};
 
 use crate::server::{ConnectionSlot, Limits, Protocol, Wire};
 
@@ -27,8 +27,8 @@ pub(super) struct StorePort {
 
 /// Why a conversation ends.
 enum End {
-    /// The client has said all.
-    Over,
+    /// The client closed it, or was idle.
+    Closed,
     /// The client is told what is wrong.
     Refused(String),
     /// There is nobody left to tell.
@@ -51,10 +51,10 @@ impl Protocol for StorePort {
             }
         };
         match end {
-            End::Over => {}
+            End::Closed => {}
             End::Refused(line) => {
                 log::info!("{peer}: {line}");
-                if self.say(&wire, &line).is_ok() {
+                if self.answer(&wire, &line).is_ok() {
                     wire.drain();
                 }
             }
@@ -87,29 +87,29 @@ impl StorePort {
         let answer = match store.ids {
             Some((content_id, alias_id)) => self
                 .library
-                .keep_blob(content_id, store.sha1.as_ref(), &mut body, store.size)
+                .store_blob(content_id, store.sha1.as_ref(), &mut body, store.size)
                 .map(|_| {
                     (
-                        format!("{alias_id}/{} (rows to come)", store.name),
+                        format!("{alias_id}/{} (the client inserts the rows)", store.name),
                         "200".to_owned(),
                     )
                 }),
             None => self
                 .library
-                .keep(
+                .store(
                     &self.alias(&store),
                     store.sha1.as_ref(),
                     &mut body,
                     store.size,
                 )
-                .map(|kept| {
-                    let ids = format!("200 {}/{}", kept.content_id, kept.alias_id);
-                    (format!("{}/{}", kept.alias_id, store.name), ids)
+                .map(|stored| {
+                    let ids = format!("200 {}/{}", stored.content_id, stored.alias_id);
+                    (format!("{}/{}", stored.alias_id, store.name), ids)
                 }),
         };
-        let (what, line) = answer.map_err(|error| refuse(&store.name, error))?;
-        log::info!("{what}: {} bytes from {}", store.size, peer.ip());
-        Ok(self.say(wire, &line)?)
+        let (file, line) = answer.map_err(|error| refuse(&store.name, error))?;
+        log::info!("{file}: {} bytes from {}", store.size, peer.ip());
+        Ok(self.answer(wire, &line)?)
     }
 
     /// Reads the next head; the first bytes of it may take their time, the rest may not.
@@ -118,21 +118,21 @@ impl StorePort {
         if wire.input().is_empty() {
             match wire.read_more(from_now(self.limits.idle_secs)) {
                 Ok(true) => {}
-                Ok(false) => return Err(End::Over),
-                Err(error) if error.kind() == io::ErrorKind::TimedOut => return Err(End::Over),
+                Ok(false) => return Err(End::Closed),
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => return Err(End::Closed),
                 Err(error) => return Err(End::Lost(error)),
             }
         }
         let deadline = from_now(self.limits.request_secs);
         loop {
-            match conversation::parse(wire.input(), &self.dbname) {
+            match store_protocol::parse(wire.input(), &self.dbname) {
                 Ok(Some((store, length))) if length <= self.limits.head_bytes => {
                     wire.take(length);
                     return Ok(store);
                 }
                 Ok(None) if wire.input().len() < self.limits.head_bytes => {}
                 Ok(_) => return Err(End::Refused("400 command and headers too long".to_owned())),
-                Err(wrong) => return Err(End::Refused(format!("400 {wrong}"))),
+                Err(problem) => return Err(End::Refused(format!("400 {problem}"))),
             }
             match wire.read_more(deadline) {
                 Ok(true) => {}
@@ -154,7 +154,7 @@ impl StorePort {
         }
     }
 
-    fn say(&self, wire: &Wire<'_>, line: &str) -> io::Result<()> {
+    fn answer(&self, wire: &Wire<'_>, line: &str) -> io::Result<()> {
         let deadline = Instant::now() + Duration::from_secs(self.limits.write_secs);
         wire.write(format!("{line}\r\n").as_bytes(), deadline)
     }
@@ -163,9 +163,9 @@ impl StorePort {
 /// Says what a client is told of an upload that failed.
 fn refuse(name: &str, error: Error) -> End {
     match error {
-        Error::CutShort(source) if source.kind() != io::ErrorKind::TimedOut => End::Lost(source),
-        Error::TooLong { .. } | Error::CutShort(_) => End::Refused(format!("400 {error}")),
-        Error::Mismatch { .. } | Error::Taken(_) | Error::NoSpace { .. } => {
+        Error::Incomplete(source) if source.kind() != io::ErrorKind::TimedOut => End::Lost(source),
+        Error::TooLarge { .. } | Error::Incomplete(_) => End::Refused(format!("400 {error}")),
+        Error::Mismatch { .. } | Error::ContentExists(_) | Error::NoSpace { .. } => {
             End::Refused(format!("500 {error}"))
         }
         other => {

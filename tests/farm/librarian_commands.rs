@@ -100,7 +100,7 @@ fn mistakes_are_told() {
         (
             &["add", &long][..],
             1,
-            "413: file too long: 31457280 bytes, and 1048576 are the most",
+            "413: file too large: 31457280 bytes; the limit is 1048576",
         ),
         (&["add", &folder], 1, "not a regular file"),
         (&["add", &absent], 1, "No such file"),

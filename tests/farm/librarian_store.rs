@@ -37,7 +37,7 @@ const REFUSED: &[(&str, &str)] = &[
     ),
     (
         "STORE 999999999999 a\r\nDatabase-Name: farm\r\n\r\nhello",
-        "400 file too long",
+        "400 file too large",
     ),
     (
         "STORE 5 a\r\nDatabase-Name: farm\r\n\
@@ -136,7 +136,7 @@ fn a_file_with_ids_of_the_clients_is_there_when_the_client_commits() {
         assert_eq!(librarian.get("/2002/a").text(), "hello");
         // Ids are never used twice.
         let answer = store.store("b", ids, b"other").line();
-        assert_eq!(answer, "500 content 1001 is there already");
+        assert_eq!(answer, "500 content 1001 exists already");
         assert_eq!(store.line(), "");
         assert_eq!(librarian.blobs().len(), 1);
     });

@@ -85,7 +85,7 @@ fn a_disk_without_room_takes_nothing() {
         .store("a", "", b"hello")
         .line();
     assert!(
-        line.starts_with("500 no space: 5 bytes wanted, 0 free"),
+        line.starts_with("500 no space: 5 bytes needed, 0 free"),
         "{line}"
     );
     assert!(librarian.said().contains("[limits] reserve"));

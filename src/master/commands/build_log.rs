@@ -15,7 +15,7 @@ use super::open::Site;
 use super::screen::{Screen, note};
 use super::{Error, status};
 use crate::client::{Client, LogError, SlaveUrl, Timeouts, follow_log};
-use crate::librarian::{self, Wanted};
+use crate::librarian::{self, Download};
 use crate::master::model::{self, JobStatus};
 use crate::master::rows::builds::{Build, QueueEntry};
 use crate::master::rows::files::File;
@@ -157,7 +157,7 @@ fn from_slave(build: &Build, cookie: &str, out: &mut dyn Write) -> Result<bool, 
 
 /// Writes a log that the librarian has.
 fn stored(site: &Site, log: &File, out: &mut dyn Write) -> Result<(), Error> {
-    let wanted = Wanted::by_number(&site.db, &site.farm.librarian.url, log.alias)?;
+    let wanted = Download::by_number(&site.db, &site.farm.librarian.url, log.alias)?;
     let put = |to: &mut dyn Write| {
         wanted.fetch(&mut |piece| to.write_all(piece).map_err(librarian::Error::Output))
     };

@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_head() {
+    fn a_head_with_all_headers_is_parsed() {
         let head = "STORE 1024 a name.txt\r\nDatabase-Name: farm\r\nContent-Type: text/plain\r\n\
                     file_content_id: 5\r\nFILE-ALIAS-ID: 6\r\nFile-Expires: 1234\r\n\
                     SHA1-Digest: AAF4C61DDCC5E8A2DABEDE0F3B482CD9AEA9434D\r\nDebug-ID: x\r\n\
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn the_least_a_client_may_say() {
+    fn a_head_with_only_the_required_header_is_parsed() {
         let (store, _) = parse(b"STORE 0 gr\xc3\xbcn\nDatabase-Name:farm\n\n", "farm")
             .unwrap()
             .unwrap();
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn every_mistake_is_told_as_soon_as_its_line_is_there() {
+    fn every_error_is_reported_when_its_line_is_complete() {
         for (head, expect) in [
             ("\r\n", "unknown command: \"\""),
             ("GET / HTTP/1.1\r\n", "unknown command: \"GET\""),
