@@ -1,9 +1,8 @@
-//! Where are the bytes of a content on disk, and how do new ones get there?
+//! Stores blobs on disk as `<root>/aa/bb/<sha256>`, read-only.
 //!
-//! `<root>/aa/bb/<sha256>`, read-only, hashed on the way in; unfinished ones are in
-//! `<root>/incoming`. Knows no row. An upload always replaces what is there under its name, so that
-//! its blob is young: `gc` removes old ones only, and looks at the age under the lock of the folder
-//! `aa`, which an upload holds while it gives its blob the name.
+//! Incomplete blobs are in `<root>/incoming`. An upload always replaces an existing blob, which
+//! renews its age, and `gc` removes only old blobs. Both lock the folder `aa`: the upload for the
+//! rename, `gc` to check the age and remove.
 
 use std::fs::File;
 use std::io;
@@ -23,11 +22,11 @@ use crate::sys::digest::hex;
 use crate::sys::fs::{self, TempFile, fsync_dir};
 use crate::sys::host;
 
-/// Blobs are never written again; their owner too must mean it to change one.
+/// Blobs are never modified.
 const BLOB_MODE: u32 = 0o444;
 const SHA256_DIGITS: usize = 64;
 
-/// What a content is: how long, and its sums in lower-case hexadecimal.
+/// Size in bytes, and hashes in lower-case hexadecimal, of a blob.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Content {
     pub(super) size: u64,
@@ -36,17 +35,16 @@ pub(super) struct Content {
     pub(super) md5: String,
 }
 
-/// The folder of blobs.
+/// The folder of all blobs.
 #[derive(Debug)]
 pub(super) struct Blobs {
     root: PathBuf,
-    /// Bytes that an upload leaves free on the file system.
+    /// Bytes that uploads keep free on the file system.
     reserve: u64,
 }
 
 impl Blobs {
-    /// Opens the folder, which is made if need be, and removes the unfinished files that no living
-    /// process is writing.
+    /// Opens the folder, creates it if absent, and removes incomplete blobs of dead processes.
     pub(super) fn open(root: &Path, reserve: u64) -> Result<Self, Error> {
         let incoming = root.join("incoming");
         fs::make_private(root)?;
@@ -58,7 +56,7 @@ impl Blobs {
         })
     }
 
-    /// Begins a blob of `len` bytes: refused before a byte is written when they are not free.
+    /// Starts a blob of `len` bytes. Fails before the first byte if the space is not free.
     pub(super) fn receive(&self, len: u64) -> Result<Incoming<'_>, Error> {
         let disk = host::disk_of(&self.root)
             .map_err(fs::Error::at("find the free space of", &self.root))?;
@@ -81,8 +79,8 @@ impl Blobs {
         })
     }
 
-    /// Opens a blob with its length; `None` when there is none. Who has it open may read on when
-    /// it goes.
+    /// Opens a blob and returns its length; `None` if absent. An open blob stays readable after its
+    /// removal.
     pub(super) fn find(&self, sha256: &str) -> Result<Option<(File, u64)>, Error> {
         let path = self.path(sha256);
         let opened = File::options()
@@ -97,8 +95,7 @@ impl Blobs {
         Ok(found.is_file().then_some((file, found.len())))
     }
 
-    /// Calls `see` with the sums of the blobs in each folder last written at least `age_ms` before
-    /// `now`.
+    /// Calls `visit` once per folder with the names of its blobs that are at least `age_ms` old.
     pub(super) fn each_old(
         &self,
         now: i64,
@@ -124,8 +121,8 @@ impl Blobs {
         Ok(())
     }
 
-    /// Removes a blob if it is at least that old and `unwanted` says so, asked while no upload can
-    /// give a blob that name. Returns the number of bytes of what was removed.
+    /// Removes a blob if it is at least `age_ms` old and `is_unreferenced`, which is called while
+    /// uploads of this blob are locked out. Returns the size of a removed blob, in bytes.
     pub(super) fn remove_old(
         &self,
         sha256: &str,
@@ -143,7 +140,7 @@ impl Blobs {
         Ok(size.ok())
     }
 
-    /// Returns the length of a blob, 0 if there is none.
+    /// Returns the size of a blob in bytes; 0 if absent.
     pub(super) fn size(&self, sha256: &str) -> u64 {
         let found = self.path(sha256).symlink_metadata();
         found.map_or(0, |found| found.len())
@@ -159,7 +156,7 @@ impl Blobs {
     }
 }
 
-/// A blob on its way in; dropped before [`Incoming::place`], it leaves nothing.
+/// A blob being written; removed if dropped before [`Incoming::place`].
 pub(super) struct Incoming<'a> {
     blobs: &'a Blobs,
     temp: TempFile,
@@ -178,7 +175,7 @@ impl Incoming<'_> {
         Ok(self.temp.write_all(bytes)?)
     }
 
-    /// Returns what was written so far.
+    /// Returns size and hashes of the bytes written so far.
     pub(super) fn content(&self) -> Content {
         Content {
             size: self.size,
@@ -188,7 +185,7 @@ impl Incoming<'_> {
         }
     }
 
-    /// Gives the blob its name. On return it is on disk, and young.
+    /// Renames the blob to its hash. On return it is fsynced, and its age is zero.
     pub(super) fn place(self, content: &Content) -> Result<(), Error> {
         let path = self.blobs.path(&content.sha256);
         let outer = self.blobs.outer(&content.sha256);
@@ -203,14 +200,14 @@ impl Incoming<'_> {
     }
 }
 
-/// Locks a folder, against other processes too.
+/// Locks a folder against other threads and processes.
 fn lock(folder: &Path, how: FlockArg) -> Result<Flock<File>, Error> {
     let opened = File::open(folder).map_err(fs::Error::at("open", folder))?;
     let locked = Flock::lock(opened, how).map_err(|(_, errno)| errno);
     Ok(locked.map_err(fs::Error::at("lock", folder))?)
 }
 
-/// The folders in `dir` named by two hexadecimal digits, in order.
+/// Returns the folders in `dir` named by two hexadecimal digits, sorted.
 fn folders(dir: &Path) -> Result<Vec<PathBuf>, Error> {
     let mut found = entries(dir)?;
     found.retain(|path| {
@@ -230,7 +227,7 @@ fn entries(dir: &Path) -> Result<Vec<PathBuf>, Error> {
     Ok(listed.map_err(fs::Error::at("list", dir))?)
 }
 
-/// The milliseconds since the file was last written; `None` if it is gone.
+/// Returns the milliseconds since the file was written; `None` if it is absent.
 fn age(path: &Path, now: i64) -> Result<Option<i64>, Error> {
     match path.symlink_metadata().and_then(|found| found.modified()) {
         Ok(modified) => Ok(Some(now - clock::ms_of(modified))),
@@ -308,7 +305,7 @@ mod tests {
         let mut incoming = blobs.receive(5).unwrap();
         incoming.write(b"hel").unwrap();
         assert_eq!(unfinished(dir.path()), 1);
-        // Another process starting up spares what is being written.
+        // Another process that starts keeps the blobs of a live one.
         Blobs::open(dir.path(), 0).unwrap();
         assert_eq!(unfinished(dir.path()), 1);
         drop(incoming);
@@ -377,7 +374,7 @@ mod tests {
         std::thread::scope(|scope| {
             let blobs = &blobs;
             let removed = blobs.remove_old(HELLO_SHA256, clock::now_ms(), DAY, move || {
-                // The upload comes between the look at the age and the removal.
+                // The upload starts between the check of the age and the removal.
                 scope.spawn(move || {
                     put(blobs, b"hello");
                     let _ = done.send(());

@@ -1,7 +1,6 @@
-//! How does a file of this machine come into the library, and one of the library out of it?
+//! Uploads local files to a librarian and downloads files from one.
 //!
-//! Whole or not at all, with what is on its way shown on a terminal. Called by the commands of the
-//! librarian and of the master.
+//! The progress of a large upload is shown on a terminal.
 
 use std::fs::File;
 use std::io::{self, IsTerminal as _, Read, Write as _};
@@ -20,7 +19,8 @@ use crate::sys::digest::hex;
 /// Uploads of at least this size show their progress.
 const LARGE_BYTES: u64 = 64 << 20;
 
-/// Uploads the file at `path` under its own name; the rest is as for [`Uploader::add`].
+/// Uploads the file at `path` under its own name. The other arguments are those of
+/// [`Uploader::add`].
 pub(crate) fn upload(
     uploader: &Uploader,
     path: &Path,
@@ -61,12 +61,13 @@ pub(crate) fn upload(
 pub(crate) struct Download {
     pub(super) url: String,
     pub(super) name: String,
-    /// Its sum, if the database was asked.
+    /// Known only from the database.
     pub(super) sha1: Option<Sha1Hex>,
 }
 
 impl Download {
-    /// Looks a file up by its number; `base` is `[librarian] url`. Issues a token for a restricted file.
+    /// Looks a file up by its number; `base` is `[librarian] url`. Issues a token for a restricted
+    /// file.
     pub(crate) fn by_number(db: &Db, base: &str, id: i64) -> Result<Self, Error> {
         let found = db.read(|tx| rows::find(tx, id))?;
         let found = found.ok_or(Error::NoFile(id))?;
@@ -82,7 +83,7 @@ impl Download {
         })
     }
 
-    /// Fetches the file, handing `take` each piece; in the end it is what it should be, or an error.
+    /// Downloads the file, passes each chunk to `write`, and verifies length and hash at the end.
     pub(crate) fn fetch(
         &self,
         write: &mut dyn FnMut(&[u8]) -> Result<(), Error>,

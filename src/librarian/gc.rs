@@ -1,11 +1,16 @@
-//! What does nobody need any more, and how does it go without taking what somebody does?
-//! (docs/farm.md §4.5)
+//! Garbage collection: removes unreferenced files, safely alongside uploads (docs/farm.md §4.5).
 //!
-//! In this order: files that expired a week ago lose their content; aliases that nothing refers to
-//! and nobody asked to keep go, with their tokens; contents of equal bytes become one; contents
-//! without alias go; then blobs without content, a day old. What refers to a row is asked of the
-//! database itself, so that a table added later is not forgotten. Rows go in short transactions, each
-//! of which locks what it is to remove and then looks again whether it may.
+//! The steps, in order:
+//!
+//! * Aliases that expired a week ago lose their content.
+//! * Unreferenced aliases are removed with their tokens, if they are older than a week, and have no
+//!   expiry date or expired a week ago.
+//! * Duplicate contents are merged.
+//! * Contents without an alias are removed.
+//! * Blobs without a content are removed once they are a day old.
+//!
+//! The foreign keys are read from the database, so that a table added later is covered. Rows are
+//! removed in short transactions. Each locks its rows and checks them again before it removes them.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -17,24 +22,24 @@ use super::rows::TOKEN_LIFE_MS;
 use crate::db::{self, Db, Engine, Tx, params};
 
 const DAY_MS: i64 = 24 * 3600 * 1000;
-/// How long after its end, or its making, a file still counts as somebody's.
+/// How long a file is kept after its expiry or its creation.
 const GRACE_MS: i64 = 7 * DAY_MS;
-/// 2038-01-01: that, or later, means never (docs/farm.md §4.5).
+/// 2038-01-01: this date or a later one means never (docs/farm.md §4.5).
 pub(super) const NEVER_MS: i64 = 2_145_916_800_000;
-/// Rows of one transaction.
+/// Maximum number of rows in one transaction.
 const BATCH: u32 = 500;
 /// Columns that refer to aliases: source files, chroots, and the two logs of builds. If fewer are
 /// found, the query for them is wrong, and nothing may be removed.
 const MIN_REFERENCES: usize = 4;
 
-/// What was removed, or would be.
+/// What a collection removed, or would remove.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Removed {
     /// Aliases that lost their content.
     pub(crate) expired: u64,
-    /// Aliases that nothing referred to.
+    /// Unreferenced aliases.
     pub(crate) aliases: u64,
-    /// Contents that were another one's double.
+    /// Duplicate contents.
     pub(crate) merged: u64,
     /// Contents without alias.
     pub(crate) contents: u64,
@@ -43,7 +48,7 @@ pub(crate) struct Removed {
     pub(crate) bytes: u64,
 }
 
-/// Removes what nobody needs at `now`, or only says what that is: then nothing is changed.
+/// Runs all steps. A dry run changes nothing and returns what would be removed.
 pub(crate) fn gc(db: &Db, root: &Path, now: i64, dry_run: bool) -> Result<Removed, Error> {
     let aliases = db.read(|tx| references(tx, "library_alias"))?;
     let contents = db.read(|tx| references(tx, "library_content"))?;
@@ -72,7 +77,7 @@ pub(crate) fn gc(db: &Db, root: &Path, now: i64, dry_run: bool) -> Result<Remove
                     freed.remove(&sha256);
                 }
             }
-            // So that all of it is taken back.
+            // An error rolls the transaction back.
             Err::<(), _>(db::Error::Refused("a dry run".to_owned()))
         });
         match tried {
@@ -99,10 +104,10 @@ pub(crate) fn gc(db: &Db, root: &Path, now: i64, dry_run: bool) -> Result<Remove
     Ok(removed)
 }
 
-/// The SHA-256 of contents that went.
+/// The SHA-256 hashes of removed contents.
 type Freed = BTreeSet<String>;
 
-/// A column that refers to rows of another table; both quoted as the engine wants them.
+/// A foreign key column. Both names are quoted for the engine.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Reference {
     table: String,
@@ -135,7 +140,7 @@ fn references(tx: &mut Tx<'_>, table: &str) -> Result<Vec<Reference>, db::Error>
         .collect()
 }
 
-/// `AND NOT EXISTS …` for each reference to the row of `table`.
+/// Returns ` AND NOT EXISTS …` for each reference to a row of `table`.
 fn unreferenced(table: &str, references: &[Reference]) -> String {
     let mut sql = String::new();
     for Reference { table: of, column } in references {
@@ -146,7 +151,7 @@ fn unreferenced(table: &str, references: &[Reference]) -> String {
     sql
 }
 
-/// What all steps of one run go by.
+/// The input of all steps.
 struct Pass {
     now: i64,
     /// References to aliases.
@@ -304,8 +309,8 @@ fn drop_tokens(
     )
 }
 
-/// Removes the blobs that no content names. In a dry run those whose contents are `freed` count,
-/// and nothing goes.
+/// Removes blobs without a content. In a dry run, it only counts them, and the contents in `freed`
+/// count as removed.
 fn sweep_blobs(
     db: &Db,
     blobs: &Blobs,

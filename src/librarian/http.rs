@@ -1,8 +1,7 @@
-//! Files over HTTP: downloads by number and name, uploads by PUT (docs/farm.md §4.3, §4.4).
+//! Serves files over HTTP and accepts uploads by PUT (docs/farm.md §4.3, §4.4).
 //!
-//! A public port has public files for everybody, and a restricted one for whoever shows its token;
-//! the restricted port has all. What is not there, and what is not for the one who asks, look the
-//! same. Rows are looked up by `rows`, bytes kept by `intake`; the server does the rest.
+//! The public port serves public files, and restricted files to clients with a token. The
+//! restricted port serves all files. An absent file and a forbidden one give the same answer.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -21,18 +20,18 @@ use crate::protocol::Sha1Hex;
 use crate::server::{self, Cidr, Handler, Request, Response};
 use crate::sys::clock;
 
-/// What people see who look in with a browser.
+/// The page for browsers.
 const PAGE: &str = "<!DOCTYPE html>\n<title>Librarian</title>\n<h1>Librarian</h1>\n\
                     <p>The files of a build farm, each at <code>/NUMBER/NAME</code>.</p>\n";
 
 /// One listening port.
 pub(super) struct Port {
     pub(super) library: Arc<Library>,
-    /// Whether all files are served, and uploads are restricted.
+    /// Whether this port serves all files and makes uploads restricted.
     pub(super) restricted: bool,
     /// URL of the public port for clients; ends in `/`.
     pub(super) base: String,
-    /// Who may upload.
+    /// Addresses that may upload.
     pub(super) uploaders: Vec<Cidr>,
 }
 
@@ -108,7 +107,7 @@ impl Port {
         response.with_header("Cache-Control", caching)
     }
 
-    /// Finds a file that the one who asks may read.
+    /// Returns the file if the client may read it.
     fn look_up(&self, request: &Request, id: i64) -> Result<Option<StoredFile>, db::Error> {
         let token = token(request);
         let now = clock::now_ms();
@@ -222,7 +221,7 @@ impl Port {
     }
 }
 
-/// Returns the token a client shows: in the query, or as the password of HTTP Basic with no user.
+/// Returns the client's token, from the query or from the password of HTTP Basic without a user.
 fn token(request: &Request) -> Option<String> {
     let basic = || {
         let (scheme, given) = request.header("Authorization")?.split_once(' ')?;
@@ -266,7 +265,6 @@ fn error_response(path: &str, error: &Error) -> Response {
         log::info!("{path}: {error}");
     }
     match status {
-        // Folders of this host, and statements, are nobody else's affair.
         500 => Response::text(500, "internal error"),
         503 => Response::text(503, "the database is not available; try again in 5 s")
             .with_header("Retry-After", "5"),

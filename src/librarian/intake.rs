@@ -1,8 +1,7 @@
-//! How does an upload become a file of the library, whichever way it came?
+//! Stores an upload: first the blob, then its rows.
 //!
-//! The bytes go to disk as they come; when all are there and are what they should be, the blob gets
-//! its name, and then the rows are committed. An error before that leaves nothing, but for a blob
-//! without rows when the database fails, which `gc` removes. Called by `http` and `upload_port`.
+//! The bytes are written to disk as they arrive. When length and hash are verified, the blob is
+//! renamed, and then the rows are committed. If the database fails, `gc` later removes the blob.
 
 use std::io::{self, Read};
 
@@ -17,11 +16,11 @@ use crate::sys::clock;
 /// Bytes copied at a time.
 const CHUNK_BYTES: usize = 256 << 10;
 
-/// What all ports of a librarian share.
+/// Database and blobs, shared by all ports of a librarian.
 pub(super) struct Library {
     pub(super) db: Db,
     pub(super) blobs: Blobs,
-    /// Longest file, in bytes.
+    /// Largest file, in bytes.
     pub(super) max_size: u64,
 }
 
@@ -113,7 +112,7 @@ pub(super) mod tests {
 
     const HELLO: &str = "aaf4c61ddcc5e8a2dabede0f3b482cd9aea9434d";
 
-    /// An empty library; its folder goes with the database's.
+    /// An empty library, removed with the database's folder.
     pub(in crate::librarian) fn library() -> (Scratch, Library) {
         let scratch = scratch();
         let library = Library {

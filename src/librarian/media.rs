@@ -1,11 +1,11 @@
-//! Pure: of which type is a file, and in which is it sent?
+//! Pure: the content types of files, as stored and as sent.
 //!
-//! Uploads say it or their name does; a compressed text is sent as a text that is compressed, so
-//! that browsers show build logs (docs/farm.md §4.3).
+//! Compressed text is sent with `Content-Encoding`, so that browsers show build logs
+//! (docs/farm.md §4.3).
 
 const UNKNOWN: &str = "application/octet-stream";
 
-/// Endings and the type of a file whose uploader gave none.
+/// Types by file name extension, for uploads without a type.
 const BY_ENDING: &[(&str, &str)] = &[
     (".txt", "text/plain"),
     (".log", "text/plain"),
@@ -28,7 +28,7 @@ const BY_ENDING: &[(&str, &str)] = &[
     (".zst", "application/zstd"),
 ];
 
-/// Returns the type that a name stands for.
+/// Returns the type for the longest known extension of `name`.
 pub(super) fn by_name(name: &str) -> &'static str {
     let found = BY_ENDING
         .iter()
@@ -38,7 +38,7 @@ pub(super) fn by_name(name: &str) -> &'static str {
         .map_or(UNKNOWN, |(_, kind)| *kind)
 }
 
-/// Tells whether a type can be stored and sent back.
+/// Whether a type can be stored and sent as a header.
 pub(super) fn is_good(kind: &str) -> bool {
     (1..=200).contains(&kind.len()) && kind.bytes().all(|byte| matches!(byte, b' '..=b'~'))
 }

@@ -1,13 +1,14 @@
-//! The Librarian: files by number and name, for the farm and those who look at it (docs/farm.md §4).
+//! The librarian: the farm's file store, over HTTP and the STORE protocol (docs/farm.md §4).
 //!
 //! ```text
 //! PUT, GET ─▶ http ──────────┐          ┌─▶ blobs   <root>/aa/bb/<sha256>
 //! STORE ────▶ upload_port ───┴─ intake ─┤
-//! remote: add, get, Uploader            └─▶ rows    library_content, library_alias, …_token
+//! remote: the HTTP client               └─▶ rows    library_content, library_alias, …_token
 //! ```
 //!
-//! A blob is on disk before the rows that name it are committed, and goes after they are gone (`gc`);
-//! until then, and after, it is not there for anybody. Equal bytes are one blob and one content.
+//! A content is the size and hashes of a blob; an alias is a file name for a content. A blob is on
+//! disk before its rows are committed, and garbage collection (`gc`) deletes it after its rows. A
+//! blob without rows is not readable. Equal bytes share one blob and one content.
 
 mod blobs;
 mod commands;
@@ -41,7 +42,7 @@ use crate::protocol::Sha1Hex;
 use crate::server;
 use crate::sys;
 
-/// What the librarian, or who deals with one, could not do.
+/// Why the librarian or a client of it failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error(transparent)]
@@ -52,7 +53,7 @@ pub(crate) enum Error {
     Disk(#[from] sys::fs::Error),
     #[error(transparent)]
     Database(#[from] db::Error),
-    /// Less than this is free, beyond the reserve; all in bytes.
+    /// Sizes in bytes; `free` excludes the reserve.
     #[error("no space: {needed} bytes needed, {free} free beyond the reserve of {reserve} ([limits] reserve) in {}", dir.display())]
     NoSpace {
         needed: u64,
@@ -73,7 +74,7 @@ pub(crate) enum Error {
     File { path: PathBuf, source: io::Error },
     #[error("{url}: {problem}: is `buildd-slave librarian serve` running there?")]
     Remote { url: String, problem: String },
-    /// In the librarian's own words.
+    /// `reason` is the first line of the librarian's answer.
     #[error("{url}: {status}: {reason}")]
     Refused {
         url: String,

@@ -1,12 +1,12 @@
-//! Pure: what may a file in the library be called, and what is its URL?
+//! Pure: the names of files in the library, and their URLs.
 //!
-//! A name is part of a URL and of a line of answers, and a weak secret: who does not know it does
-//! not get the file. Refuses rather than repairs.
+//! A name is part of the URL and of the answers' lines. It is also a weak secret, needed to
+//! download the file. Invalid names are refused, not repaired.
 
 /// Longest name, in bytes: the limit of file systems, on which clients save the file.
 const MAX_BYTES: usize = 255;
 
-/// Tells whether a file can be uploaded under that name.
+/// Whether a file may have this name.
 pub(super) fn is_good(name: &str) -> bool {
     (1..=MAX_BYTES).contains(&name.len())
         && !name.contains(|c: char| c == '/' || c.is_control())
@@ -18,7 +18,7 @@ pub(crate) fn alias_url(base: &str, id: i64, name: &str) -> String {
     format!("{base}{id}/{}", quote(name))
 }
 
-/// Percent-encodes a name as UTF-8, but for what a URL's path takes as it is (docs/farm.md §4.3).
+/// Percent-encodes a name as UTF-8 for a URL's path (docs/farm.md §4.3).
 pub(super) fn quote(name: &str) -> String {
     let mut quoted = String::with_capacity(name.len());
     for byte in name.bytes() {
@@ -31,7 +31,7 @@ pub(super) fn quote(name: &str) -> String {
     quoted
 }
 
-/// Decodes what [`quote`] made; `None` for what is no such thing.
+/// Decodes a percent-encoded name; `None` if it is invalid.
 pub(super) fn unquote(quoted: &str) -> Option<String> {
     let mut parts = quoted.split('%');
     let mut bytes = parts.next()?.as_bytes().to_vec();

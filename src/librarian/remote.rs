@@ -1,7 +1,7 @@
-//! How are files brought to a librarian, and fetched from one, over HTTP?
+//! HTTP client of a librarian: uploads, downloads and checks files.
 //!
-//! Streamed, bounded in every wait, by no proxy. What the librarian says is handed on in its own
-//! words. Called by the commands and the master.
+//! Bodies are streamed, every wait has a timeout, and no proxy is used. Errors repeat the
+//! librarian's answer.
 
 use std::io::{self, Read};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use super::{Error, name};
 
 use crate::http_client;
 
-/// For each of: resolving the name, connecting, sending a head.
+/// Timeout for each of: name resolution, connecting, sending the head.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Timeout without a byte of a body.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -28,13 +28,13 @@ const ANSWER_BYTES: u64 = 64 << 10;
 /// Bytes copied at a time.
 const CHUNK_BYTES: usize = 256 << 10;
 
-/// What uploads files to one librarian.
+/// Uploads files to one librarian.
 pub(crate) struct Uploader {
     agent: ureq::Agent,
     base: String,
 }
 
-/// A file that the library has now.
+/// An uploaded file.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub(crate) struct Added {
     pub(crate) id: i64,
@@ -54,7 +54,7 @@ fn agent() -> ureq::Agent {
 }
 
 impl Uploader {
-    /// Makes an uploader to `[librarian] upload_url`; contacts nobody.
+    /// Creates an uploader to `[librarian] upload_url`; does not connect yet.
     pub(crate) fn new(upload_url: &str) -> Self {
         Self {
             agent: agent(),
@@ -62,9 +62,11 @@ impl Uploader {
         }
     }
 
-    /// Uploads the `len` bytes that `body` yields. Without a `content_type` the name says it;
-    /// `expires_at` is in milliseconds since 1970, and without it the file goes when nothing in the
-    /// database has referred to it for a week. On return it can be downloaded.
+    /// Uploads the `len` bytes of `body`. On return the file can be downloaded.
+    ///
+    /// Without `content_type`, the librarian derives it from the name. `expires_at` is in
+    /// milliseconds since 1970; without it, `gc` removes the file once it is a week old and
+    /// unreferenced.
     pub(crate) fn add(
         &self,
         name: &str,
@@ -107,8 +109,8 @@ impl Uploader {
     }
 }
 
-/// Makes sure that a file can be downloaded, without doing so. `token` lets its holder have a
-/// restricted one; empty for others.
+/// Checks with a HEAD request that a file can be downloaded. `token` is for a restricted file, else
+/// empty.
 pub(crate) fn check(url: &str, token: &str) -> Result<(), Error> {
     let mut request = agent().head(url);
     if !token.is_empty() {
@@ -120,7 +122,7 @@ pub(crate) fn check(url: &str, token: &str) -> Result<(), Error> {
         .map_err(|error| connection_error(url, &error))?;
     match response.status() {
         StatusCode::OK => Ok(()),
-        // A HEAD has no words of its own.
+        // The answer to a HEAD has no body.
         status => {
             let reason = status.canonical_reason().unwrap_or_default();
             Err(refusal(url, status, reason.as_bytes()))
@@ -128,7 +130,8 @@ pub(crate) fn check(url: &str, token: &str) -> Result<(), Error> {
     }
 }
 
-/// Downloads a file, handing `take` each piece of it; fails if it is not as long as promised.
+/// Downloads a file and passes each chunk to `write`. Fails if the length differs from the
+/// header's.
 pub(super) fn fetch(
     url: &str,
     write: &mut dyn FnMut(&[u8]) -> Result<(), Error>,

@@ -1,13 +1,13 @@
-//! Pure: which of the library's resources do a verb, a path and a query name?
+//! Pure: maps a request's method, path and query to a resource of the librarian.
 //!
-//! `/ID/NAME` is a file, and `/N/ID/NAME` too, as it once was written; `/NAME` is where one is put
-//! (docs/farm.md §4.3). Looks nothing up. Called for each request.
+//! `/ID/NAME` is a file, as is the older form `/N/ID/NAME`. `/NAME` is for uploads by PUT
+//! (docs/farm.md §4.3).
 
 use super::name;
 
 use crate::server::Method;
 
-/// What a request is for.
+/// The resource of a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Route<'a> {
     /// GET or HEAD of a file.
@@ -15,24 +15,24 @@ pub(super) enum Route<'a> {
         id: i64,
         name: &'a str,
     },
-    /// PUT of a new file; the name is not judged.
+    /// PUT of a new file; the name is not validated.
     Put(&'a str),
-    /// Aliases by the SHA-1 of their content, which is not judged; `None` when none was given.
+    /// Aliases by the SHA-1 of their content, which is not validated; `None` if absent.
     Search(Option<String>),
     Robots,
-    /// A word for people who look in with a browser.
+    /// The page for browsers.
     Page,
     NotFound,
-    /// The resource does not take this verb: 405.
+    /// 405: the resource does not support this method.
     MethodNotAllowed {
         /// The value of the `Allow` header.
         allow: &'static str,
     },
-    /// A verb no resource takes: 501.
+    /// 501: no resource supports this method.
     NotImplemented,
 }
 
-/// Finds what `path`, decoded, names for `method`; `query` is as it came.
+/// Returns the resource. `path` is decoded, `query` is not.
 pub(super) fn route<'a>(method: &Method, path: &'a str, query: &str) -> Route<'a> {
     let rest = path.strip_prefix('/').unwrap_or(path);
     let segments: Vec<&str> = rest.split('/').collect();
@@ -76,7 +76,7 @@ fn number(text: &str) -> Option<i64> {
     text.parse().ok().filter(|_| is_number)
 }
 
-/// Returns the decoded value of the first parameter of that name, unless it is empty.
+/// Returns the decoded value of the first parameter named `wanted`; `None` if empty.
 pub(super) fn parameter(query: &str, wanted: &str) -> Option<String> {
     query
         .split('&')

@@ -1,8 +1,7 @@
-//! What does the database know of files: contents, the aliases that name them, and who may read
-//! them?
+//! SQL for contents, aliases and tokens.
 //!
-//! Runs in the caller's transaction, so that the master's rows and a file's appear together. Knows
-//! no disk.
+//! All functions run in the caller's transaction, so that the master's rows and a file's are
+//! committed together.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -14,18 +13,18 @@ use crate::sys::digest::hex;
 
 use crate::db::{self, Engine, Tx, params};
 
-/// How long a token opens its file.
+/// How long a token is valid.
 pub(super) const TOKEN_LIFE_MS: i64 = 24 * 3600 * 1000;
-/// Bytes of a token; it has two digits for each.
+/// Random bytes of a token, written as two digits each.
 const TOKEN_BYTES: usize = 16;
 
-/// How a file is to be known.
+/// The alias to create for an upload.
 #[derive(Clone, Debug)]
 pub(super) struct NewAlias {
     pub(super) name: String,
     pub(super) content_type: String,
     pub(super) restricted: bool,
-    /// Milliseconds since 1970; without it the file goes when nothing has referred to it for a while.
+    /// Milliseconds since 1970; without it, `gc` removes the file when it is unreferenced.
     pub(super) expires_at: Option<i64>,
 }
 
@@ -42,15 +41,15 @@ pub(super) struct StoredFile {
     pub(super) sha256: String,
 }
 
-/// Makes an alias of `content`, which is a row of its own only if its bytes are new. Returns the ids
-/// of content and alias.
+/// Inserts an alias, and its content unless an equal one exists. Returns the ids of content and
+/// alias.
 pub(super) fn insert(
     tx: &mut Tx<'_>,
     content: &Content,
     alias: &NewAlias,
     now: i64,
 ) -> Result<(i64, i64), db::Error> {
-    // Held until the alias is there, or gc might find the content unused.
+    // Lock the content until the alias exists, or gc could remove it.
     let hold = match tx.engine() {
         Engine::Sqlite => "",
         Engine::Postgres => " FOR KEY SHARE",
@@ -90,7 +89,7 @@ pub(super) fn insert(
     Ok((content_id, alias_id))
 }
 
-/// Tells whether a content of that id is there.
+/// Whether a content with that id exists.
 pub(super) fn has_content(tx: &mut Tx<'_>, id: i64) -> Result<bool, db::Error> {
     let row = tx.query_opt("SELECT 1 FROM library_content WHERE id = $1", &params![id])?;
     Ok(row.is_some())
@@ -117,7 +116,7 @@ pub(super) fn find(tx: &mut Tx<'_>, alias_id: i64) -> Result<Option<StoredFile>,
     .transpose()
 }
 
-/// Returns id and name of each alias of a content with that SHA-1.
+/// Returns id and name of each alias whose content has that SHA-1.
 pub(super) fn search(
     tx: &mut Tx<'_>,
     sha1: &str,
@@ -133,8 +132,8 @@ pub(super) fn search(
         .collect()
 }
 
-/// Makes a token that opens one restricted file for a day: `?token=`, or the password of HTTP Basic
-/// with no user name. Only its hash is stored.
+/// Issues a token for one restricted file. A client sends it as `?token=`, or as the password of
+/// HTTP Basic without a user name. Only its hash is stored.
 pub(crate) fn issue_token(tx: &mut Tx<'_>, alias_id: i64, now: i64) -> Result<String, db::Error> {
     let mut random = [0; TOKEN_BYTES];
     File::open("/dev/urandom")

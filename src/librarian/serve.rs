@@ -1,7 +1,7 @@
-//! `librarian serve`: puts the ports together and answers at them until told to stop.
+//! `librarian serve`: opens the ports and serves them until a signal stops it.
 //!
-//! Public and restricted HTTP, public and restricted `STORE`; all but the first can be off. Stopping
-//! at any moment costs the uploads under way, which leave nothing.
+//! The ports are public and restricted HTTP, and public and restricted `STORE`. A stop aborts
+//! running uploads, which leave no file.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -26,13 +26,12 @@ enum Clients {
     Farm,
 }
 
-/// Serves until a signal says stop. Returns only then, or when it cannot begin.
+/// Serves until SIGTERM or SIGINT.
 pub(super) fn run(farm: &Farm) -> Result<(), Error> {
     Ok(bind(farm)?.run_until_signal("stopping")?)
 }
 
-/// Opens the library and listens at all its ports; whoever connects is answered once the group
-/// runs.
+/// Opens the library and listens on all ports. Connections are served once the group runs.
 pub(crate) fn bind(farm: &Farm) -> Result<Group, Error> {
     let config = &farm.librarian;
     let blobs = Blobs::open(&config.root, farm.limits.reserve)?;
@@ -43,7 +42,7 @@ pub(crate) fn bind(farm: &Farm) -> Result<Group, Error> {
         max_size: config.max_size,
     });
     let mut servers = Group::default();
-    // What the system chose, where it may.
+    // With port 0, the URL gets the port that the kernel chose for the first address.
     let mut base = None;
     for host in &config.bindhost {
         let public = listen(farm, host, config.bindport, Clients::Public)?;

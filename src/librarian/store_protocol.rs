@@ -1,34 +1,34 @@
-//! Pure: what does a client of the upload port want stored? (docs/farm.md §4.1)
+//! Pure: parses the command and headers of the STORE protocol (docs/farm.md §4.1).
 //!
-//! `STORE <size> <name>`, headers, an empty line, the bytes; then perhaps the next. Lines end in CRLF
-//! or LF. What is wrong is said as soon as its line is complete, before any byte is sent for
-//! nothing. Called by `upload_port` each time more has come.
+//! A client sends `STORE <size> <name>`, headers, an empty line and the bytes, and may then send
+//! the next file. Lines end in CRLF or LF. A line is refused as soon as it is complete, before the
+//! client sends the bytes.
 
 use super::{media, name};
 
 use crate::protocol::Sha1Hex;
 
-/// A file about to be sent.
+/// A file that a client is about to send.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Store {
     /// In bytes.
     pub(super) size: u64,
     pub(super) name: String,
-    /// Those of content and alias, if the client inserts the rows itself.
+    /// Ids of content and alias, if the client inserts the rows itself.
     pub(super) ids: Option<(i64, i64)>,
     pub(super) content_type: String,
     /// Milliseconds since 1970.
     pub(super) expires_at: Option<i64>,
     pub(super) sha1: Option<Sha1Hex>,
-    /// What the client wants to see in the server's log.
+    /// A text for the server's log.
     pub(super) debug: Option<String>,
 }
 
-/// Parses the head that `input` starts with, up to and with its empty line; returns it with its
-/// length, or `None` while its end has not come.
+/// Parses the head at the start of `input`. Returns it with its length, including the empty line,
+/// or `None` if it is incomplete.
 ///
 /// # Errors
-/// What is wrong, as text for a `400`.
+/// The text of a `400` answer.
 pub(super) fn parse(input: &[u8], dbname: &str) -> Result<Option<(Store, usize)>, String> {
     let mut lines = Lines { input, at: 0 };
     let Some(command) = lines.next() else {
@@ -47,10 +47,10 @@ pub(super) fn parse(input: &[u8], dbname: &str) -> Result<Option<(Store, usize)>
     Ok(Some((store, lines.at)))
 }
 
-/// The complete lines of `input`, without their ends.
+/// The complete lines of `input`, without line terminators.
 struct Lines<'a> {
     input: &'a [u8],
-    /// Where the next begins.
+    /// Offset of the next line.
     at: usize,
 }
 
@@ -85,7 +85,7 @@ fn read_command(line: &[u8]) -> Result<(u64, String), String> {
     Ok((size, name.to_owned()))
 }
 
-/// What the headers have said so far.
+/// The headers parsed so far.
 #[derive(Default)]
 struct Headers {
     database: Option<String>,
@@ -162,14 +162,14 @@ impl Headers {
     }
 }
 
-/// Reads decimal digits, perhaps after a minus.
+/// Parses decimal digits after an optional minus.
 fn integer(text: &str) -> Option<i64> {
     let digits = text.strip_prefix('-').unwrap_or(text);
     let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|_| is_number)
 }
 
-/// Returns the beginning of what a client sent, fit for one line.
+/// Quotes the beginning of a client's text on one line.
 fn shown(text: &str) -> String {
     format!("{:?}", text.chars().take(80).collect::<String>())
 }

@@ -1,8 +1,7 @@
-//! Uploads by the protocol of 2008: `STORE`, headers, bytes, and the next (docs/farm.md §4.1).
+//! Serves the STORE protocol of 2008 for uploads (docs/farm.md §4.1).
 //!
-//! What the client says is `conversation`'s to judge; this holds it to the clock, keeps what comes
-//! and answers. An error is the last word on a connection. Called for each connection that the
-//! server has let in.
+//! `store_protocol` parses the commands. This file applies the timeouts, stores the bytes and
+//! answers. An error ends the connection.
 
 use std::io;
 use std::net::SocketAddr;
@@ -20,18 +19,18 @@ use crate::server::{ConnectionSlot, Limits, Protocol, Wire};
 pub(super) struct StorePort {
     pub(super) library: Arc<Library>,
     pub(super) restricted: bool,
-    /// What a client has to give as `Database-Name`.
+    /// The required `Database-Name`.
     pub(super) dbname: String,
     pub(super) limits: Limits,
 }
 
-/// Why a conversation ends.
+/// Why a connection ends.
 enum End {
     /// The client closed it, or was idle.
     Closed,
-    /// The client is told what is wrong.
+    /// The client gets this answer.
     Refused(String),
-    /// There is nobody left to tell.
+    /// The connection is broken.
     Lost(io::Error),
 }
 
@@ -66,14 +65,14 @@ impl Protocol for StorePort {
     }
 
     fn rejection(&self, status: u16, reason: &str) -> Vec<u8> {
-        // Of this protocol's two ways to say no, the one that means "not your mistake".
+        // 400 is the client's fault, 500 the server's; the protocol has no others.
         let status = if status == 403 { 400 } else { 500 };
         format!("{status} {reason}\r\n").into_bytes()
     }
 }
 
 impl StorePort {
-    /// Takes one file and answers.
+    /// Receives one file and answers.
     fn store(&self, wire: &mut Wire<'_>, peer: SocketAddr) -> Result<(), End> {
         let store = self.read_head(wire)?;
         if let Some(debug) = &store.debug {
@@ -112,7 +111,8 @@ impl StorePort {
         Ok(self.answer(wire, &line)?)
     }
 
-    /// Reads the next head; the first bytes of it may take their time, the rest may not.
+    /// Reads the next head. The idle timeout applies to its first byte, the request timeout to the
+    /// rest.
     fn read_head(&self, wire: &mut Wire<'_>) -> Result<Store, End> {
         let from_now = |secs| Instant::now() + Duration::from_secs(secs);
         if wire.input().is_empty() {
@@ -160,7 +160,7 @@ impl StorePort {
     }
 }
 
-/// Says what a client is told of an upload that failed.
+/// Returns the answer to a failed upload.
 fn refuse(name: &str, error: Error) -> End {
     match error {
         Error::Incomplete(source) if source.kind() != io::ErrorKind::TimedOut => End::Lost(source),

@@ -47,8 +47,8 @@ pub(super) fn build(site: &Site, source: &Source, args: &Args) -> Result<ExitCod
     });
 
     let signals = follow::signals().map_err(Error::at(&folder.0))?;
-    let (run, shim) =
-        JournalEntry::start(&folder.0, &spec, &ResourceControl::find()).map_err(Error::at(&folder.0))?;
+    let (run, shim) = JournalEntry::start(&folder.0, &spec, &ResourceControl::find())
+        .map_err(Error::at(&folder.0))?;
     follow::follow(&run, shim, stages.count(), signals);
     let ending = match run.standing().map_err(Error::at(run.path()))? {
         Standing::Ended(ending) => ending,
