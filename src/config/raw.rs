@@ -60,7 +60,7 @@ pub(super) fn read(text: &str, errors: &mut Vec<Error>, warnings: &mut Vec<Warni
         if OBSOLETE_SECTIONS.contains(&name.as_str()) {
             warnings.push(Warning::new(
                 &place,
-                "belongs to a build type not built here; ignored",
+                "belongs to an unsupported build type; ignored",
             ));
             continue;
         }
@@ -73,7 +73,7 @@ pub(super) fn read(text: &str, errors: &mut Vec<Error>, warnings: &mut Vec<Warni
             let place = format!("[{name}] {key}");
             let key = key.to_lowercase();
             if OBSOLETE_KEYS.contains(&(current, &key)) {
-                warnings.push(Warning::new(&place, "has no meaning here; ignored"));
+                warnings.push(Warning::new(&place, "has no effect here; ignored"));
                 continue;
             }
             match value {

@@ -109,10 +109,10 @@ fn obsolete_keys_give_a_warning() {
     assert_eq!(
         warnings,
         [
-            "x.conf: [builder] ntphost: has no meaning here; ignored",
-            "x.conf: [builder] sharepath: has no meaning here; ignored",
-            "x.conf: [proxy] snapstore: has no meaning here; ignored",
-            "x.conf: [snapmanager]: belongs to a build type not built here; ignored",
+            "x.conf: [builder] ntphost: has no effect here; ignored",
+            "x.conf: [builder] sharepath: has no effect here; ignored",
+            "x.conf: [proxy] snapstore: has no effect here; ignored",
+            "x.conf: [snapmanager]: belongs to an unsupported build type; ignored",
         ]
     );
 }
