@@ -32,7 +32,7 @@ const BATCH: u32 = 500;
 /// found, the query for them is wrong, and nothing may be removed.
 const MIN_REFERENCES: usize = 4;
 
-/// What a collection removed, or would remove.
+/// The counts of a collection; a dry run counts without removing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Removed {
     /// Aliases that lost their content.
@@ -201,14 +201,14 @@ fn drop_aliases(
     let delete = format!("DELETE FROM library_alias WHERE id = $1{unreferenced}");
     for row in candidates {
         let id: i64 = row.get(0)?;
-        let gone = tx.execute(&delete, &params![id])?;
-        if gone > 0 {
+        let deleted = tx.execute(&delete, &params![id])?;
+        if deleted > 0 {
             tx.execute(
                 "DELETE FROM library_token WHERE alias_id = $1",
                 &params![id],
             )?;
         }
-        count += gone;
+        count += deleted;
     }
     removed.aliases += count;
     Ok(count)
@@ -222,7 +222,7 @@ fn merge(
     removed: &mut Removed,
     _: &mut Freed,
 ) -> Result<u64, db::Error> {
-    let hold = match tx.engine() {
+    let lock = match tx.engine() {
         Engine::Sqlite => "",
         Engine::Postgres => " FOR UPDATE",
     };
@@ -241,7 +241,7 @@ fn merge(
         let same = tx.query(
             &format!(
                 "SELECT id FROM library_content WHERE sha256 = $1 AND size = $2 AND sha1 = $3 \
-                 AND md5 = $4 ORDER BY id DESC{hold}"
+                 AND md5 = $4 ORDER BY id DESC{lock}"
             ),
             &params![sha256, size, sha1, md5],
         )?;
@@ -288,8 +288,8 @@ fn drop_contents(
         format!("DELETE FROM library_content WHERE id = $1{unreferenced} RETURNING sha256");
     for row in candidates {
         let id: i64 = row.get(0)?;
-        for gone in tx.query(&delete, &params![id])? {
-            freed.insert(gone.get(0)?);
+        for deleted in tx.query(&delete, &params![id])? {
+            freed.insert(deleted.get(0)?);
             count += 1;
         }
     }

@@ -50,7 +50,7 @@ pub(super) fn insert(
     now: i64,
 ) -> Result<(i64, i64), db::Error> {
     // Lock the content until the alias exists, or gc could remove it.
-    let hold = match tx.engine() {
+    let lock = match tx.engine() {
         Engine::Sqlite => "",
         Engine::Postgres => " FOR KEY SHARE",
     };
@@ -58,7 +58,7 @@ pub(super) fn insert(
     let known = tx.query_opt(
         &format!(
             "SELECT id FROM library_content WHERE sha256 = $1 AND size = $2 ORDER BY id DESC \
-             LIMIT 1{hold}"
+             LIMIT 1{lock}"
         ),
         &params![&content.sha256, size],
     )?;

@@ -124,8 +124,8 @@ impl Headers {
             // Seconds on the wire.
             "file_expires" => self.expires_at = Some(number()?.saturating_mul(1000)),
             "sha1_digest" => {
-                let sum = Sha1Hex::parse(&value.to_ascii_lowercase());
-                self.sha1 = Some(sum.map_err(|error| error.to_string())?);
+                let sha1 = Sha1Hex::parse(&value.to_ascii_lowercase());
+                self.sha1 = Some(sha1.map_err(|error| error.to_string())?);
             }
             "debug_id" => self.debug = Some(shown(value)),
             _ => {}
@@ -191,7 +191,7 @@ mod tests {
                     Other: y\r\n\r\nSTORE";
         let (store, length) = parse(head.as_bytes(), "farm").unwrap().unwrap();
         assert_eq!(length, head.len() - 5);
-        let sum = Sha1Hex::parse("aaf4c61ddcc5e8a2dabede0f3b482cd9aea9434d").unwrap();
+        let sha1 = Sha1Hex::parse("aaf4c61ddcc5e8a2dabede0f3b482cd9aea9434d").unwrap();
         assert_eq!(
             store,
             Store {
@@ -200,7 +200,7 @@ mod tests {
                 ids: Some((5, 6)),
                 content_type: "text/plain".to_owned(),
                 expires_at: Some(1_234_000),
-                sha1: Some(sum),
+                sha1: Some(sha1),
                 debug: Some("\"x\"".to_owned()),
             }
         );

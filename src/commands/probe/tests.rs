@@ -47,10 +47,10 @@ impl Slave {
             "echo" => Value::Array(call.params),
             "ensurepresent" => {
                 drop(script);
-                let [Value::String(sum), Value::String(url), ..] = call.params.as_slice() else {
+                let [Value::String(sha1), Value::String(url), ..] = call.params.as_slice() else {
                     panic!("{:?}", call.params)
                 };
-                self.download(sum, url)
+                self.download(sha1, url)
             }
             _ => {
                 let string = "error: not while IDLE".to_owned();
@@ -61,11 +61,11 @@ impl Slave {
     }
 
     /// Downloads the file; refuses an empty one.
-    fn download(&self, sum: &str, url: &str) -> Value {
+    fn download(&self, sha1: &str, url: &str) -> Value {
         let mut body = ureq::get(url).call().unwrap().into_body();
         let text = body.read_to_string().unwrap();
         let good = !text.is_empty();
-        self.0.lock().unwrap().seen.push(format!("{sum} {text}"));
+        self.0.lock().unwrap().seen.push(format!("{sha1} {text}"));
         let word = if good {
             "Download"
         } else {
@@ -310,13 +310,13 @@ fn waiting_prints_the_last_status_and_fails_unless_ok() {
 fn a_damaged_download_leaves_no_file() {
     let dir = tempfile::tempdir().unwrap();
     let dest = dir.path().join("file");
-    let sum = Sha1Hex::parse(SHA1).unwrap();
+    let sha1 = Sha1Hex::parse(SHA1).unwrap();
     for (bytes, right) in [(&b"abc"[..], true), (b"abd", false), (b"", false)] {
         let running = Running::new(Script {
             file: bytes,
             ..Script::default()
         });
-        let fetched = fetch::fetch(&running.client, &sum, Some(&dest), &mut Vec::new());
+        let fetched = fetch::fetch(&running.client, &sha1, Some(&dest), &mut Vec::new());
         assert_eq!(fetched.is_ok(), right);
         let names = std::fs::read_dir(dir.path()).unwrap().count();
         assert_eq!(names, usize::from(right));
@@ -325,7 +325,7 @@ fn a_damaged_download_leaves_no_file() {
             std::fs::remove_file(&dest).unwrap();
         }
         let mut out = Vec::new();
-        let piped = fetch::fetch(&running.client, &sum, None, &mut out);
+        let piped = fetch::fetch(&running.client, &sha1, None, &mut out);
         assert_eq!((piped.is_ok(), out.as_slice()), (right, bytes));
     }
 }
@@ -333,11 +333,11 @@ fn a_damaged_download_leaves_no_file() {
 #[test]
 fn the_error_for_an_absent_file_has_its_url() {
     let running = Running::new(Script::default());
-    let sum = Sha1Hex::parse(&"0".repeat(40)).unwrap();
-    let error = fetch::fetch(&running.client, &sum, None, &mut Vec::new()).unwrap_err();
+    let sha1 = Sha1Hex::parse(&"0".repeat(40)).unwrap();
+    let error = fetch::fetch(&running.client, &sha1, None, &mut Vec::new()).unwrap_err();
     let shown = error.to_string();
     assert!(
-        shown.contains(sum.as_str()) && shown.contains("404"),
+        shown.contains(sha1.as_str()) && shown.contains("404"),
         "{shown}"
     );
 }
