@@ -37,7 +37,7 @@ pub(super) enum Dispatched {
     Nothing(Next),
     /// A job was claimed and sent. `view` has the job, so that a failure counts against it too.
     Job {
-        view: View,
+        view: Box<View>,
         sent: Result<Next, Trouble>,
     },
 }
@@ -128,7 +128,10 @@ fn send(
         }
         other => other,
     };
-    Ok(Dispatched::Job { view, sent })
+    Ok(Dispatched::Job {
+        view: Box::new(view),
+        sent,
+    })
 }
 
 fn try_send(
