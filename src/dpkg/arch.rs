@@ -1,17 +1,17 @@
-//! Pure: does a Debian architecture match a wildcard, `linux-any` or `any-i386`?
+//! Pure: matches Debian architectures against wildcards such as `linux-any` and `any-i386`.
 //!
-//! As `dpkg-architecture -i` says, whose tables of today are here as rules: an architecture is
-//! four words, ABI, C library, system and processor, and one dpkg does not know is Linux on a
-//! processor of that name. Used for `[arch]` lists and for which architectures to build a source on.
+//! The rules give the answers of `dpkg-architecture -i`. An architecture has four parts: ABI,
+//! C library, system and processor. A name that dpkg does not know is Linux on that processor.
+//! Used for `[arch]` lists and for the architectures that a source is built on.
 
-/// Tells whether `arch` is `pattern` or matches its wildcard.
+/// True if `arch` equals `pattern` or matches it as a wildcard.
 pub(crate) fn matches(arch: &str, pattern: &str) -> bool {
     let given: Vec<&str> = pattern.splitn(4, '-').collect();
     let wanted = if given.contains(&"any") {
-        // A wildcard that leaves out words leaves out the first.
-        let mut words = ["any"; 4];
-        words[4 - given.len()..].copy_from_slice(&given);
-        words
+        // A short wildcard leaves out its first parts.
+        let mut parts = ["any"; 4];
+        parts[4 - given.len()..].copy_from_slice(&given);
+        parts
     } else {
         tuple(pattern)
     };
@@ -21,11 +21,11 @@ pub(crate) fn matches(arch: &str, pattern: &str) -> bool {
 
 /// Returns ABI, C library, system and processor.
 fn tuple(arch: &str) -> [&str; 4] {
-    let words: Vec<&str> = arch.split('-').collect();
-    let (libc, system, name) = match words[..] {
-        // An old spelling of what has no prefix.
+    let parts: Vec<&str> = arch.split('-').collect();
+    let (libc, system, name) = match parts[..] {
+        // An old spelling: `linux-i386` is `i386`.
         ["linux", name] => ("gnu", "linux", name),
-        [system, name] => (own_libc(system), system, name),
+        [system, name] => (default_libc(system), system, name),
         [libc, system, name] => (libc, system, name),
         _ => ("gnu", "linux", arch),
     };
@@ -45,8 +45,8 @@ fn tuple(arch: &str) -> [&str; 4] {
     [abi, libc, system, cpu]
 }
 
-/// Returns the C library of a system whose architectures do not name it.
-fn own_libc(system: &str) -> &'static str {
+/// Returns the C library of `system` if the architecture names none.
+fn default_libc(system: &str) -> &'static str {
     match system {
         "darwin" | "dragonflybsd" | "freebsd" | "netbsd" | "openbsd" => "bsd",
         "aix" | "solaris" => "sysv",
@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn architectures_and_wildcards() {
+    fn wildcards_match_their_architectures() {
         for (arch, pattern, expect) in [
             ("amd64", "any", true),
             ("amd64", "amd64", true),
@@ -109,14 +109,14 @@ mod tests {
 
     fn dpkg_architecture(args: &[&str]) -> BTreeSet<String> {
         let output = Command::new("dpkg-architecture").args(args).output();
-        let output = output.expect("dpkg-architecture runs; it is in dpkg-dev");
+        let output = output.expect("dpkg-architecture (package dpkg-dev) is installed");
         assert!(output.status.success(), "{args:?}: {output:?}");
         let text = String::from_utf8(output.stdout).unwrap();
         text.lines().map(str::to_owned).collect()
     }
 
     #[test]
-    fn dpkg_says_the_same_of_all_it_knows() {
+    fn matches_agrees_with_dpkg_on_all_its_architectures() {
         let all = dpkg_architecture(&["-L"]);
         for wildcard in [
             "any",

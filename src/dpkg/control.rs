@@ -1,18 +1,17 @@
-//! Pure: what fields does a Debian control paragraph (a .dsc, a .changes) hold, and on what line?
+//! Pure: parses the first paragraph of a Debian control file, such as a .dsc or a .changes.
 //!
-//! Reads the first paragraph only, inside or outside an OpenPGP clear-signature, whose signature
-//! it drops and does not verify. Refuses a field given twice and lines that belong to none.
-//! Called by `depwait`, `changes`, and the commands for the hand.
+//! Each field keeps its line number for error messages. An OpenPGP clear-signature around the
+//! paragraph is skipped, not verified. Duplicate fields and lines outside a field are errors.
 
 use super::Error;
 
-/// A field: its name, the number of its first line (from 1), and its lines without line ends.
-///
-/// The first line is what follows the colon; all are trimmed.
+/// A field of a paragraph.
 #[derive(Debug)]
 pub(crate) struct Field<'a> {
     name: &'a str,
+    /// The number of its first line, from 1.
     pub(crate) line: usize,
+    /// Its lines, trimmed; the first is the text after the colon.
     pub(crate) lines: Vec<&'a str>,
 }
 
@@ -24,17 +23,17 @@ impl<'a> Paragraph<'a> {
     /// Reads the first paragraph of `text`.
     pub(crate) fn parse(text: &'a str) -> Result<Self, Error> {
         let mut fields: Vec<Field<'a>> = Vec::new();
-        let mut in_armour_head = false;
+        let mut in_armour_header = false;
         for (index, line) in text.lines().enumerate() {
             let number = index + 1;
             if line.starts_with("-----BEGIN PGP SIGNED MESSAGE") && fields.is_empty() {
-                in_armour_head = true;
+                in_armour_header = true;
             } else if line.trim().is_empty() {
                 if !fields.is_empty() {
                     break;
                 }
-                in_armour_head = false;
-            } else if in_armour_head || line.starts_with('#') {
+                in_armour_header = false;
+            } else if in_armour_header || line.starts_with('#') {
                 continue;
             } else if line.starts_with("-----BEGIN PGP SIGNATURE") {
                 break;
@@ -45,7 +44,7 @@ impl<'a> Paragraph<'a> {
         Ok(Self(fields))
     }
 
-    /// Returns the field called `name`, in any case.
+    /// Returns the field `name`, ignoring case.
     pub(crate) fn get(&self, name: &str) -> Option<&Field<'a>> {
         self.0
             .iter()
@@ -61,13 +60,13 @@ fn add_line<'a>(fields: &mut Vec<Field<'a>>, number: usize, line: &'a str) -> Re
     if line.starts_with([' ', '\t']) {
         let field = fields
             .last_mut()
-            .ok_or_else(|| wrong("continues no field"))?;
+            .ok_or_else(|| wrong("continuation line without a field"))?;
         field.lines.push(line.trim());
         return Ok(());
     }
     let (name, value) = line
         .split_once(':')
-        .ok_or_else(|| wrong("neither field nor blank"))?;
+        .ok_or_else(|| wrong("neither a field nor blank"))?;
     if fields
         .iter()
         .any(|field| field.name.eq_ignore_ascii_case(name))
@@ -87,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_signed_paragraph_is_read_without_its_armour() {
+    fn a_signed_paragraph_is_parsed_without_its_signature() {
         let text = "-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA512\n\nSource: x\nFiles:\n a\n b\n\n\
                     -----BEGIN PGP SIGNATURE-----\n\niQIz\n-----END PGP SIGNATURE-----\n";
         let paragraph = Paragraph::parse(text).unwrap();
@@ -102,8 +101,8 @@ mod tests {
         let check = |text: &str, expect: &str| {
             assert_eq!(Paragraph::parse(text).unwrap_err().to_string(), expect);
         };
-        check(" a\n", "line 1: continues no field");
-        check("A: b\nfoo\n", "line 2: neither field nor blank");
+        check(" a\n", "line 1: continuation line without a field");
+        check("A: b\nfoo\n", "line 2: neither a field nor blank");
         check("A: b\na: c\n", "line 2: field given twice");
     }
 }

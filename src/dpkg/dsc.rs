@@ -1,7 +1,7 @@
-//! Pure: what source package does a .dsc describe, and which files make it up?
+//! Pure: parses a .dsc, the description of a source package.
 //!
-//! Takes sizes and SHA-1 sums from `Checksums-Sha1`. Does not verify the signature, as no build
-//! does: whoever hands the file in trusts it. Opens none of the files; `source` does.
+//! Sizes and SHA-1 hashes come from `Checksums-Sha1`. The signature is not verified: the submitter
+//! vouches for the file. `source` looks for the files on disk.
 
 use super::Error;
 use super::control::{Field, Paragraph};
@@ -12,13 +12,13 @@ use crate::protocol::{FileName, Sha1Hex};
 pub(crate) struct Dsc {
     pub(crate) source: String,
     pub(crate) version: String,
-    /// What it can be built for: the words of `Architecture`, one blank between them.
+    /// The architectures of `Architecture`, separated by one blank.
     pub(crate) architecture: String,
-    /// Where its architecture-independent packages want to be built.
+    /// `Build-Indep-Architecture`: where to build the architecture-independent packages.
     pub(crate) indep_architecture: Option<String>,
-    /// Its binary packages.
+    /// The names of its binary packages.
     pub(crate) binaries: Vec<String>,
-    /// That of its first binary package, `contrib/utils`, if it says so.
+    /// The section of its first binary package, such as `contrib/utils`.
     pub(crate) section: Option<String>,
     pub(crate) maintainer: Option<String>,
     pub(crate) files: Vec<SourceFile>,
@@ -34,17 +34,16 @@ pub(crate) struct SourceFile {
 }
 
 impl Dsc {
-    /// Reads the text of a .dsc.
     pub(crate) fn parse(text: &str) -> Result<Self, Error> {
         let paragraph = Paragraph::parse(text)?;
         let field = |name| paragraph.get(name).ok_or(Error::NoField(name));
-        let sums = field("Checksums-Sha1")?;
-        let files = sums
+        let checksums = field("Checksums-Sha1")?;
+        let files = checksums
             .lines
             .iter()
             .enumerate()
             .filter(|(_, line)| !line.is_empty())
-            .map(|(offset, line)| source_file(sums, offset, line))
+            .map(|(offset, line)| source_file(checksums, offset, line))
             .collect::<Result<_, _>>()?;
         let list = |name| paragraph.get(name).map(|field| field.lines.join(" "));
         let packages = paragraph.get("Package-List");
@@ -67,36 +66,36 @@ impl Dsc {
         })
     }
 
-    /// Tells whether it has no packages but architecture-independent ones.
+    /// True if all its binary packages are architecture-independent.
     pub(crate) fn is_only_arch_all(&self) -> bool {
         self.architecture == "all"
     }
 }
 
-/// The words of a list, whether commas or blanks part them.
+/// Splits a list at commas and blanks.
 fn words(text: &str) -> Vec<&str> {
-    let is_between = |c: char| c == ',' || c.is_ascii_whitespace();
-    text.split(is_between)
+    let is_separator = |c: char| c == ',' || c.is_ascii_whitespace();
+    text.split(is_separator)
         .filter(|word| !word.is_empty())
         .collect()
 }
 
-fn source_file(sums: &Field<'_>, offset: usize, line: &str) -> Result<SourceFile, Error> {
+fn source_file(checksums: &Field<'_>, offset: usize, line: &str) -> Result<SourceFile, Error> {
     let wrong = |problem: String| Error::Field {
         field: "Checksums-Sha1",
-        line: sums.line + offset,
+        line: checksums.line + offset,
         problem,
     };
     let words: Vec<&str> = line.split_ascii_whitespace().collect();
-    let &[sum, size, name] = &words[..] else {
-        return Err(wrong("not sum, size, name".to_owned()));
+    let &[sha1, size, name] = &words[..] else {
+        return Err(wrong("expected checksum, size and name".to_owned()));
     };
     Ok(SourceFile {
         name: FileName::parse(name).map_err(|error| wrong(error.to_string()))?,
         size: size
             .parse()
             .map_err(|_| wrong(format!("{size:?} is not a size")))?,
-        sha1: Sha1Hex::parse(sum).map_err(|error| wrong(error.to_string()))?,
+        sha1: Sha1Hex::parse(sha1).map_err(|error| wrong(error.to_string()))?,
     })
 }
 
@@ -104,7 +103,7 @@ fn source_file(sums: &Field<'_>, offset: usize, line: &str) -> Result<SourceFile
 mod tests {
     use super::*;
 
-    const SUM: &str = "f7bebf6f9c62a2295e889f66e05ce9bfaed9ace3";
+    const SHA1: &str = "f7bebf6f9c62a2295e889f66e05ce9bfaed9ace3";
 
     fn text(architecture: &str, file: &str) -> String {
         format!(
@@ -117,8 +116,8 @@ mod tests {
     }
 
     #[test]
-    fn files_have_sizes_and_sums() {
-        let line = format!("{SUM} 725946 hello_2.10.orig.tar.gz");
+    fn files_have_sizes_and_hashes() {
+        let line = format!("{SHA1} 725946 hello_2.10.orig.tar.gz");
         let dsc = Dsc::parse(&text("any all", &line)).unwrap();
         assert_eq!(
             (dsc.source.as_str(), dsc.version.as_str()),
@@ -133,23 +132,23 @@ mod tests {
             panic!("{dsc:?}")
         };
         assert_eq!(file.name.as_str(), "hello_2.10.orig.tar.gz");
-        assert_eq!((file.size, file.sha1.as_str()), (725_946, SUM));
+        assert_eq!((file.size, file.sha1.as_str()), (725_946, SHA1));
         assert!(Dsc::parse(&text("all", &line)).unwrap().is_only_arch_all());
     }
 
     #[test]
-    fn what_is_wrong_is_named_with_its_line() {
+    fn errors_name_field_and_line() {
         for (line, expect) in [
             (
-                format!("{SUM} 1"),
-                "Checksums-Sha1, line 14: not sum, size, name",
+                format!("{SHA1} 1"),
+                "Checksums-Sha1, line 14: expected checksum, size and name",
             ),
             (
-                format!("{SUM} many x"),
+                format!("{SHA1} many x"),
                 "Checksums-Sha1, line 14: \"many\" is not a size",
             ),
             (
-                format!("{SUM} 1 ../x"),
+                format!("{SHA1} 1 ../x"),
                 "Checksums-Sha1, line 14: invalid file name \"../x\"",
             ),
         ] {

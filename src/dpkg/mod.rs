@@ -1,6 +1,6 @@
 //! Debian's formats and rules: control files, source packages, architectures, relations.
 //!
-//! Nothing here knows of a build or of the farm.
+//! This folder knows nothing of builds or of the farm.
 
 pub(crate) mod arch;
 pub(crate) mod changes;
@@ -11,26 +11,26 @@ pub(crate) mod source;
 
 use std::path::PathBuf;
 
-/// Why a control file or a source package was refused.
+/// Why a control file or a source package is refused.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// The file is larger than any real one.
+    /// The file exceeds the limit, in bytes.
     #[error("larger than {0} bytes")]
     TooLarge(u64),
-    /// A line which is neither a field nor part of one.
+    /// A line that is not part of a valid field.
     #[error("line {line}: {problem}")]
     Line { line: usize, problem: &'static str },
     /// A mandatory field is absent.
     #[error("no {0} field")]
     NoField(&'static str),
-    /// A field that cannot be read.
+    /// A field that cannot be parsed.
     #[error("{field}, line {line}: {problem}")]
     Field {
         field: &'static str,
         line: usize,
         problem: String,
     },
-    /// A source package that cannot be built from.
+    /// A source package that is unreadable or incomplete.
     #[error("{}: {problem}", path.display())]
     Source { path: PathBuf, problem: String },
 }

@@ -1,4 +1,4 @@
-//! Pure: package relations: when one is satisfied, when one applies, how one is written.
+//! Pure: evaluates and formats package relations.
 
 use std::str::FromStr as _;
 
@@ -8,7 +8,7 @@ use debversion::Version;
 
 use super::arch;
 
-/// Tells whether a package of that version satisfies the version part of `relation`, if it has one.
+/// True if `version` satisfies the version constraint of `relation`, or if there is none.
 pub(crate) fn allows(relation: &Relation, version: &Version) -> bool {
     let Some((constraint, wanted)) = &relation.version else {
         return true;
@@ -22,10 +22,10 @@ pub(crate) fn allows(relation: &Relation, version: &Version) -> bool {
     }
 }
 
-/// Tells whether `relation` counts on `arch` with no build profile active.
+/// True if `relation` applies on `arch` with no build profile active.
 pub(crate) fn applies(relation: &Relation, arch: &str) -> bool {
     let archs = relation.architectures.as_deref().unwrap_or_default();
-    let listed = |arch_list: &[String]| match arch_list.first() {
+    let matches_arch = |arch_list: &[String]| match arch_list.first() {
         None => true,
         Some(first) if first.starts_with('!') => !arch_list
             .iter()
@@ -37,11 +37,11 @@ pub(crate) fn applies(relation: &Relation, arch: &str) -> bool {
             .iter()
             .all(|term| matches!(term, BuildProfile::Disabled(_)))
     };
-    listed(archs) && (relation.profiles.is_empty() || relation.profiles.iter().any(holds))
+    matches_arch(archs) && (relation.profiles.is_empty() || relation.profiles.iter().any(holds))
 }
 
-/// Returns `relation`, a group of alternatives, without `:arch`, `[arch]` and `<profile>` parts;
-/// unchanged if it is not a relation.
+/// Removes `:arch`, `[arch]` and `<profile>` from `relation`, a group of alternatives. A text that
+/// is no relation is only trimmed.
 pub(crate) fn strip(relation: &str) -> String {
     let group: Result<Vec<_>, _> = relation
         .split('|')
@@ -50,7 +50,7 @@ pub(crate) fn strip(relation: &str) -> String {
     group.map_or_else(|_| relation.trim().to_owned(), |group| render(&group))
 }
 
-/// Writes a group of alternatives as a master reads it: names and versions only.
+/// Formats a group of alternatives for a master: names and versions only.
 pub(crate) fn render(group: &[Relation]) -> String {
     let one = |relation: &Relation| match &relation.version {
         Some((constraint, version)) => format!("{} ({constraint} {version})", relation.name),

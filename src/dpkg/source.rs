@@ -1,7 +1,7 @@
-//! Are the files of a source package there? Reads the .dsc and looks; opens no other file.
+//! Finds the files of a source package beside its .dsc.
 //!
-//! Sums are checked later, on the copy that is built from or sent. Called by the commands that
-//! are given a .dsc.
+//! Only the .dsc is read; of the other files, existence and size are checked. Hashes are checked
+//! later, when a file is copied or sent.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,10 +11,10 @@ use crate::protocol::{FileName, Sha1Hex};
 use super::Error;
 use super::dsc::Dsc;
 
-/// The longest .dsc that is read, in bytes.
-const DSC_BYTES: u64 = 8 << 20;
+/// The largest .dsc accepted, in bytes.
+const MAX_DSC_BYTES: u64 = 8 << 20;
 
-/// A source package whose files are all there.
+/// A source package whose files all exist.
 #[derive(Debug)]
 pub(crate) struct Source {
     pub(crate) path: PathBuf,
@@ -23,11 +23,11 @@ pub(crate) struct Source {
 }
 
 impl Source {
-    /// Reads the .dsc at `path` and looks for the files it names.
+    /// Reads the .dsc at `path` and checks that the files it lists exist with their sizes.
     pub(crate) fn find(path: &Path) -> Result<Self, Error> {
         let size = fs::metadata(path).map_err(wrong(path))?.len();
-        if size > DSC_BYTES {
-            return Err(wrong(path)(Error::TooLarge(DSC_BYTES)));
+        if size > MAX_DSC_BYTES {
+            return Err(wrong(path)(Error::TooLarge(MAX_DSC_BYTES)));
         }
         let text = fs::read(path).map_err(wrong(path))?;
         let dsc = Dsc::parse(&String::from_utf8_lossy(&text)).map_err(wrong(path))?;
@@ -35,10 +35,10 @@ impl Source {
             let beside = path.with_file_name(file.name.as_str());
             let found = fs::metadata(&beside)
                 .map_err(|error| wrong(&beside)(format!("the .dsc names it; {error}")))?;
-            let (is, should) = (found.len(), file.size);
-            if is != should {
+            let (actual, expected) = (found.len(), file.size);
+            if actual != expected {
                 return Err(wrong(&beside)(format!(
-                    "{is} bytes, but {should} by the .dsc"
+                    "{actual} bytes, but {expected} by the .dsc"
                 )));
             }
         }
@@ -48,7 +48,7 @@ impl Source {
         Ok(Self { path, name, dsc })
     }
 
-    /// All files, the .dsc first: path, name, and the sum the .dsc says.
+    /// All files, the .dsc first: path, name, and the SHA-1 from the .dsc.
     pub(crate) fn files(&self) -> impl Iterator<Item = (PathBuf, &FileName, Option<&Sha1Hex>)> {
         let others = self.dsc.files.iter().map(|file| {
             let path = self.path.with_file_name(file.name.as_str());
@@ -57,7 +57,7 @@ impl Source {
         std::iter::once((self.path.clone(), &self.name, None)).chain(others)
     }
 
-    /// The name of the build's log, as sbuild has it: `SOURCE_VERSION_ARCH.build`.
+    /// The name sbuild gives a build log: `SOURCE_VERSION_ARCH.build`.
     pub(crate) fn log_name(&self, arch: &str) -> String {
         let name = self.name.as_str();
         let stem = name.strip_suffix(".dsc").unwrap_or(name);
@@ -65,7 +65,7 @@ impl Source {
     }
 }
 
-/// Puts the path in front of what is wrong with a file.
+/// Adds the path to an error.
 fn wrong<Problem: ToString>(path: &Path) -> impl FnOnce(Problem) -> Error {
     let path = path.to_owned();
     move |problem| Error::Source {
@@ -79,15 +79,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_is_missing_or_short_is_named() {
+    fn the_error_names_a_missing_or_short_file() {
         let dir = tempfile::tempdir().unwrap();
         let dsc = dir.path().join("x_1.dsc");
         let find = || Source::find(&dsc).map_err(|error| error.to_string());
         assert!(find().unwrap_err().contains("x_1.dsc: No such file"));
 
-        let sum = "f7bebf6f9c62a2295e889f66e05ce9bfaed9ace3";
+        let sha1 = "f7bebf6f9c62a2295e889f66e05ce9bfaed9ace3";
         let text = format!(
-            "Source: x\nVersion: 1\nArchitecture: any\nChecksums-Sha1:\n {sum} 3 x_1.tar.gz\n"
+            "Source: x\nVersion: 1\nArchitecture: any\nChecksums-Sha1:\n {sha1} 3 x_1.tar.gz\n"
         );
         fs::write(&dsc, text).unwrap();
         let error = find().unwrap_err();

@@ -269,7 +269,7 @@ mod tests {
         fs::write(dir.path().join(CHANGES), "Files:\n x\n").unwrap();
         let error = run(dir.path()).unwrap_err();
         assert!(
-            error.starts_with("h_1_i386.changes: Files, line 2: not sum"),
+            error.starts_with("h_1_i386.changes: Files, line 2: expected checksum"),
             "{error}"
         );
     }
