@@ -39,7 +39,7 @@ use super::stage::Stage;
 
 /// How a build ended, as the master is told.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Ending {
+pub(crate) struct Outcome {
     pub(crate) status: BuildStatus,
     /// One plain sentence, as in the log.
     pub(crate) reason: String,
@@ -73,9 +73,9 @@ fn known_stages<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<(Stage, f64)>
 
 /// How a build stands, by its journal entry alone.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Standing {
+pub(crate) enum EntryState {
     Running,
-    Ended(Ending),
+    Finished(Outcome),
     /// No verdict, and nobody who could still give one.
     Dead,
 }
@@ -94,31 +94,31 @@ impl JournalEntry {
         place: &ResourceControl,
     ) -> io::Result<(Self, Child)> {
         let name = spec.request.build_id.as_str();
-        let (fresh, dir) = (folder.join(format!(".new-{name}")), folder.join(name));
-        for remnant in [&fresh, &dir] {
+        let (fresh, path) = (folder.join(format!(".new-{name}")), folder.join(name));
+        for remnant in [&fresh, &path] {
             sys::fs::remove_tree(remnant).map_err(io::Error::other)?;
         }
         fs::create_dir(&fresh)?;
-        let result = Self::fill(&fresh, &dir, spec);
+        let result = Self::fill(&fresh, &path, spec);
         if result.is_err() {
-            for half_made in [&fresh, &dir] {
+            for half_made in [&fresh, &path] {
                 let _ = fs::remove_dir_all(half_made);
             }
         }
         let lock = result?;
-        let run = Self(dir);
-        let bounds = bounds(spec, place);
-        match run.spawn_shim(lock, spec, &bounds) {
-            Ok(child) => Ok((run, child)),
+        let entry = Self(path);
+        let cgroups = make_cgroups(spec, place);
+        match entry.spawn_shim(lock, spec, &cgroups) {
+            Ok(child) => Ok((entry, child)),
             Err(error) => {
-                let _ = bounds.remove();
-                let _ = fs::remove_dir_all(&run.0);
+                let _ = cgroups.remove();
+                let _ = fs::remove_dir_all(&entry.0);
                 Err(error)
             }
         }
     }
 
-    fn fill(fresh: &Path, dir: &Path, spec: &Spec) -> io::Result<File> {
+    fn fill(fresh: &Path, path: &Path, spec: &Spec) -> io::Result<File> {
         let text = serde_json::to_vec_pretty(&spec.without_secrets())?;
         sys::fs::atomic_write(&fresh.join("spec.json"), &text).map_err(io::Error::other)?;
         File::create(fresh.join("log"))?;
@@ -126,8 +126,8 @@ impl JournalEntry {
         fs::write(fresh.join(VERDICT_ROOM), vec![b'\n'; VERDICT_BYTES])?;
         let lock = File::create_new(fresh.join("lock"))?;
         lock.try_lock()?;
-        fs::rename(fresh, dir)?;
-        if let Some(parent) = dir.parent() {
+        fs::rename(fresh, path)?;
+        if let Some(parent) = path.parent() {
             sys::fs::fsync_dir(parent).map_err(io::Error::other)?;
         }
         Ok(lock)
@@ -135,9 +135,9 @@ impl JournalEntry {
 
     /// Starts the shim. It inherits the lock as its stdout, so that this is held until the shim
     /// has ended, with no moment in between; the whole spec comes by its stdin.
-    fn spawn_shim(&self, lock: File, spec: &Spec, bounds: &BuildLimits) -> io::Result<Child> {
+    fn spawn_shim(&self, lock: File, spec: &Spec, cgroups: &BuildLimits) -> io::Result<Child> {
         let (mark, value) = self.mark();
-        let text = bounds.text();
+        let text = cgroups.text();
         fs::write(self.0.join("bounds"), &text)?;
         let mut child = exe::internal("shim")
             .arg(&self.0)
@@ -178,7 +178,7 @@ impl JournalEntry {
     }
 
     /// Returns what a shim said outside the log, which is nothing unless it went wrong.
-    pub(crate) fn last_words(&self) -> Option<String> {
+    pub(crate) fn shim_stderr(&self) -> Option<String> {
         let text = fs::read_to_string(self.0.join("shim.err")).ok()?;
         (!text.trim().is_empty()).then(|| text.trim().to_owned())
     }
@@ -191,12 +191,12 @@ impl JournalEntry {
     }
 
     /// Reads the build's bounds; none if it was never started.
-    pub(crate) fn bounds(&self) -> Option<BuildLimits> {
+    pub(crate) fn cgroups(&self) -> Option<BuildLimits> {
         serde_json::from_slice(&fs::read(self.0.join("bounds")).ok()?).ok()
     }
 
     /// Reads the verdict; none means the build has not ended.
-    pub(crate) fn verdict(&self) -> io::Result<Option<Ending>> {
+    pub(crate) fn verdict(&self) -> io::Result<Option<Outcome>> {
         match fs::read(self.0.join("verdict.json")) {
             Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -205,7 +205,7 @@ impl JournalEntry {
     }
 
     /// Leaves the verdict, whole or not at all.
-    pub(crate) fn give_verdict(&self, verdict: &Ending) -> io::Result<()> {
+    pub(crate) fn write_verdict(&self, verdict: &Outcome) -> io::Result<()> {
         let text = serde_json::to_vec_pretty(verdict)?;
         let place = self.0.join("verdict.json");
         self.write_in_room(&text, &place)
@@ -247,22 +247,22 @@ impl JournalEntry {
     }
 
     /// Notes that the work tree is this build's from now on: nothing else may be removed for it.
-    pub(crate) fn note_tree(&self) -> io::Result<()> {
+    pub(crate) fn record_work_tree(&self) -> io::Result<()> {
         File::create(self.0.join("tree")).map(drop)
     }
 
     /// Says whether the build has, or may have, a work tree of its own.
-    pub(crate) fn has_tree(&self) -> bool {
+    pub(crate) fn has_work_tree(&self) -> bool {
         self.0.join("tree").exists()
     }
 
     /// Notes that a result is about to get into the file cache.
-    pub(crate) fn note_result(&self, sum: &Sha1Hex) -> io::Result<()> {
+    pub(crate) fn record_result(&self, sum: &Sha1Hex) -> io::Result<()> {
         self.append("results", &format!("{sum}"))
     }
 
     /// Returns the results that may be in the file cache, whatever became of the build.
-    pub(crate) fn noted_results(&self) -> io::Result<Vec<Sha1Hex>> {
+    pub(crate) fn recorded_results(&self) -> io::Result<Vec<Sha1Hex>> {
         let text = or_nothing(fs::read_to_string(self.0.join("results")))?;
         Ok(text
             .lines()
@@ -276,7 +276,7 @@ impl JournalEntry {
     }
 
     /// Notes that so many files of the cache had to go for the results.
-    pub(crate) fn note_evictions(&self, files: u64) -> io::Result<()> {
+    pub(crate) fn record_evictions(&self, files: u64) -> io::Result<()> {
         self.append("evicted", &format!("filecache {files}"))
     }
 
@@ -310,13 +310,13 @@ impl JournalEntry {
     }
 
     /// Tells whether an abort was asked for.
-    pub(crate) fn abort_asked(&self) -> bool {
+    pub(crate) fn abort_requested(&self) -> bool {
         self.0.join("abort").exists()
     }
 
     /// Sends a signal to a living shim.
     pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
-        if !self.lives()? {
+        if !self.is_alive()? {
             return Ok(());
         }
         let pid = self
@@ -339,7 +339,7 @@ impl JournalEntry {
 
     /// Tells whether the shim is alive. The lock is only tried shared, so that two who ask at
     /// once do not take each other for the shim.
-    fn lives(&self) -> io::Result<bool> {
+    fn is_alive(&self) -> io::Result<bool> {
         match self.open_lock()?.map(|lock| lock.try_lock_shared()) {
             None | Some(Ok(())) => Ok(false),
             Some(Err(TryLockError::WouldBlock)) => Ok(true),
@@ -362,13 +362,13 @@ impl JournalEntry {
     }
 
     /// Tells how the build stands.
-    pub(crate) fn standing(&self) -> io::Result<Standing> {
+    pub(crate) fn state(&self) -> io::Result<EntryState> {
         // In this order: a shim gives its verdict before it lets go of the lock.
-        let lives = self.lives()?;
+        let lives = self.is_alive()?;
         Ok(match (self.verdict()?, lives) {
-            (Some(ending), _) => Standing::Ended(ending),
-            (None, true) => Standing::Running,
-            (None, false) => Standing::Dead,
+            (Some(outcome), _) => EntryState::Finished(outcome),
+            (None, true) => EntryState::Running,
+            (None, false) => EntryState::Dead,
         })
     }
 }
@@ -377,19 +377,19 @@ impl JournalEntry {
 /// what came of them.
 pub(crate) fn pinned(journal: &Path) -> io::Result<HashSet<Sha1Hex>> {
     let mut sums = HashSet::new();
-    for entry in fs::read_dir(journal)? {
-        let path = entry?.path();
+    for file in fs::read_dir(journal)? {
+        let path = file?.path();
         if !path.is_dir() {
             continue;
         }
-        let run = JournalEntry(path);
-        let text = or_nothing(fs::read_to_string(run.0.join("spec.json")))?;
+        let entry = JournalEntry(path);
+        let text = or_nothing(fs::read_to_string(entry.0.join("spec.json")))?;
         // One that nobody can read is no build's any more.
         if let Ok(Spec { request, .. }) = serde_json::from_str(&text) {
             sums.insert(request.chroot);
             sums.extend(request.files.iter().map(|(_, sum)| sum.clone()));
         }
-        sums.extend(run.noted_results()?);
+        sums.extend(entry.recorded_results()?);
     }
     Ok(sums)
 }
@@ -403,7 +403,7 @@ fn or_nothing(read: io::Result<String>) -> io::Result<String> {
 }
 
 /// Makes the groups of a build, called by its name.
-fn bounds(spec: &Spec, place: &ResourceControl) -> BuildLimits {
+fn make_cgroups(spec: &Spec, place: &ResourceControl) -> BuildLimits {
     let settings = &spec.settings;
     let memory = settings
         .memory_bytes

@@ -38,13 +38,13 @@ impl Read for Abortable<'_> {
 }
 
 /// What the cache keeps to: the daemon's bounds, and its pins, which are all in the journal.
-fn rules(spec: &Spec, run: &JournalEntry) -> Rules {
-    let (noting, journal) = (run.clone(), run.journal().to_owned());
+fn rules(spec: &Spec, entry: &JournalEntry) -> Rules {
+    let (noting, journal) = (entry.clone(), entry.journal().to_owned());
     Rules {
         limit: spec.settings.space.cache,
         reserve: spec.settings.space.reserve,
         pinned: Box::new(move || pinned(&journal)),
-        before_naming: Box::new(move |sum| noting.note_result(sum)),
+        before_naming: Box::new(move |sum| noting.record_result(sum)),
     }
 }
 
@@ -52,14 +52,14 @@ fn rules(spec: &Spec, run: &JournalEntry) -> Rules {
 /// is new there stays.
 pub(crate) fn gather(
     spec: &Spec,
-    run: &JournalEntry,
+    entry: &JournalEntry,
     aborted: &mut dyn FnMut() -> bool,
 ) -> Result<Vec<(FileName, Sha1Hex)>, Error> {
     let dsc = spec.request.dsc().to_string();
     let stem = dsc.strip_suffix(".dsc").unwrap_or(&dsc);
     let changes = FileName::parse(&format!("{stem}_{}.changes", spec.arch()))
         .map_err(|error| Error::Package(error.to_string()))?;
-    let cache = Store::open(&spec.settings.filecache, rules(spec, run))
+    let cache = Store::open(&spec.settings.filecache, rules(spec, entry))
         .map_err(|error| Error::Builder(error.to_string()))?;
     let mut stored = Vec::new();
     let builder_error = Cell::new(None);
@@ -93,7 +93,7 @@ pub(crate) fn gather(
     let evicted = metrics().evictions.with_label_values(&["filecache"]).get();
     if evicted > 0 {
         // This process shows its numbers to nobody; the daemon will.
-        let _ = run.note_evictions(evicted);
+        let _ = entry.record_evictions(evicted);
     }
     result.map_err(|error| {
         for sum in &stored {

@@ -15,7 +15,7 @@ use crate::session::{self, launch, live, store};
 use crate::sys::{self, procs};
 
 use super::buildlog;
-use super::journal::{Ending, JournalEntry};
+use super::journal::{JournalEntry, Outcome};
 use super::spec::{Settings, Spec};
 
 /// What the name of a work tree begins with while it is being removed.
@@ -43,37 +43,37 @@ pub(super) fn remove_session(spec: &Spec) -> Result<(), session::Error> {
 
 /// Ends a build whose shim is dead: whatever it left running or lying about goes, the log and a
 /// verdict stay.
-pub(crate) fn bury(dir: &JournalEntry, reason: &str) -> Ending {
+pub(crate) fn finish_dead(entry: &JournalEntry, reason: &str) -> Outcome {
     let mut notes = Vec::new();
-    let (name, value) = dir.mark();
+    let (name, value) = entry.mark();
     for process in procs::kill_marked(name, |of| of == value, KILL_TIME) {
         notes.push(format!(
             "process {} ({}) does not die",
             process.pid, process.name
         ));
     }
-    if let Some(Err(error)) = dir.bounds().map(|bounds| bounds.remove()) {
+    if let Some(Err(error)) = entry.cgroups().map(|bounds| bounds.remove()) {
         notes.push(format!("a control group is left over: {error}"));
     }
-    if let Ok(spec) = dir.spec() {
-        notes.extend(remove_all(&spec, dir.has_tree()));
+    if let Ok(spec) = entry.spec() {
+        notes.extend(remove_all(&spec, entry.has_work_tree()));
     }
-    notes.extend(dir.last_words());
+    notes.extend(entry.shim_stderr());
     // An abort that met a shim too young to listen.
-    let (status, reason) = if dir.abort_asked() && dir.stages().is_empty() {
+    let (status, reason) = if entry.abort_requested() && entry.stages().is_empty() {
         (BuildStatus::Aborted, "aborted on request")
     } else {
         (BuildStatus::BuilderFail, reason)
     };
     notes.push(format!("Verdict: {status}: {reason}"));
-    let mut ending = Ending {
+    let mut outcome = Outcome {
         status,
         reason: reason.to_owned(),
         dependencies: String::new(),
         files: Vec::new(),
         stages: Vec::new(),
     };
-    let log = dir.log();
+    let log = entry.log();
     // Where there is no room to join it, there may be some for a line.
     let logged = [
         buildlog::join(&log),
@@ -82,18 +82,21 @@ pub(crate) fn bury(dir: &JournalEntry, reason: &str) -> Ending {
     for error in logged.into_iter().filter_map(Result::err) {
         log::error!("{}: {error}", log.display());
     }
-    if let Err(error) = dir.give_verdict(&ending) {
-        log::error!("{}: cannot keep the verdict: {error}", dir.path().display());
-        ending.reason = format!("{reason}, and the journal cannot be written: {error}");
+    if let Err(error) = entry.write_verdict(&outcome) {
+        log::error!(
+            "{}: cannot keep the verdict: {error}",
+            entry.path().display()
+        );
+        outcome.reason = format!("{reason}, and the journal cannot be written: {error}");
     }
-    ending
+    outcome
 }
 
 /// Removes all that a build has outside its journal entry, the work tree if that is its own; returns
 /// what could not be removed, a sentence each.
-pub(crate) fn remove_all(spec: &Spec, has_tree: bool) -> Vec<String> {
+pub(crate) fn remove_all(spec: &Spec, has_work_tree: bool) -> Vec<String> {
     let session = remove_session(spec).map_err(|error| error.to_string());
-    let tree = match has_tree {
+    let tree = match has_work_tree {
         true => sys::fs::remove_tree(&spec.work_tree()).map_err(|error| error.to_string()),
         false => Ok(()),
     };
@@ -107,16 +110,16 @@ pub(crate) fn remove_all(spec: &Spec, has_tree: bool) -> Vec<String> {
 /// trees and sessions. `known` is the one build of `journal`, which is left alone, as is what others
 /// work in. What cannot be removed is named, and there at the next start.
 pub(crate) fn sweep(settings: &Settings, journal: &Path, known: Option<&BuildId>) {
-    let is_stray = |run: &OsStr| {
-        let ours = Path::new(run).parent() == Some(journal);
-        ours && run_id(run).as_ref() != known
+    let is_stray = |entry: &OsStr| {
+        let ours = Path::new(entry).parent() == Some(journal);
+        ours && entry_id(entry).as_ref() != known
     };
     let (strays, others): (Vec<_>, Vec<_>) = procs::marked(MARK)
         .into_iter()
-        .partition(|(_, run)| is_stray(run));
-    for (process, run) in &strays {
-        let (pid, name, run) = (process.pid, &process.name, run.display());
-        log::warn!("killing process {pid} ({name}) of {run}, a build that is no more");
+        .partition(|(_, entry)| is_stray(entry));
+    for (process, entry) in &strays {
+        let (pid, name, entry) = (process.pid, &process.name, entry.display());
+        log::warn!("killing process {pid} ({name}) of {entry}, a build that is no more");
     }
     if !strays.is_empty() {
         for process in procs::kill_marked(MARK, is_stray, KILL_TIME) {
@@ -125,7 +128,7 @@ pub(crate) fn sweep(settings: &Settings, journal: &Path, known: Option<&BuildId>
     }
     let living: Vec<BuildId> = others
         .iter()
-        .filter_map(|(_, run)| run_id(run))
+        .filter_map(|(_, entry)| entry_id(entry))
         .chain(known.cloned())
         .collect();
     let keep = [
@@ -181,8 +184,8 @@ fn tell<E: std::fmt::Display>(path: &Path, removed: Result<(), E>) {
 }
 
 /// The build that a mark names.
-fn run_id(run: &OsStr) -> Option<BuildId> {
-    BuildId::parse(Path::new(run).file_name()?.to_str()?).ok()
+fn entry_id(entry: &OsStr) -> Option<BuildId> {
+    BuildId::parse(Path::new(entry).file_name()?.to_str()?).ok()
 }
 
 /// Returns the folders in `folder` named by `prefix` and a build that is not `living`.

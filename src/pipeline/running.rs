@@ -55,7 +55,7 @@ pub(crate) struct Build {
     pub(crate) files: Vec<(FileName, Sha1Hex)>,
     /// Processes that would not die; the build is the builder's failure then.
     pub(crate) stuck: Vec<String>,
-    pub(super) run: JournalEntry,
+    pub(super) entry: JournalEntry,
     began: Instant,
     /// Keeps the chroot's tree where it is.
     pub(super) chroot: Option<store::Held>,
@@ -81,15 +81,15 @@ const MEMORY_LAYER_BYTES: u64 = 4 << 30;
 pub(super) type Done = Result<(), Stop>;
 
 impl Build {
-    pub(crate) fn new(spec: Spec, run: JournalEntry, log: BuildLog, mailbox: Mailbox) -> Self {
-        let disk = Disk::look(&spec, run.path());
+    pub(crate) fn new(spec: Spec, entry: JournalEntry, log: BuildLog, mailbox: Mailbox) -> Self {
+        let disk = Disk::look(&spec, entry.path());
         Self {
             spec,
             log,
             mailbox,
             files: Vec::new(),
             stuck: Vec::new(),
-            run,
+            entry,
             began: Instant::now(),
             chroot: None,
             session: None,

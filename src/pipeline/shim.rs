@@ -21,7 +21,7 @@ use crate::sys::{exe, host};
 
 use super::buildlog::BuildLog;
 use super::command::{Event, Mailbox};
-use super::journal::{Ending, JournalEntry};
+use super::journal::{JournalEntry, Outcome};
 use super::running::{Build, Stop};
 use super::spec::Spec;
 use super::stage::{Failure, Record, Stage};
@@ -30,7 +30,7 @@ use super::stage::{Failure, Record, Stage};
 pub(crate) fn run(args: &[OsString]) -> io::Result<()> {
     // The daemon's starter may have left something open.
     exe::close_inherited();
-    let dir = JournalEntry::existing(args.first().map(PathBuf::from).unwrap_or_default());
+    let entry = JournalEntry::existing(args.first().map(PathBuf::from).unwrap_or_default());
     // Fails for a process that leads a group already; it is one of its own then.
     let _ = setsid();
     set_child_subreaper(true)?;
@@ -39,12 +39,12 @@ pub(crate) fn run(args: &[OsString]) -> io::Result<()> {
     let mailbox = Mailbox::new();
     listen(mailbox.sender())?;
     let log = BuildLog::create(
-        &dir.log(),
+        &entry.log(),
         spec.request.args.archive_private,
         spec.settings.log_bytes,
     )?;
-    let ending = build(Build::new(spec, dir.clone(), log, mailbox));
-    dir.give_verdict(&ending)
+    let outcome = build(Build::new(spec, entry.clone(), log, mailbox));
+    entry.write_verdict(&outcome)
 }
 
 /// Turns signals into events; a hang-up is nothing to a build.
@@ -85,7 +85,7 @@ fn greet(build: &mut Build) {
 }
 
 /// Walks through the stages; every way through ends in one verdict.
-fn build(mut build: Build) -> Ending {
+fn build(mut build: Build) -> Outcome {
     greet(&mut build);
     let mut record = Record::default();
     let mut times: Vec<(Stage, f64)> = Vec::new();
@@ -95,7 +95,7 @@ fn build(mut build: Build) -> Ending {
         build
             .log
             .line(&format!("[{}] {}", host::utc_now(), stage.name()));
-        if let Err(error) = build.run.begin_stage(stage) {
+        if let Err(error) = build.entry.begin_stage(stage) {
             build.log.line(&format!("cannot note the stage: {error}"));
         }
         let aborted = !stage.closes() && build.mailbox.abort_has_come();
@@ -151,7 +151,7 @@ fn note(stop: Stop, stage: Stage, record: &mut Record, build: &mut Build) {
     }
 }
 
-fn end(record: Record, mut build: Build, stages: Vec<(Stage, f64)>) -> Ending {
+fn end(record: Record, mut build: Build, stages: Vec<(Stage, f64)>) -> Outcome {
     let Failure {
         status,
         reason,
@@ -181,7 +181,7 @@ fn end(record: Record, mut build: Build, stages: Vec<(Stage, f64)>) -> Ending {
         ),
         _ => (status, reason),
     };
-    Ending {
+    Outcome {
         status,
         reason,
         dependencies,

@@ -76,7 +76,9 @@ impl Build {
             ));
             sys::fs::remove_tree(&tree).map_err(|error| failed(&error))?;
         }
-        self.run.note_tree().map_err(|error| failed(&error))?;
+        self.entry
+            .record_work_tree()
+            .map_err(|error| failed(&error))?;
         fs::create_dir(&tree).map_err(|error| failed(&error))?;
         for (name, sum) in self.spec.request.files.iter() {
             let target = self.spec.settings.filecache.join(sum.as_str());
@@ -111,7 +113,7 @@ impl Build {
             .arg(self.spec.request.build_id.as_str())
             .arg(self.spec.settings.space.chroots.to_string())
             .arg(self.spec.settings.space.reserve.to_string())
-            .arg(self.run.evictions_file());
+            .arg(self.entry.evictions_file());
         self.stage_command(Stage::Unpack, command)
     }
 
@@ -272,7 +274,7 @@ impl Build {
 
     fn cleanup(&mut self) -> Done {
         let tree = self.spec.work_tree();
-        if !self.run.has_tree() && fs::symlink_metadata(&tree).is_ok() {
+        if !self.entry.has_work_tree() && fs::symlink_metadata(&tree).is_ok() {
             // Somebody else's: INIT would not have it.
             return Ok(());
         }
@@ -297,7 +299,7 @@ impl Build {
             version.as_deref().unwrap_or("of unknown version")
         ));
         let minor = sbuild::minor(version.as_deref().unwrap_or_default());
-        let configuration = self.run.path().join("sbuild.conf");
+        let configuration = self.entry.path().join("sbuild.conf");
         fs::write(&configuration, sbuild::configuration(&host::name(), minor)).map_err(
             |error| {
                 Failure::new(
@@ -320,14 +322,14 @@ impl Build {
             self.session_pid(),
             network.word(),
         );
-        let (mark, mark_value) = self.run.mark();
+        let (mark, mark_value) = self.entry.mark();
         let mut command = exe::tethered("sbuild");
         command
             .args(arguments)
             .current_dir(self.spec.work_tree())
             .env_clear()
             .envs(sbuild::ENVIRONMENT)
-            .env("HOME", self.run.path())
+            .env("HOME", self.entry.path())
             .env(mark, mark_value)
             .envs(std::env::var(LIMITS_VAR).map(|text| (LIMITS_VAR, text)))
             .env("SBUILD_CONFIG", configuration)
@@ -388,8 +390,9 @@ impl Build {
     }
 
     fn gather(&mut self) -> Done {
-        let result =
-            keep_results::gather(&self.spec, &self.run, &mut || self.mailbox.abort_has_come());
+        let result = keep_results::gather(&self.spec, &self.entry, &mut || {
+            self.mailbox.abort_has_come()
+        });
         match result {
             Ok(files) => {
                 self.files = files;

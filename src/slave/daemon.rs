@@ -19,7 +19,7 @@ use crate::filecache::Store;
 use crate::metrics::metrics;
 use crate::pipeline::Stage;
 use crate::pipeline::buildlog::Tail;
-use crate::pipeline::journal::{Ending, JournalEntry, Standing};
+use crate::pipeline::journal::{EntryState, JournalEntry, Outcome};
 use crate::pipeline::leftovers;
 use crate::pipeline::spec::{Settings, Spec};
 use crate::protocol::{BuildId, BuildRequest};
@@ -83,11 +83,11 @@ impl Daemon {
             deadline,
             patient: false,
         };
-        if let Some((run, dir)) = running {
-            if let Some(bounds) = dir.bounds() {
+        if let Some((run, entry)) = running {
+            if let Some(bounds) = entry.cgroups() {
                 bounds.apply();
             }
-            worker.watch(run, dir, None)?;
+            worker.watch(run, entry, None)?;
         }
         thread::Builder::new()
             .name("effects".into())
@@ -117,11 +117,11 @@ impl Daemon {
 
     /// Opens the end of the log of a build that runs.
     pub(crate) fn open_tail(&self, id: &BuildId) -> io::Result<Tail> {
-        let dir = JournalEntry::existing(self.journal.join(id.as_str()));
+        let entry = JournalEntry::existing(self.journal.join(id.as_str()));
         // What its shim goes by may be of an earlier configuration. One that cannot be told is
         // looked for anew each time.
-        let limit = dir.spec().map_or(0, |spec| spec.settings.log_bytes);
-        Tail::open(&dir.log(), limit)
+        let limit = entry.spec().map_or(0, |spec| spec.settings.log_bytes);
+        Tail::open(&entry.log(), limit)
     }
 
     /// Begins a build; when this returns well, it is in the journal and its shim runs.
@@ -222,27 +222,27 @@ impl Worker {
             Effect::Abort(run) => {
                 self.patient = false;
                 self.deadline = Some((abort_deadline(&self.settings), run.clone()));
-                let dir = self.dir(&run.id);
-                dir.abort().or_else(|error| {
+                let entry = self.entry(&run.id);
+                entry.abort().or_else(|error| {
                     log::error!(
                         "build {}: cannot ask for an abort ({error}); killing it",
                         run.id
                     );
-                    dir.signal(Signal::SIGKILL)
+                    entry.signal(Signal::SIGKILL)
                 })
             }
-            Effect::Purge(run, ending) => {
-                let result = self.purge(&run, &ending);
+            Effect::Purge(run, outcome) => {
+                let result = self.purge(&run, &outcome);
                 if let Err(error) = &result {
                     log::error!("build {} cannot be cleaned: {error}", run.id);
-                    let _ = self.present.apply(Event::NotCleaned(run, ending), drop);
+                    let _ = self.present.apply(Event::NotCleaned(run, outcome), drop);
                 }
                 result
             }
         }
     }
 
-    fn dir(&self, id: &BuildId) -> JournalEntry {
+    fn entry(&self, id: &BuildId) -> JournalEntry {
         JournalEntry::existing(self.journal.join(id.as_str()))
     }
 
@@ -252,12 +252,12 @@ impl Worker {
             settings: self.settings.clone(),
         };
         recover::clear(&self.journal)?;
-        let (dir, child) = JournalEntry::start(&self.journal, &spec, &self.place)?;
-        let watched = self.watch(run.clone(), dir.clone(), Some(child));
+        let (entry, child) = JournalEntry::start(&self.journal, &spec, &self.place)?;
+        let watched = self.watch(run.clone(), entry.clone(), Some(child));
         if watched.is_err() {
             // A build that nobody watches must not be.
-            leftovers::bury(&dir, "nobody could watch it");
-            recover::remove_entry(dir.path())?;
+            leftovers::finish_dead(&entry, "nobody could watch it");
+            recover::remove_entry(entry.path())?;
         }
         // What it needs is in the journal now; the rest was for this build too, or for none.
         self.store.release();
@@ -265,24 +265,24 @@ impl Worker {
     }
 
     /// Starts the thread that waits for the end of a shim, its parent or not.
-    fn watch(&self, run: Run, dir: JournalEntry, child: Option<Child>) -> io::Result<()> {
+    fn watch(&self, run: Run, entry: JournalEntry, child: Option<Child>) -> io::Result<()> {
         let (present, store) = (Arc::clone(&self.present), Arc::clone(&self.store));
         let watch = move || {
-            let stages = Stages::tell(&run.id, dir.clone(), child.is_some());
-            if let Err(error) = dir.wait() {
+            let stages = Stages::tell(&run.id, entry.clone(), child.is_some());
+            if let Err(error) = entry.wait() {
                 log::error!("build {}: cannot wait for its shim: {error}", run.id);
             }
             if let Some(mut child) = child {
                 // Dead already, as its lock is free: this only reaps.
                 let _ = child.wait();
             }
-            let ending = ending_of(&dir);
+            let outcome = outcome_of(&entry);
             drop(stages);
-            for (_, sum) in &ending.files {
+            for (_, sum) in &outcome.files {
                 store.trust(sum);
             }
-            count(&ending, &dir);
-            let _ = present.apply(Event::Over(run.number, ending), drop);
+            count(&outcome, &entry);
+            let _ = present.apply(Event::Finished(run.number, outcome), drop);
         };
         thread::Builder::new()
             .name("watch".into())
@@ -299,8 +299,8 @@ impl Worker {
         if self.present.state() != State::Aborting(run.clone()) {
             return;
         }
-        let dir = self.dir(&run.id);
-        let in_cleanup = dir
+        let entry = self.entry(&run.id);
+        let in_cleanup = entry
             .stages()
             .last()
             .is_some_and(|(_, name)| name == Stage::Cleanup.name());
@@ -313,25 +313,25 @@ impl Worker {
             "build {}: its shim did not end after an abort; killing it",
             run.id
         );
-        if let Err(error) = dir.signal(Signal::SIGKILL) {
+        if let Err(error) = entry.signal(Signal::SIGKILL) {
             log::error!("build {}: {error}", run.id);
         }
     }
 
     /// Removes the build from the journal and its results from the cache. Inputs stay: they may be
     /// wanted again, even where a result has the same bytes.
-    fn purge(&self, run: &Run, ending: &Ending) -> io::Result<()> {
-        let dir = self.dir(&run.id);
-        let (spec, has_tree) = (dir.spec().ok(), dir.has_tree());
+    fn purge(&self, run: &Run, outcome: &Outcome) -> io::Result<()> {
+        let entry = self.entry(&run.id);
+        let (spec, has_work_tree) = (entry.spec().ok(), entry.has_work_tree());
         // What a shim that died had gathered is no more than noted.
-        let mut results = dir.noted_results().unwrap_or_default();
-        results.extend(ending.files.iter().map(|(_, sum)| sum.clone()));
+        let mut results = entry.recorded_results().unwrap_or_default();
+        results.extend(outcome.files.iter().map(|(_, sum)| sum.clone()));
         // First: once the entry is gone, whatever else fails, the build is forgotten.
-        recover::remove_entry(dir.path())?;
+        recover::remove_entry(entry.path())?;
         // Nothing any more, unless CLEANUP failed.
         let problems = spec
             .iter()
-            .map(|spec| leftovers::remove_all(spec, has_tree));
+            .map(|spec| leftovers::remove_all(spec, has_work_tree));
         for problem in problems.flatten() {
             log::warn!("build {}: {problem}", run.id);
         }
@@ -349,14 +349,14 @@ impl Worker {
 }
 
 /// Enters the end of a build in the numbers that are shown.
-fn count(ending: &Ending, dir: &JournalEntry) {
-    let verdict = ending.status.to_string();
+fn count(outcome: &Outcome, entry: &JournalEntry) {
+    let verdict = outcome.status.to_string();
     metrics().builds.with_label_values(&[&verdict]).inc();
-    for (stage, seconds) in &ending.stages {
+    for (stage, seconds) in &outcome.stages {
         let of_stage = metrics().stage_seconds.with_label_values(&[stage.name()]);
         of_stage.observe(*seconds);
     }
-    for (store, count) in dir.evictions() {
+    for (store, count) in entry.evictions() {
         metrics()
             .evictions
             .with_label_values(&[store])
@@ -365,12 +365,14 @@ fn count(ending: &Ending, dir: &JournalEntry) {
 }
 
 /// Returns how a build whose shim has ended came out; a dead shim's verdict is given for it.
-fn ending_of(dir: &JournalEntry) -> Ending {
-    match dir.standing() {
-        Ok(Standing::Ended(ending)) => ending,
-        Ok(Standing::Dead | Standing::Running) => {
-            leftovers::bury(dir, "the process that did the build died")
+fn outcome_of(entry: &JournalEntry) -> Outcome {
+    match entry.state() {
+        Ok(EntryState::Finished(outcome)) => outcome,
+        Ok(EntryState::Dead | EntryState::Running) => {
+            leftovers::finish_dead(entry, "the process that did the build died")
         }
-        Err(error) => leftovers::bury(dir, &format!("the journal cannot be read: {error}")),
+        Err(error) => {
+            leftovers::finish_dead(entry, &format!("the journal cannot be read: {error}"))
+        }
     }
 }

@@ -117,11 +117,11 @@ impl Handler {
                 id: run.id,
             },
             State::Aborting(run) => StatusRecord::Aborting { id: run.id },
-            State::Waiting(run, ending) => StatusRecord::Waiting {
+            State::Waiting(run, outcome) => StatusRecord::Waiting {
                 id: run.id,
-                status: ending.status,
-                files: ending.files,
-                dependencies: ending.dependencies,
+                status: outcome.status,
+                files: outcome.files,
+                dependencies: outcome.dependencies,
             },
         };
         render_status(&record, form, Some(env!("CARGO_PKG_VERSION")))

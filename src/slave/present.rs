@@ -24,14 +24,14 @@ pub(crate) struct Present(Mutex<Now>);
 struct Now {
     state: State,
     /// When the abort under way was asked for.
-    abort_asked: Option<Instant>,
+    abort_requested: Option<Instant>,
 }
 
 impl Present {
     pub(super) fn new(state: State) -> Self {
         Self(Mutex::new(Now {
             state,
-            abort_asked: None,
+            abort_requested: None,
         }))
     }
 
@@ -65,10 +65,10 @@ impl Present {
 impl Now {
     /// Measures the time from the request for an abort until the build is gone.
     fn clock_abort(&mut self, entered: BuilderStatus) {
-        let asked = self.abort_asked.take();
+        let asked = self.abort_requested.take();
         if entered == BuilderStatus::Aborting {
             metrics().aborts.inc();
-            self.abort_asked = Some(Instant::now());
+            self.abort_requested = Some(Instant::now());
         } else if let Some(asked) = asked {
             metrics()
                 .abort_seconds
@@ -91,8 +91,8 @@ fn description(state: &State, event: &Event) -> String {
         Event::Clean => format!("build {id} is cleaned"),
         Event::NotCleaned(..) => format!("build {id} could not be cleaned"),
         Event::NotStarted(_) => format!("build {id} could not be started"),
-        Event::Over(_, ending) => {
-            format!("build {id} is over: {}: {}", ending.status, ending.reason)
+        Event::Finished(_, outcome) => {
+            format!("build {id} is over: {}: {}", outcome.status, outcome.reason)
         }
     }
 }
@@ -107,14 +107,14 @@ pub(super) struct Stages {
 impl Stages {
     /// Begins to tell; `fresh` says that the build has just begun, so that no stage of it has been
     /// told of yet.
-    pub(super) fn tell(id: &BuildId, dir: JournalEntry, fresh: bool) -> Self {
+    pub(super) fn tell(id: &BuildId, entry: JournalEntry, fresh: bool) -> Self {
         let (end, ended) = channel();
         let id = id.clone();
-        let mut told = if fresh { 0 } else { dir.stages().len() };
+        let mut told = if fresh { 0 } else { entry.stages().len() };
         let tell = move || {
             loop {
                 let ended = ended.recv_timeout(LOOK) != Err(RecvTimeoutError::Timeout);
-                for (_, name) in dir.stages().iter().skip(told) {
+                for (_, name) in entry.stages().iter().skip(told) {
                     log::info!("build {id}: {name}");
                     told += 1;
                 }

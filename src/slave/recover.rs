@@ -12,8 +12,8 @@ use std::time::SystemTime;
 
 use nix::unistd::Uid;
 
-use crate::pipeline::journal::{JournalEntry, Standing};
-use crate::pipeline::leftovers::bury;
+use crate::pipeline::journal::{EntryState, JournalEntry};
+use crate::pipeline::leftovers::finish_dead;
 use crate::protocol::BuildId;
 use crate::sys;
 
@@ -33,8 +33,8 @@ pub(super) fn recover(journal: &Path) -> io::Result<(State, Option<(Run, Journal
     // There is one, unless somebody meddled: then one that lives counts, else the latest.
     entries.sort_by_cached_key(|(_, path)| {
         let modified = fs::metadata(path).and_then(|about| about.modified());
-        let standing = JournalEntry::existing(path.clone()).standing();
-        let lives = standing.is_ok_and(|standing| standing == Standing::Running);
+        let state = JournalEntry::existing(path.clone()).state();
+        let lives = state.is_ok_and(|state| state == EntryState::Running);
         (lives, modified.unwrap_or(SystemTime::UNIX_EPOCH))
     });
     let Some((id, path)) = entries.pop() else {
@@ -42,7 +42,7 @@ pub(super) fn recover(journal: &Path) -> io::Result<(State, Option<(Run, Journal
     };
     for (other, path) in entries {
         log::warn!("the journal also has build {other}; removing it");
-        bury(
+        finish_dead(
             &JournalEntry::existing(path.clone()),
             "the journal has another build",
         );
@@ -50,9 +50,9 @@ pub(super) fn recover(journal: &Path) -> io::Result<(State, Option<(Run, Journal
             log::error!("build {other} stays in the journal: {error}");
         }
     }
-    let dir = JournalEntry::existing(path);
+    let entry = JournalEntry::existing(path);
     // What cannot be read is not shown to strangers.
-    let private = dir
+    let private = entry
         .spec()
         .map_or(true, |spec| spec.request.args.archive_private);
     let run = Run {
@@ -60,37 +60,37 @@ pub(super) fn recover(journal: &Path) -> io::Result<(State, Option<(Run, Journal
         id: id.clone(),
         private,
     };
-    Ok(match dir.standing() {
-        Ok(Standing::Running) if dir.abort_asked() => {
+    Ok(match entry.state() {
+        Ok(EntryState::Running) if entry.abort_requested() => {
             log::info!("build {id} is being aborted");
             // The request may not have reached the shim.
-            if let Err(error) = dir.abort() {
+            if let Err(error) = entry.abort() {
                 log::error!("build {id} cannot be asked to abort: {error}");
             }
-            (State::Aborting(run.clone()), Some((run, dir)))
+            (State::Aborting(run.clone()), Some((run, entry)))
         }
-        Ok(Standing::Running) => {
+        Ok(EntryState::Running) => {
             log::info!("build {id} goes on");
-            (State::Building(run.clone()), Some((run, dir)))
+            (State::Building(run.clone()), Some((run, entry)))
         }
-        Ok(Standing::Ended(ending)) => {
-            let ending = if dir.abort_asked() {
-                aborted(ending)
+        Ok(EntryState::Finished(outcome)) => {
+            let outcome = if entry.abort_requested() {
+                aborted(outcome)
             } else {
-                ending
+                outcome
             };
-            log::info!("build {id} waits to be fetched: {}", ending.status);
-            (State::Waiting(run, ending), None)
+            log::info!("build {id} waits to be fetched: {}", outcome.status);
+            (State::Waiting(run, outcome), None)
         }
-        Ok(Standing::Dead) => {
-            let ending = bury(&dir, "the process that did the build died");
-            log::warn!("build {id} is over: {}", ending.reason);
-            (State::Waiting(run, ending), None)
+        Ok(EntryState::Dead) => {
+            let outcome = finish_dead(&entry, "the process that did the build died");
+            log::warn!("build {id} is over: {}", outcome.reason);
+            (State::Waiting(run, outcome), None)
         }
         Err(error) => {
-            let ending = bury(&dir, &format!("the journal cannot be read: {error}"));
-            log::error!("build {id} is over: {}", ending.reason);
-            (State::Waiting(run, ending), None)
+            let outcome = finish_dead(&entry, &format!("the journal cannot be read: {error}"));
+            log::error!("build {id} is over: {}", outcome.reason);
+            (State::Waiting(run, outcome), None)
         }
     })
 }
@@ -98,7 +98,7 @@ pub(super) fn recover(journal: &Path) -> io::Result<(State, Option<(Run, Journal
 /// Removes the builds that the journal still has when there should be none, before a new one.
 pub(super) fn clear(journal: &Path) -> io::Result<()> {
     for (id, path) in entries(journal)? {
-        if JournalEntry::existing(path.clone()).standing()? == Standing::Running {
+        if JournalEntry::existing(path.clone()).state()? == EntryState::Running {
             return Err(io::Error::other(format!("build {id} still runs")));
         }
         log::warn!("the journal still has build {id}; removing it");

@@ -12,7 +12,7 @@
 //! (docs/wire.md §2.2, §2.4). A run has a number, so that word of an earlier run is told from the present
 //! one's.
 
-use crate::pipeline::journal::Ending;
+use crate::pipeline::journal::Outcome;
 use crate::protocol::{BuildId, BuildStatus, BuilderStatus};
 
 /// The state of the builder.
@@ -22,7 +22,7 @@ pub(crate) enum State {
     Idle,
     Building(Run),
     Aborting(Run),
-    Waiting(Run, Ending),
+    Waiting(Run, Outcome),
 }
 
 /// A build that was accepted.
@@ -46,9 +46,9 @@ pub(crate) enum Event {
     /// The build could not be started: nothing of it is there.
     NotStarted(u64),
     /// The build could not be forgotten: all of it is still there.
-    NotCleaned(Run, Ending),
+    NotCleaned(Run, Outcome),
     /// The build has ended.
-    Over(u64, Ending),
+    Finished(u64, Outcome),
 }
 
 /// What has to be done, in this order.
@@ -56,7 +56,7 @@ pub(crate) enum Event {
 pub(crate) enum Effect {
     Start(Run),
     Abort(Run),
-    Purge(Run, Ending),
+    Purge(Run, Outcome),
 }
 
 /// A call that this state does not allow.
@@ -109,9 +109,10 @@ impl State {
             (Self::Idle | Self::Waiting(..), Event::Abort) => {
                 return refused(BuilderStatus::Building);
             }
-            (Self::Waiting(run, ending), Event::Clean) => {
-                (Self::Idle, Some(Effect::Purge(run.clone(), ending.clone())))
-            }
+            (Self::Waiting(run, outcome), Event::Clean) => (
+                Self::Idle,
+                Some(Effect::Purge(run.clone(), outcome.clone())),
+            ),
             (Self::Idle | Self::Building(_) | Self::Aborting(_), Event::Clean) => {
                 return refused(BuilderStatus::Waiting);
             }
@@ -120,15 +121,17 @@ impl State {
             {
                 (Self::Idle, None)
             }
-            (Self::Building(run), Event::Over(number, ending)) if run.number == number => {
-                (Self::Waiting(run.clone(), ending), None)
+            (Self::Building(run), Event::Finished(number, outcome)) if run.number == number => {
+                (Self::Waiting(run.clone(), outcome), None)
             }
-            (Self::Aborting(run), Event::Over(number, ending)) if run.number == number => {
-                (Self::Waiting(run.clone(), aborted(ending)), None)
+            (Self::Aborting(run), Event::Finished(number, outcome)) if run.number == number => {
+                (Self::Waiting(run.clone(), aborted(outcome)), None)
             }
-            (Self::Idle, Event::NotCleaned(run, ending)) => (Self::Waiting(run, ending), None),
+            (Self::Idle, Event::NotCleaned(run, outcome)) => (Self::Waiting(run, outcome), None),
             // Late word of an earlier run.
-            (_, Event::NotStarted(_) | Event::NotCleaned(..) | Event::Over(..)) => return Ok(None),
+            (_, Event::NotStarted(_) | Event::NotCleaned(..) | Event::Finished(..)) => {
+                return Ok(None);
+            }
         };
         *self = next;
         Ok(effect)
@@ -137,18 +140,18 @@ impl State {
 
 /// Whatever a build came to, one that was aborted is aborted, unless that failed (docs/wire.md
 /// §2.3). Its files are still named, so that they are removed from the cache.
-pub(super) fn aborted(ending: Ending) -> Ending {
-    match ending.status {
-        BuildStatus::BuilderFail | BuildStatus::Aborted => ending,
+pub(super) fn aborted(outcome: Outcome) -> Outcome {
+    match outcome.status {
+        BuildStatus::BuilderFail | BuildStatus::Aborted => outcome,
         BuildStatus::Ok
         | BuildStatus::DepFail
         | BuildStatus::GivenBack
         | BuildStatus::PackageFail
-        | BuildStatus::ChrootFail => Ending {
+        | BuildStatus::ChrootFail => Outcome {
             status: BuildStatus::Aborted,
             reason: "aborted on request".into(),
             dependencies: String::new(),
-            ..ending
+            ..outcome
         },
     }
 }
@@ -165,8 +168,8 @@ mod tests {
         }
     }
 
-    fn ending(status: BuildStatus) -> Ending {
-        Ending {
+    fn outcome(status: BuildStatus) -> Outcome {
+        Outcome {
             status,
             reason: String::new(),
             dependencies: String::new(),
@@ -180,7 +183,7 @@ mod tests {
             State::Idle,
             State::Building(run(1)),
             State::Aborting(run(1)),
-            State::Waiting(run(1), ending(BuildStatus::Ok)),
+            State::Waiting(run(1), outcome(BuildStatus::Ok)),
         ]
     }
 
@@ -228,10 +231,10 @@ mod tests {
         assert_eq!(state.apply(Event::Abort), Ok(Some(Effect::Abort(run(1)))));
         assert_eq!(state.apply(Event::Abort), Ok(None));
         assert_eq!(
-            state.apply(Event::Over(1, ending(BuildStatus::Ok))),
+            state.apply(Event::Finished(1, outcome(BuildStatus::Ok))),
             Ok(None)
         );
-        let waiting = ending(BuildStatus::Aborted);
+        let waiting = outcome(BuildStatus::Aborted);
         assert!(matches!(&state, State::Waiting(_, end) if end.status == waiting.status));
         assert!(matches!(
             state.apply(Event::Clean),
@@ -247,19 +250,19 @@ mod tests {
             (BuildStatus::BuilderFail, BuildStatus::BuilderFail),
         ] {
             let mut state = State::Aborting(run(1));
-            state.apply(Event::Over(1, ending(came_to))).unwrap();
+            state.apply(Event::Finished(1, outcome(came_to))).unwrap();
             assert!(matches!(state, State::Waiting(_, end) if end.status == expect));
         }
     }
 
     #[test]
     fn a_build_that_cannot_be_forgotten_waits_on() {
-        let waiting = State::Waiting(run(1), ending(BuildStatus::Ok));
+        let waiting = State::Waiting(run(1), outcome(BuildStatus::Ok));
         let mut state = waiting.clone();
-        let Ok(Some(Effect::Purge(run, ending))) = state.apply(Event::Clean) else {
+        let Ok(Some(Effect::Purge(run, outcome))) = state.apply(Event::Clean) else {
             panic!("{state:?}");
         };
-        let not_cleaned = Event::NotCleaned(run, ending);
+        let not_cleaned = Event::NotCleaned(run, outcome);
         assert_eq!(state.apply(not_cleaned.clone()), Ok(None));
         assert_eq!(state, waiting);
         // Somebody was quick: there is another build already.
@@ -273,7 +276,7 @@ mod tests {
         for state in states() {
             let mut after = state.clone();
             assert_eq!(
-                after.apply(Event::Over(9, ending(BuildStatus::BuilderFail))),
+                after.apply(Event::Finished(9, outcome(BuildStatus::BuilderFail))),
                 Ok(None)
             );
             assert_eq!(after.apply(Event::NotStarted(9)), Ok(None));
@@ -296,8 +299,8 @@ mod tests {
             let (mut open, mut aborted) = (None, false);
             for byte in history {
                 let before = state.clone();
-                let endings = BuildStatus::ALL;
-                let end = ending(endings[usize::from(byte >> 4) % endings.len()]);
+                let statuses = BuildStatus::ALL;
+                let end = outcome(statuses[usize::from(byte >> 4) % statuses.len()]);
                 let late = u64::from(byte >> 3 & 1);
                 let event = match byte % 8 {
                     0 => {
@@ -307,7 +310,7 @@ mod tests {
                     1 => Event::Abort,
                     2 => Event::Clean,
                     3 => Event::NotStarted(number - late.min(number)),
-                    _ => Event::Over(number - late.min(number), end),
+                    _ => Event::Finished(number - late.min(number), end),
                 };
                 match state.apply(event) {
                     Err(refused) => {

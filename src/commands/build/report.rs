@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use crate::commands::output::Output;
 use crate::filecache::{Rules, Store};
 use crate::pipeline::buildlog;
-use crate::pipeline::journal::Ending;
+use crate::pipeline::journal::Outcome;
 use crate::protocol::BuildStatus;
 use crate::sys::digest::hex;
 
@@ -30,7 +30,7 @@ pub(super) struct ResultFile {
 /// Copies the results of `ending` from the cache to `output`.
 pub(super) fn copy_results(
     cache: &Path,
-    ending: &Ending,
+    ending: &Outcome,
     output: &Path,
 ) -> Result<Vec<ResultFile>, Error> {
     let store = Store::open(cache, Rules::none())?;
@@ -61,7 +61,7 @@ pub(super) fn copy(source: &mut dyn Read, to: &Path) -> Result<(u64, String), Er
 /// Prints the likely cause of a failure, the verdict, one line per result, and the path of the log.
 /// `folder` is the output folder in messages.
 pub(super) fn print(
-    ending: &Ending,
+    ending: &Outcome,
     results: &[ResultFile],
     folder: &Path,
     log: &Path,
@@ -75,7 +75,7 @@ pub(super) fn print(
             writeln!(out, "  | {}", line.replace(|c: char| c.is_control(), " "))?;
         }
     }
-    let Ending { status, reason, .. } = ending;
+    let Outcome { status, reason, .. } = ending;
     writeln!(out, "{status}: {reason} ({})", clock(took))?;
     for ResultFile { name, size, sha256 } in results {
         let path = folder.join(name);

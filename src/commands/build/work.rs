@@ -16,7 +16,7 @@ use crate::dpkg::source::Source;
 use crate::filecache::{self, Rules, Store};
 use crate::pipeline::Stage;
 use crate::pipeline::buildlog::Snapshot;
-use crate::pipeline::journal::{JournalEntry, Standing};
+use crate::pipeline::journal::{EntryState, JournalEntry};
 use crate::pipeline::leftovers;
 use crate::pipeline::spec::{Settings, Spec};
 use crate::protocol::{BuildArgs, BuildId, BuildRequest, BuildStatus, SourceFiles, Suite};
@@ -50,10 +50,10 @@ pub(super) fn build(site: &Site, source: &Source, args: &Args) -> Result<ExitCod
     let (run, shim) = JournalEntry::start(&folder.0, &spec, &ResourceControl::find())
         .map_err(Error::at(&folder.0))?;
     follow::follow(&run, shim, stages.count(), signals);
-    let ending = match run.standing().map_err(Error::at(run.path()))? {
-        Standing::Ended(ending) => ending,
-        Standing::Running | Standing::Dead => {
-            leftovers::bury(&run, "the process that did the build died")
+    let ending = match run.state().map_err(Error::at(run.path()))? {
+        EntryState::Finished(ending) => ending,
+        EntryState::Running | EntryState::Dead => {
+            leftovers::finish_dead(&run, "the process that did the build died")
         }
     };
 
