@@ -9,7 +9,7 @@ use crate::protocol::{FileName, Sha1Hex};
 
 use super::journal::{JournalEntry, pinned};
 use super::spec::Spec;
-use super::verify_results::collect;
+use super::verify_results::verify;
 
 /// Why nothing was gathered, by whose fault.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +50,7 @@ fn rules(spec: &Spec, entry: &JournalEntry) -> Rules {
 
 /// Puts the `.changes` of the build and all it names into the cache; on any error nothing that
 /// is new there stays.
-pub(crate) fn gather(
+pub(crate) fn keep(
     spec: &Spec,
     entry: &JournalEntry,
     aborted: &mut dyn FnMut() -> bool,
@@ -64,7 +64,7 @@ pub(crate) fn gather(
     let mut stored = Vec::new();
     let builder_error = Cell::new(None);
     let max_bytes = spec.settings.result_bytes;
-    let result = collect(
+    let result = verify(
         &spec.work_tree(),
         &changes,
         max_bytes,

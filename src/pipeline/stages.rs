@@ -341,7 +341,7 @@ impl Build {
     fn judge(&mut self, judgement: Judgement) -> Done {
         let Judgement { verdict, reason } = judgement;
         let (status, dependencies) = match verdict {
-            Verdict::Ok => return self.gather(),
+            Verdict::Ok => return self.keep_results(),
             Verdict::PackageFail => (BuildStatus::PackageFail, String::new()),
             Verdict::GivenBack => (BuildStatus::GivenBack, String::new()),
             Verdict::ChrootFail => (BuildStatus::ChrootFail, String::new()),
@@ -389,8 +389,8 @@ impl Build {
         })
     }
 
-    fn gather(&mut self) -> Done {
-        let result = keep_results::gather(&self.spec, &self.entry, &mut || {
+    fn keep_results(&mut self) -> Done {
+        let result = keep_results::keep(&self.spec, &self.entry, &mut || {
             self.mailbox.abort_has_come()
         });
         match result {

@@ -34,7 +34,7 @@ pub(crate) type Store<'a> = dyn FnMut(&FileName, &mut dyn Read, u64) -> io::Resu
 
 /// Stores `changes_name` of the folder `dir` and all files it lists, `max_bytes` of them in all; the
 /// .changes comes first.
-pub(crate) fn collect(
+pub(crate) fn verify(
     dir: &Path,
     changes_name: &FileName,
     max_bytes: u64,
@@ -215,7 +215,7 @@ mod tests {
     /// Collects into memory; returns the names and bytes stored, or the error.
     fn run(dir: &Path) -> Result<Vec<(String, Vec<u8>)>, String> {
         let mut kept = Vec::new();
-        let collected = collect(
+        let verified = verify(
             dir,
             &FileName::parse(CHANGES).unwrap(),
             MAX_BYTES,
@@ -228,8 +228,8 @@ mod tests {
                 Ok(Sha1Hex::parse(&sum).unwrap())
             },
         );
-        let collected = collected.map_err(|e| e.to_string())?;
-        assert_eq!(collected.len(), kept.len());
+        let verified = verified.map_err(|e| e.to_string())?;
+        assert_eq!(verified.len(), kept.len());
         Ok(kept)
     }
 
@@ -293,7 +293,7 @@ mod tests {
         let name = FileName::parse(CHANGES).unwrap();
         let sum = Sha1Hex::parse(&"0".repeat(40)).unwrap();
         let error =
-            collect(dir.path(), &name, MAX_BYTES, &mut |_, _, _| Ok(sum.clone())).unwrap_err();
+            verify(dir.path(), &name, MAX_BYTES, &mut |_, _, _| Ok(sum.clone())).unwrap_err();
         assert_eq!(error.to_string(), "h.deb: its MD5 sum is not as listed");
     }
 }
