@@ -25,8 +25,8 @@ use crate::pipeline::spec::{Settings, Spec};
 use crate::protocol::{BuildId, BuildRequest};
 use crate::sys::cgroup::ResourceControl;
 
-use super::present::{Present, Stages};
 use super::recover;
+use super::shared_state::{Present, Stages};
 use super::state::{Effect, Event, Refused, Run, State};
 
 /// Why a call that the wire allows was not carried out.

@@ -18,7 +18,7 @@ use crate::server::{Body, BodyStream, Request, Response, serve_file};
 use crate::session::store;
 use crate::sys::host::{self, Disk};
 
-use super::present::Present;
+use super::shared_state::Present;
 
 /// What a log is, to a browser.
 const PLAIN_TEXT: &str = "text/plain; charset=utf-8";
