@@ -23,9 +23,9 @@ use crate::sys::exe;
 use crate::sys::procs::{self, Process};
 
 /// How long it may take; a process that is stuck in the kernel may hold up who looks at it.
-const BOUND: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 /// Between the two looks by which it is seen who still works.
-const BETWEEN: Duration = Duration::from_millis(500);
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(500);
 const MAX_PROCESSES: usize = 40;
 const MAX_SOCKETS: usize = 15;
 const MAX_COMMAND_CHARS: usize = 100;
@@ -43,18 +43,18 @@ pub(super) fn of_descendants(init: Option<i32>) -> String {
         .stdout(Stdio::piped())
         .spawn();
     let (sender, receiver) = channel();
-    let said = child.and_then(|mut child| {
+    let report = child.and_then(|mut child| {
         let mut output = child.stdout.take().expect("stdout is piped");
         thread::Builder::new().spawn(move || {
             let mut text = String::new();
             let _ = output.read_to_string(&mut text);
             let _ = sender.send(text);
         })?;
-        let text = receiver.recv_timeout(BOUND);
+        let text = receiver.recv_timeout(TIMEOUT);
         child.kill()?;
         text.map_err(io::Error::other)
     });
-    said.unwrap_or_else(|error| format!("The build's processes cannot be looked at: {error}"))
+    report.unwrap_or_else(|error| format!("The build's processes cannot be looked at: {error}"))
 }
 
 /// The half that looks: the descendants of ROOT, as the root of the session of INIT, whose files in
@@ -73,18 +73,18 @@ pub(crate) fn run(args: &[OsString]) -> io::Result<()> {
     }
     let me = std::process::id().cast_signed();
     let before = procs::all();
-    thread::sleep(BETWEEN);
+    thread::sleep(SAMPLE_INTERVAL);
     let mut processes = procs::descendants(&procs::all(), root);
     processes.retain(|process| process.pid != me);
-    io::stdout().write_all(look(&processes, &before).as_bytes())
+    io::stdout().write_all(report(&processes, &before).as_bytes())
 }
 
-fn look(processes: &[Process], before: &[Process]) -> String {
+fn report(processes: &[Process], before: &[Process]) -> String {
     let mut text = format!(
         "The build has {} processes (`more`: processor time within {} ms):\n\
          {:>9} S {:>9} {:>6}  {:<20} command\n",
         processes.len(),
-        BETWEEN.as_millis(),
+        SAMPLE_INTERVAL.as_millis(),
         "pid",
         "cpu s",
         "more",
@@ -101,7 +101,7 @@ fn look(processes: &[Process], before: &[Process]) -> String {
             process.state,
             process.cpu.as_secs_f64(),
             more.as_secs_f64(),
-            waits_in(process.pid),
+            wait_channel(process.pid),
             " ".repeat(depths.get(&process.pid).copied().unwrap_or(0).min(20)),
             command(process),
         );
@@ -133,13 +133,13 @@ fn depths(processes: &[Process]) -> HashMap<i32, usize> {
     depths
 }
 
-fn of(pid: i32, name: &str) -> String {
+fn proc_file(pid: i32, name: &str) -> String {
     let bytes = fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-fn waits_in(pid: i32) -> String {
-    match of(pid, "wchan").as_str() {
+fn wait_channel(pid: i32) -> String {
+    match proc_file(pid, "wchan").as_str() {
         "" | "0" => "-".to_owned(),
         place => place.chars().take(20).collect(),
     }
@@ -147,7 +147,7 @@ fn waits_in(pid: i32) -> String {
 
 /// The command line, on one line and not too long.
 fn command(process: &Process) -> String {
-    let line = of(process.pid, "cmdline");
+    let line = proc_file(process.pid, "cmdline");
     let line = match line.trim_end_matches('\0') {
         "" => format!("[{}]", process.name),
         line => line.to_owned(),
@@ -178,7 +178,7 @@ fn sockets(processes: &[Process]) -> Vec<String> {
         let network = fs::read_link(format!("/proc/{pid}/ns/net")).unwrap_or_default();
         let table = tables
             .entry(network.to_string_lossy().into_owned())
-            .or_insert_with(|| table(pid));
+            .or_insert_with(|| socket_table(pid));
         for inode in inodes {
             if let Some(socket) = table.get(&inode)
                 && seen.insert(inode)
@@ -203,21 +203,24 @@ fn socket_inodes(pid: i32) -> Vec<String> {
 }
 
 /// All sockets of the network of `pid`, by their inodes.
-fn table(pid: i32) -> HashMap<String, String> {
+fn socket_table(pid: i32) -> HashMap<String, String> {
     let mut table = HashMap::new();
     for kind in ["tcp", "tcp6", "udp", "udp6"] {
-        let text = of(pid, &format!("net/{kind}"));
-        table.extend(text.lines().filter_map(|line| internet(kind, line)));
+        let text = proc_file(pid, &format!("net/{kind}"));
+        table.extend(text.lines().filter_map(|line| parse_inet(kind, line)));
     }
-    let text = of(pid, "net/unix");
-    table.extend(text.lines().filter_map(unix));
+    let text = proc_file(pid, "net/unix");
+    table.extend(text.lines().filter_map(parse_unix));
     table
 }
 
 /// Reads a line of `/proc/net/tcp` and its like: `SL: LOCAL REMOTE STATE …`, the inode tenth.
-fn internet(kind: &str, line: &str) -> Option<(String, String)> {
+fn parse_inet(kind: &str, line: &str) -> Option<(String, String)> {
     let fields: Vec<&str> = line.split_whitespace().collect();
-    let (local, remote) = (address(fields.get(1)?)?, address(fields.get(2)?)?);
+    let (local, remote) = (
+        parse_address(fields.get(1)?)?,
+        parse_address(fields.get(2)?)?,
+    );
     let state = match *fields.get(3)? {
         "01" => "connected",
         "02" => "connecting",
@@ -231,7 +234,7 @@ fn internet(kind: &str, line: &str) -> Option<(String, String)> {
 }
 
 /// Reads an address as `/proc/net` has it: words in the order of this machine, the port not.
-fn address(text: &str) -> Option<SocketAddr> {
+fn parse_address(text: &str) -> Option<SocketAddr> {
     let (host, port) = text.split_once(':')?;
     let words: Vec<u8> = host
         .as_bytes()
@@ -249,7 +252,7 @@ fn address(text: &str) -> Option<SocketAddr> {
 }
 
 /// Reads a line of `/proc/net/unix`; sockets without a name tell nothing.
-fn unix(line: &str) -> Option<(String, String)> {
+fn parse_unix(line: &str) -> Option<(String, String)> {
     let fields: Vec<&str> = line.split_whitespace().collect();
     let name = fields.get(7)?;
     Some(((*fields.get(6)?).to_owned(), format!("unix {name}")))
@@ -275,7 +278,7 @@ mod tests {
         let mut text = String::new();
         // It has to become `sh` first.
         for _ in 0..100 {
-            text = look(&procs::descendants(&procs::all(), root), &[]);
+            text = report(&procs::descendants(&procs::all(), root), &[]);
             if text.contains(marker) {
                 break;
             }
@@ -303,7 +306,7 @@ mod tests {
 
     #[test]
     fn addresses_of_both_families() {
-        let shown = |text| address(text).map(|address| address.to_string());
+        let shown = |text| parse_address(text).map(|address| address.to_string());
         if cfg!(target_endian = "little") {
             assert_eq!(shown("0100007F:1F90").as_deref(), Some("127.0.0.1:8080"));
             let six = "B80D0120000000000000000001000000:0050";
@@ -323,7 +326,7 @@ mod tests {
             cpu: Duration::ZERO,
         };
         let many: Vec<_> = (100_000_000..100_001_000).map(process).collect();
-        let text = look(&many, &[]);
+        let text = report(&many, &[]);
         assert!(text.lines().count() < 60, "{text}");
         assert!(text.contains("… and 960 more"), "{text}");
     }

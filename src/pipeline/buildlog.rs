@@ -123,7 +123,7 @@ impl BuildLog {
         self.flush();
         if self.segment.take().is_some() {
             let joined = join(&self.path);
-            self.remember(joined);
+            self.record_error(joined);
         }
         self.error.map_or(Ok(()), Err)
     }
@@ -138,7 +138,7 @@ impl BuildLog {
             }
             let written = self.append_bounded(bytes);
             self.has_hole |= written.is_err();
-            self.remember(written);
+            self.record_error(written);
         }
     }
 
@@ -177,7 +177,7 @@ impl BuildLog {
         Ok(())
     }
 
-    fn remember(&mut self, result: io::Result<()>) {
+    fn record_error(&mut self, result: io::Result<()>) {
         if let Err(error) = result {
             self.error.get_or_insert(error);
         }

@@ -1,4 +1,4 @@
-//! Runs one command of a stage: its output to a sink, under the clocks, until it ends.
+//! Runs one command of a stage: its output to a sink, under the timeouts, until it ends.
 //!
 //! Never kills: when a clock runs out or an abort comes, the caller ends the whole session and
 //! every other descendant, since a stage is never one process.
@@ -19,45 +19,45 @@ pub(crate) enum Event {
     /// The last process holding the output has closed it.
     Closed(u32),
     /// The command itself has ended.
-    Ended(u32, Exit),
+    Exited(u32, Exit),
     /// Somebody wants the build aborted.
     Abort,
 }
 
 /// How a command came to its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum End {
+pub(crate) enum CommandOutcome {
     Exited(Exit),
     Aborted,
     /// A clock ran out; the sentence says which.
-    TooLong(String),
-    NoRoom(NoRoom),
+    TimedOut(String),
+    OutOfSpace(OutOfSpace),
 }
 
 /// What a build wrote too much to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum NoRoom {
+pub(crate) enum OutOfSpace {
     /// The file system of this folder has too little space left.
     Disk(PathBuf),
     /// The files that sbuild brought out of the session take this many bytes.
     Results(u64),
 }
 
-/// The clocks of one command.
+/// The timeouts of one command.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
+pub(crate) struct Deadlines {
     pub(crate) until: Instant,
     pub(crate) silence: Duration,
 }
 
 /// How long output may go on after the command has ended: a daemon that it left may hold it.
-const AFTERMATH: Duration = Duration::from_secs(2);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 const CHUNK_BYTES: usize = 64 << 10;
 /// How often the disk is looked at.
-const WATCH: Duration = Duration::from_secs(1);
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Returns why there is no room to go on.
-pub(crate) type Watch<'a> = dyn Fn() -> Option<NoRoom> + 'a;
+pub(crate) type Watch<'a> = dyn Fn() -> Option<OutOfSpace> + 'a;
 
 /// The mailbox of a shim.
 #[derive(Debug)]
@@ -85,25 +85,25 @@ impl Mailbox {
     }
 
     /// Tells whether an abort has come, looking at what waits.
-    pub(crate) fn abort_has_come(&mut self) -> bool {
+    pub(crate) fn abort_requested(&mut self) -> bool {
         while let Ok(event) = self.receiver.try_recv() {
             self.aborted |= matches!(event, Event::Abort);
         }
         self.aborted
     }
 
-    /// Runs `command` with nothing on stdin and all output to `sink`. With `heed_abort` an abort,
+    /// Runs `command` with nothing on stdin and all output to `sink`. With `abortable` an abort,
     /// earlier or meanwhile, ends the wait; so does what `watch` finds.
     pub(crate) fn run(
         &mut self,
         mut command: Command,
-        limits: Limits,
-        heed_abort: bool,
+        deadlines: Deadlines,
+        abortable: bool,
         watch: &Watch<'_>,
         sink: &mut dyn FnMut(&[u8]),
-    ) -> io::Result<End> {
-        if heed_abort && self.abort_has_come() {
-            return Ok(End::Aborted);
+    ) -> io::Result<CommandOutcome> {
+        if abortable && self.abort_requested() {
+            return Ok(CommandOutcome::Aborted);
         }
         self.run += 1;
         let run = self.run;
@@ -119,39 +119,39 @@ impl Mailbox {
         thread::spawn(move || pump(reader, run, &output));
         thread::spawn(move || {
             let exit = child.wait().map_or(Exit::Code(125), Exit::from);
-            let _ = ended.send(Event::Ended(run, exit));
+            let _ = ended.send(Event::Exited(run, exit));
         });
-        self.follow(run, limits, heed_abort, watch, sink)
+        self.follow(run, deadlines, abortable, watch, sink)
     }
 
     fn follow(
         &mut self,
         run: u32,
-        limits: Limits,
-        heed_abort: bool,
+        deadlines: Deadlines,
+        abortable: bool,
         watch: &Watch<'_>,
         sink: &mut dyn FnMut(&[u8]),
-    ) -> io::Result<End> {
+    ) -> io::Result<CommandOutcome> {
         let (mut exit, mut closed, mut quiet_until) =
-            (None, false, Instant::now() + limits.silence);
-        let mut until = limits.until;
-        let mut look = Instant::now() + WATCH;
+            (None, false, Instant::now() + deadlines.silence);
+        let mut until = deadlines.until;
+        let mut look = Instant::now() + WATCH_INTERVAL;
         loop {
             if let (Some(exit), true) = (exit, closed) {
-                return Ok(End::Exited(exit));
+                return Ok(CommandOutcome::Exited(exit));
             }
             let now = Instant::now();
             if now >= look {
                 if let Some(found) = watch() {
-                    return Ok(End::NoRoom(found));
+                    return Ok(CommandOutcome::OutOfSpace(found));
                 }
-                look = now + WATCH;
+                look = now + WATCH_INTERVAL;
             }
             // Looked at here: output that never stops would put a timeout off for ever.
             if now >= until {
                 return Ok(match exit {
-                    Some(exit) => End::Exited(exit),
-                    None => End::TooLong("took longer than it may".into()),
+                    Some(exit) => CommandOutcome::Exited(exit),
+                    None => CommandOutcome::TimedOut("took longer than it may".into()),
                 });
             }
             // What has ended need not say any more.
@@ -159,26 +159,26 @@ impl Mailbox {
             let wait = until.min(silent).min(look).saturating_duration_since(now);
             match self.receiver.recv_timeout(wait) {
                 Ok(Event::Output(of, bytes)) if of == run => {
-                    quiet_until = Instant::now() + limits.silence;
+                    quiet_until = Instant::now() + deadlines.silence;
                     sink(&bytes);
                 }
                 Ok(Event::Closed(of)) if of == run => closed = true,
-                Ok(Event::Ended(of, code)) if of == run => {
+                Ok(Event::Exited(of, code)) if of == run => {
                     exit = Some(code);
-                    until = until.min(Instant::now() + AFTERMATH);
+                    until = until.min(Instant::now() + DRAIN_TIMEOUT);
                 }
                 // Late words of an earlier command.
-                Ok(Event::Output(..) | Event::Closed(_) | Event::Ended(..)) => {}
+                Ok(Event::Output(..) | Event::Closed(_) | Event::Exited(..)) => {}
                 Ok(Event::Abort) => {
                     self.aborted = true;
-                    if heed_abort {
-                        return Ok(End::Aborted);
+                    if abortable {
+                        return Ok(CommandOutcome::Aborted);
                     }
                 }
                 Err(RecvTimeoutError::Timeout) if Instant::now() >= silent && silent < until => {
-                    return Ok(End::TooLong(format!(
+                    return Ok(CommandOutcome::TimedOut(format!(
                         "printed nothing for {} s",
-                        limits.silence.as_secs()
+                        deadlines.silence.as_secs()
                     )));
                 }
                 Err(RecvTimeoutError::Timeout) => {}
@@ -210,7 +210,7 @@ fn pump(mut reader: io::PipeReader, run: u32, output: &SyncSender<Event>) {
 mod tests {
     use super::*;
 
-    fn shell(script: &str, limits: Limits, before: &[Event]) -> (End, String) {
+    fn shell(script: &str, deadlines: Deadlines, before: &[Event]) -> (CommandOutcome, String) {
         let mut mailbox = Mailbox::new();
         for event in before {
             assert!(matches!(event, Event::Abort));
@@ -220,16 +220,16 @@ mod tests {
         command.args(["-c", script]);
         let mut seen = Vec::new();
         let end = mailbox
-            .run(command, limits, true, &|| None, &mut |bytes| {
+            .run(command, deadlines, true, &|| None, &mut |bytes| {
                 seen.extend_from_slice(bytes)
             })
             .unwrap();
         (end, String::from_utf8(seen).unwrap())
     }
 
-    fn hours() -> Limits {
+    fn hours() -> Deadlines {
         let hour = Duration::from_secs(3600);
-        Limits {
+        Deadlines {
             until: Instant::now() + hour,
             silence: hour,
         }
@@ -238,25 +238,25 @@ mod tests {
     #[test]
     fn exit_codes_signals_and_output_of_both_streams() {
         let (end, seen) = shell("echo out; echo err >&2; exit 3", hours(), &[]);
-        assert_eq!(end, End::Exited(Exit::Code(3)));
+        assert_eq!(end, CommandOutcome::Exited(Exit::Code(3)));
         assert!(seen.contains("out\n") && seen.contains("err\n"));
         assert_eq!(
             shell("kill -9 $$", hours(), &[]).0,
-            End::Exited(Exit::Signal(9))
+            CommandOutcome::Exited(Exit::Signal(9))
         );
     }
 
     #[test]
     fn clocks_and_aborts_end_the_wait() {
         let brief = Duration::from_millis(50);
-        let silent = Limits {
+        let silent = Deadlines {
             silence: brief,
             ..hours()
         };
         assert!(
-            matches!(shell("exec sleep 5", silent, &[]).0, End::TooLong(why) if why.contains("printed nothing"))
+            matches!(shell("exec sleep 5", silent, &[]).0, CommandOutcome::TimedOut(why) if why.contains("printed nothing"))
         );
-        let short = Limits {
+        let short = Deadlines {
             until: Instant::now() + brief,
             ..hours()
         };
@@ -266,13 +266,13 @@ mod tests {
             "exec yes",
         ] {
             let end = shell(chatter, short, &[]).0;
-            assert!(matches!(end, End::TooLong(why) if why.contains("longer")));
+            assert!(matches!(end, CommandOutcome::TimedOut(why) if why.contains("longer")));
         }
         assert_eq!(
             shell("exec sleep 5", hours(), &[Event::Abort]).0,
-            End::Aborted
+            CommandOutcome::Aborted
         );
-        let full = NoRoom::Results(7);
+        let full = OutOfSpace::Results(7);
         let end = Mailbox::new().run(
             Command::new("yes"),
             hours(),
@@ -280,14 +280,14 @@ mod tests {
             &|| Some(full.clone()),
             &mut |_| {},
         );
-        assert_eq!(end.unwrap(), End::NoRoom(full.clone()));
+        assert_eq!(end.unwrap(), CommandOutcome::OutOfSpace(full.clone()));
     }
 
     #[test]
     fn a_daemon_that_holds_the_output_holds_nothing_up() {
         let begun = Instant::now();
         let (end, _) = shell("sleep 30 & exit 0", hours(), &[]);
-        assert_eq!(end, End::Exited(Exit::Code(0)));
+        assert_eq!(end, CommandOutcome::Exited(Exit::Code(0)));
         assert!(begun.elapsed() < Duration::from_secs(20));
     }
 }

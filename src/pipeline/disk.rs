@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use crate::protocol::BuildStatus;
 use crate::sys::host;
 
-use super::command::NoRoom;
+use super::command::OutOfSpace;
 use super::spec::{Settings, Spec};
 use super::stage::Failure;
 
@@ -18,17 +18,17 @@ use super::stage::Failure;
 #[derive(Debug)]
 pub(super) struct Disk {
     reserve_bytes: u64,
-    promised_bytes: u64,
+    guaranteed_bytes: u64,
     /// Where sbuild puts what it brings out of the session, and how much that may be.
     results: PathBuf,
     result_bytes: u64,
     /// A folder on each file system, and the bytes free beyond the reserve.
-    begun: Vec<(PathBuf, u64)>,
+    free_at_start: Vec<(PathBuf, u64)>,
 }
 
 impl Disk {
     /// Looks at the file systems of `settings` and of the journal entry.
-    pub(super) fn look(spec: &Spec, entry: &Path) -> Self {
+    pub(super) fn at_start(spec: &Spec, entry: &Path) -> Self {
         let Settings {
             home,
             sessions,
@@ -38,31 +38,31 @@ impl Disk {
             ..
         } = &spec.settings;
         let mut devices = Vec::new();
-        let mut begun = Vec::new();
+        let mut free_at_start = Vec::new();
         for folder in [home, sessions, filecache, chroots, entry] {
             let device = fs::metadata(folder).ok().map(|about| about.dev());
             if let (Some(device), Some(free)) = (device, host::free_bytes(folder))
                 && !devices.contains(&device)
             {
                 devices.push(device);
-                begun.push((folder.to_owned(), free.saturating_sub(*reserve_bytes)));
+                free_at_start.push((folder.to_owned(), free.saturating_sub(*reserve_bytes)));
             }
         }
         Self {
             reserve_bytes: *reserve_bytes,
-            promised_bytes: spec.settings.disk_bytes,
+            guaranteed_bytes: spec.settings.disk_bytes,
             results: spec.work_tree(),
             result_bytes: spec.settings.result_bytes,
-            begun,
+            free_at_start,
         }
     }
 
     /// Returns why a build has no room to go on.
-    pub(super) fn watch(&self) -> Option<NoRoom> {
+    pub(super) fn shortage(&self) -> Option<OutOfSpace> {
         let results = self.results_bytes();
-        match self.short() {
-            Some(folder) => Some(NoRoom::Disk(folder)),
-            None if results > self.result_bytes => Some(NoRoom::Results(results)),
+        match self.below_reserve() {
+            Some(folder) => Some(OutOfSpace::Disk(folder)),
+            None if results > self.result_bytes => Some(OutOfSpace::Results(results)),
             None => None,
         }
     }
@@ -75,10 +75,10 @@ impl Disk {
     }
 
     /// Returns a folder on a file system whose free space is below the reserve.
-    pub(super) fn short(&self) -> Option<PathBuf> {
+    pub(super) fn below_reserve(&self) -> Option<PathBuf> {
         let short =
             |folder: &Path| host::free_bytes(folder).is_some_and(|free| free < self.reserve_bytes);
-        self.begun
+        self.free_at_start
             .iter()
             .find(|(folder, _)| short(folder))
             .map(|(folder, _)| folder.clone())
@@ -86,15 +86,15 @@ impl Disk {
 
     /// Says whose fault it is that the disk is full, given what the build has used of it.
     pub(super) fn blame(&self, used_bytes: u64) -> Failure {
-        let least = self.begun.iter().min_by_key(|(_, free)| free);
-        blame(least, self.promised_bytes, used_bytes)
+        let least = self.free_at_start.iter().min_by_key(|(_, free)| free);
+        blame(least, self.guaranteed_bytes, used_bytes)
     }
 
     /// Tells whether what a build is promised was there when it began.
-    pub(super) fn kept_its_promise(&self) -> bool {
-        self.begun
+    pub(super) fn had_guaranteed_space(&self) -> bool {
+        self.free_at_start
             .iter()
-            .all(|(_, free)| *free >= self.promised_bytes)
+            .all(|(_, free)| *free >= self.guaranteed_bytes)
     }
 }
 

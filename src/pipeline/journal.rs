@@ -53,9 +53,9 @@ pub(crate) struct Outcome {
 }
 
 /// What becomes `abort`: to give a file another name takes no space.
-const ABORT_ROOM: &str = ".abort";
+const ABORT_SPARE: &str = ".abort";
 /// What becomes the verdict, and its size in bytes: enough for some five hundred files.
-const VERDICT_ROOM: &str = ".verdict";
+const VERDICT_SPARE: &str = ".verdict";
 const VERDICT_BYTES: usize = 64 << 10;
 
 /// The journal entry of one build.
@@ -122,8 +122,8 @@ impl JournalEntry {
         let text = serde_json::to_vec_pretty(&spec.without_secrets())?;
         sys::fs::atomic_write(&fresh.join("spec.json"), &text).map_err(io::Error::other)?;
         File::create(fresh.join("log"))?;
-        File::create(fresh.join(ABORT_ROOM))?;
-        fs::write(fresh.join(VERDICT_ROOM), vec![b'\n'; VERDICT_BYTES])?;
+        File::create(fresh.join(ABORT_SPARE))?;
+        fs::write(fresh.join(VERDICT_SPARE), vec![b'\n'; VERDICT_BYTES])?;
         let lock = File::create_new(fresh.join("lock"))?;
         lock.try_lock()?;
         fs::rename(fresh, path)?;
@@ -208,14 +208,14 @@ impl JournalEntry {
     pub(crate) fn write_verdict(&self, verdict: &Outcome) -> io::Result<()> {
         let text = serde_json::to_vec_pretty(verdict)?;
         let place = self.0.join("verdict.json");
-        self.write_in_room(&text, &place)
+        self.write_over_spare(&text, &place)
             .or_else(|_| sys::fs::atomic_write(&place, &text).map_err(io::Error::other))
     }
 
     /// Writes the verdict over the bytes that were put by for it, which a full disk still has.
-    fn write_in_room(&self, text: &[u8], place: &Path) -> io::Result<()> {
-        let room = self.0.join(VERDICT_ROOM);
-        let mut file = OpenOptions::new().write(true).open(&room)?;
+    fn write_over_spare(&self, text: &[u8], place: &Path) -> io::Result<()> {
+        let spare = self.0.join(VERDICT_SPARE);
+        let mut file = OpenOptions::new().write(true).open(&spare)?;
         file.write_all(text).or_else(|_| {
             // Where nothing is ever overwritten in its place (btrfs), it is given back first.
             file.set_len(0)?;
@@ -224,7 +224,7 @@ impl JournalEntry {
         })?;
         file.set_len(text.len() as u64)?;
         file.sync_all()?;
-        fs::rename(room, place)?;
+        fs::rename(spare, place)?;
         sys::fs::fsync_dir(&self.0).map_err(io::Error::other)
     }
 
@@ -301,8 +301,8 @@ impl JournalEntry {
     /// Asks the shim to abort; a build that has ended meanwhile is left alone.
     pub(crate) fn abort(&self) -> io::Result<()> {
         let asked = self.0.join("abort");
-        let noted =
-            fs::rename(self.0.join(ABORT_ROOM), &asked).or_else(|_| File::create(&asked).map(drop));
+        let noted = fs::rename(self.0.join(ABORT_SPARE), &asked)
+            .or_else(|_| File::create(&asked).map(drop));
         if let Err(error) = noted {
             log::warn!("{}: cannot be written: {error}", asked.display());
         }

@@ -19,9 +19,9 @@ use super::journal::{JournalEntry, Outcome};
 use super::spec::{Settings, Spec};
 
 /// What the name of a work tree begins with while it is being removed.
-const GRAVE: &str = ".left-";
+const REMOVING: &str = ".left-";
 /// How long it may take until killed processes are gone.
-const KILL_TIME: Duration = Duration::from_secs(2);
+const KILL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Removes the session's folder and a half-unpacked chroot; absent ones are no error.
 pub(super) fn remove_session(spec: &Spec) -> Result<(), session::Error> {
@@ -46,7 +46,7 @@ pub(super) fn remove_session(spec: &Spec) -> Result<(), session::Error> {
 pub(crate) fn finish_dead(entry: &JournalEntry, reason: &str) -> Outcome {
     let mut notes = Vec::new();
     let (name, value) = entry.mark();
-    for process in procs::kill_marked(name, |of| of == value, KILL_TIME) {
+    for process in procs::kill_marked(name, |of| of == value, KILL_TIMEOUT) {
         notes.push(format!(
             "process {} ({}) does not die",
             process.pid, process.name
@@ -122,7 +122,7 @@ pub(crate) fn sweep(settings: &Settings, journal: &Path, known: Option<&BuildId>
         log::warn!("killing process {pid} ({name}) of {entry}, a build that is no more");
     }
     if !strays.is_empty() {
-        for process in procs::kill_marked(MARK, is_stray, KILL_TIME) {
+        for process in procs::kill_marked(MARK, is_stray, KILL_TIMEOUT) {
             log::error!("process {} ({}) does not die", process.pid, process.name);
         }
     }
@@ -138,28 +138,28 @@ pub(crate) fn sweep(settings: &Settings, journal: &Path, known: Option<&BuildId>
         &settings.chroots,
         &settings.sessions,
     ];
-    let is_left = |path: &PathBuf| {
+    let is_leftover = |path: &PathBuf| {
         // However somebody has laid out his folders.
         let in_the_way = keep.iter().any(|kept| kept.starts_with(path));
         !in_the_way && !procs::is_named(path)
     };
     for path in builds_in(&settings.home, "build-", &living) {
-        if is_left(&path) && is_work_tree(&path, &settings.filecache) {
+        if is_leftover(&path) && is_work_tree(&path, &settings.filecache) {
             // What it was known by is soon gone.
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let grave = settings.home.join(format!("{GRAVE}{name}"));
-            if let Err(error) = fs::rename(&path, &grave) {
-                tell(&path, Err(error));
+            let doomed = settings.home.join(format!("{REMOVING}{name}"));
+            if let Err(error) = fs::rename(&path, &doomed) {
+                log_removal(&path, Err(error));
             }
         }
     }
-    for path in builds_in(&settings.home, &format!("{GRAVE}build-"), &[]) {
-        tell(&path, sys::fs::remove_tree(&path));
+    for path in builds_in(&settings.home, &format!("{REMOVING}build-"), &[]) {
+        log_removal(&path, sys::fs::remove_tree(&path));
     }
     for path in builds_in(&settings.sessions, "", &living) {
-        if is_left(&path) && live::is_session_folder(&path) {
+        if is_leftover(&path) && live::is_session_folder(&path) {
             let removed = launch::own_sub_ids().and_then(|ids| live::remove_folder(&path, ids));
-            tell(&path, removed);
+            log_removal(&path, removed);
         }
     }
 }
@@ -173,7 +173,7 @@ pub(super) fn is_work_tree(path: &Path, filecache: &Path) -> bool {
         .any(|target| target.parent() == Some(filecache))
 }
 
-fn tell<E: std::fmt::Display>(path: &Path, removed: Result<(), E>) {
+fn log_removal<E: std::fmt::Display>(path: &Path, removed: Result<(), E>) {
     let path = path.display();
     match removed {
         Ok(()) => log::warn!("removed {path}, left by a build that is no more"),

@@ -1,6 +1,6 @@
-//! A build in the making: its session, its log, its clocks, and the running of its programs.
+//! A build in the making: its session, its log, its timeouts, and the running of its programs.
 //!
-//! Everything that is started here is under the shim's clocks and in its log, and can be killed
+//! Everything that is started here is under the shim's timeouts and in its log, and can be killed
 //! at any moment. `stages` says what to run, `shim` in which order.
 
 use std::io;
@@ -21,7 +21,7 @@ use crate::sys::{self, exe, host, procs};
 
 use super::autopsy;
 use super::buildlog::BuildLog;
-use super::command::{End, Limits, Mailbox, NoRoom};
+use super::command::{CommandOutcome, Deadlines, Mailbox, OutOfSpace};
 use super::disk::Disk;
 use super::journal::JournalEntry;
 use super::logscan::{Findings, LogScan, Sign};
@@ -32,7 +32,7 @@ use super::verdict::Exit;
 
 /// How a stage ended, if not well.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Stop {
+pub(crate) enum StageError {
     Failed(Failure),
     /// Somebody asked for an abort; everything is killed already.
     Aborted,
@@ -40,7 +40,7 @@ pub(crate) enum Stop {
     LayerFull,
 }
 
-impl From<Failure> for Stop {
+impl From<Failure> for StageError {
     fn from(failure: Failure) -> Self {
         Self::Failed(failure)
     }
@@ -63,26 +63,26 @@ pub(crate) struct Build {
     pub(super) in_memory: bool,
     memory_is_too_small: bool,
     /// Whether a program has complained of a full disk.
-    saw_full: bool,
+    saw_disk_full: bool,
     disk: Disk,
     /// None if the starter was an older program.
-    bounds: Option<BuildLimits>,
+    cgroups: Option<BuildLimits>,
 }
 
 /// Below this much free space a disk counts as full.
 const FULL_BYTES: u64 = 16 << 20;
 /// How long the last process may take to end where nobody waits for an abort: on a busy machine the
 /// kernel needs its time to forget a tree of 200,000 files.
-const PATIENCE: Duration = Duration::from_secs(60);
+const KILL_TIMEOUT: Duration = Duration::from_secs(60);
 /// The least memory available for a layer in memory.
 const MEMORY_LAYER_BYTES: u64 = 4 << 30;
 
 /// How a stage ended.
-pub(super) type Done = Result<(), Stop>;
+pub(super) type StageResult = Result<(), StageError>;
 
 impl Build {
     pub(crate) fn new(spec: Spec, entry: JournalEntry, log: BuildLog, mailbox: Mailbox) -> Self {
-        let disk = Disk::look(&spec, entry.path());
+        let disk = Disk::at_start(&spec, entry.path());
         Self {
             spec,
             log,
@@ -95,13 +95,13 @@ impl Build {
             session: None,
             in_memory: false,
             memory_is_too_small: false,
-            saw_full: false,
+            saw_disk_full: false,
             disk,
-            bounds: BuildLimits::inherited(),
+            cgroups: BuildLimits::inherited(),
         }
     }
 
-    pub(super) fn sub_ids(&self) -> Result<SubIds, Stop> {
+    pub(super) fn sub_ids(&self) -> Result<SubIds, StageError> {
         launch::own_sub_ids()
             .map_err(|error| Failure::new(BuildStatus::BuilderFail, error.to_string()).into())
     }
@@ -119,9 +119,9 @@ impl Build {
             network: self.spec.settings.network != Network::Never,
         };
         let may_use = self
-            .bounds
+            .cgroups
             .as_ref()
-            .map_or(u64::MAX, |bounds| bounds.memory_bytes);
+            .map_or(u64::MAX, |cgroups| cgroups.memory_bytes);
         // What is in the layer counts as the build's memory as well: half is for its processes.
         let available = host::available_memory_bytes().min(may_use);
         let wish = match self.spec.settings.overlay {
@@ -155,7 +155,7 @@ impl Build {
     }
 
     /// Changes files in the session; what it has to say goes to the log.
-    pub(super) fn change(&mut self, task: &Task) -> io::Result<()> {
+    pub(super) fn change_files(&mut self, task: &Task) -> io::Result<()> {
         if self.session.is_none() {
             return Err(io::Error::other(
                 "the site's mountpath made the chroot, so this stage needs a site program as well",
@@ -169,7 +169,7 @@ impl Build {
     }
 
     /// A command inside the session.
-    pub(super) fn inside(&self, words: &[&str]) -> Command {
+    pub(super) fn session_command(&self, words: &[&str]) -> Command {
         let (program, rest) = words.split_first().expect("a command has a name");
         let network = match self.spec.settings.network {
             Network::Never => enter::Network::Session,
@@ -192,18 +192,23 @@ impl Build {
     }
 
     /// Runs a site program as 2008 did: the build id first.
-    pub(super) fn site(&mut self, stage: Stage, program: &Path, arguments: &[String]) -> Done {
+    pub(super) fn run_site_program(
+        &mut self,
+        stage: Stage,
+        program: &Path,
+        arguments: &[String],
+    ) -> StageResult {
         let id = self.spec.request.build_id.to_string();
         let arguments: Vec<String> = std::iter::once(id)
             .chain(arguments.iter().cloned())
             .collect();
         let command = self.site_command(program, &arguments);
-        self.stage_command(stage, command)
+        self.run_stage_command(stage, command)
     }
 
     /// Runs a command whose exit code is the stage's.
-    pub(super) fn stage_command(&mut self, stage: Stage, command: Command) -> Done {
-        let (exit, findings) = self.scanned(stage, command)?;
+    pub(super) fn run_stage_command(&mut self, stage: Stage, command: Command) -> StageResult {
+        let (exit, findings) = self.run_scanned(stage, command)?;
         let name = stage.name();
         let builder = |reason: String| Err(Failure::new(BuildStatus::BuilderFail, reason).into());
         match exit {
@@ -214,11 +219,11 @@ impl Build {
             _ if findings.sign(Sign::NoSpace).is_some() || self.disk_is_full() => {
                 builder(format!("{name} failed: the builder's disk is full."))
             }
-            Exit::Code(code) => Err(blame(
+            Exit::Code(code) => Err(stage_failure(
                 stage,
                 format!("{name} failed with exit code {code}."),
             )),
-            Exit::Signal(signal) => Err(blame(
+            Exit::Signal(signal) => Err(stage_failure(
                 stage,
                 format!("{name} was killed by signal {signal}."),
             )),
@@ -226,58 +231,58 @@ impl Build {
     }
 
     /// Runs a command, its output to the log and through the scan.
-    pub(super) fn scanned(
+    pub(super) fn run_scanned(
         &mut self,
         stage: Stage,
         command: Command,
-    ) -> Result<(Exit, Findings), Stop> {
+    ) -> Result<(Exit, Findings), StageError> {
         self.log.line(&format!("RUN: {}", host::shown(&command)));
         let mut scan = LogScan::new();
-        let exit = self.exec(stage, command, &mut |log, bytes| {
+        let exit = self.run_command(stage, command, &mut |log, bytes| {
             log.write(bytes);
             scan.feed(bytes);
         })?;
         self.log.flush();
         let findings = scan.finish();
-        self.saw_full |= findings.sign(Sign::NoSpace).is_some();
+        self.saw_disk_full |= findings.sign(Sign::NoSpace).is_some();
         Ok((exit, findings))
     }
 
-    /// Runs a command under the stage's clocks; an abort or a clock that runs out kills
+    /// Runs a command under the stage's timeouts; an abort or a clock that runs out kills
     /// everything.
-    pub(super) fn exec(
+    pub(super) fn run_command(
         &mut self,
         stage: Stage,
         command: Command,
         sink: &mut dyn FnMut(&mut BuildLog, &[u8]),
-    ) -> Result<Exit, Stop> {
-        let clocks = &self.spec.settings.clocks;
-        let total = self.began + clocks.total;
-        let own = Instant::now() + clocks.stage;
+    ) -> Result<Exit, StageError> {
+        let timeouts = &self.spec.settings.timeouts;
+        let total = self.began + timeouts.total;
+        let own = Instant::now() + timeouts.stage;
         let until = match stage {
             Stage::Sbuild => total,
             _ if stage.closes() => own,
             _ => own.min(total),
         };
-        let limits = Limits {
+        let deadlines = Deadlines {
             until,
-            silence: clocks.silence,
+            silence: timeouts.silence,
         };
         let log = &mut self.log;
         let disk = &self.disk;
-        let watch = || disk.watch().filter(|_| !stage.closes());
+        let watch = || disk.shortage().filter(|_| !stage.closes());
         let end = self
             .mailbox
-            .run(command, limits, !stage.closes(), &watch, &mut |bytes| {
+            .run(command, deadlines, !stage.closes(), &watch, &mut |bytes| {
                 sink(log, bytes)
             });
         match end {
-            Ok(End::Exited(exit)) => Ok(exit),
-            Ok(End::Aborted) => {
+            Ok(CommandOutcome::Exited(exit)) => Ok(exit),
+            Ok(CommandOutcome::Aborted) => {
                 self.kill_everything();
-                Err(Stop::Aborted)
+                Err(StageError::Aborted)
             }
-            Ok(End::NoRoom(NoRoom::Results(bytes))) => {
+            Ok(CommandOutcome::OutOfSpace(OutOfSpace::Results(bytes))) => {
                 self.kill_everything();
                 let reason = format!(
                     "The package's results are too large: {} MiB and not at an end, more than {} \
@@ -287,19 +292,19 @@ impl Build {
                 );
                 Err(Failure::new(BuildStatus::PackageFail, reason).into())
             }
-            Ok(End::NoRoom(NoRoom::Disk(folder))) => {
+            Ok(CommandOutcome::OutOfSpace(OutOfSpace::Disk(folder))) => {
                 self.log
                     .line(&format!("The disk at {} is full.", folder.display()));
                 Err(self.blame_disk(stage).into())
             }
-            Ok(End::TooLong(how)) => {
+            Ok(CommandOutcome::TimedOut(how)) => {
                 for line in
                     autopsy::of_descendants(self.session.as_ref().map(Session::init_pid)).lines()
                 {
                     self.log.line(line);
                 }
                 self.kill_everything();
-                Err(blame(
+                Err(stage_failure(
                     stage,
                     format!("{} {how}; it was killed.", stage.name()),
                 ))
@@ -316,11 +321,11 @@ impl Build {
         if let Some(mut session) = self.session.take() {
             session.kill();
         }
-        let clock = self.spec.settings.clocks.abort;
-        let bound = if self.mailbox.abort_has_come() {
+        let clock = self.spec.settings.timeouts.abort;
+        let bound = if self.mailbox.abort_requested() {
             clock
         } else {
-            clock.max(PATIENCE)
+            clock.max(KILL_TIMEOUT)
         };
         for process in procs::kill_descendants(bound) {
             let said = format!(
@@ -335,9 +340,9 @@ impl Build {
     }
 
     /// Forgets a session whose layer in memory was too small; the next one is on disk.
-    pub(crate) fn give_up_memory(&mut self) {
+    pub(crate) fn switch_to_disk(&mut self) {
         self.memory_is_too_small = true;
-        self.saw_full = false;
+        self.saw_disk_full = false;
         self.kill_everything();
         // A second sbuild must not find the first one's files.
         let _ = sys::fs::remove_tree(&self.spec.work_tree());
@@ -347,7 +352,7 @@ impl Build {
     /// remove what they could not finish, so their complaint counts as well.
     pub(super) fn layer_was_too_small(&self) -> bool {
         let is_full = || host::free_bytes(&self.root()).is_some_and(|free| free < FULL_BYTES);
-        self.in_memory && self.session.is_some() && (self.saw_full || is_full())
+        self.in_memory && self.session.is_some() && (self.saw_disk_full || is_full())
     }
 
     /// Says whose fault a full disk is; ends everything to find that out.
@@ -372,26 +377,26 @@ impl Build {
 
     /// Weighs a failure of the package's own against what the build may use: what ran into a
     /// bound failed for that, whatever it says.
-    pub(super) fn weigh(&mut self, failure: Failure, before: Hits) -> Stop {
+    pub(super) fn blame_limit(&mut self, failure: Failure, before: Hits) -> StageError {
         if self.layer_was_too_small() {
-            return Stop::LayerFull;
+            return StageError::LayerFull;
         }
         let now = self.hits();
-        let full = self.disk_is_full() || self.disk.short().is_some();
-        let (bound, limit) = match &self.bounds {
-            Some(bounds) if now.oom_kills > before.oom_kills => {
-                if self.layer_bytes() > bounds.memory_bytes / 4 {
-                    return Stop::LayerFull;
+        let full = self.disk_is_full() || self.disk.below_reserve().is_some();
+        let (bound, limit) = match &self.cgroups {
+            Some(cgroups) if now.oom_kills > before.oom_kills => {
+                if self.layer_bytes() > cgroups.memory_bytes / 4 {
+                    return StageError::LayerFull;
                 }
-                let mib = bounds.memory_bytes >> 20;
+                let mib = cgroups.memory_bytes >> 20;
                 let limit = format!("it may use {mib} MiB ([limits] memory)");
                 ("The build ran out of memory", limit)
             }
-            Some(bounds) if now.forks > before.forks => {
-                let limit = format!("it may have {} ([limits] processes)", bounds.processes);
+            Some(cgroups) if now.forks > before.forks => {
+                let limit = format!("it may have {} ([limits] processes)", cgroups.processes);
                 ("The build ran out of processes", limit)
             }
-            _ if full || (self.saw_full && !self.disk.kept_its_promise()) => {
+            _ if full || (self.saw_disk_full && !self.disk.had_guaranteed_space()) => {
                 let mut blamed = self.blame_disk(Stage::Sbuild);
                 blamed.reason = format!("{} {}", blamed.reason, failure.reason);
                 return blamed.into();
@@ -404,15 +409,15 @@ impl Build {
 
     /// How often the build came up against its bounds so far.
     pub(super) fn hits(&self) -> Hits {
-        self.bounds
+        self.cgroups
             .as_ref()
             .map(BuildLimits::hits)
             .unwrap_or_default()
     }
 
     /// Removes what bounded the build. Nothing of it may run any more.
-    pub(crate) fn unbind(&mut self) {
-        if let Some(Err(error)) = self.bounds.take().map(|bounds| bounds.remove()) {
+    pub(crate) fn remove_cgroups(&mut self) {
+        if let Some(Err(error)) = self.cgroups.take().map(|cgroups| cgroups.remove()) {
             self.log
                 .line(&format!("A control group is left over: {error}"));
         }
@@ -450,6 +455,10 @@ fn start(ids: SubIds, spec: &SessionSpec) -> Result<Session, String> {
 }
 
 /// The failure of a stage that failed for a reason nobody knows better.
-fn blame(stage: Stage, reason: String) -> Stop {
-    Failure::new(stage.blame().unwrap_or(BuildStatus::BuilderFail), reason).into()
+fn stage_failure(stage: Stage, reason: String) -> StageError {
+    Failure::new(
+        stage.failure_status().unwrap_or(BuildStatus::BuilderFail),
+        reason,
+    )
+    .into()
 }

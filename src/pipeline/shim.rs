@@ -22,7 +22,7 @@ use crate::sys::{exe, host};
 use super::buildlog::BuildLog;
 use super::command::{Event, Mailbox};
 use super::journal::{JournalEntry, Outcome};
-use super::running::{Build, Stop};
+use super::running::{Build, StageError};
 use super::spec::Spec;
 use super::stage::{Failure, Record, Stage};
 
@@ -98,19 +98,19 @@ fn build(mut build: Build) -> Outcome {
         if let Err(error) = build.entry.begin_stage(stage) {
             build.log.line(&format!("cannot note the stage: {error}"));
         }
-        let aborted = !stage.closes() && build.mailbox.abort_has_come();
+        let aborted = !stage.closes() && build.mailbox.abort_requested();
         let result = if aborted {
-            Err(Stop::Aborted)
+            Err(StageError::Aborted)
         } else {
             build.stage(stage)
         };
         times.push((stage, begun.elapsed().as_secs_f64()));
         next = match result {
-            Err(Stop::LayerFull) => {
+            Err(StageError::LayerFull) => {
                 build
                     .log
                     .line("The writable layer in memory is full: once more, on disk.");
-                build.give_up_memory();
+                build.switch_to_disk();
                 Some(Stage::Init)
             }
             Ok(()) => stage.next(true, &build.spec.request.args),
@@ -120,7 +120,7 @@ fn build(mut build: Build) -> Outcome {
             }
         };
     }
-    if build.mailbox.abort_has_come() {
+    if build.mailbox.abort_requested() {
         record.abort();
     }
     if !build.stuck.is_empty() {
@@ -129,13 +129,13 @@ fn build(mut build: Build) -> Outcome {
     end(record, build, times)
 }
 
-fn note(stop: Stop, stage: Stage, record: &mut Record, build: &mut Build) {
+fn note(stop: StageError, stage: Stage, record: &mut Record, build: &mut Build) {
     match stop {
-        Stop::Aborted => {
+        StageError::Aborted => {
             build.log.line(&format!("Aborted in {}.", stage.name()));
             record.abort();
         }
-        Stop::Failed(failure) => {
+        StageError::Failed(failure) => {
             // Most reasons begin with the stage.
             let said = match failure.reason.starts_with(stage.name()) {
                 true => failure.reason.clone(),
@@ -147,7 +147,7 @@ fn note(stop: Stop, stage: Stage, record: &mut Record, build: &mut Build) {
                 record.fail(failure);
             }
         }
-        Stop::LayerFull => {}
+        StageError::LayerFull => {}
     }
 }
 
@@ -171,7 +171,7 @@ fn end(record: Record, mut build: Build, stages: Vec<(Stage, f64)>) -> Outcome {
         shown.join(", ")
     ));
     build.log.line(&format!("Verdict: {status}: {reason}"));
-    build.unbind();
+    build.remove_cgroups();
     let files = build.files;
     let (status, reason) = match (build.log.finish(), status) {
         // A log with holes proves nothing: the disk is full, or worse.

@@ -39,7 +39,9 @@ pub(crate) struct Settings {
     pub(crate) apt_proxy: Option<String>,
     /// Site programs in place of built-in stages, called with the arguments of 2008.
     pub(crate) programs: Programs,
-    pub(crate) clocks: Clocks,
+    // Journals call it `clocks`.
+    #[serde(rename = "clocks")]
+    pub(crate) timeouts: Timeouts,
     pub(crate) log_bytes: u64,
     /// How much may be kept. An older program's spec has none.
     #[serde(default)]
@@ -86,7 +88,7 @@ impl Default for Space {
 
 /// How long things may take.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Clocks {
+pub(crate) struct Timeouts {
     /// The whole build.
     pub(crate) total: Duration,
     /// A stage without a byte of output.
@@ -117,7 +119,7 @@ impl Settings {
             network: slave.network,
             apt_proxy: apt_proxy.as_ref().map(|url| url.expose().to_owned()),
             programs: programs.clone(),
-            clocks: Clocks {
+            timeouts: Timeouts {
                 total: limits.build_time,
                 silence: limits.silence,
                 stage: limits.stage_time,

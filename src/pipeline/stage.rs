@@ -56,7 +56,7 @@ impl Stage {
 
     /// The verdict when this stage fails for a reason nobody knows better; a failed REAP is
     /// ignored, as in the reference.
-    pub(crate) const fn blame(self) -> Option<BuildStatus> {
+    pub(crate) const fn failure_status(self) -> Option<BuildStatus> {
         match self {
             Self::Init | Self::Umount | Self::Cleanup => Some(BuildStatus::BuilderFail),
             Self::Unpack | Self::Mount | Self::Ogre | Self::Sources | Self::Keys | Self::Update => {

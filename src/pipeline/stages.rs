@@ -19,9 +19,9 @@ use crate::sys::cgroup::LIMITS_VAR;
 use crate::sys::{self, exe, host};
 
 use super::logscan::Findings;
-use super::running::{Build, Done, Stop};
+use super::running::{Build, StageError, StageResult};
 use super::stage::{Failure, Stage};
-use super::verdict::{self, Exit, Judgement, Verdict};
+use super::verdict::{self, Classification, Exit, Verdict};
 use super::{apt, keep_results, leftovers, sbuild};
 
 /// How long to wait before the second `apt-get update`: a mirror may be in mid-pulse.
@@ -31,7 +31,7 @@ const MAX_DSC_BYTES: u64 = 1 << 20;
 
 impl Build {
     /// Does `stage`.
-    pub(crate) fn stage(&mut self, stage: Stage) -> Done {
+    pub(crate) fn stage(&mut self, stage: Stage) -> StageResult {
         let result = match stage {
             Stage::Init => self.init(),
             Stage::Unpack => self.unpack(),
@@ -46,12 +46,12 @@ impl Build {
             Stage::Cleanup => self.cleanup(),
         };
         match result {
-            Err(Stop::Failed(_)) if self.layer_was_too_small() => Err(Stop::LayerFull),
+            Err(StageError::Failed(_)) if self.layer_was_too_small() => Err(StageError::LayerFull),
             other => other,
         }
     }
 
-    fn init(&mut self) -> Done {
+    fn init(&mut self) -> StageResult {
         let failed = |error: &dyn std::fmt::Display| {
             Failure::new(
                 BuildStatus::BuilderFail,
@@ -87,11 +87,11 @@ impl Build {
         Ok(())
     }
 
-    fn unpack(&mut self) -> Done {
+    fn unpack(&mut self) -> StageResult {
         let tarball = self.spec.tarball();
         if let Some(program) = self.spec.settings.programs.unpack.clone() {
             let tarball = tarball.display().to_string();
-            return self.site(Stage::Unpack, &program, &[tarball]);
+            return self.run_site_program(Stage::Unpack, &program, &[tarball]);
         }
         let sum = self.spec.request.chroot.to_string();
         let held = store::hold(&self.spec.settings.chroots, &sum);
@@ -114,15 +114,15 @@ impl Build {
             .arg(self.spec.settings.space.chroots.to_string())
             .arg(self.spec.settings.space.reserve.to_string())
             .arg(self.entry.evictions_file());
-        self.stage_command(Stage::Unpack, command)
+        self.run_stage_command(Stage::Unpack, command)
     }
 
-    fn mount(&mut self) -> Done {
+    fn mount(&mut self) -> StageResult {
         if let Some(program) = self.spec.settings.programs.mount.clone() {
-            return self.site(Stage::Mount, &program, &[]);
+            return self.run_site_program(Stage::Mount, &program, &[]);
         }
         // The chroot was looked at when it was unpacked: what fails here is this host.
-        let failed = |what: String| Stop::from(Failure::new(BuildStatus::BuilderFail, what));
+        let failed = |what: String| StageError::from(Failure::new(BuildStatus::BuilderFail, what));
         let ids = self.sub_ids()?;
         let dir = self.spec.session_dir();
         remove_folder(&dir, ids).map_err(|error| failed(error.to_string()))?;
@@ -134,11 +134,11 @@ impl Build {
             content: sbuild::currently_building(&self.spec).into_bytes(),
             mode: 0o644,
         });
-        self.change(&Task::Write(files))
+        self.change_files(&Task::Write(files))
             .map_err(|error| chroot_failure("cannot prepare the session", &error))
     }
 
-    fn ogre(&mut self) -> Done {
+    fn ogre(&mut self) -> StageResult {
         let component = self
             .spec
             .request
@@ -148,16 +148,16 @@ impl Build {
             .map(ToString::to_string)
             .unwrap_or_default();
         if let Some(program) = self.spec.settings.programs.ogre.clone() {
-            return self.site(Stage::Ogre, &program, &[component]);
+            return self.run_site_program(Stage::Ogre, &program, &[component]);
         }
-        self.change(&Task::Ogre(component))
+        self.change_files(&Task::Ogre(component))
             .map_err(|error| chroot_failure("cannot follow the component", &error))
     }
 
-    fn sources(&mut self) -> Done {
+    fn sources(&mut self) -> StageResult {
         let archives = self.spec.request.args.archives.clone();
         if let Some(program) = self.spec.settings.programs.sources.clone() {
-            return self.site(Stage::Sources, &program, &archives);
+            return self.run_site_program(Stage::Sources, &program, &archives);
         }
         let sources = apt::translate(&archives);
         for number in &sources.unreadable {
@@ -172,24 +172,24 @@ impl Build {
             one_line: sources.one_line,
             deb822: sources.deb822,
         };
-        self.change(&task)
+        self.change_files(&task)
             .map_err(|error| chroot_failure("cannot write apt's sources", &error))
     }
 
-    fn keys(&mut self) -> Done {
+    fn keys(&mut self) -> StageResult {
         let files = apt::keyrings(&self.spec.request.args.trusted_keys)
             .map_err(|reason| Failure::new(BuildStatus::ChrootFail, reason))?;
         self.log.line(&format!(
             "{} keyring(s) are trusted by apt in this build.",
             files.len()
         ));
-        self.change(&Task::Write(files))
+        self.change_files(&Task::Write(files))
             .map_err(|error| chroot_failure("cannot write the keys", &error))
     }
 
-    fn update(&mut self) -> Done {
+    fn update(&mut self) -> StageResult {
         if let Some(program) = self.spec.settings.programs.update.clone() {
-            return self.site(Stage::Update, &program, &[]);
+            return self.run_site_program(Stage::Update, &program, &[]);
         }
         if self.spec.settings.network == Network::Never {
             self.log.line(
@@ -205,11 +205,11 @@ impl Build {
             ));
             let mut pause = Command::new("sleep");
             pause.arg(UPDATE_RETRY.as_secs().to_string());
-            self.exec(Stage::Update, pause, &mut |_, _| {})?;
+            self.run_command(Stage::Update, pause, &mut |_, _| {})?;
             findings = self.fetch_lists()?;
         }
         if findings.0 == Exit::Code(0) {
-            findings = self.scanned(Stage::Update, self.inside(&apt::UPGRADE))?;
+            findings = self.run_scanned(Stage::Update, self.session_command(&apt::UPGRADE))?;
         }
         match findings {
             (Exit::Code(0), _) => Ok(()),
@@ -218,25 +218,25 @@ impl Build {
     }
 
     /// Refreshes the package lists. If that does not come to an end, it is for the archive.
-    fn fetch_lists(&mut self) -> Result<(Exit, Findings), Stop> {
-        match self.scanned(Stage::Update, self.inside(&apt::UPDATE)) {
-            Err(Stop::Failed(failure)) if failure.status == BuildStatus::ChrootFail => {
+    fn fetch_lists(&mut self) -> Result<(Exit, Findings), StageError> {
+        match self.run_scanned(Stage::Update, self.session_command(&apt::UPDATE)) {
+            Err(StageError::Failed(failure)) if failure.status == BuildStatus::ChrootFail => {
                 Err(apt::archive_failed(&failure.reason).into())
             }
             other => other,
         }
     }
 
-    fn sbuild(&mut self) -> Done {
+    fn sbuild(&mut self) -> StageResult {
         let site = self.spec.settings.programs.sbuild.clone();
         let command = match &site {
             Some(program) => self.site_command(program, &sbuild::site_arguments(&self.spec)),
             None => self.sbuild_command()?,
         };
         let before = self.hits();
-        let done = self.scanned(Stage::Sbuild, command);
+        let done = self.run_scanned(Stage::Sbuild, command);
         let done = done.and_then(|(exit, findings)| {
-            self.judge(match site {
+            self.finish_sbuild(match site {
                 Some(_) => verdict::classify_site(exit, &findings),
                 None => verdict::classify(exit, &findings),
             })
@@ -244,27 +244,29 @@ impl Build {
         let never = self.spec.settings.network == Network::Never;
         match done {
             // It would not help to try again: the chroot has to have it.
-            Err(Stop::Failed(failure)) if never && failure.status == BuildStatus::GivenBack => {
+            Err(StageError::Failed(failure))
+                if never && failure.status == BuildStatus::GivenBack =>
+            {
                 let reason = format!("There is no network for builds here. {}", failure.reason);
                 Err(Failure::new(BuildStatus::ChrootFail, reason).into())
             }
-            Err(Stop::Failed(failure)) => Err(self.weigh(failure, before)),
+            Err(StageError::Failed(failure)) => Err(self.blame_limit(failure, before)),
             other => other,
         }
     }
 
-    fn reap(&mut self) -> Done {
+    fn reap(&mut self) -> StageResult {
         let result = match self.spec.settings.programs.process_scan.clone() {
-            Some(program) => self.site(Stage::Reap, &program, &[]),
+            Some(program) => self.run_site_program(Stage::Reap, &program, &[]),
             None => Ok(()),
         };
         self.kill_everything();
         result
     }
 
-    fn umount(&mut self) -> Done {
+    fn umount(&mut self) -> StageResult {
         match self.spec.settings.programs.umount.clone() {
-            Some(program) => self.site(Stage::Umount, &program, &[]),
+            Some(program) => self.run_site_program(Stage::Umount, &program, &[]),
             None => {
                 self.kill_everything();
                 Ok(())
@@ -272,14 +274,14 @@ impl Build {
         }
     }
 
-    fn cleanup(&mut self) -> Done {
+    fn cleanup(&mut self) -> StageResult {
         let tree = self.spec.work_tree();
         if !self.entry.has_work_tree() && fs::symlink_metadata(&tree).is_ok() {
             // Somebody else's: INIT would not have it.
             return Ok(());
         }
         if let Some(program) = self.spec.settings.programs.clean.clone() {
-            return self.site(Stage::Cleanup, &program, &[]);
+            return self.run_site_program(Stage::Cleanup, &program, &[]);
         }
         let failed = |error: String| {
             Failure::new(
@@ -292,7 +294,7 @@ impl Build {
         sys::fs::remove_tree(&tree).map_err(|error| failed(error.to_string()).into())
     }
 
-    fn sbuild_command(&mut self) -> Result<Command, Stop> {
+    fn sbuild_command(&mut self) -> Result<Command, StageError> {
         let version = host::package_version("sbuild");
         self.log.line(&format!(
             "sbuild {}",
@@ -337,9 +339,9 @@ impl Build {
         Ok(command)
     }
 
-    /// Turns a judgement of the build into the stage's end; gathers what was built.
-    fn judge(&mut self, judgement: Judgement) -> Done {
-        let Judgement { verdict, reason } = judgement;
+    /// Turns a classification of the build into the stage's end; gathers what was built.
+    fn finish_sbuild(&mut self, classification: Classification) -> StageResult {
+        let Classification { verdict, reason } = classification;
         let (status, dependencies) = match verdict {
             Verdict::Ok => return self.keep_results(),
             Verdict::PackageFail => (BuildStatus::PackageFail, String::new()),
@@ -370,7 +372,7 @@ impl Build {
     }
 
     /// Looks for the build dependencies in the package lists of the chroot.
-    fn missing_dependencies(&mut self) -> Result<Option<String>, Stop> {
+    fn missing_dependencies(&mut self) -> Result<Option<String>, StageError> {
         let dsc = self.spec.work_tree().join(self.spec.request.dsc().as_str());
         let arch_indep = self.spec.request.args.arch_indep;
         let mut text = Vec::new();
@@ -380,8 +382,8 @@ impl Build {
         let Ok(mut query) = apt::Query::new(&text, self.spec.arch(), arch_indep) else {
             return Ok(None);
         };
-        let command = self.inside(&apt::PACKAGE_LISTS);
-        let exit = self.exec(Stage::Sbuild, command, &mut |_, bytes| query.feed(bytes))?;
+        let command = self.session_command(&apt::PACKAGE_LISTS);
+        let exit = self.run_command(Stage::Sbuild, command, &mut |_, bytes| query.feed(bytes))?;
         Ok(if exit == Exit::Code(0) {
             query.missing()
         } else {
@@ -389,16 +391,16 @@ impl Build {
         })
     }
 
-    fn keep_results(&mut self) -> Done {
+    fn keep_results(&mut self) -> StageResult {
         let result = keep_results::keep(&self.spec, &self.entry, &mut || {
-            self.mailbox.abort_has_come()
+            self.mailbox.abort_requested()
         });
         match result {
             Ok(files) => {
                 self.files = files;
                 Ok(())
             }
-            Err(keep_results::Error::Aborted) => Err(Stop::Aborted),
+            Err(keep_results::Error::Aborted) => Err(StageError::Aborted),
             Err(keep_results::Error::Builder(reason)) => {
                 Err(Failure::new(BuildStatus::BuilderFail, reason).into())
             }
@@ -410,6 +412,6 @@ impl Build {
     }
 }
 
-fn chroot_failure(what: &str, error: &io::Error) -> Stop {
+fn chroot_failure(what: &str, error: &io::Error) -> StageError {
     Failure::new(BuildStatus::ChrootFail, format!("{what}: {error}")).into()
 }

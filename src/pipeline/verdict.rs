@@ -50,48 +50,48 @@ pub(crate) enum Verdict {
 
 /// A verdict and one plain sentence for the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Judgement {
+pub(crate) struct Classification {
     pub(crate) verdict: Verdict,
     pub(crate) reason: String,
 }
 
-fn judge(verdict: Verdict, reason: impl Into<String>) -> Judgement {
-    Judgement {
+fn classified(verdict: Verdict, reason: impl Into<String>) -> Classification {
+    Classification {
         verdict,
         reason: reason.into(),
     }
 }
 
-fn dep_wait(relations: String) -> Judgement {
+fn dep_wait(relations: String) -> Classification {
     let reason = format!("The package waits for {relations}.");
-    judge(Verdict::DepFail { relations }, reason)
+    classified(Verdict::DepFail { relations }, reason)
 }
 
 /// Judges the end of sbuild.
 ///
 /// Whether a .changes was made is for the caller to see; and so is whether the build came up against
 /// what it may use.
-pub(crate) fn classify(exit: Exit, findings: &Findings) -> Judgement {
+pub(crate) fn classify(exit: Exit, findings: &Findings) -> Classification {
     let begun = findings.sign(Sign::Begun).is_some();
-    let code = match (ended_by_itself(exit, "sbuild"), exit) {
+    let code = match (package_exit_code(exit, "sbuild"), exit) {
         (Ok(code), _) => code,
         // What a package leaves behind can make it stumble.
-        (Err(_), Exit::Code(code)) if begun => return judge_package(code, findings),
-        (Err(judgement), _) => return judgement,
+        (Err(_), Exit::Code(code)) if begun => return classify_package(code, findings),
+        (Err(classification), _) => return classification,
     };
     let status = findings.status.as_deref();
     if code == 0 && status == Some("successful") {
-        return judge(Verdict::Ok, "The package was built.");
+        return classified(Verdict::Ok, "The package was built.");
     }
     if status == Some("skipped") {
         let reason = "The package does not build for this architecture";
-        return judge(
+        return classified(
             Verdict::PackageFail,
-            because(reason, findings.sign(Sign::ArchSkipped)),
+            with_line(reason, findings.sign(Sign::ArchSkipped)),
         );
     }
     if code == 0 {
-        return judge(
+        return classified(
             Verdict::PackageFail,
             "sbuild ended without an error and without success.",
         );
@@ -99,7 +99,7 @@ pub(crate) fn classify(exit: Exit, findings: &Findings) -> Judgement {
     let stage = findings.fail_stage.as_deref();
     match stage {
         Some("install-deps" | "install-deps-env" | "explain-bd-uninstallable") => {
-            judge_install(code, findings)
+            classify_install(code, findings)
         }
         Some(
             stage @ ("create-session"
@@ -108,78 +108,78 @@ pub(crate) fn classify(exit: Exit, findings: &Findings) -> Judgement {
             | "chroot-arch"
             | "run-chroot-setup-commands"
             | "resolver setup"),
-        ) => judge(
+        ) => classified(
             Verdict::ChrootFail,
             format!("The chroot could not be used ({stage})."),
         ),
-        Some(stage) if stage.starts_with("apt-get-") => judge_update(stage, findings),
+        Some(stage) if stage.starts_with("apt-get-") => classify_update(stage, findings),
         // Also where it names a stage that is long over.
-        Some(stage @ ("fetch-src" | "check-space" | "init" | "abort")) if !begun => judge(
+        Some(stage @ ("fetch-src" | "check-space" | "init" | "abort")) if !begun => classified(
             Verdict::BuilderFail,
             format!("sbuild failed before the build ({stage})."),
         ),
-        None if code == 3 && findings.sign(Sign::ForceYes).is_some() => judge(
+        None if code == 3 && findings.sign(Sign::ForceYes).is_some() => classified(
             Verdict::GivenBack,
             "apt met problems it would not ignore unasked.",
         ),
         None if code == 3 && findings.sign(Sign::SourceMissing).is_some() => {
-            judge(Verdict::BuilderFail, "sbuild was given no source package.")
+            classified(Verdict::BuilderFail, "sbuild was given no source package.")
         }
         Some("unpack") => {
             let reason = "The source package could not be unpacked";
-            judge(
+            classified(
                 Verdict::PackageFail,
-                because(reason, findings.sign(Sign::SourceDamaged)),
+                with_line(reason, findings.sign(Sign::SourceDamaged)),
             )
         }
-        Some(_) | None => judge_package(code, findings),
+        Some(_) | None => classify_package(code, findings),
     }
 }
 
 /// Judges the end of a site's own `sbuildpath` program by the exit codes of 2008: 0 built,
 /// 1 dep-wait candidate, 2 give back, 3 package failure, others the builder (docs/wire.md §3.5).
-pub(crate) fn classify_site(exit: Exit, findings: &Findings) -> Judgement {
-    let code = match ended_by_itself(exit, "The build program") {
+pub(crate) fn classify_site(exit: Exit, findings: &Findings) -> Classification {
+    let code = match package_exit_code(exit, "The build program") {
         Ok(code) => code,
-        Err(judgement) => return judgement,
+        Err(classification) => return classification,
     };
     let transient = [Sign::ForceYes, Sign::IllegalInstruction];
     let transient = transient.iter().find_map(|sign| findings.sign(*sign));
     match (code, transient, findings.old_dependency()) {
-        (0, _, _) => judge(Verdict::Ok, "The package was built."),
-        (1 | 3, Some(line), _) => judge(
+        (0, _, _) => classified(Verdict::Ok, "The package was built."),
+        (1 | 3, Some(line), _) => classified(
             Verdict::GivenBack,
-            because("The build is given back", Some(line)),
+            with_line("The build is given back", Some(line)),
         ),
         (1, None, Some(relation)) => dep_wait(relation.to_owned()),
-        (2, _, _) => judge(Verdict::GivenBack, "The build program gave the build back."),
-        _ => judge_package(code, findings),
+        (2, _, _) => classified(Verdict::GivenBack, "The build program gave the build back."),
+        _ => classify_package(code, findings),
     }
 }
 
 /// Returns the exit code if it is one that tells something of the package.
-fn ended_by_itself(exit: Exit, program: &str) -> Result<i32, Judgement> {
+fn package_exit_code(exit: Exit, program: &str) -> Result<i32, Classification> {
     let reason = match exit {
         Exit::Code(code @ 0..=3) => return Ok(code),
         Exit::Code(code) => format!("{program} failed with exit code {code}."),
         Exit::Signal(signal) => format!("{program} was killed by signal {signal}."),
     };
-    Err(judge(Verdict::BuilderFail, reason))
+    Err(classified(Verdict::BuilderFail, reason))
 }
 
 /// Judges a failure to update the chroot's package lists: the archive's fault, or the disk's.
-fn judge_update(stage: &str, findings: &Findings) -> Judgement {
+fn classify_update(stage: &str, findings: &Findings) -> Classification {
     match (
         findings.sign(Sign::NoSpace),
         findings.sign(Sign::FetchFailed),
     ) {
-        (Some(line), _) => judge(
+        (Some(line), _) => classified(
             Verdict::BuilderFail,
-            because("The builder's disk is full", Some(line)),
+            with_line("The builder's disk is full", Some(line)),
         ),
         (None, line) => {
             let reason = format!("apt could not bring the chroot up to date ({stage})");
-            judge(Verdict::GivenBack, because(&reason, line))
+            classified(Verdict::GivenBack, with_line(&reason, line))
         }
     }
 }
@@ -187,23 +187,23 @@ fn judge_update(stage: &str, findings: &Findings) -> Judgement {
 /// Judges a failure to install the build dependencies; nothing of the package has run yet.
 ///
 /// An archive that cannot be reached looks like one without the packages, so that it comes first.
-fn judge_install(code: i32, findings: &Findings) -> Judgement {
+fn classify_install(code: i32, findings: &Findings) -> Classification {
     if let Some(line) = findings.sign(Sign::NoSpace) {
-        return judge(
+        return classified(
             Verdict::BuilderFail,
-            because("The builder's disk is full", Some(line)),
+            with_line("The builder's disk is full", Some(line)),
         );
     }
     if let Some(line) = findings.sign(Sign::FetchFailed) {
-        return judge(
+        return classified(
             Verdict::GivenBack,
-            because("The archive failed", Some(line)),
+            with_line("The archive failed", Some(line)),
         );
     }
     if let (3, Some(line)) = (code, findings.sign(Sign::ForceYes)) {
-        return judge(
+        return classified(
             Verdict::GivenBack,
-            because("apt would not go on", Some(line)),
+            with_line("apt would not go on", Some(line)),
         );
     }
     if findings
@@ -211,7 +211,7 @@ fn judge_install(code: i32, findings: &Findings) -> Judgement {
         .iter()
         .any(|unmet| unmet.certainty == Certainty::Dubious)
     {
-        return judge(
+        return classified(
             Verdict::DepCheck,
             "The build dependencies cannot be installed together.",
         );
@@ -230,25 +230,25 @@ fn judge_install(code: i32, findings: &Findings) -> Judgement {
     }
     // A dependency whose own scripts fail would fail again: neither a wait nor a retry helps.
     let reason = "The build dependencies could not be installed";
-    judge(
+    classified(
         Verdict::PackageFail,
-        because(reason, findings.sign(Sign::DpkgFailed)),
+        with_line(reason, findings.sign(Sign::DpkgFailed)),
     )
 }
 
 /// Judges a failure of the package itself, with what the log tells of it.
-fn judge_package(code: i32, findings: &Findings) -> Judgement {
+fn classify_package(code: i32, findings: &Findings) -> Classification {
     let signs = [Sign::Inactive, Sign::Killed, Sign::NoSpace];
     let line = signs.iter().find_map(|sign| findings.sign(*sign));
     let reason = match findings.fail_stage.as_deref() {
         Some(stage) => format!("The package failed to build (stage {stage})"),
         None => format!("The package failed to build (exit code {code})"),
     };
-    judge(Verdict::PackageFail, because(&reason, line))
+    classified(Verdict::PackageFail, with_line(&reason, line))
 }
 
 /// Returns a sentence of `reason` and the log's `line` that shows it, without credentials.
-fn because(reason: &str, line: Option<&str>) -> String {
+fn with_line(reason: &str, line: Option<&str>) -> String {
     let Some(line) = line else {
         return format!("{reason}.");
     };

@@ -26,7 +26,7 @@ use crate::protocol::{BuildId, BuildRequest};
 use crate::sys::cgroup::ResourceControl;
 
 use super::recover;
-use super::shared_state::{Present, Stages};
+use super::shared_state::{SharedState, StageLogger};
 use super::state::{Effect, Event, Refused, Run, State};
 
 /// Why a call that the wire allows was not carried out.
@@ -39,15 +39,15 @@ pub(crate) enum Error {
 /// The builder.
 #[derive(Debug)]
 pub(crate) struct Daemon {
-    present: Arc<Present>,
-    orders: Sender<Order>,
-    numbers: AtomicU64,
+    shared: Arc<SharedState>,
+    effects: Sender<QueuedEffect>,
+    next_number: AtomicU64,
     journal: PathBuf,
 }
 
 /// An effect to be carried out, with what it needs and who waits for it.
 #[derive(Debug)]
-struct Order {
+struct QueuedEffect {
     effect: Effect,
     request: Option<BuildRequest>,
     done: Sender<io::Result<()>>,
@@ -72,16 +72,16 @@ impl Daemon {
             State::Aborting(run) => Some((abort_deadline(&settings), run.clone())),
             State::Idle | State::Building(_) | State::Waiting(..) => None,
         };
-        let present = Arc::new(Present::new(state));
-        let (orders, received) = channel();
+        let shared = Arc::new(SharedState::new(state));
+        let (effects, received) = channel();
         let worker = Worker {
-            present: Arc::clone(&present),
+            shared: Arc::clone(&shared),
             settings,
             journal: journal.clone(),
             store,
             place,
             deadline,
-            patient: false,
+            cleanup_extended: false,
         };
         if let Some((run, entry)) = running {
             if let Some(bounds) = entry.cgroups() {
@@ -93,21 +93,21 @@ impl Daemon {
             .name("effects".into())
             .spawn(move || worker.work(&received))?;
         Ok(Self {
-            present,
-            orders,
-            numbers: AtomicU64::new(1),
+            shared,
+            effects,
+            next_number: AtomicU64::new(1),
             journal,
         })
     }
 
     /// Returns the state as it is now.
     pub(crate) fn state(&self) -> State {
-        self.present.state()
+        self.shared.state()
     }
 
     /// Returns what tells the state from now on.
-    pub(crate) fn present(&self) -> Arc<Present> {
-        Arc::clone(&self.present)
+    pub(crate) fn shared_state(&self) -> Arc<SharedState> {
+        Arc::clone(&self.shared)
     }
 
     /// Returns the log of a build.
@@ -126,37 +126,37 @@ impl Daemon {
 
     /// Begins a build; when this returns well, it is in the journal and its shim runs.
     pub(crate) fn build(&self, request: BuildRequest) -> Result<(), Error> {
-        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        let number = self.next_number.fetch_add(1, Ordering::Relaxed);
         let (id, private) = (request.build_id.clone(), request.args.archive_private);
         let run = Run {
             number,
             id,
             private,
         };
-        self.happen(Event::Build(run), Some(request), true)
+        self.apply(Event::Build(run), Some(request), true)
     }
 
     /// Asks for an abort; does not wait for it.
     pub(crate) fn abort(&self) -> Result<(), Error> {
-        self.happen(Event::Abort, None, false)
+        self.apply(Event::Abort, None, false)
     }
 
     /// Forgets the build that waits, and removes its files.
     pub(crate) fn clean(&self) -> Result<(), Error> {
-        self.happen(Event::Clean, None, true)
+        self.apply(Event::Clean, None, true)
     }
 
-    fn happen(&self, event: Event, request: Option<BuildRequest>, wait: bool) -> Result<(), Error> {
+    fn apply(&self, event: Event, request: Option<BuildRequest>, wait: bool) -> Result<(), Error> {
         let (done, outcome) = channel();
         // Under the lock, so that effects stand in the queue as the transitions came.
-        let ordered = self.present.apply(event, |effect| {
-            let order = Order {
+        let ordered = self.shared.apply(event, |effect| {
+            let queued = QueuedEffect {
                 effect,
                 request,
                 done,
             };
-            self.orders
-                .send(order)
+            self.effects
+                .send(queued)
                 .expect("the thread of effects never ends");
         });
         if !ordered.map_err(Error::Refused)? || !wait {
@@ -171,12 +171,12 @@ impl Daemon {
 
 /// When a shim that is told to abort now must have ended.
 fn abort_deadline(settings: &Settings) -> Instant {
-    Instant::now() + settings.clocks.abort + GRACE
+    Instant::now() + settings.timeouts.abort + GRACE
 }
 
 /// The thread of effects.
 struct Worker {
-    present: Arc<Present>,
+    shared: Arc<SharedState>,
     settings: Settings,
     journal: PathBuf,
     store: Arc<Store>,
@@ -185,21 +185,21 @@ struct Worker {
     /// When a shim that was told to abort is killed.
     deadline: Option<(Instant, Run)>,
     /// Whether that has been put off for the clean-up.
-    patient: bool,
+    cleanup_extended: bool,
 }
 
 impl Worker {
-    fn work(mut self, orders: &Receiver<Order>) {
+    fn work(mut self, effects: &Receiver<QueuedEffect>) {
         loop {
             let received = match &self.deadline {
-                Some((at, _)) => orders.recv_timeout(at.saturating_duration_since(Instant::now())),
-                None => orders.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some((at, _)) => effects.recv_timeout(at.saturating_duration_since(Instant::now())),
+                None => effects.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
             match received {
-                Ok(order) => {
-                    let result = self.carry_out(order.effect, order.request);
+                Ok(queued) => {
+                    let result = self.perform(queued.effect, queued.request);
                     // An abort has nobody waiting.
-                    let _ = order.done.send(result);
+                    let _ = queued.done.send(result);
                 }
                 Err(RecvTimeoutError::Timeout) => self.kill_overdue(),
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -207,7 +207,7 @@ impl Worker {
         }
     }
 
-    fn carry_out(&mut self, effect: Effect, request: Option<BuildRequest>) -> io::Result<()> {
+    fn perform(&mut self, effect: Effect, request: Option<BuildRequest>) -> io::Result<()> {
         match effect {
             Effect::Start(run) => {
                 let request = request.expect("a start comes with its request");
@@ -215,12 +215,12 @@ impl Worker {
                 if let Err(error) = &result {
                     log::error!("build {} could not be started: {error}", run.id);
                     // Nobody may refuse this: the run is the present one.
-                    let _ = self.present.apply(Event::NotStarted(run.number), drop);
+                    let _ = self.shared.apply(Event::NotStarted(run.number), drop);
                 }
                 result
             }
             Effect::Abort(run) => {
-                self.patient = false;
+                self.cleanup_extended = false;
                 self.deadline = Some((abort_deadline(&self.settings), run.clone()));
                 let entry = self.entry(&run.id);
                 entry.abort().or_else(|error| {
@@ -235,7 +235,7 @@ impl Worker {
                 let result = self.purge(&run, &outcome);
                 if let Err(error) = &result {
                     log::error!("build {} cannot be cleaned: {error}", run.id);
-                    let _ = self.present.apply(Event::NotCleaned(run, outcome), drop);
+                    let _ = self.shared.apply(Event::NotCleaned(run, outcome), drop);
                 }
                 result
             }
@@ -266,9 +266,9 @@ impl Worker {
 
     /// Starts the thread that waits for the end of a shim, its parent or not.
     fn watch(&self, run: Run, entry: JournalEntry, child: Option<Child>) -> io::Result<()> {
-        let (present, store) = (Arc::clone(&self.present), Arc::clone(&self.store));
+        let (shared, store) = (Arc::clone(&self.shared), Arc::clone(&self.store));
         let watch = move || {
-            let stages = Stages::tell(&run.id, entry.clone(), child.is_some());
+            let stages = StageLogger::start(&run.id, entry.clone(), child.is_some());
             if let Err(error) = entry.wait() {
                 log::error!("build {}: cannot wait for its shim: {error}", run.id);
             }
@@ -282,7 +282,7 @@ impl Worker {
                 store.trust(sum);
             }
             count(&outcome, &entry);
-            let _ = present.apply(Event::Finished(run.number, outcome), drop);
+            let _ = shared.apply(Event::Finished(run.number, outcome), drop);
         };
         thread::Builder::new()
             .name("watch".into())
@@ -296,7 +296,7 @@ impl Worker {
         let Some((_, run)) = self.deadline.take() else {
             return;
         };
-        if self.present.state() != State::Aborting(run.clone()) {
+        if self.shared.state() != State::Aborting(run.clone()) {
             return;
         }
         let entry = self.entry(&run.id);
@@ -304,8 +304,8 @@ impl Worker {
             .stages()
             .last()
             .is_some_and(|(_, name)| name == Stage::Cleanup.name());
-        if in_cleanup && !self.patient {
-            self.patient = true;
+        if in_cleanup && !self.cleanup_extended {
+            self.cleanup_extended = true;
             self.deadline = Some((Instant::now() + CLEANUP_GRACE, run));
             return;
         }

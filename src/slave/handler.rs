@@ -43,7 +43,7 @@ impl server::Handler for Handler {
             Route::Rpc => Response::bytes(200, "text/xml", self.rpc(&request.body)),
             Route::File(name) => self.file(request, name),
             Route::Log(id) => self.log_page(request, id),
-            Route::Metrics => self.numbers(),
+            Route::Metrics => self.metrics_page(),
             Route::Health => show::health(&self.folders, self.reserve),
             Route::NotFound => not_found(),
             Route::MethodNotAllowed { allow } => {
@@ -175,10 +175,10 @@ impl Handler {
         })
     }
 
-    fn numbers(&self) -> Response {
+    fn metrics_page(&self) -> Response {
         let folder = |key| self.folders.iter().find(|(name, _)| *name == key);
         let chroots = folder("chroots").map(|(_, dir)| dir.as_path());
-        show::numbers(self.daemon.state().builder_status(), &self.store, chroots)
+        show::metrics_page(self.daemon.state().builder_status(), &self.store, chroots)
     }
 
     /// `/filecache/NAME`: a sum, or `buildlog`.
@@ -211,7 +211,7 @@ impl Handler {
             return self.log(request, &run);
         }
         let path = self.daemon.log_of(&run.id);
-        show::follow(&path, self.daemon.present(), run.number)
+        show::follow(&path, self.daemon.shared_state(), run.number)
     }
 
     fn log(&self, request: &Request, run: &Run) -> Response {

@@ -20,15 +20,15 @@ use crate::sys;
 use super::state::{Run, State, aborted};
 
 /// The number of a run that an earlier daemon began.
-const FOUND: u64 = 0;
+const RECOVERED: u64 = 0;
 /// What the names of entries begin with that are being made or removed.
 const UNFINISHED: [&str; 2] = [".new-", ".old-"];
 /// How many entries may stay that cannot be removed.
-const MOST_OLD: u32 = 1000;
+const MAX_OLD: u32 = 1000;
 
 /// Returns the state that the journal stands for, and the run to be watched if one goes on.
 pub(super) fn recover(journal: &Path) -> io::Result<(State, Option<(Run, JournalEntry)>)> {
-    sweep(journal)?;
+    remove_unfinished(journal)?;
     let mut entries = entries(journal)?;
     // There is one, unless somebody meddled: then one that lives counts, else the latest.
     entries.sort_by_cached_key(|(_, path)| {
@@ -56,7 +56,7 @@ pub(super) fn recover(journal: &Path) -> io::Result<(State, Option<(Run, Journal
         .spec()
         .map_or(true, |spec| spec.request.args.archive_private);
     let run = Run {
-        number: FOUND,
+        number: RECOVERED,
         id: id.clone(),
         private,
     };
@@ -108,7 +108,7 @@ pub(super) fn clear(journal: &Path) -> io::Result<()> {
 }
 
 /// Removes what was half-made or half-removed when a daemon stopped, as far as possible.
-fn sweep(journal: &Path) -> io::Result<()> {
+fn remove_unfinished(journal: &Path) -> io::Result<()> {
     for entry in fs::read_dir(journal)? {
         let entry = entry?;
         let name = entry.file_name();
@@ -147,7 +147,7 @@ fn entries(journal: &Path) -> io::Result<Vec<(BuildId, PathBuf)>> {
 /// Takes a journal entry away in one move, then removes it; what of it cannot be removed is named,
 /// and no build's any more.
 pub(super) fn remove_entry(entry: &Path) -> io::Result<()> {
-    for number in 0..MOST_OLD {
+    for number in 0..MAX_OLD {
         let old = entry.with_file_name(format!(".old-{number}"));
         match fs::rename(entry, &old) {
             Ok(()) => {
@@ -171,6 +171,6 @@ pub(super) fn remove_entry(entry: &Path) -> io::Result<()> {
         }
     }
     Err(io::Error::other(format!(
-        "{MOST_OLD} old builds stand in its way that cannot be removed"
+        "{MAX_OLD} old builds stand in its way that cannot be removed"
     )))
 }

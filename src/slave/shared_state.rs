@@ -18,7 +18,7 @@ const LOOK: Duration = Duration::from_millis(500);
 
 /// The state of the builder as it is now. Nobody holds its lock across a disk, a process or a wait.
 #[derive(Debug)]
-pub(crate) struct Present(Mutex<Now>);
+pub(crate) struct SharedState(Mutex<Now>);
 
 #[derive(Debug)]
 struct Now {
@@ -27,7 +27,7 @@ struct Now {
     abort_requested: Option<Instant>,
 }
 
-impl Present {
+impl SharedState {
     pub(super) fn new(state: State) -> Self {
         Self(Mutex::new(Now {
             state,
@@ -55,7 +55,7 @@ impl Present {
         let after = now.state.builder_status();
         if after != before {
             log::info!("{before} to {after}: {told}");
-            now.clock_abort(after);
+            now.time_abort(after);
         }
         let ordered = effect.map(order).is_some();
         Ok(ordered)
@@ -64,7 +64,7 @@ impl Present {
 
 impl Now {
     /// Measures the time from the request for an abort until the build is gone.
-    fn clock_abort(&mut self, entered: BuilderStatus) {
+    fn time_abort(&mut self, entered: BuilderStatus) {
         let asked = self.abort_requested.take();
         if entered == BuilderStatus::Aborting {
             metrics().aborts.inc();
@@ -99,15 +99,15 @@ fn description(state: &State, event: &Event) -> String {
 
 /// Tells of the stages of one build until it is dropped.
 #[derive(Debug)]
-pub(super) struct Stages {
+pub(super) struct StageLogger {
     end: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Stages {
+impl StageLogger {
     /// Begins to tell; `fresh` says that the build has just begun, so that no stage of it has been
     /// told of yet.
-    pub(super) fn tell(id: &BuildId, entry: JournalEntry, fresh: bool) -> Self {
+    pub(super) fn start(id: &BuildId, entry: JournalEntry, fresh: bool) -> Self {
         let (end, ended) = channel();
         let id = id.clone();
         let mut told = if fresh { 0 } else { entry.stages().len() };
@@ -132,7 +132,7 @@ impl Stages {
     }
 }
 
-impl Drop for Stages {
+impl Drop for StageLogger {
     fn drop(&mut self) {
         drop(self.end.take());
         if let Some(thread) = self.thread.take() {

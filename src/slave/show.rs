@@ -18,7 +18,7 @@ use crate::server::{Body, BodyStream, Request, Response, serve_file};
 use crate::session::store;
 use crate::sys::host::{self, Disk};
 
-use super::shared_state::Present;
+use super::shared_state::SharedState;
 
 /// What a log is, to a browser.
 const PLAIN_TEXT: &str = "text/plain; charset=utf-8";
@@ -27,7 +27,7 @@ const LOOK: Duration = Duration::from_millis(200);
 
 /// Answers with all numbers of this process. `chroots` is the folder of the unpacked ones, if this
 /// daemon has any.
-pub(super) fn numbers(now: BuilderStatus, cache: &Store, chroots: Option<&Path>) -> Response {
+pub(super) fn metrics_page(now: BuilderStatus, cache: &Store, chroots: Option<&Path>) -> Response {
     let enter = |store: &str, usage: Result<Usage, String>| match usage {
         Ok(usage) => {
             let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
@@ -86,10 +86,10 @@ fn problem(key: &str, dir: &Path, disk: io::Result<Disk>, reserve: u64) -> Optio
 }
 
 /// Answers with the log at `path` until the build of that number is over.
-pub(super) fn follow(path: &Path, present: Arc<Present>, number: u64) -> Response {
+pub(super) fn follow(path: &Path, shared: Arc<SharedState>, number: u64) -> Response {
     let stream = LogStream {
         log: Follow::open(path),
-        present,
+        shared,
         number,
     };
     plain_text(Body::Stream(Box::new(stream)))
@@ -122,14 +122,14 @@ fn plain_text(body: Body) -> Response {
 /// A log as it grows.
 struct LogStream {
     log: Follow,
-    present: Arc<Present>,
+    shared: Arc<SharedState>,
     number: u64,
 }
 
 impl BodyStream for LogStream {
     fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
         // In this order: what is written before the end is seen after it.
-        let runs = self.present.runs(self.number);
+        let runs = self.shared.runs(self.number);
         let bytes = self.log.read_more()?;
         if bytes.is_empty() {
             if !runs {

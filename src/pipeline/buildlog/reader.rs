@@ -180,14 +180,14 @@ impl Read for Snapshot {
 #[derive(Debug)]
 pub(crate) struct Follow {
     path: PathBuf,
-    now: Option<Now>,
+    now: Option<Current>,
     /// How long the log's own file was when it was left: where a join puts the rest.
     head: u64,
 }
 
 /// The file that is read.
 #[derive(Debug)]
-struct Now {
+struct Current {
     file: File,
     /// Where it begins in the whole log; none is the log's own file, which may be joined.
     segment: Option<u64>,
@@ -195,7 +195,7 @@ struct Now {
     read: u64,
 }
 
-impl Now {
+impl Current {
     /// The place in the whole log.
     fn position(&self) -> u64 {
         self.segment.unwrap_or(0).saturating_add(self.read)
@@ -217,15 +217,15 @@ impl Follow {
         for _ in 1..TRIES {
             // Before the read: a file that was not the last one then has its last byte now.
             let before = list(&self.path)?;
-            let Some(bytes) = self.read_here()? else {
+            let Some(bytes) = self.read_current()? else {
                 return Ok(Vec::new());
             };
             if !bytes.is_empty() {
                 return Ok(bytes);
             }
-            match self.go_on(&before)? {
+            match self.next_file(&before)? {
                 Step::Wait => return Ok(Vec::new()),
-                Step::Again => {}
+                Step::Continue => {}
                 Step::Lost(marker) => return Ok(marker.into_bytes()),
             }
         }
@@ -233,7 +233,7 @@ impl Follow {
     }
 
     /// Reads on in the present file; none if there is no log.
-    fn read_here(&mut self) -> io::Result<Option<Vec<u8>>> {
+    fn read_current(&mut self) -> io::Result<Option<Vec<u8>>> {
         let now = match &mut self.now {
             Some(now) => now,
             none => {
@@ -241,7 +241,7 @@ impl Follow {
                     Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
                     other => other?,
                 };
-                none.insert(Now {
+                none.insert(Current {
                     file,
                     segment: None,
                     read: 0,
@@ -266,7 +266,7 @@ impl Follow {
     }
 
     /// Goes to the next file, as the present one has been read to its end.
-    fn go_on(&mut self, before: &[segments::Segment]) -> io::Result<Step> {
+    fn next_file(&mut self, before: &[segments::Segment]) -> io::Result<Step> {
         let Some(now) = &self.now else {
             return Ok(Step::Wait);
         };
@@ -277,7 +277,7 @@ impl Follow {
         let Some(next) = before.iter().find(later) else {
             let joined = before.is_empty() && now.segment.is_some();
             return if joined {
-                self.go_to_joined(position)
+                self.switch_to_joined(position)
             } else {
                 Ok(Step::Wait)
             };
@@ -287,25 +287,25 @@ impl Follow {
             return Ok(Step::Wait);
         }
         let file = match open(&next.path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Step::Again),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Step::Continue),
             other => other?,
         };
         if now.segment.is_none() {
             self.head = now.read;
         }
-        self.now = Some(Now {
+        self.now = Some(Current {
             file,
             segment: Some(next.offset),
             read: 0,
         });
         Ok(match next.offset.checked_sub(position) {
             Some(lost) if lost > 0 => Step::Lost(marker(lost, next.head)),
-            _ => Step::Again,
+            _ => Step::Continue,
         })
     }
 
     /// The log was joined: goes on in its one file.
-    fn go_to_joined(&mut self, position: u64) -> io::Result<Step> {
+    fn switch_to_joined(&mut self, position: u64) -> io::Result<Step> {
         let mut file = match open(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Step::Wait),
             other => other?,
@@ -318,10 +318,10 @@ impl Follow {
         let (left_out, marker_len) = parse_marker(&start).unwrap_or((0, 0));
         let (begins, stands) = (head + left_out, head + marker_len as u64);
         let (read, step) = match position.checked_sub(begins) {
-            Some(into) => (stands + into, Step::Again),
+            Some(into) => (stands + into, Step::Continue),
             None => (stands, Step::Lost(marker(begins - position, head))),
         };
-        self.now = Some(Now {
+        self.now = Some(Current {
             file,
             segment: None,
             read,
@@ -334,7 +334,7 @@ enum Step {
     /// There is nothing more now.
     Wait,
     /// The next file is at hand.
-    Again,
+    Continue,
     /// The same, and this is to be said first.
     Lost(String),
 }

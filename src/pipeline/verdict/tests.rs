@@ -24,7 +24,7 @@ fn scan(log: &str) -> Findings {
 
 fn check(code: i32, findings: &Findings, verdict: Verdict, reason: &str) {
     let found = classify(Exit::Code(code), findings);
-    assert_eq!(found, judge(verdict, reason));
+    assert_eq!(found, classified(verdict, reason));
 }
 
 fn waits_for(relations: &str) -> Verdict {
@@ -157,21 +157,21 @@ fn a_package_cannot_blame_the_builder_once_it_runs() {
 
 #[test]
 fn exits_that_tell_nothing_of_the_package() {
-    let check = |exit, expect: Judgement| {
+    let check = |exit, expect: Classification| {
         assert_eq!(classify(exit, &Findings::default()), expect);
     };
     let reason = "sbuild was killed by signal 9.";
-    check(Exit::Signal(9), judge(Verdict::BuilderFail, reason));
+    check(Exit::Signal(9), classified(Verdict::BuilderFail, reason));
     for code in [4, 5, 137, -1] {
         let reason = format!("sbuild failed with exit code {code}.");
-        check(Exit::Code(code), judge(Verdict::BuilderFail, reason));
+        check(Exit::Code(code), classified(Verdict::BuilderFail, reason));
     }
     for code in [1, 2, 3] {
         let reason = format!("The package failed to build (exit code {code}).");
-        check(Exit::Code(code), judge(Verdict::PackageFail, reason));
+        check(Exit::Code(code), classified(Verdict::PackageFail, reason));
     }
     let reason = "sbuild ended without an error and without success.";
-    check(Exit::Code(0), judge(Verdict::PackageFail, reason));
+    check(Exit::Code(0), classified(Verdict::PackageFail, reason));
 }
 
 #[test]
@@ -203,5 +203,5 @@ fn site_programs_by_the_codes_of_2008() {
     check(4, yes, Verdict::BuilderFail);
     let killed = classify_site(Exit::Signal(15), &Findings::default());
     let reason = "The build program was killed by signal 15.";
-    assert_eq!(killed, judge(Verdict::BuilderFail, reason));
+    assert_eq!(killed, classified(Verdict::BuilderFail, reason));
 }
