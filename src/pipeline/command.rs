@@ -121,69 +121,121 @@ impl Mailbox {
             let exit = child.wait().map_or(Exit::Code(125), Exit::from);
             let _ = ended.send(Event::Exited(run, exit));
         });
-        self.follow(run, deadlines, abortable, watch, sink)
+        Ok(self.follow(Running::new(run, deadlines), abortable, watch, sink))
     }
 
     fn follow(
         &mut self,
-        run: u32,
-        deadlines: Deadlines,
+        mut running: Running,
         abortable: bool,
         watch: &Watch<'_>,
         sink: &mut dyn FnMut(&[u8]),
-    ) -> io::Result<CommandOutcome> {
-        let (mut exit, mut closed, mut quiet_until) =
-            (None, false, Instant::now() + deadlines.silence);
-        let mut until = deadlines.until;
-        let mut look = Instant::now() + WATCH_INTERVAL;
+    ) -> CommandOutcome {
         loop {
-            if let (Some(exit), true) = (exit, closed) {
-                return Ok(CommandOutcome::Exited(exit));
+            if let Some(outcome) = running.outcome(watch) {
+                return outcome;
             }
-            let now = Instant::now();
-            if now >= look {
-                if let Some(found) = watch() {
-                    return Ok(CommandOutcome::OutOfSpace(found));
-                }
-                look = now + WATCH_INTERVAL;
-            }
-            // Looked at here: output that never stops would put a timeout off for ever.
-            if now >= until {
-                return Ok(match exit {
-                    Some(exit) => CommandOutcome::Exited(exit),
-                    None => CommandOutcome::TimedOut("took longer than it may".into()),
-                });
-            }
-            // What has ended need not say any more.
-            let silent = if exit.is_none() { quiet_until } else { until };
-            let wait = until.min(silent).min(look).saturating_duration_since(now);
-            match self.receiver.recv_timeout(wait) {
-                Ok(Event::Output(of, bytes)) if of == run => {
-                    quiet_until = Instant::now() + deadlines.silence;
-                    sink(&bytes);
-                }
-                Ok(Event::Closed(of)) if of == run => closed = true,
-                Ok(Event::Exited(of, code)) if of == run => {
-                    exit = Some(code);
-                    until = until.min(Instant::now() + DRAIN_TIMEOUT);
-                }
-                // Late words of an earlier command.
-                Ok(Event::Output(..) | Event::Closed(_) | Event::Exited(..)) => {}
+            match self.receiver.recv_timeout(running.wait()) {
                 Ok(Event::Abort) => {
                     self.aborted = true;
                     if abortable {
-                        return Ok(CommandOutcome::Aborted);
+                        return CommandOutcome::Aborted;
                     }
                 }
-                Err(RecvTimeoutError::Timeout) if Instant::now() >= silent && silent < until => {
-                    return Ok(CommandOutcome::TimedOut(format!(
-                        "printed nothing for {} s",
-                        deadlines.silence.as_secs()
-                    )));
+                Ok(event) => running.handle(event, sink),
+                Err(RecvTimeoutError::Timeout) => {
+                    if let Some(outcome) = running.silence_outcome() {
+                        return outcome;
+                    }
                 }
-                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => unreachable!("the mailbox holds a sender"),
             }
+        }
+    }
+}
+
+/// A command that has been started.
+struct Running {
+    run: u32,
+    deadlines: Deadlines,
+    exit: Option<Exit>,
+    closed: bool,
+    /// When the command counts as silent, unless it prints before.
+    silent_at: Instant,
+    next_watch: Instant,
+}
+
+impl Running {
+    fn new(run: u32, deadlines: Deadlines) -> Self {
+        let now = Instant::now();
+        Self {
+            run,
+            deadlines,
+            exit: None,
+            closed: false,
+            silent_at: now + deadlines.silence,
+            next_watch: now + WATCH_INTERVAL,
+        }
+    }
+
+    /// Returns the outcome if the command is over, or out of space or time.
+    ///
+    /// Called before each event: a command that never stops printing never lets a wait time out.
+    fn outcome(&mut self, watch: &Watch<'_>) -> Option<CommandOutcome> {
+        if let (Some(exit), true) = (self.exit, self.closed) {
+            return Some(CommandOutcome::Exited(exit));
+        }
+        let now = Instant::now();
+        if now >= self.next_watch {
+            if let Some(found) = watch() {
+                return Some(CommandOutcome::OutOfSpace(found));
+            }
+            self.next_watch = now + WATCH_INTERVAL;
+        }
+        (now >= self.deadlines.until).then(|| match self.exit {
+            Some(exit) => CommandOutcome::Exited(exit),
+            None => CommandOutcome::TimedOut("took longer than it may".into()),
+        })
+    }
+
+    /// Returns when the silence timeout ends the command; an exited command may be silent.
+    fn silence_deadline(&self) -> Instant {
+        match self.exit {
+            None => self.silent_at,
+            Some(_) => self.deadlines.until,
+        }
+    }
+
+    /// Returns how long to wait for an event.
+    fn wait(&self) -> Duration {
+        let next = self.silence_deadline().min(self.next_watch);
+        let next = next.min(self.deadlines.until);
+        next.saturating_duration_since(Instant::now())
+    }
+
+    /// Returns the outcome if the command has been silent for too long, after a wait without event.
+    fn silence_outcome(&self) -> Option<CommandOutcome> {
+        let silent = self.silence_deadline();
+        (Instant::now() >= silent && silent < self.deadlines.until).then(|| {
+            let seconds = self.deadlines.silence.as_secs();
+            CommandOutcome::TimedOut(format!("printed nothing for {seconds} s"))
+        })
+    }
+
+    fn handle(&mut self, event: Event, sink: &mut dyn FnMut(&[u8])) {
+        match event {
+            Event::Output(run, bytes) if run == self.run => {
+                self.silent_at = Instant::now() + self.deadlines.silence;
+                sink(&bytes);
+            }
+            Event::Closed(run) if run == self.run => self.closed = true,
+            Event::Exited(run, exit) if run == self.run => {
+                self.exit = Some(exit);
+                let drained = Instant::now() + DRAIN_TIMEOUT;
+                self.deadlines.until = self.deadlines.until.min(drained);
+            }
+            // Late events of an earlier command.
+            Event::Output(..) | Event::Closed(_) | Event::Exited(..) | Event::Abort => {}
         }
     }
 }

@@ -248,14 +248,38 @@ impl Build {
         Ok((exit, findings))
     }
 
-    /// Runs a command under the stage's timeouts; an abort or a clock that runs out kills
-    /// everything.
+    /// Runs a command under the timeouts of its stage. An abort, a timeout or a full disk kills
+    /// every process of the build.
     pub(super) fn run_command(
         &mut self,
         stage: Stage,
         command: Command,
         sink: &mut dyn FnMut(&mut BuildLog, &[u8]),
     ) -> Result<Exit, StageError> {
+        let deadlines = self.deadlines(stage);
+        let (log, disk) = (&mut self.log, &self.disk);
+        let watch = || disk.shortage().filter(|_| !stage.closes());
+        let outcome = self
+            .mailbox
+            .run(command, deadlines, !stage.closes(), &watch, &mut |bytes| {
+                sink(log, bytes)
+            });
+        let outcome = outcome.map_err(|error| {
+            let reason = format!("cannot run a program for {}: {error}", stage.name());
+            Failure::new(BuildStatus::BuilderFail, reason)
+        })?;
+        match outcome {
+            CommandOutcome::Exited(exit) => Ok(exit),
+            CommandOutcome::Aborted => {
+                self.kill_everything();
+                Err(StageError::Aborted)
+            }
+            CommandOutcome::OutOfSpace(found) => Err(self.out_of_space(stage, &found).into()),
+            CommandOutcome::TimedOut(how) => Err(self.timed_out(stage, &how)),
+        }
+    }
+
+    fn deadlines(&self, stage: Stage) -> Deadlines {
         let timeouts = &self.spec.settings.timeouts;
         let total = self.began + timeouts.total;
         let own = Instant::now() + timeouts.stage;
@@ -264,25 +288,15 @@ impl Build {
             _ if stage.closes() => own,
             _ => own.min(total),
         };
-        let deadlines = Deadlines {
+        Deadlines {
             until,
             silence: timeouts.silence,
-        };
-        let log = &mut self.log;
-        let disk = &self.disk;
-        let watch = || disk.shortage().filter(|_| !stage.closes());
-        let end = self
-            .mailbox
-            .run(command, deadlines, !stage.closes(), &watch, &mut |bytes| {
-                sink(log, bytes)
-            });
-        match end {
-            Ok(CommandOutcome::Exited(exit)) => Ok(exit),
-            Ok(CommandOutcome::Aborted) => {
-                self.kill_everything();
-                Err(StageError::Aborted)
-            }
-            Ok(CommandOutcome::OutOfSpace(OutOfSpace::Results(bytes))) => {
+        }
+    }
+
+    fn out_of_space(&mut self, stage: Stage, found: &OutOfSpace) -> Failure {
+        match found {
+            OutOfSpace::Results(bytes) => {
                 self.kill_everything();
                 let reason = format!(
                     "The package's results are too large: {} MiB and not at an end, more than {} \
@@ -290,30 +304,24 @@ impl Build {
                     bytes >> 20,
                     self.spec.settings.result_bytes >> 20
                 );
-                Err(Failure::new(BuildStatus::PackageFail, reason).into())
+                Failure::new(BuildStatus::PackageFail, reason)
             }
-            Ok(CommandOutcome::OutOfSpace(OutOfSpace::Disk(folder))) => {
+            OutOfSpace::Disk(folder) => {
                 self.log
                     .line(&format!("The disk at {} is full.", folder.display()));
-                Err(self.blame_disk(stage).into())
-            }
-            Ok(CommandOutcome::TimedOut(how)) => {
-                for line in
-                    autopsy::of_descendants(self.session.as_ref().map(Session::init_pid)).lines()
-                {
-                    self.log.line(line);
-                }
-                self.kill_everything();
-                Err(stage_failure(
-                    stage,
-                    format!("{} {how}; it was killed.", stage.name()),
-                ))
-            }
-            Err(error) => {
-                let reason = format!("cannot run a program for {}: {error}", stage.name());
-                Err(Failure::new(BuildStatus::BuilderFail, reason).into())
+                self.blame_disk(stage)
             }
         }
+    }
+
+    /// Logs the processes of the build, then kills them.
+    fn timed_out(&mut self, stage: Stage, how: &str) -> StageError {
+        let init = self.session.as_ref().map(Session::init_pid);
+        for line in autopsy::of_descendants(init).lines() {
+            self.log.line(line);
+        }
+        self.kill_everything();
+        stage_failure(stage, format!("{} {how}; it was killed.", stage.name()))
     }
 
     /// Ends the session and every other descendant; remembers what would not die.

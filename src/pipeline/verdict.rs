@@ -96,8 +96,12 @@ pub(crate) fn classify(exit: Exit, findings: &Findings) -> Classification {
             "sbuild ended without an error and without success.",
         );
     }
-    let stage = findings.fail_stage.as_deref();
-    match stage {
+    classify_stage(code, begun, findings)
+}
+
+/// Classifies a failure by the stage of sbuild; `begun` if the package's own build has started.
+fn classify_stage(code: i32, begun: bool, findings: &Findings) -> Classification {
+    match findings.fail_stage.as_deref() {
         Some("install-deps" | "install-deps-env" | "explain-bd-uninstallable") => {
             classify_install(code, findings)
         }

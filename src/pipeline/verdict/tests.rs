@@ -34,9 +34,18 @@ fn waits_for(relations: &str) -> Verdict {
 }
 
 #[test]
-fn what_sbuild_says() {
-    use Verdict::{BuilderFail, ChrootFail, DepCheck, GivenBack, Ok, PackageFail};
-    check(0, &log!("successful"), Ok, "The package was built.");
+fn a_successful_log_with_exit_0_is_ok() {
+    check(
+        0,
+        &log!("successful"),
+        Verdict::Ok,
+        "The package was built.",
+    );
+}
+
+#[test]
+fn a_package_skipped_or_killed_in_its_build_fails() {
+    use Verdict::PackageFail;
     let skipped = "The package does not build for this architecture: E: dsc: amd64 not in arch \
                    list or does not match any arch wildcards: i386 -- skipping";
     check(0, &log!("skipped"), PackageFail, skipped);
@@ -55,6 +64,10 @@ fn what_sbuild_says() {
         "The package failed to build (stage build): E: Build killed with signal TERM after 150 \
          minutes of inactivity",
     );
+}
+
+#[test]
+fn unmet_dependencies_are_dep_waits_or_looked_up() {
     check(
         3,
         &log!("unmet-definite"),
@@ -64,9 +77,14 @@ fn what_sbuild_says() {
     check(
         3,
         &log!("unmet-dubious"),
-        DepCheck,
+        Verdict::DepCheck,
         "The build dependencies cannot be installed together.",
     );
+}
+
+#[test]
+fn a_failed_archive_gives_the_build_back() {
+    use Verdict::GivenBack;
     let unreachable = "The archive failed: W: Failed to fetch \
                        http://archive.example.com/dists/bookworm/InRelease  Temporary failure \
                        resolving 'archive.example.com'";
@@ -81,6 +99,17 @@ fn what_sbuild_says() {
     );
     check(
         3,
+        &log!("apt-get-update"),
+        GivenBack,
+        "apt could not bring the chroot up to date (apt-get-update).",
+    );
+}
+
+#[test]
+fn a_broken_source_or_dependency_fails_the_package() {
+    use Verdict::PackageFail;
+    check(
+        3,
         &log!("postinst"),
         PackageFail,
         "The build dependencies could not be installed: E: Sub-process /usr/bin/dpkg returned an \
@@ -88,17 +117,16 @@ fn what_sbuild_says() {
     );
     check(
         3,
-        &log!("apt-full"),
-        BuilderFail,
-        "The builder's disk is full: E: Failed to fetch http://archive.example.com/libbar.deb  \
-         Error writing to file - write (28: No space left on device)",
+        &log!("unpack"),
+        PackageFail,
+        "The source package could not be unpacked: dpkg-source: error: file \
+         ./hello_2.10.orig.tar.gz has size 725946 instead of expected 725947",
     );
-    check(
-        3,
-        &log!("apt-get-update"),
-        GivenBack,
-        "apt could not bring the chroot up to date (apt-get-update).",
-    );
+}
+
+#[test]
+fn a_broken_chroot_or_builder_is_not_the_packages_fault() {
+    use Verdict::{BuilderFail, ChrootFail};
     check(
         1,
         &log!("create-session"),
@@ -107,10 +135,10 @@ fn what_sbuild_says() {
     );
     check(
         3,
-        &log!("unpack"),
-        PackageFail,
-        "The source package could not be unpacked: dpkg-source: error: file \
-         ./hello_2.10.orig.tar.gz has size 725946 instead of expected 725947",
+        &log!("apt-full"),
+        BuilderFail,
+        "The builder's disk is full: E: Failed to fetch http://archive.example.com/libbar.deb  \
+         Error writing to file - write (28: No space left on device)",
     );
     check(
         3,
