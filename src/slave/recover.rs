@@ -26,20 +26,38 @@ const UNFINISHED: [&str; 2] = [".new-", ".old-"];
 /// How many entries may stay that cannot be removed.
 const MAX_OLD: u32 = 1000;
 
-/// Returns the state that the journal stands for, and the run to be watched if one goes on.
+/// Returns the state that the journal shows, and the run to watch if a build is running.
 pub(super) fn recover(journal: &Path) -> io::Result<(State, Option<(Run, JournalEntry)>)> {
     remove_unfinished(journal)?;
+    let Some((id, path)) = current_entry(journal)? else {
+        return Ok((State::Idle, None));
+    };
+    let entry = JournalEntry::existing(path);
+    // An unreadable spec counts as private, so that its log is not shown.
+    let private = entry
+        .spec()
+        .map_or(true, |spec| spec.request.args.archive_private);
+    let run = Run {
+        number: RECOVERED,
+        id,
+        private,
+    };
+    let state = state_of(&run, &entry);
+    let is_running = matches!(state, State::Building(_) | State::Aborting(_));
+    Ok((state, is_running.then_some((run, entry))))
+}
+
+/// Returns the journal's one entry. Surplus entries, which only tampering leaves, are removed: a
+/// running build is kept, else the latest.
+fn current_entry(journal: &Path) -> io::Result<Option<(BuildId, PathBuf)>> {
     let mut entries = entries(journal)?;
-    // There is one, unless somebody meddled: then one that lives counts, else the latest.
     entries.sort_by_cached_key(|(_, path)| {
         let modified = fs::metadata(path).and_then(|about| about.modified());
         let state = JournalEntry::existing(path.clone()).state();
-        let lives = state.is_ok_and(|state| state == EntryState::Running);
-        (lives, modified.unwrap_or(SystemTime::UNIX_EPOCH))
+        let is_running = state.is_ok_and(|state| state == EntryState::Running);
+        (is_running, modified.unwrap_or(SystemTime::UNIX_EPOCH))
     });
-    let Some((id, path)) = entries.pop() else {
-        return Ok((State::Idle, None));
-    };
+    let current = entries.pop();
     for (other, path) in entries {
         log::warn!("the journal also has build {other}; removing it");
         finish_dead(
@@ -50,28 +68,24 @@ pub(super) fn recover(journal: &Path) -> io::Result<(State, Option<(Run, Journal
             log::error!("build {other} stays in the journal: {error}");
         }
     }
-    let entry = JournalEntry::existing(path);
-    // What cannot be read is not shown to strangers.
-    let private = entry
-        .spec()
-        .map_or(true, |spec| spec.request.args.archive_private);
-    let run = Run {
-        number: RECOVERED,
-        id: id.clone(),
-        private,
-    };
-    Ok(match entry.state() {
+    Ok(current)
+}
+
+/// Returns the builder's state while `entry` is the build of `run`.
+fn state_of(run: &Run, entry: &JournalEntry) -> State {
+    let (id, run) = (&run.id, run.clone());
+    match entry.state() {
         Ok(EntryState::Running) if entry.abort_requested() => {
             log::info!("build {id} is being aborted");
             // The request may not have reached the shim.
             if let Err(error) = entry.abort() {
                 log::error!("build {id} cannot be asked to abort: {error}");
             }
-            (State::Aborting(run.clone()), Some((run, entry)))
+            State::Aborting(run)
         }
         Ok(EntryState::Running) => {
             log::info!("build {id} goes on");
-            (State::Building(run.clone()), Some((run, entry)))
+            State::Building(run)
         }
         Ok(EntryState::Finished(outcome)) => {
             let outcome = if entry.abort_requested() {
@@ -80,19 +94,19 @@ pub(super) fn recover(journal: &Path) -> io::Result<(State, Option<(Run, Journal
                 outcome
             };
             log::info!("build {id} waits to be fetched: {}", outcome.status);
-            (State::Waiting(run, outcome), None)
+            State::Waiting(run, outcome)
         }
         Ok(EntryState::Dead) => {
-            let outcome = finish_dead(&entry, "the process that did the build died");
+            let outcome = finish_dead(entry, "the process that did the build died");
             log::warn!("build {id} is over: {}", outcome.reason);
-            (State::Waiting(run, outcome), None)
+            State::Waiting(run, outcome)
         }
         Err(error) => {
-            let outcome = finish_dead(&entry, &format!("the journal cannot be read: {error}"));
+            let outcome = finish_dead(entry, &format!("the journal cannot be read: {error}"));
             log::error!("build {id} is over: {}", outcome.reason);
-            (State::Waiting(run, outcome), None)
+            State::Waiting(run, outcome)
         }
-    })
+    }
 }
 
 /// Removes the builds that the journal still has when there should be none, before a new one.
