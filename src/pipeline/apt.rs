@@ -1,8 +1,7 @@
-//! Pure: what apt is told in a session, and what its answers mean.
+//! Pure: configures apt in a session, and interprets its failures.
 //!
-//! A build's `archives` in the one-line and in the deb822 form, where lines that apt would not
-//! take are left out and named, as in the reference (docs/wire.md §3.2); keyrings; settings; the
-//! commands; the search for missing build dependencies.
+//! Sources are written in the one-line and the deb822 form. Lines that apt would reject are left
+//! out and reported, as in the reference (docs/wire.md §3.2).
 
 use std::fmt::Write as _;
 
@@ -15,9 +14,9 @@ use super::logscan::{Findings, Sign};
 use super::stage::Failure;
 use crate::dpkg::Error;
 
-/// Refreshes the package lists; any list that cannot be had is an error, by [`settings`].
+/// Refreshes the package lists. [`settings`] makes every list that cannot be fetched an error.
 pub(crate) const UPDATE: [&str; 8] = apt_get(["-uy", "update", "-q"]);
-/// Brings the chroot up to date.
+/// Upgrades the chroot.
 pub(crate) const UPGRADE: [&str; 10] = [
     "env",
     "LANG=C",
@@ -30,7 +29,7 @@ pub(crate) const UPGRADE: [&str; 10] = [
     "-oDPkg::Options::=--force-confold",
     "dist-upgrade",
 ];
-/// Prints the package lists that apt has, one after the other.
+/// Prints all package lists of apt.
 pub(crate) const PACKAGE_LISTS: [&str; 3] = [
     "sh",
     "-c",
@@ -51,7 +50,7 @@ const fn apt_get(rest: [&'static str; 3]) -> [&'static str; 8] {
     ]
 }
 
-/// Returns apt's and dpkg's settings for every session (docs/wire.md §3.2).
+/// Returns the settings of apt and dpkg for every session (docs/wire.md §3.2).
 pub(crate) fn settings(proxy: Option<&str>) -> Vec<NewFile> {
     let file = |path: &str, content: String| NewFile {
         path: path.into(),
@@ -61,12 +60,12 @@ pub(crate) fn settings(proxy: Option<&str>) -> Vec<NewFile> {
     let mut conf = String::from(
         "// Written by buildd-slave.\n\
          Acquire::Retries \"3\";\n\
-         // A mirror that says nothing is given up, well before the log has been silent for long.\n\
+         // Give up a silent mirror well before the silence timeout of the build.\n\
          Acquire::http::Timeout \"30\";\n\
          Acquire::https::Timeout \"30\";\n\
          Acquire::ftp::Timeout \"30\";\n\
          Acquire::Languages \"none\";\n\
-         // A list that cannot be had is an error here and now, not a dep-wait later.\n\
+         // A list that cannot be fetched is an error now, not a dep-wait later.\n\
          APT::Update::Error-Mode \"any\";\n\
          APT::Get::Always-Include-Phased-Updates \"true\";\n",
     );
@@ -78,7 +77,7 @@ pub(crate) fn settings(proxy: Option<&str>) -> Vec<NewFile> {
         file("/etc/apt/apt.conf.d/99buildd-slave", conf),
         file("/etc/apt/preferences.d/proposed.pref", pin("proposed")),
         file("/etc/apt/preferences.d/backports.pref", pin("backports")),
-        // The session does not outlive a crash, so nothing in it need be synced.
+        // A session does not survive a crash, so its files need no fsync.
         file(
             "/etc/dpkg/dpkg.cfg.d/99buildd-slave",
             "force-unsafe-io\n".into(),
@@ -86,7 +85,7 @@ pub(crate) fn settings(proxy: Option<&str>) -> Vec<NewFile> {
     ]
 }
 
-/// Returns the keyrings for `trusted_keys`: base64 of an OpenPGP keyring, armoured or not.
+/// Decodes `trusted_keys`, each the base64 of an OpenPGP keyring, armoured or not.
 pub(crate) fn keyrings(keys: &[String]) -> Result<Vec<NewFile>, String> {
     const FOLDER: &str = "/etc/apt/trusted.gpg.d";
     (1..)
@@ -105,8 +104,7 @@ pub(crate) fn keyrings(keys: &[String]) -> Result<Vec<NewFile>, String> {
         .collect()
 }
 
-/// Returns whose fault a failed update is: the archive's if it could not be fetched from, since a
-/// later try may go well.
+/// Decides whose fault a failed update is. A failed download is the archive's: a retry may succeed.
 pub(crate) fn blame_update(findings: &Findings, disk_full: bool) -> Failure {
     if disk_full || findings.sign(Sign::NoSpace).is_some() {
         return Failure::new(BuildStatus::BuilderFail, "The builder's disk is full.");
@@ -115,21 +113,21 @@ pub(crate) fn blame_update(findings: &Findings, disk_full: bool) -> Failure {
     if let Some(line) = archive.iter().find_map(|sign| findings.sign(*sign)) {
         return archive_failed(line);
     }
-    let error = findings.sign(Sign::Error).unwrap_or("apt does not say why");
+    let error = findings.sign(Sign::Error).unwrap_or("apt gives no reason");
     let reason = format!("The chroot could not be brought up to date: {error}");
     Failure::new(BuildStatus::ChrootFail, reason)
 }
 
-/// The failure of an archive that may be well again later.
-pub(crate) fn archive_failed(what: &str) -> Failure {
-    let reason = format!("The archive cannot be used now: {what}");
+/// Returns a give-back: the archive may work again later.
+pub(crate) fn archive_failed(why: &str) -> Failure {
+    let reason = format!("The archive cannot be used now: {why}");
     Failure::new(BuildStatus::GivenBack, reason)
 }
 
-/// How much of a line of a package list is read; `Provides` may be long.
+/// The part of a package list's line that is read, in bytes; `Provides` may be long.
 const MAX_LINE_BYTES: usize = 64 << 10;
 
-/// The search for build dependencies that no package list has.
+/// Searches the package lists for build dependencies that no package satisfies.
 #[derive(Debug)]
 pub(crate) struct Query {
     deps: BuildDeps,
@@ -138,7 +136,7 @@ pub(crate) struct Query {
 }
 
 impl Query {
-    /// Begins with the text of a `.dsc`.
+    /// Takes the text of a `.dsc`.
     pub(crate) fn new(dsc: &str, arch: &str, arch_indep: bool) -> Result<Self, Error> {
         let deps = BuildDeps::parse(dsc, arch, arch_indep)?;
         let available = Available::new(&deps);
@@ -149,7 +147,7 @@ impl Query {
         })
     }
 
-    /// Takes a piece of the package lists, cut anywhere.
+    /// Reads the next chunk of the package lists, cut anywhere.
     pub(crate) fn feed(&mut self, mut bytes: &[u8]) {
         while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
             let (line, rest) = bytes.split_at(end);
@@ -160,7 +158,7 @@ impl Query {
             self.partial.clear();
             bytes = rest.get(1..).unwrap_or_default();
         }
-        // A line that long is no field of interest; its rest would only take memory.
+        // The rest of a longer line is dropped, to limit memory.
         if self.partial.len() < MAX_LINE_BYTES {
             self.partial.extend_from_slice(bytes);
         }
@@ -172,12 +170,12 @@ impl Query {
     }
 }
 
-/// The same sources in both forms.
+/// The same sources in both forms of apt.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Sources {
     pub(crate) one_line: String,
     pub(crate) deb822: String,
-    /// The numbers, from 1, of the lines left out; a line itself may hold a password.
+    /// The numbers, from 1, of the lines left out. The lines are not kept: they may hold passwords.
     pub(crate) unreadable: Vec<usize>,
 }
 
@@ -189,7 +187,7 @@ struct Entry<'a> {
     components: Vec<&'a str>,
 }
 
-/// Translates the lines of `archives`, in their order.
+/// Translates the lines of `archives`, keeping their order.
 pub(crate) fn translate(lines: &[String]) -> Sources {
     let mut sources = Sources::default();
     for (number, line) in (1..).zip(lines) {
@@ -222,7 +220,7 @@ fn parse(line: &str) -> Option<Entry<'_>> {
     let mut words = rest.split_whitespace();
     let (uri, suite) = (words.next()?, words.next()?);
     let components: Vec<&str> = words.take_while(|word| !word.starts_with('#')).collect();
-    // A suite that ends in a slash is a path and has no components; any other has some.
+    // A suite that ends in a slash is a path without components; all others need components.
     (uri.contains(':') && suite.ends_with('/') == components.is_empty()).then_some(Entry {
         kind,
         options,
@@ -250,7 +248,7 @@ fn write_stanza(out: &mut String, entry: &Entry<'_>) {
     out.push('\n');
 }
 
-/// The deb822 name of a one-line option (`sources.list(5)`): most are the same word in capitals.
+/// Returns the deb822 name of a one-line option (`sources.list(5)`): mostly the same, capitalised.
 fn field(option: &str) -> String {
     let plural = match option {
         "arch" => "Architectures",
@@ -275,7 +273,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_forms_of_the_same_lines() {
+    fn one_line_sources_are_also_written_as_deb822() {
         let lines = [
             "deb http://archive.example/debian bookworm main contrib",
             "  deb [arch=amd64,i386 trusted=yes signed-by=/k.gpg] https://u:p@ppa.example/x noble main # why",
@@ -310,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_keep_their_form() {
+    fn keys_stay_armoured_or_binary() {
         let keys = [
             "LS0tLS1CRUdJTiBQR1AgUFVCTElDIEtFWQ==".to_owned(),
             "mQAA".to_owned(),
@@ -322,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn what_apt_would_not_take_is_named() {
+    fn lines_that_apt_would_reject_are_numbered() {
         for bad in [
             "",
             "deb",

@@ -1,8 +1,7 @@
-//! What was a build doing when it had to be killed?
+//! Describes the processes of a build for its log, before a timeout kills them.
 //!
-//! For the log, before the kill: the processes with their state, what they wait for in the kernel,
-//! the processor time they have had and still take, and where their sockets lead. Bounded in lines
-//! and in time, and never in the way of the kill. Called by the runner when a clock has run out.
+//! Shown are state, kernel wait channel, CPU time so far and at present, and open sockets. Lines
+//! and time are limited, so that the kill is never delayed for long.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
@@ -22,22 +21,22 @@ use crate::sys::cgroup::LIMITS_VAR;
 use crate::sys::exe;
 use crate::sys::procs::{self, Process};
 
-/// How long it may take; a process that is stuck in the kernel may hold up who looks at it.
+/// The timeout of the description: reading from a process that is stuck in the kernel may block.
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// Between the two looks by which it is seen who still works.
+/// The time between the two samples of CPU time.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(500);
 const MAX_PROCESSES: usize = 40;
 const MAX_SOCKETS: usize = 15;
 const MAX_COMMAND_CHARS: usize = 100;
 
-/// Returns the lines for the log: what `internal autopsy` prints of the descendants of this
-/// process, seen from the session of `init` if there is one.
+/// Returns the output of `internal autopsy` about all descendants of this process, as seen from
+/// the session of `init` if there is one.
 pub(super) fn of_descendants(init: Option<i32>) -> String {
     let root = std::process::id().to_string();
     let init = init.map(|pid| pid.to_string()).unwrap_or_default();
     let child = exe::internal("autopsy")
         .args([root, init])
-        // It has to work where the build may not have one process more.
+        // It must start even when the build has reached its limit on processes.
         .env_remove(LIMITS_VAR)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -54,11 +53,13 @@ pub(super) fn of_descendants(init: Option<i32>) -> String {
         child.kill()?;
         text.map_err(io::Error::other)
     });
-    report.unwrap_or_else(|error| format!("The build's processes cannot be looked at: {error}"))
+    report.unwrap_or_else(|error| format!("cannot describe the build's processes: {error}"))
 }
 
-/// The half that looks: the descendants of ROOT, as the root of the session of INIT, whose files in
-/// `/proc` are not the user's own.
+/// Runs `internal autopsy ROOT INIT`: describes the descendants of ROOT.
+///
+/// It enters the user namespace of INIT first: files in `/proc` of the session's processes are not
+/// readable from outside.
 pub(crate) fn run(args: &[OsString]) -> io::Result<()> {
     let [root, init] = args else {
         return Err(io::Error::other("autopsy: ROOT INIT"));
@@ -81,13 +82,13 @@ pub(crate) fn run(args: &[OsString]) -> io::Result<()> {
 
 fn report(processes: &[Process], before: &[Process]) -> String {
     let mut text = format!(
-        "The build has {} processes (`more`: processor time within {} ms):\n\
+        "The build has {} processes (`now s`: CPU time within {} ms):\n\
          {:>9} S {:>9} {:>6}  {:<20} command\n",
         processes.len(),
         SAMPLE_INTERVAL.as_millis(),
         "pid",
         "cpu s",
-        "more",
+        "now s",
         "waits in",
     );
     let depths = depths(processes);
@@ -123,7 +124,7 @@ fn report(processes: &[Process], before: &[Process]) -> String {
     text
 }
 
-/// How far below the shim each process is; parents come before their children.
+/// Returns how far below the shim each process is. Parents must come before their children.
 fn depths(processes: &[Process]) -> HashMap<i32, usize> {
     let mut depths = HashMap::new();
     for process in processes {
@@ -145,7 +146,7 @@ fn wait_channel(pid: i32) -> String {
     }
 }
 
-/// The command line, on one line and not too long.
+/// Returns the command line as one line of limited length.
 fn command(process: &Process) -> String {
     let line = proc_file(process.pid, "cmdline");
     let line = match line.trim_end_matches('\0') {
@@ -164,7 +165,7 @@ fn command(process: &Process) -> String {
     shown
 }
 
-/// A line for each socket of the processes that leads somewhere.
+/// Returns a line for each connected or named socket of the processes.
 fn sockets(processes: &[Process]) -> Vec<String> {
     let mut tables: HashMap<String, HashMap<String, String>> = HashMap::new();
     let mut lines = Vec::new();
@@ -202,7 +203,7 @@ fn socket_inodes(pid: i32) -> Vec<String> {
         .collect()
 }
 
-/// All sockets of the network of `pid`, by their inodes.
+/// Returns all sockets in the network namespace of `pid`, by inode.
 fn socket_table(pid: i32) -> HashMap<String, String> {
     let mut table = HashMap::new();
     for kind in ["tcp", "tcp6", "udp", "udp6"] {
@@ -214,7 +215,7 @@ fn socket_table(pid: i32) -> HashMap<String, String> {
     table
 }
 
-/// Reads a line of `/proc/net/tcp` and its like: `SL: LOCAL REMOTE STATE …`, the inode tenth.
+/// Parses a line of `/proc/net/tcp` and its like: `SL: LOCAL REMOTE STATE …`, the inode tenth.
 fn parse_inet(kind: &str, line: &str) -> Option<(String, String)> {
     let fields: Vec<&str> = line.split_whitespace().collect();
     let (local, remote) = (
@@ -233,7 +234,7 @@ fn parse_inet(kind: &str, line: &str) -> Option<(String, String)> {
     Some(((*fields.get(9)?).to_owned(), shown.trim_end().to_owned()))
 }
 
-/// Reads an address as `/proc/net` has it: words in the order of this machine, the port not.
+/// Parses an address of `/proc/net`: 32-bit words in native byte order, the port in hexadecimal.
 fn parse_address(text: &str) -> Option<SocketAddr> {
     let (host, port) = text.split_once(':')?;
     let words: Vec<u8> = host
@@ -251,7 +252,7 @@ fn parse_address(text: &str) -> Option<SocketAddr> {
     Some(SocketAddr::new(host, u16::from_str_radix(port, 16).ok()?))
 }
 
-/// Reads a line of `/proc/net/unix`; sockets without a name tell nothing.
+/// Parses a line of `/proc/net/unix`; sockets without a name are left out.
 fn parse_unix(line: &str) -> Option<(String, String)> {
     let fields: Vec<&str> = line.split_whitespace().collect();
     let name = fields.get(7)?;
@@ -262,11 +263,12 @@ fn parse_unix(line: &str) -> Option<(String, String)> {
 mod tests {
     use std::net::{TcpListener, TcpStream};
     use std::process::Command;
+    use std::time::Instant;
 
     use super::*;
 
     #[test]
-    fn a_process_and_its_sockets_are_seen() {
+    fn processes_and_their_sockets_are_described() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let marker = "autopsy of this very process";
@@ -276,15 +278,12 @@ mod tests {
             .unwrap();
         let root = std::process::id().cast_signed();
         let mut text = String::new();
-        // It has to become `sh` first.
-        for _ in 0..100 {
+        // The forked child needs a moment to become `sh`.
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !text.contains(marker) && Instant::now() < deadline {
             text = report(&procs::descendants(&procs::all(), root), &[]);
-            if text.contains(marker) {
-                break;
-            }
         }
         assert!(text.contains(marker), "{text}");
-        // This process's own sockets, as if it were the build.
         let me = procs::all()
             .into_iter()
             .find(|process| process.pid.cast_unsigned() == std::process::id())
@@ -305,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_of_both_families() {
+    fn ipv4_and_ipv6_addresses_are_parsed() {
         let shown = |text| parse_address(text).map(|address| address.to_string());
         if cfg!(target_endian = "little") {
             assert_eq!(shown("0100007F:1F90").as_deref(), Some("127.0.0.1:8080"));
@@ -317,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_lines_than_promised() {
+    fn a_thousand_processes_take_under_sixty_lines() {
         let process = |pid| Process {
             pid,
             parent: 1,

@@ -1,12 +1,11 @@
-//! The one writer of a build's log; `reader` has how others read it meanwhile.
+//! Writes the log of a build, up to the limit on its size.
 //!
-//! Bytes in, bytes out, bounded: the first half of the limit goes to `PATH`; after that the
-//! output goes to `segments`, each of half the limit, of which the last two are kept, and `finish`
-//! appends a marker and the last half of the limit to `PATH`. So another process sees the latest
-//! bytes on disk at any time.
-//! A failing write never stops the build: it is remembered, and later writes are tried again.
-//! The credentials of a private build never reach the disk: its unfinished last line is held
-//! back until it can be scrubbed whole. Called by the shim.
+//! The first half of the limit goes to `PATH`. Later output goes to segments of half the limit each,
+//! of which the last two are kept. `finish` appends the last half of the limit to `PATH`, after a
+//! marker. So readers see the latest bytes at any time (`reader`, `tail`).
+//!
+//! A failed write never stops the build: the error is kept, and later writes try again. Credentials
+//! of a private build never reach the disk: an unfinished line is held back until it can be scrubbed.
 
 mod reader;
 mod segments;
@@ -23,9 +22,9 @@ pub(crate) use reader::{Follow, Snapshot};
 pub(crate) use segments::join;
 pub(crate) use tail::{Tail, tail};
 
-/// The longest unfinished line held back for scrubbing; more of it is passed on in pieces.
+/// The longest unfinished line held back for scrubbing; a longer one is written in pieces.
 const MAX_HELD_BYTES: usize = 64 << 10;
-/// What stays held back of such a line: longer than any credential, so that none is cut.
+/// The end of such a line that stays held back: longer than any credential, so that none is cut.
 const STILL_HELD_BYTES: usize = 4 << 10;
 
 /// An open build log.
@@ -35,23 +34,22 @@ pub(crate) struct BuildLog {
     scrubber: Scrubber,
     /// The unfinished last line of a private build, not yet on disk.
     held: Vec<u8>,
-    /// Whether the next byte to go to disk begins a line.
     at_line_start: bool,
     head: File,
-    /// Half the limit: the size of the head, and of a segment.
+    /// Half the limit, in bytes: the size of the head and of a segment.
     head_len: u64,
     head_left: u64,
     segment: Option<File>,
     segment_left: u64,
-    /// How many bytes have come to be written after the head was full.
+    /// The bytes written after the head was full.
     past_head: u64,
     error: Option<io::Error>,
-    /// Whether the last write failed, and that is not said in the log yet.
+    /// True if a write failed and the log does not say so yet.
     has_hole: bool,
 }
 
 impl BuildLog {
-    /// Starts the log at `path`, in place of an older one; at least 2 bytes of it are kept.
+    /// Starts the log at `path`, replacing an older one.
     pub(crate) fn create(path: &Path, private: bool, limit_bytes: u64) -> io::Result<Self> {
         segments::remove(&segments::list(path)?)?;
         let head_len = limit_bytes.max(2) / 2;
@@ -71,7 +69,7 @@ impl BuildLog {
         })
     }
 
-    /// Appends output of the build, in chunks cut anywhere.
+    /// Appends output of the build, cut anywhere.
     pub(crate) fn write(&mut self, chunk: &[u8]) {
         if !self.scrubber.is_private() {
             return self.append(chunk);
@@ -84,7 +82,7 @@ impl BuildLog {
                 let lines = mem::replace(&mut self.held, rest);
                 self.append(&self.scrubber.scrub(&lines));
             } else if self.held.len() > MAX_HELD_BYTES {
-                // Scrubbed before it is cut: what the cut may split is longer than what stays.
+                // Scrub before the cut, so that no credential is cut in two.
                 let mut line = self.scrubber.scrub(&self.held).into_owned();
                 self.held = line.split_off(line.len().saturating_sub(STILL_HELD_BYTES));
                 self.append(&line);
@@ -92,16 +90,15 @@ impl BuildLog {
         }
     }
 
-    /// Writes a sentence of ours on a line of its own, always without credentials.
+    /// Writes a line of the shim, always without credentials.
     pub(crate) fn line(&mut self, sentence: &str) {
         let start = if self.at_line_start { "" } else { "\n" };
         self.append(format!("{start}{}\n", scrub_always(sentence)).as_bytes());
     }
 
-    /// Writes the unfinished line held back, for the end of a program whose output it is.
+    /// Writes the unfinished line that is held back, at the end of a program.
     ///
-    /// A URL in whose middle the output ends goes from its `://` on: what follows may be half a
-    /// password.
+    /// A URL cut by the end of the output loses all after `://`: it may be half a password.
     pub(crate) fn flush(&mut self) {
         let mut held = mem::take(&mut self.held);
         held.truncate(scrub::unfinished(&held).unwrap_or(held.len()));
@@ -113,12 +110,12 @@ impl BuildLog {
         self.error.as_ref()
     }
 
-    /// Returns how many bytes are left out in the middle, so far.
+    /// Returns the number of bytes left out in the middle so far.
     pub(crate) fn left_out_bytes(&self) -> u64 {
         self.past_head.saturating_sub(self.head_len)
     }
 
-    /// Ends the log: one file at its path, with a marker where bytes were left out.
+    /// Joins the log into one file, with a marker where bytes were left out.
     pub(crate) fn finish(mut self) -> io::Result<()> {
         self.flush();
         if self.segment.take().is_some() {
@@ -132,17 +129,17 @@ impl BuildLog {
         if let Some(&last) = bytes.last() {
             self.at_line_start = last == b'\n';
             if self.has_hole {
-                // Until there is room for this again there is none for what follows.
+                // While this line cannot be written, nothing after it can.
                 let notice = b"\n[... some of the log could not be written here ...]\n";
-                self.has_hole = self.append_bounded(notice).is_err();
+                self.has_hole = self.append_limited(notice).is_err();
             }
-            let written = self.append_bounded(bytes);
+            let written = self.append_limited(bytes);
             self.has_hole |= written.is_err();
             self.record_error(written);
         }
     }
 
-    fn append_bounded(&mut self, bytes: &[u8]) -> io::Result<()> {
+    fn append_limited(&mut self, bytes: &[u8]) -> io::Result<()> {
         let (head, mut rest) = bytes.split_at(clamp(bytes.len(), self.head_left));
         self.head_left -= head.len() as u64;
         let mut written = self.head.write_all(head);
@@ -163,13 +160,13 @@ impl BuildLog {
         written
     }
 
-    /// Begins a segment; of the older ones the last is kept.
+    /// Begins a segment and removes all older ones but the last.
     fn start_segment(&mut self) -> io::Result<()> {
         self.segment_left = self.head_len;
         self.segment = None;
         let mut old = segments::list(&self.path)?;
         old.pop();
-        // First, so that there may be room for the new one.
+        // First, to free disk space for the new one.
         segments::remove(&old)?;
         let offset = self.head_len + self.past_head;
         let name = segments::name(&self.path, self.head_len, offset);
@@ -186,14 +183,13 @@ impl BuildLog {
 
 /// Appends a line to the log at `path`, whose writer is dead.
 pub(crate) fn append_line(path: &Path, line: &str) -> io::Result<()> {
-    // Behind the end also of a log that could not be joined.
+    // A log that could not be joined ends in its last segment.
     let last = segments::list(path)?.pop();
     let file = last.map_or_else(|| path.to_owned(), |segment| segment.path);
     let mut file = OpenOptions::new().append(true).create(true).open(file)?;
     writeln!(file, "\n{}", scrub_always(line))
 }
 
-/// Returns `len`, at most `limit`.
 fn clamp(len: usize, limit: u64) -> usize {
     usize::try_from(limit).map_or(len, |limit| len.min(limit))
 }

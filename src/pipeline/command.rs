@@ -1,7 +1,7 @@
-//! Runs one command of a stage: its output to a sink, under the timeouts, until it ends.
+//! Runs one command of a stage under its timeouts, and passes its output to a sink.
 //!
-//! Never kills: when a clock runs out or an abort comes, the caller ends the whole session and
-//! every other descendant, since a stage is never one process.
+//! It never kills: on a timeout or an abort, the caller kills the whole session and every other
+//! descendant, since a stage is more than one process.
 
 use std::io::{self, Read as _};
 use std::path::PathBuf;
@@ -12,54 +12,55 @@ use std::time::{Duration, Instant};
 
 use super::verdict::Exit;
 
-/// What a shim's main thread waits for.
+/// An event that the shim's main thread waits for.
 #[derive(Debug)]
 pub(crate) enum Event {
     Output(u32, Vec<u8>),
-    /// The last process holding the output has closed it.
+    /// The last process that held the output has closed it.
     Closed(u32),
-    /// The command itself has ended.
+    /// The command itself has exited.
     Exited(u32, Exit),
-    /// Somebody wants the build aborted.
+    /// A master asks for an abort.
     Abort,
 }
 
-/// How a command came to its end.
+/// How a command ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum CommandOutcome {
     Exited(Exit),
     Aborted,
-    /// A clock ran out; the sentence says which.
+    /// A timeout expired; the text continues a sentence that begins with the stage.
     TimedOut(String),
     OutOfSpace(OutOfSpace),
 }
 
-/// What a build wrote too much to.
+/// The limit on disk space that a build exceeded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum OutOfSpace {
     /// The file system of this folder has too little space left.
     Disk(PathBuf),
-    /// The files that sbuild brought out of the session take this many bytes.
+    /// The files that sbuild copied out of the session have this many bytes.
     Results(u64),
 }
 
-/// The timeouts of one command.
+/// The limits on the time of one command.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Deadlines {
     pub(crate) until: Instant,
+    /// The longest time without output.
     pub(crate) silence: Duration,
 }
 
-/// How long output may go on after the command has ended: a daemon that it left may hold it.
+/// The time for output after the command has exited: a daemon it left running may hold the pipe.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 const CHUNK_BYTES: usize = 64 << 10;
-/// How often the disk is looked at.
+/// The time between two checks of the disk.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Returns why there is no room to go on.
+/// Returns the limit on disk space that the build exceeds, if any.
 pub(crate) type Watch<'a> = dyn Fn() -> Option<OutOfSpace> + 'a;
 
-/// The mailbox of a shim.
+/// Receives the events of a shim.
 #[derive(Debug)]
 pub(crate) struct Mailbox {
     sender: SyncSender<Event>,
@@ -79,12 +80,12 @@ impl Mailbox {
         }
     }
 
-    /// Where a signal handler's thread leaves [`Event::Abort`].
+    /// The thread of the signal handler sends [`Event::Abort`] here.
     pub(crate) fn sender(&self) -> SyncSender<Event> {
         self.sender.clone()
     }
 
-    /// Tells whether an abort has come, looking at what waits.
+    /// True if an abort was requested. Drops all other waiting events.
     pub(crate) fn abort_requested(&mut self) -> bool {
         while let Ok(event) = self.receiver.try_recv() {
             self.aborted |= matches!(event, Event::Abort);
@@ -92,8 +93,8 @@ impl Mailbox {
         self.aborted
     }
 
-    /// Runs `command` with nothing on stdin and all output to `sink`. With `abortable` an abort,
-    /// earlier or meanwhile, ends the wait; so does what `watch` finds.
+    /// Runs `command` with an empty stdin and all output to `sink`, until it ends or `watch` finds
+    /// a full disk. With `abortable`, an earlier or a new abort request ends the wait as well.
     pub(crate) fn run(
         &mut self,
         mut command: Command,
@@ -113,7 +114,7 @@ impl Mailbox {
             .stdout(writer.try_clone()?)
             .stderr(writer)
             .spawn()?;
-        // The command holds copies of the pipe's writing end; they must close with the child's.
+        // The command holds copies of the pipe's writing end; only the child's may stay open.
         drop(command);
         let (output, ended) = (self.sender.clone(), self.sender.clone());
         thread::spawn(move || pump(reader, run, &output));
@@ -288,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn exit_codes_signals_and_output_of_both_streams() {
+    fn exit_codes_signals_and_both_output_streams_are_reported() {
         let (end, seen) = shell("echo out; echo err >&2; exit 3", hours(), &[]);
         assert_eq!(end, CommandOutcome::Exited(Exit::Code(3)));
         assert!(seen.contains("out\n") && seen.contains("err\n"));
@@ -299,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn clocks_and_aborts_end_the_wait() {
+    fn timeouts_aborts_and_full_disks_end_the_wait() {
         let brief = Duration::from_millis(50);
         let silent = Deadlines {
             silence: brief,
@@ -312,7 +313,7 @@ mod tests {
             until: Instant::now() + brief,
             ..hours()
         };
-        // Never silent, and the second without a pause in which a timeout could come.
+        // Never silent; the second one prints without any pause.
         for chatter in [
             "for i in $(seq 500); do echo .; sleep 0.01; done",
             "exec yes",
@@ -336,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn a_daemon_that_holds_the_output_holds_nothing_up() {
+    fn a_daemon_that_holds_the_output_open_does_not_delay_the_end() {
         let begun = Instant::now();
         let (end, _) = shell("sleep 30 & exit 0", hours(), &[]);
         assert_eq!(end, CommandOutcome::Exited(Exit::Code(0)));

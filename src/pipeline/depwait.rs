@@ -1,9 +1,9 @@
-//! Pure: which build dependencies of a .dsc does an archive lack?
+//! Pure: finds the build dependencies of a .dsc that an archive cannot satisfy.
 //!
-//! Takes the direct build dependencies, with alternatives, versions, `[arch]` lists and `<profile>`
-//! formulas (no profile is active), against all versions in the package lists, virtual packages
-//! included (docs/wire.md §3.7). Only packages a .dsc names are remembered, however long the lists.
-//! Asks no archive: the shim feeds the lists of the build's chroot.
+//! Direct build dependencies count, with alternatives, versions, `[arch]` lists and `<profile>`
+//! formulas; no profile is active. They are matched against all versions in the package lists,
+//! virtual packages included (docs/wire.md §3.7). Only packages that the .dsc names are kept in
+//! memory. The shim feeds the package lists of the build's chroot.
 
 use std::collections::HashMap;
 use std::str::FromStr;
@@ -16,13 +16,13 @@ use crate::dpkg::Error;
 use crate::dpkg::control::Paragraph;
 use crate::dpkg::relations::{allows, applies, render};
 
-/// The build dependencies that count: a list of groups, of which each needs one alternative.
+/// The build dependencies that apply: a list of groups, each satisfied by one alternative.
 #[derive(Debug)]
 pub(crate) struct BuildDeps(Vec<Vec<Relation>>);
 
 impl BuildDeps {
-    /// Reads the dependencies of `dsc`, possibly clear-signed, on the architecture `arch`; those
-    /// of architecture-independent packages only if these are built.
+    /// Parses the dependencies in the text of a .dsc on `arch`. `Build-Depends-Indep` counts only
+    /// with `arch_indep`.
     pub(crate) fn parse(dsc: &str, arch: &str, arch_indep: bool) -> Result<Self, Error> {
         let paragraph = Paragraph::parse(dsc)?;
         let indep = arch_indep.then_some("Build-Depends-Indep");
@@ -50,7 +50,7 @@ impl BuildDeps {
         Ok(Self(groups))
     }
 
-    /// Returns the groups that `available` does not satisfy, as a master reads them.
+    /// Returns the groups that `available` does not satisfy, in the form a master reads.
     pub(crate) fn unsatisfied(&self, mut available: Available) -> Option<String> {
         available.end_package();
         let satisfied =
@@ -65,10 +65,10 @@ impl BuildDeps {
     }
 }
 
-/// The packages of an archive, real and virtual, as far as a .dsc names them.
+/// The real and virtual packages of an archive that a .dsc names.
 #[derive(Debug)]
 pub(crate) struct Available {
-    /// The versions of each name; those of a virtual package without one are `None`.
+    /// The versions of each name; `None` for a virtual package without a version.
     found: HashMap<String, Vec<Option<Version>>>,
     package: String,
     version: String,
@@ -76,7 +76,7 @@ pub(crate) struct Available {
 }
 
 impl Available {
-    /// Starts with no packages, looking for those `deps` names.
+    /// Starts without packages; only those that `deps` names are kept later.
     pub(crate) fn new(deps: &BuildDeps) -> Self {
         let names = deps
             .0
@@ -91,7 +91,7 @@ impl Available {
         }
     }
 
-    /// Takes the next line of a `Packages` list; one list may follow another.
+    /// Reads the next line of a `Packages` list. Lists may follow each other.
     pub(crate) fn feed(&mut self, line: &str) {
         if let Some(name) = line.strip_prefix("Package:") {
             self.end_package();
@@ -137,7 +137,7 @@ impl Available {
     }
 }
 
-/// Returns the version of `name (= version)`; any other operator says nothing.
+/// Parses the version of `name (= version)`; `None` for any other operator.
 fn provided_version(provided: &str) -> Option<Version> {
     match Relation::from_str(provided.trim()).ok()?.version? {
         (VersionConstraint::Equal, version) => Some(version),
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn groups_against_the_lists() {
+    fn unsatisfied_groups_are_returned() {
         let check = |depends: &str, expect: Option<&str>| {
             assert_eq!(unsatisfied(depends).as_deref(), expect, "{depends}");
         };

@@ -1,7 +1,7 @@
-//! How does the disk stand while a build runs, and who has filled it?
+//! Watches the disk while a build runs, and decides whose fault a full one is.
 //!
-//! A build is promised `[limits] disk`, and the builder keeps `[limits] reserve` for itself: the
-//! shim looks every second, and ends a build that would take from the reserve.
+//! A build is promised `[limits] disk`; `[limits] reserve` stays free for the builder. The shim
+//! checks every second, and ends a build that would use the reserve.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -14,20 +14,21 @@ use super::command::OutOfSpace;
 use super::spec::{Settings, Spec};
 use super::stage::Failure;
 
-/// The file systems that a build writes to, as they were when it began.
+/// The file systems that a build writes to, as they were when it started.
 #[derive(Debug)]
 pub(super) struct Disk {
     reserve_bytes: u64,
-    guaranteed_bytes: u64,
-    /// Where sbuild puts what it brings out of the session, and how much that may be.
+    promised_bytes: u64,
+    /// The folder that sbuild copies results to.
     results: PathBuf,
+    /// The limit on the size of all results.
     result_bytes: u64,
-    /// A folder on each file system, and the bytes free beyond the reserve.
+    /// A folder on each file system, and the bytes that were free beyond the reserve.
     free_at_start: Vec<(PathBuf, u64)>,
 }
 
 impl Disk {
-    /// Looks at the file systems of `settings` and of the journal entry.
+    /// Measures the file systems of the settings and of the journal entry.
     pub(super) fn at_start(spec: &Spec, entry: &Path) -> Self {
         let Settings {
             home,
@@ -50,14 +51,14 @@ impl Disk {
         }
         Self {
             reserve_bytes: *reserve_bytes,
-            guaranteed_bytes: spec.settings.disk_bytes,
+            promised_bytes: spec.settings.disk_bytes,
             results: spec.work_tree(),
             result_bytes: spec.settings.result_bytes,
             free_at_start,
         }
     }
 
-    /// Returns why a build has no room to go on.
+    /// Returns the limit on disk space that the build exceeds now.
     pub(super) fn shortage(&self) -> Option<OutOfSpace> {
         let results = self.results_bytes();
         match self.below_reserve() {
@@ -67,7 +68,7 @@ impl Disk {
         }
     }
 
-    /// The bytes of the files that lie where results do, links to inputs hardly counting.
+    /// The size of all files in the folder of results. Links to inputs hardly count.
     fn results_bytes(&self) -> u64 {
         let entries = fs::read_dir(&self.results).into_iter().flatten().flatten();
         let sizes = entries.filter_map(|entry| Some(entry.metadata().ok()?.len()));
@@ -84,17 +85,17 @@ impl Disk {
             .map(|(folder, _)| folder.clone())
     }
 
-    /// Says whose fault it is that the disk is full, given what the build has used of it.
+    /// Decides whose fault a full disk is, from the bytes that the build uses.
     pub(super) fn blame(&self, used_bytes: u64) -> Failure {
         let least = self.free_at_start.iter().min_by_key(|(_, free)| free);
-        blame(least, self.guaranteed_bytes, used_bytes)
+        blame(least, self.promised_bytes, used_bytes)
     }
 
-    /// Tells whether what a build is promised was there when it began.
-    pub(super) fn had_guaranteed_space(&self) -> bool {
+    /// True if the promised space was free when the build started.
+    pub(super) fn had_promised_space(&self) -> bool {
         self.free_at_start
             .iter()
-            .all(|(_, free)| *free >= self.guaranteed_bytes)
+            .all(|(_, free)| *free >= self.promised_bytes)
     }
 }
 
@@ -113,13 +114,13 @@ fn blame(least: Option<&(PathBuf, u64)>, promised: u64, used: u64) -> Failure {
     }
     let reason = match least {
         Some((folder, free)) if *free < promised => format!(
-            "The builder's disk is full: when the build began, {} had {} MiB free beyond the \
+            "The builder's disk is full: when the build started, {} had {} MiB free beyond the \
              reserve, of the {promise}.",
             folder.display(),
             mib(*free)
         ),
         _ => format!(
-            "The builder's disk is full, and not by this build: it used {} of the {promise}.",
+            "The builder's disk is full, but not because of this build: it used {} of the {promise}.",
             mib(used)
         ),
     };
@@ -131,12 +132,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_promise_that_was_kept_makes_it_the_packages_fault() {
+    fn a_full_disk_is_the_packages_fault_if_it_used_more_than_promised() {
         use BuildStatus::{BuilderFail, PackageFail};
         let at = |free: u64| ("/home".into(), free << 20);
         for (free, used, status, said) in [
             (900, 901, PackageFail, "it used 901 MiB, more than the 500"),
-            (900, 400, BuilderFail, "not by this build: it used 400"),
+            (
+                900,
+                400,
+                BuilderFail,
+                "not because of this build: it used 400",
+            ),
             (400, 400, BuilderFail, "/home had 400 MiB free"),
             (400, 501, PackageFail, "it used 501 MiB"),
         ] {

@@ -1,21 +1,21 @@
-//! What a build has on disk: the journal entry that a daemon and a shim share.
+//! The journal entry: the files of one build that the daemon and the shim share.
 //!
-//! | file | written by | says |
+//! | file | written by | content |
 //! | --- | --- | --- |
-//! | `spec.json` | starter | what to build, and how; without passwords, which go by a pipe |
-//! | `lock` | starter, held by the shim | that the shim lives; its text is the shim's pid |
+//! | `spec.json` | starter | what to build and how, without passwords, which go through a pipe |
+//! | `lock` | starter, held by the shim | the pid of the shim; locked while the shim lives |
 //! | `bounds` | starter | the control groups of the build |
-//! | `stages` | shim | a line per stage begun: seconds since 1970 and its name |
+//! | `stages` | shim | a line for each stage begun: seconds since 1970 and its name |
 //! | `log` | shim | the build log |
-//! | `tree` | shim | that the work tree is this build's |
-//! | `results` | shim | a line per result, its sum, before it is in the file cache |
-//! | `evicted` | shim, unpacking | lines of `filecache` or `chroots` and how many had to go there |
-//! | `abort` | starter | that somebody asked for an abort |
-//! | `verdict.json` | shim, at its very end; else the daemon | how the build ended |
-//! | `.abort`, `.verdict` | starter | nothing: they become the two above on a disk that is full |
+//! | `tree` | shim | nothing; its existence shows that the work tree belongs to this build |
+//! | `results` | shim | a line for each result, its SHA-1, before it enters the file cache |
+//! | `evicted` | shim, unpacking | lines of `filecache` or `chroots`, and how many entries were evicted |
+//! | `abort` | starter | nothing; its existence shows that an abort was requested |
+//! | `verdict.json` | shim, as its last act; else the daemon | how the build ended |
+//! | `.abort`, `.verdict` | starter | space set aside for the two files above, for a full disk |
 //!
-//! The folder appears by a rename, whole, and the lock is taken before that: whoever finds the
-//! folder with the lock free and no verdict knows that the shim is dead.
+//! The folder appears by a rename, complete, with the lock already held. So a free lock without a
+//! verdict means that the shim is dead.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -37,7 +37,7 @@ use crate::sys::{self, exe, host, procs};
 use super::spec::Spec;
 use super::stage::Stage;
 
-/// How a build ended, as the master is told.
+/// How a build ended, as reported to the master.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Outcome {
     pub(crate) status: BuildStatus,
@@ -46,15 +46,14 @@ pub(crate) struct Outcome {
     /// The missing relations of a dep-wait, else empty.
     pub(crate) dependencies: String,
     pub(crate) files: Vec<(FileName, Sha1Hex)>,
-    /// The stages that ran and their seconds; those of a newer version's that nobody knows here are
-    /// left out.
+    /// The stages that ran, with their seconds. Unknown stages of a newer version are left out.
     #[serde(deserialize_with = "known_stages")]
     pub(crate) stages: Vec<(Stage, f64)>,
 }
 
-/// What becomes `abort`: to give a file another name takes no space.
+/// Becomes `abort`: a rename needs no disk space.
 const ABORT_SPARE: &str = ".abort";
-/// What becomes the verdict, and its size in bytes: enough for some five hundred files.
+/// Becomes `verdict.json`. Its size in bytes is enough for some five hundred files.
 const VERDICT_SPARE: &str = ".verdict";
 const VERDICT_BYTES: usize = 64 << 10;
 
@@ -71,23 +70,23 @@ fn known_stages<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<(Stage, f64)>
         .collect())
 }
 
-/// How a build stands, by its journal entry alone.
+/// The state of a build, from its journal entry alone.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum EntryState {
     Running,
     Finished(Outcome),
-    /// No verdict, and nobody who could still give one.
+    /// No verdict, and no shim that could still write one.
     Dead,
 }
 
 impl JournalEntry {
-    /// Names an entry that exists.
+    /// Opens an entry that exists already.
     pub(crate) fn existing(path: PathBuf) -> Self {
         Self(path)
     }
 
-    /// Makes the entry `folder/NAME` for `spec` and starts its shim; the groups that bound the build
-    /// are made at `place`.
+    /// Makes the entry `folder/BUILD_ID` for `spec` and starts its shim. The control groups of the
+    /// build are made at `place`.
     pub(crate) fn start(
         folder: &Path,
         spec: &Spec,
@@ -101,8 +100,8 @@ impl JournalEntry {
         fs::create_dir(&fresh)?;
         let result = Self::fill(&fresh, &path, spec);
         if result.is_err() {
-            for half_made in [&fresh, &path] {
-                let _ = fs::remove_dir_all(half_made);
+            for unfinished in [&fresh, &path] {
+                let _ = fs::remove_dir_all(unfinished);
             }
         }
         let lock = result?;
@@ -133,8 +132,8 @@ impl JournalEntry {
         Ok(lock)
     }
 
-    /// Starts the shim. It inherits the lock as its stdout, so that this is held until the shim
-    /// has ended, with no moment in between; the whole spec comes by its stdin.
+    /// Starts the shim. It inherits the lock as its stdout, so that the lock is held without a gap
+    /// until the shim ends. It reads the whole spec from its stdin.
     fn spawn_shim(&self, lock: File, spec: &Spec, cgroups: &BuildLimits) -> io::Result<Child> {
         let (mark, value) = self.mark();
         let text = cgroups.text();
@@ -148,18 +147,18 @@ impl JournalEntry {
             .stderr(File::create(self.0.join("shim.err"))?)
             .spawn()?;
         let mut stdin = child.stdin.take().expect("stdin is piped");
-        // The pid is for whoever has to signal the shim without being its parent.
-        let told = fs::write(self.0.join("lock"), child.id().to_string())
+        // The pid lets a later daemon, which is not the parent, signal the shim.
+        let written = fs::write(self.0.join("lock"), child.id().to_string())
             .and_then(|()| stdin.write_all(&serde_json::to_vec(spec)?));
-        if told.is_err() {
+        if written.is_err() {
             let _ = child.kill();
             let _ = child.wait();
         }
-        told.map(|()| child)
+        written.map(|()| child)
     }
 
-    /// What every process of the build on this host has in its environment: by this they are
-    /// found when the shim is dead, whatever they did to leave it.
+    /// The environment variable of every process of the build on this host. It identifies them
+    /// when the shim is dead, even after they changed parent, session and group.
     pub(crate) fn mark(&self) -> (&'static str, &OsStr) {
         (MARK, self.0.as_os_str())
     }
@@ -177,25 +176,25 @@ impl JournalEntry {
         self.0.join("log")
     }
 
-    /// Returns what a shim said outside the log, which is nothing unless it went wrong.
+    /// Returns what the shim wrote to stderr: nothing unless the shim itself failed.
     pub(crate) fn shim_stderr(&self) -> Option<String> {
         let text = fs::read_to_string(self.0.join("shim.err")).ok()?;
         (!text.trim().is_empty()).then(|| text.trim().to_owned())
     }
 
-    /// Reads what to build, as far as it may stand on disk.
+    /// Reads the spec, which has no passwords on disk.
     pub(crate) fn spec(&self) -> io::Result<Spec> {
         Ok(serde_json::from_slice(&fs::read(
             self.0.join("spec.json"),
         )?)?)
     }
 
-    /// Reads the build's bounds; none if it was never started.
+    /// Reads the build's control groups; `None` if it was never started.
     pub(crate) fn cgroups(&self) -> Option<BuildLimits> {
         serde_json::from_slice(&fs::read(self.0.join("bounds")).ok()?).ok()
     }
 
-    /// Reads the verdict; none means the build has not ended.
+    /// Reads the verdict; `None` if the build has not ended.
     pub(crate) fn verdict(&self) -> io::Result<Option<Outcome>> {
         match fs::read(self.0.join("verdict.json")) {
             Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
@@ -204,31 +203,31 @@ impl JournalEntry {
         }
     }
 
-    /// Leaves the verdict, whole or not at all.
+    /// Writes the verdict atomically.
     pub(crate) fn write_verdict(&self, verdict: &Outcome) -> io::Result<()> {
         let text = serde_json::to_vec_pretty(verdict)?;
-        let place = self.0.join("verdict.json");
-        self.write_over_spare(&text, &place)
-            .or_else(|_| sys::fs::atomic_write(&place, &text).map_err(io::Error::other))
+        let target = self.0.join("verdict.json");
+        self.write_over_spare(&text, &target)
+            .or_else(|_| sys::fs::atomic_write(&target, &text).map_err(io::Error::other))
     }
 
-    /// Writes the verdict over the bytes that were put by for it, which a full disk still has.
-    fn write_over_spare(&self, text: &[u8], place: &Path) -> io::Result<()> {
+    /// Writes the verdict over the space set aside for it, which works on a full disk.
+    fn write_over_spare(&self, text: &[u8], target: &Path) -> io::Result<()> {
         let spare = self.0.join(VERDICT_SPARE);
         let mut file = OpenOptions::new().write(true).open(&spare)?;
         file.write_all(text).or_else(|_| {
-            // Where nothing is ever overwritten in its place (btrfs), it is given back first.
+            // A copy-on-write file system (btrfs) needs the old blocks freed first.
             file.set_len(0)?;
             file.rewind()?;
             file.write_all(text)
         })?;
         file.set_len(text.len() as u64)?;
         file.sync_all()?;
-        fs::rename(spare, place)?;
+        fs::rename(spare, target)?;
         sys::fs::fsync_dir(&self.0).map_err(io::Error::other)
     }
 
-    /// Notes that a stage begins.
+    /// Records that a stage begins.
     pub(crate) fn begin_stage(&self, stage: Stage) -> io::Result<()> {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
@@ -237,7 +236,7 @@ impl JournalEntry {
         self.append("stages", &line)
     }
 
-    /// Returns the stages begun so far: seconds since 1970 and the name.
+    /// Returns the stages begun so far: seconds since 1970 and name.
     pub(crate) fn stages(&self) -> Vec<(f64, String)> {
         let text = fs::read_to_string(self.0.join("stages")).unwrap_or_default();
         text.lines()
@@ -246,41 +245,41 @@ impl JournalEntry {
             .collect()
     }
 
-    /// Notes that the work tree is this build's from now on: nothing else may be removed for it.
+    /// Records that the work tree belongs to this build, so that only then is it removed.
     pub(crate) fn record_work_tree(&self) -> io::Result<()> {
         File::create(self.0.join("tree")).map(drop)
     }
 
-    /// Says whether the build has, or may have, a work tree of its own.
+    /// True if the build has, or may have, a work tree of its own.
     pub(crate) fn has_work_tree(&self) -> bool {
         self.0.join("tree").exists()
     }
 
-    /// Notes that a result is about to get into the file cache.
-    pub(crate) fn record_result(&self, sum: &Sha1Hex) -> io::Result<()> {
-        self.append("results", &format!("{sum}"))
+    /// Records that a result is about to enter the file cache.
+    pub(crate) fn record_result(&self, sha1: &Sha1Hex) -> io::Result<()> {
+        self.append("results", &format!("{sha1}"))
     }
 
-    /// Returns the results that may be in the file cache, whatever became of the build.
+    /// Returns the results that may be in the file cache, however the build ended.
     pub(crate) fn recorded_results(&self) -> io::Result<Vec<Sha1Hex>> {
         let text = or_nothing(fs::read_to_string(self.0.join("results")))?;
         Ok(text
             .lines()
-            .filter_map(|sum| Sha1Hex::parse(sum).ok())
+            .filter_map(|sha1| Sha1Hex::parse(sha1).ok())
             .collect())
     }
 
-    /// Where it stands how much had to go for this build.
+    /// The file that counts the cache entries evicted for this build.
     pub(crate) fn evictions_file(&self) -> PathBuf {
         self.0.join("evicted")
     }
 
-    /// Notes that so many files of the cache had to go for the results.
+    /// Records that so many files of the cache were evicted for the results.
     pub(crate) fn record_evictions(&self, files: u64) -> io::Result<()> {
         self.append("evicted", &format!("filecache {files}"))
     }
 
-    /// Returns from which store how much had to go.
+    /// Returns how many entries each store evicted.
     pub(crate) fn evictions(&self) -> Vec<(&'static str, u64)> {
         let text = fs::read_to_string(self.evictions_file()).unwrap_or_default();
         text.lines()
@@ -298,47 +297,46 @@ impl JournalEntry {
         writeln!(file, "{line}")
     }
 
-    /// Asks the shim to abort; a build that has ended meanwhile is left alone.
+    /// Asks the shim to abort; does nothing if the build has ended meanwhile.
     pub(crate) fn abort(&self) -> io::Result<()> {
         let asked = self.0.join("abort");
-        let noted = fs::rename(self.0.join(ABORT_SPARE), &asked)
+        let written = fs::rename(self.0.join(ABORT_SPARE), &asked)
             .or_else(|_| File::create(&asked).map(drop));
-        if let Err(error) = noted {
-            log::warn!("{}: cannot be written: {error}", asked.display());
+        if let Err(error) = written {
+            log::warn!("cannot write {}: {error}", asked.display());
         }
         self.signal(Signal::SIGTERM)
     }
 
-    /// Tells whether an abort was asked for.
     pub(crate) fn abort_requested(&self) -> bool {
         self.0.join("abort").exists()
     }
 
-    /// Sends a signal to a living shim.
+    /// Sends a signal to the shim, if it is alive.
     pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
         if !self.is_alive()? {
             return Ok(());
         }
         let pid = self
             .shim_pid()
-            .ok_or_else(|| io::Error::other("its process is not to be found"))?;
+            .ok_or_else(|| io::Error::other("cannot find the process of its shim"))?;
         Ok(kill(Pid::from_raw(pid), signal)?)
     }
 
-    /// The pid of the shim, if it lives: as the lock says, or, if that makes no sense, as /proc does.
+    /// Returns the pid of the shim, from the lock file or else from /proc.
     fn shim_pid(&self) -> Option<i32> {
         let arguments = [OsStr::new("shim"), self.0.as_os_str()];
         let is_shim = |pid: &i32| procs::has_arguments(*pid, &arguments);
-        let told = fs::read_to_string(self.0.join("lock")).unwrap_or_default();
-        let told = told.trim().parse().ok().filter(is_shim);
-        told.or_else(|| {
+        let pid = fs::read_to_string(self.0.join("lock")).unwrap_or_default();
+        let pid = pid.trim().parse().ok().filter(is_shim);
+        pid.or_else(|| {
             let mut pids = procs::all().into_iter().map(|process| process.pid);
             pids.find(is_shim)
         })
     }
 
-    /// Tells whether the shim is alive. The lock is only tried shared, so that two who ask at
-    /// once do not take each other for the shim.
+    /// True if the shim holds the lock. The lock is tried in shared mode, so that two processes
+    /// that check at once do not mistake each other for the shim.
     fn is_alive(&self) -> io::Result<bool> {
         match self.open_lock()?.map(|lock| lock.try_lock_shared()) {
             None | Some(Ok(())) => Ok(false),
@@ -347,12 +345,12 @@ impl JournalEntry {
         }
     }
 
-    /// Waits until the shim has ended, however it did.
+    /// Waits until the shim has ended.
     pub(crate) fn wait(&self) -> io::Result<()> {
         self.open_lock()?.map_or(Ok(()), |lock| lock.lock_shared())
     }
 
-    /// Opens the lock, which nobody can hold who is to be found by it if it is not there.
+    /// Opens the lock file. `None` if there is none, so that no shim can hold it.
     fn open_lock(&self) -> io::Result<Option<File>> {
         match File::open(self.0.join("lock")) {
             Ok(lock) => Ok(Some(lock)),
@@ -361,9 +359,8 @@ impl JournalEntry {
         }
     }
 
-    /// Tells how the build stands.
     pub(crate) fn state(&self) -> io::Result<EntryState> {
-        // In this order: a shim gives its verdict before it lets go of the lock.
+        // In this order: a shim writes its verdict before it releases the lock.
         let lives = self.is_alive()?;
         Ok(match (self.verdict()?, lives) {
             (Some(outcome), _) => EntryState::Finished(outcome),
@@ -373,10 +370,9 @@ impl JournalEntry {
     }
 }
 
-/// Returns the files of the cache that the builds of a journal need: what they are made of, and
-/// what came of them.
+/// Returns the cached files that the builds of a journal need: their inputs and results.
 pub(crate) fn pinned(journal: &Path) -> io::Result<HashSet<Sha1Hex>> {
-    let mut sums = HashSet::new();
+    let mut pins = HashSet::new();
     for file in fs::read_dir(journal)? {
         let path = file?.path();
         if !path.is_dir() {
@@ -384,17 +380,17 @@ pub(crate) fn pinned(journal: &Path) -> io::Result<HashSet<Sha1Hex>> {
         }
         let entry = JournalEntry(path);
         let text = or_nothing(fs::read_to_string(entry.0.join("spec.json")))?;
-        // One that nobody can read is no build's any more.
+        // An unreadable spec belongs to no build any more.
         if let Ok(Spec { request, .. }) = serde_json::from_str(&text) {
-            sums.insert(request.chroot);
-            sums.extend(request.files.iter().map(|(_, sum)| sum.clone()));
+            pins.insert(request.chroot);
+            pins.extend(request.files.iter().map(|(_, sha1)| sha1.clone()));
         }
-        sums.extend(entry.recorded_results()?);
+        pins.extend(entry.recorded_results()?);
     }
-    Ok(sums)
+    Ok(pins)
 }
 
-/// Reads an absent file as an empty one.
+/// Treats a missing file, and one that is not UTF-8, as empty.
 fn or_nothing(read: io::Result<String>) -> io::Result<String> {
     read.or_else(|error| match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::InvalidData => Ok(String::new()),
@@ -402,7 +398,7 @@ fn or_nothing(read: io::Result<String>) -> io::Result<String> {
     })
 }
 
-/// Makes the groups of a build, called by its name.
+/// Makes the control groups of a build, named by its id.
 fn make_cgroups(spec: &Spec, place: &ResourceControl) -> BuildLimits {
     let settings = &spec.settings;
     let memory = settings

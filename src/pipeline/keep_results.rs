@@ -1,4 +1,4 @@
-//! Brings what sbuild built into the file cache.
+//! Brings the results of a build into the file cache.
 
 use std::cell::Cell;
 use std::io::{self, Read};
@@ -11,7 +11,7 @@ use super::journal::{JournalEntry, pinned};
 use super::spec::Spec;
 use super::verify_results::verify;
 
-/// Why nothing was gathered, by whose fault.
+/// Why no results were kept, and whose fault it is.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error("aborted")]
@@ -22,7 +22,7 @@ pub(crate) enum Error {
     Builder(String),
 }
 
-/// A reader that gives up when an abort has come.
+/// A reader that fails after an abort request.
 struct Abortable<'a> {
     inner: &'a mut dyn Read,
     aborted: &'a mut dyn FnMut() -> bool,
@@ -37,19 +37,19 @@ impl Read for Abortable<'_> {
     }
 }
 
-/// What the cache keeps to: the daemon's bounds, and its pins, which are all in the journal.
+/// Returns the rules of the cache: the daemon's limits, and its pins, which are all in the journal.
 fn rules(spec: &Spec, entry: &JournalEntry) -> Rules {
-    let (noting, journal) = (entry.clone(), entry.journal().to_owned());
+    let (recorder, journal) = (entry.clone(), entry.journal().to_owned());
     Rules {
         limit: spec.settings.space.cache,
         reserve: spec.settings.space.reserve,
         pinned: Box::new(move || pinned(&journal)),
-        before_naming: Box::new(move |sum| noting.record_result(sum)),
+        before_naming: Box::new(move |sha1| recorder.record_result(sha1)),
     }
 }
 
-/// Puts the `.changes` of the build and all it names into the cache; on any error nothing that
-/// is new there stays.
+/// Stores the `.changes` of the build and all files it lists in the cache. An error removes every
+/// file that this call has added.
 pub(crate) fn keep(
     spec: &Spec,
     entry: &JournalEntry,
@@ -73,13 +73,14 @@ pub(crate) fn keep(
                 inner: reader,
                 aborted,
             };
-            let known = |sum: &Sha1Hex| spec.request.files.iter().any(|(_, input)| input == sum);
+            let is_input =
+                |sha1: &Sha1Hex| spec.request.files.iter().any(|(_, input)| input == sha1);
             match cache.put(&mut reader, Some(size), None) {
-                Ok(sum) => {
-                    if !known(&sum) {
-                        stored.push(sum.clone());
+                Ok(sha1) => {
+                    if !is_input(&sha1) {
+                        stored.push(sha1.clone());
                     }
-                    Ok(sum)
+                    Ok(sha1)
                 }
                 Err(filecache::Error::Source(error)) => Err(error),
                 Err(error) => {
@@ -92,13 +93,13 @@ pub(crate) fn keep(
     );
     let evicted = metrics().evictions.with_label_values(&["filecache"]).get();
     if evicted > 0 {
-        // This process shows its numbers to nobody; the daemon will.
+        // Only the daemon serves metrics; it reads the count from the journal.
         let _ = entry.record_evictions(evicted);
     }
     result.map_err(|error| {
-        for sum in &stored {
-            // What cannot be removed stays unnamed in the cache, which does no harm.
-            let _ = cache.remove(sum);
+        for sha1 in &stored {
+            // A file that cannot be removed stays in the cache, which does no harm.
+            let _ = cache.remove(sha1);
         }
         match builder_error.take() {
             _ if aborted() => Error::Aborted,

@@ -1,8 +1,9 @@
-//! Removes what a build has outside its journal entry, and ends a build whose shim died.
+//! Removes the leftovers of builds, and ends a build whose shim died.
 //!
-//! Its session, a chroot it was unpacking, its work tree. Used by CLEANUP, by whoever started a
-//! shim and finds it dead, and at start for what builds have left of which no journal knows. Only
-//! what carries the name of a build and looks like one is touched, and no mount is entered.
+//! A build has three things outside its journal entry: its session, a chroot being unpacked, and its
+//! work tree. CLEANUP removes them, the starter of a shim does so after its death, and a starting
+//! daemon does so for builds that no journal has. Only files named by a build and of the expected
+//! form are removed, and no mount is entered.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -18,22 +19,22 @@ use super::buildlog;
 use super::journal::{JournalEntry, Outcome};
 use super::spec::{Settings, Spec};
 
-/// What the name of a work tree begins with while it is being removed.
+/// The prefix of a work tree that is being removed.
 const REMOVING: &str = ".left-";
-/// How long it may take until killed processes are gone.
+/// The time that killed processes get to disappear.
 const KILL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Removes the session's folder and a half-unpacked chroot; absent ones are no error.
+/// Removes the session's folder and a half-unpacked chroot, if they exist.
 pub(super) fn remove_session(spec: &Spec) -> Result<(), session::Error> {
     let settings = &spec.settings;
-    let (sum, id) = (spec.request.chroot.as_str(), spec.request.build_id.as_str());
-    let half_made = store::temp_tree(&settings.chroots, sum, id);
+    let (sha1, id) = (spec.request.chroot.as_str(), spec.request.build_id.as_str());
+    let half_made = store::temp_tree(&settings.chroots, sha1, id);
     let session = spec.session_dir();
     if [&session, &half_made]
         .iter()
         .all(|path| fs::symlink_metadata(path).is_err())
     {
-        // Nor is there a need for subordinate ids then.
+        // Return before subordinate ids are needed.
         return Ok(());
     }
     let ids = launch::own_sub_ids()?;
@@ -41,31 +42,31 @@ pub(super) fn remove_session(spec: &Spec) -> Result<(), session::Error> {
     store::remove(&half_made, ids)
 }
 
-/// Ends a build whose shim is dead: whatever it left running or lying about goes, the log and a
-/// verdict stay.
+/// Ends a build whose shim is dead: kills its processes, removes its leftovers, completes its log
+/// and writes its verdict.
 pub(crate) fn finish_dead(entry: &JournalEntry, reason: &str) -> Outcome {
-    let mut notes = Vec::new();
+    let mut lines = Vec::new();
     let (name, value) = entry.mark();
     for process in procs::kill_marked(name, |of| of == value, KILL_TIMEOUT) {
-        notes.push(format!(
-            "process {} ({}) does not die",
+        lines.push(format!(
+            "cannot kill process {} ({})",
             process.pid, process.name
         ));
     }
     if let Some(Err(error)) = entry.cgroups().map(|bounds| bounds.remove()) {
-        notes.push(format!("a control group is left over: {error}"));
+        lines.push(format!("cannot remove a control group: {error}"));
     }
     if let Ok(spec) = entry.spec() {
-        notes.extend(remove_all(&spec, entry.has_work_tree()));
+        lines.extend(remove_all(&spec, entry.has_work_tree()));
     }
-    notes.extend(entry.shim_stderr());
-    // An abort that met a shim too young to listen.
+    lines.extend(entry.shim_stderr());
+    // The abort may have reached the shim before it handled signals.
     let (status, reason) = if entry.abort_requested() && entry.stages().is_empty() {
         (BuildStatus::Aborted, "aborted on request")
     } else {
         (BuildStatus::BuilderFail, reason)
     };
-    notes.push(format!("Verdict: {status}: {reason}"));
+    lines.push(format!("Verdict: {status}: {reason}"));
     let mut outcome = Outcome {
         status,
         reason: reason.to_owned(),
@@ -74,17 +75,17 @@ pub(crate) fn finish_dead(entry: &JournalEntry, reason: &str) -> Outcome {
         stages: Vec::new(),
     };
     let log = entry.log();
-    // Where there is no room to join it, there may be some for a line.
+    // Joining the log may fail on a full disk; appending one line may still work.
     let logged = [
         buildlog::join(&log),
-        buildlog::append_line(&log, &notes.join("\n")),
+        buildlog::append_line(&log, &lines.join("\n")),
     ];
     for error in logged.into_iter().filter_map(Result::err) {
         log::error!("{}: {error}", log.display());
     }
     if let Err(error) = entry.write_verdict(&outcome) {
         log::error!(
-            "{}: cannot keep the verdict: {error}",
+            "{}: cannot write the verdict: {error}",
             entry.path().display()
         );
         outcome.reason = format!("{reason}, and the journal cannot be written: {error}");
@@ -92,8 +93,8 @@ pub(crate) fn finish_dead(entry: &JournalEntry, reason: &str) -> Outcome {
     outcome
 }
 
-/// Removes all that a build has outside its journal entry, the work tree if that is its own; returns
-/// what could not be removed, a sentence each.
+/// Removes all files of a build outside its journal entry; the work tree only with `has_work_tree`.
+/// Returns the errors.
 pub(crate) fn remove_all(spec: &Spec, has_work_tree: bool) -> Vec<String> {
     let session = remove_session(spec).map_err(|error| error.to_string());
     let tree = match has_work_tree {
@@ -106,9 +107,9 @@ pub(crate) fn remove_all(spec: &Spec, has_work_tree: bool) -> Vec<String> {
         .collect()
 }
 
-/// Removes what builds have left on this host that nobody knows any more: their processes, work
-/// trees and sessions. `known` is the one build of `journal`, which is left alone, as is what others
-/// work in. What cannot be removed is named, and there at the next start.
+/// Removes processes, work trees and sessions of builds that `journal` does not have. `known` is
+/// its one build, which is left alone, as are folders in use. Errors are logged; the next start of
+/// the daemon tries again.
 pub(crate) fn sweep(settings: &Settings, journal: &Path, known: Option<&BuildId>) {
     let is_stray = |entry: &OsStr| {
         let ours = Path::new(entry).parent() == Some(journal);
@@ -119,11 +120,13 @@ pub(crate) fn sweep(settings: &Settings, journal: &Path, known: Option<&BuildId>
         .partition(|(_, entry)| is_stray(entry));
     for (process, entry) in &strays {
         let (pid, name, entry) = (process.pid, &process.name, entry.display());
-        log::warn!("killing process {pid} ({name}) of {entry}, a build that is no more");
+        log::warn!(
+            "killing process {pid} ({name}) of {entry}, a build that the journal does not have"
+        );
     }
     if !strays.is_empty() {
         for process in procs::kill_marked(MARK, is_stray, KILL_TIMEOUT) {
-            log::error!("process {} ({}) does not die", process.pid, process.name);
+            log::error!("cannot kill process {} ({})", process.pid, process.name);
         }
     }
     let living: Vec<BuildId> = others
@@ -139,13 +142,13 @@ pub(crate) fn sweep(settings: &Settings, journal: &Path, known: Option<&BuildId>
         &settings.sessions,
     ];
     let is_leftover = |path: &PathBuf| {
-        // However somebody has laid out his folders.
-        let in_the_way = keep.iter().any(|kept| kept.starts_with(path));
-        !in_the_way && !procs::is_named(path)
+        // The configured folders may lie within each other.
+        let holds_folders = keep.iter().any(|kept| kept.starts_with(path));
+        !holds_folders && !procs::is_named(path)
     };
     for path in builds_in(&settings.home, "build-", &living) {
         if is_leftover(&path) && is_work_tree(&path, &settings.filecache) {
-            // What it was known by is soon gone.
+            // Rename first: removal soon deletes the links by which the tree is recognised.
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             let doomed = settings.home.join(format!("{REMOVING}{name}"));
             if let Err(error) = fs::rename(&path, &doomed) {
@@ -164,8 +167,8 @@ pub(crate) fn sweep(settings: &Settings, journal: &Path, known: Option<&BuildId>
     }
 }
 
-/// Tells whether a folder is the work tree of a build, which begins with links into the file cache.
-/// Somebody's own folder may well be called `build-area`.
+/// True if the folder is the work tree of a build: it has links into the file cache. The name alone
+/// proves nothing: `build-area` may be a user's own folder.
 pub(super) fn is_work_tree(path: &Path, filecache: &Path) -> bool {
     let entries = fs::read_dir(path).into_iter().flatten().flatten();
     entries
@@ -176,14 +179,14 @@ pub(super) fn is_work_tree(path: &Path, filecache: &Path) -> bool {
 fn log_removal<E: std::fmt::Display>(path: &Path, removed: Result<(), E>) {
     let path = path.display();
     match removed {
-        Ok(()) => log::warn!("removed {path}, left by a build that is no more"),
+        Ok(()) => log::warn!("removed {path}, left by an earlier build"),
         Err(error) => {
-            log::error!("{path}, left by a build that is no more, is still there: {error}");
+            log::error!("cannot remove {path}, left by an earlier build: {error}");
         }
     }
 }
 
-/// The build that a mark names.
+/// Returns the build that a mark names.
 fn entry_id(entry: &OsStr) -> Option<BuildId> {
     BuildId::parse(Path::new(entry).file_name()?.to_str()?).ok()
 }

@@ -1,10 +1,9 @@
-//! Pure: what does a build's log say that matters for its verdict?
+//! Pure: finds the lines of a build's log that matter for its verdict.
 //!
-//! One pass over chunks of the raw log, in bounded memory; texts are those of sbuild 0.85 to
-//! 0.91, dpkg and apt (1.x to 3.x), which prefix errors with `E: ` or `Error: `. Decides nothing:
-//! `verdict` weighs the findings, and knows which of them a package could have printed itself.
-//! Only the footer after the last `| Summary` header counts as sbuild's. Line ends are not
-//! anchored: newer section headers carry the time. Called by the shim beside the log's writer.
+//! One pass over chunks of the raw log, in limited memory. The texts are those of sbuild 0.85 to
+//! 0.91, dpkg and apt 1.x to 3.x, which prefix errors with `E: ` or `Error: `. `verdict` interprets
+//! the findings, and knows which of them a package could have printed itself. Only the footer after
+//! the last `| Summary` header counts as sbuild's. Headers match by prefix: newer ones end in a time.
 
 use std::sync::LazyLock;
 
@@ -13,9 +12,9 @@ use memchr::{memchr, memrchr};
 
 use crate::dpkg::relations::strip;
 
-/// The bytes of a line that are looked at.
+/// The bytes of a line that are searched.
 const MAX_LINE_BYTES: usize = 8 << 10;
-/// The relations kept of apt's list of unmet dependencies.
+/// The relations kept from apt's list of unmet dependencies.
 const MAX_UNMET: usize = 256;
 
 /// A line that tells why a build ended.
@@ -25,9 +24,9 @@ pub(crate) enum Sign {
     FetchFailed,
     /// An archive's lists are too old or not valid yet.
     Expired,
-    /// The first error of apt's or sbuild's, whatever it is about.
+    /// Any error of apt or sbuild; the first one is kept.
     Error,
-    /// apt would not go on unasked, as an archive was not authenticated (docs/wire.md §3.7).
+    /// apt stopped because an archive was not authenticated (docs/wire.md §3.7).
     ForceYes,
     /// dpkg failed while it installed the build dependencies.
     DpkgFailed,
@@ -35,13 +34,13 @@ pub(crate) enum Sign {
     SourceDamaged,
     /// sbuild found no .dsc.
     SourceMissing,
-    /// dpkg-buildpackage has begun: what happens now is the package's doing.
+    /// dpkg-buildpackage has started: later failures are the package's.
     Begun,
     /// The source package does not build for this architecture.
     ArchSkipped,
     /// A write found the disk full.
     NoSpace,
-    /// A process was killed, most likely for want of memory.
+    /// A process was killed, most likely because memory ran out.
     Killed,
     /// sbuild stopped a silent build.
     Inactive,
@@ -49,23 +48,23 @@ pub(crate) enum Sign {
     IllegalInstruction,
 }
 
-/// What begins an error or a warning.
+/// The prefixes of errors and warnings.
 const MESSAGES: [&str; 4] = ["E: ", "W: ", "Error: ", "Warning: "];
-/// What begins sbuild's footer, and the lines in it that are read.
+/// The header of sbuild's footer, and the prefixes of the lines read in it.
 const FOOTER: [&str; 3] = ["| Summary", "Fail-Stage: ", "Status: "];
-/// What begins apt's list of unmet dependencies.
+/// The headers of apt's list of unmet dependencies.
 const UNMET: [&str; 2] = [
     "The following packages have unmet dependencies:",
     "Unsatisfied dependencies:",
 ];
-/// What follows the name of a package that is installed in the wrong version (2008 only).
+/// The text after the name of a package that is installed in the wrong version (2008 only).
 const OLD_VERSION: &str = "(inst ";
 
-/// Where in a line a sign's text stands.
+/// The position of a sign's text in a line.
 enum At {
     /// After `E: ` or `Error: `.
     Error,
-    /// After apt's or sbuild's `E: ` or `Error: `, `W: ` or `Warning: `.
+    /// After `E: `, `Error: `, `W: ` or `Warning: `.
     Message,
     /// Anywhere.
     Any,
@@ -133,39 +132,39 @@ const SIGNS: &[(Sign, At, &str)] = &[
     (Sign::IllegalInstruction, At::Any, "Illegal instruction"),
 ];
 
-/// How sure apt's words are that a relation cannot be met (docs/wire.md §3.7).
+/// How certain apt's message is that a relation cannot be met (docs/wire.md §3.7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Certainty {
     /// The relation itself cannot be met.
     Definite,
-    /// Something the relation needs may be missing instead: the package lists must be looked at.
+    /// A dependency of the relation may be missing instead: the package lists must be searched.
     Dubious,
 }
 
-/// A relation, alternatives and all, that apt could not meet.
+/// A relation with all its alternatives that apt could not meet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Unmet {
-    /// Without qualifiers, as a master reads it.
+    /// Without qualifiers, in the form a master reads.
     pub(crate) relation: String,
     pub(crate) certainty: Certainty,
 }
 
-/// What was found in a log.
+/// The findings in a log.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
-    /// sbuild's own account of where it stopped, absent after success.
+    /// The stage in which sbuild stopped; `None` after success.
     pub(crate) fail_stage: Option<String>,
-    /// sbuild's own account of how it ended.
+    /// The status that sbuild reports.
     pub(crate) status: Option<String>,
     /// The last list of unmet dependencies.
     pub(crate) unmet: Vec<Unmet>,
     /// Dependencies named by the old sbuild and apt, in the order of [`OldDep`]'s kinds.
     old_deps: [Option<String>; 5],
-    /// The first line of each sign, in order of appearance.
+    /// The first line of each sign, in order.
     signs: Vec<(Sign, String)>,
 }
 
-/// The single lines that name a missing dependency, in order of precedence (docs/wire.md §3.7).
+/// The kinds of single lines that name a missing dependency, by precedence (docs/wire.md §3.7).
 #[derive(Debug, Clone, Copy)]
 enum OldDep {
     LaterThan,
@@ -182,13 +181,13 @@ impl Findings {
         found.map(|(_, line)| line.as_str())
     }
 
-    /// Returns the relation of the first dep-wait pattern of 2008 that was met.
+    /// Returns the relation of the first dep-wait pattern of 2008 that matched.
     pub(crate) fn old_dependency(&self) -> Option<&str> {
         self.old_deps.iter().flatten().next().map(String::as_str)
     }
 }
 
-/// Reads a log as it goes by.
+/// Scans a log chunk by chunk.
 #[derive(Debug, Default)]
 pub(crate) struct LogScan {
     findings: Findings,
@@ -196,7 +195,7 @@ pub(crate) struct LogScan {
     line: Vec<u8>,
     in_summary: bool,
     in_unmet: bool,
-    /// The last unmet relation ended in `or`: its next alternative follows.
+    /// True if the last unmet relation ended in `or`: its next alternative follows.
     or_follows: bool,
 }
 
@@ -205,7 +204,7 @@ impl LogScan {
         Self::default()
     }
 
-    /// Reads the next bytes, cut anywhere.
+    /// Scans the next bytes, cut anywhere.
     pub(crate) fn feed(&mut self, mut chunk: &[u8]) {
         loop {
             if self.line.is_empty() && !self.in_unmet {
@@ -220,15 +219,16 @@ impl LogScan {
         }
     }
 
-    /// Returns what was found up to the end of the log.
+    /// Returns the findings at the end of the log.
     pub(crate) fn finish(mut self) -> Findings {
         self.end_line();
         self.findings
     }
 
     fn hold(&mut self, bytes: &[u8]) {
-        let room = MAX_LINE_BYTES - self.line.len();
-        self.line.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        let space = MAX_LINE_BYTES - self.line.len();
+        self.line
+            .extend_from_slice(&bytes[..bytes.len().min(space)]);
     }
 
     fn end_line(&mut self) {
@@ -263,7 +263,7 @@ impl LogScan {
         }
     }
 
-    /// Takes the footer's values: each header starts it anew, and later output adds nothing.
+    /// Reads the footer. Each header starts it anew; within one, the first value counts.
     fn read_footer(&mut self, line: &str) {
         let [summary, fail_stage, status] = FOOTER;
         if line.starts_with(summary) {
@@ -284,8 +284,8 @@ impl LogScan {
         }
     }
 
-    /// Reads apt's list of unmet dependencies: indented lines below its header. What apt says on
-    /// stderr meanwhile may stand before the first, or part of it: an `E`, say.
+    /// Reads apt's list of unmet dependencies: indented lines below its header. Part of apt's stderr,
+    /// such as an `E`, may be mixed into the first line.
     fn read_unmet(&mut self, line: &str) {
         let is_relation = line.starts_with(' ')
             || [" : Depends: ", " : PreDepends: "]
@@ -302,8 +302,8 @@ impl LogScan {
         }
     }
 
-    /// Reads ` PACKAGE : Depends: RELATION but REASON[ or]`; following lines leave out the
-    /// package, and further alternatives also the kind.
+    /// Parses ` PACKAGE : Depends: RELATION but REASON[ or]`. Later lines leave out the package, and
+    /// further alternatives also the kind.
     fn read_unmet_line(&mut self, line: &str) {
         let text = line.split_once(" : ").map_or(line, |(_, text)| text);
         let (text, or) = text
@@ -330,7 +330,7 @@ impl LogScan {
     }
 }
 
-/// Splits `RELATION but REASON`; no reason or an unknown one is dubious.
+/// Parses `RELATION but REASON`; a missing or unknown reason is dubious.
 fn unmet_relation(text: &str) -> Unmet {
     let (relation, reason) = text.split_once(" but ").unwrap_or((text, ""));
     let reason = reason.trim_end();
@@ -349,16 +349,17 @@ fn unmet_relation(text: &str) -> Unmet {
     }
 }
 
-/// Returns `text`, which begins a line, from the first line on in which [`LogScan::read_line`] may
-/// find something outside a list of unmet dependencies; at least from the last line on. A log may
-/// come by the gigabyte, and looking at each of its lines takes ten times as long.
+/// Skips the lines at the start of `text` in which [`LogScan::read_line`] can find nothing. `text`
+/// begins a line outside a list of unmet dependencies; its last line is never skipped.
+///
+/// Reading each line of a log of a gigabyte would take ten times as long.
 fn skip_idle_lines(text: &[u8]) -> &[u8] {
     static TEXTS: LazyLock<AhoCorasick> = LazyLock::new(|| {
         let signs = SIGNS.iter().filter(|(_, at, _)| matches!(at, At::Any));
         let texts = signs.map(|(_, _, text)| *text).chain(FOOTER).chain(UNMET);
         let texts = texts.chain([OLD_VERSION]).map(str::to_owned);
         AhoCorasick::builder()
-            // The kind that vectors are used for.
+            // Only this kind uses vector instructions.
             .match_kind(MatchKind::LeftmostFirst)
             .build(texts.chain(MESSAGES.map(|mark| format!("\n{mark}"))))
             .expect("they are few and short")
@@ -376,12 +377,12 @@ fn skip_idle_lines(text: &[u8]) -> &[u8] {
     &text[start..]
 }
 
-/// Returns what follows the mark of an error or warning.
+/// Returns the text after the prefix of an error or warning.
 fn message(line: &str) -> Option<&str> {
     MESSAGES.iter().find_map(|mark| line.strip_prefix(mark))
 }
 
-/// Reads the single lines that name a missing dependency.
+/// Parses a single line that names a missing dependency.
 fn old_dependency(line: &str) -> Option<(OldDep, String)> {
     if let Some(message) = message(line) {
         if let Some(name) = message.strip_prefix("Couldn't find package ") {
@@ -395,7 +396,7 @@ fn old_dependency(line: &str) -> Option<(OldDep, String)> {
             .split_once(" has no installation candidate")?;
         return Some((OldDep::NoCandidate, bare_name(name.0)?));
     }
-    // `PKG(inst VERSION ! >> wanted VERSION)`, possibly several in a line.
+    // `PKG(inst VERSION ! >> wanted VERSION)`; a line may have several.
     let (name, rest) = line.split_once(OLD_VERSION)?;
     let (_, rest) = rest.split_once(" ! ")?;
     let (operator, rest) = rest.split_once(" wanted ")?;
@@ -408,9 +409,7 @@ fn old_dependency(line: &str) -> Option<(OldDep, String)> {
     }
 }
 
-/// Returns a package name without quotes and what follows it.
-///
-/// Names of sbuild's own dummy packages are no dependencies of anything.
+/// Returns the first word of `text` without quotes; `None` for a dummy package of sbuild.
 fn bare_name(text: &str) -> Option<String> {
     let name = text
         .split_ascii_whitespace()
@@ -442,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn unmet_dependencies_with_alternatives() {
+    fn unmet_dependencies_keep_their_alternatives() {
         use Certainty::{Definite, Dubious};
         let log = b"The following packages have unmet dependencies:\n \
             sbuild-dummy : Depends: libfoo-dev:amd64 (>= 2) but 1.0-1 is to be installed\n\
@@ -469,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn what_apt_says_at_the_same_time_may_stand_before_a_relation() {
+    fn stderr_of_apt_may_be_mixed_into_a_relation() {
         for torn in [
             "E",
             "E:",
@@ -486,7 +485,7 @@ mod tests {
     }
 
     #[test]
-    fn reasons() {
+    fn the_reason_decides_the_certainty() {
         let check =
             |reason: &str, expect| assert_eq!(unmet_relation(reason).certainty, expect, "{reason}");
         check("x but 1.0 is installed", Certainty::Definite);
@@ -496,7 +495,7 @@ mod tests {
     }
 
     #[test]
-    fn old_patterns_in_their_order() {
+    fn old_patterns_count_by_precedence() {
         let check = |log: &str, expect: Option<&str>| {
             assert_eq!(scan(log.as_bytes(), 64).old_dependency(), expect, "{log}");
         };
@@ -522,7 +521,7 @@ mod tests {
     }
 
     #[test]
-    fn what_matters_is_found_among_what_does_not() {
+    fn signs_are_found_among_other_lines() {
         let idle = "cc -c a.c\nFILE: x\n\n".repeat(3);
         for (_, at, text) in SIGNS {
             let mark = match at {
@@ -558,7 +557,7 @@ mod tests {
         ];
         crate::fuzz::fuzz("logs", &seeds, |input| {
             let whole = scan(input, input.len().max(1));
-            // However it comes in pieces, it says the same.
+            // The chunks make no difference.
             let pieces = scan(input, 7);
             assert_eq!(format!("{pieces:?}"), format!("{whole:?}"));
             assert!(whole.unmet.len() <= MAX_UNMET && whole.signs.len() <= SIGNS.len());
@@ -569,7 +568,7 @@ mod tests {
     }
 
     #[test]
-    fn a_very_long_line_is_read_from_its_start_only() {
+    fn only_the_start_of_a_very_long_line_is_read() {
         let mut log = b"E: Failed to fetch ".to_vec();
         log.resize(1 << 20, b'x');
         log.extend_from_slice(b"No space left on device\n");

@@ -1,10 +1,9 @@
-//! One build: from a checked request to a verdict, a log and files in the cache.
+//! One build: from a checked request to a verdict, a log and results in the cache.
 //!
-//! `rundir` is what a build has on disk, `shim` the process that does it: it asks `plan` for the
-//! next stage and has `stages` do it, each command under the timeouts of `exec`. `logscan` reads the
-//! log as it goes by, `verdict` decides what the end of sbuild means, `depwait` what the archive
-//! lacks (`wildcard`: for which architecture); `changes`, `collect` and `gather` bring in the
-//! results. `dsc` and `source` are what is built from, for those who are given a .dsc.
+//! `shim` is the process of one build, `journal` its files on disk. `stage` decides which stage
+//! comes next, `stages` does it, `running` and `command` run its programs under timeouts. `logscan`
+//! reads the log as it is written, `verdict` classifies the exit of sbuild, `depwait` finds missing
+//! build dependencies. `verify_results` and `keep_results` bring the results into the cache.
 
 mod apt;
 pub(crate) mod autopsy;

@@ -1,7 +1,7 @@
-//! A build in the making: its session, its log, its timeouts, and the running of its programs.
+//! A running build: its session, its log, and the programs it runs.
 //!
-//! Everything that is started here is under the shim's timeouts and in its log, and can be killed
-//! at any moment. `stages` says what to run, `shim` in which order.
+//! Every program runs under the shim's timeouts, writes to the build log, and can be killed at any
+//! time. `stages` decides what to run, `shim` in which order.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -30,13 +30,13 @@ use super::spec::Spec;
 use super::stage::{Failure, Stage};
 use super::verdict::Exit;
 
-/// How a stage ended, if not well.
+/// Why a stage did not succeed.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum StageError {
     Failed(Failure),
-    /// Somebody asked for an abort; everything is killed already.
+    /// An abort was requested; everything is killed already.
     Aborted,
-    /// The writable layer in memory is full: once more from MOUNT, on disk.
+    /// The writable layer in memory is full: the build is retried with a layer on disk.
     LayerFull,
 }
 
@@ -53,31 +53,30 @@ pub(crate) struct Build {
     pub(crate) log: BuildLog,
     pub(crate) mailbox: Mailbox,
     pub(crate) files: Vec<(FileName, Sha1Hex)>,
-    /// Processes that would not die; the build is the builder's failure then.
+    /// Processes that could not be killed; with any, the verdict is BUILDERFAIL.
     pub(crate) stuck: Vec<String>,
     pub(super) entry: JournalEntry,
     began: Instant,
-    /// Keeps the chroot's tree where it is.
+    /// Keeps the chroot's tree from being evicted.
     pub(super) chroot: Option<store::Held>,
     pub(super) session: Option<Session>,
     pub(super) in_memory: bool,
     memory_is_too_small: bool,
-    /// Whether a program has complained of a full disk.
+    /// True if a program reported a full disk.
     saw_disk_full: bool,
     disk: Disk,
-    /// None if the starter was an older program.
+    /// `None` if an older program started the shim.
     cgroups: Option<BuildLimits>,
 }
 
-/// Below this much free space a disk counts as full.
+/// A disk with less free space, in bytes, counts as full.
 const FULL_BYTES: u64 = 16 << 20;
-/// How long the last process may take to end where nobody waits for an abort: on a busy machine the
-/// kernel needs its time to forget a tree of 200,000 files.
+/// The timeout for killing all processes when no abort waits for it: on a busy machine, the kernel
+/// is slow to free a tree of 200,000 files.
 const KILL_TIMEOUT: Duration = Duration::from_secs(60);
-/// The least memory available for a layer in memory.
+/// The least available memory, in bytes, for a layer in memory.
 const MEMORY_LAYER_BYTES: u64 = 4 << 30;
 
-/// How a stage ended.
 pub(super) type StageResult = Result<(), StageError>;
 
 impl Build {
@@ -106,7 +105,7 @@ impl Build {
             .map_err(|error| Failure::new(BuildStatus::BuilderFail, error.to_string()).into())
     }
 
-    /// Starts the session: in memory where that is wished and works, else on disk.
+    /// Starts the session, with its writable layer in memory if configured and possible.
     pub(super) fn start_session(&mut self, ids: SubIds, dir: &Path) -> Result<Session, String> {
         let base = store::tree(
             &self.spec.settings.chroots,
@@ -118,21 +117,21 @@ impl Build {
             memory_bytes: None,
             network: self.spec.settings.network != Network::Never,
         };
-        let may_use = self
+        let memory_limit = self
             .cgroups
             .as_ref()
             .map_or(u64::MAX, |cgroups| cgroups.memory_bytes);
-        // What is in the layer counts as the build's memory as well: half is for its processes.
-        let available = host::available_memory_bytes().min(may_use);
-        let wish = match self.spec.settings.overlay {
+        // The layer counts as the build's memory as well: half is for its processes.
+        let available = host::available_memory_bytes().min(memory_limit);
+        let use_memory = match self.spec.settings.overlay {
             _ if self.memory_is_too_small => false,
             Overlay::Disk => false,
             Overlay::Tmpfs => true,
             Overlay::Auto => host::memory_layer_works() && available >= MEMORY_LAYER_BYTES,
         };
-        if wish {
-            let bound = self.spec.settings.memory_layer_bytes.unwrap_or(u64::MAX);
-            spec.memory_bytes = Some(bound.min(available / 2));
+        if use_memory {
+            let limit = self.spec.settings.memory_layer_bytes.unwrap_or(u64::MAX);
+            spec.memory_bytes = Some(limit.min(available / 2));
             match start(ids, &spec) {
                 Ok(session) => {
                     self.in_memory = true;
@@ -140,7 +139,7 @@ impl Build {
                 }
                 Err(reason) if self.spec.settings.overlay == Overlay::Tmpfs => return Err(reason),
                 Err(reason) => self.log.line(&format!(
-                    "No writable layer in memory here ({reason}); it is on disk."
+                    "Cannot keep the writable layer in memory ({reason}); it is on disk."
                 )),
             }
             spec.memory_bytes = None;
@@ -154,21 +153,21 @@ impl Build {
         self.session.as_ref().map_or(0, Session::init_pid)
     }
 
-    /// Changes files in the session; what it has to say goes to the log.
+    /// Changes files in the session, and logs the messages of that.
     pub(super) fn change_files(&mut self, task: &Task) -> io::Result<()> {
         if self.session.is_none() {
             return Err(io::Error::other(
                 "the site's mountpath made the chroot, so this stage needs a site program as well",
             ));
         }
-        let said = files::change(self.session_pid(), task)?;
-        if !said.is_empty() {
-            self.log.line(&said);
+        let messages = files::change(self.session_pid(), task)?;
+        if !messages.is_empty() {
+            self.log.line(&messages);
         }
         Ok(())
     }
 
-    /// A command inside the session.
+    /// Returns a command that runs inside the session.
     pub(super) fn session_command(&self, words: &[&str]) -> Command {
         let (program, rest) = words.split_first().expect("a command has a name");
         let network = match self.spec.settings.network {
@@ -191,7 +190,7 @@ impl Build {
         command
     }
 
-    /// Runs a site program as 2008 did: the build id first.
+    /// Runs a site program with the build id as its first argument, as in 2008.
     pub(super) fn run_site_program(
         &mut self,
         stage: Stage,
@@ -206,7 +205,7 @@ impl Build {
         self.run_stage_command(stage, command)
     }
 
-    /// Runs a command whose exit code is the stage's.
+    /// Runs a command whose exit code decides whether the stage succeeds.
     pub(super) fn run_stage_command(&mut self, stage: Stage, command: Command) -> StageResult {
         let (exit, findings) = self.run_scanned(stage, command)?;
         let name = stage.name();
@@ -214,7 +213,7 @@ impl Build {
         match exit {
             Exit::Code(0) => Ok(()),
             Exit::Code(code) if code == i32::from(HOST_FAILED) => {
-                builder(format!("{name} could not be started; the log says why."))
+                builder(format!("{name} could not be started; see the log."))
             }
             _ if findings.sign(Sign::NoSpace).is_some() || self.disk_is_full() => {
                 builder(format!("{name} failed: the builder's disk is full."))
@@ -230,7 +229,7 @@ impl Build {
         }
     }
 
-    /// Runs a command, its output to the log and through the scan.
+    /// Runs a command, and logs and scans its output.
     pub(super) fn run_scanned(
         &mut self,
         stage: Stage,
@@ -299,7 +298,7 @@ impl Build {
             OutOfSpace::Results(bytes) => {
                 self.kill_everything();
                 let reason = format!(
-                    "The package's results are too large: {} MiB and not at an end, more than {} \
+                    "The package's results are too large: {} MiB so far, more than {} \
                      ([limits] results).",
                     bytes >> 20,
                     self.spec.settings.result_bytes >> 20
@@ -324,74 +323,74 @@ impl Build {
         stage_failure(stage, format!("{} {how}; it was killed.", stage.name()))
     }
 
-    /// Ends the session and every other descendant; remembers what would not die.
+    /// Kills the session and every other descendant. Survivors are logged and added to `stuck`.
     pub(crate) fn kill_everything(&mut self) {
         if let Some(mut session) = self.session.take() {
             session.kill();
         }
-        let clock = self.spec.settings.timeouts.abort;
-        let bound = if self.mailbox.abort_requested() {
-            clock
+        let abort = self.spec.settings.timeouts.abort;
+        let timeout = if self.mailbox.abort_requested() {
+            abort
         } else {
-            clock.max(KILL_TIMEOUT)
+            abort.max(KILL_TIMEOUT)
         };
-        for process in procs::kill_descendants(bound) {
-            let said = format!(
-                "process {} ({}) is in state {} and does not die",
+        for process in procs::kill_descendants(timeout) {
+            let line = format!(
+                "cannot kill process {} ({}) in state {}",
                 process.pid, process.name, process.state
             );
-            if !self.stuck.contains(&said) {
-                self.log.line(&said);
-                self.stuck.push(said);
+            if !self.stuck.contains(&line) {
+                self.log.line(&line);
+                self.stuck.push(line);
             }
         }
     }
 
-    /// Forgets a session whose layer in memory was too small; the next one is on disk.
+    /// Ends a session whose layer in memory was too small; the next layer is on disk.
     pub(crate) fn switch_to_disk(&mut self) {
         self.memory_is_too_small = true;
         self.saw_disk_full = false;
         self.kill_everything();
-        // A second sbuild must not find the first one's files.
+        // The retry must not find the files of the first attempt.
         let _ = sys::fs::remove_tree(&self.spec.work_tree());
     }
 
-    /// Tells whether a failure may come from a layer in memory that was too small. Most programs
-    /// remove what they could not finish, so their complaint counts as well.
+    /// True if a failure may come from a layer in memory that was too small. Most programs remove
+    /// unfinished files, so an error message of a full disk counts as well.
     pub(super) fn layer_was_too_small(&self) -> bool {
         let is_full = || host::free_bytes(&self.root()).is_some_and(|free| free < FULL_BYTES);
         self.in_memory && self.session.is_some() && (self.saw_disk_full || is_full())
     }
 
-    /// Says whose fault a full disk is; ends everything to find that out.
+    /// Decides whose fault a full disk is. Kills everything, so that usage no longer changes.
     fn blame_disk(&mut self, stage: Stage) -> Failure {
         self.kill_everything();
         let used = match stage {
             Stage::Sbuild => self.used_bytes(),
-            // Nothing of the package has run.
+            // No program of the package has run.
             _ => 0,
         };
         self.disk.blame(used)
     }
 
-    /// The bytes of the disk that the build takes, as far as that can be told.
+    /// The bytes of the disk that the build uses; unreadable folders count as empty.
     fn used_bytes(&self) -> u64 {
         let folders = [self.spec.session_dir(), self.spec.work_tree()];
         launch::own_sub_ids().map_or(0, |ids| {
-            let taken = |dir: &PathBuf| store::measure(dir, ids).unwrap_or_default();
-            folders.iter().map(taken).sum()
+            let measure = |dir: &PathBuf| store::measure(dir, ids).unwrap_or_default();
+            folders.iter().map(measure).sum()
         })
     }
 
-    /// Weighs a failure of the package's own against what the build may use: what ran into a
-    /// bound failed for that, whatever it says.
+    /// Replaces a package failure by the limit that caused it (memory, processes, disk), if the build
+    /// hit one since `before`.
     pub(super) fn blame_limit(&mut self, failure: Failure, before: Hits) -> StageError {
         if self.layer_was_too_small() {
             return StageError::LayerFull;
         }
         let now = self.hits();
         let full = self.disk_is_full() || self.disk.below_reserve().is_some();
-        let (bound, limit) = match &self.cgroups {
+        let (problem, limit) = match &self.cgroups {
             Some(cgroups) if now.oom_kills > before.oom_kills => {
                 if self.layer_bytes() > cgroups.memory_bytes / 4 {
                     return StageError::LayerFull;
@@ -404,18 +403,18 @@ impl Build {
                 let limit = format!("it may have {} ([limits] processes)", cgroups.processes);
                 ("The build ran out of processes", limit)
             }
-            _ if full || (self.saw_disk_full && !self.disk.had_guaranteed_space()) => {
+            _ if full || (self.saw_disk_full && !self.disk.had_promised_space()) => {
                 let mut blamed = self.blame_disk(Stage::Sbuild);
                 blamed.reason = format!("{} {}", blamed.reason, failure.reason);
                 return blamed.into();
             }
             _ => return failure.into(),
         };
-        let reason = format!("{bound}: {limit}. {}", failure.reason);
+        let reason = format!("{problem}: {limit}. {}", failure.reason);
         Failure::new(BuildStatus::PackageFail, reason).into()
     }
 
-    /// How often the build came up against its bounds so far.
+    /// How often the build hit its limits so far.
     pub(super) fn hits(&self) -> Hits {
         self.cgroups
             .as_ref()
@@ -423,15 +422,15 @@ impl Build {
             .unwrap_or_default()
     }
 
-    /// Removes what bounded the build. Nothing of it may run any more.
+    /// Removes the control groups of the build, all of whose processes must have ended.
     pub(crate) fn remove_cgroups(&mut self) {
         if let Some(Err(error)) = self.cgroups.take().map(|cgroups| cgroups.remove()) {
             self.log
-                .line(&format!("A control group is left over: {error}"));
+                .line(&format!("Cannot remove a control group: {error}"));
         }
     }
 
-    /// The bytes in a layer in memory.
+    /// The bytes used in a layer in memory.
     fn layer_bytes(&self) -> u64 {
         match &self.session {
             Some(_) if self.in_memory => host::used_bytes(&self.root()).unwrap_or_default(),
@@ -439,7 +438,7 @@ impl Build {
         }
     }
 
-    /// The session's root, as it is seen from outside.
+    /// The session's root, as seen from outside.
     fn root(&self) -> PathBuf {
         format!("/proc/{}/root", self.session_pid()).into()
     }
@@ -454,15 +453,15 @@ impl Build {
 }
 
 fn start(ids: SubIds, spec: &SessionSpec) -> Result<Session, String> {
-    let (mut complaints, log) = io::pipe().map_err(|error| error.to_string())?;
+    let (mut messages, log) = io::pipe().map_err(|error| error.to_string())?;
     Session::start(ids, spec, log).map_err(|error| {
         let mut text = String::new();
-        let _ = io::Read::read_to_string(&mut complaints, &mut text);
+        let _ = io::Read::read_to_string(&mut messages, &mut text);
         format!("{error} {}", text.trim())
     })
 }
 
-/// The failure of a stage that failed for a reason nobody knows better.
+/// Returns a failure with the default status of its stage.
 fn stage_failure(stage: Stage, reason: String) -> StageError {
     Failure::new(
         stage.failure_status().unwrap_or(BuildStatus::BuilderFail),

@@ -1,13 +1,13 @@
-//! Pure: how sbuild is called: its command line, its configuration, its environment.
+//! Pure: the command line, configuration and environment of sbuild.
 //!
-//! For the sbuild of Debian 12 (0.85) and of Debian 13 (0.89); an unknown variable in the
-//! configuration is fatal to it, so what differs goes by its version.
+//! For the sbuild of Debian 12 (0.85) and Debian 13 (0.89). An unknown variable in the configuration
+//! is fatal to sbuild, so differences depend on its version.
 
 use std::path::Path;
 
 use super::spec::Spec;
 
-/// What sbuild is given besides its arguments.
+/// The environment of sbuild.
 pub(crate) const ENVIRONMENT: [(&str, &str); 5] = [
     ("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"),
     ("LANG", "C.UTF-8"),
@@ -28,8 +28,8 @@ pub(crate) fn minor(version: &str) -> u32 {
         .unwrap_or(85)
 }
 
-/// Returns the text of the configuration file: the answers of launchpad-buildd's `.sbuildrc` (docs/wire.md
-/// §3.4), for a session that is handed over ready; `host` is named as the maintainer's.
+/// Returns the configuration file for a session that is ready: the settings of launchpad-buildd's
+/// `.sbuildrc` (docs/wire.md §3.4). `host` becomes part of the maintainer's address.
 pub(crate) fn configuration(host: &str, minor: u32) -> String {
     let mut lines = vec![
         // Without this mode the exit codes 2 and 3 never occur.
@@ -51,7 +51,7 @@ pub(crate) fn configuration(host: &str, minor: u32) -> String {
         "$bd_uninstallable_explainer = '';",
         "$log_filter = 0;",
         "$log_colour = 0;",
-        // The silence clock is the shim's.
+        // The shim has the silence timeout.
         "$stalled_pkg_timeout = 0;",
     ];
     if minor >= 87 {
@@ -68,8 +68,8 @@ pub(crate) fn configuration(host: &str, minor: u32) -> String {
     text
 }
 
-/// Returns the arguments of sbuild; `program` is the path by which it finds this binary, `init`
-/// the session's.
+/// Returns the arguments of sbuild. `program` is the path of this binary, `init` the pid of the
+/// session's init.
 pub(crate) fn arguments(
     spec: &Spec,
     minor: u32,
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_of_debian_releases() {
+    fn the_minor_version_is_parsed_from_debian_versions() {
         for (version, expect) in [
             ("0.85.0", 85),
             ("0.89.3+deb13u4", 89),
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn the_argument_lines_of_both_generations() {
+    fn arguments_for_sbuild_and_for_the_site_program_of_2008() {
         let plain = spec(json!({"suite": "bookworm"}));
         let words = arguments(&plain, 85, Path::new("/proc/1/exe"), 42, "host").join(" ");
         assert!(
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn the_configuration_knows_its_version_and_no_odd_host_name() {
+    fn the_configuration_fits_the_version_and_cleans_the_host_name() {
         assert!(!configuration("h", 85).contains("unshare_mmdebstrap"));
         assert!(configuration("h", 89).contains("$unshare_mmdebstrap_auto_create = 0;"));
         assert!(configuration("a'b.example", 85).contains("<buildd@ab.example>"));

@@ -1,22 +1,21 @@
-//! Pure: which bytes of a log line are credentials, and the line without them?
+//! Pure: removes credentials from log lines.
 //!
-//! Removes `user:password@` from URLs and `,proxyauth=user:token` (docs/wire.md §3.10). The
-//! userinfo of a URL ends at the first `/`, blank, quote, `<` or `>`, so that a port and a later
-//! `@` (`http://h:80/a b@c`) are never taken for a password; a raw `/` in a password is no valid
-//! URL and is not recognised. `http://user@host/` holds no secret and stays.
-//! Called by the build log's writer and, for its own lines, by the daemon.
+//! Removed are `user:password@` in URLs and `,proxyauth=user:token` (docs/wire.md §3.10). The
+//! userinfo of a URL ends at the first `/`, blank, quote, `<` or `>`. So a port and a later `@`, as in
+//! `http://h:80/a b@c`, are no password. A raw `/` in a password is no valid URL and not recognised.
+//! `http://user@host/` holds no secret and stays.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use aho_corasick::{AhoCorasick, Input};
 
-/// What a URL's user and password come after.
+/// The text before a URL's user and password.
 const SCHEME_END: &[u8] = b"://";
-/// The proxy credentials apt and snapcraft print, with their comma.
+/// The start of the proxy credentials that apt and snapcraft print.
 const PROXY_AUTH: &[u8] = b",proxyauth=";
 
-/// Removes credentials from the log of a private build, and nothing from that of a public one.
+/// Removes credentials from the log of a private build; leaves that of a public one unchanged.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Scrubber {
     private: bool,
@@ -27,12 +26,11 @@ impl Scrubber {
         Self { private }
     }
 
-    /// Tells whether there is anything to do.
     pub(crate) fn is_private(self) -> bool {
         self.private
     }
 
-    /// Returns `text` (whole lines, or a last line that has ended) without credentials.
+    /// Removes credentials from `text`, which must not end in the middle of a line.
     pub(crate) fn scrub(self, text: &[u8]) -> Cow<'_, [u8]> {
         if self.private {
             remove_credentials(text)
@@ -42,13 +40,13 @@ impl Scrubber {
     }
 }
 
-/// Returns `text` without credentials, whoever the build is for.
+/// Removes credentials from `text`, for private and public builds.
 pub(crate) fn scrub_always(text: &str) -> String {
-    // Only whole runs between ASCII bytes are removed, so that this stays UTF-8.
+    // The removed parts begin and end at ASCII bytes, so the rest stays UTF-8.
     String::from_utf8_lossy(&remove_credentials(text.as_bytes())).into_owned()
 }
 
-/// Returns where credentials may begin that `text` ends in the middle of.
+/// Returns where credentials may begin that the end of `text` cuts off.
 pub(super) fn unfinished(text: &[u8]) -> Option<usize> {
     let open = |start: &[u8]| {
         let at = text
@@ -92,9 +90,9 @@ fn remove_credentials(text: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(kept)
 }
 
-/// Returns the length of `user:password@` at the start of `rest`, 0 when there is no password.
+/// Returns the length of `user:password@` at the start of `rest`; 0 without a password.
 ///
-/// The last `@` counts, as a password may hold one too.
+/// The last `@` counts, since a password may contain one.
 fn userinfo_len(rest: &[u8]) -> usize {
     let end = rest
         .iter()
@@ -106,7 +104,7 @@ fn userinfo_len(rest: &[u8]) -> usize {
     }
 }
 
-/// Returns the length of `,proxyauth=user:token` at the start of `rest`, 0 without a token.
+/// Returns the length of `,proxyauth=user:token` at the start of `rest`; 0 without a token.
 fn proxy_auth_len(rest: &[u8]) -> usize {
     let value = &rest[PROXY_AUTH.len()..];
     let end = value
@@ -139,8 +137,8 @@ mod tests {
     }
 
     #[test]
-    fn credentials_go_and_all_else_stays() {
-        // The two golden shapes of docs/wire.md §3.10, with all the rest of their lines.
+    fn only_credentials_are_removed() {
+        // The two forms of docs/wire.md §3.10, within whole lines.
         check(
             "Get:1 http://buildd:secret@ppa.example.com hardy/main foo 1.0-1 [12B]",
             "Get:1 http://ppa.example.com hardy/main foo 1.0-1 [12B]",
@@ -165,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_cut_in_its_middle_is_found() {
+    fn cut_off_credentials_are_found() {
         assert_eq!(unfinished(b"Get http://u:pass"), Some(11));
         assert_eq!(unfinished(b"x,proxyauth=u:p"), Some(12));
         assert_eq!(unfinished(b"Get http://h/ done"), None);

@@ -1,8 +1,8 @@
-//! The process that does one build, and outlives the daemon that started it.
+//! The shim: the process of one build, which outlives the daemon that started it.
 //!
-//! `internal shim RUNDIR`. It leads a login session of its own and is the reaper of all its
-//! descendants, holds the run directory's lock as its stdout, reads the spec from its stdin, is the
-//! only writer of the build log, and leaves its verdict as its last act. TERM is the request to abort.
+//! `internal shim ENTRY` leads a session of its own and is the reaper of all its descendants. It
+//! holds the lock of its journal entry as stdout, reads the spec from stdin, is the only writer of
+//! the build log, and writes the verdict as its last act. SIGTERM requests an abort.
 
 use std::ffi::OsString;
 use std::io;
@@ -26,12 +26,12 @@ use super::running::{Build, StageError};
 use super::spec::Spec;
 use super::stage::{Failure, Record, Stage};
 
-/// Does the build of the run directory that `args` name.
+/// Does the build of the journal entry that `args` names.
 pub(crate) fn run(args: &[OsString]) -> io::Result<()> {
-    // The daemon's starter may have left something open.
+    // The process that started the daemon may have left files open.
     exe::close_inherited();
     let entry = JournalEntry::existing(args.first().map(PathBuf::from).unwrap_or_default());
-    // Fails for a process that leads a group already; it is one of its own then.
+    // This fails only for a process that leads a group already.
     let _ = setsid();
     set_child_subreaper(true)?;
     let spec: Spec = serde_json::from_reader(io::stdin().lock())?;
@@ -47,7 +47,7 @@ pub(crate) fn run(args: &[OsString]) -> io::Result<()> {
     entry.write_verdict(&outcome)
 }
 
-/// Turns signals into events; a hang-up is nothing to a build.
+/// Turns SIGTERM and SIGINT into abort requests; SIGHUP is ignored.
 fn listen(events: SyncSender<Event>) -> io::Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     thread::spawn(move || {
@@ -60,7 +60,7 @@ fn listen(events: SyncSender<Event>) -> io::Result<()> {
     Ok(())
 }
 
-fn greet(build: &mut Build) {
+fn log_header(build: &mut Build) {
     let Spec { request, settings } = &build.spec;
     let mut lines = Vec::new();
     lines.extend(request.args.build_url.clone());
@@ -74,7 +74,7 @@ fn greet(build: &mut Build) {
     ));
     if !request.args.unknown.is_empty() {
         lines.push(format!(
-            "Arguments without a meaning here: {}",
+            "Unknown arguments, ignored: {}",
             request.args.unknown.join(", ")
         ));
     }
@@ -84,9 +84,9 @@ fn greet(build: &mut Build) {
     }
 }
 
-/// Walks through the stages; every way through ends in one verdict.
+/// Runs the stages, and returns the one outcome.
 fn build(mut build: Build) -> Outcome {
-    greet(&mut build);
+    log_header(&mut build);
     let mut record = Record::default();
     let mut times: Vec<(Stage, f64)> = Vec::new();
     let mut next = Some(Stage::Init);
@@ -96,7 +96,7 @@ fn build(mut build: Build) -> Outcome {
             .log
             .line(&format!("[{}] {}", host::utc_now(), stage.name()));
         if let Err(error) = build.entry.begin_stage(stage) {
-            build.log.line(&format!("cannot note the stage: {error}"));
+            build.log.line(&format!("cannot record the stage: {error}"));
         }
         let aborted = !stage.closes() && build.mailbox.abort_requested();
         let result = if aborted {
@@ -114,8 +114,8 @@ fn build(mut build: Build) -> Outcome {
                 Some(Stage::Init)
             }
             Ok(()) => stage.next(true, &build.spec.request.args),
-            Err(stop) => {
-                note(stop, stage, &mut record, &mut build);
+            Err(error) => {
+                record_error(error, stage, &mut record, &mut build);
                 stage.next(false, &build.spec.request.args)
             }
         };
@@ -126,23 +126,23 @@ fn build(mut build: Build) -> Outcome {
     if !build.stuck.is_empty() {
         record.stuck();
     }
-    end(record, build, times)
+    finish(record, build, times)
 }
 
-fn note(stop: StageError, stage: Stage, record: &mut Record, build: &mut Build) {
-    match stop {
+fn record_error(error: StageError, stage: Stage, record: &mut Record, build: &mut Build) {
+    match error {
         StageError::Aborted => {
             build.log.line(&format!("Aborted in {}.", stage.name()));
             record.abort();
         }
         StageError::Failed(failure) => {
             // Most reasons begin with the stage.
-            let said = match failure.reason.starts_with(stage.name()) {
+            let line = match failure.reason.starts_with(stage.name()) {
                 true => failure.reason.clone(),
                 false => format!("{} failed: {}", stage.name(), failure.reason),
             };
-            build.log.line(&said);
-            // A failed REAP is nothing: the kill that follows it is what counts.
+            build.log.line(&line);
+            // A failed REAP is ignored: the kill after it decides.
             if stage != Stage::Reap {
                 record.fail(failure);
             }
@@ -151,7 +151,7 @@ fn note(stop: StageError, stage: Stage, record: &mut Record, build: &mut Build) 
     }
 }
 
-fn end(record: Record, mut build: Build, stages: Vec<(Stage, f64)>) -> Outcome {
+fn finish(record: Record, mut build: Build, stages: Vec<(Stage, f64)>) -> Outcome {
     let Failure {
         status,
         reason,
@@ -159,7 +159,7 @@ fn end(record: Record, mut build: Build, stages: Vec<(Stage, f64)>) -> Outcome {
     } = record.verdict();
     let reason = match build.log.left_out_bytes() {
         0 => reason,
-        bytes => format!("{reason} ({bytes} bytes of its log were left out: see there.)"),
+        bytes => format!("{reason} ({bytes} bytes of its log were left out.)"),
     };
     let shown: Vec<String> = stages
         .iter()
@@ -174,7 +174,7 @@ fn end(record: Record, mut build: Build, stages: Vec<(Stage, f64)>) -> Outcome {
     build.remove_cgroups();
     let files = build.files;
     let (status, reason) = match (build.log.finish(), status) {
-        // A log with holes proves nothing: the disk is full, or worse.
+        // An incomplete log proves neither a success nor a failure of the package.
         (Err(error), BuildStatus::Ok | BuildStatus::PackageFail) => (
             BuildStatus::BuilderFail,
             format!("the log could not be written: {error}"),
@@ -185,7 +185,7 @@ fn end(record: Record, mut build: Build, stages: Vec<(Stage, f64)>) -> Outcome {
         status,
         reason,
         dependencies,
-        // An aborted build's too: they are in the cache and must be removed from it.
+        // Also for an aborted build: its files must be removed from the cache.
         files,
         stages,
     }

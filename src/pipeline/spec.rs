@@ -1,7 +1,7 @@
-//! Pure: everything a shim must know to do one build, as it stands in the journal.
+//! Pure: the spec of one build: the request of the master and the settings of this host.
 //!
-//! The daemon writes it, the shim reads it: a later change of the configuration, or an upgrade of
-//! the program, does not touch a build that runs.
+//! The daemon writes the spec, the shim reads it. So a running build is not affected by a new
+//! configuration or an upgrade of the program.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,66 +13,67 @@ use crate::protocol::BuildRequest;
 
 use super::scrub::scrub_always;
 
-/// One build: what the master asked for, and how this host does it.
+/// What to build, and how.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Spec {
     pub(crate) request: BuildRequest,
     pub(crate) settings: Settings,
 }
 
-/// How this host builds.
+/// The settings of this host, as they were when the build started.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Settings {
-    /// Where `build-ID` goes, and the working folder of every stage.
+    /// The folder of the work tree `build-ID`, and the working folder of every stage.
     pub(crate) home: PathBuf,
     pub(crate) filecache: PathBuf,
     pub(crate) chroots: PathBuf,
     pub(crate) sessions: PathBuf,
-    /// The architecture of a build that names none.
+    /// The architecture of a build without `arch_tag`.
     pub(crate) arch: String,
     /// `parallel=N` of DEB_BUILD_OPTIONS.
     pub(crate) parallel: u32,
     pub(crate) overlay: Overlay,
-    /// Absent from the journal of older daemons.
+    /// Missing in the journal of older daemons.
     #[serde(default)]
     pub(crate) network: Network,
     pub(crate) apt_proxy: Option<String>,
-    /// Site programs in place of built-in stages, called with the arguments of 2008.
+    /// Site programs that replace built-in stages, called with the arguments of 2008.
     pub(crate) programs: Programs,
     // Journals call it `clocks`.
     #[serde(rename = "clocks")]
     pub(crate) timeouts: Timeouts,
     pub(crate) log_bytes: u64,
-    /// How much may be kept. An older program's spec has none.
+    /// Missing in the journal of older daemons.
     #[serde(default)]
     pub(crate) space: Space,
-    /// The bound of a writable layer in memory; none is half of what is available.
+    /// The limit of a writable layer in memory; `None` is half of the available memory.
     pub(crate) memory_layer_bytes: Option<u64>,
-    // Absent from the journal of older daemons, as what follows.
-    /// What all processes of the build may use; none is 7/8 of the machine's.
+    // Missing in the journal of older daemons, like all fields below.
+    /// The limit on the memory of all processes; `None` is 7/8 of the machine's.
     #[serde(default)]
     pub(crate) memory_bytes: Option<u64>,
+    /// The limit on the number of processes.
     #[serde(default)]
     pub(crate) processes: u64,
-    /// What a build is promised of the disk.
+    /// The disk space promised to a build.
     #[serde(default)]
     pub(crate) disk_bytes: u64,
-    /// What is left free on every file system that builds use.
+    /// The space left free on every file system that builds use.
     #[serde(default)]
     pub(crate) reserve_bytes: u64,
-    /// The bound of all results together.
+    /// The limit on the size of all results.
     #[serde(default)]
     pub(crate) result_bytes: u64,
 }
 
-/// How much may be kept, in bytes.
+/// The limits of the caches, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Space {
     /// In the file cache.
     pub(crate) cache: u64,
     /// In the chroot store.
     pub(crate) chroots: u64,
-    /// What either leaves free on its file system.
+    /// The space that both leave free on their file systems.
     pub(crate) reserve: u64,
 }
 
@@ -86,7 +87,7 @@ impl Default for Space {
     }
 }
 
-/// How long things may take.
+/// The timeouts of a build.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Timeouts {
     /// The whole build.
@@ -95,12 +96,12 @@ pub(crate) struct Timeouts {
     pub(crate) silence: Duration,
     /// Every stage but SBUILD.
     pub(crate) stage: Duration,
-    /// From an abort until nothing of the build may be left.
+    /// From an abort request until all processes of the build have ended.
     pub(crate) abort: Duration,
 }
 
 impl Settings {
-    /// Returns what a configuration says of building.
+    /// Takes the settings of a build from the configuration.
     pub(crate) fn of(config: &Config) -> Self {
         let Config {
             slave,
@@ -142,7 +143,6 @@ impl Settings {
 }
 
 impl Spec {
-    /// The architecture of this build.
     pub(crate) fn arch(&self) -> &str {
         self.request
             .args
@@ -151,7 +151,7 @@ impl Spec {
             .map_or(self.settings.arch.as_str(), |arch| arch.as_str())
     }
 
-    /// The suite of this build; `autobuild` is what 2008 gave a build that named none.
+    /// The suite of this build; `autobuild` if the request has none, as in 2008.
     pub(crate) fn suite(&self) -> &str {
         self.request
             .args
@@ -160,7 +160,7 @@ impl Spec {
             .map_or("autobuild", |suite| suite.as_str())
     }
 
-    /// The folder the build works in: links to its files, sbuild's results.
+    /// The work tree: links to the input files, and the results of sbuild.
     pub(crate) fn work_tree(&self) -> PathBuf {
         self.settings
             .home
@@ -177,7 +177,7 @@ impl Spec {
         self.settings.filecache.join(self.request.chroot.as_str())
     }
 
-    /// This spec as it may stand on disk: no password of an archive or a proxy is in it.
+    /// Returns the spec without the passwords of archives and proxy, as written to disk.
     pub(crate) fn without_secrets(&self) -> Self {
         let mut spec = self.clone();
         for line in &mut spec.request.args.archives {

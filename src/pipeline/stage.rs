@@ -1,7 +1,7 @@
-//! Pure: which stage comes next, and what does a failed stage make of the build?
+//! Pure: decides which stage comes next, and the verdict after a failure.
 //!
-//! The table of docs/wire.md §3.1. A failure never ends a build by itself: the closing stages
-//! always run, and the first failure keeps the verdict ([`Record`]).
+//! This is the table of docs/wire.md §3.1. A failure does not end a build: the closing stages
+//! always run. The first failure decides the verdict ([`Record`]).
 //!
 //! ```text
 //! INIT ─ UNPACK ─ MOUNT ─ [OGRE] ─ [SOURCES] ─ [KEYS] ─ UPDATE ─ SBUILD
@@ -32,7 +32,6 @@ pub(crate) enum Stage {
 }
 
 impl Stage {
-    /// The stage's name in logs.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Init => "INIT",
@@ -49,13 +48,13 @@ impl Stage {
         }
     }
 
-    /// Tells whether the stage runs even after a failure or an abort.
+    /// True for the stages that run even after a failure or an abort.
     pub(crate) const fn closes(self) -> bool {
         matches!(self, Self::Reap | Self::Umount | Self::Cleanup)
     }
 
-    /// The verdict when this stage fails for a reason nobody knows better; a failed REAP is
-    /// ignored, as in the reference.
+    /// The verdict when this stage fails without a more specific one. A failed REAP is ignored, as in
+    /// the reference.
     pub(crate) const fn failure_status(self) -> Option<BuildStatus> {
         match self {
             Self::Init | Self::Umount | Self::Cleanup => Some(BuildStatus::BuilderFail),
@@ -67,13 +66,13 @@ impl Stage {
         }
     }
 
-    /// Tells whether a build with these arguments has this stage at all.
+    /// True if a build with these arguments has this stage.
     fn wanted(self, args: &BuildArgs) -> bool {
         match self {
             Self::Ogre => args.ogrecomponent.is_some(),
             Self::Sources => !args.archives.is_empty(),
             Self::Keys => !args.trusted_keys.is_empty(),
-            // The machine will be thrown away.
+            // The machine is discarded after the build.
             Self::Umount | Self::Cleanup => !args.fast_cleanup,
             Self::Init | Self::Unpack | Self::Mount | Self::Update | Self::Sbuild | Self::Reap => {
                 true
@@ -81,9 +80,9 @@ impl Stage {
         }
     }
 
-    /// Returns the stage after this one, given that it went well or not; none is the end.
-    pub(crate) fn next(self, went_well: bool, args: &BuildArgs) -> Option<Self> {
-        let candidate = match (self, went_well) {
+    /// Returns the stage after this one; `None` at the end of the build.
+    pub(crate) fn next(self, succeeded: bool, args: &BuildArgs) -> Option<Self> {
+        let candidate = match (self, succeeded) {
             (Self::Init | Self::Unpack, false) => Self::Cleanup,
             (Self::Mount, false) => Self::Umount,
             (Self::Ogre | Self::Sources | Self::Keys | Self::Update, false) | (Self::Sbuild, _) => {
@@ -108,8 +107,8 @@ impl Stage {
     }
 }
 
-/// What became of the build so far: the first failure wins, an abort outweighs it, and only an
-/// abort that could not be carried out outweighs that.
+/// The failures of a build so far. The first failure counts; an abort overrides it; processes that
+/// could not be killed override both.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Record {
     failure: Option<Failure>,
@@ -137,27 +136,26 @@ impl Failure {
 }
 
 impl Record {
-    /// Notes a failure; one that came before it stays.
+    /// Records a failure, unless there is an earlier one.
     pub(crate) fn fail(&mut self, failure: Failure) {
         self.failure.get_or_insert(failure);
     }
 
-    /// Notes that somebody asked for an abort.
+    /// Records that an abort was requested.
     pub(crate) fn abort(&mut self) {
         self.aborted = true;
     }
 
-    /// Notes that processes outlived an abort.
+    /// Records that processes could not be killed.
     pub(crate) fn stuck(&mut self) {
         self.stuck = true;
     }
 
-    /// Returns the verdict, the sentence for it and the missing relations.
     pub(crate) fn verdict(&self) -> Failure {
         if self.stuck {
             return Failure::new(
                 BuildStatus::BuilderFail,
-                "processes of the build outlived its end",
+                "processes of the build could not be killed",
             );
         }
         if self.aborted {
@@ -233,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn stages_nobody_asked_for_are_left_out() {
+    fn stages_that_the_arguments_do_not_need_are_left_out() {
         let plain = BuildArgs::default();
         assert_eq!(
             walk(&plain, None),
@@ -248,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_failure_wins_and_an_abort_outweighs_it() {
+    fn the_first_failure_counts_and_an_abort_overrides_it() {
         let mut record = Record::default();
         assert_eq!(record.verdict().status, BuildStatus::Ok);
         record.fail(Failure::new(BuildStatus::ChrootFail, "first"));

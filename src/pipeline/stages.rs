@@ -1,6 +1,6 @@
-//! Does one stage of a build: the built-in way, or by the site's program.
+//! Does the stages of a build, each built in or by a site program.
 //!
-//! `shim` says which stage; a stage says how it ended. `runner` has what the stages share.
+//! `shim` calls them in order; `running` has the functions that they share.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
@@ -24,13 +24,12 @@ use super::stage::{Failure, Stage};
 use super::verdict::{self, Classification, Exit, Verdict};
 use super::{apt, keep_results, leftovers, sbuild};
 
-/// How long to wait before the second `apt-get update`: a mirror may be in mid-pulse.
+/// The wait before the second `apt-get update`: the mirror may be in the middle of a push.
 const UPDATE_RETRY: Duration = Duration::from_secs(10);
-/// Larger than any real .dsc.
+/// Larger than any real .dsc, in bytes.
 const MAX_DSC_BYTES: u64 = 1 << 20;
 
 impl Build {
-    /// Does `stage`.
     pub(crate) fn stage(&mut self, stage: Stage) -> StageResult {
         let result = match stage {
             Stage::Init => self.init(),
@@ -60,18 +59,18 @@ impl Build {
         };
         self.log.line(&format!("Kernel: {}", host::kernel()));
         let tree = self.spec.work_tree();
-        // An empty folder is nobody's loss.
-        let is_there = fs::symlink_metadata(&tree).is_ok() && fs::remove_dir(&tree).is_err();
-        if is_there && !leftovers::is_work_tree(&tree, &self.spec.settings.filecache) {
+        // An empty folder may be removed in any case.
+        let exists = fs::symlink_metadata(&tree).is_ok() && fs::remove_dir(&tree).is_err();
+        if exists && !leftovers::is_work_tree(&tree, &self.spec.settings.filecache) {
             let reason = format!(
-                "{} is there and is not the tree of a build; it has to be moved away",
+                "{} exists and is not the tree of a build; move it away",
                 tree.display()
             );
             return Err(Failure::new(BuildStatus::BuilderFail, reason).into());
         }
-        if is_there {
+        if exists {
             self.log.line(&format!(
-                "Removing what an earlier build left in {}",
+                "Removing {}, left by an earlier build",
                 tree.display()
             ));
             sys::fs::remove_tree(&tree).map_err(|error| failed(&error))?;
@@ -98,7 +97,7 @@ impl Build {
         self.chroot = Some(held.map_err(|error| {
             Failure::new(
                 BuildStatus::BuilderFail,
-                format!("cannot use the store of chroots: {error}"),
+                format!("cannot use the chroot cache: {error}"),
             )
         })?);
         if store::tree(&self.spec.settings.chroots, &sum).is_dir() {
@@ -121,8 +120,9 @@ impl Build {
         if let Some(program) = self.spec.settings.programs.mount.clone() {
             return self.run_site_program(Stage::Mount, &program, &[]);
         }
-        // The chroot was looked at when it was unpacked: what fails here is this host.
-        let failed = |what: String| StageError::from(Failure::new(BuildStatus::BuilderFail, what));
+        // UNPACK has checked the chroot: a failure here is the builder's.
+        let failed =
+            |reason: String| StageError::from(Failure::new(BuildStatus::BuilderFail, reason));
         let ids = self.sub_ids()?;
         let dir = self.spec.session_dir();
         remove_folder(&dir, ids).map_err(|error| failed(error.to_string()))?;
@@ -151,7 +151,7 @@ impl Build {
             return self.run_site_program(Stage::Ogre, &program, &[component]);
         }
         self.change_files(&Task::Ogre(component))
-            .map_err(|error| chroot_failure("cannot follow the component", &error))
+            .map_err(|error| chroot_failure("cannot restrict the component", &error))
     }
 
     fn sources(&mut self) -> StageResult {
@@ -162,7 +162,7 @@ impl Build {
         let sources = apt::translate(&archives);
         for number in &sources.unreadable {
             self.log.line(&format!(
-                "Line {number} of archives is not one of sources.list; it is left out."
+                "Line {number} of archives is not valid in sources.list; it is left out."
             ));
         }
         for line in sources.one_line.lines() {
@@ -180,7 +180,7 @@ impl Build {
         let files = apt::keyrings(&self.spec.request.args.trusted_keys)
             .map_err(|reason| Failure::new(BuildStatus::ChrootFail, reason))?;
         self.log.line(&format!(
-            "{} keyring(s) are trusted by apt in this build.",
+            "apt trusts {} keyring(s) of this build.",
             files.len()
         ));
         self.change_files(&Task::Write(files))
@@ -200,7 +200,7 @@ impl Build {
         let mut findings = self.fetch_lists()?;
         if findings.0 != Exit::Code(0) {
             self.log.line(&format!(
-                "apt-get update failed; once more in {} s.",
+                "apt-get update failed; retrying in {} s.",
                 UPDATE_RETRY.as_secs()
             ));
             let mut pause = Command::new("sleep");
@@ -217,7 +217,7 @@ impl Build {
         }
     }
 
-    /// Refreshes the package lists. If that does not come to an end, it is for the archive.
+    /// Refreshes the package lists. A timeout is the archive's fault.
     fn fetch_lists(&mut self) -> Result<(Exit, Findings), StageError> {
         match self.run_scanned(Stage::Update, self.session_command(&apt::UPDATE)) {
             Err(StageError::Failed(failure)) if failure.status == BuildStatus::ChrootFail => {
@@ -243,7 +243,7 @@ impl Build {
         });
         let never = self.spec.settings.network == Network::Never;
         match done {
-            // It would not help to try again: the chroot has to have it.
+            // A retry would not help: the chroot must contain the packages.
             Err(StageError::Failed(failure))
                 if never && failure.status == BuildStatus::GivenBack =>
             {
@@ -277,7 +277,7 @@ impl Build {
     fn cleanup(&mut self) -> StageResult {
         let tree = self.spec.work_tree();
         if !self.entry.has_work_tree() && fs::symlink_metadata(&tree).is_ok() {
-            // Somebody else's: INIT would not have it.
+            // INIT refused this folder: it belongs to no build.
             return Ok(());
         }
         if let Some(program) = self.spec.settings.programs.clean.clone() {
@@ -315,7 +315,7 @@ impl Build {
             Network::Always => enter::Network::Host,
             Network::Never => enter::Network::Session,
         };
-        // By the shim's own entry in /proc: the same program, whatever is installed meanwhile.
+        // /proc gives this very program, even if another version is installed meanwhile.
         let program = PathBuf::from(format!("/proc/{}/exe", std::process::id()));
         let arguments = sbuild::arguments(
             &self.spec,
@@ -339,7 +339,7 @@ impl Build {
         Ok(command)
     }
 
-    /// Turns a classification of the build into the stage's end; gathers what was built.
+    /// Turns the classification of sbuild's exit into the result of the stage; keeps the results.
     fn finish_sbuild(&mut self, classification: Classification) -> StageResult {
         let Classification { verdict, reason } = classification;
         let (status, dependencies) = match verdict {
@@ -371,7 +371,7 @@ impl Build {
         .into())
     }
 
-    /// Looks for the build dependencies in the package lists of the chroot.
+    /// Returns the build dependencies that the package lists of the chroot lack.
     fn missing_dependencies(&mut self) -> Result<Option<String>, StageError> {
         let dsc = self.spec.work_tree().join(self.spec.request.dsc().as_str());
         let arch_indep = self.spec.request.args.arch_indep;
@@ -412,6 +412,6 @@ impl Build {
     }
 }
 
-fn chroot_failure(what: &str, error: &io::Error) -> StageError {
-    Failure::new(BuildStatus::ChrootFail, format!("{what}: {error}")).into()
+fn chroot_failure(problem: &str, error: &io::Error) -> StageError {
+    Failure::new(BuildStatus::ChrootFail, format!("{problem}: {error}")).into()
 }

@@ -1,9 +1,9 @@
-//! Pure: what does the end of the build program mean for the build?
+//! Pure: derives the verdict from the exit of the build program and the findings in its log.
 //!
-//! Weighs the exit code, sbuild's own account of the failing stage, and the log's signs. Exit 0
-//! alone proves nothing: sbuild also skips packages with it. Signs that a package's own build
-//! could print are only believed when sbuild stopped before it ran the package. Called by the
-//! shim, which looks at the disk, asks `depwait` after `DepCheck`, and knows of aborts itself.
+//! The exit code, the failing stage that sbuild reports, and the signs in the log count. Exit 0
+//! alone proves nothing: sbuild also skips packages with it. Signs that a package could print itself
+//! count only if sbuild stopped before it ran the package. The shim checks the disk, asks `depwait`
+//! after `DepCheck`, and handles aborts.
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
@@ -11,10 +11,10 @@ use std::process::ExitStatus;
 use super::logscan::{Certainty, Findings, Sign};
 use super::scrub::scrub_always;
 
-/// How much of a line of the log a reason quotes.
+/// The most characters of a log line that a reason quotes.
 const MAX_SHOWN_CHARS: usize = 300;
 
-/// How the build program ended.
+/// How a program ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
     Code(i32),
@@ -31,7 +31,7 @@ impl From<ExitStatus> for Exit {
     }
 }
 
-/// What becomes of the build.
+/// The verdict as far as exit and log decide it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Ok,
@@ -39,16 +39,16 @@ pub(crate) enum Verdict {
     GivenBack,
     ChrootFail,
     BuilderFail,
-    /// Waits for what `relations`, a Debian relation string, names.
+    /// The build waits for `relations`, a Debian relation string.
     DepFail {
         relations: String,
     },
-    /// A dependency may be missing: a dep-wait if the package lists lack it, else a package
-    /// failure, as a wrong dep-wait loops for ever (docs/wire.md §3.7).
+    /// A dependency may be missing. If the package lists lack it, this is a dep-wait; else a package
+    /// failure, since a wrong dep-wait loops forever (docs/wire.md §3.7).
     DepCheck,
 }
 
-/// A verdict and one plain sentence for the log.
+/// A verdict, and one sentence for the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Classification {
     pub(crate) verdict: Verdict,
@@ -67,15 +67,14 @@ fn dep_wait(relations: String) -> Classification {
     classified(Verdict::DepFail { relations }, reason)
 }
 
-/// Judges the end of sbuild.
+/// Classifies the exit of sbuild.
 ///
-/// Whether a .changes was made is for the caller to see; and so is whether the build came up against
-/// what it may use.
+/// The caller checks whether there is a .changes, and whether the build hit its limits.
 pub(crate) fn classify(exit: Exit, findings: &Findings) -> Classification {
     let begun = findings.sign(Sign::Begun).is_some();
     let code = match (package_exit_code(exit, "sbuild"), exit) {
         (Ok(code), _) => code,
-        // What a package leaves behind can make it stumble.
+        // Leftovers of the package can make sbuild fail.
         (Err(_), Exit::Code(code)) if begun => return classify_package(code, findings),
         (Err(classification), _) => return classification,
     };
@@ -117,14 +116,14 @@ fn classify_stage(code: i32, begun: bool, findings: &Findings) -> Classification
             format!("The chroot could not be used ({stage})."),
         ),
         Some(stage) if stage.starts_with("apt-get-") => classify_update(stage, findings),
-        // Also where it names a stage that is long over.
+        // Before `begun` only: sbuild may name an earlier stage.
         Some(stage @ ("fetch-src" | "check-space" | "init" | "abort")) if !begun => classified(
             Verdict::BuilderFail,
             format!("sbuild failed before the build ({stage})."),
         ),
         None if code == 3 && findings.sign(Sign::ForceYes).is_some() => classified(
             Verdict::GivenBack,
-            "apt met problems it would not ignore unasked.",
+            "apt met problems that it does not ignore without --force-yes.",
         ),
         None if code == 3 && findings.sign(Sign::SourceMissing).is_some() => {
             classified(Verdict::BuilderFail, "sbuild was given no source package.")
@@ -140,8 +139,8 @@ fn classify_stage(code: i32, begun: bool, findings: &Findings) -> Classification
     }
 }
 
-/// Judges the end of a site's own `sbuildpath` program by the exit codes of 2008: 0 built,
-/// 1 dep-wait candidate, 2 give back, 3 package failure, others the builder (docs/wire.md §3.5).
+/// Classifies the exit of a site's `sbuildpath` program by the exit codes of 2008: 0 built,
+/// 1 dep-wait candidate, 2 give-back, 3 package failure, others builder failure (docs/wire.md §3.5).
 pub(crate) fn classify_site(exit: Exit, findings: &Findings) -> Classification {
     let code = match package_exit_code(exit, "The build program") {
         Ok(code) => code,
@@ -161,7 +160,7 @@ pub(crate) fn classify_site(exit: Exit, findings: &Findings) -> Classification {
     }
 }
 
-/// Returns the exit code if it is one that tells something of the package.
+/// Returns the exit code if it can be about the package: 0 to 3.
 fn package_exit_code(exit: Exit, program: &str) -> Result<i32, Classification> {
     let reason = match exit {
         Exit::Code(code @ 0..=3) => return Ok(code),
@@ -171,7 +170,7 @@ fn package_exit_code(exit: Exit, program: &str) -> Result<i32, Classification> {
     Err(classified(Verdict::BuilderFail, reason))
 }
 
-/// Judges a failure to update the chroot's package lists: the archive's fault, or the disk's.
+/// Classifies a failed update of the package lists: the archive's fault, or a full disk.
 fn classify_update(stage: &str, findings: &Findings) -> Classification {
     match (
         findings.sign(Sign::NoSpace),
@@ -188,9 +187,9 @@ fn classify_update(stage: &str, findings: &Findings) -> Classification {
     }
 }
 
-/// Judges a failure to install the build dependencies; nothing of the package has run yet.
+/// Classifies a failed install of the build dependencies; no program of the package has run yet.
 ///
-/// An archive that cannot be reached looks like one without the packages, so that it comes first.
+/// An unreachable archive looks like one without the packages, so it is checked first.
 fn classify_install(code: i32, findings: &Findings) -> Classification {
     if let Some(line) = findings.sign(Sign::NoSpace) {
         return classified(
@@ -205,10 +204,7 @@ fn classify_install(code: i32, findings: &Findings) -> Classification {
         );
     }
     if let (3, Some(line)) = (code, findings.sign(Sign::ForceYes)) {
-        return classified(
-            Verdict::GivenBack,
-            with_line("apt would not go on", Some(line)),
-        );
+        return classified(Verdict::GivenBack, with_line("apt stopped", Some(line)));
     }
     if findings
         .unmet
@@ -232,7 +228,7 @@ fn classify_install(code: i32, findings: &Findings) -> Classification {
     if let Some(relation) = findings.old_dependency() {
         return dep_wait(relation.to_owned());
     }
-    // A dependency whose own scripts fail would fail again: neither a wait nor a retry helps.
+    // The scripts of a dependency failed and would fail again: neither a wait nor a retry helps.
     let reason = "The build dependencies could not be installed";
     classified(
         Verdict::PackageFail,
@@ -240,7 +236,7 @@ fn classify_install(code: i32, findings: &Findings) -> Classification {
     )
 }
 
-/// Judges a failure of the package itself, with what the log tells of it.
+/// Returns a failure of the package, with the line of the log that explains it.
 fn classify_package(code: i32, findings: &Findings) -> Classification {
     let signs = [Sign::Inactive, Sign::Killed, Sign::NoSpace];
     let line = signs.iter().find_map(|sign| findings.sign(*sign));
@@ -251,7 +247,7 @@ fn classify_package(code: i32, findings: &Findings) -> Classification {
     classified(Verdict::PackageFail, with_line(&reason, line))
 }
 
-/// Returns a sentence of `reason` and the log's `line` that shows it, without credentials.
+/// Returns a sentence of `reason` and the `line` of the log that shows it, without credentials.
 fn with_line(reason: &str, line: Option<&str>) -> String {
     let Some(line) = line else {
         return format!("{reason}.");

@@ -1,10 +1,8 @@
-//! Which files did the build make, and do they match what its .changes says?
+//! Verifies the results of a build against its .changes, and passes them to a store.
 //!
-//! Hands the .changes and every file it lists to the caller's store, each verified while it is
-//! read: the store sees a read error at the end of a file whose size or sum is wrong, so that it
-//! never keeps one. The folder's contents are the package's work and trusted in nothing: links
-//! are not followed, and only regular files are opened (docs/wire.md §5, names in .changes).
-//! Called by the gathering step of a build.
+//! Each file is verified while the store reads it: a wrong size or checksum is a read error at its
+//! end, so that the store never keeps such a file. The package made the files, so they are not
+//! trusted: only regular files are opened, and no links (docs/wire.md §5, names in .changes).
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -20,7 +18,7 @@ use crate::dpkg::changes::{self, Entry};
 use crate::protocol::{FileName, Sha1Hex};
 use crate::sys::digest::hex;
 
-/// A result that is missing, is not a plain file, or is not what the .changes says.
+/// A result that is missing, is not a regular file, or differs from the .changes.
 #[derive(Debug, thiserror::Error)]
 #[error("{file}: {problem}")]
 pub(crate) struct Error {
@@ -28,12 +26,11 @@ pub(crate) struct Error {
     problem: String,
 }
 
-/// Keeps the bytes of a file of the given name and size, all that the reader yields until its
-/// end, and returns their sum. A read error means that nothing is to be kept.
+/// Stores a file of the given name and size in bytes, read to the end, and returns its SHA-1. A read
+/// error means that the file must not be kept.
 pub(crate) type Store<'a> = dyn FnMut(&FileName, &mut dyn Read, u64) -> io::Result<Sha1Hex> + 'a;
 
-/// Stores `changes_name` of the folder `dir` and all files it lists, `max_bytes` of them in all; the
-/// .changes comes first.
+/// Stores `changes_name` of the folder `dir`, then all files it lists, together at most `max_bytes`.
 pub(crate) fn verify(
     dir: &Path,
     changes_name: &FileName,
@@ -55,14 +52,17 @@ pub(crate) fn verify(
             max_bytes >> 20
         )));
     }
-    let sum = store(changes_name, &mut &text[..], text.len() as u64);
-    let mut stored = vec![(changes_name.clone(), sum.map_err(|e| wrong(e.to_string()))?)];
+    let sha1 = store(changes_name, &mut &text[..], text.len() as u64);
+    let mut stored = vec![(
+        changes_name.clone(),
+        sha1.map_err(|e| wrong(e.to_string()))?,
+    )];
     for entry in entries {
         if entry.name == *changes_name {
             return Err(wrong("lists itself".to_owned()));
         }
-        let sum = store_entry(dir, &entry, store)?;
-        stored.push((entry.name, sum));
+        let sha1 = store_entry(dir, &entry, store)?;
+        stored.push((entry.name, sha1));
     }
     Ok(stored)
 }
@@ -87,15 +87,15 @@ fn store_entry(dir: &Path, entry: &Entry, store: &mut Store<'_>) -> Result<Sha1H
     let (file, size) = open_regular(dir, &entry.name)?;
     if size != entry.size {
         return Err(wrong(format!(
-            "is {size} bytes, not {} as listed",
+            "has {size} bytes, but {} in the .changes",
             entry.size
         )));
     }
     let mut reader = Verifying::new(file, entry);
-    let sum = store(&entry.name, &mut reader, size).map_err(|e| wrong(e.to_string()))?;
-    // A store that stopped early has kept something unverified.
+    let sha1 = store(&entry.name, &mut reader, size).map_err(|e| wrong(e.to_string()))?;
+    // Verify the rest of a file that the store did not read to the end.
     io::copy(&mut reader, &mut io::sink()).map_err(|e| wrong(e.to_string()))?;
-    Ok(sum)
+    Ok(sha1)
 }
 
 /// Opens a regular file of `dir` and returns it with its size in bytes.
@@ -125,7 +125,7 @@ fn open_regular(dir: &Path, name: &FileName) -> Result<(File, u64), Error> {
     Ok((file, metadata.len()))
 }
 
-/// Reads a file and fails at its end unless size and sums are those listed.
+/// Reads a file, and fails at its end if size or checksums differ from the listed ones.
 struct Verifying<'a> {
     file: File,
     entry: &'a Entry,
@@ -147,12 +147,12 @@ impl<'a> Verifying<'a> {
         }
     }
 
-    /// Compares what was read with what is listed.
+    /// Compares size and checksums with the listed ones.
     fn verify(&self) -> io::Result<()> {
         let wrong = |kind: &str| {
             Err(io::Error::new(
                 io::ErrorKind::InvalidData,
-                format!("its {kind} is not as listed"),
+                format!("its {kind} differs from the .changes"),
             ))
         };
         let entry = self.entry;
@@ -160,13 +160,18 @@ impl<'a> Verifying<'a> {
             return wrong("size");
         }
         if hex(&self.md5.clone().finalize()) != entry.md5 {
-            return wrong("MD5 sum");
+            return wrong("MD5");
         }
-        if self.sha1.as_ref().map(|sum| sum.digest().to_string()) != entry.sha1 {
-            return wrong("SHA-1 sum");
+        if self.sha1.as_ref().map(|hash| hash.digest().to_string()) != entry.sha1 {
+            return wrong("SHA-1");
         }
-        if self.sha256.as_ref().map(|sum| hex(&sum.clone().finalize())) != entry.sha256 {
-            return wrong("SHA-256 sum");
+        if self
+            .sha256
+            .as_ref()
+            .map(|hash| hex(&hash.clone().finalize()))
+            != entry.sha256
+        {
+            return wrong("SHA-256");
         }
         Ok(())
     }
@@ -178,13 +183,13 @@ impl Read for Verifying<'_> {
         let bytes = &buffer[..count];
         self.read += bytes.len() as u64;
         self.md5.update(bytes);
-        if let Some(sum) = &mut self.sha1 {
-            sum.update(bytes);
+        if let Some(hash) = &mut self.sha1 {
+            hash.update(bytes);
         }
-        if let Some(sum) = &mut self.sha256 {
-            sum.update(bytes);
+        if let Some(hash) = &mut self.sha256 {
+            hash.update(bytes);
         }
-        // A file that grows under our eyes must not fill the store.
+        // A file that grows meanwhile must not fill the store.
         if self.read > self.entry.size || (count == 0 && !buffer.is_empty()) {
             self.verify()?;
         }
@@ -201,7 +206,7 @@ mod tests {
     const MAX_BYTES: u64 = 10_000_000_000_000;
     const CHANGES: &str = "h_1_i386.changes";
 
-    /// Writes a .changes that lists `name` as holding `Hello`, under the given sums and size.
+    /// Writes a .changes that lists `name` with the checksums of `Hello` and the given size.
     fn write_changes(dir: &Path, name: &str, size: u64) {
         let text = format!(
             "Files:\n 8b1a9953c4611296a827abf8c47804d7 {size} devel optional {name}\n\
@@ -212,7 +217,7 @@ mod tests {
         fs::write(dir.join(CHANGES), text).unwrap();
     }
 
-    /// Collects into memory; returns the names and bytes stored, or the error.
+    /// Stores into memory; returns names and bytes, or the error.
     fn run(dir: &Path) -> Result<Vec<(String, Vec<u8>)>, String> {
         let mut kept = Vec::new();
         let verified = verify(
@@ -249,15 +254,18 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_file_is_refused_with_a_plain_sentence() {
+    fn a_wrong_file_is_refused_with_the_reason() {
         let dir = folder(b"Hallo");
         assert_eq!(
             run(dir.path()).unwrap_err(),
-            "h.deb: its MD5 sum is not as listed"
+            "h.deb: its MD5 differs from the .changes"
         );
         write_changes(dir.path(), "h.deb", 5_000_000_000_000);
         let error = run(dir.path()).unwrap_err();
-        assert_eq!(error, "h.deb: is 5 bytes, not 5000000000000 as listed");
+        assert_eq!(
+            error,
+            "h.deb: has 5 bytes, but 5000000000000 in the .changes"
+        );
         write_changes(dir.path(), "h.deb", MAX_BYTES + 1);
         let error = run(dir.path()).unwrap_err();
         assert!(error.ends_with("([limits] results)"), "{error}");
@@ -288,12 +296,15 @@ mod tests {
     }
 
     #[test]
-    fn a_store_that_stops_early_does_not_escape_verification() {
+    fn a_store_that_stops_early_does_not_skip_verification() {
         let dir = folder(b"Hallo");
         let name = FileName::parse(CHANGES).unwrap();
         let sum = Sha1Hex::parse(&"0".repeat(40)).unwrap();
         let error =
             verify(dir.path(), &name, MAX_BYTES, &mut |_, _, _| Ok(sum.clone())).unwrap_err();
-        assert_eq!(error.to_string(), "h.deb: its MD5 sum is not as listed");
+        assert_eq!(
+            error.to_string(),
+            "h.deb: its MD5 differs from the .changes"
+        );
     }
 }

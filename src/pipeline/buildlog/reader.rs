@@ -1,7 +1,7 @@
-//! How does another process read a log while it is written, from any state of its files?
+//! Reads a build log from another process while it is written.
 //!
-//! [`Snapshot`] is all there is now, [`Follow`] what comes; `tail` has the end. None of them needs
-//! the writer: it may be at work, done, or dead in the middle of anything.
+//! [`Snapshot`] is the log at one moment, [`Follow`] reads on as it grows; `tail` reads its end. A
+//! reader works in any state of the files: the writer may be running, finished or killed.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -10,16 +10,16 @@ use std::time::SystemTime;
 
 use super::segments::{self, list, marker, open, parse_marker};
 
-/// How often the files of a log are looked for again when they change under the reader's eyes.
+/// How often opening is retried when the files change meanwhile.
 const TRIES: usize = 100;
 /// The most that [`Follow::read_more`] returns.
 const CHUNK_BYTES: u64 = 256 << 10;
 /// Longer than any marker.
 const MARKER_BYTES: u64 = 256;
 
-/// The opened files of a log: none of what they hold now is lost any more.
+/// The opened files of a log: the bytes they hold now can no longer be lost.
 pub(super) struct Opened {
-    /// In their order; the first has no offset to go by, as it may be the whole, joined log.
+    /// In order; the first is the log's own file, which may be the whole, joined log.
     pub(super) files: Vec<Piece>,
     modified: SystemTime,
 }
@@ -27,9 +27,9 @@ pub(super) struct Opened {
 #[derive(Debug)]
 pub(super) struct Piece {
     pub(super) file: File,
-    /// Where it begins in the whole log.
+    /// Where the file begins in the whole log, in bytes.
     offset: u64,
-    /// How much of it counts.
+    /// The bytes of the file that belong to the log.
     pub(super) len: u64,
 }
 
@@ -43,7 +43,7 @@ impl Opened {
                 Err(error) => return Err(error),
             }
         }
-        Err(io::Error::other("the log changes faster than it is read"))
+        Err(io::Error::other("the log changes too fast to be opened"))
     }
 
     fn try_new(path: &Path) -> io::Result<Option<Self>> {
@@ -54,11 +54,11 @@ impl Opened {
             return Err(io::Error::other("the log is not a regular file"));
         }
         let mut modified = about.modified()?;
-        let bound = segments.first().map_or(u64::MAX, |segment| segment.head);
+        let limit = segments.first().map_or(u64::MAX, |segment| segment.head);
         let mut files = vec![Piece {
             file,
             offset: 0,
-            len: about.len().min(bound),
+            len: about.len().min(limit),
         }];
         for segment in &segments {
             let file = match open(&segment.path) {
@@ -77,12 +77,13 @@ impl Opened {
     }
 }
 
-/// All there is of a log at one moment: the beginning, a marker where bytes are missing, the end.
-/// It reads the same however the log goes on, even when that is removed.
+/// A log at one moment: the beginning, a marker where bytes are missing, and the end.
+///
+/// Its content stays the same even if the log grows or is removed.
 #[derive(Debug)]
 pub(crate) struct Snapshot {
     parts: Vec<Part>,
-    /// The part that is read, and how much of it has been.
+    /// The index of the part being read, and the bytes already read of it.
     at: (usize, u64),
     modified: SystemTime,
 }
@@ -103,7 +104,7 @@ impl Part {
 }
 
 impl Snapshot {
-    /// Takes it of the log at `path`; one that is not there is an error.
+    /// Opens the log at `path`; a missing log is an error.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let Opened { files, modified } = Opened::new(path)?;
         let mut parts = Vec::new();
@@ -125,18 +126,18 @@ impl Snapshot {
         })
     }
 
-    /// Returns how many bytes it has in all.
+    /// The length in bytes.
     pub(crate) fn len(&self) -> u64 {
         self.parts.iter().map(Part::len).sum()
     }
 
-    /// Tells whether it consists of more than the log's own file.
+    /// True if the log has segments besides its own file.
     pub(crate) fn is_in_parts(&self) -> bool {
         self.parts.len() > 1
     }
 
-    /// Returns the log's own file, how many bytes of it count, and when the log was last written
-    /// to.
+    /// Returns the log's own file, the bytes of it that belong to the log, and the time of the last
+    /// write to any file of the log.
     pub(crate) fn into_beginning(self) -> (File, u64, SystemTime) {
         match self.parts.into_iter().next() {
             Some(Part::File { file, len }) => (file, len, self.modified),
@@ -172,38 +173,37 @@ impl Read for Snapshot {
     }
 }
 
-/// A reader that goes along with the writer.
+/// Reads a log as it grows, from its first byte.
 ///
-/// What it returns, put together, is the log from its beginning, with a marker wherever it was
-/// outrun and bytes were lost. It neither loses nor doubles a byte when the writer begins a new
-/// segment or joins them all.
+/// A marker stands wherever the writer dropped bytes before they were read. No byte is lost or
+/// doubled when the writer begins a segment or joins them.
 #[derive(Debug)]
 pub(crate) struct Follow {
     path: PathBuf,
     now: Option<Current>,
-    /// How long the log's own file was when it was left: where a join puts the rest.
+    /// The length of the log's own file when reading went on in a segment: a join appends there.
     head: u64,
 }
 
-/// The file that is read.
+/// The file being read.
 #[derive(Debug)]
 struct Current {
     file: File,
-    /// Where it begins in the whole log; none is the log's own file, which may be joined.
+    /// The segment's offset in the whole log; `None` for the log's own file.
     segment: Option<u64>,
-    /// How much of it has been returned.
+    /// The bytes returned so far.
     read: u64,
 }
 
 impl Current {
-    /// The place in the whole log.
+    /// The position in the whole log, in bytes.
     fn position(&self) -> u64 {
         self.segment.unwrap_or(0).saturating_add(self.read)
     }
 }
 
 impl Follow {
-    /// Begins with the first byte of the log at `path`, which need not be there yet.
+    /// The log at `path` need not exist yet.
     pub(crate) fn open(path: &Path) -> Self {
         Self {
             path: path.to_owned(),
@@ -212,10 +212,10 @@ impl Follow {
         }
     }
 
-    /// Returns the next bytes, some 256 KiB at most; none if there are none now. It does not wait.
+    /// Returns the next bytes, about 256 KiB at most; empty if there are none now. Never blocks.
     pub(crate) fn read_more(&mut self) -> io::Result<Vec<u8>> {
         for _ in 1..TRIES {
-            // Before the read: a file that was not the last one then has its last byte now.
+            // Listed before the read: a file that has a successor is complete.
             let before = list(&self.path)?;
             let Some(bytes) = self.read_current()? else {
                 return Ok(Vec::new());
@@ -232,7 +232,7 @@ impl Follow {
         Ok(Vec::new())
     }
 
-    /// Reads on in the present file; none if there is no log.
+    /// Reads on in the current file; `None` if there is no log.
     fn read_current(&mut self) -> io::Result<Option<Vec<u8>>> {
         let now = match &mut self.now {
             Some(now) => now,
@@ -255,7 +255,7 @@ impl Follow {
             .take(CHUNK_BYTES)
             .read_to_end(&mut bytes)?;
         if now.segment.is_none() {
-            // After the read: while there are segments, what follows the head may be half a join.
+            // Listed after the read: while segments exist, bytes after the head are half a join.
             if let Some(segment) = list(&self.path)?.first() {
                 let left = segment.head.saturating_sub(now.read);
                 bytes.truncate(usize::try_from(left).unwrap_or(usize::MAX));
@@ -265,14 +265,14 @@ impl Follow {
         Ok(Some(bytes))
     }
 
-    /// Goes to the next file, as the present one has been read to its end.
+    /// Moves on to the next file, after the current one has been read to its end.
     fn next_file(&mut self, before: &[segments::Segment]) -> io::Result<Step> {
         let Some(now) = &self.now else {
             return Ok(Step::Wait);
         };
         let position = now.position();
         let later = |segment: &&segments::Segment| {
-            now.segment.is_none_or(|present| segment.offset > present)
+            now.segment.is_none_or(|current| segment.offset > current)
         };
         let Some(next) = before.iter().find(later) else {
             let joined = before.is_empty() && now.segment.is_some();
@@ -283,7 +283,7 @@ impl Follow {
             };
         };
         if next.offset > position && open(&self.path)?.metadata()?.len() > next.head {
-            // A join is going on, or was broken off: the rest is about to be where it belongs.
+            // A join is running or was interrupted: the missing bytes will follow the head.
             return Ok(Step::Wait);
         }
         let file = match open(&next.path) {
@@ -304,7 +304,7 @@ impl Follow {
         })
     }
 
-    /// The log was joined: goes on in its one file.
+    /// Goes on in the log's own file after a join.
     fn switch_to_joined(&mut self, position: u64) -> io::Result<Step> {
         let mut file = match open(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Step::Wait),
@@ -314,12 +314,12 @@ impl Follow {
         let mut start = Vec::new();
         file.seek(SeekFrom::Start(head))?;
         file.by_ref().take(MARKER_BYTES).read_to_end(&mut start)?;
-        // What is behind the marker begins at this place of the whole log.
+        // The bytes after the marker begin at this position of the whole log.
         let (left_out, marker_len) = parse_marker(&start).unwrap_or((0, 0));
-        let (begins, stands) = (head + left_out, head + marker_len as u64);
+        let (begins, file_start) = (head + left_out, head + marker_len as u64);
         let (read, step) = match position.checked_sub(begins) {
-            Some(into) => (stands + into, Step::Continue),
-            None => (stands, Step::Lost(marker(begins - position, head))),
+            Some(into) => (file_start + into, Step::Continue),
+            None => (file_start, Step::Lost(marker(begins - position, head))),
         };
         self.now = Some(Current {
             file,
@@ -331,10 +331,10 @@ impl Follow {
 }
 
 enum Step {
-    /// There is nothing more now.
+    /// There are no more bytes now.
     Wait,
-    /// The next file is at hand.
+    /// The next file is open.
     Continue,
-    /// The same, and this is to be said first.
+    /// The next file is open; this marker comes first.
     Lost(String),
 }

@@ -1,9 +1,9 @@
-//! Which files is a log made of, and how do they become one?
+//! Names, lists and joins the files of a build log.
 //!
-//! `LOG` has the first half of the limit. What comes after it goes to segments, `LOG.HEAD.OFFSET`
-//! (both in bytes: how long the first half is, and where in the whole log this segment begins), of
-//! which the last two are kept. So the names alone tell what is missing, and whoever comes after a
-//! crash can read the log, and join it, as well as its writer.
+//! `LOG` has the first half of the limit. Later output goes to segments named `LOG.HEAD.OFFSET`, of
+//! which the last two are kept. HEAD is the length of the first half, OFFSET the segment's position
+//! in the whole log, both in bytes. So the names show which bytes are missing, and any process can
+//! read or join the log after a crash.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
@@ -14,24 +14,23 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
 
-/// A file of a log, after the first.
+/// A file of a log other than `LOG` itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Segment {
-    /// How long the first file is.
+    /// The length of the first half, in bytes.
     pub(super) head: u64,
-    /// Where in the whole log it begins.
+    /// The position in the whole log, in bytes.
     pub(super) offset: u64,
     pub(super) path: PathBuf,
 }
 
-/// Names the segment of the log at `path` that begins at `offset`.
 pub(super) fn name(path: &Path, head: u64, offset: u64) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(format!(".{head}.{offset}"));
     name.into()
 }
 
-/// Returns the segments of the log at `path`, in their order.
+/// Returns the segments of the log at `path`, by offset.
 pub(super) fn list(path: &Path) -> io::Result<Vec<Segment>> {
     let (Some(folder), Some(log)) = (path.parent(), path.file_name()) else {
         return Ok(Vec::new());
@@ -52,7 +51,7 @@ pub(super) fn list(path: &Path) -> io::Result<Vec<Segment>> {
     Ok(segments)
 }
 
-/// Reads the numbers of a segment's name.
+/// Parses HEAD and OFFSET from a segment's name.
 fn numbers(name: &OsStr, log: &OsStr) -> Option<(u64, u64)> {
     let rest = name.as_bytes().strip_prefix(log.as_bytes())?;
     let (head, offset) = str::from_utf8(rest)
@@ -62,7 +61,7 @@ fn numbers(name: &OsStr, log: &OsStr) -> Option<(u64, u64)> {
     Some((head.parse().ok()?, offset.parse().ok()?))
 }
 
-/// Opens a file of a log for reading: nothing else that may have come to stand there.
+/// Opens a file of a log for reading. Follows no link and never blocks on a FIFO.
 pub(super) fn open(path: &Path) -> io::Result<File> {
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
     File::options()
@@ -71,13 +70,13 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// What stands where bytes are missing.
+/// Returns the line that replaces missing bytes.
 pub(super) fn marker(left_out: u64, head: u64) -> String {
     let limit = head.saturating_mul(2);
     format!("\n[... {left_out} bytes of log left out here: over the limit of {limit} bytes ...]\n")
 }
 
-/// Reads a marker at the start of `bytes`: how many bytes are left out, and how long it is.
+/// Parses a marker at the start of `bytes`: the bytes left out, and the length of the marker.
 pub(super) fn parse_marker(bytes: &[u8]) -> Option<(u64, usize)> {
     let end = bytes.iter().skip(1).position(|&byte| byte == b'\n')? + 2;
     let text = str::from_utf8(bytes.get(..end)?).ok()?;
@@ -86,10 +85,10 @@ pub(super) fn parse_marker(bytes: &[u8]) -> Option<(u64, usize)> {
     whole.then_some((count.parse().ok()?, end))
 }
 
-/// Makes one file of the log at `path`: its first half, a marker if bytes were lost, and of the
-/// rest as much as the first half may be long. Nothing to be joined is fine.
+/// Joins the log at `path` into one file: the first half, a marker if bytes were dropped, and the
+/// last half. Does nothing without segments.
 ///
-/// A failure, such as a full disk, or a crash leaves what was there; trying again is possible.
+/// After a failure, such as a full disk, or a crash, the segments remain and a retry is possible.
 pub(crate) fn join(path: &Path) -> io::Result<()> {
     let segments = list(path)?;
     let Some(head) = segments.first().map(|segment| segment.head) else {
@@ -98,7 +97,7 @@ pub(crate) fn join(path: &Path) -> io::Result<()> {
     let mut log = OpenOptions::new().append(true).create(true).open(path)?;
     let before = log.metadata()?.len();
     if before > head {
-        // By a join that was broken off.
+        // An interrupted join left these bytes.
         log.set_len(head)?;
     }
     let whole = before.min(head);
@@ -107,11 +106,11 @@ pub(crate) fn join(path: &Path) -> io::Result<()> {
         return Err(error);
     }
     log.sync_data()?;
-    // The oldest first: what is left after a crash is still the end of the log.
+    // Oldest first: after a crash, the remaining segments are still the end of the log.
     remove(&segments)
 }
 
-/// Appends the last `head` bytes of the segments to the log, which has come to `at`.
+/// Appends the last `head` bytes of the segments to the log, whose length is `at`.
 fn append(segments: &[Segment], head: u64, mut at: u64, log: &mut File) -> io::Result<()> {
     let (mut files, mut end) = (Vec::new(), head);
     for segment in segments {
@@ -136,7 +135,7 @@ fn append(segments: &[Segment], head: u64, mut at: u64, log: &mut File) -> io::R
     Ok(())
 }
 
-/// Removes segments, the oldest first.
+/// Removes segments in the given order.
 pub(super) fn remove(segments: &[Segment]) -> io::Result<()> {
     for segment in segments {
         match fs::remove_file(&segment.path) {

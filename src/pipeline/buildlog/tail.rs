@@ -1,4 +1,4 @@
-//! What are the last bytes of a log, asked for again and again while it is written?
+//! Reads the last bytes of a log while it is written.
 
 use std::fs::{self, File};
 use std::io;
@@ -8,22 +8,22 @@ use std::time::SystemTime;
 
 use super::reader::{Opened, Piece};
 
-/// The open files of a log that is being written. Many may read at once.
+/// The open files of a log that is being written. Threads may share it.
 #[derive(Debug)]
 pub(crate) struct Tail {
     files: Vec<Piece>,
-    /// The length at which a file is left for another one.
+    /// The length at which the writer begins another file, in bytes.
     full: u64,
-    /// The folder of the log, and when a file came or went there.
     folder: PathBuf,
+    /// The modification time of the folder: when a file was last added or removed.
     changed: SystemTime,
 }
 
 impl Tail {
-    /// Opens the log at `path`; `limit_bytes` is the bound that its writer keeps.
+    /// Opens the log at `path`, which its writer limits to `limit_bytes`.
     pub(crate) fn open(path: &Path, limit_bytes: u64) -> io::Result<Self> {
         let folder = path.parent().unwrap_or(path).to_owned();
-        // Before the files are looked for: what comes later is noticed.
+        // Read before the files are listed, so that a later change is noticed.
         let changed = fs::metadata(&folder)?.modified()?;
         Ok(Self {
             files: Opened::new(path)?.files,
@@ -33,8 +33,8 @@ impl Tail {
         })
     }
 
-    /// Says whether the end of the log is still in these files: the last one is not full, nor left
-    /// earlier, as it may be on a disk that is.
+    /// True if these files still hold the end of the log: the last one is not full, and no file
+    /// was added, which a full disk may cause earlier.
     pub(crate) fn is_current(&self) -> bool {
         let last = self.files.last().and_then(|last| last.file.metadata().ok());
         let changed = fs::metadata(&self.folder).and_then(|about| about.modified());
@@ -48,9 +48,9 @@ impl Tail {
     /// so is the last line end (docs/wire.md §1.6).
     pub(crate) fn read(&self, count: usize, drop_first: bool) -> io::Result<Vec<u8>> {
         let mut end = Vec::new();
-        for (place, Piece { file, len, .. }) in self.files.iter().enumerate().rev() {
+        for (index, Piece { file, len, .. }) in self.files.iter().enumerate().rev() {
             // Only the last one grows.
-            let grows = place + 1 == self.files.len();
+            let grows = index + 1 == self.files.len();
             let len = if grows { file.metadata()?.len() } else { *len };
             let mut part = last_bytes(file, len, count - end.len())?;
             part.append(&mut end);
@@ -77,7 +77,7 @@ fn last_bytes(file: &File, len: u64, count: usize) -> io::Result<Vec<u8>> {
     while filled < count {
         let at = len - (count - filled) as u64;
         match file.read_at(&mut bytes[filled..], at) {
-            // Shorter than it was: a disk that was full, say.
+            // The file was truncated, for instance after a full disk.
             Ok(0) => break,
             Ok(read) => filled += read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -88,8 +88,8 @@ fn last_bytes(file: &File, len: u64, count: usize) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Returns the last `count` bytes of the log at `path`, once; a log that is not there is empty. For
-/// `drop_first` see [`Tail::read`].
+/// Returns the last `count` bytes of the log at `path`; a missing log is empty. [`Tail::read`]
+/// explains `drop_first`.
 pub(crate) fn tail(path: &Path, count: usize, drop_first: bool) -> io::Result<Vec<u8>> {
     match Tail::open(path, 0) {
         Ok(tail) => tail.read(count, drop_first),

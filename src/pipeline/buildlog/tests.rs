@@ -1,4 +1,4 @@
-//! Tests of the build log: what is on disk after whatever was written.
+//! Tests of the build log: writing, joining and reading.
 
 use super::*;
 use proptest::prelude::*;
@@ -34,7 +34,7 @@ fn credentials_cut_by_chunks_are_scrubbed_in_a_private_log_only() {
 }
 
 #[test]
-fn a_very_long_line_is_passed_on_without_its_credentials() {
+fn a_very_long_line_is_written_without_its_credentials() {
     for before in MAX_HELD_BYTES - 30..MAX_HELD_BYTES + 30 {
         let line = format!(
             "{}http://u:secret@h/{}",
@@ -48,7 +48,7 @@ fn a_very_long_line_is_passed_on_without_its_credentials() {
 }
 
 #[test]
-fn our_sentences_stand_on_their_own_lines_and_disturb_no_held_one() {
+fn lines_of_the_shim_do_not_mix_with_a_held_back_line() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("buildlog");
     let mut log = BuildLog::create(&path, true, 1000).unwrap();
@@ -84,7 +84,7 @@ fn head_and_tail_are_kept_with_a_marker_between() {
 }
 
 #[test]
-fn tail_lengths() {
+fn the_tail_has_at_most_the_bytes_asked_for() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("buildlog");
     assert_eq!(tail(&path, 2048, false).unwrap(), b"");
@@ -99,7 +99,7 @@ fn tail_lengths() {
 }
 
 #[test]
-fn a_full_disk_is_remembered_and_does_not_stop_the_writer() {
+fn the_error_of_a_full_disk_is_kept_and_does_not_stop_the_writer() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("buildlog");
     symlink("/dev/full", &path).unwrap();
@@ -143,14 +143,14 @@ proptest! {
     }
 }
 
-/// Letters, a different one at every place in a hundred, so that bytes at a wrong place show.
+/// Returns a sequence of letters in which bytes at a wrong position are noticed.
 fn letters(from: usize, count: usize) -> Vec<u8> {
     let letter =
         |at: usize| b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"[at * at % 101 % 52];
     (from..from + count).map(letter).collect()
 }
 
-/// Checks that `read` is the log of so many [`letters`], in order, with a marker for each hole.
+/// Checks that `read` is the log of `count` [`letters`] in order, with a marker for each gap.
 fn check_letters(mut read: &[u8], count: usize) {
     let mut at = 0;
     while !read.is_empty() {
@@ -171,7 +171,7 @@ fn check_letters(mut read: &[u8], count: usize) {
         at += end;
         read = rest;
     }
-    assert_eq!(at, count, "all bytes are there or named as missing");
+    assert_eq!(at, count, "all bytes are there or in a marker");
 }
 
 fn read_all(follow: &mut Follow, into: &mut Vec<u8>) {
@@ -192,7 +192,7 @@ fn snapshot(path: &Path) -> Vec<u8> {
     let in_parts = snapshot.is_in_parts();
     let (beginning, len, _) = snapshot.into_beginning();
     let mut begins = Vec::new();
-    // The reads above have moved it.
+    // The reads above have moved the position.
     (&beginning).seek(SeekFrom::Start(0)).unwrap();
     beginning.take(len).read_to_end(&mut begins).unwrap();
     assert!(bytes.starts_with(&begins));
@@ -202,10 +202,10 @@ fn snapshot(path: &Path) -> Vec<u8> {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
-    /// Whoever reads now and then, and whoever comes late, sees every byte once or a marker for
-    /// it, however the log ends: by its writer, or by somebody else after the writer's death.
+    /// A follower and a late reader see every byte once or in a marker, whether the writer ends the
+    /// log or another process joins it after the writer's death.
     #[test]
-    fn readers_lose_nothing_unsaid(
+    fn readers_see_every_byte_or_a_marker(
         limit in 2u64..200,
         steps in prop::collection::vec((0usize..60, any::<bool>(), any::<bool>()), 0..20),
         dies in any::<bool>(),
@@ -232,7 +232,7 @@ proptest! {
         if dies {
             drop(log);
             if let Some(first) = segments::list(&path).unwrap().first() {
-                // A join may have been broken off, too.
+                // A join may have been interrupted before.
                 let more = letters(usize::try_from(first.offset).unwrap(), joined_before.unwrap_or(0));
                 OpenOptions::new().append(true).open(&path).unwrap().write_all(&more).unwrap();
                 check_letters(&snapshot(&path), count);
@@ -272,9 +272,9 @@ fn a_follower_keeps_up_with_a_writer_in_another_thread() {
             });
             let mut follow = Follow::open(&path);
             loop {
-                let over = done.load(Ordering::SeqCst);
+                let finished = done.load(Ordering::SeqCst);
                 let more = follow.read_more().unwrap();
-                if over && more.is_empty() {
+                if finished && more.is_empty() {
                     return;
                 }
                 followed.extend(more);
@@ -290,13 +290,13 @@ fn a_follower_keeps_up_with_a_writer_in_another_thread() {
 }
 
 #[test]
-fn a_dead_writers_log_gets_its_last_words_behind_its_end() {
+fn a_line_is_appended_to_the_end_of_a_dead_writers_log() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("log");
     let mut log = BuildLog::create(&path, false, 20).unwrap();
     log.write(b"0123456789abc");
     drop(log);
-    // Nobody could join it: its disk was full.
+    // The log was not joined, as on a full disk.
     append_line(&path, "over").unwrap();
     assert_eq!(snapshot(&path), b"0123456789abc\nover\n");
     assert_eq!(tail(&path, 8, false).unwrap(), b"bc\nover\n"[..8]);

@@ -1,9 +1,9 @@
-//! Tests of the verdicts: logs as sbuild prints them, and what must come of them.
+//! Tests of the verdicts, with logs as sbuild prints them.
 
 use super::super::logscan::LogScan;
 use super::*;
 
-/// Returns the findings in a log of sbuild's.
+/// Returns the findings in a fixture log of sbuild.
 macro_rules! log {
     ($name:literal) => {
         scan(include_str!(concat!(
@@ -149,7 +149,7 @@ fn a_broken_chroot_or_builder_is_not_the_packages_fault() {
 }
 
 #[test]
-fn a_give_back_line_counts_with_exit_3_only() {
+fn a_give_back_line_counts_only_with_exit_3() {
     let verdict = |code, findings: &Findings| classify(Exit::Code(code), findings).verdict;
     assert_eq!(verdict(3, &log!("force-yes")), Verdict::GivenBack);
     assert_eq!(verdict(1, &log!("force-yes")), Verdict::PackageFail);
@@ -159,7 +159,7 @@ fn a_give_back_line_counts_with_exit_3_only() {
 }
 
 #[test]
-fn an_unmet_dependency_needs_its_stage() {
+fn an_unmet_dependency_counts_only_in_its_stage() {
     let log = "The following packages have unmet dependencies:\n \
                d : Depends: x but it is not installable\n";
     let verdict = |log: &str| classify(Exit::Code(3), &scan(log)).verdict;
@@ -184,7 +184,7 @@ fn a_package_cannot_blame_the_builder_once_it_runs() {
 }
 
 #[test]
-fn exits_that_tell_nothing_of_the_package() {
+fn signals_and_unknown_exit_codes_are_the_builders_failure() {
     let check = |exit, expect: Classification| {
         assert_eq!(classify(exit, &Findings::default()), expect);
     };
@@ -203,7 +203,7 @@ fn exits_that_tell_nothing_of_the_package() {
 }
 
 #[test]
-fn site_programs_by_the_codes_of_2008() {
+fn site_programs_are_classified_by_the_exit_codes_of_2008() {
     let check = |code, log: &str, expect: Verdict| {
         let found = classify_site(Exit::Code(code), &scan(log)).verdict;
         assert_eq!(found, expect, "{code} {log}");
