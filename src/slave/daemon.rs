@@ -1,8 +1,8 @@
-//! Holds the builder's state, and carries out what a change of it asks for.
+//! Performs the effects of state transitions: starts, aborts and removes builds.
 //!
-//! The state is behind a lock that nobody holds across a disk, a process or a wait. Effects go
-//! to one thread and are done in the order of the transitions: an abort never overtakes the
-//! start it is meant for, a new build never the removal of the old one.
+//! One thread performs all effects in the order of the transitions. So an abort never overtakes the
+//! start of its build, and a new build never starts before the old one is removed. The lock of the
+//! state is never held during disk access, process start or a wait.
 
 use std::io;
 use std::path::PathBuf;
@@ -29,7 +29,7 @@ use super::recover;
 use super::shared_state::{SharedState, StageLogger};
 use super::state::{Effect, Event, Refused, Run, State};
 
-/// Why a call that the wire allows was not carried out.
+/// Why a valid call failed.
 #[derive(Debug)]
 pub(crate) enum Error {
     Refused(Refused),
@@ -45,7 +45,7 @@ pub(crate) struct Daemon {
     journal: PathBuf,
 }
 
-/// An effect to be carried out, with what it needs and who waits for it.
+/// An effect to perform, its input, and the channel for its result.
 #[derive(Debug)]
 struct QueuedEffect {
     effect: Effect,
@@ -53,13 +53,13 @@ struct QueuedEffect {
     done: Sender<io::Result<()>>,
 }
 
-/// How much longer than its own bound a shim gets for an abort before it is killed itself.
+/// The time after its own abort timeout in which an aborted shim must end before it is killed.
 const GRACE: Duration = Duration::from_secs(8);
-/// How long a clean-up may go on after that; masters wait 180 s in all (docs/wire.md §1.8).
+/// The further time for a shim in CLEANUP; masters wait 180 s in all (docs/wire.md §1.8).
 const CLEANUP_GRACE: Duration = Duration::from_secs(120);
 
 impl Daemon {
-    /// Finds out how things stand and starts the thread of effects.
+    /// Recovers the state from the journal and starts the thread of effects.
     pub(crate) fn start(
         settings: Settings,
         journal: PathBuf,
@@ -100,31 +100,28 @@ impl Daemon {
         })
     }
 
-    /// Returns the state as it is now.
     pub(crate) fn state(&self) -> State {
         self.shared.state()
     }
 
-    /// Returns what tells the state from now on.
     pub(crate) fn shared_state(&self) -> Arc<SharedState> {
         Arc::clone(&self.shared)
     }
 
-    /// Returns the log of a build.
     pub(crate) fn log_of(&self, id: &BuildId) -> PathBuf {
         JournalEntry::existing(self.journal.join(id.as_str())).log()
     }
 
-    /// Opens the end of the log of a build that runs.
+    /// Opens the end of the log of a running build.
     pub(crate) fn open_tail(&self, id: &BuildId) -> io::Result<Tail> {
         let entry = JournalEntry::existing(self.journal.join(id.as_str()));
-        // What its shim goes by may be of an earlier configuration. One that cannot be told is
-        // looked for anew each time.
+        // The shim may use the limit of an earlier configuration. An unknown limit counts as 0, so
+        // that the files are opened again for each read.
         let limit = entry.spec().map_or(0, |spec| spec.settings.log_bytes);
         Tail::open(&entry.log(), limit)
     }
 
-    /// Begins a build; when this returns well, it is in the journal and its shim runs.
+    /// Starts a build. On success, it is in the journal and its shim is running.
     pub(crate) fn build(&self, request: BuildRequest) -> Result<(), Error> {
         let number = self.next_number.fetch_add(1, Ordering::Relaxed);
         let (id, private) = (request.build_id.clone(), request.args.archive_private);
@@ -136,20 +133,20 @@ impl Daemon {
         self.apply(Event::Build(run), Some(request), true)
     }
 
-    /// Asks for an abort; does not wait for it.
+    /// Requests an abort, and does not wait for it.
     pub(crate) fn abort(&self) -> Result<(), Error> {
         self.apply(Event::Abort, None, false)
     }
 
-    /// Forgets the build that waits, and removes its files.
+    /// Removes the waiting build and its files.
     pub(crate) fn clean(&self) -> Result<(), Error> {
         self.apply(Event::Clean, None, true)
     }
 
     fn apply(&self, event: Event, request: Option<BuildRequest>, wait: bool) -> Result<(), Error> {
         let (done, outcome) = channel();
-        // Under the lock, so that effects stand in the queue as the transitions came.
-        let ordered = self.shared.apply(event, |effect| {
+        // Queued under the lock, so that effects keep the order of the transitions.
+        let has_effect = self.shared.apply(event, |effect| {
             let queued = QueuedEffect {
                 effect,
                 request,
@@ -159,17 +156,17 @@ impl Daemon {
                 .send(queued)
                 .expect("the thread of effects never ends");
         });
-        if !ordered.map_err(Error::Refused)? || !wait {
+        if !has_effect.map_err(Error::Refused)? || !wait {
             return Ok(());
         }
         outcome
             .recv()
-            .expect("every order is answered")
+            .expect("every effect is answered")
             .map_err(Error::Failed)
     }
 }
 
-/// When a shim that is told to abort now must have ended.
+/// Returns when a shim must have ended that is asked to abort now.
 fn abort_deadline(settings: &Settings) -> Instant {
     Instant::now() + settings.timeouts.abort + GRACE
 }
@@ -180,11 +177,11 @@ struct Worker {
     settings: Settings,
     journal: PathBuf,
     store: Arc<Store>,
-    /// Where the groups that bound builds are made.
+    /// Where the control groups of builds are made.
     place: ResourceControl,
-    /// When a shim that was told to abort is killed.
+    /// When the aborted shim is killed.
     deadline: Option<(Instant, Run)>,
-    /// Whether that has been put off for the clean-up.
+    /// True if the deadline was extended for CLEANUP.
     cleanup_extended: bool,
 }
 
@@ -198,7 +195,7 @@ impl Worker {
             match received {
                 Ok(queued) => {
                     let result = self.perform(queued.effect, queued.request);
-                    // An abort has nobody waiting.
+                    // The caller of an abort does not wait.
                     let _ = queued.done.send(result);
                 }
                 Err(RecvTimeoutError::Timeout) => self.kill_overdue(),
@@ -213,8 +210,8 @@ impl Worker {
                 let request = request.expect("a start comes with its request");
                 let result = self.start(&run, request);
                 if let Err(error) = &result {
-                    log::error!("build {} could not be started: {error}", run.id);
-                    // Nobody may refuse this: the run is the present one.
+                    log::error!("cannot start build {}: {error}", run.id);
+                    // Never refused: the run is the current one.
                     let _ = self.shared.apply(Event::NotStarted(run.number), drop);
                 }
                 result
@@ -225,7 +222,7 @@ impl Worker {
                 let entry = self.entry(&run.id);
                 entry.abort().or_else(|error| {
                     log::error!(
-                        "build {}: cannot ask for an abort ({error}); killing it",
+                        "build {}: cannot request an abort ({error}); killing its shim",
                         run.id
                     );
                     entry.signal(Signal::SIGKILL)
@@ -234,7 +231,7 @@ impl Worker {
             Effect::Purge(run, outcome) => {
                 let result = self.purge(&run, &outcome);
                 if let Err(error) = &result {
-                    log::error!("build {} cannot be cleaned: {error}", run.id);
+                    log::error!("cannot clean build {}: {error}", run.id);
                     let _ = self.shared.apply(Event::NotCleaned(run, outcome), drop);
                 }
                 result
@@ -255,16 +252,17 @@ impl Worker {
         let (entry, child) = JournalEntry::start(&self.journal, &spec, &self.place)?;
         let watched = self.watch(run.clone(), entry.clone(), Some(child));
         if watched.is_err() {
-            // A build that nobody watches must not be.
-            leftovers::finish_dead(&entry, "nobody could watch it");
+            // Without the thread that waits for its end, a build must not run.
+            leftovers::finish_dead(&entry, "the daemon could not start a thread for it");
             recover::remove_entry(entry.path())?;
         }
-        // What it needs is in the journal now; the rest was for this build too, or for none.
+        // The journal pins the files of this build now; no other build needs held files.
         self.store.release();
         watched
     }
 
-    /// Starts the thread that waits for the end of a shim, its parent or not.
+    /// Starts the thread that waits for the end of a shim. `child` is set if this daemon started
+    /// it.
     fn watch(&self, run: Run, entry: JournalEntry, child: Option<Child>) -> io::Result<()> {
         let (shared, store) = (Arc::clone(&self.shared), Arc::clone(&self.store));
         let watch = move || {
@@ -273,13 +271,13 @@ impl Worker {
                 log::error!("build {}: cannot wait for its shim: {error}", run.id);
             }
             if let Some(mut child) = child {
-                // Dead already, as its lock is free: this only reaps.
+                // The lock is free, so the shim is dead: this only reaps it.
                 let _ = child.wait();
             }
             let outcome = outcome_of(&entry);
             drop(stages);
-            for (_, sum) in &outcome.files {
-                store.trust(sum);
+            for (_, sha1) in &outcome.files {
+                store.trust(sha1);
             }
             count(&outcome, &entry);
             let _ = shared.apply(Event::Finished(run.number, outcome), drop);
@@ -290,8 +288,8 @@ impl Worker {
             .map(drop)
     }
 
-    /// The last resort when a shim does not end: whatever it waits for, it dies. A clean-up may
-    /// take longer: nothing of the build runs by then.
+    /// Kills a shim that did not end in time after an abort. CLEANUP gets an extension once: no
+    /// process of the build runs then.
     fn kill_overdue(&mut self) {
         let Some((_, run)) = self.deadline.take() else {
             return;
@@ -318,37 +316,40 @@ impl Worker {
         }
     }
 
-    /// Removes the build from the journal and its results from the cache. Inputs stay: they may be
-    /// wanted again, even where a result has the same bytes.
+    /// Removes the build from the journal and its results from the cache. Inputs stay cached, even
+    /// if a result has the same bytes.
     fn purge(&self, run: &Run, outcome: &Outcome) -> io::Result<()> {
         let entry = self.entry(&run.id);
         let (spec, has_work_tree) = (entry.spec().ok(), entry.has_work_tree());
-        // What a shim that died had gathered is no more than noted.
+        // A shim that died has recorded its results, but no verdict names them.
         let mut results = entry.recorded_results().unwrap_or_default();
-        results.extend(outcome.files.iter().map(|(_, sum)| sum.clone()));
-        // First: once the entry is gone, whatever else fails, the build is forgotten.
+        results.extend(outcome.files.iter().map(|(_, sha1)| sha1.clone()));
+        // The entry goes first: without it the build is gone, even if a later step fails.
         recover::remove_entry(entry.path())?;
-        // Nothing any more, unless CLEANUP failed.
-        let problems = spec
+        // There are leftovers only if CLEANUP failed.
+        let errors = spec
             .iter()
             .map(|spec| leftovers::remove_all(spec, has_work_tree));
-        for problem in problems.flatten() {
-            log::warn!("build {}: {problem}", run.id);
+        for error in errors.flatten() {
+            log::warn!("build {}: {error}", run.id);
         }
         let inputs = spec.map_or_else(Vec::new, |spec| spec.request.files.to_vec());
-        for sum in results {
-            if inputs.iter().any(|(_, input)| *input == sum) {
+        for sha1 in results {
+            if inputs.iter().any(|(_, input)| *input == sha1) {
                 continue;
             }
-            if let Err(error) = self.store.remove(&sum) {
-                log::warn!("build {}: a result stays in the cache: {error}", run.id);
+            if let Err(error) = self.store.remove(&sha1) {
+                log::warn!(
+                    "build {}: cannot remove a result from the cache: {error}",
+                    run.id
+                );
             }
         }
         Ok(())
     }
 }
 
-/// Enters the end of a build in the numbers that are shown.
+/// Updates the metrics with the outcome of a build.
 fn count(outcome: &Outcome, entry: &JournalEntry) {
     let verdict = outcome.status.to_string();
     metrics().builds.with_label_values(&[&verdict]).inc();
@@ -364,7 +365,7 @@ fn count(outcome: &Outcome, entry: &JournalEntry) {
     }
 }
 
-/// Returns how a build whose shim has ended came out; a dead shim's verdict is given for it.
+/// Returns the outcome of a build whose shim has ended; writes it if the shim died without one.
 fn outcome_of(entry: &JournalEntry) -> Outcome {
     match entry.state() {
         Ok(EntryState::Finished(outcome)) => outcome,

@@ -1,4 +1,4 @@
-//! Turns an HTTP request into a call of the protocol, and what comes of it into an answer.
+//! Answers HTTP requests: XML-RPC calls, cached files, logs, metrics and health.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -19,21 +19,21 @@ use super::daemon::{Daemon, Error};
 use super::show;
 use super::state::{Run, State};
 
-/// The last bytes of the log that `status` tells (docs/wire.md §1.6).
+/// The length of the log tail in `status`, in bytes (docs/wire.md §1.6).
 const TAIL_BYTES: usize = 2048;
 
-/// Everything an answer may need.
+/// The state and settings that answers need.
 pub(super) struct Handler {
     pub(super) daemon: Daemon,
     pub(super) store: Arc<Store>,
     pub(super) fetcher: Fetcher,
-    /// Where builds are kept and done, with the keys that name them.
+    /// The folders of builds, with their configuration keys.
     pub(super) folders: Vec<(&'static str, PathBuf)>,
-    /// Bytes that should be free there.
+    /// The bytes that must stay free there.
     pub(super) reserve: u64,
     pub(super) arch: String,
     pub(super) form: StatusForm,
-    /// The end of the log of the run of that number.
+    /// The open log tail, with the number of its run.
     pub(super) tail: Mutex<Option<(u64, Arc<Tail>)>>,
 }
 
@@ -127,11 +127,11 @@ impl Handler {
         render_status(&record, form, Some(env!("CARGO_PKG_VERSION")))
     }
 
-    /// The end of the running build's log; nothing while there is none. Its files stay open from
-    /// one call to the next.
+    /// Returns the end of the running build's log, empty if there is none. Its files stay open
+    /// between calls.
     fn tail(&self, run: &Run) -> Vec<u8> {
-        let kept = lock(&self.tail).clone();
-        let tail = match kept.filter(|(number, tail)| *number == run.number && tail.is_current()) {
+        let open = lock(&self.tail).clone();
+        let tail = match open.filter(|(number, tail)| *number == run.number && tail.is_current()) {
             Some((_, tail)) => tail,
             None => match self.daemon.open_tail(&run.id) {
                 Ok(tail) => {
@@ -145,7 +145,7 @@ impl Handler {
         tail.read(TAIL_BYTES, run.private).unwrap_or_default()
     }
 
-    /// The checks in the order of docs/wire.md §1.4; nothing changes before the last one.
+    /// Checks in the order of docs/wire.md §1.4; a failed check changes nothing.
     fn build(&self, call: BuildCall) -> Result<Value, Fault> {
         if !BUILD_TYPES.contains(&call.build_type()) {
             return Ok(unknown_builder(call.build_type(), &BUILD_TYPES));
@@ -167,7 +167,7 @@ impl Handler {
         Ok(building(&id))
     }
 
-    /// Whether a file is in the cache, and good; it stays until the build has begun.
+    /// True if a file is in the cache and intact. It is not evicted until the build has started.
     fn holds(&self, sum: &Sha1Hex) -> bool {
         self.store.hold(sum).unwrap_or_else(|error| {
             log::error!("{sum}: {error}");
@@ -181,10 +181,10 @@ impl Handler {
         show::metrics_page(self.daemon.state().builder_status(), &self.store, chroots)
     }
 
-    /// `/filecache/NAME`: a sum, or `buildlog`.
+    /// `/filecache/NAME`: NAME is a SHA-1 or `buildlog`.
     fn file(&self, request: &Request, name: &str) -> Response {
         if name == "buildlog" {
-            let run = present_run(self.daemon.state());
+            let run = current_run(self.daemon.state());
             return run.map_or_else(not_found, |run| self.log(request, &run));
         }
         let Ok(sum) = Sha1Hex::parse(name) else {
@@ -203,9 +203,9 @@ impl Handler {
         }
     }
 
-    /// `/log/ID`: the log as far as it is written, or with `?follow` until the build is over.
+    /// `/log/ID`: the log written so far, or with `?follow` until the build has finished.
     fn log_page(&self, request: &Request, id: &str) -> Response {
-        let run = present_run(self.daemon.state()).filter(|run| run.id.as_str() == id);
+        let run = current_run(self.daemon.state()).filter(|run| run.id.as_str() == id);
         let Some(run) = run else { return not_found() };
         if request.query != "follow" {
             return self.log(request, &run);
@@ -219,8 +219,8 @@ impl Handler {
     }
 }
 
-/// Returns the build there is, running or not.
-fn present_run(state: State) -> Option<Run> {
+/// Returns the current build, running or waiting.
+fn current_run(state: State) -> Option<Run> {
     match state {
         State::Idle => None,
         State::Building(run) | State::Aborting(run) | State::Waiting(run, _) => Some(run),

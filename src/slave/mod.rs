@@ -1,8 +1,8 @@
-//! The daemon's life: IDLE, BUILDING, (ABORTING), WAITING, and IDLE again.
+//! The slave daemon: IDLE, BUILDING, (ABORTING), WAITING, and IDLE again.
 //!
-//! `state` decides, `shared_state` holds the state and tells of its changes, `daemon` carries effects
-//! out in order, `recover` finds out at start what the journal says, `handler` turns requests into
-//! calls and answers, `show` has what is there for those who watch.
+//! `state` decides transitions, `shared_state` holds the state and logs its changes, `daemon`
+//! performs their effects in order, `recover` derives the state from the journal at start.
+//! `handler` turns requests into calls and answers, `show` serves metrics, health and growing logs.
 
 mod daemon;
 mod handler;

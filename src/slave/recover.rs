@@ -1,8 +1,8 @@
-//! What does the journal say, after whatever stopped the daemon?
+//! Recovers the builder's state from the journal when the daemon starts.
 //!
-//! A shim that lives is a build that goes on; a verdict is a build that waits; neither is a
-//! build whose shim died: that one is the builder's failure, with its log. Never silently IDLE. No
-//! content of the journal keeps the daemon from starting, or a build from being cleaned.
+//! If the shim is alive, the build is running. If there is a verdict, the build waits. If neither,
+//! the shim died, and the verdict is BUILDERFAIL with the log so far. No content of the journal
+//! keeps the daemon from starting, or a build from being cleaned.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -19,11 +19,11 @@ use crate::sys;
 
 use super::state::{Run, State, aborted};
 
-/// The number of a run that an earlier daemon began.
+/// The number of a run that an earlier daemon started.
 const RECOVERED: u64 = 0;
-/// What the names of entries begin with that are being made or removed.
+/// The prefixes of entries that are being made or removed.
 const UNFINISHED: [&str; 2] = [".new-", ".old-"];
-/// How many entries may stay that cannot be removed.
+/// The most entries kept that cannot be removed.
 const MAX_OLD: u32 = 1000;
 
 /// Returns the state that the journal shows, and the run to watch if a build is running.
@@ -65,7 +65,7 @@ fn current_entry(journal: &Path) -> io::Result<Option<(BuildId, PathBuf)>> {
             "the journal has another build",
         );
         if let Err(error) = remove_entry(&path) {
-            log::error!("build {other} stays in the journal: {error}");
+            log::error!("cannot remove build {other} from the journal: {error}");
         }
     }
     Ok(current)
@@ -79,12 +79,12 @@ fn state_of(run: &Run, entry: &JournalEntry) -> State {
             log::info!("build {id} is being aborted");
             // The request may not have reached the shim.
             if let Err(error) = entry.abort() {
-                log::error!("build {id} cannot be asked to abort: {error}");
+                log::error!("build {id}: cannot request an abort: {error}");
             }
             State::Aborting(run)
         }
         Ok(EntryState::Running) => {
-            log::info!("build {id} goes on");
+            log::info!("build {id} is still running");
             State::Building(run)
         }
         Ok(EntryState::Finished(outcome)) => {
@@ -93,27 +93,27 @@ fn state_of(run: &Run, entry: &JournalEntry) -> State {
             } else {
                 outcome
             };
-            log::info!("build {id} waits to be fetched: {}", outcome.status);
+            log::info!("build {id} waits for its master: {}", outcome.status);
             State::Waiting(run, outcome)
         }
         Ok(EntryState::Dead) => {
             let outcome = finish_dead(entry, "the process that did the build died");
-            log::warn!("build {id} is over: {}", outcome.reason);
+            log::warn!("build {id} has ended: {}", outcome.reason);
             State::Waiting(run, outcome)
         }
         Err(error) => {
             let outcome = finish_dead(entry, &format!("the journal cannot be read: {error}"));
-            log::error!("build {id} is over: {}", outcome.reason);
+            log::error!("build {id} has ended: {}", outcome.reason);
             State::Waiting(run, outcome)
         }
     }
 }
 
-/// Removes the builds that the journal still has when there should be none, before a new one.
+/// Removes all entries before a new build; there should be none. A running build is an error.
 pub(super) fn clear(journal: &Path) -> io::Result<()> {
     for (id, path) in entries(journal)? {
         if JournalEntry::existing(path.clone()).state()? == EntryState::Running {
-            return Err(io::Error::other(format!("build {id} still runs")));
+            return Err(io::Error::other(format!("build {id} is still running")));
         }
         log::warn!("the journal still has build {id}; removing it");
         remove_entry(&path)?;
@@ -121,7 +121,7 @@ pub(super) fn clear(journal: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes what was half-made or half-removed when a daemon stopped, as far as possible.
+/// Removes entries that were being made or removed when a daemon stopped.
 fn remove_unfinished(journal: &Path) -> io::Result<()> {
     for entry in fs::read_dir(journal)? {
         let entry = entry?;
@@ -137,7 +137,7 @@ fn remove_unfinished(journal: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Returns the entries of builds: folders of our own named by a build.
+/// Returns the entries of builds: folders named by a build id and owned by this user.
 fn entries(journal: &Path) -> io::Result<Vec<(BuildId, PathBuf)>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(journal)? {
@@ -152,20 +152,20 @@ fn entries(journal: &Path) -> io::Result<Vec<(BuildId, PathBuf)>> {
             Some(id) if about.is_dir() && about.uid() == Uid::effective().as_raw() => {
                 found.push((id, entry.path()));
             }
-            _ => log::warn!("{} is no build's; left alone", entry.path().display()),
+            _ => log::warn!("{} belongs to no build; left alone", entry.path().display()),
         }
     }
     Ok(found)
 }
 
-/// Takes a journal entry away in one move, then removes it; what of it cannot be removed is named,
-/// and no build's any more.
+/// Renames a journal entry, so that it belongs to no build, then removes it. Errors of the removal
+/// are only logged.
 pub(super) fn remove_entry(entry: &Path) -> io::Result<()> {
     for number in 0..MAX_OLD {
         let old = entry.with_file_name(format!(".old-{number}"));
         match fs::rename(entry, &old) {
             Ok(()) => {
-                // It may have lost its own.
+                // The entry may have lost its permissions.
                 let _ = fs::set_permissions(&old, fs::Permissions::from_mode(0o700));
                 if let Err(error) = sys::fs::remove_tree(&old) {
                     log::warn!("{error}");
@@ -173,7 +173,7 @@ pub(super) fn remove_entry(entry: &Path) -> io::Result<()> {
                 return Ok(());
             }
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-            // There is one already that cannot be removed.
+            // An older entry of this name could not be removed.
             Err(error)
                 if matches!(
                     error.kind(),
@@ -185,6 +185,6 @@ pub(super) fn remove_entry(entry: &Path) -> io::Result<()> {
         }
     }
     Err(io::Error::other(format!(
-        "{MAX_OLD} old builds stand in its way that cannot be removed"
+        "{MAX_OLD} old entries in the journal cannot be removed; remove its .old-* folders"
     )))
 }

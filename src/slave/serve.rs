@@ -1,6 +1,6 @@
-//! `buildd-slave serve`: puts the daemon together, in the foreground, until it is told to stop.
+//! `buildd-slave serve`: runs the slave daemon in the foreground until a signal stops it.
 //!
-//! A stop, of whatever kind, is nothing to a running build: its shim goes on, and the next daemon
+//! A running build survives every stop of the daemon: its shim keeps running, and the next daemon
 //! finds it in the journal.
 
 use std::fs::File;
@@ -24,7 +24,7 @@ use crate::sys::user;
 use super::daemon::Daemon;
 use super::handler::Handler;
 
-/// What `serve` takes.
+/// The arguments of `serve`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -32,15 +32,15 @@ Examples:
   buildd-slave serve --config ./buildd-slave.conf
   RUST_LOG=debug buildd-slave serve
 
-A master then speaks XML-RPC to http://HOST:8221/rpc/; `buildd-slave probe` does so by hand.
-Stopping the daemon does not stop a build: start it again and the build is still there.")]
+Masters send XML-RPC to http://HOST:8221/rpc/; `buildd-slave probe` sends single calls.
+Stopping the daemon does not stop a build: after a restart, the daemon finds the build again.")]
 #[derive(Default)]
 pub(crate) struct Serve {
     #[command(flatten)]
     config: ConfigOption,
 }
 
-/// Why the daemon does not run.
+/// Why the daemon cannot run.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error(transparent)]
@@ -53,7 +53,11 @@ pub(crate) enum Error {
         user: String,
         source: sys::fs::Error,
     },
-    #[error("another daemon (pid {pid}) has the {what} {path}; stop that one, or give this one its own home", path = path.display())]
+    #[error(
+        "another daemon (pid {pid}) has the {what} {path}; \
+         stop it, or configure another [slave] home",
+        path = path.display()
+    )]
     Taken {
         what: &'static str,
         path: PathBuf,
@@ -73,8 +77,8 @@ pub(crate) enum Error {
     System(#[from] io::Error),
 }
 
-/// Reads the configuration, becomes the user that builds if started as root, and serves until a
-/// signal stops it.
+/// Reads the configuration, becomes `[slave] user` if started as root, and serves until a signal
+/// stops the daemon.
 pub(crate) fn run(given: &Serve) -> ExitCode {
     match start(given) {
         Ok(()) => ExitCode::SUCCESS,
@@ -101,7 +105,6 @@ fn start(given: &Serve) -> Result<(), Error> {
     serve(&config)
 }
 
-/// Serves until a signal stops it.
 fn serve(config: &Config) -> Result<(), Error> {
     let slave = &config.slave;
     let folder = |path: &Path| {
@@ -136,7 +139,7 @@ fn serve(config: &Config) -> Result<(), Error> {
     let _cache = claim("file cache", &slave.filecache)?;
     let fetcher = Fetcher::new(fetch_limits(&config.limits), Arc::clone(&cache));
     let place = ResourceControl::find();
-    log::info!("builds are bounded by {place}");
+    log::info!("builds are limited by {place}");
     let daemon = Daemon::start(
         Settings::of(config),
         slave.journal.clone(),
@@ -157,7 +160,7 @@ fn serve(config: &Config) -> Result<(), Error> {
     listen(config, &handler)
 }
 
-/// Binds every address, then answers at all of them until a signal comes.
+/// Binds every address, then serves all of them until a signal stops the daemon.
 fn listen(config: &Config, handler: &Arc<Handler>) -> Result<(), Error> {
     let mut servers = Group::default();
     for host in &config.slave.bindhost {
@@ -170,10 +173,10 @@ fn listen(config: &Config, handler: &Arc<Handler>) -> Result<(), Error> {
         );
         servers.add(server, protocol);
     }
-    Ok(servers.run_until_signal("stopping; a running build goes on")?)
+    Ok(servers.run_until_signal("stopping; a running build continues")?)
 }
 
-/// Takes a folder for this daemon alone.
+/// Locks a folder, so that no other daemon can use it.
 fn claim(what: &'static str, folder: &Path) -> Result<File, Error> {
     sys::claim::claim(folder).map_err(|error| match error {
         sys::claim::Error::Taken { pid } => Error::Taken {

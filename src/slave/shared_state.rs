@@ -1,5 +1,4 @@
-//! Holds the builder's state, and tells the daemon's log how it goes: a line for each change of
-//! state and each stage of a build.
+//! Holds the builder's state, and logs each change of it and each stage of a build.
 
 use std::sync::Mutex;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -13,17 +12,17 @@ use crate::sys::lock::lock;
 
 use super::state::{Effect, Event, Refused, State};
 
-/// Between two looks at the stages of a build.
-const LOOK: Duration = Duration::from_millis(500);
+/// The time between two reads of the stages of a build.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// The state of the builder as it is now. Nobody holds its lock across a disk, a process or a wait.
+/// The current state of the builder. Its lock is never held during disk access or a wait.
 #[derive(Debug)]
 pub(crate) struct SharedState(Mutex<Now>);
 
 #[derive(Debug)]
 struct Now {
     state: State,
-    /// When the abort under way was asked for.
+    /// When the current abort was requested.
     abort_requested: Option<Instant>,
 }
 
@@ -35,51 +34,52 @@ impl SharedState {
         }))
     }
 
-    /// Returns the state.
     pub(super) fn state(&self) -> State {
         lock(&self.0).state.clone()
     }
 
-    /// Says whether the build of that number is not over yet.
-    pub(super) fn runs(&self, number: u64) -> bool {
-        matches!(&lock(&self.0).state, State::Building(run) | State::Aborting(run) if run.number == number)
+    /// True while the run of that number is building or aborting.
+    pub(super) fn is_running(&self, number: u64) -> bool {
+        match &lock(&self.0).state {
+            State::Building(run) | State::Aborting(run) => run.number == number,
+            State::Idle | State::Waiting(..) => false,
+        }
     }
 
-    /// Lets `event` happen; what has to be done for it goes to `order` before anything else can
-    /// happen. Tells whether there was any.
-    pub(super) fn apply(&self, event: Event, order: impl FnOnce(Effect)) -> Result<bool, Refused> {
+    /// Applies `event`. `queue` gets its effect, if any, before another event can be applied.
+    /// Returns whether there is an effect.
+    pub(super) fn apply(&self, event: Event, queue: impl FnOnce(Effect)) -> Result<bool, Refused> {
         let mut now = lock(&self.0);
         let before = now.state.builder_status();
-        let told = description(&now.state, &event);
+        let description = describe(&now.state, &event);
         let effect = now.state.apply(event)?;
         let after = now.state.builder_status();
         if after != before {
-            log::info!("{before} to {after}: {told}");
+            log::info!("{before} to {after}: {description}");
             now.time_abort(after);
         }
-        let ordered = effect.map(order).is_some();
-        Ok(ordered)
+        let has_effect = effect.map(queue).is_some();
+        Ok(has_effect)
     }
 }
 
 impl Now {
-    /// Measures the time from the request for an abort until the build is gone.
+    /// Measures the time from the request of an abort until its end.
     fn time_abort(&mut self, entered: BuilderStatus) {
-        let asked = self.abort_requested.take();
+        let requested = self.abort_requested.take();
         if entered == BuilderStatus::Aborting {
             metrics().aborts.inc();
             self.abort_requested = Some(Instant::now());
-        } else if let Some(asked) = asked {
+        } else if let Some(requested) = requested {
             metrics()
                 .abort_seconds
-                .observe(asked.elapsed().as_secs_f64());
+                .observe(requested.elapsed().as_secs_f64());
         }
     }
 }
 
-/// Says in a few words what happens to which build. Names and verdicts only: there is nothing
-/// secret in those.
-fn description(state: &State, event: &Event) -> String {
+/// Describes an event in a few words. Ids and verdicts contain no secrets.
+fn describe(state: &State, event: &Event) -> String {
     let id = match (state, event) {
         (_, Event::Build(run) | Event::NotCleaned(run, _)) => &run.id,
         (State::Building(run) | State::Aborting(run) | State::Waiting(run, _), _) => &run.id,
@@ -87,17 +87,20 @@ fn description(state: &State, event: &Event) -> String {
     };
     match event {
         Event::Build(_) => format!("build {id} begins"),
-        Event::Abort => format!("build {id} is to be aborted"),
+        Event::Abort => format!("build {id} is being aborted"),
         Event::Clean => format!("build {id} is cleaned"),
-        Event::NotCleaned(..) => format!("build {id} could not be cleaned"),
-        Event::NotStarted(_) => format!("build {id} could not be started"),
+        Event::NotCleaned(..) => format!("cannot clean build {id}"),
+        Event::NotStarted(_) => format!("cannot start build {id}"),
         Event::Finished(_, outcome) => {
-            format!("build {id} is over: {}: {}", outcome.status, outcome.reason)
+            format!(
+                "build {id} has ended: {}: {}",
+                outcome.status, outcome.reason
+            )
         }
     }
 }
 
-/// Tells of the stages of one build until it is dropped.
+/// Logs the stages of one build until it is dropped.
 #[derive(Debug)]
 pub(super) struct StageLogger {
     end: Option<Sender<()>>,
@@ -105,26 +108,28 @@ pub(super) struct StageLogger {
 }
 
 impl StageLogger {
-    /// Begins to tell; `fresh` says that the build has just begun, so that no stage of it has been
-    /// told of yet.
+    /// Starts the thread that logs. Unless the build is `fresh`, an earlier daemon has logged the
+    /// stages so far.
     pub(super) fn start(id: &BuildId, entry: JournalEntry, fresh: bool) -> Self {
         let (end, ended) = channel();
         let id = id.clone();
-        let mut told = if fresh { 0 } else { entry.stages().len() };
-        let tell = move || {
+        let mut logged = if fresh { 0 } else { entry.stages().len() };
+        let log_stages = move || {
             loop {
-                let ended = ended.recv_timeout(LOOK) != Err(RecvTimeoutError::Timeout);
-                for (_, name) in entry.stages().iter().skip(told) {
+                let ended = ended.recv_timeout(POLL_INTERVAL) != Err(RecvTimeoutError::Timeout);
+                for (_, name) in entry.stages().iter().skip(logged) {
                     log::info!("build {id}: {name}");
-                    told += 1;
+                    logged += 1;
                 }
                 if ended {
                     return;
                 }
             }
         };
-        // Without it nobody is told; the build is none the worse.
-        let thread = thread::Builder::new().name("stages".into()).spawn(tell);
+        // Without the thread, only the log lines are missing.
+        let thread = thread::Builder::new()
+            .name("stages".into())
+            .spawn(log_stages);
         Self {
             end: Some(end),
             thread: thread.ok(),
@@ -136,7 +141,7 @@ impl Drop for StageLogger {
     fn drop(&mut self) {
         drop(self.end.take());
         if let Some(thread) = self.thread.take() {
-            // A panic in there was logged.
+            // A panic of the thread was logged.
             let _ = thread.join();
         }
     }

@@ -1,7 +1,6 @@
-//! What does the slave show to those who watch it, besides the protocol: its numbers, its health,
-//! and a log as it grows.
+//! Serves the slave's metrics, its health, and build logs as they grow.
 //!
-//! Nothing here changes anything, and nothing waits for a lock that is held across a disk.
+//! These answers change nothing, and wait for no lock that is held during disk access.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -20,15 +19,15 @@ use crate::sys::host::{self, Disk};
 
 use super::shared_state::SharedState;
 
-/// What a log is, to a browser.
+/// The content type of a log.
 const PLAIN_TEXT: &str = "text/plain; charset=utf-8";
-/// Between two looks at a log that does not grow.
-const LOOK: Duration = Duration::from_millis(200);
+/// The time between two reads of a log that does not grow.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Answers with all numbers of this process. `chroots` is the folder of the unpacked ones, if this
-/// daemon has any.
+/// Answers with all metrics of this process. `chroots` is the cache of unpacked chroots, if this
+/// daemon has one.
 pub(super) fn metrics_page(now: BuilderStatus, cache: &Store, chroots: Option<&Path>) -> Response {
-    let enter = |store: &str, usage: Result<Usage, String>| match usage {
+    let set = |store: &str, usage: Result<Usage, String>| match usage {
         Ok(usage) => {
             let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
             let (bytes, entries) = (&metrics().stored_bytes, &metrics().stored_entries);
@@ -39,26 +38,26 @@ pub(super) fn metrics_page(now: BuilderStatus, cache: &Store, chroots: Option<&P
         }
         Err(error) => log::warn!("{error}"),
     };
-    enter(
+    set(
         "filecache",
         cache.usage().map_err(|error| error.to_string()),
     );
     if let Some(dir) = chroots {
-        enter(
+        set(
             "chroots",
             store::usage(dir).map_err(|error| error.to_string()),
         );
     }
     for state in BuilderStatus::ALL {
-        let word = state.to_string().to_lowercase();
-        let gauge = metrics().state.with_label_values(&[&word]);
+        let label = state.to_string().to_lowercase();
+        let gauge = metrics().state.with_label_values(&[&label]);
         gauge.set(i64::from(state == now));
     }
     Response::bytes(200, metrics::CONTENT_TYPE, metrics::render())
 }
 
-/// Answers 200 if a build could be begun and kept by what the folders are on, else 503 and why.
-/// `folders` come with the keys that name them, `reserve` is in bytes.
+/// Answers 200 if the disks of all folders are writable and have the reserve free, else 503 with
+/// the reasons. `folders` come with their configuration keys, `reserve` is in bytes.
 pub(super) fn health(folders: &[(&'static str, PathBuf)], reserve: u64) -> Response {
     let problems: Vec<String> = folders
         .iter()
@@ -71,9 +70,9 @@ pub(super) fn health(folders: &[(&'static str, PathBuf)], reserve: u64) -> Respo
     }
 }
 
-/// Says what is wrong with the disk below a folder, if anything.
+/// Returns the problem of the disk below a folder, if any.
 fn problem(key: &str, dir: &Path, disk: io::Result<Disk>, reserve: u64) -> Option<String> {
-    let wrong = match disk {
+    let problem = match disk {
         Err(error) => error.to_string(),
         Ok(disk) if disk.read_only => "is on a file system that is read-only".to_owned(),
         Ok(disk) if disk.free_bytes < reserve => format!(
@@ -82,10 +81,10 @@ fn problem(key: &str, dir: &Path, disk: io::Result<Disk>, reserve: u64) -> Optio
         ),
         Ok(_) => return None,
     };
-    Some(format!("[slave] {key}: {} {wrong}", dir.display()))
+    Some(format!("[slave] {key}: {} {problem}", dir.display()))
 }
 
-/// Answers with the log at `path` until the build of that number is over.
+/// Answers with the log at `path` until the run of that number has ended.
 pub(super) fn follow(path: &Path, shared: Arc<SharedState>, number: u64) -> Response {
     let stream = LogStream {
         log: Follow::open(path),
@@ -97,8 +96,8 @@ pub(super) fn follow(path: &Path, shared: Arc<SharedState>, number: u64) -> Resp
 
 /// Answers with the log at `path` as it is now.
 ///
-/// Of a log that is over its bound, beginning and end are there now, and a part that is asked for
-/// comes from the beginning alone: that stays as it is.
+/// A log over its limit has a beginning and an end. A range request is answered from the beginning
+/// alone, which no longer changes.
 pub(super) fn log(request: &Request, path: &Path) -> io::Result<Response> {
     let snapshot = Snapshot::open(path)?;
     if snapshot.is_in_parts() && request.header("Range").is_none() {
@@ -119,7 +118,7 @@ fn plain_text(body: Body) -> Response {
     response.with_header("Content-Type", PLAIN_TEXT)
 }
 
-/// A log as it grows.
+/// The body of a growing log.
 struct LogStream {
     log: Follow,
     shared: Arc<SharedState>,
@@ -128,14 +127,14 @@ struct LogStream {
 
 impl BodyStream for LogStream {
     fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
-        // In this order: what is written before the end is seen after it.
-        let runs = self.shared.runs(self.number);
+        // Checked before the read, so that the last bytes of an ended build are read.
+        let is_running = self.shared.is_running(self.number);
         let bytes = self.log.read_more()?;
         if bytes.is_empty() {
-            if !runs {
+            if !is_running {
                 return Ok(None);
             }
-            thread::sleep(LOOK);
+            thread::sleep(POLL_INTERVAL);
         }
         Ok(Some(bytes))
     }
@@ -146,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_wrong_with_a_disk_is_said_with_its_key() {
+    fn the_problem_of_a_disk_is_reported_with_its_key() {
         let dir = Path::new("/var/lib/x");
         let disk = |read_only, free_bytes| {
             Ok(Disk {
@@ -155,7 +154,7 @@ mod tests {
             })
         };
         assert_eq!(problem("home", dir, disk(false, 100), 100), None);
-        for (disk, said) in [
+        for (disk, problem_text) in [
             (
                 disk(false, 99),
                 "has 99 bytes free, less than [limits] reserve (100)",
@@ -163,7 +162,7 @@ mod tests {
             (disk(true, 1000), "is on a file system that is read-only"),
             (Err(io::Error::other("not there")), "not there"),
         ] {
-            let expect = format!("[slave] home: /var/lib/x {said}");
+            let expect = format!("[slave] home: /var/lib/x {problem_text}");
             assert_eq!(problem("home", dir, disk, 100), Some(expect));
         }
     }

@@ -1,16 +1,15 @@
-//! Pure: what may happen to the builder, and what has to be done about it?
+//! Pure: the state machine of the builder.
 //!
 //! ```text
-//!          Build                     Over
+//!          Build                  Finished
 //!   IDLE ────────▶ BUILDING ───────────────────▶ WAITING ──Clean──▶ IDLE
-//!    ▲               │  └──Abort──▶ ABORTING ──Over──▲
+//!    ▲               │  └─Abort─▶ ABORTING ─Finished─▲
 //!    └──NotStarted───┴──────────────────┘
 //! ```
-//! IDLE after a Clean that could not be done becomes WAITING again.
+//! If a Clean fails, NotCleaned turns IDLE into WAITING again.
 //!
-//! Every pair of state and call that is not in the picture is refused and changes nothing
-//! (docs/wire.md §2.2, §2.4). A run has a number, so that word of an earlier run is told from the present
-//! one's.
+//! A call in a state without an arrow for it is refused and changes nothing (docs/wire.md §2.2,
+//! §2.4). Runs are numbered, so that a late event of an earlier run is ignored.
 
 use crate::pipeline::journal::Outcome;
 use crate::protocol::{BuildId, BuildStatus, BuilderStatus};
@@ -25,33 +24,33 @@ pub(crate) enum State {
     Waiting(Run, Outcome),
 }
 
-/// A build that was accepted.
+/// An accepted build.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Run {
     pub(crate) number: u64,
     pub(crate) id: BuildId,
-    /// Whether its log may hold what only the build's owner should see.
+    /// True if only the owner of the build may see all of its log.
     pub(crate) private: bool,
 }
 
-/// What happens.
+/// An event that may change the state.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Event {
-    /// A master wants this built.
+    /// A master calls `build`.
     Build(Run),
-    /// A master wants the build stopped.
+    /// A master calls `abort`.
     Abort,
-    /// A master has fetched what it wanted.
+    /// A master calls `clean`.
     Clean,
-    /// The build could not be started: nothing of it is there.
+    /// The build could not be started, and left nothing.
     NotStarted(u64),
-    /// The build could not be forgotten: all of it is still there.
+    /// The build could not be removed.
     NotCleaned(Run, Outcome),
     /// The build has ended.
     Finished(u64, Outcome),
 }
 
-/// What has to be done, in this order.
+/// The work that a transition requires.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Effect {
     Start(Run),
@@ -77,7 +76,7 @@ impl State {
         }
     }
 
-    /// The build there is, if any.
+    /// The id of the current build, if any.
     pub(crate) fn build_id(&self) -> Option<&BuildId> {
         match self {
             Self::Idle => None,
@@ -85,7 +84,7 @@ impl State {
         }
     }
 
-    /// Lets `event` happen; a refusal leaves everything as it was.
+    /// Applies `event`; a refusal changes nothing.
     pub(crate) fn apply(&mut self, event: Event) -> Result<Option<Effect>, Refused> {
         let refused = |wanted| {
             Err(Refused {
@@ -104,7 +103,7 @@ impl State {
                 Self::Aborting(run.clone()),
                 Some(Effect::Abort(run.clone())),
             ),
-            // Masters repeat themselves; once is enough.
+            // Masters repeat an abort; one effect is enough.
             (Self::Aborting(_), Event::Abort) => return Ok(None),
             (Self::Idle | Self::Waiting(..), Event::Abort) => {
                 return refused(BuilderStatus::Building);
@@ -128,7 +127,7 @@ impl State {
                 (Self::Waiting(run.clone(), aborted(outcome)), None)
             }
             (Self::Idle, Event::NotCleaned(run, outcome)) => (Self::Waiting(run, outcome), None),
-            // Late word of an earlier run.
+            // A late event of an earlier run.
             (_, Event::NotStarted(_) | Event::NotCleaned(..) | Event::Finished(..)) => {
                 return Ok(None);
             }
@@ -138,8 +137,8 @@ impl State {
     }
 }
 
-/// Whatever a build came to, one that was aborted is aborted, unless that failed (docs/wire.md
-/// §2.3). Its files are still named, so that they are removed from the cache.
+/// Returns the outcome of an aborted build: ABORTED, unless the abort failed (docs/wire.md §2.3).
+/// Its files stay listed, so that they are removed from the cache.
 pub(super) fn aborted(outcome: Outcome) -> Outcome {
     match outcome.status {
         BuildStatus::BuilderFail | BuildStatus::Aborted => outcome,
@@ -222,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn effects_go_with_transitions_only() {
+    fn only_transitions_have_effects() {
         let mut state = State::Idle;
         assert_eq!(
             state.apply(Event::Build(run(1))),
@@ -243,20 +242,20 @@ mod tests {
     }
 
     #[test]
-    fn an_abort_that_failed_is_the_builders_failure() {
-        for (came_to, expect) in [
+    fn a_failed_abort_is_the_builders_failure() {
+        for (status, expect) in [
             (BuildStatus::Ok, BuildStatus::Aborted),
             (BuildStatus::PackageFail, BuildStatus::Aborted),
             (BuildStatus::BuilderFail, BuildStatus::BuilderFail),
         ] {
             let mut state = State::Aborting(run(1));
-            state.apply(Event::Finished(1, outcome(came_to))).unwrap();
+            state.apply(Event::Finished(1, outcome(status))).unwrap();
             assert!(matches!(state, State::Waiting(_, end) if end.status == expect));
         }
     }
 
     #[test]
-    fn a_build_that_cannot_be_forgotten_waits_on() {
+    fn a_build_that_cannot_be_cleaned_waits_again() {
         let waiting = State::Waiting(run(1), outcome(BuildStatus::Ok));
         let mut state = waiting.clone();
         let Ok(Some(Effect::Purge(run, outcome))) = state.apply(Event::Clean) else {
@@ -265,14 +264,14 @@ mod tests {
         let not_cleaned = Event::NotCleaned(run, outcome);
         assert_eq!(state.apply(not_cleaned.clone()), Ok(None));
         assert_eq!(state, waiting);
-        // Somebody was quick: there is another build already.
+        // Another build has started meanwhile.
         let mut state = State::Building(self::run(2));
         assert_eq!(state.apply(not_cleaned), Ok(None));
         assert_eq!(state, State::Building(self::run(2)));
     }
 
     #[test]
-    fn word_of_an_earlier_run_is_nothing() {
+    fn events_of_an_earlier_run_are_ignored() {
         for state in states() {
             let mut after = state.clone();
             assert_eq!(
@@ -284,11 +283,11 @@ mod tests {
         }
     }
 
-    /// Whatever comes in whatever order: one run at a time, each purged once, and an abort that was
-    /// accepted is what it comes to.
+    /// In any order of events: one run at a time, each purged once, and an accepted abort decides
+    /// the outcome.
     #[test]
     fn fuzz_histories() {
-        // A byte an event: the low bits say which, the others how it ends, or whose word it is.
+        // One byte per event: the low bits choose it, the others its outcome and its run.
         let seeds: [&[u8]; 3] = [
             b"\0\x04\x02",
             b"\0\x01\x01\x04\x02\0\x03",

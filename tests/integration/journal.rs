@@ -280,7 +280,9 @@ fn what_is_no_build_is_left_alone_and_in_nobodys_way() {
     daemon.restart();
     assert_eq!(daemon.state(), "IDLE");
     assert!(
-        daemon.said().contains("notes is no build's; left alone"),
+        daemon
+            .said()
+            .contains("notes belongs to no build; left alone"),
         "{}",
         daemon.said()
     );

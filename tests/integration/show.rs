@@ -162,7 +162,7 @@ fn a_line_for_each_change_of_state_and_each_stage() {
     ];
     let mut expect = vec!["IDLE to BUILDING: build 8-1 begins".to_owned()];
     expect.extend(stages.map(|stage| format!("build 8-1: {stage}")));
-    expect.push("BUILDING to WAITING: build 8-1 is over: OK: built".to_owned());
+    expect.push("BUILDING to WAITING: build 8-1 has ended: OK: built".to_owned());
     expect.push("WAITING to IDLE: build 8-1 is cleaned".to_owned());
     assert_eq!(lines, expect, "{said}");
 }
