@@ -87,7 +87,8 @@ mod tests {
 
     #[test]
     fn a_signed_paragraph_is_parsed_without_its_signature() {
-        let text = "-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA512\n\nSource: x\nFiles:\n a\n b\n\n\
+        let text = "-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA512\n\n\
+                    Source: x\nFiles:\n a\n b\n\n\
                     -----BEGIN PGP SIGNATURE-----\n\niQIz\n-----END PGP SIGNATURE-----\n";
         let paragraph = Paragraph::parse(text).unwrap();
         let files = paragraph.get("files").unwrap();

@@ -33,7 +33,8 @@ pub(crate) const UPGRADE: [&str; 10] = [
 pub(crate) const PACKAGE_LISTS: [&str; 3] = [
     "sh",
     "-c",
-    "apt-get indextargets --format '$(FILENAME)' 'Created-By: Packages' | xargs -r /usr/lib/apt/apt-helper cat-file",
+    "apt-get indextargets --format '$(FILENAME)' 'Created-By: Packages' \
+     | xargs -r /usr/lib/apt/apt-helper cat-file",
 ];
 
 const fn apt_get(rest: [&'static str; 3]) -> [&'static str; 8] {
@@ -276,7 +277,8 @@ mod tests {
     fn one_line_sources_are_also_written_as_deb822() {
         let lines = [
             "deb http://archive.example/debian bookworm main contrib",
-            "  deb [arch=amd64,i386 trusted=yes signed-by=/k.gpg] https://u:p@ppa.example/x noble main # why",
+            "  deb [arch=amd64,i386 trusted=yes signed-by=/k.gpg] https://u:p@ppa.example/x \
+             noble main # why",
             "deb file:/srv/repo ./",
         ];
         let sources = translate(&lines.map(str::to_owned));
@@ -284,7 +286,8 @@ mod tests {
         assert_eq!(sources.one_line.lines().count(), 3);
         assert_eq!(
             sources.deb822,
-            "Types: deb\nURIs: http://archive.example/debian\nSuites: bookworm\nComponents: main contrib\n\n\
+            "Types: deb\nURIs: http://archive.example/debian\nSuites: bookworm\n\
+             Components: main contrib\n\n\
              Types: deb\nURIs: https://u:p@ppa.example/x\nSuites: noble\nComponents: main\n\
              Architectures: amd64 i386\nTrusted: yes\nSigned-By: /k.gpg\n\n\
              Types: deb\nURIs: file:/srv/repo\nSuites: ./\n\n"

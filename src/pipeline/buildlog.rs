@@ -1,11 +1,12 @@
 //! Writes the log of a build, up to the limit on its size.
 //!
-//! The first half of the limit goes to `PATH`. Later output goes to segments of half the limit each,
-//! of which the last two are kept. `finish` appends the last half of the limit to `PATH`, after a
-//! marker. So readers see the latest bytes at any time (`reader`, `tail`).
+//! The first half of the limit goes to `PATH`. Later output goes to segments of half the limit
+//! each, of which the last two are kept. `finish` appends the last half of the limit to `PATH`,
+//! after a marker. So readers see the latest bytes at any time (`reader`, `tail`).
 //!
 //! A failed write never stops the build: the error is kept, and later writes try again. Credentials
-//! of a private build never reach the disk: an unfinished line is held back until it can be scrubbed.
+//! of a private build never reach the disk: an unfinished line is held back until it can be
+//! scrubbed.
 
 mod reader;
 mod segments;

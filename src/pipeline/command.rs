@@ -306,9 +306,8 @@ mod tests {
             silence: brief,
             ..hours()
         };
-        assert!(
-            matches!(shell("exec sleep 5", silent, &[]).0, CommandOutcome::TimedOut(why) if why.contains("printed nothing"))
-        );
+        let end = shell("exec sleep 5", silent, &[]).0;
+        assert!(matches!(end, CommandOutcome::TimedOut(why) if why.contains("printed nothing")));
         let short = Deadlines {
             until: Instant::now() + brief,
             ..hours()

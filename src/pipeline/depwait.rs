@@ -149,8 +149,9 @@ fn provided_version(provided: &str) -> Option<Version> {
 mod tests {
     use super::*;
 
-    const PACKAGES: &str = "Package: gcc\nVersion: 4:12.2.0-3\nProvides: c-compiler, gcc-api (= 12)\n\
-        Description: x\n Package: no\n\nPackage: libbar-dev\nVersion: 1\n\n\
+    const PACKAGES: &str = "Package: gcc\nVersion: 4:12.2.0-3\n\
+        Provides: c-compiler, gcc-api (= 12)\nDescription: x\n Package: no\n\n\
+        Package: libbar-dev\nVersion: 1\n\n\
         Package: libbar-dev\nVersion: 1.5\n";
 
     fn unsatisfied(depends: &str) -> Option<String> {

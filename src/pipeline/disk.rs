@@ -120,7 +120,8 @@ fn blame(least: Option<&(PathBuf, u64)>, promised: u64, used: u64) -> Failure {
             mib(*free)
         ),
         _ => format!(
-            "The builder's disk is full, but not because of this build: it used {} of the {promise}.",
+            "The builder's disk is full, but not because of this build: it used {} of the \
+             {promise}.",
             mib(used)
         ),
     };

@@ -9,7 +9,7 @@
 //! | `log` | shim | the build log |
 //! | `tree` | shim | nothing; its existence shows that the work tree belongs to this build |
 //! | `results` | shim | a line for each result, its SHA-1, before it enters the file cache |
-//! | `evicted` | shim, unpacking | lines of `filecache` or `chroots`, and how many entries were evicted |
+//! | `evicted` | shim, unpacking | lines of `filecache` or `chroots`, and the entries evicted |
 //! | `abort` | starter | nothing; its existence shows that an abort was requested |
 //! | `verdict.json` | shim, as its last act; else the daemon | how the build ended |
 //! | `.abort`, `.verdict` | starter | space set aside for the two files above, for a full disk |

@@ -1,9 +1,9 @@
 //! Removes the leftovers of builds, and ends a build whose shim died.
 //!
-//! A build has three things outside its journal entry: its session, a chroot being unpacked, and its
-//! work tree. CLEANUP removes them, the starter of a shim does so after its death, and a starting
-//! daemon does so for builds that no journal has. Only files named by a build and of the expected
-//! form are removed, and no mount is entered.
+//! A build has three things outside its journal entry: its session, a chroot being unpacked, and
+//! its work tree. CLEANUP removes them, the starter of a shim does so after its death, and a
+//! starting daemon does so for builds that no journal has. Only files named by a build and of the
+//! expected form are removed, and no mount is entered.
 
 use std::ffi::OsStr;
 use std::fs;

@@ -3,7 +3,8 @@
 //! One pass over chunks of the raw log, in limited memory. The texts are those of sbuild 0.85 to
 //! 0.91, dpkg and apt 1.x to 3.x, which prefix errors with `E: ` or `Error: `. `verdict` interprets
 //! the findings, and knows which of them a package could have printed itself. Only the footer after
-//! the last `| Summary` header counts as sbuild's. Headers match by prefix: newer ones end in a time.
+//! the last `| Summary` header counts as sbuild's. Headers match by prefix: newer ones end in a
+//! time.
 
 use std::sync::LazyLock;
 
@@ -284,8 +285,8 @@ impl LogScan {
         }
     }
 
-    /// Reads apt's list of unmet dependencies: indented lines below its header. Part of apt's stderr,
-    /// such as an `E`, may be mixed into the first line.
+    /// Reads apt's list of unmet dependencies: indented lines below its header. Part of apt's
+    /// stderr, such as an `E`, may be mixed into the first line.
     fn read_unmet(&mut self, line: &str) {
         let is_relation = line.starts_with(' ')
             || [" : Depends: ", " : PreDepends: "]
@@ -302,8 +303,8 @@ impl LogScan {
         }
     }
 
-    /// Parses ` PACKAGE : Depends: RELATION but REASON[ or]`. Later lines leave out the package, and
-    /// further alternatives also the kind.
+    /// Parses ` PACKAGE : Depends: RELATION but REASON[ or]`. Later lines leave out the package,
+    /// and further alternatives also the kind.
     fn read_unmet_line(&mut self, line: &str) {
         let text = line.split_once(" : ").map_or(line, |(_, text)| text);
         let (text, or) = text
@@ -551,9 +552,11 @@ mod tests {
             include_bytes!("../../tests/fixtures/buildlogs/unmet-dubious.log"),
             include_bytes!("../../tests/fixtures/buildlogs/fetch-failed.log"),
             include_bytes!("../../tests/fixtures/buildlogs/successful.log"),
-            b"The following packages have unmet dependencies:\n x : Depends: a (>= 1) but 2 is to be \
-              installed or\n b:any but it is not installable\nE: Unable to locate package c\n",
-            b"  p(inst 1 ! >> wanted 2)\n| Summary\nFail-Stage: build\nStatus: attempted\n] Killed\n",
+            b"The following packages have unmet dependencies:\n \
+              x : Depends: a (>= 1) but 2 is to be installed or\n \
+              b:any but it is not installable\nE: Unable to locate package c\n",
+            b"  p(inst 1 ! >> wanted 2)\n| Summary\nFail-Stage: build\nStatus: attempted\n\
+              ] Killed\n",
         ];
         crate::fuzz::fuzz("logs", &seeds, |input| {
             let whole = scan(input, input.len().max(1));

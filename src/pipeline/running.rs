@@ -382,8 +382,8 @@ impl Build {
         })
     }
 
-    /// Replaces a package failure by the limit that caused it (memory, processes, disk), if the build
-    /// hit one since `before`.
+    /// Replaces a package failure by the limit that caused it (memory, processes, disk), if the
+    /// build hit one since `before`.
     pub(super) fn blame_limit(&mut self, failure: Failure, before: Hits) -> StageError {
         if self.layer_was_too_small() {
             return StageError::LayerFull;

@@ -1,7 +1,7 @@
 //! Pure: the command line, configuration and environment of sbuild.
 //!
-//! For the sbuild of Debian 12 (0.85) and Debian 13 (0.89). An unknown variable in the configuration
-//! is fatal to sbuild, so differences depend on its version.
+//! For the sbuild of Debian 12 (0.85) and Debian 13 (0.89). An unknown variable in the
+//! configuration is fatal to sbuild, so differences depend on its version.
 
 use std::path::Path;
 
@@ -40,7 +40,8 @@ pub(crate) fn configuration(host: &str, minor: u32) -> String {
         "$apt_allow_unauthenticated = 0;",
         "$resolve_alternatives = 1;",
         "$build_environment = { 'LANG' => 'C.UTF-8', 'TERM' => 'unknown', 'V' => '1' };",
-        "$environment_filter = ['^PATH$', '^DEB_BUILD_OPTIONS$', '^LANG$', '^LC_ALL$', '^TERM$', '^TZ$'];",
+        "$environment_filter = \
+         ['^PATH$', '^DEB_BUILD_OPTIONS$', '^LANG$', '^LC_ALL$', '^TERM$', '^TZ$'];",
         "$purge_build_deps = 'never';",
         "$purge_build_directory = 'never';",
         "$run_lintian = 0;",
@@ -174,17 +175,21 @@ mod tests {
     use super::*;
 
     fn spec(args: serde_json::Value) -> Spec {
-        let sum = "0a4d55a8d778e5022fab701977c5d840bbc486d0";
-        let clock = json!({"secs": 1, "nanos": 0});
+        let sha1 = "0a4d55a8d778e5022fab701977c5d840bbc486d0";
+        let second = json!({"secs": 1, "nanos": 0});
         serde_json::from_value(json!({
-            "request": {"build_id": "8-1", "chroot": sum, "files": [["hello_2.10-3.dsc", sum]], "args": args},
+            "request": {
+                "build_id": "8-1", "chroot": sha1, "files": [["hello_2.10-3.dsc", sha1]],
+                "args": args
+            },
             "settings": {
-                "home": "/h", "filecache": "/h/f", "chroots": "/h/c", "sessions": "/h/s", "arch": "amd64",
-                "parallel": 4, "overlay": "Auto", "network": "BuildDeps", "apt_proxy": null,
+                "home": "/h", "filecache": "/h/f", "chroots": "/h/c", "sessions": "/h/s",
+                "arch": "amd64", "parallel": 4, "overlay": "Auto", "network": "BuildDeps",
+                "apt_proxy": null,
                 "programs": {"unpack": null, "mount": null, "umount": null, "clean": null,
                     "process_scan": null, "sbuild": null, "sbuild_args": ["--nolog", "--batch"],
                     "update": null, "ogre": null, "sources": null},
-                "clocks": {"total": clock, "silence": clock, "stage": clock, "abort": clock},
+                "clocks": {"total": second, "silence": second, "stage": second, "abort": second},
                 "log_bytes": 1000, "memory_layer_bytes": null
             }
         }))
@@ -232,11 +237,13 @@ mod tests {
     #[test]
     fn currently_building_begins_with_the_package() {
         let full = spec(json!({
-            "suite": "noble", "archive_purpose": "PPA", "ogrecomponent": "main", "build_debug_symbols": true
+            "suite": "noble", "archive_purpose": "PPA", "ogrecomponent": "main",
+            "build_debug_symbols": true
         }));
         assert_eq!(
             currently_building(&full),
-            "Package: hello\nComponent: main\nSuite: noble\nPurpose: PPA\nBuild-Debug-Symbols: yes\n"
+            "Package: hello\nComponent: main\nSuite: noble\nPurpose: PPA\n\
+             Build-Debug-Symbols: yes\n"
         );
         assert_eq!(build_options(&full), "parallel=4");
         assert_eq!(build_options(&spec(json!({}))), "noautodbgsym parallel=4");

@@ -1,9 +1,9 @@
 //! Pure: removes credentials from log lines.
 //!
 //! Removed are `user:password@` in URLs and `,proxyauth=user:token` (docs/wire.md §3.10). The
-//! userinfo of a URL ends at the first `/`, blank, quote, `<` or `>`. So a port and a later `@`, as in
-//! `http://h:80/a b@c`, are no password. A raw `/` in a password is no valid URL and not recognised.
-//! `http://user@host/` holds no secret and stays.
+//! userinfo of a URL ends at the first `/`, blank, quote, `<` or `>`. So a port and a later `@`, as
+//! in `http://h:80/a b@c`, are no password. A raw `/` in a password is no valid URL and not
+//! recognised. `http://user@host/` holds no secret and stays.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
@@ -188,7 +188,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_password_survives(user in "[a-z]{0,5}", password in "[!-~&&[^/\"'`<>Z]]{1,20}", text in ".{0,20}") {
+        fn no_password_survives(
+            user in "[a-z]{0,5}",
+            password in "[!-~&&[^/\"'`<>Z]]{1,20}",
+            text in ".{0,20}",
+        ) {
             let line = format!("{text} http://{user}:Z{password}Z@host/ {text}");
             let clean = Scrubber::new(true).scrub(line.as_bytes()).into_owned();
             let secret = format!("Z{password}Z").into_bytes();

@@ -13,7 +13,7 @@ use crate::protocol::BuildRequest;
 
 use super::scrub::scrub_always;
 
-/// What to build, and how.
+/// The request of a build, and the settings for it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Spec {
     pub(crate) request: BuildRequest,

@@ -53,8 +53,8 @@ impl Stage {
         matches!(self, Self::Reap | Self::Umount | Self::Cleanup)
     }
 
-    /// The verdict when this stage fails without a more specific one. A failed REAP is ignored, as in
-    /// the reference.
+    /// The verdict when this stage fails without a more specific one. A failed REAP is ignored, as
+    /// in the reference.
     pub(crate) const fn failure_status(self) -> Option<BuildStatus> {
         match self {
             Self::Init | Self::Umount | Self::Cleanup => Some(BuildStatus::BuilderFail),

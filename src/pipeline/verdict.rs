@@ -1,9 +1,9 @@
 //! Pure: derives the verdict from the exit of the build program and the findings in its log.
 //!
 //! The exit code, the failing stage that sbuild reports, and the signs in the log count. Exit 0
-//! alone proves nothing: sbuild also skips packages with it. Signs that a package could print itself
-//! count only if sbuild stopped before it ran the package. The shim checks the disk, asks `depwait`
-//! after `DepCheck`, and handles aborts.
+//! alone proves nothing: sbuild also skips packages with it. Signs that a package could print
+//! itself count only if sbuild stopped before it ran the package. The shim checks the disk, asks
+//! `depwait` after `DepCheck`, and handles aborts.
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
@@ -43,8 +43,8 @@ pub(crate) enum Verdict {
     DepFail {
         relations: String,
     },
-    /// A dependency may be missing. If the package lists lack it, this is a dep-wait; else a package
-    /// failure, since a wrong dep-wait loops forever (docs/wire.md §3.7).
+    /// A dependency may be missing. If the package lists lack it, this is a dep-wait; else a
+    /// package failure, since a wrong dep-wait loops forever (docs/wire.md §3.7).
     DepCheck,
 }
 
@@ -140,7 +140,8 @@ fn classify_stage(code: i32, begun: bool, findings: &Findings) -> Classification
 }
 
 /// Classifies the exit of a site's `sbuildpath` program by the exit codes of 2008: 0 built,
-/// 1 dep-wait candidate, 2 give-back, 3 package failure, others builder failure (docs/wire.md §3.5).
+/// 1 dep-wait candidate, 2 give-back, 3 package failure, others builder failure
+/// (docs/wire.md §3.5).
 pub(crate) fn classify_site(exit: Exit, findings: &Findings) -> Classification {
     let code = match package_exit_code(exit, "The build program") {
         Ok(code) => code,

@@ -26,11 +26,12 @@ pub(crate) struct Error {
     problem: String,
 }
 
-/// Stores a file of the given name and size in bytes, read to the end, and returns its SHA-1. A read
-/// error means that the file must not be kept.
+/// Stores a file of the given name and size in bytes, read to the end, and returns its SHA-1. A
+/// read error means that the file must not be kept.
 pub(crate) type Store<'a> = dyn FnMut(&FileName, &mut dyn Read, u64) -> io::Result<Sha1Hex> + 'a;
 
-/// Stores `changes_name` of the folder `dir`, then all files it lists, together at most `max_bytes`.
+/// Stores `changes_name` of the folder `dir`, then all files it lists, together at most
+/// `max_bytes`.
 pub(crate) fn verify(
     dir: &Path,
     changes_name: &FileName,

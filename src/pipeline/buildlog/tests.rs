@@ -71,7 +71,9 @@ fn head_and_tail_are_kept_with_a_marker_between() {
     );
     assert_eq!(
         text,
-        "0123456789\n[... 13 bytes of log left out here: over the limit of 20 bytes ...]\nNOPQRSTuvw"
+        "0123456789\n\
+         [... 13 bytes of log left out here: over the limit of 20 bytes ...]\n\
+         NOPQRSTuvw"
     );
     assert_eq!(
         written(false, 20, &[b"0123456789", b"abcdefghij"]),
@@ -233,7 +235,8 @@ proptest! {
             drop(log);
             if let Some(first) = segments::list(&path).unwrap().first() {
                 // A join may have been interrupted before.
-                let more = letters(usize::try_from(first.offset).unwrap(), joined_before.unwrap_or(0));
+                let offset = usize::try_from(first.offset).unwrap();
+                let more = letters(offset, joined_before.unwrap_or(0));
                 OpenOptions::new().append(true).open(&path).unwrap().write_all(&more).unwrap();
                 check_letters(&snapshot(&path), count);
             }

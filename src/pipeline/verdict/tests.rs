@@ -95,7 +95,8 @@ fn a_failed_archive_gives_the_build_back() {
         &log!("fetch-failed"),
         GivenBack,
         "The archive failed: E: Failed to fetch \
-         http://archive.example.com/pool/libbar-dev_2-1_amd64.deb  404  Not Found [IP: 192.0.2.1 80]",
+         http://archive.example.com/pool/libbar-dev_2-1_amd64.deb  404  Not Found \
+         [IP: 192.0.2.1 80]",
     );
     check(
         3,
