@@ -92,9 +92,9 @@ impl BuildLog {
     }
 
     /// Writes a line of the shim, always without credentials.
-    pub(crate) fn line(&mut self, sentence: &str) {
+    pub(crate) fn line(&mut self, text: &str) {
         let start = if self.at_line_start { "" } else { "\n" };
-        self.append(format!("{start}{}\n", scrub_always(sentence)).as_bytes());
+        self.append(format!("{start}{}\n", scrub_always(text)).as_bytes());
     }
 
     /// Writes the unfinished line that is held back, at the end of a program.

@@ -136,7 +136,7 @@ mod tests {
     fn a_full_disk_is_the_packages_fault_if_it_used_more_than_promised() {
         use BuildStatus::{BuilderFail, PackageFail};
         let at = |free: u64| ("/home".into(), free << 20);
-        for (free, used, status, said) in [
+        for (free, used, status, text) in [
             (900, 901, PackageFail, "it used 901 MiB, more than the 500"),
             (
                 900,
@@ -149,7 +149,7 @@ mod tests {
         ] {
             let failure = blame(Some(&at(free)), 500 << 20, used << 20);
             assert_eq!(failure.status, status, "{free} {used}");
-            assert!(failure.reason.contains(said), "{}", failure.reason);
+            assert!(failure.reason.contains(text), "{}", failure.reason);
         }
     }
 }

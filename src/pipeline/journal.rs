@@ -14,8 +14,9 @@
 //! | `verdict.json` | shim, as its last act; else the daemon | how the build ended |
 //! | `.abort`, `.verdict` | starter | space set aside for the two files above, for a full disk |
 //!
-//! The folder appears by a rename, complete, with the lock already held. So a free lock without a
-//! verdict means that the shim is dead.
+//! The starter is the slave daemon or `buildd-slave build`. The folder appears by a rename,
+//! complete, with the lock already held. So a free lock without a verdict means that the shim is
+//! dead.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -41,7 +42,7 @@ use super::stage::Stage;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Outcome {
     pub(crate) status: BuildStatus,
-    /// One plain sentence, as in the log.
+    /// One sentence, as in the log.
     pub(crate) reason: String,
     /// The missing relations of a dep-wait, else empty.
     pub(crate) dependencies: String,
@@ -245,7 +246,7 @@ impl JournalEntry {
             .collect()
     }
 
-    /// Records that the work tree belongs to this build, so that only then is it removed.
+    /// Records that the work tree belongs to this build. Without this, it is never removed.
     pub(crate) fn record_work_tree(&self) -> io::Result<()> {
         File::create(self.0.join("tree")).map(drop)
     }

@@ -363,7 +363,7 @@ fn skip_idle_lines(text: &[u8]) -> &[u8] {
             // Only this kind uses vector instructions.
             .match_kind(MatchKind::LeftmostFirst)
             .build(texts.chain(MESSAGES.map(|mark| format!("\n{mark}"))))
-            .expect("they are few and short")
+            .expect("the patterns are few and short")
     });
     if MESSAGES
         .iter()

@@ -153,7 +153,7 @@ impl Build {
         self.session.as_ref().map_or(0, Session::init_pid)
     }
 
-    /// Changes files in the session, and logs the messages of that.
+    /// Changes files in the session, and logs the messages.
     pub(super) fn change_files(&mut self, task: &Task) -> io::Result<()> {
         if self.session.is_none() {
             return Err(io::Error::other(
@@ -382,8 +382,8 @@ impl Build {
         })
     }
 
-    /// Replaces a package failure by the limit that caused it (memory, processes, disk), if the
-    /// build hit one since `before`.
+    /// Replaces a package failure by the limit that caused it: memory, processes or disk, if the
+    /// build has hit one since `before`.
     pub(super) fn blame_limit(&mut self, failure: Failure, before: Hits) -> StageError {
         if self.layer_was_too_small() {
             return StageError::LayerFull;

@@ -81,7 +81,7 @@ pub(crate) fn arguments(
     let program = program.display().to_string();
     let virt = ["internal", "virt", &program, &init.to_string(), network]
         .map(|word| format!("--autopkgtest-virt-server-opt={word}"));
-    let mut words: Vec<String> = [
+    let mut arguments: Vec<String> = [
         "--chroot-mode=autopkgtest",
         "--nolog",
         "--no-apt-update",
@@ -95,11 +95,11 @@ pub(crate) fn arguments(
     ]
     .map(str::to_owned)
     .to_vec();
-    words.push(format!("--autopkgtest-virt-server={program}"));
-    words.extend(virt);
-    words.push(format!("--dist={}", spec.suite()));
-    words.push(format!("--arch={}", spec.arch()));
-    words.push(
+    arguments.push(format!("--autopkgtest-virt-server={program}"));
+    arguments.extend(virt);
+    arguments.push(format!("--dist={}", spec.suite()));
+    arguments.push(format!("--arch={}", spec.arch()));
+    arguments.push(
         if spec.request.args.arch_indep {
             "--arch-all"
         } else {
@@ -108,10 +108,10 @@ pub(crate) fn arguments(
         .to_owned(),
     );
     if minor >= 91 {
-        words.push("--no-apt-distclean".to_owned());
+        arguments.push("--no-apt-distclean".to_owned());
     }
-    words.push(spec.request.dsc().to_string());
-    words
+    arguments.push(spec.request.dsc().to_string());
+    arguments
 }
 
 /// Returns DEB_BUILD_OPTIONS: `noautodbgsym` unless debug symbols are wanted (docs/wire.md §3.4).
@@ -129,24 +129,24 @@ pub(crate) fn build_options(spec: &Spec) -> String {
 /// Returns the arguments of the 2008 `sbuild-package` (docs/wire.md §3.4).
 pub(crate) fn site_arguments(spec: &Spec) -> Vec<String> {
     let args = &spec.request.args;
-    let mut words = vec![spec.request.build_id.to_string()];
-    words.extend(spec.settings.programs.sbuild_args.iter().cloned());
+    let mut arguments = vec![spec.request.build_id.to_string()];
+    arguments.extend(spec.settings.programs.sbuild_args.iter().cloned());
     if args.arch_indep {
-        words.push("-A".to_owned());
+        arguments.push("-A".to_owned());
     }
-    words.extend(
+    arguments.extend(
         args.archive_purpose
             .as_ref()
             .map(|purpose| format!("--purpose={purpose}")),
     );
-    words.push(format!("--dist={}", spec.suite()));
-    words.extend(
+    arguments.push(format!("--dist={}", spec.suite()));
+    arguments.extend(
         args.ogrecomponent
             .as_ref()
             .map(|component| format!("--comp={component}")),
     );
-    words.push(spec.request.dsc().to_string());
-    words
+    arguments.push(spec.request.dsc().to_string());
+    arguments
 }
 
 /// Returns `/CurrentlyBuilding`, which pkgbinarymangler reads; `Package` must come first.
@@ -211,19 +211,19 @@ mod tests {
     #[test]
     fn arguments_for_sbuild_and_for_the_site_program_of_2008() {
         let plain = spec(json!({"suite": "bookworm"}));
-        let words = arguments(&plain, 85, Path::new("/proc/1/exe"), 42, "host").join(" ");
+        let line = arguments(&plain, 85, Path::new("/proc/1/exe"), 42, "host").join(" ");
         assert!(
-            words.ends_with("--dist=bookworm --arch=amd64 --no-arch-all hello_2.10-3.dsc"),
-            "{words}"
+            line.ends_with("--dist=bookworm --arch=amd64 --no-arch-all hello_2.10-3.dsc"),
+            "{line}"
         );
-        assert!(words.contains("--autopkgtest-virt-server=/proc/1/exe"));
+        assert!(line.contains("--autopkgtest-virt-server=/proc/1/exe"));
         let full = spec(json!({
             "suite": "noble", "arch_tag": "armhf", "arch_indep": true,
             "archive_purpose": "PPA", "ogrecomponent": "main"
         }));
-        let words = arguments(&full, 91, Path::new("/x"), 42, "host").join(" ");
+        let line = arguments(&full, 91, Path::new("/x"), 42, "host").join(" ");
         assert!(
-            words.ends_with(
+            line.ends_with(
                 "--dist=noble --arch=armhf --arch-all --no-apt-distclean hello_2.10-3.dsc"
             )
         );

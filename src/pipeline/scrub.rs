@@ -61,7 +61,7 @@ pub(super) fn unfinished(text: &[u8]) -> Option<usize> {
 
 fn remove_credentials(text: &[u8]) -> Cow<'_, [u8]> {
     static STARTS: LazyLock<AhoCorasick> = LazyLock::new(|| {
-        AhoCorasick::new([SCHEME_END, PROXY_AUTH]).expect("they are few and short")
+        AhoCorasick::new([SCHEME_END, PROXY_AUTH]).expect("the patterns are few and short")
     });
     let mut kept = Vec::new();
     let mut copied = 0;

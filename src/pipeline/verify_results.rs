@@ -300,9 +300,14 @@ mod tests {
     fn a_store_that_stops_early_does_not_skip_verification() {
         let dir = folder(b"Hallo");
         let name = FileName::parse(CHANGES).unwrap();
-        let sum = Sha1Hex::parse(&"0".repeat(40)).unwrap();
-        let error =
-            verify(dir.path(), &name, MAX_BYTES, &mut |_, _, _| Ok(sum.clone())).unwrap_err();
+        let sha1 = Sha1Hex::parse(&"0".repeat(40)).unwrap();
+        let error = verify(
+            dir.path(),
+            &name,
+            MAX_BYTES,
+            &mut |_, _, _| Ok(sha1.clone()),
+        )
+        .unwrap_err();
         assert_eq!(
             error.to_string(),
             "h.deb: its MD5 differs from the .changes"

@@ -166,7 +166,7 @@ impl Daemon {
     }
 }
 
-/// Returns when a shim must have ended that is asked to abort now.
+/// Returns the time by which a shim must end if it is asked to abort now.
 fn abort_deadline(settings: &Settings) -> Instant {
     Instant::now() + settings.timeouts.abort + GRACE
 }
@@ -261,8 +261,7 @@ impl Worker {
         watched
     }
 
-    /// Starts the thread that waits for the end of a shim. `child` is set if this daemon started
-    /// it.
+    /// Starts the thread that waits for the end of a shim; `child` if this daemon started it.
     fn watch(&self, run: Run, entry: JournalEntry, child: Option<Child>) -> io::Result<()> {
         let (shared, store) = (Arc::clone(&self.shared), Arc::clone(&self.store));
         let watch = move || {
@@ -279,7 +278,7 @@ impl Worker {
             for (_, sha1) in &outcome.files {
                 store.trust(sha1);
             }
-            count(&outcome, &entry);
+            record_metrics(&outcome, &entry);
             let _ = shared.apply(Event::Finished(run.number, outcome), drop);
         };
         thread::Builder::new()
@@ -350,7 +349,7 @@ impl Worker {
 }
 
 /// Updates the metrics with the outcome of a build.
-fn count(outcome: &Outcome, entry: &JournalEntry) {
+fn record_metrics(outcome: &Outcome, entry: &JournalEntry) {
     let verdict = outcome.status.to_string();
     metrics().builds.with_label_values(&[&verdict]).inc();
     for (stage, seconds) in &outcome.stages {

@@ -150,7 +150,7 @@ impl Handler {
         if !BUILD_TYPES.contains(&call.build_type()) {
             return Ok(unknown_builder(call.build_type(), &BUILD_TYPES));
         }
-        let absent = |sum: &str| !Sha1Hex::parse(sum).is_ok_and(|sum| self.holds(&sum));
+        let absent = |hash: &str| !Sha1Hex::parse(hash).is_ok_and(|sha1| self.holds(&sha1));
         if absent(call.chroot_sum()) {
             return Ok(unknown_sum(SumKind::Chroot, call.chroot_sum(), "No URL"));
         }
@@ -168,9 +168,9 @@ impl Handler {
     }
 
     /// True if a file is in the cache and intact. It is not evicted until the build has started.
-    fn holds(&self, sum: &Sha1Hex) -> bool {
-        self.store.hold(sum).unwrap_or_else(|error| {
-            log::error!("{sum}: {error}");
+    fn holds(&self, sha1: &Sha1Hex) -> bool {
+        self.store.hold(sha1).unwrap_or_else(|error| {
+            log::error!("{sha1}: {error}");
             false
         })
     }
@@ -187,10 +187,10 @@ impl Handler {
             let run = current_run(self.daemon.state());
             return run.map_or_else(not_found, |run| self.log(request, &run));
         }
-        let Ok(sum) = Sha1Hex::parse(name) else {
+        let Ok(sha1) = Sha1Hex::parse(name) else {
             return not_found();
         };
-        match self.store.entry(&sum) {
+        match self.store.entry(&sha1) {
             Ok(Some(entry)) => {
                 let kind = "application/octet-stream";
                 server::serve_file(request, entry.file, entry.len, kind, entry.modified)

@@ -79,8 +79,8 @@ pub(crate) enum Error {
 
 /// Reads the configuration, becomes `[slave] user` if started as root, and serves until a signal
 /// stops the daemon.
-pub(crate) fn run(given: &Serve) -> ExitCode {
-    match start(given) {
+pub(crate) fn run(args: &Serve) -> ExitCode {
+    match start(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let lines = error.to_string();
@@ -90,9 +90,9 @@ pub(crate) fn run(given: &Serve) -> ExitCode {
     }
 }
 
-fn start(given: &Serve) -> Result<(), Error> {
+fn start(args: &Serve) -> Result<(), Error> {
     let defaults = config_file::host_defaults();
-    let (config, warnings) = config_file::load(given.config.file.as_deref(), &defaults)?;
+    let (config, warnings) = config_file::load(args.config.file.as_deref(), &defaults)?;
     if user::am_root() {
         if let Some(user) = user::lookup(&config.slave.user) {
             cgroup::delegate(&user);

@@ -29,7 +29,7 @@ pub(crate) enum State {
 pub(crate) struct Run {
     pub(crate) number: u64,
     pub(crate) id: BuildId,
-    /// True if only the owner of the build may see all of its log.
+    /// True if the log may contain secrets of the build's owner.
     pub(crate) private: bool,
 }
 
@@ -187,10 +187,10 @@ mod tests {
     }
 
     #[test]
-    fn every_state_and_call() {
+    fn each_state_allows_only_its_calls() {
         use BuilderStatus::{Aborting, Building, Idle, Waiting};
         let calls = [Event::Build(run(2)), Event::Abort, Event::Clean];
-        // The state after each call, or what the call would have needed.
+        // The state after each call, or the state that the call requires.
         let table = [
             [Ok(Building), Err(Building), Err(Waiting)],
             [Err(Idle), Ok(Aborting), Err(Waiting)],
