@@ -4,7 +4,7 @@
 //! | --- | --- | --- |
 //! | `spec.json` | starter | what to build and how, without passwords, which go through a pipe |
 //! | `lock` | starter, held by the shim | the pid of the shim; locked while the shim lives |
-//! | `bounds` | starter | the control groups of the build |
+//! | `bounds` | starter | the limits and control groups of the build |
 //! | `stages` | shim | a line for each stage begun: seconds since 1970 and its name |
 //! | `log` | shim | the build log |
 //! | `tree` | shim | nothing; its existence shows that the work tree belongs to this build |
@@ -86,12 +86,12 @@ impl JournalEntry {
         Self(path)
     }
 
-    /// Makes the entry `folder/BUILD_ID` for `spec` and starts its shim. The control groups of the
-    /// build are made at `place`.
+    /// Makes the entry `folder/BUILD_ID` for `spec` and starts its shim. Its control groups
+    /// are created by `resource_control`.
     pub(crate) fn start(
         folder: &Path,
         spec: &Spec,
-        place: &ResourceControl,
+        resource_control: &ResourceControl,
     ) -> io::Result<(Self, Child)> {
         let name = spec.request.build_id.as_str();
         let (fresh, path) = (folder.join(format!(".new-{name}")), folder.join(name));
@@ -107,11 +107,11 @@ impl JournalEntry {
         }
         let lock = result?;
         let entry = Self(path);
-        let cgroups = make_cgroups(spec, place);
-        match entry.spawn_shim(lock, spec, &cgroups) {
+        let limits = create_limits(spec, resource_control);
+        match entry.spawn_shim(lock, spec, &limits) {
             Ok(child) => Ok((entry, child)),
             Err(error) => {
-                let _ = cgroups.remove();
+                let _ = limits.remove();
                 let _ = fs::remove_dir_all(&entry.0);
                 Err(error)
             }
@@ -135,9 +135,9 @@ impl JournalEntry {
 
     /// Starts the shim. It inherits the lock as its stdout, so that the lock is held without a gap
     /// until the shim ends. It reads the whole spec from its stdin.
-    fn spawn_shim(&self, lock: File, spec: &Spec, cgroups: &BuildLimits) -> io::Result<Child> {
+    fn spawn_shim(&self, lock: File, spec: &Spec, limits: &BuildLimits) -> io::Result<Child> {
         let (mark, value) = self.mark();
-        let text = cgroups.text();
+        let text = limits.text();
         fs::write(self.0.join("bounds"), &text)?;
         let mut child = exe::internal("shim")
             .arg(&self.0)
@@ -190,8 +190,8 @@ impl JournalEntry {
         )?)?)
     }
 
-    /// Reads the build's control groups; `None` if it was never started.
-    pub(crate) fn cgroups(&self) -> Option<BuildLimits> {
+    /// Reads the build's limits; `None` if it was never started.
+    pub(crate) fn limits(&self) -> Option<BuildLimits> {
         serde_json::from_slice(&fs::read(self.0.join("bounds")).ok()?).ok()
     }
 
@@ -399,12 +399,12 @@ fn or_nothing(read: io::Result<String>) -> io::Result<String> {
     })
 }
 
-/// Makes the control groups of a build, named by its id.
-fn make_cgroups(spec: &Spec, place: &ResourceControl) -> BuildLimits {
+/// Creates the limits and control groups of a build, named by its id.
+fn create_limits(spec: &Spec, resource_control: &ResourceControl) -> BuildLimits {
     let settings = &spec.settings;
     let memory = settings
         .memory_bytes
         .unwrap_or_else(|| host::memory_bytes() / 8 * 7);
     let name = spec.request.build_id.as_str();
-    place.create(name, memory, settings.processes)
+    resource_control.create(name, memory, settings.processes)
 }

@@ -53,7 +53,7 @@ pub(crate) fn finish_dead(entry: &JournalEntry, reason: &str) -> Outcome {
             process.pid, process.name
         ));
     }
-    if let Some(Err(error)) = entry.cgroups().map(|bounds| bounds.remove()) {
+    if let Some(Err(error)) = entry.limits().map(|limits| limits.remove()) {
         lines.push(format!("cannot remove a control group: {error}"));
     }
     if let Ok(spec) = entry.spec() {

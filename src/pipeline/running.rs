@@ -66,7 +66,7 @@ pub(crate) struct Build {
     saw_disk_full: bool,
     disk: Disk,
     /// `None` if an older program started the shim.
-    cgroups: Option<BuildLimits>,
+    limits: Option<BuildLimits>,
 }
 
 /// A disk with less free space, in bytes, counts as full.
@@ -96,7 +96,7 @@ impl Build {
             memory_is_too_small: false,
             saw_disk_full: false,
             disk,
-            cgroups: BuildLimits::inherited(),
+            limits: BuildLimits::inherited(),
         }
     }
 
@@ -118,9 +118,9 @@ impl Build {
             network: self.spec.settings.network != Network::Never,
         };
         let memory_limit = self
-            .cgroups
+            .limits
             .as_ref()
-            .map_or(u64::MAX, |cgroups| cgroups.memory_bytes);
+            .map_or(u64::MAX, |limits| limits.memory_bytes);
         // The layer counts as the build's memory as well: half is for its processes.
         let available = host::available_memory_bytes().min(memory_limit);
         let use_memory = match self.spec.settings.overlay {
@@ -390,17 +390,17 @@ impl Build {
         }
         let now = self.hits();
         let full = self.disk_is_full() || self.disk.below_reserve().is_some();
-        let (problem, limit) = match &self.cgroups {
-            Some(cgroups) if now.oom_kills > before.oom_kills => {
-                if self.layer_bytes() > cgroups.memory_bytes / 4 {
+        let (problem, limit) = match &self.limits {
+            Some(limits) if now.oom_kills > before.oom_kills => {
+                if self.layer_bytes() > limits.memory_bytes / 4 {
                     return StageError::LayerFull;
                 }
-                let mib = cgroups.memory_bytes >> 20;
+                let mib = limits.memory_bytes >> 20;
                 let limit = format!("it may use {mib} MiB ([limits] memory)");
                 ("The build ran out of memory", limit)
             }
-            Some(cgroups) if now.forks > before.forks => {
-                let limit = format!("it may have {} ([limits] processes)", cgroups.processes);
+            Some(limits) if now.forks > before.forks => {
+                let limit = format!("it may have {} ([limits] processes)", limits.processes);
                 ("The build ran out of processes", limit)
             }
             _ if full || (self.saw_disk_full && !self.disk.had_promised_space()) => {
@@ -416,15 +416,15 @@ impl Build {
 
     /// How often the build hit its limits so far.
     pub(super) fn hits(&self) -> Hits {
-        self.cgroups
+        self.limits
             .as_ref()
             .map(BuildLimits::hits)
             .unwrap_or_default()
     }
 
     /// Removes the control groups of the build, all of whose processes must have ended.
-    pub(crate) fn remove_cgroups(&mut self) {
-        if let Some(Err(error)) = self.cgroups.take().map(|cgroups| cgroups.remove()) {
+    pub(crate) fn remove_limits(&mut self) {
+        if let Some(Err(error)) = self.limits.take().map(|limits| limits.remove()) {
             self.log
                 .line(&format!("Cannot remove a control group: {error}"));
         }

@@ -171,7 +171,7 @@ fn finish(record: Record, mut build: Build, stages: Vec<(Stage, f64)>) -> Outcom
         shown.join(", ")
     ));
     build.log.line(&format!("Verdict: {status}: {reason}"));
-    build.remove_cgroups();
+    build.remove_limits();
     let files = build.files;
     let (status, reason) = match (build.log.finish(), status) {
         // An incomplete log proves neither a success nor a failure of the package.

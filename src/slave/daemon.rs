@@ -64,7 +64,7 @@ impl Daemon {
         settings: Settings,
         journal: PathBuf,
         store: Arc<Store>,
-        place: ResourceControl,
+        resource_control: ResourceControl,
     ) -> io::Result<Self> {
         let (state, running) = recover::recover(&journal)?;
         leftovers::sweep(&settings, &journal, state.build_id());
@@ -79,13 +79,13 @@ impl Daemon {
             settings,
             journal: journal.clone(),
             store,
-            place,
+            resource_control,
             deadline,
             cleanup_extended: false,
         };
         if let Some((run, entry)) = running {
-            if let Some(bounds) = entry.cgroups() {
-                bounds.apply();
+            if let Some(limits) = entry.limits() {
+                limits.apply();
             }
             worker.watch(run, entry, None)?;
         }
@@ -177,8 +177,7 @@ struct Worker {
     settings: Settings,
     journal: PathBuf,
     store: Arc<Store>,
-    /// Where the control groups of builds are made.
-    place: ResourceControl,
+    resource_control: ResourceControl,
     /// When the aborted shim is killed.
     deadline: Option<(Instant, Run)>,
     /// True if the deadline was extended for CLEANUP.
@@ -249,7 +248,7 @@ impl Worker {
             settings: self.settings.clone(),
         };
         recover::clear(&self.journal)?;
-        let (entry, child) = JournalEntry::start(&self.journal, &spec, &self.place)?;
+        let (entry, child) = JournalEntry::start(&self.journal, &spec, &self.resource_control)?;
         let watched = self.watch(run.clone(), entry.clone(), Some(child));
         if watched.is_err() {
             // Without the thread that waits for its end, a build must not run.

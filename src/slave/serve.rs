@@ -138,13 +138,13 @@ fn serve(config: &Config) -> Result<(), Error> {
     let cache = Arc::new(Store::open(&slave.filecache, rules)?);
     let _cache = claim("file cache", &slave.filecache)?;
     let fetcher = Fetcher::new(fetch_limits(&config.limits), Arc::clone(&cache));
-    let place = ResourceControl::find();
-    log::info!("builds are limited by {place}");
+    let resource_control = ResourceControl::find();
+    log::info!("builds are limited by {resource_control}");
     let daemon = Daemon::start(
         Settings::of(config),
         slave.journal.clone(),
         Arc::clone(&cache),
-        place,
+        resource_control,
     )
     .map_err(Error::Journal)?;
     let handler = Arc::new(Handler {
