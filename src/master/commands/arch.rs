@@ -8,8 +8,8 @@ use serde_json::json;
 
 use super::lookup::{find_architecture, find_series, refuse};
 use super::open::Site;
-use super::screen::{Screen, note};
-use super::table::{Cell, Table, column, folding};
+use super::screen::{Screen, stderr_line};
+use super::table::{Cell, Column, Table, column, folding};
 use super::{Error, names};
 use crate::db::{self, Tx};
 use crate::master::model::Pocket;
@@ -28,21 +28,7 @@ A builder builds for the architectures of its processors.";
 #[command(after_help = EXAMPLES)]
 pub(super) enum Verb {
     /// Add an architecture, and its processor if that is new
-    Add {
-        series: String,
-        #[arg(value_parser = names::new_name)]
-        arch: String,
-        /// What a builder has to have [default: ARCH]
-        #[arg(long, value_name = "NAME", value_parser = names::new_name)]
-        processor: Option<String>,
-        /// What builders of this processor are called together, in logs [default: its name; x86 for
-        /// i386]
-        #[arg(long, value_parser = names::new_name)]
-        family: Option<String>,
-        /// Archives that ask for virtual builders may build here
-        #[arg(long)]
-        virtualized: bool,
-    },
+    Add(Add),
     /// Let its builds be given out again
     Enable { series: String, arch: String },
     /// Leave its builds in the queue
@@ -54,43 +40,58 @@ pub(super) enum Verb {
     },
 }
 
+#[derive(Debug, clap::Args)]
+pub(super) struct Add {
+    series: String,
+    #[arg(value_parser = names::new_name)]
+    arch: String,
+    /// What a builder has to have [default: ARCH]
+    #[arg(long, value_name = "NAME", value_parser = names::new_name)]
+    processor: Option<String>,
+    /// What builders of this processor are called together, in logs [default: its name; x86 for
+    /// i386]
+    #[arg(long, value_parser = names::new_name)]
+    family: Option<String>,
+    /// Archives that ask for virtual builders may build here
+    #[arg(long)]
+    virtualized: bool,
+}
+
 pub(super) fn run(verb: Verb, site: &Site, screen: Screen) -> Result<bool, Error> {
     match verb {
-        Verb::Add {
-            series,
-            arch,
-            processor,
-            family,
-            virtualized,
-        } => {
-            let processor = processor.unwrap_or_else(|| arch.clone());
-            let (id, full, known) = site.db.write(|tx| {
-                let series = find_series(tx, &series)?;
-                let all = series::architectures(tx)?;
-                if names::architecture(&all, &series, &arch).is_ok() {
-                    return Err(refuse(format!("{} has {arch} already", series.full_name())));
-                }
-                let processor = ensure_processor(tx, &processor, family.as_deref())?;
-                let id = series::add_architecture(tx, series.id, &arch, processor, virtualized)?;
-                let known = series.nominated.is_some();
-                Ok((id, series.full_name(), known))
-            })?;
-            let next = format!("next: `buildd-slave master chroot set {full} {arch} TARBALL`");
-            let json = json!({"id": id, "series": full, "arch": arch, "processor": processor});
-            let sentence = format!("{full} has {arch}, built by processor {processor}; {next}");
-            screen.done(sentence, &json)?;
-            if !known && !screen.json {
-                note(format_args!(
-                    "packages for all architectures are built on the first that can: \
-                     `series set {full} --nominated {arch}` would settle it"
-                ));
-            }
-        }
+        Verb::Add(args) => add(&args, site, screen)?,
         Verb::Enable { series, arch } => enable(site, screen, &series, &arch, true)?,
         Verb::Disable { series, arch } => enable(site, screen, &series, &arch, false)?,
         Verb::List { series } => list(site, screen, series.as_deref())?,
     }
     Ok(true)
+}
+
+fn add(args: &Add, site: &Site, screen: Screen) -> Result<(), Error> {
+    let arch = &args.arch;
+    let processor = args.processor.as_ref().unwrap_or(arch);
+    let (id, full, known) = site.db.write(|tx| {
+        let series = find_series(tx, &args.series)?;
+        let all = series::architectures(tx)?;
+        if names::architecture(&all, &series, arch).is_ok() {
+            return Err(refuse(format!("{} has {arch} already", series.full_name())));
+        }
+        let processor = ensure_processor(tx, processor, args.family.as_deref())?;
+        let id = series::add_architecture(tx, series.id, arch, processor, args.virtualized)?;
+        let known = series.nominated.is_some();
+        Ok((id, series.full_name(), known))
+    })?;
+    let next = format!("next: `buildd-slave master chroot set {full} {arch} TARBALL`");
+    let json = json!({"id": id, "series": full, "arch": arch, "processor": processor});
+    let sentence = format!("{full} has {arch}, built by processor {processor}; {next}");
+    screen.done(sentence, &json)?;
+    if !known && !screen.json {
+        stderr_line(format_args!(
+            "packages for all architectures are built on the first that can: \
+             `series set {full} --nominated {arch}` would settle it"
+        ));
+    }
+    Ok(())
 }
 
 fn ensure_processor(tx: &mut Tx<'_>, name: &str, family: Option<&str>) -> Result<i64, db::Error> {
@@ -131,6 +132,17 @@ fn enable(
     screen.done(format_args!("{full} {arch} {now}"), &json)
 }
 
+const COLUMNS: &[Column] = &[
+    column("series", "SERIES"),
+    column("arch", "ARCH"),
+    column("processor", "PROCESSOR"),
+    column("family", "FAMILY"),
+    column("enabled", "ENABLED"),
+    column("virtualized", "VIRTUAL"),
+    column("nominated", "NOMINATED"),
+    folding("chroots", "CHROOTS"),
+];
+
 fn list(site: &Site, screen: Screen, series: Option<&str>) -> Result<(), Error> {
     let rows: Vec<(Series, ArchSeries)> = site.db.read(|tx| {
         let wanted = match series {
@@ -146,16 +158,7 @@ fn list(site: &Site, screen: Screen, series: Option<&str>) -> Result<(), Error> 
         rows.sort_by_cached_key(|(series, arch)| (series.full_name(), arch.tag.clone()));
         Ok(rows)
     })?;
-    let mut table = Table::new(&[
-        column("series", "SERIES"),
-        column("arch", "ARCH"),
-        column("processor", "PROCESSOR"),
-        column("family", "FAMILY"),
-        column("enabled", "ENABLED"),
-        column("virtualized", "VIRTUAL"),
-        column("nominated", "NOMINATED"),
-        folding("chroots", "CHROOTS"),
-    ]);
+    let mut table = Table::new(COLUMNS);
     for (series, arch) in rows {
         table.row(vec![
             Cell::text(series.full_name()),

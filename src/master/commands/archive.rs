@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::lookup::{find_archive, find_distribution, refuse};
 use super::open::Site;
 use super::screen::Screen;
-use super::table::{Cell, Table, column, folding};
+use super::table::{Cell, Column, Table, column, folding};
 use super::{Error, names};
 use crate::master::model::Archive;
 use crate::master::model::ArchivePurpose;
@@ -30,32 +30,38 @@ Without a URL, builds use the apt sources of their chroot.";
 #[command(after_help = EXAMPLES)]
 pub(super) enum Verb {
     /// Add an archive to a distribution
-    Add {
-        distribution: String,
-        #[arg(value_parser = names::new_name)]
-        name: String,
-        #[arg(long, default_value = "PPA")]
-        purpose: ArchivePurpose,
-        /// Whose it is
-        #[arg(long, default_value = "", hide_default_value = true)]
-        owner: String,
-        #[command(flatten)]
-        settings: Settings,
-    },
+    Add(Add),
     /// Change an archive
-    Set {
-        distribution: String,
-        /// NAME, or OWNER/NAME
-        name: String,
-        #[command(flatten)]
-        settings: Settings,
-    },
+    Set(Set),
     /// List the archives
     List,
 }
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Settings {
+pub(super) struct Add {
+    distribution: String,
+    #[arg(value_parser = names::new_name)]
+    name: String,
+    #[arg(long, default_value = "PPA")]
+    purpose: ArchivePurpose,
+    /// Whose it is
+    #[arg(long, default_value = "", hide_default_value = true)]
+    owner: String,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Set {
+    distribution: String,
+    /// NAME, or OWNER/NAME
+    name: String,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+#[derive(Debug, clap::Args)]
+struct Settings {
     /// What apt is told; empty: nothing
     #[arg(long)]
     url: Option<String>,
@@ -89,77 +95,70 @@ fn yes_or_no(text: &str) -> Result<bool, &'static str> {
 
 pub(super) fn run(verb: Verb, site: &Site, screen: Screen) -> Result<bool, Error> {
     match verb {
-        Verb::Add {
-            distribution,
-            name,
-            purpose,
-            owner,
-            settings,
-        } => {
-            let secret = settings.secret()?;
-            let archive = site.db.write(|tx| {
-                let distribution_id = find_distribution(tx, &distribution)?;
-                let mut archive = Archive {
-                    id: 0,
-                    distribution_id,
-                    distribution: distribution.clone(),
-                    owner: owner.clone(),
-                    name: name.clone(),
-                    purpose,
-                    private: false,
-                    virtualized: false,
-                    enabled: true,
-                    relative_score: 0,
-                    base_url: String::new(),
-                    has_secret: secret.is_some(),
-                };
-                let taken = archives::all(tx)?;
-                let full = (&archive.distribution, archive.short_name());
-                if taken
-                    .iter()
-                    .any(|one| (&one.distribution, one.short_name()) == full)
-                {
-                    return Err(refuse(format!(
-                        "{distribution} has an archive {} already; `master archive set` changes it",
-                        full.1
-                    )));
-                }
-                settings.apply(&mut archive).map_err(refuse)?;
-                archive.id = archives::add(tx, &archive)?;
-                if let Some(secret) = &secret {
-                    archives::set_secret(tx, archive.id, secret)?;
-                }
-                Ok(archive)
-            })?;
-            let sentence = format!(
-                "archive {} of {distribution} is added",
-                archive.short_name()
-            );
-            screen.done(sentence, &object(&archive))?;
-        }
-        Verb::Set {
-            distribution,
-            name,
-            settings,
-        } => {
-            let secret = settings.secret()?;
-            let archive = site.db.write(|tx| {
-                find_distribution(tx, &distribution)?;
-                let mut archive = find_archive(tx, &distribution, &name)?;
-                archive.has_secret |= secret.is_some();
-                settings.apply(&mut archive).map_err(refuse)?;
-                archives::set(tx, &archive)?;
-                if let Some(secret) = &secret {
-                    archives::set_secret(tx, archive.id, secret)?;
-                }
-                Ok(archive)
-            })?;
-            let sentence = format!("archive {} of {distribution} is set", archive.short_name());
-            screen.done(sentence, &object(&archive))?;
-        }
+        Verb::Add(args) => add(&args, site, screen)?,
+        Verb::Set(args) => set(&args, site, screen)?,
         Verb::List => list(site, screen)?,
     }
     Ok(true)
+}
+
+fn add(args: &Add, site: &Site, screen: Screen) -> Result<(), Error> {
+    let distribution = &args.distribution;
+    let secret = args.settings.secret()?;
+    let archive = site.db.write(|tx| {
+        let mut archive = Archive {
+            id: 0,
+            distribution_id: find_distribution(tx, distribution)?,
+            distribution: distribution.clone(),
+            owner: args.owner.clone(),
+            name: args.name.clone(),
+            purpose: args.purpose,
+            private: false,
+            virtualized: false,
+            enabled: true,
+            relative_score: 0,
+            base_url: String::new(),
+            has_secret: secret.is_some(),
+        };
+        let name = archive.short_name();
+        if archives::all(tx)?
+            .iter()
+            .any(|one| one.distribution == *distribution && one.short_name() == name)
+        {
+            return Err(refuse(format!(
+                "{distribution} has an archive {name} already; `master archive set` changes it"
+            )));
+        }
+        args.settings.apply(&mut archive).map_err(refuse)?;
+        archive.id = archives::add(tx, &archive)?;
+        if let Some(secret) = &secret {
+            archives::set_secret(tx, archive.id, secret)?;
+        }
+        Ok(archive)
+    })?;
+    let sentence = format!(
+        "archive {} of {distribution} is added",
+        archive.short_name()
+    );
+    screen.done(sentence, &object(&archive))
+}
+
+fn set(args: &Set, site: &Site, screen: Screen) -> Result<(), Error> {
+    let distribution = &args.distribution;
+    let secret = args.settings.secret()?;
+    let archive = site.db.write(|tx| {
+        find_distribution(tx, distribution)?;
+        let mut archive = find_archive(tx, distribution, &args.name)?;
+        archive.has_secret |= secret.is_some();
+        args.settings.apply(&mut archive).map_err(refuse)?;
+        archives::set(tx, &archive)?;
+        if let Some(secret) = &secret {
+            archives::set_secret(tx, archive.id, secret)?;
+        }
+        Ok(archive)
+    })?;
+    let sentence = format!("archive {} of {distribution} is set", archive.short_name());
+    screen.done(sentence, &object(&archive))
 }
 
 impl Settings {
@@ -224,18 +223,20 @@ fn object(archive: &Archive) -> Value {
         "score": archive.relative_score, "url": &archive.base_url})
 }
 
+const COLUMNS: &[Column] = &[
+    column("distribution", "DISTRIBUTION"),
+    column("owner", "OWNER"),
+    column("name", "NAME"),
+    column("purpose", "PURPOSE"),
+    column("private", "PRIVATE"),
+    column("virtualized", "VIRTUAL"),
+    column("enabled", "ENABLED"),
+    column("score", "SCORE"),
+    folding("url", "URL"),
+];
+
 fn list(site: &Site, screen: Screen) -> Result<(), Error> {
-    let mut table = Table::new(&[
-        column("distribution", "DISTRIBUTION"),
-        column("owner", "OWNER"),
-        column("name", "NAME"),
-        column("purpose", "PURPOSE"),
-        column("private", "PRIVATE"),
-        column("virtualized", "VIRTUAL"),
-        column("enabled", "ENABLED"),
-        column("score", "SCORE"),
-        folding("url", "URL"),
-    ]);
+    let mut table = Table::new(COLUMNS);
     for archive in site.db.read(archives::all)? {
         table.row(vec![
             Cell::text(&archive.distribution),

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::lookup::{find_build, refuse};
 use super::open::Site;
-use super::screen::{Screen, note};
+use super::screen::{Screen, stderr_line};
 use super::{Error, build_log, build_show, status};
 use crate::db;
 use crate::master::model::BuildState;
@@ -15,7 +15,6 @@ use crate::master::policy::pockets;
 use crate::master::queue;
 use crate::master::rows::builds::{self, Build};
 use crate::master::rows::events::{self, NewEvent};
-use crate::master::rows::registry;
 use crate::sys::clock::now_ms;
 
 /// What is asked or done about single builds.
@@ -67,49 +66,49 @@ pub(super) fn run(verb: Verb, site: &Site, screen: Screen) -> Result<bool, Error
     match verb {
         Verb::Show { build } => build_show::run(site, screen, build).map(|()| true),
         Verb::Log { build, follow } => build_log::run(site, screen, build, follow),
-        Verb::Retry { build } => each(screen, &build, |id| retry(site, id)),
+        Verb::Retry { build } => for_all(screen, &build, |id| retry(site, id)),
         Verb::Rescore { build, score, .. } => {
             let (sentence, json) = rescore(site, build, score)?;
             screen.done(sentence, &json).map(|()| true)
         }
-        Verb::Cancel { build } => each(screen, &build, |id| cancel(site, id)),
+        Verb::Cancel { build } => for_all(screen, &build, |id| cancel(site, id)),
     }
 }
 
 /// Does something with each build; tells what became of it, and whether all went well.
-fn each(
+fn for_all(
     screen: Screen,
     ids: &[i64],
     act: impl Fn(i64) -> Result<(String, Value), Error>,
 ) -> Result<bool, Error> {
     let mut all_well = true;
-    let mut told = Vec::new();
+    let mut results = Vec::new();
     for &id in ids {
         match act(id) {
             Ok((sentence, json)) => {
                 screen.line(sentence)?;
-                told.push(json);
+                results.push(json);
             }
             // What is wrong with one build is not with the next.
             Err(Error::Db(db::Error::Refused(reason))) => {
                 all_well = false;
-                note(format_args!("buildd-slave: {reason}"));
-                told.push(json!({"build": id, "error": reason}));
+                stderr_line(format_args!("buildd-slave: {reason}"));
+                results.push(json!({"build": id, "error": reason}));
             }
             Err(error) => return Err(error),
         }
     }
     if screen.json {
-        screen.done("", &told.into())?;
+        screen.done("", &results.into())?;
     }
     Ok(all_well)
 }
 
 fn retry(site: &Site, id: i64) -> Result<(String, Value), Error> {
     let rules = site.rules();
-    let (build, was) = site.db.write(|tx| {
+    let (build, old) = site.db.write(|tx| {
         let build = find_build(tx, id)?;
-        let was = build.state;
+        let old = build.state;
         if let Some(reason) = why_not_retry(&build) {
             return Err(refuse(format!("build {id} cannot be retried: {reason}")));
         }
@@ -118,7 +117,7 @@ fn retry(site: &Site, id: i64) -> Result<(String, Value), Error> {
             return Err(refuse(format!("build {id} has just changed: look again")));
         }
         queue::score_job(tx, rules, now, id)?;
-        let message = format!("retried by {}; was {was}", status::who());
+        let message = format!("retried by {}; was {old}", status::operator());
         events::add(
             tx,
             &NewEvent {
@@ -126,17 +125,17 @@ fn retry(site: &Site, id: i64) -> Result<(String, Value), Error> {
                 ..NewEvent::info(now, "retried", &message)
             },
         )?;
-        Ok((find_build(tx, id)?, was))
+        Ok((find_build(tx, id)?, old))
     })?;
     let score = build.job.as_ref().map(|job| job.score).unwrap_or_default();
     let mut sentence = format!(
-        "build {id} ({}) was {was} and is in the queue again, score {score}",
+        "build {id} ({}) was {old} and is in the queue again, score {score}",
         build.name
     );
     if build.component.is_none() {
         sentence.push_str("; its source is published no more, so it will be SUPERSEDED");
     }
-    let json = json!({"build": id, "was": was.word(), "state": build.state.word(), "score": score});
+    let json = json!({"build": id, "was": old.word(), "state": build.state.word(), "score": score});
     Ok((sentence, json))
 }
 
@@ -175,19 +174,22 @@ fn rescore(site: &Site, id: i64, score: Option<i32>) -> Result<(String, Value), 
             return Err(refused(&build));
         };
         let now = now_ms();
-        let (to, manual) = match score {
+        let (new, manual) = match score {
             Some(score) => (score.into(), true),
             None => (job.score, false),
         };
-        if !builds::set_score(tx, id, to, manual)? {
+        if !builds::set_score(tx, id, new, manual)? {
             return Err(refused(&build));
         }
-        let who = status::who();
+        let operator = status::operator();
         let message = match score {
-            Some(score) => format!("scored {score} by {who}; was {}", job.score),
+            Some(score) => format!("scored {score} by {operator}; was {}", job.score),
             None => {
                 queue::score_job(tx, rules, now, id)?;
-                format!("scored by the rules again, by {who}; was {}", job.score)
+                format!(
+                    "scored by the rules again, by {operator}; was {}",
+                    job.score
+                )
             }
         };
         events::add(
@@ -215,7 +217,7 @@ fn rescore(site: &Site, id: i64, score: Option<i32>) -> Result<(String, Value), 
 }
 
 fn cancel(site: &Site, id: i64) -> Result<(String, Value), Error> {
-    let (build, there) = site.db.write(|tx| {
+    let (build, is_master_alive) = site.db.write(|tx| {
         let build = find_build(tx, id)?;
         let now = now_ms();
         if build.state == BuildState::Gathering {
@@ -229,7 +231,7 @@ fn cancel(site: &Site, id: i64) -> Result<(String, Value), Error> {
                 state => format!("build {id} is {state}: only one that waits or runs can be ended"),
             }));
         }
-        let message = format!("cancelled by {}", status::who());
+        let message = format!("cancelled by {}", status::operator());
         events::add(
             tx,
             &NewEvent {
@@ -237,15 +239,14 @@ fn cancel(site: &Site, id: i64) -> Result<(String, Value), Error> {
                 ..NewEvent::info(now, "cancelled", &message)
             },
         )?;
-        let there = registry::is_anybody_there(tx, now - status::ALIVE_MS)?;
-        Ok((find_build(tx, id)?, there))
+        Ok((find_build(tx, id)?, status::is_master_alive(tx)?))
     })?;
     let rest = match (build.state, &build.builder) {
         (BuildState::Cancelling, Some((builder, _))) => format!(" on {builder}"),
         _ => String::new(),
     };
-    if build.state == BuildState::Cancelling && !there {
-        note(status::NOBODY);
+    if build.state == BuildState::Cancelling && !is_master_alive {
+        stderr_line(status::NO_MASTER);
     }
     let sentence = format!("build {id} ({}) is {}{rest}", build.name, build.state);
     Ok((sentence, json!({"build": id, "state": build.state.word()})))

@@ -12,64 +12,60 @@ use serde_json::json;
 
 use super::lookup::{find_build, refuse};
 use super::open::Site;
-use super::screen::{Screen, note};
+use super::screen::{Screen, stderr_line};
 use super::{Error, status};
 use crate::client::{Client, LogError, SlaveUrl, Timeouts, follow_log};
 use crate::librarian::{self, Download};
 use crate::master::model::{self, JobStatus};
 use crate::master::rows::builds::{Build, QueueEntry};
 use crate::master::rows::files::File;
-use crate::master::rows::registry;
-use crate::sys::clock::now_ms;
 
 /// Between two looks at what is followed.
-const POLL: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 pub(super) fn run(site: &Site, screen: Screen, id: i64, follow: bool) -> Result<bool, Error> {
     if !screen.json {
-        write(site, id, follow, &mut io::stdout().lock())?;
+        write_log(site, id, follow, &mut io::stdout().lock())?;
         return Ok(true);
     }
     let mut text = Vec::new();
-    write(site, id, follow, &mut text)?;
+    write_log(site, id, follow, &mut text)?;
     let json = json!({"build": id, "log": String::from_utf8_lossy(&text)});
     screen.done("", &json)?;
     Ok(true)
 }
 
-fn write(site: &Site, id: i64, follow: bool, out: &mut dyn Write) -> Result<(), Error> {
-    let mut out = Resumed {
+fn write_log(site: &Site, id: i64, follow: bool, out: &mut dyn Write) -> Result<(), Error> {
+    let mut out = Resumable {
         out,
-        seen: 0,
+        written: 0,
         skip: 0,
     };
     let mut followed = None;
     let mut warned = false;
     loop {
-        let (build, there) = site.db.read(|tx| {
-            let build = find_build(tx, id)?;
-            let there = registry::is_anybody_there(tx, now_ms() - status::ALIVE_MS)?;
-            Ok((build, there))
-        })?;
+        let (build, is_master_alive) = site
+            .db
+            .read(|tx| Ok((find_build(tx, id)?, status::is_master_alive(tx)?)))?;
         match (&build.job, &build.log) {
             (Some(job), _) if is_running(job) => {
                 if !follow {
-                    return tail(&build, job, &mut out);
+                    return write_tail(&build, job, &mut out);
                 }
                 let cookie = model::cookie(build.id, job.id, job.attempt);
                 if followed.as_ref() != Some(&cookie) {
                     // Another try has another log.
-                    out.begin(0);
+                    out.restart(0);
                 }
-                if from_slave(&build, &cookie, &mut out)? {
+                if follow_on_slave(&build, &cookie, &mut out)? {
                     return Ok(());
                 }
                 followed = Some(cookie);
             }
             (Some(_), _) if follow => {
-                if !there && !warned {
+                if !is_master_alive && !warned {
                     warned = true;
-                    note(status::NOBODY);
+                    stderr_line(status::NO_MASTER);
                 }
             }
             (Some(_), _) => {
@@ -78,44 +74,44 @@ fn write(site: &Site, id: i64, follow: bool, out: &mut dyn Write) -> Result<(), 
                 return Err(refuse(text).into());
             }
             (None, Some(log)) => {
-                out.begin(out.seen);
-                return stored(site, log, &mut out);
+                out.restart(out.written);
+                return write_stored(site, log, &mut out);
             }
             (None, None) => {
                 let text = format!("build {id} is {}, and no log of it was kept", build.state);
                 return Err(refuse(text).into());
             }
         }
-        thread::sleep(POLL);
+        thread::sleep(POLL_INTERVAL);
     }
 }
 
 /// Where a log goes that is read more than once from its beginning, and shown once.
-struct Resumed<'a> {
+struct Resumable<'a> {
     out: &'a mut dyn Write,
     /// Bytes of this log that were shown.
-    seen: u64,
+    written: u64,
     /// Bytes to come that were shown already.
     skip: u64,
 }
 
-impl Resumed<'_> {
+impl Resumable<'_> {
     /// Begins a log, or begins again with one of which `seen` bytes were shown.
-    fn begin(&mut self, seen: u64) {
-        self.seen = seen;
-        self.skip = seen;
+    fn restart(&mut self, written: u64) {
+        self.written = written;
+        self.skip = written;
     }
 }
 
-impl Write for Resumed<'_> {
+impl Write for Resumable<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let known = usize::try_from(self.skip).map_or(bytes.len(), |skip| skip.min(bytes.len()));
-        if known > 0 {
-            self.skip -= known as u64;
-            return Ok(known);
+        let skipped = usize::try_from(self.skip).map_or(bytes.len(), |skip| skip.min(bytes.len()));
+        if skipped > 0 {
+            self.skip -= skipped as u64;
+            return Ok(skipped);
         }
         let count = self.out.write(bytes)?;
-        self.seen += count as u64;
+        self.written += count as u64;
         Ok(count)
     }
 
@@ -129,13 +125,13 @@ fn is_running(job: &QueueEntry) -> bool {
 }
 
 /// Writes what the last look at the slave has brought.
-fn tail(build: &Build, job: &QueueEntry, out: &mut dyn Write) -> Result<(), Error> {
+fn write_tail(build: &Build, job: &QueueEntry, out: &mut dyn Write) -> Result<(), Error> {
     let tail = job.logtail.as_deref().unwrap_or_default();
     out.write_all(tail.as_bytes()).map_err(Error::Output)?;
     if !tail.is_empty() && !tail.ends_with('\n') {
         out.write_all(b"\n").map_err(Error::Output)?;
     }
-    note(format_args!(
+    stderr_line(format_args!(
         "build {} runs; this is the end of its log as last seen, -f shows all of it",
         build.id
     ));
@@ -143,32 +139,32 @@ fn tail(build: &Build, job: &QueueEntry, out: &mut dyn Write) -> Result<(), Erro
 }
 
 /// Follows the log where it is written; tells whether that was to its end.
-fn from_slave(build: &Build, cookie: &str, out: &mut dyn Write) -> Result<bool, Error> {
+fn follow_on_slave(build: &Build, cookie: &str, out: &mut dyn Write) -> Result<bool, Error> {
     let url = build.builder.as_ref().map_or("", |(_, url)| url.as_str());
     let slave = SlaveUrl::parse(url).map_err(|error| Error::Refused(error.to_string()))?;
     let client = Client::new(&slave, Timeouts::INTERACTIVE);
-    match follow_log(&client, Some(cookie), out, POLL) {
+    match follow_log(&client, Some(cookie), out, POLL_INTERVAL) {
         Ok(()) => Ok(true),
-        // Not begun there yet, or over and cleaned before all was seen: the librarian has the rest.
+        // Not begun there yet, or over and cleaned before all was written: the librarian has the rest.
         Err(LogError::None | LogError::Gone) => Ok(false),
         Err(error) => Err(error.into()),
     }
 }
 
 /// Writes a log that the librarian has.
-fn stored(site: &Site, log: &File, out: &mut dyn Write) -> Result<(), Error> {
+fn write_stored(site: &Site, log: &File, out: &mut dyn Write) -> Result<(), Error> {
     let wanted = Download::by_number(&site.db, &site.farm.librarian.url, log.alias)?;
-    let put = |to: &mut dyn Write| {
+    let copy = |to: &mut dyn Write| {
         wanted.fetch(&mut |piece| to.write_all(piece).map_err(librarian::Error::Output))
     };
     let fetched = if log.name.ends_with(".gz") {
         let mut unpacked = MultiGzDecoder::new(out);
-        put(&mut unpacked).and_then(|()| {
+        copy(&mut unpacked).and_then(|()| {
             let ended = unpacked.try_finish();
             ended.map_err(librarian::Error::Output)
         })
     } else {
-        put(out)
+        copy(out)
     };
     fetched.map_err(|error| match error {
         librarian::Error::Output(error) => Error::Output(error),
@@ -181,21 +177,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_shown_is_not_shown_again() {
+    fn a_restart_writes_no_byte_twice() {
         let mut shown = Vec::new();
-        let mut out = Resumed {
+        let mut out = Resumable {
             out: &mut shown,
-            seen: 0,
+            written: 0,
             skip: 0,
         };
         out.write_all(b"one\ntw").unwrap();
-        out.begin(out.seen);
+        out.restart(out.written);
         out.write_all(b"one").unwrap();
         out.write_all(b"\ntwo\n").unwrap();
         // Another log.
-        out.begin(0);
+        out.restart(0);
         out.write_all(b"again").unwrap();
-        assert_eq!(out.seen, 5);
+        assert_eq!(out.written, 5);
         assert_eq!(shown, b"one\ntwo\nagain");
     }
 }

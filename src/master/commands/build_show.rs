@@ -6,7 +6,7 @@ use super::lookup::find_build;
 use super::open::Site;
 use super::prospect::starts_at;
 use super::screen::Screen;
-use super::table::{Cell, Sheet, Table, column, folding, hidden};
+use super::table::{Cell, Column, Sheet, Table, column, folding, hidden};
 use super::{Error, status, units};
 use crate::librarian::alias_url;
 use crate::master::model::{BuildState, JobStatus};
@@ -29,21 +29,35 @@ pub(super) fn run(site: &Site, screen: Screen, id: i64) -> Result<(), Error> {
         let start = starts_at(tx, &build, now)?;
         Ok((build, files, events, start))
     })?;
-    let name = &build.name;
     let base = &site.farm.librarian.url;
     let mut sheet = Sheet::default();
+    identity_lines(&mut sheet, &build);
+    time_lines(&mut sheet, &build, now);
+    job_lines(&mut sheet, site, &build, start, now)?;
+    result_lines(&mut sheet, site, &build);
+    sheet.table("source_files", "Source files", file_table(&files, base));
+    sheet.table("events", "Events", status::events(&events, now));
+    if let (Some(_), Some(job)) = (&build.builder, &build.job)
+        && let Some(tail) = &job.logtail
+    {
+        sheet.lines("logtail", "End of the log", tail);
+    }
+    screen.sheet(&sheet)
+}
+
+/// Adds the lines that say which build it is, and its state.
+fn identity_lines(sheet: &mut Sheet, build: &Build) {
+    let name = &build.name;
+    let builder = build.builder.as_ref().map(|(name, _)| name);
     sheet.line("id", "Build", Cell::number(build.id));
     sheet.line("title", "Title", Cell::text(name));
-    let on = match (&build.builder, build.state) {
-        (Some((builder, _)), BuildState::Building) => format!("{} on {builder}", build.state),
+    let state = match (builder, build.state) {
+        (Some(builder), BuildState::Building) => format!("{} on {builder}", build.state),
         _ => build.state.to_string(),
     };
-    sheet.line("state", "State", Cell::new(on, build.state.word()));
-    sheet.line_if_any(
-        "dependencies",
-        "Lacks",
-        Cell::maybe(build.dependencies.as_ref()),
-    );
+    sheet.line("state", "State", Cell::new(state, build.state.word()));
+    let missing = Cell::maybe(build.dependencies.as_ref());
+    sheet.line_if_any("dependencies", "Lacks", missing);
     sheet.line("source", "Source", Cell::text(&name.source));
     sheet.line("version", "Version", Cell::text(&name.version));
     sheet.line("archive", "Archive", Cell::text(&build.archive_name));
@@ -56,11 +70,11 @@ pub(super) fn run(site: &Site, screen: Screen, id: i64) -> Result<(), Error> {
     sheet.line("arch", "Architecture", Cell::text(&name.arch_tag));
     sheet.line_if_any("arch_indep", "And all", Cell::flag(build.arch_indep));
     sheet.line("processor", "Processor", Cell::text(&build.processor_name));
-    sheet.line(
-        "builder",
-        "Builder",
-        Cell::maybe(build.builder.as_ref().map(|(name, _)| name)),
-    );
+    sheet.line("builder", "Builder", Cell::maybe(builder));
+}
+
+/// Adds the times of the build, and how often it failed.
+fn time_lines(sheet: &mut Sheet, build: &Build, now: i64) {
     let ago = |at: Option<i64>| match at {
         Some(at) => {
             let text = format!("{} ({} ago)", units::time(at), units::span(now - at));
@@ -69,11 +83,8 @@ pub(super) fn run(site: &Site, screen: Screen, id: i64) -> Result<(), Error> {
         None => Cell::none(),
     };
     sheet.line("created_at", "Created", ago(Some(build.created_at)));
-    sheet.line_if_any(
-        "first_dispatched_at",
-        "First tried",
-        ago(build.first_dispatched_at),
-    );
+    let first = ago(build.first_dispatched_at);
+    sheet.line_if_any("first_dispatched_at", "First tried", first);
     sheet.line_if_any("started_at", "Started", ago(build.started_at));
     sheet.line_if_any("finished_at", "Finished", ago(build.finished_at));
     let took = match (build.started_at, build.finished_at) {
@@ -81,50 +92,36 @@ pub(super) fn run(site: &Site, screen: Screen, id: i64) -> Result<(), Error> {
         _ => None,
     };
     sheet.line_if_any("duration_secs", "Took", Cell::span(took));
-    let failures = (build.failure_count > 0).then_some(build.failure_count);
-    let failures = failures.map_or_else(|| Cell::new("-", 0), Cell::number);
-    sheet.line_if_any("failure_count", "Failures", failures);
-    job_lines(&mut sheet, site, &build, start, now)?;
-    let log = build.log.as_ref();
+    sheet.line_if_any("failure_count", "Failures", count(build.failure_count));
+}
+
+/// Returns the cell of a number that text does not show if it is 0.
+fn count(number: i64) -> Cell {
+    match number {
+        0 => Cell::new("-", 0),
+        number => Cell::number(number),
+    }
+}
+
+/// Adds the logs and the folder of the results.
+fn result_lines(sheet: &mut Sheet, site: &Site, build: &Build) {
     let link = |file: Option<&File>| match file {
         Some(file) => {
-            let url = alias_url(base, file.alias, &file.name);
-            let size = file
-                .content
-                .as_ref()
-                .map(|content| units::size(content.size));
+            let url = alias_url(&site.farm.librarian.url, file.alias, &file.name);
+            let content = file.content.as_ref();
+            let size = content.map(|content| units::size(content.size));
             let size = size.unwrap_or_else(|| "expired".to_owned());
             Cell::new(format!("{url} ({size})"), url)
         }
         None => Cell::none(),
     };
-    sheet.line_if_any("log_url", "Log", link(log));
-    sheet.line_if_any(
-        "upload_log_url",
-        "Upload log",
-        link(build.upload_log.as_ref()),
-    );
-    let leaf = build
-        .leaf
-        .as_ref()
-        .map(|leaf| site.farm.master.results.join("incoming").join(leaf));
-    sheet.line_if_any(
-        "results",
-        "Results in",
-        Cell::maybe(leaf.map(|path| path.display().to_string())),
-    );
-    sheet.table("source_files", "Source files", file_table(&files, base));
-    sheet.table("events", "Events", status::events(&events, now));
-    let running = build.builder.is_some() && build.job.is_some();
-    if let Some(tail) = build
-        .job
-        .as_ref()
-        .and_then(|job| job.logtail.as_ref())
-        .filter(|_| running)
-    {
-        sheet.lines("logtail", "End of the log", tail);
-    }
-    screen.sheet(&sheet)
+    sheet.line_if_any("log_url", "Log", link(build.log.as_ref()));
+    let upload_log = link(build.upload_log.as_ref());
+    sheet.line_if_any("upload_log_url", "Upload log", upload_log);
+    let incoming = site.farm.master.results.join("incoming");
+    let folder = build.leaf.as_ref().map(|leaf| incoming.join(leaf));
+    let folder = Cell::maybe(folder.map(|path| path.display().to_string()));
+    sheet.line_if_any("results", "Results in", folder);
 }
 
 /// Adds what is known of the queue row.
@@ -159,14 +156,7 @@ fn job_lines(
     };
     sheet.line("score", "Score", Cell::new(text, job.score));
     sheet.hidden("score_manual", Cell::flag(job.manual));
-    sheet.line_if_any(
-        "attempt",
-        "Tries",
-        match job.attempt {
-            0 => Cell::new("-", 0),
-            tries => Cell::number(tries),
-        },
-    );
+    sheet.line_if_any("attempt", "Tries", count(job.attempt));
     sheet.line_if_any(
         "estimated_secs",
         "Expected to take",
@@ -187,14 +177,16 @@ fn job_lines(
     Ok(())
 }
 
+const FILE_COLUMNS: &[Column] = &[
+    column("alias", "ALIAS"),
+    folding("filename", "FILE"),
+    column("size", "SIZE"),
+    folding("sha1", "SHA-1"),
+    hidden("url"),
+];
+
 fn file_table(files: &[File], base: &str) -> Table {
-    let mut table = Table::new(&[
-        column("alias", "ALIAS"),
-        folding("filename", "FILE"),
-        column("size", "SIZE"),
-        folding("sha1", "SHA-1"),
-        hidden("url"),
-    ]);
+    let mut table = Table::new(FILE_COLUMNS);
     for file in files {
         let content = file.content.as_ref();
         table.row(vec![

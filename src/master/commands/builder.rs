@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::lookup::{find_builder, refuse};
 use super::open::Site;
-use super::screen::{Screen, note};
+use super::screen::{Screen, stderr_line};
 use super::{Error, builder_show, names, status};
 use crate::client::{SlaveUrl, shown_url};
 use crate::db::{self, Tx};
@@ -21,7 +21,7 @@ use crate::master::rows::{events, registry, series};
 use crate::sys::clock::now_ms;
 
 /// Between two looks while something is waited for.
-const POLL: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 const EXAMPLES: &str = "\
 Examples:
@@ -99,98 +99,101 @@ pub(super) struct Add {
 
 pub(super) fn run(verb: Verb, site: &Site, screen: Screen) -> Result<bool, Error> {
     match verb {
-        Verb::Add(given) => add(&given, site, screen)?,
+        Verb::Add(args) => add(&args, site, screen)?,
         Verb::List { all } => builder_show::list(site, screen, all)?,
         Verb::Show { name } => builder_show::show(site, screen, &name)?,
-        Verb::Enable { name } => {
-            let change =
-                |tx: &mut Tx<'_>, builder: &Builder, now| registry::enable(tx, builder.id, now);
-            let (builder, _) = alter(site, &name, "enabled", "", change)?;
-            let manual = match builder.manual {
-                true => "; it is manual still: `builder auto` gives it jobs",
-                false => "; it gets jobs when it has been looked at and cleaned",
-            };
-            tell(screen, &builder, "enabled", manual)?;
-        }
-        Verb::Disable { name, reason } => {
-            let said = reason.clone().unwrap_or_default();
-            let change = |tx: &mut Tx<'_>, builder: &Builder, _| {
-                registry::disable(tx, builder.id, reason.as_deref())
-            };
-            let (builder, job) = alter(site, &name, "disabled", &said, change)?;
-            let rest = job.map_or_else(String::new, |job| {
-                format!(
-                    ": its job, build {} ({}), goes back to the queue at the next look; `builder \
-                     drain` would have let it end",
-                    job.build, job.name
-                )
-            });
-            tell(screen, &builder, "disabled", &rest)?;
-        }
-        Verb::Clean { name } => {
-            let change = |tx: &mut Tx<'_>, builder: &Builder, now| {
-                if registry::set_clean(tx, builder.id, now)? {
-                    return Ok(());
-                }
-                let name = &builder.name;
-                Err(refuse(format!(
-                    "{name} is not being cleaned by somebody else"
-                )))
-            };
-            let (builder, _) = alter(site, &name, "cleaned", "", change)?;
-            tell(screen, &builder, "clean", "; it gets jobs from now on")?;
-        }
-        Verb::Drain { name, wait } => {
-            let change =
-                |tx: &mut Tx<'_>, builder: &Builder, _| registry::set_manual(tx, builder.id, true);
-            let (builder, job) = alter(site, &name, "drained", "", change)?;
-            let rest = match &job {
-                Some(job) => format!(": it ends build {} ({})", job.build, job.name),
-                None => ": it has no job".to_owned(),
-            };
-            if !wait {
-                tell(screen, &builder, "manual", &rest)?;
-            } else {
-                screen.line(format_args!("{} is manual{rest}", builder.name))?;
-                wait_idle(site, &builder)?;
-                tell(screen, &builder, "idle", "")?;
-            }
-        }
+        Verb::Enable { name } => enable(site, screen, &name)?,
+        Verb::Disable { name, reason } => disable(site, screen, &name, reason.as_deref())?,
+        Verb::Drain { name, wait } => drain(site, screen, &name, wait)?,
         Verb::Manual { name } => set_manual(site, screen, &name, true)?,
         Verb::Auto { name } => set_manual(site, screen, &name, false)?,
-        Verb::Remove { name } => {
-            let (_, kept) = site.db.write(|tx| {
-                let (builder, job) = find_builder(tx, &name)?;
-                if let Some(job) = job {
-                    return Err(refuse(format!(
-                        "{name} builds {}: `builder drain {name} --wait` lets it end, `master \
-                         cancel {}` ends it",
-                        job.name, job.build
-                    )));
-                }
-                let kept = registry::remove(tx, builder.id)?;
-                Ok((builder, kept))
-            })?;
-            let rest = if kept {
-                "; what it built stays known"
-            } else {
-                ""
-            };
-            let json = json!({"name": name, "removed": true, "history_kept": kept});
-            screen.done(format_args!("{name} is removed{rest}"), &json)?;
-        }
+        Verb::Clean { name } => set_clean(site, screen, &name)?,
+        Verb::Remove { name } => remove(site, screen, &name)?,
     }
     Ok(true)
 }
 
-fn add(given: &Add, site: &Site, screen: Screen) -> Result<(), Error> {
-    let url = full_url(&given.url).map_err(Error::Refused)?;
+fn enable(site: &Site, screen: Screen, name: &str) -> Result<(), Error> {
+    let change = |tx: &mut Tx<'_>, builder: &Builder, now| registry::enable(tx, builder.id, now);
+    let (builder, _) = change_builder(site, name, "enabled", "", change)?;
+    let rest = match builder.manual {
+        true => "; it is manual still: `builder auto` gives it jobs",
+        false => "; it gets jobs when it has been looked at and cleaned",
+    };
+    report_state(screen, &builder, "enabled", rest)
+}
+
+fn disable(site: &Site, screen: Screen, name: &str, reason: Option<&str>) -> Result<(), Error> {
+    let change = |tx: &mut Tx<'_>, builder: &Builder, _| registry::disable(tx, builder.id, reason);
+    let why = reason.unwrap_or_default();
+    let (builder, job) = change_builder(site, name, "disabled", why, change)?;
+    let rest = job.map_or_else(String::new, |job| {
+        format!(
+            ": its job, build {} ({}), goes back to the queue at the next look; `builder \
+             drain` would have let it end",
+            job.build, job.name
+        )
+    });
+    report_state(screen, &builder, "disabled", &rest)
+}
+
+fn drain(site: &Site, screen: Screen, name: &str, wait: bool) -> Result<(), Error> {
+    let change = |tx: &mut Tx<'_>, builder: &Builder, _| registry::set_manual(tx, builder.id, true);
+    let (builder, job) = change_builder(site, name, "drained", "", change)?;
+    let rest = match &job {
+        Some(job) => format!(": it ends build {} ({})", job.build, job.name),
+        None => ": it has no job".to_owned(),
+    };
+    if !wait {
+        return report_state(screen, &builder, "manual", &rest);
+    }
+    screen.line(format_args!("{} is manual{rest}", builder.name))?;
+    wait_idle(site, &builder)?;
+    report_state(screen, &builder, "idle", "")
+}
+
+fn set_clean(site: &Site, screen: Screen, name: &str) -> Result<(), Error> {
+    let change = |tx: &mut Tx<'_>, builder: &Builder, now| {
+        if registry::set_clean(tx, builder.id, now)? {
+            return Ok(());
+        }
+        Err(refuse(format!(
+            "{name} is not being cleaned by somebody else"
+        )))
+    };
+    let (builder, _) = change_builder(site, name, "cleaned", "", change)?;
+    report_state(screen, &builder, "clean", "; it gets jobs from now on")
+}
+
+fn remove(site: &Site, screen: Screen, name: &str) -> Result<(), Error> {
+    let kept = site.db.write(|tx| {
+        let (builder, job) = find_builder(tx, name)?;
+        if let Some(job) = job {
+            return Err(refuse(format!(
+                "{name} builds {}: `builder drain {name} --wait` lets it end, `master \
+                 cancel {}` ends it",
+                job.name, job.build
+            )));
+        }
+        registry::remove(tx, builder.id)
+    })?;
+    let rest = if kept {
+        "; what it built stays known"
+    } else {
+        ""
+    };
+    let json = json!({"name": name, "removed": true, "history_kept": kept});
+    screen.done(format_args!("{name} is removed{rest}"), &json)
+}
+
+fn add(args: &Add, site: &Site, screen: Screen) -> Result<(), Error> {
+    let url = normalize_url(&args.url).map_err(Error::Refused)?;
     let now = now_ms();
     let id = site.db.write(|tx| {
         let known = builders::all(tx)?;
         let others = || known.iter().map(|(builder, _)| builder);
-        if others().any(|other| other.name == given.name && other.active) {
-            let name = &given.name;
+        if others().any(|other| other.name == args.name && other.active) {
+            let name = &args.name;
             return Err(refuse(format!(
                 "there is a builder {name} already; `builder remove {name}` first"
             )));
@@ -199,25 +202,25 @@ fn add(given: &Add, site: &Site, screen: Screen) -> Result<(), Error> {
             return Err(refuse(format!("{} is at that URL already", other.name)));
         }
         let new = registry::New {
-            name: given.name.clone(),
+            name: args.name.clone(),
             url: url.clone(),
-            title: given.title.clone(),
-            manual: given.manual,
-            virtualized: given.virtualized,
-            vm_host: given.vm_host.clone(),
-            reset: given.reset,
-            processors: processors(tx, &given.processor)?,
+            title: args.title.clone(),
+            manual: args.manual,
+            virtualized: args.virtualized,
+            vm_host: args.vm_host.clone(),
+            reset: args.reset,
+            processors: find_processors(tx, &args.processor)?,
         };
         let id = registry::add(tx, &new, now)?;
-        event(tx, now, id, "added", "")?;
+        add_event(tx, now, id, "added", "")?;
         Ok(id)
     })?;
-    let name = &given.name;
-    let next = match given.manual {
+    let name = &args.name;
+    let next = match args.manual {
         true => format!("it gets no jobs before `buildd-slave master builder auto {name}`"),
         false => "`buildd-slave master run` looks at it from now on".to_owned(),
     };
-    let json = json!({"id": id, "name": name, "url": shown_url(&url), "manual": given.manual});
+    let json = json!({"id": id, "name": name, "url": shown_url(&url), "manual": args.manual});
     screen.done(
         format_args!("{name} is added, not looked at yet; {next}"),
         &json,
@@ -225,26 +228,26 @@ fn add(given: &Add, site: &Site, screen: Screen) -> Result<(), Error> {
 }
 
 /// Finds what a builder is said to run.
-fn processors(tx: &mut Tx<'_>, words: &[String]) -> Result<Vec<i64>, db::Error> {
+fn find_processors(tx: &mut Tx<'_>, words: &[String]) -> Result<Vec<i64>, db::Error> {
     let known = series::processors(tx)?;
-    let there = || known.iter().map(|(_, name, _)| name.clone()).collect();
-    let make = "`master arch add SERIES ARCH` makes them";
+    let existing = || known.iter().map(|(_, name, _)| name.clone()).collect();
+    let hint = "`master arch add SERIES ARCH` makes them";
     if let ([], [(only, _, _)]) = (words, &known[..]) {
         return Ok(vec![*only]);
     }
     if words.is_empty() {
-        let there: Vec<String> = there();
-        let names = match there.is_empty() {
-            true => format!("there is none yet; {make}"),
-            false => format!("known: {}", there.join(", ")),
+        let existing: Vec<String> = existing();
+        let list = match existing.is_empty() {
+            true => format!("there is none yet; {hint}"),
+            false => format!("known: {}", existing.join(", ")),
         };
-        return Err(refuse(format!("which --processor has it? ({names})")));
+        return Err(refuse(format!("which --processor has it? ({list})")));
     }
     let mut found = Vec::new();
     for word in words {
         let processor = known.iter().find(|(_, name, _)| name == word);
         let Some((id, _, _)) = processor else {
-            return Err(refuse(names::unknown("processor", word, there(), make)));
+            return Err(refuse(names::unknown("processor", word, existing(), hint)));
         };
         if !found.contains(id) {
             found.push(*id);
@@ -254,25 +257,25 @@ fn processors(tx: &mut Tx<'_>, words: &[String]) -> Result<Vec<i64>, db::Error> 
 }
 
 /// Returns the URL of a slave as it is kept: whole, with its credentials and a slash at the end.
-fn full_url(text: &str) -> Result<String, String> {
+fn normalize_url(text: &str) -> Result<String, String> {
     let url = SlaveUrl::parse(text).map_err(|error| error.to_string())?;
     let (scheme, rest) = url.base.split_once("://").unwrap_or(("http", &url.base));
-    let given = text.split_once("://").map_or(text, |(_, rest)| rest);
-    let authority = given.split('/').next().unwrap_or_default();
+    let rest_of_text = text.split_once("://").map_or(text, |(_, rest)| rest);
+    let authority = rest_of_text.split('/').next().unwrap_or_default();
     let userinfo = authority.rfind('@').and_then(|at| authority.get(..=at));
     let userinfo = userinfo.unwrap_or_default();
     Ok(format!("{scheme}://{userinfo}{rest}/"))
 }
 
 /// Changes a builder and notes it; returns builder and job as they were.
-fn alter(
+fn change_builder(
     site: &Site,
     name: &str,
     kind: &str,
     why: &str,
     change: impl Fn(&mut Tx<'_>, &Builder, i64) -> Result<(), db::Error>,
 ) -> Result<(Builder, Option<Job>), Error> {
-    let altered = site.db.write(|tx| {
+    let changed = site.db.write(|tx| {
         let (builder, job) = find_builder(tx, name)?;
         if !builder.active {
             return Err(refuse(format!(
@@ -281,17 +284,17 @@ fn alter(
         }
         let now = now_ms();
         change(tx, &builder, now)?;
-        event(tx, now, builder.id, kind, why)?;
+        add_event(tx, now, builder.id, kind, why)?;
         Ok((builder, job))
     })?;
-    Ok(altered)
+    Ok(changed)
 }
 
-fn event(tx: &mut Tx<'_>, now: i64, id: i64, kind: &str, why: &str) -> Result<(), db::Error> {
-    let who = status::who();
+fn add_event(tx: &mut Tx<'_>, now: i64, id: i64, kind: &str, why: &str) -> Result<(), db::Error> {
+    let operator = status::operator();
     let message = match why {
-        "" => format!("{kind} by {who}"),
-        why => format!("{kind} by {who}: {why}"),
+        "" => format!("{kind} by {operator}"),
+        why => format!("{kind} by {operator}: {why}"),
     };
     events::add(
         tx,
@@ -302,7 +305,7 @@ fn event(tx: &mut Tx<'_>, now: i64, id: i64, kind: &str, why: &str) -> Result<()
     )
 }
 
-fn tell(screen: Screen, builder: &Builder, word: &str, rest: &str) -> Result<(), Error> {
+fn report_state(screen: Screen, builder: &Builder, word: &str, rest: &str) -> Result<(), Error> {
     let json = json!({"name": &builder.name, "state": word});
     screen.done(format_args!("{} is {word}{rest}", builder.name), &json)
 }
@@ -311,31 +314,30 @@ fn set_manual(site: &Site, screen: Screen, name: &str, manual: bool) -> Result<(
     let word = if manual { "manual" } else { "automatic" };
     let change =
         |tx: &mut Tx<'_>, builder: &Builder, _| registry::set_manual(tx, builder.id, manual);
-    let (builder, _) = alter(site, name, word, "", change)?;
+    let (builder, _) = change_builder(site, name, word, "", change)?;
     let rest = match builder.ok {
         true => "",
         false => ", and disabled: `builder enable` puts it into service",
     };
-    tell(screen, &builder, word, rest)
+    report_state(screen, &builder, word, rest)
 }
 
 /// Waits until a builder has no job.
 fn wait_idle(site: &Site, builder: &Builder) -> Result<(), Error> {
     let mut warned = false;
     loop {
-        let since = now_ms() - status::ALIVE_MS;
-        let (found, live) = site.db.read(|tx| {
+        let (found, is_master_alive) = site.db.read(|tx| {
             let found = builders::view(tx, builder.id)?;
-            Ok((found, registry::is_anybody_there(tx, since)?))
+            Ok((found, status::is_master_alive(tx)?))
         })?;
         if found.is_none_or(|(_, job)| job.is_none()) {
             return Ok(());
         }
-        if !live && !warned {
+        if !is_master_alive && !warned {
             warned = true;
-            note(status::NOBODY);
+            stderr_line(status::NO_MASTER);
         }
-        thread::sleep(POLL);
+        thread::sleep(POLL_INTERVAL);
     }
 }
 
@@ -364,12 +366,16 @@ mod tests {
             ),
             ("me:pw@bob:1", "http://me:pw@bob:1/", "http://bob:1/"),
         ] {
-            let url = full_url(text).unwrap();
+            let url = normalize_url(text).unwrap();
             assert_eq!(url, kept);
             assert_eq!(shown_url(&url), shown);
-            assert_eq!(full_url(&url).unwrap(), kept, "what is kept reads back");
+            assert_eq!(
+                normalize_url(&url).unwrap(),
+                kept,
+                "what is kept reads back"
+            );
         }
-        let error = full_url("http://me:secret@/").unwrap_err();
+        let error = normalize_url("http://me:secret@/").unwrap_err();
         assert!(!error.contains("secret"), "{error}");
     }
 }

@@ -5,11 +5,11 @@
 use super::lookup::find_builder;
 use super::open::Site;
 use super::screen::Screen;
-use super::table::{Cell, Sheet, Table, column, folding, hidden};
+use super::table::{Cell, Column, Sheet, Table, column, folding, hidden};
 use super::{Error, builds, status, units};
 use crate::client::shown_url;
 use crate::master::model::JobStatus;
-use crate::master::rows::builders::{self, Builder};
+use crate::master::rows::builders::{self, Builder, Job};
 use crate::master::rows::events;
 use crate::master::rows::lists::{self, Filter};
 use crate::sys::clock::now_ms;
@@ -17,25 +17,27 @@ use crate::sys::clock::now_ms;
 /// How many past builds and events are shown.
 const RECENT: i64 = 10;
 
+const COLUMNS: &[Column] = &[
+    column("name", "NAME"),
+    folding("status", "STATUS"),
+    column("processors", "PROCESSORS"),
+    column("virtualized", "VIRTUAL"),
+    folding("url", "URL"),
+    folding("scanned_by", "SCANNED BY"),
+    hidden("title"),
+    hidden("ok"),
+    hidden("manual"),
+    hidden("active"),
+    hidden("failnotes"),
+    hidden("failure_count"),
+    hidden("clean_status"),
+    hidden("version"),
+    hidden("build"),
+];
+
 /// Lists the builders; `all`: those that were removed too.
 pub(super) fn list(site: &Site, screen: Screen, all: bool) -> Result<(), Error> {
-    let mut table = Table::new(&[
-        column("name", "NAME"),
-        folding("status", "STATUS"),
-        column("processors", "PROCESSORS"),
-        column("virtualized", "VIRTUAL"),
-        folding("url", "URL"),
-        folding("scanned_by", "SCANNED BY"),
-        hidden("title"),
-        hidden("ok"),
-        hidden("manual"),
-        hidden("active"),
-        hidden("failnotes"),
-        hidden("failure_count"),
-        hidden("clean_status"),
-        hidden("version"),
-        hidden("build"),
-    ]);
+    let mut table = Table::new(COLUMNS);
     let now = now_ms();
     for (builder, job) in site.db.read(builders::all)? {
         if !builder.active && !all {
@@ -86,9 +88,22 @@ pub(super) fn show(site: &Site, screen: Screen, name: &str) -> Result<(), Error>
     })?;
     let now = now_ms();
     let mut sheet = Sheet::default();
+    builder_lines(&mut sheet, &builder, job.as_ref(), now);
+    if let Some(job) = &job {
+        job_lines(&mut sheet, job, now);
+    }
+    sheet.table("builds", "Latest builds", builds::table(&past, now));
+    sheet.table("events", "Latest events", status::events(&events, now));
+    if let Some(tail) = job.and_then(|job| job.logtail) {
+        sheet.lines("logtail", "End of the log", &tail);
+    }
+    screen.sheet(&sheet)
+}
+
+fn builder_lines(sheet: &mut Sheet, builder: &Builder, job: Option<&Job>, now: i64) {
     sheet.line("name", "Name", Cell::text(&builder.name));
     sheet.line_if_any("title", "Title", Cell::text(&builder.title));
-    let line = status::line(&builder, job.as_ref(), now);
+    let line = status::line(builder, job, now);
     sheet.line("status", "Status", Cell::text(line));
     sheet.line("url", "URL", Cell::text(shown_url(&builder.url)));
     let processors = builder.processors.iter().map(|one| &one.name);
@@ -104,47 +119,23 @@ pub(super) fn show(site: &Site, screen: Screen, name: &str) -> Result<(), Error>
     sheet.line_if_any("vm_host", "VM host", Cell::maybe(builder.vm_host.as_ref()));
     sheet.line_if_any("reset", "Reset", Cell::maybe(builder.reset));
     sheet.line_if_any("version", "Version", Cell::maybe(builder.version.as_ref()));
-    sheet.line_if_any(
-        "failnotes",
-        "Notes",
-        Cell::maybe(builder.failnotes.as_ref()),
-    );
-    sheet.line(
-        "failure_count",
-        "Failures",
-        Cell::number(builder.failure_count),
-    );
-    let clean = format!(
-        "{} for {}",
-        builder.clean,
-        units::span(now - builder.clean_changed_at)
-    );
-    sheet.line(
-        "clean_status",
-        "State",
-        Cell::new(clean, builder.clean.word()),
-    );
-    sheet.line(
-        "scanned_by",
-        "Scanned by",
-        Cell::maybe(scanned_by(&builder, now)),
-    );
-    if let Some(job) = &job {
-        sheet.line("build", "Build", Cell::number(job.build));
-        sheet.line("build_title", "Title of it", Cell::text(&job.name));
-        sheet.line("cookie", "Cookie", Cell::text(job.cookie()));
-        sheet.line(
-            "started_at",
-            "Started",
-            Cell::ago(Some(job.started_at), now),
-        );
-        let cancelling = job.status == JobStatus::Cancelling;
-        sheet.line_if_any("cancelling", "Cancelling", Cell::flag(cancelling));
-    }
-    sheet.table("builds", "Latest builds", builds::table(&past, now));
-    sheet.table("events", "Latest events", status::events(&events, now));
-    if let Some(tail) = job.and_then(|job| job.logtail) {
-        sheet.lines("logtail", "End of the log", &tail);
-    }
-    screen.sheet(&sheet)
+    let notes = Cell::maybe(builder.failnotes.as_ref());
+    sheet.line_if_any("failnotes", "Notes", notes);
+    let failures = Cell::number(builder.failure_count);
+    sheet.line("failure_count", "Failures", failures);
+    let age = units::span(now - builder.clean_changed_at);
+    let clean = Cell::new(format!("{} for {age}", builder.clean), builder.clean.word());
+    sheet.line("clean_status", "State", clean);
+    let owner = Cell::maybe(scanned_by(builder, now));
+    sheet.line("scanned_by", "Scanned by", owner);
+}
+
+fn job_lines(sheet: &mut Sheet, job: &Job, now: i64) {
+    sheet.line("build", "Build", Cell::number(job.build));
+    sheet.line("build_title", "Title of it", Cell::text(&job.name));
+    sheet.line("cookie", "Cookie", Cell::text(job.cookie()));
+    let started = Cell::ago(Some(job.started_at), now);
+    sheet.line("started_at", "Started", started);
+    let cancelling = job.status == JobStatus::Cancelling;
+    sheet.line_if_any("cancelling", "Cancelling", Cell::flag(cancelling));
 }

@@ -2,7 +2,7 @@
 
 use super::lookup::find_series;
 use super::open::Site;
-use super::screen::{Screen, note};
+use super::screen::{Screen, stderr_line};
 use super::table::{Cell, Column, Table, column, folding, hidden};
 use super::{Error, units};
 use crate::master::model::BuildState;
@@ -72,7 +72,7 @@ fn list(site: &Site, screen: Screen, wanted: &Args) -> Result<(), Error> {
     };
     screen.table(&table(shown, now_ms()), "no such builds")?;
     if shown.len() < found.len() && wanted.limit.is_none() {
-        note(format_args!("there are more: --limit 0 shows all"));
+        stderr_line(format_args!("there are more: --limit 0 shows all"));
     }
     Ok(())
 }

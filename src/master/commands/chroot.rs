@@ -11,7 +11,7 @@ use super::Error;
 use super::lookup::{find_architecture, find_series, refuse};
 use super::open::Site;
 use super::screen::Screen;
-use super::table::{Cell, Table, column, folding};
+use super::table::{Cell, Column, Table, column, folding};
 use crate::librarian::{self, Uploader, alias_url};
 use crate::master::model::Pocket;
 use crate::master::rows::files::{self, Content, File};
@@ -66,25 +66,32 @@ pub(super) fn run(verb: Verb, site: &Site, screen: Screen) -> Result<bool, Error
             series,
             arch,
             pocket,
-        } => {
-            let full = site.db.write(|tx| {
-                let series = find_series(tx, &series)?;
-                let found = find_architecture(tx, &series, &arch)?;
-                match series::remove_chroot(tx, found.id, pocket)? {
-                    true => Ok(series.full_name()),
-                    false => Err(refuse(format!(
-                        "{} {arch} has no chroot of its own for {pocket}",
-                        series.full_name()
-                    ))),
-                }
-            })?;
-            let json = json!({"series": full, "arch": arch, "pocket": pocket.word()});
-            let sentence = format!("{full} {arch} has no chroot for {pocket} any more");
-            screen.done(sentence, &json)?;
-        }
+        } => remove(site, screen, (&series, &arch), pocket)?,
         Verb::List { series } => list(site, screen, series.as_deref())?,
     }
     Ok(true)
+}
+
+fn remove(
+    site: &Site,
+    screen: Screen,
+    (series, arch): (&str, &str),
+    pocket: Pocket,
+) -> Result<(), Error> {
+    let full = site.db.write(|tx| {
+        let series = find_series(tx, series)?;
+        let found = find_architecture(tx, &series, arch)?;
+        match series::remove_chroot(tx, found.id, pocket)? {
+            true => Ok(series.full_name()),
+            false => Err(refuse(format!(
+                "{} {arch} has no chroot of its own for {pocket}",
+                series.full_name()
+            ))),
+        }
+    })?;
+    let json = json!({"series": full, "arch": arch, "pocket": pocket.word()});
+    let sentence = format!("{full} {arch} has no chroot for {pocket} any more");
+    screen.done(sentence, &json)
 }
 
 fn set(
@@ -139,17 +146,19 @@ fn usable(file: Option<File>, alias: i64) -> Result<File, String> {
     }
 }
 
+const COLUMNS: &[Column] = &[
+    column("series", "SERIES"),
+    column("arch", "ARCH"),
+    column("pocket", "POCKET"),
+    column("alias", "ALIAS"),
+    folding("filename", "FILE"),
+    column("size", "SIZE"),
+    folding("sha1", "SHA-1"),
+    column("updated_at", "AGE"),
+];
+
 fn list(site: &Site, screen: Screen, series: Option<&str>) -> Result<(), Error> {
-    let mut table = Table::new(&[
-        column("series", "SERIES"),
-        column("arch", "ARCH"),
-        column("pocket", "POCKET"),
-        column("alias", "ALIAS"),
-        folding("filename", "FILE"),
-        column("size", "SIZE"),
-        folding("sha1", "SHA-1"),
-        column("updated_at", "AGE"),
-    ]);
+    let mut table = Table::new(COLUMNS);
     let (all, architectures, chroots) = site.db.read(|tx| {
         let all = match series {
             Some(word) => vec![find_series(tx, word)?],

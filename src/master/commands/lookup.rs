@@ -50,9 +50,14 @@ pub(super) fn find_distribution(tx: &mut Tx<'_>, word: &str) -> Result<i64, db::
     if let Some((id, _)) = all.iter().find(|(_, name)| name == word) {
         return Ok(*id);
     }
-    let there = all.into_iter().map(|(_, name)| name).collect();
-    let make = format!("`master series add {word} SERIES` makes one");
-    Err(refuse(names::unknown("distribution", word, there, &make)))
+    let existing = all.into_iter().map(|(_, name)| name).collect();
+    let hint = format!("`master series add {word} SERIES` makes one");
+    Err(refuse(names::unknown(
+        "distribution",
+        word,
+        existing,
+        &hint,
+    )))
 }
 
 /// Finds a build.
@@ -71,13 +76,13 @@ pub(super) fn find_builder(
     name: &str,
 ) -> Result<(Builder, Option<Job>), db::Error> {
     let mut all = builders::all(tx)?;
-    let there = all.iter().filter(|(builder, _)| builder.active);
-    let there: Vec<String> = there.map(|(builder, _)| builder.name.clone()).collect();
+    let active = all.iter().filter(|(builder, _)| builder.active);
+    let existing: Vec<String> = active.map(|(builder, _)| builder.name.clone()).collect();
     match all.iter().position(|(builder, _)| builder.name == name) {
-        Some(place) => Ok(all.swap_remove(place)),
+        Some(index) => Ok(all.swap_remove(index)),
         None => {
-            let make = "`master builder add NAME URL` makes one";
-            Err(refuse(names::unknown("builder", name, there, make)))
+            let hint = "`master builder add NAME URL` makes one";
+            Err(refuse(names::unknown("builder", name, existing, hint)))
         }
     }
 }

@@ -64,11 +64,11 @@ pub(crate) struct Args {
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
-    noun: Noun,
+    command: Command,
 }
 
 #[derive(Debug, Subcommand)]
-enum Noun {
+enum Command {
     /// Manage series of distributions
     #[command(subcommand)]
     Series(series::Verb),
@@ -106,7 +106,7 @@ enum Noun {
 impl Args {
     /// Tells whether the command makes files that the farm's user must be able to write.
     fn owns_files(&self) -> bool {
-        matches!(self.noun, Noun::Scan(_) | Noun::Run(_))
+        matches!(self.command, Command::Scan(_) | Command::Run(_))
     }
 }
 
@@ -157,7 +157,7 @@ pub(crate) fn run(args: Args) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            screen::note(format_args!("buildd-slave: {error}"));
+            screen::stderr_line(format_args!("buildd-slave: {error}"));
             ExitCode::FAILURE
         }
     }
@@ -172,19 +172,19 @@ fn dispatch(args: Args) -> Result<bool, Error> {
     }
     let file = args.config.file.as_deref();
     let open = || open::Site::open(file);
-    match args.noun {
-        Noun::Series(given) => series::run(given, &open()?, screen),
-        Noun::Arch(given) => arch::run(given, &open()?, screen),
-        Noun::Chroot(given) => chroot::run(given, &open()?, screen),
-        Noun::Archive(given) => archive::run(given, &open()?, screen),
-        Noun::Builder(given) => builder::run(given, &open()?, screen),
-        Noun::Submit(given) => submit::run(given, &open()?, screen),
-        Noun::Queue(given) => queue::run(given, &open()?, screen),
-        Noun::Builds(given) => builds::run(&given, &open()?, screen),
-        Noun::Build(verb) => build::run(verb, &open()?, screen),
-        Noun::Published(given) => published::run(given, &open()?, screen),
-        Noun::RetryDepwait(given) => published::run_retry(&given, &open()?, screen),
-        Noun::Scan(_) => run::scan(open()?),
-        Noun::Run(given) => run::run(&given, open::Site::open_patiently(file)?),
+    match args.command {
+        Command::Series(verb) => series::run(verb, &open()?, screen),
+        Command::Arch(verb) => arch::run(verb, &open()?, screen),
+        Command::Chroot(verb) => chroot::run(verb, &open()?, screen),
+        Command::Archive(verb) => archive::run(verb, &open()?, screen),
+        Command::Builder(verb) => builder::run(verb, &open()?, screen),
+        Command::Submit(args) => submit::run(args, &open()?, screen),
+        Command::Queue(args) => queue::run(args, &open()?, screen),
+        Command::Builds(args) => builds::run(&args, &open()?, screen),
+        Command::Build(verb) => build::run(verb, &open()?, screen),
+        Command::Published(verb) => published::run(verb, &open()?, screen),
+        Command::RetryDepwait(args) => published::run_retry(&args, &open()?, screen),
+        Command::Scan(_) => run::scan(open()?),
+        Command::Run(args) => run::run(&args, open::Site::open_and_wait(file)?),
     }
 }

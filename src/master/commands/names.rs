@@ -8,7 +8,7 @@ use crate::master::model::Archive;
 use crate::master::rows::series::{ArchSeries, Series};
 
 /// Names that are shown of those there are.
-const SHOWN: usize = 12;
+const MAX_NAMES: usize = 12;
 
 /// Finds the series that `word` means: its name, or `DISTRIBUTION/SERIES`.
 pub(super) fn series<'a>(all: &'a [Series], word: &str) -> Result<&'a Series, String> {
@@ -23,8 +23,8 @@ pub(super) fn series<'a>(all: &'a [Series], word: &str) -> Result<&'a Series, St
                 true => series.full_name(),
                 false => series.name.clone(),
             });
-            let make = "`master series add DISTRIBUTION SERIES` makes one";
-            Err(unknown("series", word, names.collect(), make))
+            let hint = "`master series add DISTRIBUTION SERIES` makes one";
+            Err(unknown("series", word, names.collect(), hint))
         }
         _ => {
             let names: Vec<String> = named.iter().map(|series| series.full_name()).collect();
@@ -45,9 +45,9 @@ pub(super) fn architecture<'a>(
     let of_series = || all.iter().filter(|arch| arch.series_id == series.id);
     of_series().find(|arch| arch.tag == word).ok_or_else(|| {
         let what = format!("architecture of {}", series.name);
-        let make = format!("`master arch add {} ARCH` makes one", series.full_name());
+        let hint = format!("`master arch add {} ARCH` makes one", series.full_name());
         let tags = of_series().map(|arch| arch.tag.clone()).collect();
-        unknown(&what, word, tags, &make)
+        unknown(&what, word, tags, &hint)
     })
 }
 
@@ -57,21 +57,21 @@ pub(super) fn archive<'a>(
     distribution: &str,
     word: &str,
 ) -> Result<&'a Archive, String> {
-    let of = || all.iter().filter(|one| one.distribution == distribution);
-    if let Some(found) = of().find(|archive| archive.short_name() == word) {
+    let candidates = || all.iter().filter(|one| one.distribution == distribution);
+    if let Some(found) = candidates().find(|archive| archive.short_name() == word) {
         return Ok(found);
     }
     // Without its owner, if that is clear enough.
-    match of()
+    match candidates()
         .filter(|archive| archive.name == word)
         .collect::<Vec<_>>()[..]
     {
         [archive] => Ok(archive),
         [] => {
-            let names = of().map(Archive::short_name).collect();
-            let make = format!("`master archive add {distribution} NAME` makes one");
+            let names = candidates().map(Archive::short_name).collect();
+            let hint = format!("`master archive add {distribution} NAME` makes one");
             let what = format!("archive of {distribution}");
-            Err(unknown(&what, word, names, &make))
+            Err(unknown(&what, word, names, &hint))
         }
         ref several => {
             let names: Vec<String> = several.iter().map(|one| one.short_name()).collect();
@@ -84,8 +84,8 @@ pub(super) fn archive<'a>(
 }
 
 /// Says that there is no such thing, what there is, and how to make one.
-pub(super) fn unknown(what: &str, word: &str, there: Vec<String>, make: &str) -> String {
-    let likeliest = there
+pub(super) fn unknown(what: &str, word: &str, existing: Vec<String>, hint: &str) -> String {
+    let likeliest = existing
         .iter()
         .map(|name| (distance(word, name), name))
         .min()
@@ -94,14 +94,22 @@ pub(super) fn unknown(what: &str, word: &str, there: Vec<String>, make: &str) ->
         Some((_, name)) => format!("; did you mean {name}?"),
         None => String::new(),
     };
-    let shown: Vec<&str> = there.iter().take(SHOWN).map(String::as_str).collect();
-    let there_is = match there.len() {
-        0 => format!("there is none yet; {make}"),
+    let shown: Vec<&str> = existing
+        .iter()
+        .take(MAX_NAMES)
+        .map(String::as_str)
+        .collect();
+    let list = match existing.len() {
+        0 => format!("there is none yet; {hint}"),
         1 => format!("there is {}", shown.join(", ")),
-        2..=SHOWN => format!("there are {}", shown.join(", ")),
-        more => format!("there are {} and {} more", shown.join(", "), more - SHOWN),
+        2..=MAX_NAMES => format!("there are {}", shown.join(", ")),
+        more => format!(
+            "there are {} and {} more",
+            shown.join(", "),
+            more - MAX_NAMES
+        ),
     };
-    format!("no {what} {word:?}{guess} ({there_is})")
+    format!("no {what} {word:?}{guess} ({list})")
 }
 
 /// Counts the letters to change, add, leave out or swap with their neighbour.

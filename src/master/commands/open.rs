@@ -31,7 +31,7 @@ impl Site {
 
     /// The same for who stays: a database that is lost is waited for, and what of the configuration
     /// has no effect is told.
-    pub(super) fn open_patiently(config: Option<&Path>) -> Result<Self, Error> {
+    pub(super) fn open_and_wait(config: Option<&Path>) -> Result<Self, Error> {
         Self::open_for(config, |(farm, warnings)| {
             warnings.iter().for_each(|warning| log::warn!("{warning}"));
             farm.database.patience
@@ -40,14 +40,14 @@ impl Site {
 
     fn open_for(
         config: Option<&Path>,
-        patience: impl Fn(&(Farm, Vec<Warning>)) -> Duration,
+        timeout: impl Fn(&(Farm, Vec<Warning>)) -> Duration,
     ) -> Result<Self, Error> {
         let loaded = config_file::load_farm(config)?;
-        let patience = patience(&loaded);
+        let timeout = timeout(&loaded);
         let (farm, _) = loaded;
         let url = farm.database.url.expose();
-        make_database(url, &farm.user);
-        let db = Db::open_with_retry(url, patience)
+        create_database(url, &farm.user);
+        let db = Db::open_with_retry(url, timeout)
             .map_err(|error| Error::NoDatabase(error.to_string()))?;
         Ok(Self { farm, db })
     }
@@ -60,7 +60,7 @@ impl Site {
 
 /// Makes a database file that is not there yet the property of the farm's user. What goes wrong
 /// here, opening it says better.
-fn make_database(url: &str, user: &str) {
+fn create_database(url: &str, user: &str) {
     let path = url.strip_prefix("sqlite:").unwrap_or(url);
     let path = Path::new(path.strip_prefix("//").unwrap_or(path));
     if !user::am_root() || url.starts_with("postgres") || path.exists() {
@@ -74,11 +74,11 @@ fn make_database(url: &str, user: &str) {
         .create_new(true)
         .mode(0o640)
         .open(path);
-    let given = file.and_then(|file| {
+    let result = file.and_then(|file| {
         let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
         fchown(&file, Some(uid), Some(gid))
     });
-    if let Err(error) = given
+    if let Err(error) = result
         && error.kind() == io::ErrorKind::PermissionDenied
     {
         log::warn!("{}: {error}", path.display());

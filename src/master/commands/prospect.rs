@@ -12,7 +12,7 @@ use crate::master::rows::{lists, series};
 use super::lookup::find_build;
 
 /// Jobs ahead that are named.
-const NAMED: usize = 3;
+const SHOWN_AHEAD: usize = 3;
 
 /// Returns when a build that waits will start, if that can be said.
 pub(super) fn starts_at(
@@ -56,7 +56,7 @@ impl Prospect {
                 starts_at: None,
             });
         };
-        let me = QueuedJob {
+        let this_job = QueuedJob {
             id: job.id,
             score: job.score,
             estimated_ms: job.estimated_ms,
@@ -67,7 +67,7 @@ impl Prospect {
         let queue: Vec<QueuedJob> = rivals.iter().map(|(waiting, _)| *waiting).collect();
         let ahead = rivals
             .iter()
-            .filter(|(waiting, _)| waiting.goes_before(&me));
+            .filter(|(waiting, _)| waiting.goes_before(&this_job));
         let ahead = ahead
             .map(|(waiting, build)| (*build, waiting.score))
             .collect();
@@ -80,7 +80,7 @@ impl Prospect {
             .filter(|(builder, _)| pool.contains(builder))
             .map(|(_, running)| running)
             .collect();
-        let starts_at = estimate::starts_at(now, &me, &queue, &running, pool.len());
+        let starts_at = estimate::starts_at(now, &this_job, &queue, &running, pool.len());
         Ok(Self {
             builders,
             ahead,
@@ -93,7 +93,7 @@ impl Prospect {
 pub(super) fn facts(tx: &mut Tx<'_>, build: &Build, now: i64) -> Result<Facts, db::Error> {
     let prospect = Prospect::of(tx, build, now)?;
     let mut best_ahead = Vec::new();
-    for (id, score) in prospect.ahead.iter().take(NAMED) {
+    for (id, score) in prospect.ahead.iter().take(SHOWN_AHEAD) {
         best_ahead.push((find_build(tx, *id)?.name.to_string(), *score));
     }
     let architectures = series::architectures(tx)?;

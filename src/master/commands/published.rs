@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 
 use super::lookup::{find_architecture, find_archive, find_series};
 use super::open::Site;
-use super::screen::{Screen, note};
+use super::screen::{Screen, stderr_line};
 use super::series::PRIMARY;
-use super::table::{Cell, Table, column};
+use super::table::{Cell, Column, Table, column};
 use super::{Error, units};
 use crate::dpkg::control::Paragraph;
 use crate::master::queue;
@@ -21,7 +21,7 @@ use crate::master::rows::series;
 use crate::sys::clock::now_ms;
 
 /// Binaries stored in one transaction.
-const AT_ONCE: usize = 2000;
+const BATCH: usize = 2000;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -36,61 +36,61 @@ by itself.";
 #[command(after_help = EXAMPLES)]
 pub(super) enum Verb {
     /// Tell what is in an archive
-    Add {
-        series: String,
-        arch: String,
-        /// A Packages file, unpacked; - reads standard input
-        packages: PathBuf,
-        #[arg(long, default_value = PRIMARY)]
-        archive: String,
-        /// Theirs [default: what is before the slash of their section, else main]
-        #[arg(long)]
-        component: Option<String>,
-    },
+    Add(Add),
     /// Count what is known
     List,
 }
 
+#[derive(Debug, clap::Args)]
+pub(super) struct Add {
+    series: String,
+    arch: String,
+    /// A Packages file, unpacked; - reads standard input
+    packages: PathBuf,
+    #[arg(long, default_value = PRIMARY)]
+    archive: String,
+    /// Theirs [default: what is before the slash of their section, else main]
+    #[arg(long)]
+    component: Option<String>,
+}
+
 pub(super) fn run(verb: Verb, site: &Site, screen: Screen) -> Result<bool, Error> {
     match verb {
-        Verb::Add {
-            series,
-            arch,
-            packages,
-            archive,
-            component,
-        } => {
-            let (full, arch_series, archive) = site.db.read(|tx| {
-                let series = find_series(tx, &series)?;
-                let found = find_architecture(tx, &series, &arch)?;
-                let archive = find_archive(tx, &series.distribution, &archive)?;
-                Ok((series.full_name(), found.id, archive))
-            })?;
-            let text = read(&packages)?;
-            let (binaries, strangers) = parse(&text, &arch, component.as_deref())
-                .map_err(|wrong| Error::Refused(format!("{}: {wrong}", packages.display())))?;
-            let now = now_ms();
-            for some in binaries.chunks(AT_ONCE) {
-                site.db.write(|tx| {
-                    archives::publish(tx, arch_series, archive.id, some, Known::Update, now)
-                })?;
-            }
-            if strangers > 0 {
-                note(format_args!(
-                    "{} of other architectures passed over",
-                    units::count(strangers, "package")
-                ));
-            }
-            let name = archive.short_name();
-            let count = units::count(binaries.len(), "package");
-            let json = json!({"series": full, "arch": arch, "archive": name,
-                "packages": binaries.len(), "passed_over": strangers});
-            let sentence = format!("{count} known in {name} for {full} {arch}");
-            screen.done(sentence, &json)?;
-        }
+        Verb::Add(args) => add(&args, site, screen)?,
         Verb::List => list(site, screen)?,
     }
     Ok(true)
+}
+
+fn add(args: &Add, site: &Site, screen: Screen) -> Result<(), Error> {
+    let arch = &args.arch;
+    let (full, arch_series, archive) = site.db.read(|tx| {
+        let series = find_series(tx, &args.series)?;
+        let found = find_architecture(tx, &series, arch)?;
+        let archive = find_archive(tx, &series.distribution, &args.archive)?;
+        Ok((series.full_name(), found.id, archive))
+    })?;
+    let text = read(&args.packages)?;
+    let (binaries, skipped) = parse(&text, arch, args.component.as_deref())
+        .map_err(|error| Error::Refused(format!("{}: {error}", args.packages.display())))?;
+    let now = now_ms();
+    for batch in binaries.chunks(BATCH) {
+        site.db.write(|tx| {
+            archives::publish(tx, arch_series, archive.id, batch, Known::Update, now)
+        })?;
+    }
+    if skipped > 0 {
+        stderr_line(format_args!(
+            "{} of other architectures passed over",
+            units::count(skipped, "package")
+        ));
+    }
+    let name = archive.short_name();
+    let count = units::count(binaries.len(), "package");
+    let json = json!({"series": full, "arch": arch, "archive": name,
+        "packages": binaries.len(), "passed_over": skipped});
+    let sentence = format!("{count} known in {name} for {full} {arch}");
+    screen.done(sentence, &json)
 }
 
 fn read(path: &Path) -> Result<String, Error> {
@@ -107,7 +107,7 @@ fn read(path: &Path) -> Result<String, Error> {
 /// Reads a Packages file: each binary once, and how many were for another architecture.
 fn parse(text: &str, arch: &str, component: Option<&str>) -> Result<(Vec<Binary>, usize), String> {
     let mut binaries = BTreeMap::new();
-    let mut strangers = 0;
+    let mut skipped = 0;
     for (number, one) in text.split("\n\n").enumerate() {
         if one.trim().is_empty() {
             continue;
@@ -121,7 +121,7 @@ fn parse(text: &str, arch: &str, component: Option<&str>) -> Result<(Vec<Binary>
             ));
         };
         if field("Architecture").is_some_and(|of| of != arch && of != "all") {
-            strangers += 1;
+            skipped += 1;
             continue;
         }
         let section = field("Section").unwrap_or_default();
@@ -137,7 +137,7 @@ fn parse(text: &str, arch: &str, component: Option<&str>) -> Result<(Vec<Binary>
         };
         binaries.insert((name, version), binary);
     }
-    Ok((binaries.into_values().collect(), strangers))
+    Ok((binaries.into_values().collect(), skipped))
 }
 
 /// Returns the component that a section names: `contrib` of `contrib/utils`.
@@ -148,6 +148,15 @@ pub(super) fn component_of(section: &str) -> &str {
     }
 }
 
+const COLUMNS: &[Column] = &[
+    column("archive", "ARCHIVE"),
+    column("series", "SERIES"),
+    column("arch", "ARCH"),
+    column("component", "COMPONENT"),
+    column("packages", "PACKAGES"),
+    column("updated_at", "AGE"),
+];
+
 fn list(site: &Site, screen: Screen) -> Result<(), Error> {
     let (published, all, architectures, archives) = site.db.read(|tx| {
         Ok((
@@ -157,14 +166,7 @@ fn list(site: &Site, screen: Screen) -> Result<(), Error> {
             archives::all(tx)?,
         ))
     })?;
-    let mut table = Table::new(&[
-        column("archive", "ARCHIVE"),
-        column("series", "SERIES"),
-        column("arch", "ARCH"),
-        column("component", "COMPONENT"),
-        column("packages", "PACKAGES"),
-        column("updated_at", "AGE"),
-    ]);
+    let mut table = Table::new(COLUMNS);
     let now = now_ms();
     for one in published {
         let arch = architectures
@@ -211,13 +213,13 @@ pub(super) fn run_retry(args: &RetryArgs, site: &Site, screen: Screen) -> Result
     }
     if !screen.json {
         let would = if args.dry_run { "would go" } else { "went" };
-        note(format_args!(
+        stderr_line(format_args!(
             "{} {would} to the queue, {} still waiting",
             units::count(report.retried.len(), "build"),
             report.still
         ));
         for build in &report.unreadable {
-            note(format_args!(
+            stderr_line(format_args!(
                 "build {build}: what it waits for cannot be read; `master retry {build}` sends it on"
             ));
         }
@@ -243,7 +245,7 @@ mod tests {
                     Section: contrib/libs\n\nPackage: foo-doc\nArchitecture: all\nVersion: 2\n\
                     Description: x\n y\n\nPackage: libfoo\nVersion: 1-1\nArchitecture: i386\n\n\
                     Package: other\nVersion: 1\nArchitecture: hppa\n\n";
-        let (binaries, strangers) = parse(text, "i386", None).unwrap();
+        let (binaries, skipped) = parse(text, "i386", None).unwrap();
         let shown: Vec<String> = binaries
             .iter()
             .map(|one| {
@@ -254,7 +256,7 @@ mod tests {
             })
             .collect();
         assert_eq!(shown, ["foo-doc=2/main foo-doc", "libfoo=1-1/main libfoo"]);
-        assert_eq!(strangers, 1);
+        assert_eq!(skipped, 1);
         let (binaries, _) = parse(text, "i386", Some("universe")).unwrap();
         assert!(binaries.iter().all(|one| one.component == "universe"));
         let wrong = parse("\u{1f}\u{8b}junk: x", "i386", None).unwrap_err();

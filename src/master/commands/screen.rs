@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::Error;
 use super::table::{Sheet, Table, printable};
+use crate::sys::stderr;
 
 /// Where results go, and in which form.
 #[derive(Clone, Copy, Debug)]
@@ -36,27 +37,27 @@ impl Screen {
     /// Shows rows; if there are none, people are told so.
     pub(super) fn table(&self, table: &Table, none: &str) -> Result<(), Error> {
         if self.json {
-            return self.value(&table.json());
+            return self.print_json(&table.json());
         }
         if table.is_empty() {
-            note(none);
+            stderr_line(none);
         }
-        out(&table.text(self.width))
+        print(&table.text(self.width))
     }
 
     /// Shows what there is to say of one thing.
     pub(super) fn sheet(&self, sheet: &Sheet) -> Result<(), Error> {
         match self.json {
-            true => self.value(&sheet.json()),
-            false => out(&sheet.text(self.width)),
+            true => self.print_json(&sheet.json()),
+            false => print(&sheet.text(self.width)),
         }
     }
 
     /// Tells what was done: a sentence for people, an object for programs.
     pub(super) fn done(&self, sentence: impl Display, json: &Value) -> Result<(), Error> {
         match self.json {
-            true => self.value(json),
-            false => out(&format!("{}\n", printable(&sentence.to_string()))),
+            true => self.print_json(json),
+            false => print(&format!("{}\n", printable(&sentence.to_string()))),
         }
     }
 
@@ -64,20 +65,20 @@ impl Screen {
     pub(super) fn line(&self, text: impl Display) -> Result<(), Error> {
         match self.json {
             true => Ok(()),
-            false => out(&format!("{}\n", printable(&text.to_string()))),
+            false => print(&format!("{}\n", printable(&text.to_string()))),
         }
     }
 
-    fn value(&self, json: &Value) -> Result<(), Error> {
+    fn print_json(&self, json: &Value) -> Result<(), Error> {
         let text = match self.width {
             Some(_) => format!("{json:#}\n"),
             None => format!("{json}\n"),
         };
-        out(&text)
+        print(&text)
     }
 }
 
-fn out(text: &str) -> Result<(), Error> {
+fn print(text: &str) -> Result<(), Error> {
     let mut stdout = io::stdout().lock();
     stdout
         .write_all(text.as_bytes())
@@ -86,6 +87,6 @@ fn out(text: &str) -> Result<(), Error> {
 }
 
 /// Writes a line to stderr; nothing is to be done when that fails.
-pub(super) fn note(text: impl Display) {
-    let _ = writeln!(io::stderr().lock(), "{}", printable(&text.to_string()));
+pub(super) fn stderr_line(text: impl Display) {
+    stderr::line(printable(&text.to_string()));
 }

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::lookup::{find_architecture, find_series, refuse};
 use super::open::Site;
 use super::screen::Screen;
-use super::table::{Cell, Table, column, folding};
+use super::table::{Cell, Column, Table, column, folding};
 use super::{Error, names};
 use crate::db::{self, Tx};
 use crate::master::model::Archive;
@@ -49,18 +49,21 @@ pub(super) enum Verb {
         nominated: Option<String>,
     },
     /// Change a series
-    Set {
-        series: String,
-        #[arg(long)]
-        status: Option<SeriesStatus>,
-        #[arg(long)]
-        version: Option<String>,
-        /// Where packages for all architectures are built
-        #[arg(long, value_name = "ARCH")]
-        nominated: Option<String>,
-    },
+    Set(Set),
     /// List the series
     List,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Set {
+    series: String,
+    #[arg(long)]
+    status: Option<SeriesStatus>,
+    #[arg(long)]
+    version: Option<String>,
+    /// Where packages for all architectures are built
+    #[arg(long, value_name = "ARCH")]
+    nominated: Option<String>,
 }
 
 pub(super) fn run(verb: Verb, site: &Site, screen: Screen) -> Result<bool, Error> {
@@ -87,36 +90,33 @@ pub(super) fn run(verb: Verb, site: &Site, screen: Screen) -> Result<bool, Error
             let json = json!({"id": added.id, "series": full, "status": status.word()});
             screen.done(format_args!("{full} is added, {status}; {next}"), &json)?;
         }
-        Verb::Set {
-            series: word,
-            status,
-            version,
-            nominated,
-        } => {
-            let changed = site.db.write(|tx| {
-                let mut series = find_series(tx, &word)?;
-                if let Some(tag) = &nominated {
-                    series.nominated = Some(find_architecture(tx, &series, tag)?.tag);
-                }
-                series.status = status.unwrap_or(series.status);
-                series.version = version.clone().unwrap_or(series.version);
-                series::set(tx, &series)?;
-                Ok(series)
-            })?;
-            let json = json!({"id": changed.id, "series": changed.full_name(),
-                "status": changed.status.word(), "version": &changed.version,
-                "nominated": &changed.nominated});
-            let nominated = changed.nominated.as_deref().unwrap_or("no architecture");
-            let sentence = format!(
-                "{} is {}; {nominated} is nominated",
-                changed.full_name(),
-                changed.status
-            );
-            screen.done(sentence, &json)?;
-        }
+        Verb::Set(args) => set(&args, site, screen)?,
         Verb::List => list(site, screen)?,
     }
     Ok(true)
+}
+
+fn set(args: &Set, site: &Site, screen: Screen) -> Result<(), Error> {
+    let changed = site.db.write(|tx| {
+        let mut series = find_series(tx, &args.series)?;
+        if let Some(tag) = &args.nominated {
+            series.nominated = Some(find_architecture(tx, &series, tag)?.tag);
+        }
+        series.status = args.status.unwrap_or(series.status);
+        series.version = args.version.clone().unwrap_or(series.version);
+        series::set(tx, &series)?;
+        Ok(series)
+    })?;
+    let json = json!({"id": changed.id, "series": changed.full_name(),
+        "status": changed.status.word(), "version": &changed.version,
+        "nominated": &changed.nominated});
+    let nominated = changed.nominated.as_deref().unwrap_or("no architecture");
+    let sentence = format!(
+        "{} is {}; {nominated} is nominated",
+        changed.full_name(),
+        changed.status
+    );
+    screen.done(sentence, &json)
 }
 
 fn add(tx: &mut Tx<'_>, series: &Series) -> Result<Series, db::Error> {
@@ -159,18 +159,20 @@ fn add(tx: &mut Tx<'_>, series: &Series) -> Result<Series, db::Error> {
     Ok(series)
 }
 
+const COLUMNS: &[Column] = &[
+    column("distribution", "DISTRIBUTION"),
+    column("series", "SERIES"),
+    column("version", "VERSION"),
+    column("status", "STATUS"),
+    column("nominated", "NOMINATED"),
+    folding("architectures", "ARCHITECTURES"),
+];
+
 fn list(site: &Site, screen: Screen) -> Result<(), Error> {
     let (all, architectures) = site
         .db
         .read(|tx| Ok((series::all(tx)?, series::architectures(tx)?)))?;
-    let mut table = Table::new(&[
-        column("distribution", "DISTRIBUTION"),
-        column("series", "SERIES"),
-        column("version", "VERSION"),
-        column("status", "STATUS"),
-        column("nominated", "NOMINATED"),
-        folding("architectures", "ARCHITECTURES"),
-    ]);
+    let mut table = Table::new(COLUMNS);
     for series in all {
         let tags = architectures
             .iter()

@@ -1,17 +1,25 @@
 //! What is a builder doing, in one line; and what else is shown of builders and builds alike.
 
-use super::table::{Cell, Table, column, folding, hidden, printable};
+use super::table::{Cell, Column, Table, column, folding, hidden, printable};
 use super::units;
+use crate::db::{self, Tx};
 use crate::master::model::CleanStatus;
 use crate::master::rows::builders::{Builder, Job};
 use crate::master::rows::events::Event;
+use crate::master::rows::registry;
+use crate::sys::clock::now_ms;
 use crate::sys::user;
 
 /// Longest silence of a process of the farm before it counts as gone, in ms.
-pub(super) const ALIVE_MS: i64 = 60_000;
+const MASTER_TIMEOUT_MS: i64 = 60_000;
 /// What is said when something is waited for and nothing can come of it.
-pub(super) const NOBODY: &str =
+pub(super) const NO_MASTER: &str =
     "no `buildd-slave master run` is at work: nothing happens before one is";
+
+/// Tells whether a process of `master run` has written its heartbeat lately.
+pub(super) fn is_master_alive(tx: &mut Tx<'_>) -> Result<bool, db::Error> {
+    registry::is_anybody_there(tx, now_ms() - MASTER_TIMEOUT_MS)
+}
 
 /// Returns what a builder is doing: `Idle`, `Building <title> 5 min`, `Disabled: <notes>`.
 pub(super) fn line(builder: &Builder, job: Option<&Job>, now: i64) -> String {
@@ -38,14 +46,16 @@ pub(super) fn line(builder: &Builder, job: Option<&Job>, now: i64) -> String {
     format!("{doing}{manual}")
 }
 
+const EVENT_COLUMNS: &[Column] = &[
+    column("at", "AGO"),
+    hidden("level"),
+    column("kind", "WHAT"),
+    folding("message", "MESSAGE"),
+];
+
 /// Returns the rows of a history, which is the newest first, in the order things happened.
 pub(super) fn events(events: &[Event], now: i64) -> Table {
-    let mut table = Table::new(&[
-        column("at", "AGO"),
-        hidden("level"),
-        column("kind", "WHAT"),
-        folding("message", "MESSAGE"),
-    ]);
+    let mut table = Table::new(EVENT_COLUMNS);
     for event in events.iter().rev() {
         table.row(vec![
             Cell::ago(Some(event.at), now),
@@ -58,7 +68,7 @@ pub(super) fn events(events: &[Event], now: i64) -> Table {
 }
 
 /// Returns who gave the command, by what the system calls them.
-pub(super) fn who() -> String {
+pub(super) fn operator() -> String {
     let sudo = std::env::var("SUDO_USER").ok();
     sudo.filter(|name| !name.is_empty())
         .or_else(|| user::effective().map(|user| user.name))

@@ -3,7 +3,7 @@
 //! The files are read and their sums compared before anything is sent; then the librarian gets
 //! those it does not have, and all rows are written at once.
 
-use std::fs::{self};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -13,23 +13,22 @@ use serde_json::{Value, json};
 use super::lookup::{find_archive, find_build, find_series};
 use super::open::Site;
 use super::published::component_of;
-use super::screen::{Screen, note};
+use super::screen::{Screen, stderr_line};
 use super::series::PRIMARY;
-use super::table::{Cell, Table, column};
+use super::table::{Cell, Column, Table, column};
 use super::{Error, status, units};
 use crate::dpkg::source::Source as Package;
 use crate::librarian::{self, Uploader};
 use crate::master::model::{BuildState, Pocket, Urgency};
 use crate::master::policy::arch_specific::ArchSpecific;
 use crate::master::rows::builds::Build;
-use crate::master::rows::registry;
 use crate::master::rows::sources::Source;
 use crate::master::submit::{Outcome, Part, Submission};
 use crate::sys::clock::now_ms;
 use crate::sys::digest::sha1_of;
 
 /// Between two looks at builds that are waited for.
-const POLL: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 const EXAMPLES: &str = "\
 Examples:
@@ -86,17 +85,17 @@ pub(super) fn run(args: Args, site: &Site, screen: Screen) -> Result<bool, Error
         pocket: args.pocket,
         restrictions,
     };
-    let given = submission.files.clone();
+    let files = submission.files.clone();
     site.db.read(|tx| {
-        submission.files.clone_from(&given);
+        submission.files.clone_from(&files);
         submission.check(tx)
     })?;
     send(&package, &mut submission, site)?;
-    let who = status::who();
+    let operator = status::operator();
     let rules = site.rules();
     let outcome = site
         .db
-        .write(|tx| submission.submit(tx, rules, &who, now_ms()))?;
+        .write(|tx| submission.submit(tx, rules, &operator, now_ms()))?;
     if !args.wait {
         report(screen, &submission, &outcome, &outcome.builds)?;
         return Ok(true);
@@ -117,13 +116,13 @@ pub(super) fn run(args: Args, site: &Site, screen: Screen) -> Result<bool, Error
 /// Reads every file and compares it with what the .dsc says of it.
 fn parts(package: &Package) -> Result<Vec<Part>, Error> {
     let mut parts = Vec::new();
-    for (path, name, sum) in package.files() {
+    for (path, name, expected) in package.files() {
         let (sha1, size) = sha1_of(&path).map_err(Error::at(&path))?;
-        if let Some(sum) = sum
-            && sum.as_str() != sha1
+        if let Some(expected) = expected
+            && expected.as_str() != sha1
         {
             return Err(Error::Refused(format!(
-                "{}: its SHA-1 is {sha1}, but {sum} by the .dsc",
+                "{}: its SHA-1 is {sha1}, but {expected} by the .dsc",
                 path.display()
             )));
         }
@@ -194,22 +193,23 @@ fn send(package: &Package, submission: &mut Submission, site: &Site) -> Result<(
     Ok(())
 }
 
-/// Tells what has been handed in and what builds there are, as `builds` are now.
+const COLUMNS: &[Column] = &[
+    column("id", "BUILD"),
+    column("arch", "ARCH"),
+    column("arch_indep", "ALL"),
+    column("state", "STATE"),
+    column("score", "SCORE"),
+    column("new", "NEW"),
+];
+
+/// Prints what was submitted and its builds, in the state that `builds` has.
 fn report(
     screen: Screen,
     submission: &Submission,
     outcome: &Outcome,
     builds: &[Build],
 ) -> Result<(), Error> {
-    let source = &submission.source;
-    let mut table = Table::new(&[
-        column("id", "BUILD"),
-        column("arch", "ARCH"),
-        column("arch_indep", "ALL"),
-        column("state", "STATE"),
-        column("score", "SCORE"),
-        column("new", "NEW"),
-    ]);
+    let mut table = Table::new(COLUMNS);
     for build in builds {
         let score = build.job.as_ref().map(|job| job.score);
         table.row(vec![
@@ -221,18 +221,32 @@ fn report(
             Cell::flag(outcome.new.contains(&build.id)),
         ]);
     }
-    if screen.json {
-        let left_out = outcome.left_out.iter();
-        let left_out: Value = left_out
-            .map(|one| json!({"arch": &one.tag, "reason": &one.reason}))
-            .collect();
-        let json = json!({"source": &source.name, "version": &source.version,
-            "series": submission.series.full_name(), "pocket": submission.pocket.word(),
-            "archive": submission.archive.short_name(), "component": &source.component,
-            "known": outcome.known, "superseded": &outcome.superseded,
-            "builds": table.json(), "left_out": left_out});
-        return screen.done("", &json);
+    match screen.json {
+        true => screen.done("", &json_report(submission, outcome, &table)),
+        false => text_report(screen, submission, outcome, &table),
     }
+}
+
+fn json_report(submission: &Submission, outcome: &Outcome, builds: &Table) -> Value {
+    let source = &submission.source;
+    let left_out = outcome.left_out.iter();
+    let left_out: Value = left_out
+        .map(|one| json!({"arch": &one.tag, "reason": &one.reason}))
+        .collect();
+    json!({"source": &source.name, "version": &source.version,
+        "series": submission.series.full_name(), "pocket": submission.pocket.word(),
+        "archive": submission.archive.short_name(), "component": &source.component,
+        "known": outcome.known, "superseded": &outcome.superseded,
+        "builds": builds.json(), "left_out": left_out})
+}
+
+fn text_report(
+    screen: Screen,
+    submission: &Submission,
+    outcome: &Outcome,
+    builds: &Table,
+) -> Result<(), Error> {
+    let source = &submission.source;
     let known = match (outcome.known, outcome.new.len()) {
         (false, _) => String::new(),
         (true, 0) => " was there already; nothing to add".to_owned(),
@@ -250,12 +264,10 @@ fn report(
         source.name, source.version
     ))?;
     if !outcome.superseded.is_empty() {
-        screen.line(format_args!(
-            "in place of {}",
-            outcome.superseded.join(", ")
-        ))?;
+        let versions = outcome.superseded.join(", ");
+        screen.line(format_args!("in place of {versions}"))?;
     }
-    screen.table(&table, "no builds")?;
+    screen.table(builds, "no builds")?;
     for one in &outcome.left_out {
         screen.line(format_args!("not on {}: {}", one.tag, one.reason))?;
     }
@@ -267,10 +279,9 @@ fn wait(site: &Site, screen: Screen, ids: Vec<i64>, from: &[Build]) -> Result<Ve
     let mut seen: Vec<BuildState> = from.iter().map(|build| build.state).collect();
     let mut warned = false;
     loop {
-        let since = now_ms() - status::ALIVE_MS;
-        let (builds, there) = site.db.read(|tx| {
+        let (builds, is_master_alive) = site.db.read(|tx| {
             let builds: Result<Vec<Build>, _> = ids.iter().map(|&id| find_build(tx, id)).collect();
-            Ok((builds?, registry::is_anybody_there(tx, since)?))
+            Ok((builds?, status::is_master_alive(tx)?))
         })?;
         for (build, seen) in builds.iter().zip(&mut seen) {
             if *seen != build.state {
@@ -287,11 +298,11 @@ fn wait(site: &Site, screen: Screen, ids: Vec<i64>, from: &[Build]) -> Result<Ve
         if builds.iter().all(|build| is_over(build.state)) {
             return Ok(builds);
         }
-        if !there && !warned {
+        if !is_master_alive && !warned {
             warned = true;
-            note(status::NOBODY);
+            stderr_line(status::NO_MASTER);
         }
-        thread::sleep(POLL);
+        thread::sleep(POLL_INTERVAL);
     }
 }
 

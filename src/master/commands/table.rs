@@ -56,7 +56,7 @@ pub(super) struct Cell {
 }
 
 /// What stands where there is nothing.
-const NOTHING: &str = "-";
+const EMPTY: &str = "-";
 
 impl Cell {
     /// A cell whose text and JSON differ.
@@ -70,7 +70,7 @@ impl Cell {
     pub(super) fn text(text: impl Display) -> Self {
         let text = text.to_string();
         match text.as_str() {
-            "" => Self::new(NOTHING, ""),
+            "" => Self::new(EMPTY, ""),
             _ => Self::new(&text, text.clone()),
         }
     }
@@ -81,7 +81,7 @@ impl Cell {
     }
 
     pub(super) fn none() -> Self {
-        Self::new(NOTHING, Value::Null)
+        Self::new(EMPTY, Value::Null)
     }
 
     pub(super) fn number(number: i64) -> Self {
@@ -89,14 +89,14 @@ impl Cell {
     }
 
     pub(super) fn flag(flag: bool) -> Self {
-        Self::new(if flag { "yes" } else { NOTHING }, flag)
+        Self::new(if flag { "yes" } else { EMPTY }, flag)
     }
 
     /// Words, one after the other.
     pub(super) fn list<T: Display>(items: impl IntoIterator<Item = T>) -> Self {
         let items: Vec<String> = items.into_iter().map(|item| item.to_string()).collect();
         let text = match items.is_empty() {
-            true => NOTHING.to_owned(),
+            true => EMPTY.to_owned(),
             false => items.join(", "),
         };
         Self::new(text, items)
@@ -232,7 +232,7 @@ impl Sheet {
 
     /// Adds a line that people do not see where it says nothing.
     pub(super) fn line_if_any(&mut self, key: &'static str, label: &'static str, cell: Cell) {
-        let label = (cell.text != NOTHING).then_some(label);
+        let label = (cell.text != EMPTY).then_some(label);
         self.0.push(Entry::Line(key, label, cell));
     }
 

@@ -64,7 +64,7 @@ mod tests {
 
     #[test]
     fn spans_have_two_units_at_most() {
-        for (ms, said) in [
+        for (ms, text) in [
             (-5, "0 s"),
             (59_999, "59 s"),
             (5 * MINUTE + 1, "5 min"),
@@ -73,14 +73,14 @@ mod tests {
             (3 * DAY + 4 * HOUR + MINUTE, "3 d 4 h"),
             (400 * DAY, "400 d"),
         ] {
-            assert_eq!(span(ms), said);
+            assert_eq!(span(ms), text);
         }
     }
 
     #[test]
     fn sizes_and_times() {
-        let said = [0, 1023, 1024, 1536, 5 << 30].map(size);
-        assert_eq!(said, ["0 B", "1023 B", "1 KiB", "1.5 KiB", "5 GiB"]);
+        let sizes = [0, 1023, 1024, 1536, 5 << 30].map(size);
+        assert_eq!(sizes, ["0 B", "1023 B", "1 KiB", "1.5 KiB", "5 GiB"]);
         assert_eq!(time(1_118_827_212_820), "2005-06-15T09:20:12Z");
         assert_eq!(
             (count(1, "job"), count(0, "job")),
