@@ -22,37 +22,49 @@ Examples:
   buildd-slave master arch disable hoary i386
   buildd-slave master arch list
 
-A builder builds for the architectures of its processors.";
+A builder can build for an architecture if it has that architecture's processor.";
 
 #[derive(Debug, Subcommand)]
 #[command(after_help = EXAMPLES)]
 pub(super) enum Verb {
-    /// Add an architecture, and its processor if that is new
+    /// Add an architecture to a series; creates its processor if needed
     Add(Add),
-    /// Let its builds be given out again
-    Enable { series: String, arch: String },
-    /// Leave its builds in the queue
-    Disable { series: String, arch: String },
-    /// List the architectures
+    /// Dispatch the builds of an architecture again
+    Enable {
+        /// Series: NAME, or DISTRIBUTION/NAME if NAME is ambiguous
+        series: String,
+        /// Architecture, such as i386
+        arch: String,
+    },
+    /// Stop dispatching the builds of an architecture; they stay in the queue
+    Disable {
+        /// Series: NAME, or DISTRIBUTION/NAME if NAME is ambiguous
+        series: String,
+        /// Architecture, such as i386
+        arch: String,
+    },
+    /// List architectures
     List {
-        /// Of this series only
+        /// Only architectures of this series
         series: Option<String>,
     },
 }
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Add {
+    /// Series: NAME, or DISTRIBUTION/NAME if NAME is ambiguous
     series: String,
+    /// Architecture to add, as dpkg names it, such as i386
     #[arg(value_parser = names::new_name)]
     arch: String,
-    /// What a builder has to have [default: ARCH]
+    /// Processor that a builder needs for it [default: ARCH]
     #[arg(long, value_name = "NAME", value_parser = names::new_name)]
     processor: Option<String>,
-    /// What builders of this processor are called together, in logs [default: its name; x86 for
-    /// i386]
-    #[arg(long, value_parser = names::new_name)]
+    /// Family of a new processor; logs group builders by it [default: the processor's name, or x86
+    /// for i386, 386 and lpia]
+    #[arg(long, value_name = "NAME", value_parser = names::new_name)]
     family: Option<String>,
-    /// Archives that ask for virtual builders may build here
+    /// Accept builds for archives that require virtual builders
     #[arg(long)]
     virtualized: bool,
 }

@@ -24,27 +24,32 @@ Examples:
   buildd-slave master archive add ubuntu embargo --private --secret-file secret --score 100
   buildd-slave master archive list
 
-Without a URL, builds use the apt sources of their chroot.";
+The purpose of an archive decides which pockets and components its builds use. Each distribution
+gets an archive `primary` with its first series. Builds for an archive without a URL use the apt
+sources of their chroot.";
 
 #[derive(Debug, Subcommand)]
 #[command(after_help = EXAMPLES)]
 pub(super) enum Verb {
     /// Add an archive to a distribution
     Add(Add),
-    /// Change an archive
+    /// Change the settings of an archive
     Set(Set),
-    /// List the archives
+    /// List archives
     List,
 }
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Add {
+    /// Distribution of the archive
     distribution: String,
+    /// Name of the new archive
     #[arg(value_parser = names::new_name)]
     name: String,
+    /// PRIMARY, PPA, EMBARGOED, PARTNER, OBSOLETE or COPY
     #[arg(long, default_value = "PPA")]
     purpose: ArchivePurpose,
-    /// Whose it is
+    /// Owner, such as the user of a PPA [default: none]
     #[arg(long, default_value = "", hide_default_value = true)]
     owner: String,
     #[command(flatten)]
@@ -53,8 +58,9 @@ pub(super) struct Add {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Set {
+    /// Distribution of the archive
     distribution: String,
-    /// NAME, or OWNER/NAME
+    /// Archive: NAME, or OWNER/NAME
     name: String,
     #[command(flatten)]
     settings: Settings,
@@ -62,25 +68,25 @@ pub(super) struct Set {
 
 #[derive(Debug, clap::Args)]
 struct Settings {
-    /// What apt is told; empty: nothing
+    /// Base URL for apt; empty to use the apt sources of the chroot
     #[arg(long)]
     url: Option<String>,
-    /// Only those who know its secret may read it
+    /// Readers of the archive need a password (see --secret-file)
     #[arg(long)]
     private: bool,
-    /// Everyone may read it
+    /// Readers of the archive need no password
     #[arg(long, conflicts_with = "private")]
     public: bool,
-    /// What builders read it with, as a file with one line
+    /// File with one line: the password that builders use for the archive
     #[arg(long, value_name = "FILE")]
     secret_file: Option<PathBuf>,
-    /// Added to the score of its builds
+    /// Points added to the queue score of each build; may be negative
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     score: Option<i32>,
-    /// Whether only virtual builders build for it
+    /// Build for it on virtual builders only
     #[arg(long, value_name = "yes|no", value_parser = yes_or_no)]
     virtualized: Option<bool>,
-    /// Whether its builds are given out
+    /// Dispatch its builds; with no, they stay in the queue
     #[arg(long, value_name = "yes|no", value_parser = yes_or_no)]
     enabled: Option<bool>,
 }

@@ -20,43 +20,50 @@ use crate::sys::clock::now_ms;
 /// What is asked or done about single builds.
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
-    /// Show all that is known of a build
+    /// Show a build, with its files and events
     #[command(
         after_help = "Examples:\n  buildd-slave master show 8\n  buildd-slave master show 8 --json"
     )]
-    Show { build: i64 },
-    /// Print the log of a build, or its end while it runs
+    Show {
+        /// Build number, as listed by `master builds`
+        build: i64,
+    },
+    /// Print the log of a build; of a running build, only the end
     #[command(
         after_help = "Examples:\n  buildd-slave master log 8\n  buildd-slave master log 8 -f"
     )]
     Log {
+        /// Build number, as listed by `master builds`
         build: i64,
-        /// Print the whole log, as it is written, until the build is over
+        /// Print the whole log, and follow it until the build is finished
         #[arg(short, long)]
         follow: bool,
     },
-    /// Build again what is over; log and times are forgotten
+    /// Retry failed or cancelled builds; clears their log and times
     #[command(after_help = "Examples:\n  buildd-slave master retry 8 9 10")]
     Retry {
+        /// Build numbers
         #[arg(required = true)]
         build: Vec<i64>,
     },
-    /// Say which build is more urgent
+    /// Set a build's queue score
     #[command(
         after_help = "Examples:\n  buildd-slave master rescore 8 5000\n  buildd-slave master rescore 8 --auto"
     )]
     Rescore {
+        /// Build number, as listed by `master builds`
         build: i64,
-        /// Higher is sooner; stays as it is from now on
+        /// New score, kept until `--auto`; builds with a higher score are dispatched first
         #[arg(required_unless_present = "auto", allow_hyphen_values = true)]
         score: Option<i32>,
-        /// By the rules again
+        /// Compute the score by the rules again
         #[arg(long, conflicts_with = "score")]
         auto: bool,
     },
-    /// End builds that wait or run
+    /// Cancel waiting or running builds
     #[command(after_help = "Examples:\n  buildd-slave master cancel 8 9")]
     Cancel {
+        /// Build numbers
         #[arg(required = true)]
         build: Vec<i64>,
     },

@@ -37,62 +37,84 @@ Examples:
 pub(super) enum Verb {
     /// Register a builder
     Add(Add),
-    /// List the builders
+    /// List builders and what each is doing
     List {
-        /// Those that were removed too
+        /// Include removed builders
         #[arg(long)]
         all: bool,
     },
-    /// Show all that is known of a builder
-    Show { name: String },
-    /// Put a builder back into service; its failures are forgotten
-    Enable { name: String },
-    /// Take a builder out of service at once; its job goes back to the queue
-    Disable {
+    /// Show a builder, with its latest builds and events
+    Show {
+        /// Name of the builder
         name: String,
-        /// Why, for whoever looks
+    },
+    /// Put a builder back into service, and reset its failure count
+    Enable {
+        /// Name of the builder
+        name: String,
+    },
+    /// Take a builder out of service at once; its build returns to the queue
+    Disable {
+        /// Name of the builder
+        name: String,
+        /// Reason, shown by `builder list`
         #[arg(long, value_name = "TEXT")]
         reason: Option<String>,
     },
-    /// Let a builder end its job and give it no other
+    /// Let a builder finish its build, and dispatch no more builds to it
     Drain {
+        /// Name of the builder
         name: String,
-        /// Wait until it is idle
+        /// Wait until the builder is idle
         #[arg(long)]
         wait: bool,
     },
-    /// Give a builder no jobs
-    Manual { name: String },
-    /// Give a builder jobs
-    Auto { name: String },
-    /// Say that the machine of a virtual builder has been reset (protocol 2.0)
-    Clean { name: String },
-    /// Forget a builder
-    Remove { name: String },
+    /// Stop dispatching builds to a builder
+    Manual {
+        /// Name of the builder
+        name: String,
+    },
+    /// Dispatch builds to a builder again
+    Auto {
+        /// Name of the builder
+        name: String,
+    },
+    /// Report that a virtual builder has been reset (protocol 2.0)
+    Clean {
+        /// Name of the builder
+        name: String,
+    },
+    /// Remove an idle builder
+    Remove {
+        /// Name of the builder
+        name: String,
+    },
 }
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Add {
+    /// Name of the new builder
     #[arg(value_parser = names::new_name)]
     name: String,
-    /// Of its slave: http://HOST:8221, or http://USER:PASSWORD@HOST:8221
+    /// URL of its slave: http://HOST:8221, or http://USER:PASSWORD@HOST:8221
     url: String,
-    /// What it can run; may be given more than once [default: the only one there is]
+    /// Processor that it has; repeat for several [default: the only known processor]
     #[arg(long, value_name = "NAME")]
     processor: Vec<String>,
-    /// What people call it
+    /// Description for people [default: none]
     #[arg(long, default_value = "", hide_default_value = true)]
     title: String,
-    /// Give it no jobs until `builder auto`
+    /// Dispatch no builds to it until `builder auto`
     #[arg(long)]
     manual: bool,
-    /// It is put back to its first state after each job
+    /// Virtual builder: its machine is reset after each build
     #[arg(long = "virtual", requires_all = ["vm_host", "reset"])]
     virtualized: bool,
-    /// The host of its machine
+    /// Host of the virtual machine, passed to [master] reset_command
     #[arg(long, value_name = "HOST", requires = "virtualized")]
     vm_host: Option<String>,
-    /// How: 1.1, the command ends with the slave up; 2.0, it only accepts the request
+    /// Reset protocol: 1.1, the reset command exits when the slave is up again; 2.0, the command only
+    /// starts the reset, and `builder clean` reports its end
     #[arg(long, value_name = "PROTOCOL", requires = "virtualized")]
     reset: Option<ResetProtocol>,
 }

@@ -19,26 +19,26 @@ Examples:
   buildd-slave master builds --source firefox --json
 
 STATE is NEEDSBUILD, FULLYBUILT, FAILEDTOBUILD, MANUALDEPWAIT, CHROOTWAIT, SUPERSEDED, BUILDING,
-FAILEDTOUPLOAD, UPLOADING, CANCELLING, CANCELLED or GATHERING. The number of a build is what `show`,
-`log`, `retry`, `rescore`, `cancel` and `queue why` take.";
+FAILEDTOUPLOAD, UPLOADING, CANCELLING, CANCELLED or GATHERING. The commands `show`, `log`,
+`retry`, `rescore`, `cancel` and `queue why` take the number of a build.";
 
 /// List builds
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
-    /// In this state
+    /// Only builds in this state
     #[arg(long)]
     state: Option<BuildState>,
-    /// Of sources with this in their name
+    /// Only builds whose source name contains NAME
     #[arg(long, value_name = "NAME")]
     source: Option<String>,
-    /// For this series
+    /// Only builds for this series
     #[arg(long)]
     series: Option<String>,
-    /// For this architecture
+    /// Only builds for this architecture
     #[arg(long)]
     arch: Option<String>,
-    /// No more than this; 0: all [default: 50]
+    /// List at most N builds; 0 lists all [default: 50]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32))]
     limit: Option<u32>,
 }

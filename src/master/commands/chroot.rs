@@ -21,35 +21,42 @@ use crate::sys::clock::now_ms;
 const EXAMPLES: &str = "\
 Examples:
   buildd-slave master chroot set hoary i386 chroot-hoary-i386.tar.gz
-  buildd-slave master chroot set hoary i386 17                 a file the librarian has, by its id
+  buildd-slave master chroot set hoary i386 17                 the librarian file with id 17
   buildd-slave master chroot set hoary i386 sec.tar.gz --pocket SECURITY
   buildd-slave master chroot list
 
-`buildd-slave chroot create` makes chroot tarballs.";
+A build uses the chroot of its own pocket, or else of the closest pocket below, RELEASE last.
+`buildd-slave chroot create` creates chroot tarballs.";
 
 #[derive(Debug, Subcommand)]
 #[command(after_help = EXAMPLES)]
 pub(super) enum Verb {
-    /// Add a chroot, or replace the one that is there
+    /// Add or replace the chroot of an architecture and pocket
     Set {
+        /// Series: NAME, or DISTRIBUTION/NAME if NAME is ambiguous
         series: String,
+        /// Architecture, such as i386
         arch: String,
-        /// A file, or the number of one in the librarian
+        /// Tarball to upload, or the id of a file in the librarian
         #[arg(value_name = "TARBALL|ID")]
         tarball: String,
+        /// RELEASE, SECURITY, UPDATES, PROPOSED or BACKPORTS
         #[arg(long, default_value = "RELEASE")]
         pocket: Pocket,
     },
-    /// Build there no more
+    /// Remove the chroot of an architecture and pocket
     Remove {
+        /// Series: NAME, or DISTRIBUTION/NAME if NAME is ambiguous
         series: String,
+        /// Architecture, such as i386
         arch: String,
+        /// RELEASE, SECURITY, UPDATES, PROPOSED or BACKPORTS
         #[arg(long, default_value = "RELEASE")]
         pocket: Pocket,
     },
-    /// List the chroots
+    /// List chroots
     List {
-        /// Of this series only
+        /// Only chroots of this series
         series: Option<String>,
     },
 }

@@ -44,7 +44,7 @@ use crate::sys::user;
 use screen::Screen;
 
 const EXAMPLES: &str = "\
-A farm from nothing:
+Set up a farm and build a package:
   buildd-slave master series add ubuntu hoary
   buildd-slave master arch add hoary i386
   buildd-slave master chroot set hoary i386 chroot-hoary-i386.tar.gz
@@ -52,7 +52,7 @@ A farm from nothing:
   buildd-slave master run --with-librarian &
   buildd-slave master submit hello_2.10-3.dsc --series hoary --wait
 
-SERIES is its name, or DISTRIBUTION/SERIES where two distributions have one of that name.";
+SERIES is the name of a series, or DISTRIBUTION/SERIES if that name is ambiguous.";
 
 /// Manage the build farm
 #[derive(Debug, clap::Args)]
@@ -60,7 +60,7 @@ SERIES is its name, or DISTRIBUTION/SERIES where two distributions have one of t
 pub(crate) struct Args {
     #[command(flatten)]
     config: ConfigOption,
-    /// Print JSON
+    /// Print JSON instead of text
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
@@ -69,10 +69,10 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Manage series of distributions
+    /// Manage distributions and their series
     #[command(subcommand)]
     Series(series::Verb),
-    /// Manage architectures of a series
+    /// Manage the architectures of a series
     #[command(subcommand)]
     Arch(arch::Verb),
     /// Manage chroot tarballs
@@ -84,22 +84,22 @@ enum Command {
     /// Manage builders
     #[command(subcommand)]
     Builder(builder::Verb),
-    /// Submit a source package: one build for each of its architectures
+    /// Submit a source package, and create its builds
     Submit(submit::Args),
-    /// Show the queue
+    /// Show the build queue
     Queue(queue::Args),
     /// List builds
     Builds(builds::Args),
     #[command(flatten)]
     Build(build::Verb),
-    /// Record the binaries that an archive has
+    /// Manage the record of binary packages in archives
     #[command(subcommand)]
     Published(published::Verb),
-    /// Retry builds whose missing dependencies have been published
+    /// Retry builds whose missing dependencies are now published
     RetryDepwait(published::RetryArgs),
-    /// Scan every builder once
+    /// Scan every builder once, then exit
     Scan(run::ScanArgs),
-    /// Run the master
+    /// Run the master daemon in the foreground
     Run(run::RunArgs),
 }
 

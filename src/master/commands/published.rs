@@ -29,27 +29,30 @@ Examples:
   buildd-slave master published add hoary i386 --component universe Packages
   buildd-slave master published list
 
-What was told before stays known. `master retry-depwait` frees what waited for it; `master run` does
-by itself.";
+`add` never removes earlier records. `master retry-depwait` then retries the builds that waited for
+these packages; a running master does so every [master] depwait_interval.";
 
 #[derive(Debug, Subcommand)]
 #[command(after_help = EXAMPLES)]
 pub(super) enum Verb {
-    /// Tell what is in an archive
+    /// Record the packages of a Packages file as published in an archive
     Add(Add),
-    /// Count what is known
+    /// Count the recorded packages by archive, architecture and component
     List,
 }
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Add {
+    /// Series: NAME, or DISTRIBUTION/NAME if NAME is ambiguous
     series: String,
+    /// Architecture, such as i386; packages of other architectures are skipped
     arch: String,
-    /// A Packages file, unpacked; - reads standard input
+    /// Uncompressed Packages file; - reads standard input
     packages: PathBuf,
+    /// Archive of the series' distribution: NAME, or OWNER/NAME
     #[arg(long, default_value = PRIMARY)]
     archive: String,
-    /// Theirs [default: what is before the slash of their section, else main]
+    /// Component of all packages [default: from the section of each, else main]
     #[arg(long)]
     component: Option<String>,
 }
@@ -189,16 +192,16 @@ fn list(site: &Site, screen: Screen) -> Result<(), Error> {
     )
 }
 
-/// Send builds whose dependencies have come to the queue again
+/// Retry builds whose missing dependencies are now published
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Goes by what `master published add` was told.
+Checks the packages that `master published add` or a successful uploader recorded.
 
 Examples:
   buildd-slave master retry-depwait --dry-run
   buildd-slave master retry-depwait")]
 pub(super) struct RetryArgs {
-    /// Only say which
+    /// List the builds without retrying them
     #[arg(short = 'n', long)]
     dry_run: bool,
 }

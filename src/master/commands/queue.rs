@@ -20,7 +20,7 @@ Examples:
   buildd-slave master queue
   buildd-slave master queue why 8";
 
-/// Show the queue
+/// Show the build queue
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
@@ -30,10 +30,13 @@ pub(super) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// List the queue: what runs, then what waits in its order
+    /// List running builds, then waiting ones in queue order (the default)
     List,
-    /// Say why a build is not running
-    Why { build: i64 },
+    /// Explain why a build is not running
+    Why {
+        /// Build number, as listed by `master builds`
+        build: i64,
+    },
 }
 
 pub(super) fn run(args: Args, site: &Site, screen: Screen) -> Result<bool, Error> {

@@ -6,32 +6,33 @@ use crate::master::daemon::run;
 use super::Error;
 use super::open::Site;
 
-/// Scan every builder once
+/// Scan every builder once, then exit
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Probes every builder, collects what it has finished, gives it something to do. For cron;
-`master run` does so for ever, and at all builders at once. Builders that a running master looks
-after are left to it.
+Probes every builder, collects finished builds and dispatches waiting ones. Meant for cron;
+`master run` does the same continuously, and scans all builders in parallel. Builders leased by a
+running master are skipped.
 
 Examples:
   buildd-slave master scan
   RUST_LOG=debug buildd-slave master scan --config ./farm.conf")]
 pub(super) struct ScanArgs {}
 
-/// Run the master
+/// Run the master daemon in the foreground
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Looks at every builder at its own turn, gives idle ones jobs, collects what is finished, scores
-the queue, retries what waited for dependencies, and hands results on. Several may run on one
-database, on one host or many: each takes its share of the builders, and all of them when it is
-the last. Stop it at any time: builds go on, and the next one collects them. Started as root it
-becomes [slave] user.
+Scans all builders, dispatches builds to idle ones, collects results, runs the uploader, updates
+queue scores and retries builds that waited for dependencies.
+
+Several masters can share one database, on one host or several. They divide the builders by leases;
+if one stops or dies, the others take over its builders. Builds continue while no master is running,
+and the next master collects them. Started as root, the master switches to the user in [slave] user.
 
 Examples:
   buildd-slave master run
-  buildd-slave master run --with-librarian      both, on one host")]
+  buildd-slave master run --with-librarian      master and librarian")]
 pub(super) struct RunArgs {
-    /// Be the librarian too
+    /// Run the librarian in the same process
     #[arg(long)]
     with_librarian: bool,
 }

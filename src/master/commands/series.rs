@@ -26,42 +26,51 @@ Examples:
   buildd-slave master series set hoary --status CURRENT
   buildd-slave master series list
 
-STATUS is EXPERIMENTAL, DEVELOPMENT, FROZEN (the release pocket is open), CURRENT, SUPPORTED (only
-the other pockets are) or OBSOLETE. The nominated architecture makes packages for `all`.";
+STATUS decides which pockets of the primary archive accept builds:
+  EXPERIMENTAL, DEVELOPMENT, OBSOLETE    RELEASE only
+  FROZEN                                 all pockets
+  CURRENT, SUPPORTED                     all but RELEASE
+
+The nominated architecture builds the packages with `Architecture: all`.";
 
 #[derive(Debug, Subcommand)]
 #[command(after_help = EXAMPLES)]
 pub(super) enum Verb {
-    /// Add a series, and its distribution if that is new
+    /// Add a series; creates its distribution if needed
     Add {
+        /// Name of the distribution, such as ubuntu
         #[arg(value_parser = names::new_name)]
         distribution: String,
+        /// Name of the new series, such as hoary
         #[arg(value_parser = names::new_name)]
         series: String,
-        /// How far it is in its life
+        /// EXPERIMENTAL, DEVELOPMENT, FROZEN, CURRENT, SUPPORTED or OBSOLETE
         #[arg(long, default_value = "DEVELOPMENT")]
         status: SeriesStatus,
-        /// `5.04`
+        /// Version number, such as 5.04
         #[arg(long, default_value = "", hide_default_value = true)]
         version: String,
-        /// Where packages for all architectures are built
+        /// Architecture that builds the `Architecture: all` packages
         #[arg(long, value_name = "ARCH")]
         nominated: Option<String>,
     },
-    /// Change a series
+    /// Change the status, version or nominated architecture of a series
     Set(Set),
-    /// List the series
+    /// List series
     List,
 }
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Set {
+    /// Series: NAME, or DISTRIBUTION/NAME if NAME is ambiguous
     series: String,
+    /// EXPERIMENTAL, DEVELOPMENT, FROZEN, CURRENT, SUPPORTED or OBSOLETE
     #[arg(long)]
     status: Option<SeriesStatus>,
+    /// New version number
     #[arg(long)]
     version: Option<String>,
-    /// Where packages for all architectures are built
+    /// New architecture that builds the `Architecture: all` packages
     #[arg(long, value_name = "ARCH")]
     nominated: Option<String>,
 }

@@ -35,34 +35,36 @@ Examples:
   buildd-slave master submit hello_2.10-3.dsc --series hoary
   buildd-slave master submit hello_2.10-3.dsc --series hoary --pocket UPDATES --urgency HIGH --wait
 
-One build for each enabled architecture of the series that has a chroot and that the source is for.
-Handing in a source again adds what is missing. With --wait, exits with 0 if all was built.";
+Creates one build for each architecture that the source supports and that is enabled and has a
+chroot. Submitting a source again creates only missing builds. With --wait, the exit code is 0 if
+all builds succeed.";
 
-/// Submit a source package: one build for each of its architectures
+/// Submit a source package, and create its builds
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
-    /// The source package's description; its other files lie beside it
+    /// Source control file; the files it lists are read from the same folder
     #[arg(value_name = "X.dsc")]
     dsc: PathBuf,
+    /// Series to build for: NAME, or DISTRIBUTION/NAME
     #[arg(long)]
     series: String,
     /// RELEASE, SECURITY, UPDATES, PROPOSED or BACKPORTS
     #[arg(long, default_value = "RELEASE")]
     pocket: Pocket,
-    /// Of the series' distribution: NAME, or OWNER/NAME
+    /// Archive of the series' distribution: NAME, or OWNER/NAME
     #[arg(long, default_value = PRIMARY)]
     archive: String,
-    /// [default: what the section of its first package says, else main]
+    /// Archive component [default: from the section of the first binary package, else main]
     #[arg(long)]
     component: Option<String>,
-    /// LOW, MEDIUM, HIGH or EMERGENCY
+    /// Urgency, which raises the queue score: LOW, MEDIUM, HIGH or EMERGENCY
     #[arg(long, default_value = "LOW")]
     urgency: Urgency,
-    /// Which sources are for which architectures: a Packages-arch-specific
+    /// Packages-arch-specific file, which restricts packages to architectures
     #[arg(long, value_name = "FILE")]
     pas: Option<PathBuf>,
-    /// Wait until all builds are over
+    /// Wait until all builds are finished
     #[arg(long)]
     wait: bool,
 }
