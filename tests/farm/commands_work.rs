@@ -138,7 +138,10 @@ fn a_builder_is_drained_and_a_running_build_cancelled(engine: Engine) {
     let (first, second) = (submit("first"), submit("second"));
     farm.wait_state(first.parse().unwrap(), 6);
     let said = farm.refused(&["master", "builder", "remove", "bob"]);
-    assert!(said.contains("bob builds i386 build of first 1"), "{said}");
+    assert!(
+        said.contains("bob is running i386 build of first 1"),
+        "{said}"
+    );
 
     let mut drain = farm.farm_command(&["master", "builder", "drain", "bob", "--wait"]);
     let mut drain = drain.stdout(Stdio::null()).spawn().unwrap();
@@ -159,7 +162,7 @@ fn a_builder_is_drained_and_a_running_build_cancelled(engine: Engine) {
     farm.wait_state(second.parse().unwrap(), 6);
     let said = farm.ok(&["master", "builder", "disable", "bob"]);
     assert!(
-        said.contains("goes back to the queue at the next look"),
+        said.contains("returns to the queue at the next scan"),
         "{said}"
     );
     farm.wait_state(second.parse().unwrap(), 0);

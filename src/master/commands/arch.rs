@@ -86,7 +86,10 @@ fn add(args: &Add, site: &Site, screen: Screen) -> Result<(), Error> {
         let series = find_series(tx, &args.series)?;
         let all = series::architectures(tx)?;
         if names::architecture(&all, &series, arch).is_ok() {
-            return Err(refuse(format!("{} has {arch} already", series.full_name())));
+            return Err(refuse(format!(
+                "{} already has architecture {arch}",
+                series.full_name()
+            )));
         }
         let processor = ensure_processor(tx, processor, args.family.as_deref())?;
         let id = series::add_architecture(tx, series.id, arch, processor, args.virtualized)?;
@@ -95,12 +98,12 @@ fn add(args: &Add, site: &Site, screen: Screen) -> Result<(), Error> {
     })?;
     let next = format!("next: `buildd-slave master chroot set {full} {arch} TARBALL`");
     let json = json!({"id": id, "series": full, "arch": arch, "processor": processor});
-    let sentence = format!("{full} has {arch}, built by processor {processor}; {next}");
+    let sentence = format!("added {arch} to {full} (processor {processor}); {next}");
     screen.done(sentence, &json)?;
     if !known && !screen.json {
         stderr_line(format_args!(
-            "packages for all architectures are built on the first that can: \
-             `series set {full} --nominated {arch}` would settle it"
+            "{full} has no nominated architecture for `Architecture: all` packages; choose one with \
+             `buildd-slave master series set {full} --nominated {arch}`"
         ));
     }
     Ok(())
@@ -108,10 +111,10 @@ fn add(args: &Add, site: &Site, screen: Screen) -> Result<(), Error> {
 
 fn ensure_processor(tx: &mut Tx<'_>, name: &str, family: Option<&str>) -> Result<i64, db::Error> {
     let known = series::processors(tx)?;
-    if let Some((id, _, is)) = known.iter().find(|(_, one, _)| one == name) {
+    if let Some((id, _, known_family)) = known.iter().find(|(_, one, _)| one == name) {
         return match family {
-            Some(family) if family != is => Err(refuse(format!(
-                "processor {name} is of family {is}, not {family}"
+            Some(family) if family != known_family => Err(refuse(format!(
+                "processor {name} has family {known_family}, not {family}"
             ))),
             _ => Ok(*id),
         };
@@ -183,6 +186,6 @@ fn list(site: &Site, screen: Screen, series: Option<&str>) -> Result<(), Error> 
             Cell::list(arch.chroots.iter().map(|pocket: &Pocket| pocket.word())),
         ]);
     }
-    let none = "no architectures yet; `buildd-slave master arch add SERIES ARCH` makes one";
+    let none = "no architectures yet; `buildd-slave master arch add SERIES ARCH` adds one";
     screen.table(&table, none)
 }

@@ -95,7 +95,7 @@ fn yes_or_no(text: &str) -> Result<bool, &'static str> {
     match text {
         "yes" => Ok(true),
         "no" => Ok(false),
-        _ => Err("yes or no"),
+        _ => Err("expected yes or no"),
     }
 }
 
@@ -132,7 +132,7 @@ fn add(args: &Add, site: &Site, screen: Screen) -> Result<(), Error> {
             .any(|one| one.distribution == *distribution && one.short_name() == name)
         {
             return Err(refuse(format!(
-                "{distribution} has an archive {name} already; `master archive set` changes it"
+                "{distribution} already has an archive {name}; `master archive set` changes it"
             )));
         }
         args.settings.apply(&mut archive).map_err(refuse)?;
@@ -142,10 +142,7 @@ fn add(args: &Add, site: &Site, screen: Screen) -> Result<(), Error> {
         }
         Ok(archive)
     })?;
-    let sentence = format!(
-        "archive {} of {distribution} is added",
-        archive.short_name()
-    );
+    let sentence = format!("added archive {} to {distribution}", archive.short_name());
     screen.done(sentence, &object(&archive))
 }
 
@@ -163,7 +160,7 @@ fn set(args: &Set, site: &Site, screen: Screen) -> Result<(), Error> {
         }
         Ok(archive)
     })?;
-    let sentence = format!("archive {} of {distribution} is set", archive.short_name());
+    let sentence = format!("changed archive {} of {distribution}", archive.short_name());
     screen.done(sentence, &object(&archive))
 }
 
@@ -182,7 +179,9 @@ impl Settings {
         archive.virtualized = self.virtualized.unwrap_or(archive.virtualized);
         archive.enabled = self.enabled.unwrap_or(archive.enabled);
         if archive.private && !archive.base_url.is_empty() && !archive.has_secret {
-            return Err("builders cannot read a private archive: give --secret-file".to_owned());
+            return Err(
+                "builders need a password for a private archive: give --secret-file".to_owned(),
+            );
         }
         Ok(())
     }
@@ -195,7 +194,7 @@ fn read_secret(path: &Path) -> Result<String, Error> {
     match is_good {
         true => Ok(secret.to_owned()),
         false => Err(Error::Refused(format!(
-            "{}: a secret is one line, and not empty",
+            "{}: the password must be one line, and not empty",
             path.display()
         ))),
     }
@@ -216,7 +215,7 @@ fn base_url(text: &str) -> Result<String, String> {
         _ if text.is_empty() => Ok(String::new()),
         Some(rest) if is_good(rest) => Ok(text.trim_end_matches('/').to_owned()),
         _ => Err(
-            "not the URL of an archive: write http://HOST/PATH; a password goes into --secret-file"
+            "invalid archive URL: write http://HOST/PATH, and put a password into --secret-file"
                 .to_owned(),
         ),
     }
@@ -256,7 +255,8 @@ fn list(site: &Site, screen: Screen) -> Result<(), Error> {
             Cell::text(&archive.base_url),
         ]);
     }
-    let none = "no archives yet: each distribution gets one with its first series";
+    let none =
+        "no archives yet; `buildd-slave master series add` creates a distribution with its archive";
     screen.table(&table, none)
 }
 

@@ -121,7 +121,9 @@ fn retry(site: &Site, id: i64) -> Result<(String, Value), Error> {
         }
         let now = now_ms();
         if builds::retry(tx, &build, now)?.is_none() {
-            return Err(refuse(format!("build {id} has just changed: look again")));
+            return Err(refuse(format!(
+                "build {id} has just changed state: run the command again"
+            )));
         }
         queue::score_job(tx, rules, now, id)?;
         let message = format!("retried by {}; was {old}", status::operator());
@@ -136,11 +138,11 @@ fn retry(site: &Site, id: i64) -> Result<(String, Value), Error> {
     })?;
     let score = build.job.as_ref().map(|job| job.score).unwrap_or_default();
     let mut sentence = format!(
-        "build {id} ({}) was {old} and is in the queue again, score {score}",
+        "build {id} ({}) was {old}, and is queued again with score {score}",
         build.name
     );
     if build.component.is_none() {
-        sentence.push_str("; its source is published no more, so it will be SUPERSEDED");
+        sentence.push_str("; its source is no longer published, so it will become SUPERSEDED");
     }
     let json = json!({"build": id, "was": old.word(), "state": build.state.word(), "score": score});
     Ok((sentence, json))
@@ -153,15 +155,15 @@ fn why_not_retry(build: &Build) -> Option<String> {
     if !state.is_retriable() {
         return Some(match state {
             BuildState::FullyBuilt => "it is FULLYBUILT; submit a new version instead".to_owned(),
-            BuildState::NeedsBuild => "it is in the queue already".to_owned(),
-            _ => format!("it is {state}; `master cancel {}` ends it", build.id),
+            BuildState::NeedsBuild => "it is already in the queue".to_owned(),
+            _ => format!("it is {state}; `master cancel {}` cancels it", build.id),
         });
     }
     if !pockets::accepts(build.archive_purpose, build.series_status, pocket) {
         let status = build.series_status;
         let series = &name.series;
         return Some(format!(
-            "{series} is {status} and takes no builds for {pocket}"
+            "{series} is {status} and accepts no builds for {pocket}"
         ));
     }
     None
@@ -173,7 +175,7 @@ fn rescore(site: &Site, id: i64, score: Option<i32>) -> Result<(String, Value), 
         let build = find_build(tx, id)?;
         let refused = |build: &Build| {
             refuse(format!(
-                "build {id} is {}: only one that waits can be scored",
+                "build {id} is {}: only waiting builds can be rescored",
                 build.state
             ))
         };
@@ -190,13 +192,10 @@ fn rescore(site: &Site, id: i64, score: Option<i32>) -> Result<(String, Value), 
         }
         let operator = status::operator();
         let message = match score {
-            Some(score) => format!("scored {score} by {operator}; was {}", job.score),
+            Some(score) => format!("score set to {score} by {operator}; was {}", job.score),
             None => {
                 queue::score_job(tx, rules, now, id)?;
-                format!(
-                    "scored by the rules again, by {operator}; was {}",
-                    job.score
-                )
+                format!("score reset to the rules by {operator}; was {}", job.score)
             }
         };
         events::add(
@@ -213,8 +212,8 @@ fn rescore(site: &Site, id: i64, score: Option<i32>) -> Result<(String, Value), 
         .as_ref()
         .map_or((0, false), |job| (job.score, job.manual));
     let rest = match manual {
-        true => "; `master rescore --auto` goes back to the rules",
-        false => ", by the rules",
+        true => format!("; `master rescore {id} --auto` returns to the rules"),
+        false => ", computed by the rules".to_owned(),
     };
     let sentence = format!("build {id} ({}) has score {score}{rest}", build.name);
     Ok((
@@ -229,13 +228,15 @@ fn cancel(site: &Site, id: i64) -> Result<(String, Value), Error> {
         let now = now_ms();
         if build.state == BuildState::Gathering {
             return Err(refuse(format!(
-                "build {id} has ended and its results are being fetched: nothing to cancel"
+                "build {id} has finished, and its results are being downloaded: nothing to cancel"
             )));
         }
         if !builds::cancel_waiting(tx, id, now)? && !builds::cancel_running(tx, id)? {
             return Err(refuse(match build.state {
-                BuildState::Cancelling => format!("build {id} is being cancelled already"),
-                state => format!("build {id} is {state}: only one that waits or runs can be ended"),
+                BuildState::Cancelling => format!("build {id} is already being cancelled"),
+                state => format!(
+                    "build {id} is {state}: only waiting or running builds can be cancelled"
+                ),
             }));
         }
         let message = format!("cancelled by {}", status::operator());

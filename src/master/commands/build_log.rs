@@ -69,8 +69,9 @@ fn write_log(site: &Site, id: i64, follow: bool, out: &mut dyn Write) -> Result<
                 }
             }
             (Some(_), _) => {
-                let text =
-                    format!("build {id} waits and has no log yet; `queue why {id}` says why");
+                let text = format!(
+                    "build {id} is waiting and has no log yet; `master queue why {id}` says why"
+                );
                 return Err(refuse(text).into());
             }
             (None, Some(log)) => {
@@ -78,7 +79,7 @@ fn write_log(site: &Site, id: i64, follow: bool, out: &mut dyn Write) -> Result<
                 return write_stored(site, log, &mut out);
             }
             (None, None) => {
-                let text = format!("build {id} is {}, and no log of it was kept", build.state);
+                let text = format!("build {id} is {}, and has no log", build.state);
                 return Err(refuse(text).into());
             }
         }
@@ -132,7 +133,7 @@ fn write_tail(build: &Build, job: &QueueEntry, out: &mut dyn Write) -> Result<()
         out.write_all(b"\n").map_err(Error::Output)?;
     }
     stderr_line(format_args!(
-        "build {} runs; this is the end of its log as last seen, -f shows all of it",
+        "build {} is running; this is the end of its log at the last scan (-f prints all of it)",
         build.id
     ));
     Ok(())

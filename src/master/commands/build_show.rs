@@ -57,7 +57,7 @@ fn identity_lines(sheet: &mut Sheet, build: &Build) {
     };
     sheet.line("state", "State", Cell::new(state, build.state.word()));
     let missing = Cell::maybe(build.dependencies.as_ref());
-    sheet.line_if_any("dependencies", "Lacks", missing);
+    sheet.line_if_any("dependencies", "Missing", missing);
     sheet.line("source", "Source", Cell::text(&name.source));
     sheet.line("version", "Version", Cell::text(&name.version));
     sheet.line("archive", "Archive", Cell::text(&build.archive_name));
@@ -65,10 +65,10 @@ fn identity_lines(sheet: &mut Sheet, build: &Build) {
     sheet.line("series", "Series", Cell::text(&name.series));
     sheet.line("pocket", "Pocket", Cell::text(name.pocket));
     let component = build.component.as_deref();
-    let shown = component.unwrap_or("published no more");
+    let shown = component.unwrap_or("no longer published");
     sheet.line("component", "Component", Cell::new(shown, component));
     sheet.line("arch", "Architecture", Cell::text(&name.arch_tag));
-    sheet.line_if_any("arch_indep", "And all", Cell::flag(build.arch_indep));
+    sheet.line_if_any("arch_indep", "Builds all", Cell::flag(build.arch_indep));
     sheet.line("processor", "Processor", Cell::text(&build.processor_name));
     sheet.line("builder", "Builder", Cell::maybe(builder));
 }
@@ -84,7 +84,7 @@ fn time_lines(sheet: &mut Sheet, build: &Build, now: i64) {
     };
     sheet.line("created_at", "Created", ago(Some(build.created_at)));
     let first = ago(build.first_dispatched_at);
-    sheet.line_if_any("first_dispatched_at", "First tried", first);
+    sheet.line_if_any("first_dispatched_at", "First dispatched", first);
     sheet.line_if_any("started_at", "Started", ago(build.started_at));
     sheet.line_if_any("finished_at", "Finished", ago(build.finished_at));
     let took = match (build.started_at, build.finished_at) {
@@ -121,7 +121,7 @@ fn result_lines(sheet: &mut Sheet, site: &Site, build: &Build) {
     let incoming = site.farm.master.results.join("incoming");
     let folder = build.leaf.as_ref().map(|leaf| incoming.join(leaf));
     let folder = Cell::maybe(folder.map(|path| path.display().to_string()));
-    sheet.line_if_any("results", "Results in", folder);
+    sheet.line_if_any("results", "Results", folder);
 }
 
 /// Adds what is known of the queue row.
@@ -142,7 +142,7 @@ fn job_lines(
     );
     sheet.hidden("job_status", Cell::text(job.status));
     let how = match job.manual {
-        true => "by hand".to_owned(),
+        true => "set by an operator".to_owned(),
         false => {
             let scored = site.db.read(|tx| scores::of_build(tx, now, build.id))?;
             scored
@@ -156,10 +156,10 @@ fn job_lines(
     };
     sheet.line("score", "Score", Cell::new(text, job.score));
     sheet.hidden("score_manual", Cell::flag(job.manual));
-    sheet.line_if_any("attempt", "Tries", count(job.attempt));
+    sheet.line_if_any("attempt", "Attempts", count(job.attempt));
     sheet.line_if_any(
         "estimated_secs",
-        "Expected to take",
+        "Estimated time",
         Cell::span(Some(job.estimated_ms)),
     );
     if job.status == JobStatus::Waiting {

@@ -139,10 +139,10 @@ fn enable(site: &Site, screen: Screen, name: &str) -> Result<(), Error> {
     let change = |tx: &mut Tx<'_>, builder: &Builder, now| registry::enable(tx, builder.id, now);
     let (builder, _) = change_builder(site, name, "enabled", "", change)?;
     let rest = match builder.manual {
-        true => "; it is manual still: `builder auto` gives it jobs",
-        false => "; it gets jobs when it has been looked at and cleaned",
+        true => format!(", but manual; `master builder auto {name}` dispatches builds to it"),
+        false => "; it gets builds after the next scan has cleaned it".to_owned(),
     };
-    report_state(screen, &builder, "enabled", rest)
+    report_state(screen, &builder, "enabled", &rest)
 }
 
 fn disable(site: &Site, screen: Screen, name: &str, reason: Option<&str>) -> Result<(), Error> {
@@ -151,8 +151,8 @@ fn disable(site: &Site, screen: Screen, name: &str, reason: Option<&str>) -> Res
     let (builder, job) = change_builder(site, name, "disabled", why, change)?;
     let rest = job.map_or_else(String::new, |job| {
         format!(
-            ": its job, build {} ({}), goes back to the queue at the next look; `builder \
-             drain` would have let it end",
+            "; build {} ({}) returns to the queue at the next scan (`master builder drain` lets a \
+             build finish)",
             job.build, job.name
         )
     });
@@ -163,13 +163,13 @@ fn drain(site: &Site, screen: Screen, name: &str, wait: bool) -> Result<(), Erro
     let change = |tx: &mut Tx<'_>, builder: &Builder, _| registry::set_manual(tx, builder.id, true);
     let (builder, job) = change_builder(site, name, "drained", "", change)?;
     let rest = match &job {
-        Some(job) => format!(": it ends build {} ({})", job.build, job.name),
-        None => ": it has no job".to_owned(),
+        Some(job) => format!("; it finishes build {} ({})", job.build, job.name),
+        None => "; it has no build".to_owned(),
     };
     if !wait {
         return report_state(screen, &builder, "manual", &rest);
     }
-    screen.line(format_args!("{} is manual{rest}", builder.name))?;
+    screen.line(format_args!("builder {} is manual{rest}", builder.name))?;
     wait_idle(site, &builder)?;
     report_state(screen, &builder, "idle", "")
 }
@@ -180,11 +180,11 @@ fn set_clean(site: &Site, screen: Screen, name: &str) -> Result<(), Error> {
             return Ok(());
         }
         Err(refuse(format!(
-            "{name} is not being cleaned by somebody else"
+            "builder {name} is not waiting for the end of a reset by protocol 2.0"
         )))
     };
     let (builder, _) = change_builder(site, name, "cleaned", "", change)?;
-    report_state(screen, &builder, "clean", "; it gets jobs from now on")
+    report_state(screen, &builder, "clean", "; it gets builds again")
 }
 
 fn remove(site: &Site, screen: Screen, name: &str) -> Result<(), Error> {
@@ -192,20 +192,20 @@ fn remove(site: &Site, screen: Screen, name: &str) -> Result<(), Error> {
         let (builder, job) = find_builder(tx, name)?;
         if let Some(job) = job {
             return Err(refuse(format!(
-                "{name} builds {}: `builder drain {name} --wait` lets it end, `master \
-                 cancel {}` ends it",
+                "builder {name} is running {}; let it finish with `master builder drain {name} \
+                 --wait`, or end it with `master cancel {}`",
                 job.name, job.build
             )));
         }
         registry::remove(tx, builder.id)
     })?;
     let rest = if kept {
-        "; what it built stays known"
+        "; its build history is kept"
     } else {
         ""
     };
     let json = json!({"name": name, "removed": true, "history_kept": kept});
-    screen.done(format_args!("{name} is removed{rest}"), &json)
+    screen.done(format_args!("removed builder {name}{rest}"), &json)
 }
 
 fn add(args: &Add, site: &Site, screen: Screen) -> Result<(), Error> {
@@ -217,11 +217,14 @@ fn add(args: &Add, site: &Site, screen: Screen) -> Result<(), Error> {
         if others().any(|other| other.name == args.name && other.active) {
             let name = &args.name;
             return Err(refuse(format!(
-                "there is a builder {name} already; `builder remove {name}` first"
+                "builder {name} already exists; `master builder remove {name}` removes it"
             )));
         }
         if let Some(other) = others().find(|other| other.url == url) {
-            return Err(refuse(format!("{} is at that URL already", other.name)));
+            return Err(refuse(format!(
+                "builder {} already has that URL",
+                other.name
+            )));
         }
         let new = registry::New {
             name: args.name.clone(),
@@ -239,12 +242,12 @@ fn add(args: &Add, site: &Site, screen: Screen) -> Result<(), Error> {
     })?;
     let name = &args.name;
     let next = match args.manual {
-        true => format!("it gets no jobs before `buildd-slave master builder auto {name}`"),
-        false => "`buildd-slave master run` looks at it from now on".to_owned(),
+        true => format!("it gets no builds until `buildd-slave master builder auto {name}`"),
+        false => "`buildd-slave master run` probes it".to_owned(),
     };
     let json = json!({"id": id, "name": name, "url": shown_url(&url), "manual": args.manual});
     screen.done(
-        format_args!("{name} is added, not looked at yet; {next}"),
+        format_args!("added builder {name}, not probed yet; {next}"),
         &json,
     )
 }
@@ -253,17 +256,17 @@ fn add(args: &Add, site: &Site, screen: Screen) -> Result<(), Error> {
 fn find_processors(tx: &mut Tx<'_>, words: &[String]) -> Result<Vec<i64>, db::Error> {
     let known = series::processors(tx)?;
     let existing = || known.iter().map(|(_, name, _)| name.clone()).collect();
-    let hint = "`master arch add SERIES ARCH` makes them";
+    let hint = "`master arch add SERIES ARCH` adds one";
     if let ([], [(only, _, _)]) = (words, &known[..]) {
         return Ok(vec![*only]);
     }
     if words.is_empty() {
         let existing: Vec<String> = existing();
         let list = match existing.is_empty() {
-            true => format!("there is none yet; {hint}"),
+            true => format!("none exists yet; {hint}"),
             false => format!("known: {}", existing.join(", ")),
         };
-        return Err(refuse(format!("which --processor has it? ({list})")));
+        return Err(refuse(format!("no --processor given ({list})")));
     }
     let mut found = Vec::new();
     for word in words {
@@ -301,7 +304,7 @@ fn change_builder(
         let (builder, job) = find_builder(tx, name)?;
         if !builder.active {
             return Err(refuse(format!(
-                "{name} was removed; `builder add` takes it back"
+                "builder {name} was removed; `master builder add` registers it again"
             )));
         }
         let now = now_ms();
@@ -329,7 +332,10 @@ fn add_event(tx: &mut Tx<'_>, now: i64, id: i64, kind: &str, why: &str) -> Resul
 
 fn report_state(screen: Screen, builder: &Builder, word: &str, rest: &str) -> Result<(), Error> {
     let json = json!({"name": &builder.name, "state": word});
-    screen.done(format_args!("{} is {word}{rest}", builder.name), &json)
+    screen.done(
+        format_args!("builder {} is {word}{rest}", builder.name),
+        &json,
+    )
 }
 
 fn set_manual(site: &Site, screen: Screen, name: &str, manual: bool) -> Result<(), Error> {
@@ -338,10 +344,10 @@ fn set_manual(site: &Site, screen: Screen, name: &str, manual: bool) -> Result<(
         |tx: &mut Tx<'_>, builder: &Builder, _| registry::set_manual(tx, builder.id, manual);
     let (builder, _) = change_builder(site, name, word, "", change)?;
     let rest = match builder.ok {
-        true => "",
-        false => ", and disabled: `builder enable` puts it into service",
+        true => String::new(),
+        false => format!(", but disabled; `master builder enable {name}` enables it"),
     };
-    report_state(screen, &builder, word, rest)
+    report_state(screen, &builder, word, &rest)
 }
 
 /// Waits until a builder has no job.

@@ -61,7 +61,7 @@ pub(super) fn list(site: &Site, screen: Screen, all: bool) -> Result<(), Error> 
             job.map_or_else(Cell::none, |job| Cell::number(job.build)),
         ]);
     }
-    let none = "no builders yet; `buildd-slave master builder add NAME URL` registers one";
+    let none = "no builders yet; `buildd-slave master builder add NAME URL` adds one";
     screen.table(&table, none)
 }
 
@@ -125,14 +125,14 @@ fn builder_lines(sheet: &mut Sheet, builder: &Builder, job: Option<&Job>, now: i
     sheet.line("failure_count", "Failures", failures);
     let age = units::span(now - builder.clean_changed_at);
     let clean = Cell::new(format!("{} for {age}", builder.clean), builder.clean.word());
-    sheet.line("clean_status", "State", clean);
+    sheet.line("clean_status", "Clean status", clean);
     let owner = Cell::maybe(scanned_by(builder, now));
     sheet.line("scanned_by", "Scanned by", owner);
 }
 
 fn job_lines(sheet: &mut Sheet, job: &Job, now: i64) {
     sheet.line("build", "Build", Cell::number(job.build));
-    sheet.line("build_title", "Title of it", Cell::text(&job.name));
+    sheet.line("build_title", "Build title", Cell::text(&job.name));
     sheet.line("cookie", "Cookie", Cell::text(job.cookie()));
     let started = Cell::ago(Some(job.started_at), now);
     sheet.line("started_at", "Started", started);

@@ -70,9 +70,9 @@ fn list(site: &Site, screen: Screen, wanted: &Args) -> Result<(), Error> {
         0 => &found[..],
         limit => &found[..found.len().min(limit)],
     };
-    screen.table(&table(shown, now_ms()), "no such builds")?;
+    screen.table(&table(shown, now_ms()), "no builds match")?;
     if shown.len() < found.len() && wanted.limit.is_none() {
-        stderr_line(format_args!("there are more: --limit 0 shows all"));
+        stderr_line(format_args!("more builds match; --limit 0 lists all"));
     }
     Ok(())
 }
@@ -84,7 +84,7 @@ const COLUMNS: &[Column] = &[
     folding("source", "SOURCE"),
     folding("version", "VERSION"),
     folding("suite", "SUITE"),
-    folding("about", "ABOUT"),
+    folding("about", "DETAILS"),
     column("changed_at", "AGO"),
     hidden("title"),
     hidden("distribution"),
@@ -141,7 +141,7 @@ pub(super) fn table(builds: &[Build], now: i64) -> Table {
 /// Returns what matters most of a build in its state.
 fn about(build: &Build) -> String {
     if let Some(missing) = &build.dependencies {
-        return format!("lacks {missing}");
+        return format!("missing {missing}");
     }
     let on = build.builder.as_ref().map(|(name, _)| format!("on {name}"));
     let took = match (build.started_at, build.finished_at) {

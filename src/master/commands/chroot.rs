@@ -91,13 +91,13 @@ fn remove(
         match series::remove_chroot(tx, found.id, pocket)? {
             true => Ok(series.full_name()),
             false => Err(refuse(format!(
-                "{} {arch} has no chroot of its own for {pocket}",
+                "no chroot is set for {} {arch} {pocket}",
                 series.full_name()
             ))),
         }
     })?;
     let json = json!({"series": full, "arch": arch, "pocket": pocket.word()});
-    let sentence = format!("{full} {arch} has no chroot for {pocket} any more");
+    let sentence = format!("removed the chroot of {full} {arch} {pocket}");
     screen.done(sentence, &json)
 }
 
@@ -133,7 +133,7 @@ fn set(
     let json = json!({"series": full, "arch": arch, "pocket": pocket.word(), "alias": alias,
         "filename": &file.name, "sha1": sha1, "size": size, "url": url});
     let sentence = format!(
-        "{full} {arch} is built in {} (alias {alias}, SHA-1 {sha1}) for {pocket}",
+        "set the chroot of {full} {arch} {pocket} to {} (alias {alias}, SHA-1 {sha1})",
         file.name
     );
     screen.done(sentence, &json)
@@ -143,7 +143,7 @@ fn set(
 fn usable(file: Option<File>, alias: i64) -> Result<File, String> {
     match file {
         None => Err(format!(
-            "no file {alias} in the librarian, and none of that name here"
+            "no file {alias} in the librarian, and no local file of that name"
         )),
         Some(file) if file.content.is_none() => Err(format!(
             "file {alias}, {}, has expired: upload it again",

@@ -51,7 +51,7 @@ pub(super) fn find_distribution(tx: &mut Tx<'_>, word: &str) -> Result<i64, db::
         return Ok(*id);
     }
     let existing = all.into_iter().map(|(_, name)| name).collect();
-    let hint = format!("`master series add {word} SERIES` makes one");
+    let hint = format!("`master series add {word} SERIES` adds one");
     Err(refuse(names::unknown(
         "distribution",
         word,
@@ -65,7 +65,7 @@ pub(super) fn find_build(tx: &mut Tx<'_>, id: i64) -> Result<Build, db::Error> {
     let build = builds::view(tx, id)?;
     build.ok_or_else(|| {
         refuse(format!(
-            "no build {id}; `buildd-slave master builds` lists them"
+            "no build {id}; `buildd-slave master builds` lists builds"
         ))
     })
 }
@@ -81,7 +81,7 @@ pub(super) fn find_builder(
     match all.iter().position(|(builder, _)| builder.name == name) {
         Some(index) => Ok(all.swap_remove(index)),
         None => {
-            let hint = "`master builder add NAME URL` makes one";
+            let hint = "`master builder add NAME URL` adds one";
             Err(refuse(names::unknown("builder", name, existing, hint)))
         }
     }

@@ -117,7 +117,7 @@ pub(crate) enum Error {
     Privileges(#[from] privileges::Error),
     #[error(transparent)]
     Config(#[from] config_file::Error),
-    #[error("{0}; set [database] url in the configuration, and see that this user may use it")]
+    #[error("{0}; check [database] url in the configuration, and that this user may access it")]
     NoDatabase(String),
     #[error(transparent)]
     Db(#[from] db::Error),
@@ -131,7 +131,7 @@ pub(crate) enum Error {
     Log(#[from] client::LogError),
     #[error("{}: {source}", path.display())]
     File { path: PathBuf, source: io::Error },
-    #[error("cannot write: {0}")]
+    #[error("cannot write to stdout: {0}")]
     Output(io::Error),
     #[error("{0}")]
     Refused(String),

@@ -23,15 +23,13 @@ pub(super) fn series<'a>(all: &'a [Series], word: &str) -> Result<&'a Series, St
                 true => series.full_name(),
                 false => series.name.clone(),
             });
-            let hint = "`master series add DISTRIBUTION SERIES` makes one";
+            let hint = "`master series add DISTRIBUTION SERIES` adds one";
             Err(unknown("series", word, names.collect(), hint))
         }
         _ => {
             let names: Vec<String> = named.iter().map(|series| series.full_name()).collect();
             let names = names.join(" or ");
-            Err(format!(
-                "there is more than one series {word}: write {names}"
-            ))
+            Err(format!("series {word} is ambiguous: write {names}"))
         }
     }
 }
@@ -45,7 +43,7 @@ pub(super) fn architecture<'a>(
     let of_series = || all.iter().filter(|arch| arch.series_id == series.id);
     of_series().find(|arch| arch.tag == word).ok_or_else(|| {
         let what = format!("architecture of {}", series.name);
-        let hint = format!("`master arch add {} ARCH` makes one", series.full_name());
+        let hint = format!("`master arch add {} ARCH` adds one", series.full_name());
         let tags = of_series().map(|arch| arch.tag.clone()).collect();
         unknown(&what, word, tags, &hint)
     })
@@ -69,16 +67,14 @@ pub(super) fn archive<'a>(
         [archive] => Ok(archive),
         [] => {
             let names = candidates().map(Archive::short_name).collect();
-            let hint = format!("`master archive add {distribution} NAME` makes one");
+            let hint = format!("`master archive add {distribution} NAME` adds one");
             let what = format!("archive of {distribution}");
             Err(unknown(&what, word, names, &hint))
         }
         ref several => {
             let names: Vec<String> = several.iter().map(|one| one.short_name()).collect();
             let names = names.join(" or ");
-            Err(format!(
-                "there is more than one archive {word}: write {names}"
-            ))
+            Err(format!("archive {word} is ambiguous: write {names}"))
         }
     }
 }
@@ -100,14 +96,9 @@ pub(super) fn unknown(what: &str, word: &str, existing: Vec<String>, hint: &str)
         .map(String::as_str)
         .collect();
     let list = match existing.len() {
-        0 => format!("there is none yet; {hint}"),
-        1 => format!("there is {}", shown.join(", ")),
-        2..=MAX_NAMES => format!("there are {}", shown.join(", ")),
-        more => format!(
-            "there are {} and {} more",
-            shown.join(", "),
-            more - MAX_NAMES
-        ),
+        0 => format!("none exists yet; {hint}"),
+        1..=MAX_NAMES => format!("known: {}", shown.join(", ")),
+        more => format!("known: {} and {} more", shown.join(", "), more - MAX_NAMES),
     };
     format!("no {what} {word:?}{guess} ({list})")
 }
@@ -132,13 +123,16 @@ fn distance(from: &str, to: &str) -> usize {
     rows[from.len()][to.len()]
 }
 
-/// Checks a name that is to be made: it will be part of suites, URLs and file names.
+const NAME_RULE: &str =
+    "use lower-case letters, digits, +, - and ., and begin with a letter or digit";
+
+/// Checks a new name. It becomes part of suites, URLs and file names.
 pub(super) fn new_name(text: &str) -> Result<String, String> {
     let is_good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "+-.".contains(c);
     let begins_well = text.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
     match begins_well && text.chars().all(is_good) {
         true => Ok(text.to_owned()),
-        false => Err("lower-case letters, digits, + - and . make a name".to_owned()),
+        false => Err(NAME_RULE.to_owned()),
     }
 }
 
@@ -176,30 +170,27 @@ mod tests {
             ("kubuntu/warty", Ok(3)),
             (
                 "warty",
-                Err("there is more than one series warty: write ubuntu/warty or kubuntu/warty"),
+                Err("series warty is ambiguous: write ubuntu/warty or kubuntu/warty"),
             ),
             (
                 "haory",
-                Err("no series \"haory\"; did you mean hoary? (there are hoary, warty, warty)"),
+                Err("no series \"haory\"; did you mean hoary? (known: hoary, warty, warty)"),
             ),
             (
                 "ubuntu/haory",
                 Err(
-                    "no series \"ubuntu/haory\"; did you mean ubuntu/hoary? (there are ubuntu/hoary, \
+                    "no series \"ubuntu/haory\"; did you mean ubuntu/hoary? (known: ubuntu/hoary, \
                      ubuntu/warty, kubuntu/warty)",
                 ),
             ),
-            (
-                "sid",
-                Err("no series \"sid\" (there are hoary, warty, warty)"),
-            ),
+            ("sid", Err("no series \"sid\" (known: hoary, warty, warty)")),
         ] {
             let found = series(&all, word).map(|series| series.id);
             assert_eq!(found, expect.map_err(str::to_owned), "{word}");
         }
         let none = series(&[], "sid").unwrap_err();
-        let expect = "no series \"sid\" (there is none yet; `master series add DISTRIBUTION \
-                      SERIES` makes one)";
+        let expect = "no series \"sid\" (none exists yet; `master series add DISTRIBUTION \
+                      SERIES` adds one)";
         assert_eq!(none, expect);
     }
 

@@ -84,7 +84,7 @@ fn add(args: &Add, site: &Site, screen: Screen) -> Result<(), Error> {
     }
     if skipped > 0 {
         stderr_line(format_args!(
-            "{} of other architectures passed over",
+            "skipped {} of other architectures",
             units::count(skipped, "package")
         ));
     }
@@ -92,7 +92,7 @@ fn add(args: &Add, site: &Site, screen: Screen) -> Result<(), Error> {
     let count = units::count(binaries.len(), "package");
     let json = json!({"series": full, "arch": arch, "archive": name,
         "packages": binaries.len(), "passed_over": skipped});
-    let sentence = format!("{count} known in {name} for {full} {arch}");
+    let sentence = format!("recorded {count} in {name} for {full} {arch}");
     screen.done(sentence, &json)
 }
 
@@ -120,7 +120,7 @@ fn parse(text: &str, arch: &str, component: Option<&str>) -> Result<(Vec<Binary>
         let field = |name| paragraph.get(name).map(|field| field.lines.concat());
         let (Some(name), Some(version)) = (field("Package"), field("Version")) else {
             return Err(wrong(
-                "no Package and Version: is it a Packages file, unpacked?".to_owned(),
+                "no Package and Version: is this an uncompressed Packages file?".to_owned(),
             ));
         };
         if field("Architecture").is_some_and(|of| of != arch && of != "all") {
@@ -188,7 +188,7 @@ fn list(site: &Site, screen: Screen) -> Result<(), Error> {
     }
     screen.table(
         &table,
-        "nothing is known of any archive; `published add` tells",
+        "no packages recorded yet; `buildd-slave master published add` records them",
     )
 }
 
@@ -215,15 +215,18 @@ pub(super) fn run_retry(args: &RetryArgs, site: &Site, screen: Screen) -> Result
         screen.line(format_args!("{build} {title}"))?;
     }
     if !screen.json {
-        let would = if args.dry_run { "would go" } else { "went" };
+        let retried = match args.dry_run {
+            true => "would be retried",
+            false => "retried",
+        };
         stderr_line(format_args!(
-            "{} {would} to the queue, {} still waiting",
+            "{} {retried}, {} still waiting",
             units::count(report.retried.len(), "build"),
             report.still
         ));
         for build in &report.unreadable {
             stderr_line(format_args!(
-                "build {build}: what it waits for cannot be read; `master retry {build}` sends it on"
+                "build {build}: cannot parse its missing dependencies; `master retry {build}` retries it"
             ));
         }
         return Ok(true);

@@ -65,8 +65,8 @@ const COLUMNS: &[Column] = &[
     column("score", "SCORE"),
     folding("status", "STATUS"),
     column("queued_at", "AGE"),
-    column("estimated_secs", "TAKES"),
-    column("processor", "FOR"),
+    column("estimated_secs", "ESTIMATE"),
+    column("processor", "PROCESSOR"),
     hidden("virtualized"),
     hidden("manual"),
     hidden("builder"),
@@ -101,7 +101,7 @@ fn list(site: &Site, screen: Screen) -> Result<(), Error> {
     if screen.is_terminal() && !table.is_empty() {
         let waiting = usize::try_from(waiting).unwrap_or_default();
         stderr_line(format_args!(
-            "{running} running, {} waiting ({} of work); * scored by hand",
+            "{running} running, {} waiting (estimated {}); *: score set by an operator",
             units::count(waiting, "job"),
             units::span(work_ms)
         ));
@@ -142,19 +142,19 @@ fn state<'a>(build: &'a Build, job: &QueueEntry, now: i64) -> (String, Option<&'
     let on_builder = |verb: &str| {
         let name = builder.map_or("a builder", String::as_str);
         let since = job.started_at.unwrap_or(now);
-        format!("{verb} on {name} {}", units::span(now - since))
+        format!("{verb} on {name} for {}", units::span(now - since))
     };
     let held_until = job.not_before;
     let text = match job.status {
-        JobStatus::Running => on_builder("runs"),
-        JobStatus::Cancelling => on_builder("is cancelled"),
+        JobStatus::Running => on_builder("running"),
+        JobStatus::Cancelling => on_builder("cancelling"),
         JobStatus::Suspended => "suspended".to_owned(),
         JobStatus::Waiting if held_until > now => {
-            format!("held back {}", units::span(held_until - now))
+            format!("held back for {}", units::span(held_until - now))
         }
-        JobStatus::Waiting if !build.archive_enabled => "its archive is disabled".to_owned(),
-        JobStatus::Waiting if !build.arch_enabled => "its architecture is disabled".to_owned(),
-        JobStatus::Waiting => "waits".to_owned(),
+        JobStatus::Waiting if !build.archive_enabled => "archive is disabled".to_owned(),
+        JobStatus::Waiting if !build.arch_enabled => "architecture is disabled".to_owned(),
+        JobStatus::Waiting => "waiting".to_owned(),
     };
     let runs = matches!(job.status, JobStatus::Running | JobStatus::Cancelling);
     (text, builder.filter(|_| runs))

@@ -97,7 +97,10 @@ pub(super) fn run(verb: Verb, site: &Site, screen: Screen) -> Result<bool, Error
             let full = added.full_name();
             let next = format!("next: `buildd-slave master arch add {full} ARCH`");
             let json = json!({"id": added.id, "series": full, "status": status.word()});
-            screen.done(format_args!("{full} is added, {status}; {next}"), &json)?;
+            screen.done(
+                format_args!("added series {full} ({status}); {next}"),
+                &json,
+            )?;
         }
         Verb::Set(args) => set(&args, site, screen)?,
         Verb::List => list(site, screen)?,
@@ -119,9 +122,9 @@ fn set(args: &Set, site: &Site, screen: Screen) -> Result<(), Error> {
     let json = json!({"id": changed.id, "series": changed.full_name(),
         "status": changed.status.word(), "version": &changed.version,
         "nominated": &changed.nominated});
-    let nominated = changed.nominated.as_deref().unwrap_or("no architecture");
+    let nominated = changed.nominated.as_deref().unwrap_or("none");
     let sentence = format!(
-        "{} is {}; {nominated} is nominated",
+        "{} is {}; nominated architecture: {nominated}",
         changed.full_name(),
         changed.status
     );
@@ -134,7 +137,7 @@ fn add(tx: &mut Tx<'_>, series: &Series) -> Result<Series, db::Error> {
     if all.iter().any(|one| one.full_name() == series.full_name()) {
         let full = series.full_name();
         return Err(refuse(format!(
-            "{full} is there already; `master series set {full}` changes it"
+            "{full} already exists; `master series set {full}` changes it"
         )));
     }
     let archives = archives::all(tx)?;
@@ -195,6 +198,6 @@ fn list(site: &Site, screen: Screen) -> Result<(), Error> {
             Cell::list(tags.map(|arch| &arch.tag)),
         ]);
     }
-    let none = "no series yet; `buildd-slave master series add DISTRIBUTION SERIES` makes one";
+    let none = "no series yet; `buildd-slave master series add DISTRIBUTION SERIES` adds one";
     screen.table(&table, none)
 }

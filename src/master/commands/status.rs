@@ -12,9 +12,9 @@ use crate::sys::user;
 
 /// Longest silence of a process of the farm before it counts as gone, in ms.
 const MASTER_TIMEOUT_MS: i64 = 60_000;
-/// What is said when something is waited for and nothing can come of it.
+/// Printed by commands that wait for a master when none is running.
 pub(super) const NO_MASTER: &str =
-    "no `buildd-slave master run` is at work: nothing happens before one is";
+    "no master is running, so nothing will be built; start one with `buildd-slave master run`";
 
 /// Tells whether a process of `master run` has written its heartbeat lately.
 pub(super) fn is_master_alive(tx: &mut Tx<'_>) -> Result<bool, db::Error> {
@@ -49,7 +49,7 @@ pub(super) fn line(builder: &Builder, job: Option<&Job>, now: i64) -> String {
 const EVENT_COLUMNS: &[Column] = &[
     column("at", "AGO"),
     hidden("level"),
-    column("kind", "WHAT"),
+    column("kind", "EVENT"),
     folding("message", "MESSAGE"),
 ];
 

@@ -124,7 +124,7 @@ fn parts(package: &Package) -> Result<Vec<Part>, Error> {
             && expected.as_str() != sha1
         {
             return Err(Error::Refused(format!(
-                "{}: its SHA-1 is {sha1}, but {expected} by the .dsc",
+                "{}: its SHA-1 is {sha1}, but the .dsc lists {expected}",
                 path.display()
             )));
         }
@@ -186,7 +186,7 @@ fn send(package: &Package, submission: &mut Submission, site: &Site) -> Result<(
         let added = librarian::upload(&uploader, &path, None, None, restricted)?;
         if added.sha1 != part.sha1 {
             return Err(Error::Refused(format!(
-                "{}: changed while it was sent",
+                "{}: the file changed during the upload; submit it again",
                 path.display()
             )));
         }
@@ -251,8 +251,8 @@ fn text_report(
     let source = &submission.source;
     let known = match (outcome.known, outcome.new.len()) {
         (false, _) => String::new(),
-        (true, 0) => " was there already; nothing to add".to_owned(),
-        (true, new) => format!(" was there already; {} added", units::count(new, "build")),
+        (true, 0) => "; already submitted, nothing added".to_owned(),
+        (true, new) => format!("; already submitted, {} added", units::count(new, "build")),
     };
     let place = format!(
         "{} {} ({}, {})",
@@ -267,11 +267,11 @@ fn text_report(
     ))?;
     if !outcome.superseded.is_empty() {
         let versions = outcome.superseded.join(", ");
-        screen.line(format_args!("in place of {versions}"))?;
+        screen.line(format_args!("supersedes {versions}"))?;
     }
     screen.table(builds, "no builds")?;
     for one in &outcome.left_out {
-        screen.line(format_args!("not on {}: {}", one.tag, one.reason))?;
+        screen.line(format_args!("no build for {}: {}", one.tag, one.reason))?;
     }
     Ok(())
 }
