@@ -291,7 +291,8 @@ fn a_source_is_handed_in(engine: Engine) {
     let said = farm.ok(&["master", "submit", &newer, "--series", "hoary"]);
     for expect in [
         "hello 2 for ubuntu/hoary RELEASE (primary, main)\nsupersedes 1\n",
-        "\nno build for amd64: the source is for i386\nno build for hppa: it has no chroot for RELEASE\n",
+        "\nno build for amd64: the source is for i386\n\
+         no build for hppa: it has no chroot for RELEASE\n",
     ] {
         assert!(said.contains(expect), "{said}");
     }

@@ -1,7 +1,7 @@
-//! `arch`: which architectures a series is built for, and on whose processors.
+//! `master arch`: manages the architectures of a series.
 //!
-//! An architecture is made with its processor, if that is new, and is never removed: builds refer
-//! to it.
+//! Adding an architecture also adds its processor, if that is new. Architectures are never removed,
+//! because builds refer to them.
 
 use clap::Subcommand;
 use serde_json::json;
@@ -9,7 +9,7 @@ use serde_json::json;
 use super::lookup::{find_architecture, find_series, refuse};
 use super::open::Site;
 use super::screen::{Screen, stderr_line};
-use super::table::{Cell, Column, Table, column, folding};
+use super::table::{Cell, Column, Table, column, wrapping};
 use super::{Error, names};
 use crate::db::{self, Tx};
 use crate::master::model::Pocket;
@@ -102,8 +102,8 @@ fn add(args: &Add, site: &Site, screen: Screen) -> Result<(), Error> {
     screen.done(sentence, &json)?;
     if !known && !screen.json {
         stderr_line(format_args!(
-            "{full} has no nominated architecture for `Architecture: all` packages; choose one with \
-             `buildd-slave master series set {full} --nominated {arch}`"
+            "{full} has no nominated architecture for `Architecture: all` packages; choose one \
+             with `buildd-slave master series set {full} --nominated {arch}`"
         ));
     }
     Ok(())
@@ -155,7 +155,7 @@ const COLUMNS: &[Column] = &[
     column("enabled", "ENABLED"),
     column("virtualized", "VIRTUAL"),
     column("nominated", "NOMINATED"),
-    folding("chroots", "CHROOTS"),
+    wrapping("chroots", "CHROOTS"),
 ];
 
 fn list(site: &Site, screen: Screen, series: Option<&str>) -> Result<(), Error> {

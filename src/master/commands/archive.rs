@@ -1,6 +1,6 @@
-//! `archive`: where packages come from and for whom they are built.
+//! `master archive`: manages archives.
 //!
-//! A secret is read from a file and never shown.
+//! The password of a private archive is read from a file and never printed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::lookup::{find_archive, find_distribution, refuse};
 use super::open::Site;
 use super::screen::Screen;
-use super::table::{Cell, Column, Table, column, folding};
+use super::table::{Cell, Column, Table, column, wrapping};
 use super::{Error, names};
 use crate::master::model::Archive;
 use crate::master::model::ArchivePurpose;
@@ -165,7 +165,7 @@ fn set(args: &Set, site: &Site, screen: Screen) -> Result<(), Error> {
 }
 
 impl Settings {
-    /// Reads the secret, if there is to be one.
+    /// Reads the password from `--secret-file`, if that is given.
     fn secret(&self) -> Result<Option<String>, Error> {
         self.secret_file.as_deref().map(read_secret).transpose()
     }
@@ -200,7 +200,7 @@ fn read_secret(path: &Path) -> Result<String, Error> {
     }
 }
 
-/// Checks a URL that will be a word of an apt line; a password belongs into the secret.
+/// Checks a URL for use in an apt sources line. It must not contain a password.
 fn base_url(text: &str) -> Result<String, String> {
     let rest = ["http://", "https://", "file:/", "copy:/"]
         .iter()
@@ -237,7 +237,7 @@ const COLUMNS: &[Column] = &[
     column("virtualized", "VIRTUAL"),
     column("enabled", "ENABLED"),
     column("score", "SCORE"),
-    folding("url", "URL"),
+    wrapping("url", "URL"),
 ];
 
 fn list(site: &Site, screen: Screen) -> Result<(), Error> {

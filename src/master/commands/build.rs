@@ -1,6 +1,6 @@
-//! The commands about single builds: `show`, `log`, `retry`, `rescore`, `cancel`.
+//! `master show`, `log`, `retry`, `rescore` and `cancel`: commands for single builds.
 //!
-//! A build that cannot be changed is reported; the others are changed all the same.
+//! `retry` and `cancel` take several builds. If one of them is refused, the others still change.
 
 use clap::Subcommand;
 use serde_json::{Value, json};
@@ -17,7 +17,6 @@ use crate::master::rows::builds::{self, Build};
 use crate::master::rows::events::{self, NewEvent};
 use crate::sys::clock::now_ms;
 
-/// What is asked or done about single builds.
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
     /// Show a build, with its files and events
@@ -47,9 +46,10 @@ pub(super) enum Verb {
         build: Vec<i64>,
     },
     /// Set a build's queue score
-    #[command(
-        after_help = "Examples:\n  buildd-slave master rescore 8 5000\n  buildd-slave master rescore 8 --auto"
-    )]
+    #[command(after_help = "\
+Examples:
+  buildd-slave master rescore 8 5000
+  buildd-slave master rescore 8 --auto")]
     Rescore {
         /// Build number, as listed by `master builds`
         build: i64,
@@ -82,7 +82,7 @@ pub(super) fn run(verb: Verb, site: &Site, screen: Screen) -> Result<bool, Error
     }
 }
 
-/// Does something with each build; tells what became of it, and whether all went well.
+/// Applies `act` to each build and prints the results. Returns false if a build was refused.
 fn for_all(
     screen: Screen,
     ids: &[i64],
@@ -96,7 +96,6 @@ fn for_all(
                 screen.line(sentence)?;
                 results.push(json);
             }
-            // What is wrong with one build is not with the next.
             Err(Error::Db(db::Error::Refused(reason))) => {
                 all_well = false;
                 stderr_line(format_args!("buildd-slave: {reason}"));
@@ -148,7 +147,7 @@ fn retry(site: &Site, id: i64) -> Result<(String, Value), Error> {
     Ok((sentence, json))
 }
 
-/// Returns why a build cannot be sent to the queue again, if it cannot (docs/farm.md §2.15).
+/// Returns why a build cannot be retried; `None` if it can (docs/farm.md §2.15).
 fn why_not_retry(build: &Build) -> Option<String> {
     let state = build.state;
     let (name, pocket) = (&build.name, build.name.pocket);

@@ -1,7 +1,7 @@
-//! `master log`: the log of a build, from where it is by now.
+//! `master log`: prints the log of a build.
 //!
-//! The librarian has it when the build is over, the slave while it runs; of a running build the
-//! database has the end. Bytes go out as they are.
+//! A finished log comes from the librarian, a followed one from the slave. Of a running build, the
+//! database has the last lines. Bytes are printed unchanged.
 
 use std::io::{self, Write};
 use std::thread;
@@ -20,7 +20,7 @@ use crate::master::model::{self, JobStatus};
 use crate::master::rows::builds::{Build, QueueEntry};
 use crate::master::rows::files::File;
 
-/// Between two looks at what is followed.
+/// Time between two polls while following a log.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 pub(super) fn run(site: &Site, screen: Screen, id: i64, follow: bool) -> Result<bool, Error> {
@@ -54,7 +54,7 @@ fn write_log(site: &Site, id: i64, follow: bool, out: &mut dyn Write) -> Result<
                 }
                 let cookie = model::cookie(build.id, job.id, job.attempt);
                 if followed.as_ref() != Some(&cookie) {
-                    // Another try has another log.
+                    // A new attempt has a new log.
                     out.restart(0);
                 }
                 if follow_on_slave(&build, &cookie, &mut out)? {
@@ -87,17 +87,19 @@ fn write_log(site: &Site, id: i64, follow: bool, out: &mut dyn Write) -> Result<
     }
 }
 
-/// Where a log goes that is read more than once from its beginning, and shown once.
+/// A writer for a log that is read from its beginning more than once. It skips the bytes that it
+/// has already written.
 struct Resumable<'a> {
     out: &'a mut dyn Write,
-    /// Bytes of this log that were shown.
+    /// Bytes of this log already written.
     written: u64,
-    /// Bytes to come that were shown already.
+    /// Bytes of the input still to skip.
     skip: u64,
 }
 
 impl Resumable<'_> {
-    /// Begins a log, or begins again with one of which `seen` bytes were shown.
+    /// Prepares for reading from the beginning of a log of which `written` bytes are written; 0 for
+    /// a new log.
     fn restart(&mut self, written: u64) {
         self.written = written;
         self.skip = written;
@@ -125,7 +127,7 @@ fn is_running(job: &QueueEntry) -> bool {
     matches!(job.status, JobStatus::Running | JobStatus::Cancelling)
 }
 
-/// Writes what the last look at the slave has brought.
+/// Writes the end of the log that the last scan stored in the database.
 fn write_tail(build: &Build, job: &QueueEntry, out: &mut dyn Write) -> Result<(), Error> {
     let tail = job.logtail.as_deref().unwrap_or_default();
     out.write_all(tail.as_bytes()).map_err(Error::Output)?;
@@ -139,20 +141,20 @@ fn write_tail(build: &Build, job: &QueueEntry, out: &mut dyn Write) -> Result<()
     Ok(())
 }
 
-/// Follows the log where it is written; tells whether that was to its end.
+/// Follows the log on the slave. Returns false if the slave does not have it (any more).
 fn follow_on_slave(build: &Build, cookie: &str, out: &mut dyn Write) -> Result<bool, Error> {
     let url = build.builder.as_ref().map_or("", |(_, url)| url.as_str());
     let slave = SlaveUrl::parse(url).map_err(|error| Error::Refused(error.to_string()))?;
     let client = Client::new(&slave, Timeouts::INTERACTIVE);
     match follow_log(&client, Some(cookie), out, POLL_INTERVAL) {
         Ok(()) => Ok(true),
-        // Not begun there yet, or over and cleaned before all was written: the librarian has the rest.
+        // The build has not started there, or was cleaned before the log's end: try the librarian.
         Err(LogError::None | LogError::Gone) => Ok(false),
         Err(error) => Err(error.into()),
     }
 }
 
-/// Writes a log that the librarian has.
+/// Writes a log from the librarian, uncompressed.
 fn write_stored(site: &Site, log: &File, out: &mut dyn Write) -> Result<(), Error> {
     let wanted = Download::by_number(&site.db, &site.farm.librarian.url, log.alias)?;
     let copy = |to: &mut dyn Write| {
@@ -189,7 +191,7 @@ mod tests {
         out.restart(out.written);
         out.write_all(b"one").unwrap();
         out.write_all(b"\ntwo\n").unwrap();
-        // Another log.
+        // A new log.
         out.restart(0);
         out.write_all(b"again").unwrap();
         assert_eq!(out.written, 5);

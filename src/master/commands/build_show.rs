@@ -1,4 +1,4 @@
-//! `master show`: all that is known of a build (docs/farm.md §7).
+//! `master show`: prints everything the database has about a build (docs/farm.md §7).
 
 use serde_json::Value;
 
@@ -6,7 +6,7 @@ use super::lookup::find_build;
 use super::open::Site;
 use super::prospect::starts_at;
 use super::screen::Screen;
-use super::table::{Cell, Column, Sheet, Table, column, folding, hidden};
+use super::table::{Cell, Column, Sheet, Table, column, hidden, wrapping};
 use super::{Error, status, units};
 use crate::librarian::alias_url;
 use crate::master::model::{BuildState, JobStatus};
@@ -16,10 +16,9 @@ use crate::master::rows::files::File;
 use crate::master::rows::{events, scores, sources};
 use crate::sys::clock::now_ms;
 
-/// How many events are shown.
+/// Maximum number of events printed.
 const EVENTS: i64 = 50;
 
-/// Shows a build.
 pub(super) fn run(site: &Site, screen: Screen, id: i64) -> Result<(), Error> {
     let now = now_ms();
     let (build, files, events, start) = site.db.read(|tx| {
@@ -45,7 +44,7 @@ pub(super) fn run(site: &Site, screen: Screen, id: i64) -> Result<(), Error> {
     screen.sheet(&sheet)
 }
 
-/// Adds the lines that say which build it is, and its state.
+/// Adds what the build is, its state and its builder.
 fn identity_lines(sheet: &mut Sheet, build: &Build) {
     let name = &build.name;
     let builder = build.builder.as_ref().map(|(name, _)| name);
@@ -73,7 +72,7 @@ fn identity_lines(sheet: &mut Sheet, build: &Build) {
     sheet.line("builder", "Builder", Cell::maybe(builder));
 }
 
-/// Adds the times of the build, and how often it failed.
+/// Adds the times of the build and its failure count.
 fn time_lines(sheet: &mut Sheet, build: &Build, now: i64) {
     let ago = |at: Option<i64>| match at {
         Some(at) => {
@@ -95,7 +94,7 @@ fn time_lines(sheet: &mut Sheet, build: &Build, now: i64) {
     sheet.line_if_any("failure_count", "Failures", count(build.failure_count));
 }
 
-/// Returns the cell of a number that text does not show if it is 0.
+/// A number; 0 is an empty cell in text.
 fn count(number: i64) -> Cell {
     match number {
         0 => Cell::new("-", 0),
@@ -103,7 +102,7 @@ fn count(number: i64) -> Cell {
     }
 }
 
-/// Adds the logs and the folder of the results.
+/// Adds the logs and the folder with the results.
 fn result_lines(sheet: &mut Sheet, site: &Site, build: &Build) {
     let link = |file: Option<&File>| match file {
         Some(file) => {
@@ -124,7 +123,7 @@ fn result_lines(sheet: &mut Sheet, site: &Site, build: &Build) {
     sheet.line_if_any("results", "Results", folder);
 }
 
-/// Adds what is known of the queue row.
+/// Adds the queue entry, if the build has one.
 fn job_lines(
     sheet: &mut Sheet,
     site: &Site,
@@ -179,9 +178,9 @@ fn job_lines(
 
 const FILE_COLUMNS: &[Column] = &[
     column("alias", "ALIAS"),
-    folding("filename", "FILE"),
+    wrapping("filename", "FILE"),
     column("size", "SIZE"),
-    folding("sha1", "SHA-1"),
+    wrapping("sha1", "SHA-1"),
     hidden("url"),
 ];
 

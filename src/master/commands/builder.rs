@@ -1,6 +1,6 @@
-//! `builder`: who builds. Registered, taken out of service and back.
+//! `master builder`: registers builders, and takes them out of service and back.
 //!
-//! No slave is asked anything here: the farm's processes see what is written at their next look.
+//! These commands write rows and contact no slave. Running masters see the rows at the next scan.
 
 use std::thread;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::master::rows::events::NewEvent;
 use crate::master::rows::{events, registry, series};
 use crate::sys::clock::now_ms;
 
-/// Between two looks while something is waited for.
+/// Time between two polls while waiting for an idle builder.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 const EXAMPLES: &str = "\
@@ -113,8 +113,8 @@ pub(super) struct Add {
     /// Host of the virtual machine, passed to [master] reset_command
     #[arg(long, value_name = "HOST", requires = "virtualized")]
     vm_host: Option<String>,
-    /// Reset protocol: 1.1, the reset command exits when the slave is up again; 2.0, the command only
-    /// starts the reset, and `builder clean` reports its end
+    /// Reset protocol: 1.1, the reset command exits when the slave is up again; 2.0, the command
+    /// only starts the reset, and `builder clean` reports its end
     #[arg(long, value_name = "PROTOCOL", requires = "virtualized")]
     reset: Option<ResetProtocol>,
 }
@@ -252,7 +252,7 @@ fn add(args: &Add, site: &Site, screen: Screen) -> Result<(), Error> {
     )
 }
 
-/// Finds what a builder is said to run.
+/// Returns the ids of the named processors. Without names, the only known processor is meant.
 fn find_processors(tx: &mut Tx<'_>, words: &[String]) -> Result<Vec<i64>, db::Error> {
     let known = series::processors(tx)?;
     let existing = || known.iter().map(|(_, name, _)| name.clone()).collect();
@@ -281,7 +281,7 @@ fn find_processors(tx: &mut Tx<'_>, words: &[String]) -> Result<Vec<i64>, db::Er
     Ok(found)
 }
 
-/// Returns the URL of a slave as it is kept: whole, with its credentials and a slash at the end.
+/// Returns the URL of a slave as the database stores it: with port, credentials and final slash.
 fn normalize_url(text: &str) -> Result<String, String> {
     let url = SlaveUrl::parse(text).map_err(|error| error.to_string())?;
     let (scheme, rest) = url.base.split_once("://").unwrap_or(("http", &url.base));
@@ -292,7 +292,7 @@ fn normalize_url(text: &str) -> Result<String, String> {
     Ok(format!("{scheme}://{userinfo}{rest}/"))
 }
 
-/// Changes a builder and notes it; returns builder and job as they were.
+/// Applies `change` to a builder and adds an event. Returns the builder and its job before that.
 fn change_builder(
     site: &Site,
     name: &str,
@@ -350,7 +350,6 @@ fn set_manual(site: &Site, screen: Screen, name: &str, manual: bool) -> Result<(
     report_state(screen, &builder, word, &rest)
 }
 
-/// Waits until a builder has no job.
 fn wait_idle(site: &Site, builder: &Builder) -> Result<(), Error> {
     let mut warned = false;
     loop {
@@ -374,8 +373,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn urls_are_kept_whole_and_shown_without_password() {
-        for (text, kept, shown) in [
+    fn urls_are_stored_with_password_and_printed_without() {
+        for (text, stored, shown) in [
             ("bob", "http://bob:8221/", "http://bob:8221/"),
             (
                 "http://localhost:8221/",
@@ -395,12 +394,12 @@ mod tests {
             ("me:pw@bob:1", "http://me:pw@bob:1/", "http://bob:1/"),
         ] {
             let url = normalize_url(text).unwrap();
-            assert_eq!(url, kept);
+            assert_eq!(url, stored);
             assert_eq!(shown_url(&url), shown);
             assert_eq!(
                 normalize_url(&url).unwrap(),
-                kept,
-                "what is kept reads back"
+                stored,
+                "a stored URL stays as it is"
             );
         }
         let error = normalize_url("http://me:secret@/").unwrap_err();

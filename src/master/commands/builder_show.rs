@@ -1,11 +1,11 @@
-//! `builder list` and `builder show`: who builds, and what they are doing.
+//! `master builder list` and `master builder show`: print builders and what they are doing.
 //!
-//! What is shown is what the farm's processes last noted; no slave is asked.
+//! The data is that of the last scan. No slave is contacted.
 
 use super::lookup::find_builder;
 use super::open::Site;
 use super::screen::Screen;
-use super::table::{Cell, Column, Sheet, Table, column, folding, hidden};
+use super::table::{Cell, Column, Sheet, Table, column, hidden, wrapping};
 use super::{Error, builds, status, units};
 use crate::client::shown_url;
 use crate::master::model::JobStatus;
@@ -14,16 +14,16 @@ use crate::master::rows::events;
 use crate::master::rows::lists::{self, Filter};
 use crate::sys::clock::now_ms;
 
-/// How many past builds and events are shown.
+/// Maximum number of past builds and of events printed.
 const RECENT: i64 = 10;
 
 const COLUMNS: &[Column] = &[
     column("name", "NAME"),
-    folding("status", "STATUS"),
+    wrapping("status", "STATUS"),
     column("processors", "PROCESSORS"),
     column("virtualized", "VIRTUAL"),
-    folding("url", "URL"),
-    folding("scanned_by", "SCANNED BY"),
+    wrapping("url", "URL"),
+    wrapping("scanned_by", "SCANNED BY"),
     hidden("title"),
     hidden("ok"),
     hidden("manual"),
@@ -35,7 +35,7 @@ const COLUMNS: &[Column] = &[
     hidden("build"),
 ];
 
-/// Lists the builders; `all`: those that were removed too.
+/// Lists builders; with `all`, also removed ones.
 pub(super) fn list(site: &Site, screen: Screen, all: bool) -> Result<(), Error> {
     let mut table = Table::new(COLUMNS);
     let now = now_ms();
@@ -65,7 +65,7 @@ pub(super) fn list(site: &Site, screen: Screen, all: bool) -> Result<(), Error> 
     screen.table(&table, none)
 }
 
-/// Returns which process looks after a builder, if one does.
+/// Returns the name of the master that holds the lease of a builder.
 fn scanned_by(builder: &Builder, now: i64) -> Option<&String> {
     builder
         .lease_owner
@@ -73,7 +73,7 @@ fn scanned_by(builder: &Builder, now: i64) -> Option<&String> {
         .filter(|_| builder.lease_until > now)
 }
 
-/// Shows all that is known of a builder.
+/// Prints everything the database has about a builder.
 pub(super) fn show(site: &Site, screen: Screen, name: &str) -> Result<(), Error> {
     let (builder, job, past, events) = site.db.read(|tx| {
         let (builder, job) = find_builder(tx, name)?;

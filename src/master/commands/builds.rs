@@ -1,16 +1,16 @@
-//! `builds`: the list of builds.
+//! `master builds`: lists builds.
 
 use super::lookup::find_series;
 use super::open::Site;
 use super::screen::{Screen, stderr_line};
-use super::table::{Cell, Column, Table, column, folding, hidden};
+use super::table::{Cell, Column, Table, column, hidden, wrapping};
 use super::{Error, units};
 use crate::master::model::BuildState;
 use crate::master::rows::builds::Build;
 use crate::master::rows::lists::{self, Filter};
 use crate::sys::clock::now_ms;
 
-/// Rows shown without `--limit`.
+/// Maximum number of rows without `--limit`.
 const LIMIT: u32 = 50;
 
 const EXAMPLES: &str = "\
@@ -60,7 +60,7 @@ fn list(site: &Site, screen: Screen, wanted: &Args) -> Result<(), Error> {
             series,
             arch_tag: wanted.arch.clone(),
             builder: None,
-            // One more, to know that there is more.
+            // One more row, to know whether more builds match.
             limit: (limit > 0).then(|| i64::from(limit) + 1),
         };
         lists::builds(tx, &filter)
@@ -81,10 +81,10 @@ const COLUMNS: &[Column] = &[
     column("id", "BUILD"),
     column("state", "STATE"),
     column("arch", "ARCH"),
-    folding("source", "SOURCE"),
-    folding("version", "VERSION"),
-    folding("suite", "SUITE"),
-    folding("about", "DETAILS"),
+    wrapping("source", "SOURCE"),
+    wrapping("version", "VERSION"),
+    wrapping("suite", "SUITE"),
+    wrapping("about", "DETAILS"),
     column("changed_at", "AGO"),
     hidden("title"),
     hidden("distribution"),
@@ -100,7 +100,6 @@ const COLUMNS: &[Column] = &[
     hidden("finished_at"),
 ];
 
-/// Returns the rows of a list of builds.
 pub(super) fn table(builds: &[Build], now: i64) -> Table {
     let mut table = Table::new(COLUMNS);
     for build in builds {
@@ -138,7 +137,8 @@ pub(super) fn table(builds: &[Build], now: i64) -> Table {
     table
 }
 
-/// Returns what matters most of a build in its state.
+/// Returns the detail that matters in the build's state: missing dependencies, score, or builder
+/// and duration.
 fn about(build: &Build) -> String {
     if let Some(missing) = &build.dependencies {
         return format!("missing {missing}");

@@ -1,6 +1,6 @@
-//! `chroot`: what is built in, for each architecture of a series and, if need be, each pocket.
+//! `master chroot`: manages the chroot tarballs of architectures and pockets.
 //!
-//! A pocket without a chroot of its own takes that of the pockets it builds upon, RELEASE last.
+//! A pocket without its own chroot uses the one of a pocket that it depends on, RELEASE last.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use super::Error;
 use super::lookup::{find_architecture, find_series, refuse};
 use super::open::Site;
 use super::screen::Screen;
-use super::table::{Cell, Column, Table, column, folding};
+use super::table::{Cell, Column, Table, column, wrapping};
 use crate::librarian::{self, Uploader, alias_url};
 use crate::master::model::Pocket;
 use crate::master::rows::files::{self, Content, File};
@@ -108,7 +108,7 @@ fn set(
     tarball: &str,
     pocket: Pocket,
 ) -> Result<(), Error> {
-    // Before gigabytes are sent.
+    // Refuse wrong names before uploading gigabytes.
     site.db.read(|tx| {
         let series = find_series(tx, series)?;
         find_architecture(tx, &series, arch)
@@ -139,7 +139,7 @@ fn set(
     screen.done(sentence, &json)
 }
 
-/// Refuses a file that no builder could fetch.
+/// Returns the file, or an error if builders could not download it.
 fn usable(file: Option<File>, alias: i64) -> Result<File, String> {
     match file {
         None => Err(format!(
@@ -158,9 +158,9 @@ const COLUMNS: &[Column] = &[
     column("arch", "ARCH"),
     column("pocket", "POCKET"),
     column("alias", "ALIAS"),
-    folding("filename", "FILE"),
+    wrapping("filename", "FILE"),
     column("size", "SIZE"),
-    folding("sha1", "SHA-1"),
+    wrapping("sha1", "SHA-1"),
     column("updated_at", "AGE"),
 ];
 

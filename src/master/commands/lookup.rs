@@ -1,4 +1,4 @@
-//! Finds the rows that words of the command line mean, and refuses those that mean none.
+//! Finds the rows for names and numbers on the command line, or refuses the command.
 
 use crate::db::{self, Tx};
 use crate::master::model::Archive;
@@ -9,18 +9,17 @@ use crate::master::rows::series::{self, ArchSeries, Series};
 
 use super::names;
 
-/// Turns what is wrong with what was asked for into the reason for which nothing is written.
+/// Wraps a message as `Refused`, which rolls the transaction back.
 pub(super) fn refuse(reason: impl ToString) -> db::Error {
     db::Error::Refused(reason.to_string())
 }
 
-/// Finds the series that a word means.
+/// Finds a series by `NAME` or `DISTRIBUTION/NAME`.
 pub(super) fn find_series(tx: &mut Tx<'_>, word: &str) -> Result<Series, db::Error> {
     let all = series::all(tx)?;
     names::series(&all, word).cloned().map_err(refuse)
 }
 
-/// Finds an architecture of a series.
 pub(super) fn find_architecture(
     tx: &mut Tx<'_>,
     series: &Series,
@@ -32,7 +31,7 @@ pub(super) fn find_architecture(
         .map_err(refuse)
 }
 
-/// Finds an archive of a distribution.
+/// Finds an archive of a distribution by `NAME` or `OWNER/NAME`.
 pub(super) fn find_archive(
     tx: &mut Tx<'_>,
     distribution: &str,
@@ -44,7 +43,7 @@ pub(super) fn find_archive(
         .map_err(refuse)
 }
 
-/// Finds a distribution; returns its id.
+/// Returns the id of a distribution.
 pub(super) fn find_distribution(tx: &mut Tx<'_>, word: &str) -> Result<i64, db::Error> {
     let all = series::distributions(tx)?;
     if let Some((id, _)) = all.iter().find(|(_, name)| name == word) {
@@ -60,7 +59,6 @@ pub(super) fn find_distribution(tx: &mut Tx<'_>, word: &str) -> Result<i64, db::
     )))
 }
 
-/// Finds a build.
 pub(super) fn find_build(tx: &mut Tx<'_>, id: i64) -> Result<Build, db::Error> {
     let build = builds::view(tx, id)?;
     build.ok_or_else(|| {
@@ -70,7 +68,7 @@ pub(super) fn find_build(tx: &mut Tx<'_>, id: i64) -> Result<Build, db::Error> {
     })
 }
 
-/// Finds a builder by name.
+/// Finds a builder by name, and its job.
 pub(super) fn find_builder(
     tx: &mut Tx<'_>,
     name: &str,

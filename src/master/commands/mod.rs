@@ -1,9 +1,8 @@
-//! The operator's commands of the master: what is typed to set the farm up, to see what it does,
-//! and to step in.
+//! `buildd-slave master`: the operator's commands for the farm.
 //!
-//! One file per noun, each with its `Args` and its `run`; `submit` hands in source packages,
-//! `screen` shows results, `site` is what all of them work on. They write rows and no more: the
-//! processes of `master run` see them at their next look.
+//! Each noun has a file with its arguments and its `run`. `lookup` finds rows by name, `screen`
+//! prints results, `open` opens the configuration and the database. The commands only write rows;
+//! running masters see them at the next scan.
 
 mod arch;
 mod archive;
@@ -104,13 +103,12 @@ enum Command {
 }
 
 impl Args {
-    /// Tells whether the command makes files that the farm's user must be able to write.
+    /// Tells whether the command creates files that must belong to the farm's user.
     fn owns_files(&self) -> bool {
         matches!(self.command, Command::Scan(_) | Command::Run(_))
     }
 }
 
-/// Why a command did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error(transparent)]
@@ -138,19 +136,19 @@ pub(crate) enum Error {
 }
 
 impl Error {
-    /// Puts the path in front of an I/O error.
+    /// Adds the path to an I/O error.
     fn at(path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::File { path, source }
     }
 }
 
-/// Does what was typed; says on stderr why not.
+/// Runs the command, and prints its error to stderr.
 pub(crate) fn run(args: Args) -> ExitCode {
     match dispatch(args) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
-        // The reader, `head` perhaps, has had enough.
+        // The reader of stdout, such as `head`, has closed it.
         Err(Error::Output(error) | Error::Log(client::LogError::Output(error)))
             if error.kind() == io::ErrorKind::BrokenPipe =>
         {
@@ -163,7 +161,7 @@ pub(crate) fn run(args: Args) -> ExitCode {
     }
 }
 
-/// Answers `false` for what was done, but did not end well.
+/// Returns false for exit code 1 without an error message, such as a failed build of `submit`.
 fn dispatch(args: Args) -> Result<bool, Error> {
     let screen = Screen::new(args.json);
     if args.owns_files() && user::am_root() {

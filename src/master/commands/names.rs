@@ -1,16 +1,15 @@
-//! Pure: which of the things there are does an operator's word mean?
+//! Pure: matches names from the command line with series, architectures and archives.
 //!
-//! A word that means nothing is answered with what there is and the likeliest of it; one that
-//! means several with how to say which. Names that are to become suites and paths are checked
-//! here when they are made.
+//! An unknown name is an error that lists the known names and suggests the closest. An ambiguous
+//! name is an error that lists the full names. New names are checked here too.
 
 use crate::master::model::Archive;
 use crate::master::rows::series::{ArchSeries, Series};
 
-/// Names that are shown of those there are.
+/// Maximum number of known names in an error message.
 const MAX_NAMES: usize = 12;
 
-/// Finds the series that `word` means: its name, or `DISTRIBUTION/SERIES`.
+/// Finds a series by `NAME` or `DISTRIBUTION/NAME`.
 pub(super) fn series<'a>(all: &'a [Series], word: &str) -> Result<&'a Series, String> {
     let named: Vec<&Series> = all
         .iter()
@@ -34,7 +33,6 @@ pub(super) fn series<'a>(all: &'a [Series], word: &str) -> Result<&'a Series, St
     }
 }
 
-/// Finds an architecture of a series.
 pub(super) fn architecture<'a>(
     all: &'a [ArchSeries],
     series: &Series,
@@ -42,14 +40,14 @@ pub(super) fn architecture<'a>(
 ) -> Result<&'a ArchSeries, String> {
     let of_series = || all.iter().filter(|arch| arch.series_id == series.id);
     of_series().find(|arch| arch.tag == word).ok_or_else(|| {
-        let what = format!("architecture of {}", series.name);
+        let kind = format!("architecture of {}", series.name);
         let hint = format!("`master arch add {} ARCH` adds one", series.full_name());
         let tags = of_series().map(|arch| arch.tag.clone()).collect();
-        unknown(&what, word, tags, &hint)
+        unknown(&kind, word, tags, &hint)
     })
 }
 
-/// Finds an archive of a distribution: `NAME`, or `OWNER/NAME`.
+/// Finds an archive of a distribution by `OWNER/NAME`, or by `NAME` if that is unambiguous.
 pub(super) fn archive<'a>(
     all: &'a [Archive],
     distribution: &str,
@@ -59,7 +57,6 @@ pub(super) fn archive<'a>(
     if let Some(found) = candidates().find(|archive| archive.short_name() == word) {
         return Ok(found);
     }
-    // Without its owner, if that is clear enough.
     match candidates()
         .filter(|archive| archive.name == word)
         .collect::<Vec<_>>()[..]
@@ -68,8 +65,8 @@ pub(super) fn archive<'a>(
         [] => {
             let names = candidates().map(Archive::short_name).collect();
             let hint = format!("`master archive add {distribution} NAME` adds one");
-            let what = format!("archive of {distribution}");
-            Err(unknown(&what, word, names, &hint))
+            let kind = format!("archive of {distribution}");
+            Err(unknown(&kind, word, names, &hint))
         }
         ref several => {
             let names: Vec<String> = several.iter().map(|one| one.short_name()).collect();
@@ -79,14 +76,15 @@ pub(super) fn archive<'a>(
     }
 }
 
-/// Says that there is no such thing, what there is, and how to make one.
-pub(super) fn unknown(what: &str, word: &str, existing: Vec<String>, hint: &str) -> String {
-    let likeliest = existing
+/// Returns the message for an unknown name: a suggestion, and the known names. `hint` is for the
+/// case that none exists.
+pub(super) fn unknown(kind: &str, word: &str, existing: Vec<String>, hint: &str) -> String {
+    let closest = existing
         .iter()
         .map(|name| (distance(word, name), name))
         .min()
         .filter(|(distance, name)| *distance <= name.chars().count().min(word.len()) / 3 + 1);
-    let guess = match likeliest {
+    let suggestion = match closest {
         Some((_, name)) => format!("; did you mean {name}?"),
         None => String::new(),
     };
@@ -100,10 +98,10 @@ pub(super) fn unknown(what: &str, word: &str, existing: Vec<String>, hint: &str)
         1..=MAX_NAMES => format!("known: {}", shown.join(", ")),
         more => format!("known: {} and {} more", shown.join(", "), more - MAX_NAMES),
     };
-    format!("no {what} {word:?}{guess} ({list})")
+    format!("no {kind} {word:?}{suggestion} ({list})")
 }
 
-/// Counts the letters to change, add, leave out or swap with their neighbour.
+/// Edit distance: the number of letters changed, added, removed or swapped with their neighbour.
 fn distance(from: &str, to: &str) -> usize {
     let (from, to): (Vec<char>, Vec<char>) = (from.chars().collect(), to.chars().collect());
     let mut rows: Vec<Vec<usize>> = vec![(0..=to.len()).collect()];
@@ -162,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_word_means_one_series_or_says_why_not() {
+    fn unknown_and_ambiguous_series_are_explained() {
         let all = all();
         for (word, expect) in [
             ("hoary", Ok(1)),
@@ -195,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn letters_apart() {
+    fn distance_counts_edits() {
         for (a, b, expect) in [
             ("", "ab", 2),
             ("hoary", "haory", 1),
@@ -207,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn new_names_are_fit_for_suites() {
+    fn new_names_are_valid_in_suites_and_paths() {
         for good in ["hoary", "breezy-autotest", "7.0", "g++"] {
             assert_eq!(new_name(good), Ok(good.to_owned()));
         }

@@ -1,7 +1,7 @@
-//! What does a command work on? The configuration and the database.
+//! Opens the configuration and the database for a command.
 //!
-//! A command run by root leaves nothing that the farm's own user could not write: a database that
-//! it makes belongs to that user.
+//! If root creates a SQLite database, the file belongs to the farm's user, so that the master can
+//! write it.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -17,7 +17,7 @@ use crate::sys::user;
 
 use super::Error;
 
-/// The farm as a command finds it.
+/// The configuration and the database of a command.
 pub(super) struct Site {
     pub(super) farm: Farm,
     pub(super) db: Db,
@@ -29,8 +29,8 @@ impl Site {
         Self::open_for(config, |_| Duration::ZERO)
     }
 
-    /// The same for who stays: a database that is lost is waited for, and what of the configuration
-    /// has no effect is told.
+    /// Like `open`, for long-running commands: waits for a lost database, and logs configuration
+    /// keys without effect.
     pub(super) fn open_and_wait(config: Option<&Path>) -> Result<Self, Error> {
         Self::open_for(config, |(farm, warnings)| {
             warnings.iter().for_each(|warning| log::warn!("{warning}"));
@@ -52,14 +52,14 @@ impl Site {
         Ok(Self { farm, db })
     }
 
-    /// Returns by which rules jobs are scored here.
+    /// Returns the configured scoring rules.
     pub(super) fn rules(&self) -> Rules {
         self.farm.master.scoring.into()
     }
 }
 
-/// Makes a database file that is not there yet the property of the farm's user. What goes wrong
-/// here, opening it says better.
+/// Creates a missing SQLite file for the farm's user, if run by root. Errors other than missing
+/// permission are left to opening the database, which reports them better.
 fn create_database(url: &str, user: &str) {
     let path = url.strip_prefix("sqlite:").unwrap_or(url);
     let path = Path::new(path.strip_prefix("//").unwrap_or(path));

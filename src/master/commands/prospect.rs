@@ -1,4 +1,4 @@
-//! What stands before a job: when it will start, and why not now.
+//! Estimates when a waiting build starts, and collects the facts for `queue why`.
 
 use crate::db::{self, Tx};
 use crate::master::model::{CleanStatus, JobStatus};
@@ -11,10 +11,10 @@ use crate::master::rows::{lists, series};
 
 use super::lookup::find_build;
 
-/// Jobs ahead that are named.
+/// Maximum number of jobs ahead that are named.
 const SHOWN_AHEAD: usize = 3;
 
-/// Returns when a build that waits will start, if that can be said.
+/// Returns the estimated start of a waiting build, in milliseconds; `None` if it is unknown.
 pub(super) fn starts_at(
     tx: &mut Tx<'_>,
     build: &Build,
@@ -28,10 +28,11 @@ pub(super) fn starts_at(
     }
 }
 
-/// What a job has before it.
+/// The queue ahead of a job.
 struct Prospect {
+    /// Builders that can run it.
     builders: Vec<(Builder, Option<Job>)>,
-    /// Builds that go first, best first.
+    /// Builds dispatched before it, as build and score; highest score first.
     ahead: Vec<(i64, i64)>,
     starts_at: Option<i64>,
 }
@@ -89,7 +90,7 @@ impl Prospect {
     }
 }
 
-/// Gathers the facts about a build that `queue why` reports.
+/// Collects the facts about a build that `queue why` reports.
 pub(super) fn facts(tx: &mut Tx<'_>, build: &Build, now: i64) -> Result<Facts, db::Error> {
     let prospect = Prospect::of(tx, build, now)?;
     let mut best_ahead = Vec::new();

@@ -1,4 +1,5 @@
-//! `published`: which binaries an archive has. And `retry-depwait`, which builds they free.
+//! `master published`: records which binaries an archive has. `master retry-depwait`: retries the
+//! builds that waited for them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,7 +21,7 @@ use crate::master::rows::archives::{self, Binary, Known};
 use crate::master::rows::series;
 use crate::sys::clock::now_ms;
 
-/// Binaries stored in one transaction.
+/// Binaries recorded in one transaction.
 const BATCH: usize = 2000;
 
 const EXAMPLES: &str = "\
@@ -107,7 +108,8 @@ fn read(path: &Path) -> Result<String, Error> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Reads a Packages file: each binary once, and how many were for another architecture.
+/// Parses a Packages file. Returns each binary once, and the number of packages skipped because of
+/// their architecture.
 fn parse(text: &str, arch: &str, component: Option<&str>) -> Result<(Vec<Binary>, usize), String> {
     let mut binaries = BTreeMap::new();
     let mut skipped = 0;
@@ -115,11 +117,11 @@ fn parse(text: &str, arch: &str, component: Option<&str>) -> Result<(Vec<Binary>
         if one.trim().is_empty() {
             continue;
         }
-        let wrong = |problem: String| format!("paragraph {}: {problem}", number + 1);
-        let paragraph = Paragraph::parse(one).map_err(|error| wrong(error.to_string()))?;
+        let in_paragraph = |problem: String| format!("paragraph {}: {problem}", number + 1);
+        let paragraph = Paragraph::parse(one).map_err(|error| in_paragraph(error.to_string()))?;
         let field = |name| paragraph.get(name).map(|field| field.lines.concat());
         let (Some(name), Some(version)) = (field("Package"), field("Version")) else {
-            return Err(wrong(
+            return Err(in_paragraph(
                 "no Package and Version: is this an uncompressed Packages file?".to_owned(),
             ));
         };
@@ -143,7 +145,7 @@ fn parse(text: &str, arch: &str, component: Option<&str>) -> Result<(Vec<Binary>
     Ok((binaries.into_values().collect(), skipped))
 }
 
-/// Returns the component that a section names: `contrib` of `contrib/utils`.
+/// Returns the component in a section: `contrib` for `contrib/utils`, `main` for `utils`.
 pub(super) fn component_of(section: &str) -> &str {
     match section.split_once('/') {
         Some((component, _)) => component,
@@ -226,7 +228,8 @@ pub(super) fn run_retry(args: &RetryArgs, site: &Site, screen: Screen) -> Result
         ));
         for build in &report.unreadable {
             stderr_line(format_args!(
-                "build {build}: cannot parse its missing dependencies; `master retry {build}` retries it"
+                "build {build}: cannot parse its missing dependencies; `master retry {build}` \
+                 retries it"
             ));
         }
         return Ok(true);
@@ -246,7 +249,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_packages_file_is_read_for_one_architecture() {
+    fn a_packages_file_is_parsed_for_one_architecture() {
         let text = "Package: libfoo\nVersion: 1-1\nArchitecture: i386\nSource: foo (1)\n\
                     Section: contrib/libs\n\nPackage: foo-doc\nArchitecture: all\nVersion: 2\n\
                     Description: x\n y\n\nPackage: libfoo\nVersion: 1-1\nArchitecture: i386\n\n\

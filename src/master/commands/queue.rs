@@ -1,4 +1,4 @@
-//! `queue`: what waits and what runs, and why one build does not.
+//! `master queue`: lists waiting and running builds. `queue why` explains why a build waits.
 
 use clap::Subcommand;
 use serde_json::json;
@@ -7,7 +7,7 @@ use super::lookup::find_build;
 use super::open::Site;
 use super::prospect::facts;
 use super::screen::{Screen, stderr_line};
-use super::table::{Cell, Column, Table, column, folding, hidden};
+use super::table::{Cell, Column, Table, column, hidden, wrapping};
 use super::{Error, units};
 use crate::master::model::JobStatus;
 use crate::master::policy::why_waiting;
@@ -61,9 +61,9 @@ pub(super) fn run(args: Args, site: &Site, screen: Screen) -> Result<bool, Error
 const COLUMNS: &[Column] = &[
     column("position", "POS"),
     column("build", "BUILD"),
-    folding("title", "TITLE"),
+    wrapping("title", "TITLE"),
     column("score", "SCORE"),
-    folding("status", "STATUS"),
+    wrapping("status", "STATUS"),
     column("queued_at", "AGE"),
     column("estimated_secs", "ESTIMATE"),
     column("processor", "PROCESSOR"),
@@ -136,7 +136,7 @@ fn row(position: Cell, build: &Build, job: &QueueEntry, now: i64) -> Vec<Cell> {
     ]
 }
 
-/// Returns what a job is doing, and on whom.
+/// Returns the status text of a job, and its builder if the job runs.
 fn state<'a>(build: &'a Build, job: &QueueEntry, now: i64) -> (String, Option<&'a String>) {
     let builder = build.builder.as_ref().map(|(name, _)| name);
     let on_builder = |verb: &str| {

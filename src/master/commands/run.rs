@@ -1,4 +1,4 @@
-//! `master scan` and `master run`: what looks after the builders, once or for ever.
+//! `master scan` and `master run`: scan the builders once, or continuously.
 
 use crate::master::daemon::one_pass;
 use crate::master::daemon::run;

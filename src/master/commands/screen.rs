@@ -1,7 +1,7 @@
-//! How does a command show what it has found?
+//! Prints the results of commands.
 //!
-//! Results go to stdout: as text, fitted to a terminal and unfolded for a pipe, or as JSON.
-//! Everything else goes to stderr. A reader that has had enough is no error.
+//! Results go to stdout, as JSON or as text. Text is wrapped to the width of a terminal, and not
+//! wrapped in a pipe. Everything else goes to stderr.
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -12,11 +12,11 @@ use super::Error;
 use super::table::{Sheet, Table, printable};
 use crate::sys::stderr;
 
-/// Where results go, and in which form.
+/// The output format of results.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Screen {
     pub(super) json: bool,
-    /// Of the terminal, if there is one.
+    /// Width of the terminal; `None` if stdout is no terminal.
     width: Option<u16>,
 }
 
@@ -29,12 +29,12 @@ impl Screen {
         Self { json, width }
     }
 
-    /// Tells whether a person reads along.
+    /// Tells whether text goes to a terminal.
     pub(super) fn is_terminal(&self) -> bool {
         self.width.is_some() && !self.json
     }
 
-    /// Shows rows; if there are none, people are told so.
+    /// Prints a table. If it is empty, text output is the line `none` on stderr.
     pub(super) fn table(&self, table: &Table, none: &str) -> Result<(), Error> {
         if self.json {
             return self.print_json(&table.json());
@@ -45,7 +45,7 @@ impl Screen {
         print(&table.text(self.width))
     }
 
-    /// Shows what there is to say of one thing.
+    /// Prints a sheet.
     pub(super) fn sheet(&self, sheet: &Sheet) -> Result<(), Error> {
         match self.json {
             true => self.print_json(&sheet.json()),
@@ -53,7 +53,7 @@ impl Screen {
         }
     }
 
-    /// Tells what was done: a sentence for people, an object for programs.
+    /// Prints the result of a command: `sentence` as text, `json` as JSON.
     pub(super) fn done(&self, sentence: impl Display, json: &Value) -> Result<(), Error> {
         match self.json {
             true => self.print_json(json),
@@ -61,7 +61,7 @@ impl Screen {
         }
     }
 
-    /// Writes a line for people; programs are told everything at the end.
+    /// Prints a line of text; nothing in JSON output, which is one document.
     pub(super) fn line(&self, text: impl Display) -> Result<(), Error> {
         match self.json {
             true => Ok(()),
@@ -86,7 +86,7 @@ fn print(text: &str) -> Result<(), Error> {
         .map_err(Error::Output)
 }
 
-/// Writes a line to stderr; nothing is to be done when that fails.
+/// Writes a line to stderr, with control characters replaced.
 pub(super) fn stderr_line(text: impl Display) {
     stderr::line(printable(&text.to_string()));
 }

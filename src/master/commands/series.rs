@@ -1,7 +1,7 @@
-//! `series`: what is built for.
+//! `master series`: manages distributions and their series.
 //!
-//! A series is made with its distribution and the distribution's primary archive. None is ever
-//! removed: builds refer to them.
+//! Adding a series also adds its distribution, with a primary archive, if that is new. Series are
+//! never removed, because builds refer to them.
 
 use clap::Subcommand;
 use serde_json::json;
@@ -9,7 +9,7 @@ use serde_json::json;
 use super::lookup::{find_architecture, find_series, refuse};
 use super::open::Site;
 use super::screen::Screen;
-use super::table::{Cell, Column, Table, column, folding};
+use super::table::{Cell, Column, Table, column, wrapping};
 use super::{Error, names};
 use crate::db::{self, Tx};
 use crate::master::model::Archive;
@@ -17,7 +17,7 @@ use crate::master::model::{ArchivePurpose, SeriesStatus};
 use crate::master::rows::archives;
 use crate::master::rows::series::{self, Series};
 
-/// The archive that comes with a distribution.
+/// Name of the archive that each distribution has.
 pub(super) const PRIMARY: &str = "primary";
 
 const EXAMPLES: &str = "\
@@ -177,7 +177,7 @@ const COLUMNS: &[Column] = &[
     column("version", "VERSION"),
     column("status", "STATUS"),
     column("nominated", "NOMINATED"),
-    folding("architectures", "ARCHITECTURES"),
+    wrapping("architectures", "ARCHITECTURES"),
 ];
 
 fn list(site: &Site, screen: Screen) -> Result<(), Error> {

@@ -1,6 +1,6 @@
-//! What is a builder doing, in one line; and what else is shown of builders and builds alike.
+//! The one-line status of a builder, and other output shared by several commands.
 
-use super::table::{Cell, Column, Table, column, folding, hidden, printable};
+use super::table::{Cell, Column, Table, column, hidden, printable, wrapping};
 use super::units;
 use crate::db::{self, Tx};
 use crate::master::model::CleanStatus;
@@ -10,18 +10,18 @@ use crate::master::rows::registry;
 use crate::sys::clock::now_ms;
 use crate::sys::user;
 
-/// Longest silence of a process of the farm before it counts as gone, in ms.
+/// A master whose last heartbeat is older than this, in milliseconds, is not running.
 const MASTER_TIMEOUT_MS: i64 = 60_000;
 /// Printed by commands that wait for a master when none is running.
 pub(super) const NO_MASTER: &str =
     "no master is running, so nothing will be built; start one with `buildd-slave master run`";
 
-/// Tells whether a process of `master run` has written its heartbeat lately.
+/// Tells whether any master is running.
 pub(super) fn is_master_alive(tx: &mut Tx<'_>) -> Result<bool, db::Error> {
     registry::is_anybody_there(tx, now_ms() - MASTER_TIMEOUT_MS)
 }
 
-/// Returns what a builder is doing: `Idle`, `Building <title> 5 min`, `Disabled: <notes>`.
+/// Returns the status of a builder: `Idle`, `Building <title> 5 min`, `Disabled: <notes>`.
 pub(super) fn line(builder: &Builder, job: Option<&Job>, now: i64) -> String {
     let manual = if builder.manual { " (manual)" } else { "" };
     if !builder.ok {
@@ -50,10 +50,10 @@ const EVENT_COLUMNS: &[Column] = &[
     column("at", "AGO"),
     hidden("level"),
     column("kind", "EVENT"),
-    folding("message", "MESSAGE"),
+    wrapping("message", "MESSAGE"),
 ];
 
-/// Returns the rows of a history, which is the newest first, in the order things happened.
+/// Returns a table of events, oldest first. `events` has the newest first.
 pub(super) fn events(events: &[Event], now: i64) -> Table {
     let mut table = Table::new(EVENT_COLUMNS);
     for event in events.iter().rev() {
@@ -67,7 +67,7 @@ pub(super) fn events(events: &[Event], now: i64) -> Table {
     table
 }
 
-/// Returns who gave the command, by what the system calls them.
+/// Returns the name of the user who runs the command, or who ran `sudo`.
 pub(super) fn operator() -> String {
     let sudo = std::env::var("SUDO_USER").ok();
     sudo.filter(|name| !name.is_empty())
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn one_line_says_what_a_builder_does() {
+    fn the_status_line_shows_state_job_and_notes() {
         let idle = builder();
         let manual = |mut builder: Builder| {
             builder.manual = true;

@@ -1,7 +1,7 @@
-//! `submit`: hands in a source package, and waits for its builds if that is wanted.
+//! `master submit`: submits a source package, and optionally waits for its builds.
 //!
-//! The files are read and their sums compared before anything is sent; then the librarian gets
-//! those it does not have, and all rows are written at once.
+//! The hashes of all files are checked first. Then the files that the librarian lacks are uploaded,
+//! and all rows are written in one transaction.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -27,7 +27,7 @@ use crate::master::submit::{Outcome, Part, Submission};
 use crate::sys::clock::now_ms;
 use crate::sys::digest::sha1_of;
 
-/// Between two looks at builds that are waited for.
+/// Time between two polls while waiting for builds.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 const EXAMPLES: &str = "\
@@ -92,7 +92,7 @@ pub(super) fn run(args: Args, site: &Site, screen: Screen) -> Result<bool, Error
         submission.files.clone_from(&files);
         submission.check(tx)
     })?;
-    send(&package, &mut submission, site)?;
+    upload_missing(&package, &mut submission, site)?;
     let operator = status::operator();
     let rules = site.rules();
     let outcome = site
@@ -106,16 +106,16 @@ pub(super) fn run(args: Args, site: &Site, screen: Screen) -> Result<bool, Error
         report(screen, &submission, &outcome, &outcome.builds)?;
     }
     let ids = outcome.builds.iter().map(|build| build.id).collect();
-    let ended = wait(site, screen, ids, &outcome.builds)?;
+    let finished = wait(site, screen, ids, &outcome.builds)?;
     if screen.json {
-        report(screen, &submission, &outcome, &ended)?;
+        report(screen, &submission, &outcome, &finished)?;
     }
-    Ok(ended
+    Ok(finished
         .iter()
         .all(|build| build.state == BuildState::FullyBuilt))
 }
 
-/// Reads every file and compares it with what the .dsc says of it.
+/// Hashes every file and compares it with the .dsc.
 fn parts(package: &Package) -> Result<Vec<Part>, Error> {
     let mut parts = Vec::new();
     for (path, name, expected) in package.files() {
@@ -171,8 +171,12 @@ fn address(maintainer: &str) -> Option<String> {
     address.contains('@').then(|| address.to_owned())
 }
 
-/// Sends the librarian what it does not have.
-fn send(package: &Package, submission: &mut Submission, site: &Site) -> Result<(), Error> {
+/// Uploads the files that the librarian lacks.
+fn upload_missing(
+    package: &Package,
+    submission: &mut Submission,
+    site: &Site,
+) -> Result<(), Error> {
     let uploader = Uploader::new(&site.farm.librarian.upload_url);
     let restricted = submission.archive.private;
     for (path, name, _) in package.files() {
@@ -204,7 +208,7 @@ const COLUMNS: &[Column] = &[
     column("new", "NEW"),
 ];
 
-/// Prints what was submitted and its builds, in the state that `builds` has.
+/// Prints the submission and its builds; `builds` has their current state.
 fn report(
     screen: Screen,
     submission: &Submission,
@@ -276,7 +280,8 @@ fn text_report(
     Ok(())
 }
 
-/// Waits until builds are over, with a line for each change; returns how they are then.
+/// Waits until all builds are finished, and prints a line for each change of state. Returns the
+/// finished builds.
 fn wait(site: &Site, screen: Screen, ids: Vec<i64>, from: &[Build]) -> Result<Vec<Build>, Error> {
     let mut seen: Vec<BuildState> = from.iter().map(|build| build.state).collect();
     let mut warned = false;
@@ -297,7 +302,7 @@ fn wait(site: &Site, screen: Screen, ids: Vec<i64>, from: &[Build]) -> Result<Ve
                 screen.line(format_args!("{id} {tag} {}{on}", build.state))?;
             }
         }
-        if builds.iter().all(|build| is_over(build.state)) {
+        if builds.iter().all(|build| is_finished(build.state)) {
             return Ok(builds);
         }
         if !is_master_alive && !warned {
@@ -308,8 +313,8 @@ fn wait(site: &Site, screen: Screen, ids: Vec<i64>, from: &[Build]) -> Result<Ve
     }
 }
 
-/// Tells whether nothing more happens to a build by itself, but for a dependency wait to end.
-fn is_over(state: BuildState) -> bool {
+/// Tells whether a build is finished. MANUALDEPWAIT counts, although the farm may retry it later.
+fn is_finished(state: BuildState) -> bool {
     match state {
         BuildState::NeedsBuild
         | BuildState::Building

@@ -1,8 +1,7 @@
-//! Pure: how do rows look to a person, and to a program?
+//! Pure: formats tables and sheets, as text or as JSON.
 //!
-//! What is to be told is put together once, each cell with its text and its JSON. As text a table
-//! fits the width it is given, long cells going on below; without a width nothing is folded. As
-//! JSON it is an array of objects, a sheet is one object.
+//! A cell has both its text and its JSON value. In text, long cells wrap to fit the given width;
+//! without a width, nothing wraps. In JSON, a table is an array of objects, a sheet one object.
 
 use std::fmt::Display;
 
@@ -11,55 +10,56 @@ use serde_json::{Map, Value, json};
 
 use super::units;
 
-/// A column: its key in JSON, and its title as text.
+/// A column of a table.
 #[derive(Clone, Copy)]
 pub(super) struct Column {
+    /// Key in JSON.
     key: &'static str,
-    /// None: for programs only.
+    /// Title in text; `None` if the column is only in JSON.
     title: Option<&'static str>,
-    /// May be folded to fit.
-    folds: bool,
+    /// Long cells may wrap.
+    wraps: bool,
 }
 
-/// A column that is never folded.
+/// A column that never wraps.
 pub(super) const fn column(key: &'static str, title: &'static str) -> Column {
     Column {
         key,
         title: Some(title),
-        folds: false,
+        wraps: false,
     }
 }
 
-/// A column that is folded where the width asks for it.
-pub(super) const fn folding(key: &'static str, title: &'static str) -> Column {
+/// A column that wraps if the terminal is too narrow.
+pub(super) const fn wrapping(key: &'static str, title: &'static str) -> Column {
     Column {
         key,
         title: Some(title),
-        folds: true,
+        wraps: true,
     }
 }
 
-/// A column for programs only.
+/// A column that is only in JSON.
 pub(super) const fn hidden(key: &'static str) -> Column {
     Column {
         key,
         title: None,
-        folds: false,
+        wraps: false,
     }
 }
 
-/// What is told at one place.
+/// A value, as text and as JSON.
 #[derive(Clone, Debug)]
 pub(super) struct Cell {
     text: String,
     json: Value,
 }
 
-/// What stands where there is nothing.
+/// Text of an empty cell.
 const EMPTY: &str = "-";
 
 impl Cell {
-    /// A cell whose text and JSON differ.
+    /// A cell whose text and JSON differ. Control characters in the text are replaced.
     pub(super) fn new(text: impl Display, json: impl Into<Value>) -> Self {
         Self {
             text: printable(&text.to_string()),
@@ -75,7 +75,6 @@ impl Cell {
         }
     }
 
-    /// Text, or nothing.
     pub(super) fn maybe(text: Option<impl Display>) -> Self {
         text.map_or_else(Self::none, Self::text)
     }
@@ -92,7 +91,7 @@ impl Cell {
         Self::new(if flag { "yes" } else { EMPTY }, flag)
     }
 
-    /// Words, one after the other.
+    /// A list: comma-separated in text, an array in JSON.
     pub(super) fn list<T: Display>(items: impl IntoIterator<Item = T>) -> Self {
         let items: Vec<String> = items.into_iter().map(|item| item.to_string()).collect();
         let text = match items.is_empty() {
@@ -102,25 +101,26 @@ impl Cell {
         Self::new(text, items)
     }
 
-    /// A time: how long ago for people, when for programs.
+    /// A time in milliseconds: its age in text, RFC 3339 in JSON.
     pub(super) fn ago(at: Option<i64>, now: i64) -> Self {
         at.map_or_else(Self::none, |at| {
             Self::new(units::span(now - at), units::time(at))
         })
     }
 
-    /// A span: in words for people, in seconds for programs.
+    /// A duration in milliseconds: with units in text, whole seconds in JSON.
     pub(super) fn span(ms: Option<i64>) -> Self {
         ms.map_or_else(Self::none, |ms| Self::new(units::span(ms), ms / 1000))
     }
 
-    /// A size in bytes.
+    /// A size in bytes: with units in text, a number in JSON.
     pub(super) fn size(bytes: Option<i64>) -> Self {
         bytes.map_or_else(Self::none, |bytes| Self::new(units::size(bytes), bytes))
     }
 }
 
-/// Takes from a text what would move the cursor or worse; it may come from a slave.
+/// Replaces control characters except newlines. A text from a slave could otherwise send escape
+/// sequences to the terminal.
 pub(super) fn printable(text: &str) -> String {
     let plain = |c: char| {
         if c.is_control() && c != '\n' {
@@ -146,7 +146,7 @@ impl Table {
         }
     }
 
-    /// Adds a row: a cell for each column.
+    /// Adds a row; panics unless it has one cell for each column.
     pub(super) fn row(&mut self, cells: Vec<Cell>) {
         assert_eq!(cells.len(), self.columns.len(), "a cell for each column");
         self.rows.push(cells);
@@ -166,8 +166,8 @@ impl Table {
         self.rows.iter().map(object).collect()
     }
 
-    /// Returns the lines of the table, each with its end, no wider than `width` if its unfolded
-    /// columns can be; a table without rows has none.
+    /// Returns the table as lines with their newlines, wrapped to `width` as far as its columns
+    /// allow. An empty table is an empty string.
     pub(super) fn text(&self, width: Option<u16>) -> String {
         if self.is_empty() {
             return String::new();
@@ -180,7 +180,7 @@ impl Table {
         table.force_no_tty();
         table.set_header(shown.iter().filter_map(|&index| self.columns[index].title));
         for row in &self.rows {
-            // Without a width, a row is a line.
+            // Without a width, each row is one line.
             let text = |&index: &usize| match width {
                 Some(_) => row[index].text.clone(),
                 None => row[index].text.replace('\n', " "),
@@ -193,13 +193,13 @@ impl Table {
                 .set_width(width),
             None => table.set_content_arrangement(ContentArrangement::Disabled),
         };
-        for (place, &index) in shown.iter().enumerate() {
-            let Some(column) = table.column_mut(place) else {
+        for (position, &index) in shown.iter().enumerate() {
+            let Some(column) = table.column_mut(position) else {
                 continue;
             };
-            let right = if place + 1 == shown.len() { 0 } else { 2 };
+            let right = if position + 1 == shown.len() { 0 } else { 2 };
             column.set_padding((0, right));
-            if !self.columns[index].folds {
+            if !self.columns[index].wraps {
                 column.set_constraint(ColumnConstraint::ContentWidth);
             }
         }
@@ -211,16 +211,16 @@ impl Table {
     }
 }
 
-/// What there is to say of one thing.
+/// The properties of one object, as labelled lines, tables and texts.
 #[derive(Default)]
 pub(super) struct Sheet(Vec<Entry>);
 
 enum Entry {
-    /// Key, label (none: for programs only), and what there is to say.
+    /// Key, label (`None` if the line is only in JSON), value.
     Line(&'static str, Option<&'static str>, Cell),
     /// Key, heading, rows.
     Table(&'static str, &'static str, Table),
-    /// Key, heading, text of several lines.
+    /// Key, heading, text with several lines.
     Text(&'static str, &'static str, String),
 }
 
@@ -230,18 +230,18 @@ impl Sheet {
         self.0.push(Entry::Line(key, Some(label), cell));
     }
 
-    /// Adds a line that people do not see where it says nothing.
+    /// Adds a line that text output omits if the cell is empty.
     pub(super) fn line_if_any(&mut self, key: &'static str, label: &'static str, cell: Cell) {
         let label = (cell.text != EMPTY).then_some(label);
         self.0.push(Entry::Line(key, label, cell));
     }
 
-    /// Adds what programs see only.
+    /// Adds a value that is only in JSON.
     pub(super) fn hidden(&mut self, key: &'static str, cell: Cell) {
         self.0.push(Entry::Line(key, None, cell));
     }
 
-    /// Adds rows below a heading, which people do not see when there are none.
+    /// Adds a table below a heading; text output omits both if the table is empty.
     pub(super) fn table(&mut self, key: &'static str, heading: &'static str, table: Table) {
         self.0.push(Entry::Table(key, heading, table));
     }
@@ -299,7 +299,7 @@ mod tests {
     fn table() -> Table {
         let mut table = Table::new(&[
             column("id", "ID"),
-            folding("title", "TITLE"),
+            wrapping("title", "TITLE"),
             hidden("created_at"),
             column("ok", "OK"),
         ]);
@@ -315,18 +315,18 @@ mod tests {
     }
 
     #[test]
-    fn text_is_folded_to_a_width_and_else_not_at_all() {
+    fn text_wraps_only_to_a_given_width() {
         let expect = "\
 ID  TITLE                          OK
 8   i386 build of mozilla-firefox  yes
 11  short                          -
 ";
         assert_eq!(table().text(None), expect);
-        let folded = table().text(Some(28));
-        assert!(folded.lines().all(|line| line.len() <= 28), "{folded}");
-        assert_eq!(folded.lines().count(), 4, "{folded}");
+        let wrapped = table().text(Some(28));
+        assert!(wrapped.lines().all(|line| line.len() <= 28), "{wrapped}");
+        assert_eq!(wrapped.lines().count(), 4, "{wrapped}");
         for whole in ["ID  TITLE", "11  short", "yes"] {
-            assert!(folded.contains(whole), "{folded}");
+            assert!(wrapped.contains(whole), "{wrapped}");
         }
     }
 
@@ -340,7 +340,7 @@ ID  TITLE                          OK
     }
 
     #[test]
-    fn cells_for_people_and_for_programs() {
+    fn cells_have_text_and_json() {
         for (cell, text, json) in [
             (Cell::text(""), "-", json!("")),
             (Cell::maybe(None::<&str>), "-", json!(null)),
@@ -360,7 +360,7 @@ ID  TITLE                          OK
     }
 
     #[test]
-    fn a_sheet_lines_up_its_labels() {
+    fn a_sheet_aligns_its_values() {
         let mut sheet = Sheet::default();
         sheet.line("name", "Name", Cell::text("bob"));
         sheet.line_if_any("notes", "Notes", Cell::none());

@@ -1,4 +1,4 @@
-//! Pure: how are times, spans and sizes told to people, and to programs?
+//! Pure: formats durations, times, sizes and counts.
 
 use chrono::{DateTime, SecondsFormat};
 
@@ -7,7 +7,7 @@ const MINUTE: i64 = 60 * SECOND;
 const HOUR: i64 = 60 * MINUTE;
 const DAY: i64 = 24 * HOUR;
 
-/// Returns a span of milliseconds as people say it: `40 s`, `5 min`, `2 h 10 min`, `3 d 4 h`.
+/// Formats a duration in milliseconds: `40 s`, `5 min`, `2 h 10 min`, `3 d 4 h`.
 pub(super) fn span(ms: i64) -> String {
     let two = |big: i64, big_name: &str, small: i64, small_name: &str| {
         let (first, rest) = (ms / big, ms % big / small);
@@ -24,7 +24,7 @@ pub(super) fn span(ms: i64) -> String {
     }
 }
 
-/// Returns a time as programs read it, RFC 3339 in UTC to the second.
+/// Formats a time in milliseconds since 1970 as RFC 3339, in UTC and without fractions.
 pub(super) fn time(ms: i64) -> String {
     DateTime::from_timestamp_millis(ms).map_or_else(
         || ms.to_string(),
@@ -32,7 +32,7 @@ pub(super) fn time(ms: i64) -> String {
     )
 }
 
-/// Returns a size in bytes as people say it: `700 B`, `1.5 MiB`.
+/// Formats a size in bytes: `700 B`, `1.5 MiB`.
 pub(super) fn size(bytes: i64) -> String {
     let mut unit = "B";
     let (mut whole, mut tenths) = (bytes, 0);
@@ -50,7 +50,7 @@ pub(super) fn size(bytes: i64) -> String {
     }
 }
 
-/// Returns `1 build`, `2 builds`.
+/// Formats a count: `1 build`, `2 builds`.
 pub(super) fn count(number: usize, thing: &str) -> String {
     match number {
         1 => format!("1 {thing}"),
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spans_have_two_units_at_most() {
+    fn spans_have_at_most_two_units() {
         for (ms, text) in [
             (-5, "0 s"),
             (59_999, "59 s"),
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_and_times() {
+    fn sizes_times_and_counts_are_formatted() {
         let sizes = [0, 1023, 1024, 1536, 5 << 30].map(size);
         assert_eq!(sizes, ["0 B", "1023 B", "1 KiB", "1.5 KiB", "5 GiB"]);
         assert_eq!(time(1_118_827_212_820), "2005-06-15T09:20:12Z");
