@@ -110,7 +110,7 @@ pub(super) struct Add {
     /// Virtual builder: its machine is reset after each build
     #[arg(long = "virtual", requires_all = ["vm_host", "reset"])]
     virtualized: bool,
-    /// Host of the virtual machine, passed to [master] reset_command
+    /// Host of the virtual machine, passed to `[master] reset_command`
     #[arg(long, value_name = "HOST", requires = "virtualized")]
     vm_host: Option<String>,
     /// Reset protocol: 1.1, the reset command exits when the slave is up again; 2.0, the command
