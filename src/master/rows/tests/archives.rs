@@ -1,0 +1,52 @@
+//! The binaries published in an archive.
+
+use super::farm::{NOW, farm};
+use crate::db::tests::both;
+use crate::master::rows::archives::{self, Binary, Known};
+use crate::master::rows::series;
+
+#[test]
+fn published_binaries_are_told_in_thousands_and_more_than_once() {
+    both(|db| {
+        let farm = farm(db);
+        let binary = |number: usize, component: &str| Binary {
+            name: format!("lib{number}"),
+            version: "1".to_owned(),
+            component: component.to_owned(),
+            source: format!("src{}", number % 2),
+        };
+        let tell = |component: &str, count: usize| {
+            let all: Vec<Binary> = (0..count).map(|number| binary(number, component)).collect();
+            db.write(|tx| {
+                archives::publish(
+                    tx,
+                    farm.arch_series[0],
+                    farm.archive,
+                    &all,
+                    Known::Update,
+                    NOW,
+                )
+            })
+            .unwrap();
+        };
+        tell("main", 1001);
+        tell("universe", 3);
+        tell("universe", 0);
+        let counted = db.read(archives::published).unwrap();
+        let counts: Vec<(&str, i64)> = counted
+            .iter()
+            .map(|one| (one.component.as_str(), one.binaries))
+            .collect();
+        assert_eq!(counts, [("main", 998), ("universe", 3)]);
+        let series = db.read(series::all).unwrap()[0].id;
+        let of = |tag, source| {
+            db.read(|tx| archives::binaries_of(tx, series, tag, source))
+                .unwrap()
+                .len()
+        };
+        assert_eq!(
+            (of("i386", "src1"), of("amd64", "src1"), of("i386", "x")),
+            (500, 0, 0)
+        );
+    });
+}

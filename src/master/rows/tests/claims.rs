@@ -1,0 +1,125 @@
+//! A builder claims a job: which job, and whether it may have one.
+
+use super::farm::{BUILT, NOW, assert_agree, change, claim, everything, farm, view};
+use crate::db::Error;
+use crate::db::tests::both;
+use crate::master::model::{BuildState, CleanStatus, JobStatus};
+use crate::master::rows::{builders, queue};
+
+#[test]
+fn a_claim_marks_job_build_and_builder() {
+    both(|db| {
+        let farm = farm(db);
+        let bob = farm.builders(db, 1)[0];
+        let (build, queue) = farm.job(db, "mozilla-firefox", 0, 10);
+        let taken = claim(db, bob).unwrap();
+        assert_eq!((taken.queue, taken.build, taken.attempt), (queue, build, 1));
+        let (builder, job) = view(db, bob);
+        let job = job.unwrap();
+        assert_eq!(
+            (builder.clean, builder.clean_changed_at),
+            (CleanStatus::Dirty, NOW)
+        );
+        assert_eq!((job.status, job.started_at), (JobStatus::Running, NOW));
+        assert_eq!((job.state, &job.logtail), (BuildState::Building, &None));
+        assert_eq!(job.cookie(), format!("{build}-{queue}.1"));
+        let title = "i386 build of mozilla-firefox 0.9 in ubuntu hoary RELEASE";
+        assert_eq!(job.name.to_string(), title);
+        assert_agree(db);
+        assert_eq!(claim(db, bob), None, "it has one");
+    });
+}
+
+#[test]
+fn the_highest_score_goes_first_and_of_equals_the_oldest() {
+    both(|db| {
+        let farm = farm(db);
+        let bob = farm.builders(db, 1)[0];
+        db.write(|tx| farm.can_run(tx, bob.builder, 1)).unwrap();
+        let jobs = [
+            farm.job(db, "low", 0, 1),
+            farm.job(db, "high", 0, 20),
+            farm.job(db, "of-amd64", 1, 20),
+            farm.job(db, "negative", 1, -600),
+            farm.job(db, "highest", 1, 21),
+        ];
+        let order: Vec<i64> = std::iter::from_fn(|| {
+            let claim = claim(db, bob)?;
+            assert!(
+                db.write(|tx| queue::finish(tx, bob, claim.queue, &BUILT))
+                    .unwrap()
+            );
+            let cleaned = db.write(|tx| builders::set_clean(tx, bob, CleanStatus::Clean, NOW));
+            assert!(cleaned.unwrap());
+            Some(claim.queue)
+        })
+        .collect();
+        assert_eq!(order, [4, 1, 2, 0, 3].map(|index: usize| jobs[index].1));
+    });
+}
+
+#[test]
+fn who_may_be_given_a_job_and_which() {
+    let unfit = [
+        ("builder disabled", "UPDATE builder SET builderok = FALSE"),
+        ("builder manual", "UPDATE builder SET manual = TRUE"),
+        ("builder dirty", "UPDATE builder SET clean_status = 1"),
+        ("builder cleaning", "UPDATE builder SET clean_status = 2"),
+        (
+            "builder taken over",
+            "UPDATE builder SET lease_epoch = lease_epoch + 1",
+        ),
+        ("builder virtual", "UPDATE builder SET virtualized = TRUE"),
+        ("builder of no processor", "DELETE FROM builder_processor"),
+        ("virtual job", "UPDATE build_queue SET virtualized = TRUE"),
+        ("suspended job", "UPDATE build_queue SET status = 3"),
+        (
+            "job given back",
+            "UPDATE build_queue SET not_before = 1000001",
+        ),
+        (
+            "job of another processor",
+            "UPDATE build_queue SET processor_id = 2",
+        ),
+        ("build that is over", "UPDATE build SET state = 5"),
+        (
+            "disabled architecture",
+            "UPDATE arch_series SET enabled = FALSE",
+        ),
+        ("disabled archive", "UPDATE archive SET enabled = FALSE"),
+        (
+            "private archive, source not published",
+            "UPDATE archive SET private = TRUE",
+        ),
+    ];
+    both(|db| {
+        let farm = farm(db);
+        let bob = farm.builders(db, 1)[0];
+        farm.job(db, "hello", 0, 10);
+        change(db, "UPDATE publication SET status = 1");
+        let its = (farm.processors[0], false, 1);
+        for (unfit, sql) in unfit {
+            let tried = db.write(|tx| {
+                assert!(tx.execute(sql, &[])? > 0, "{unfit}");
+                let before = everything(tx)?;
+                let (builder, _) = builders::view(tx, bob.builder)?.unwrap();
+                assert_eq!(queue::claim(tx, bob, &builder, NOW)?, None, "{unfit}");
+                assert_eq!(everything(tx)?, before, "{unfit}");
+                if !unfit.starts_with("builder") {
+                    let groups = queue::waiting_groups(tx, NOW)?;
+                    assert!(!groups.contains(&its), "{unfit}: {groups:?}");
+                }
+                Err::<(), _>(Error::Refused("undo".to_owned()))
+            });
+            assert_eq!(tried.unwrap_err().to_string(), "undo");
+        }
+        change(db, "UPDATE publication SET status = 2");
+        change(db, "UPDATE archive SET private = TRUE");
+        let groups = db.read(|tx| queue::waiting_groups(tx, NOW)).unwrap();
+        assert_eq!(groups, [its]);
+        assert!(
+            claim(db, bob).is_some(),
+            "a private archive that has published the source"
+        );
+    });
+}

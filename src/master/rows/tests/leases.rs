@@ -1,0 +1,79 @@
+//! Leases on builders, the list of master processes, and singletons.
+
+use super::farm::{ME, NOW, farm, view};
+use crate::db::tests::both;
+use crate::master::rows::leases::{self, Fence};
+
+#[test]
+fn leases_are_taken_renewed_and_given_back() {
+    both(|db| {
+        let farm = farm(db);
+        let fences = farm.builders(db, 25);
+        let renewed = db.write(|tx| leases::renew(tx, ME, NOW + 2000)).unwrap();
+        let sorted = |mut list: Vec<Fence>| {
+            list.sort_by_key(|fence| fence.builder);
+            list
+        };
+        assert_eq!(sorted(renewed), sorted(fences.clone()));
+        let other = |limit| db.write(|tx| leases::take(tx, "o:2", NOW + 2000, NOW + 9000, limit));
+        assert_eq!(other(50).unwrap(), []);
+        let given: Vec<i64> = fences[..22].iter().map(|fence| fence.builder).collect();
+        db.write(|tx| leases::drop_some(tx, "o:2", &given)).unwrap();
+        assert_eq!(other(50).unwrap(), [], "one drops one's own");
+        db.write(|tx| leases::drop_some(tx, ME, &given)).unwrap();
+        assert_eq!(other(2).unwrap().len(), 2);
+        let rest = other(50).unwrap();
+        assert_eq!(rest.len(), 20);
+        assert!(rest.iter().all(|fence| fence.epoch == 2), "{rest:?}");
+
+        db.write(|tx| leases::leave(tx, ME)).unwrap();
+        assert_eq!(other(50).unwrap().len(), 3);
+        assert_eq!(db.write(|tx| leases::renew(tx, ME, NOW)).unwrap(), []);
+        let (builder, _) = view(db, fences[0]);
+        assert_eq!(builder.lease_owner.as_deref(), Some("o:2"));
+        assert_eq!((builder.lease_until, builder.epoch), (NOW + 9000, 2));
+    });
+}
+
+#[test]
+fn processes_are_counted_while_they_are_heard_of() {
+    both(|db| {
+        let live = |now| db.read(|tx| leases::live_processes(tx, now, 100)).unwrap();
+        assert_eq!(live(NOW), 1, "who asks lives");
+        for (who, when) in [("a:1", NOW), ("b:1", NOW + 50), ("a:1", NOW + 120)] {
+            db.write(|tx| leases::announce(tx, who, "host", when))
+                .unwrap();
+        }
+        assert_eq!((live(NOW + 120), live(NOW + 151)), (2, 1));
+        let day = 86_400_000;
+        db.write(|tx| leases::announce(tx, "c:1", "host", NOW + 100 + day))
+            .unwrap();
+        let rows = db.read(|tx| tx.query("SELECT owner FROM master_process ORDER BY owner", &[]));
+        let owners: Vec<String> = rows
+            .unwrap()
+            .iter()
+            .map(|row| row.get(0).unwrap())
+            .collect();
+        assert_eq!(owners, ["a:1", "c:1"]);
+    });
+}
+
+#[test]
+fn one_process_has_a_singleton() {
+    both(|db| {
+        let ask = |who: &str, now: i64| {
+            let asked = db.write(|tx| leases::singleton(tx, "chores", who, now, now + 100));
+            asked.unwrap()
+        };
+        assert!(ask("a:1", 0));
+        assert!(!ask("b:1", 50));
+        assert!(ask("a:1", 90), "renewed until 190");
+        assert!(!ask("b:1", 190));
+        assert!(ask("b:1", 191));
+        assert!(!ask("a:1", 200));
+        db.write(|tx| leases::leave(tx, "b:1")).unwrap();
+        assert!(ask("a:1", 200));
+        let other = db.write(|tx| leases::singleton(tx, "gc", "b:1", 200, 300));
+        assert!(other.unwrap());
+    });
+}

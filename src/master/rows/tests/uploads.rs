@@ -1,0 +1,60 @@
+//! Results that wait for the uploader.
+
+use super::farm::{NOW, farm, state};
+use crate::db::tests::both;
+use crate::master::model::BuildState;
+use crate::master::rows::archives::{Binary, Known};
+use crate::master::rows::candidate::candidate;
+use crate::master::rows::{archives, builders, queue, uploads};
+
+#[test]
+fn uploads_are_done_once() {
+    both(|db| {
+        let farm = farm(db);
+        let bob = farm.builders(db, 1)[0];
+        let (build, queue) = farm.job(db, "hello", 0, 5);
+        let waiting = || db.read(uploads::waiting).unwrap();
+        db.write(|tx| {
+            let (builder, _) = builders::view(tx, bob.builder)?.unwrap();
+            queue::claim(tx, bob, &builder, NOW)?.unwrap();
+            let end = queue::End {
+                state: BuildState::Uploading,
+                dependencies: None,
+                log_alias: None,
+                leaf: Some("1-1.1"),
+                finished_at: NOW + 9,
+            };
+            queue::finish(tx, bob, queue, &end)
+        })
+        .unwrap();
+        let [upload] = &waiting()[..] else { panic!() };
+        assert_eq!((upload.build, upload.leaf.as_str()), (build, "1-1.1"));
+        assert_eq!((upload.builder.as_str(), upload.started_at), ("bob1", NOW));
+        assert_eq!(upload.name.source, "hello");
+        let done = |state| db.write(|tx| uploads::done(tx, upload, state, Some(farm.alias)));
+        let has_binaries = || {
+            let found = db.read(|tx| candidate(tx, build));
+            found.unwrap().archive.has_binaries
+        };
+        assert!(!has_binaries());
+        for _ in 0..2 {
+            let hello = [Binary {
+                name: "hello".to_owned(),
+                version: "0.9".to_owned(),
+                component: upload.component.clone(),
+                source: upload.name.source.clone(),
+            }];
+            let (arch, archive) = (upload.arch_series, upload.archive);
+            db.write(|tx| archives::publish(tx, arch, archive, &hello, Known::Keep, NOW))
+                .unwrap();
+        }
+        assert!(has_binaries());
+        assert!(done(BuildState::FullyBuilt).unwrap());
+        assert!(
+            !done(BuildState::FailedToUpload).unwrap(),
+            "somebody was quicker"
+        );
+        assert_eq!(state(db, build), BuildState::FullyBuilt);
+        assert!(waiting().is_empty());
+    });
+}
