@@ -15,7 +15,7 @@ use crate::master::policy::pockets::{self, Components};
 use crate::master::policy::score::{self, Rules, UnknownComponent};
 use crate::master::rows::builds::{self, Build};
 use crate::master::rows::depwaits::{self, Wanted};
-use crate::master::rows::scores::{self, Unscored};
+use crate::master::rows::scores::{self, ScorableJob};
 
 /// Rows in a part.
 const PART: i64 = 500;
@@ -62,7 +62,7 @@ pub(crate) fn score_job(tx: &mut Tx<'_>, rules: Rules, now: i64, build: i64) -> 
 }
 
 /// Returns the score a job should have, if it is another than it has.
-fn rescored(rules: Rules, job: &Unscored) -> Result<Option<i64>, UnknownComponent> {
+fn rescored(rules: Rules, job: &ScorableJob) -> Result<Option<i64>, UnknownComponent> {
     let score = score::score(rules, &job.scored)?;
     Ok((score != job.score).then_some(score))
 }

@@ -64,7 +64,7 @@ impl Prospect {
             processor: build.processor,
             virtualized,
         };
-        let rivals = lists::rivals(tx, build.processor, virtualized)?;
+        let rivals = lists::waiting_jobs(tx, build.processor, virtualized)?;
         let queue: Vec<QueuedJob> = rivals.iter().map(|(waiting, _)| *waiting).collect();
         let ahead = rivals
             .iter()

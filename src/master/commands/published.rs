@@ -17,7 +17,7 @@ use super::table::{Cell, Column, Table, column};
 use super::{Error, units};
 use crate::dpkg::control::Paragraph;
 use crate::master::queue;
-use crate::master::rows::archives::{self, Binary, Known};
+use crate::master::rows::archives::{self, Binary, Existing};
 use crate::master::rows::series;
 use crate::sys::clock::now_ms;
 
@@ -80,7 +80,7 @@ fn add(args: &Add, site: &Site, screen: Screen) -> Result<(), Error> {
     let now = now_ms();
     for batch in binaries.chunks(BATCH) {
         site.db.write(|tx| {
-            archives::publish(tx, arch_series, archive.id, batch, Known::Update, now)
+            archives::publish(tx, arch_series, archive.id, batch, Existing::Update, now)
         })?;
     }
     if skipped > 0 {

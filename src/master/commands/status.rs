@@ -18,7 +18,7 @@ pub(super) const NO_MASTER: &str =
 
 /// Tells whether any master is running.
 pub(super) fn is_master_alive(tx: &mut Tx<'_>) -> Result<bool, db::Error> {
-    registry::is_anybody_there(tx, now_ms() - MASTER_TIMEOUT_MS)
+    registry::any_master_is_alive(tx, now_ms() - MASTER_TIMEOUT_MS)
 }
 
 /// Returns the status of a builder: `Idle`, `Building <title> 5 min`, `Disabled: <notes>`.

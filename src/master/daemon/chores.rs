@@ -83,7 +83,7 @@ pub(crate) fn run(crew: &Crew) {
 }
 
 fn add_entries(farm: &Farm) -> Result<(), db::Error> {
-    let added = farm.db.write(|tx| queue::missing_entries(tx, now()))?;
+    let added = farm.db.write(|tx| queue::add_missing_entries(tx, now()))?;
     let switched = farm.db.write(queue::suspend)?;
     if switched > 0 {
         log::info!("{switched} waiting jobs follow what was disabled or enabled");

@@ -20,7 +20,7 @@ use crate::sys::fs::{atomic_write, remove_tree};
 use crate::master::farm::Farm;
 use crate::master::model::BuildState;
 use crate::master::policy::notification::Notice;
-use crate::master::rows::archives::{self, Binary, Known};
+use crate::master::rows::archives::{self, Binary, Existing};
 use crate::master::rows::events::NewEvent;
 use crate::master::rows::uploads::{self, Upload};
 use crate::master::rows::{events, outbox};
@@ -224,7 +224,7 @@ fn note(
     };
     let binaries: Vec<Binary> = binaries.iter().map(binary).collect();
     let (arch, archive) = (upload.arch_series, upload.archive);
-    archives::publish(tx, arch, archive, &binaries, Known::Keep, now())?;
+    archives::publish(tx, arch, archive, &binaries, Existing::Keep, now())?;
     let message = reason.map_or_else(|| state.to_string(), |why| format!("{state}: {why}"));
     let level = if reason.is_some() {
         log::Level::Warn

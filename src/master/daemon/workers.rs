@@ -187,7 +187,7 @@ impl Crew {
             let have = i64::try_from(held.len()).unwrap_or(i64::MAX);
             if have > share {
                 let above = self.at_rest(&held, usize::try_from(have - share).unwrap_or(0));
-                leases::drop_some(tx, &self.me, &above)?;
+                leases::release(tx, &self.me, &above)?;
                 held.retain(|fence| !above.contains(&fence.builder));
             } else if have < share && may_take {
                 held.extend(leases::take(tx, &self.me, now, now + lease, share - have)?);

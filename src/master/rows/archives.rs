@@ -6,7 +6,7 @@ use crate::db::{Error, Row, Tx, Value, params};
 use crate::master::model::Archive;
 
 /// How many rows go into one statement.
-const AT_ONCE: usize = 200;
+const ROWS_PER_INSERT: usize = 200;
 
 /// The columns of archive `a` of distribution `d` that [`read`] reads.
 pub(super) const COLUMNS: &str = "a.id, d.id, d.name, a.owner, a.name, a.purpose, a.private,
@@ -104,7 +104,7 @@ pub(crate) struct Binary {
 
 /// What becomes of a binary that is recorded already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Known {
+pub(crate) enum Existing {
     Keep,
     /// It gets the new component and source.
     Update,
@@ -116,16 +116,16 @@ pub(crate) fn publish(
     arch_series: i64,
     archive: i64,
     binaries: &[Binary],
-    known: Known,
+    existing: Existing,
     now: i64,
 ) -> Result<(), Error> {
-    let on_conflict = match known {
-        Known::Keep => "NOTHING",
-        Known::Update => {
+    let on_conflict = match existing {
+        Existing::Keep => "NOTHING",
+        Existing::Update => {
             "UPDATE SET component = excluded.component, source_name = excluded.source_name"
         }
     };
-    for some in binaries.chunks(AT_ONCE) {
+    for some in binaries.chunks(ROWS_PER_INSERT) {
         let mut values = params![arch_series, archive, now].to_vec();
         let mut places = Vec::new();
         for binary in some {

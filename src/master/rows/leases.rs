@@ -82,7 +82,7 @@ pub(crate) fn take(
 }
 
 /// Gives some leases back, for others to take.
-pub(crate) fn drop_some(tx: &mut Tx<'_>, me: &str, builders: &[i64]) -> Result<(), Error> {
+pub(crate) fn release(tx: &mut Tx<'_>, me: &str, builders: &[i64]) -> Result<(), Error> {
     let sql = "
         WITH given (id) AS ({VALUES})
         UPDATE builder SET lease_owner = NULL, lease_until = 0

@@ -92,7 +92,7 @@ pub(crate) fn queue(tx: &mut Tx<'_>) -> Result<Vec<Build>, Error> {
 
 /// Returns the jobs that wait for the same builders, in the order they will be given out, each
 /// with its build.
-pub(crate) fn rivals(
+pub(crate) fn waiting_jobs(
     tx: &mut Tx<'_>,
     processor: i64,
     virtualized: bool,

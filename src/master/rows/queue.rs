@@ -335,7 +335,7 @@ pub(crate) fn enqueue(tx: &mut Tx<'_>, build: i64, now: i64) -> Result<i64, Erro
 
 /// Makes the queue rows that builds in NEEDSBUILD lack (docs/farm.md §2.2), unscored, and returns
 /// how many.
-pub(crate) fn missing_entries(tx: &mut Tx<'_>, now: i64) -> Result<u64, Error> {
+pub(crate) fn add_missing_entries(tx: &mut Tx<'_>, now: i64) -> Result<u64, Error> {
     let lacking = format!(
         "b.state = {NEEDS_BUILD}
          AND NOT EXISTS (SELECT 1 FROM build_queue q WHERE q.build_id = b.id)

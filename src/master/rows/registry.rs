@@ -113,7 +113,7 @@ pub(crate) fn remove(tx: &mut Tx<'_>, builder: i64) -> Result<bool, Error> {
 }
 
 /// Tells whether a process of the farm has been at work since a time.
-pub(crate) fn is_anybody_there(tx: &mut Tx<'_>, since: i64) -> Result<bool, Error> {
+pub(crate) fn any_master_is_alive(tx: &mut Tx<'_>, since: i64) -> Result<bool, Error> {
     let sql = "SELECT owner FROM master_process WHERE seen_at >= $1 LIMIT 1";
     Ok(tx.query_opt(sql, &params![since])?.is_some())
 }

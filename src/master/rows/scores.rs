@@ -9,7 +9,7 @@ use crate::master::policy::score::Scored;
 
 /// A job that nobody scored by hand.
 #[derive(Clone, Debug)]
-pub(crate) struct Unscored {
+pub(crate) struct ScorableJob {
     pub(crate) queue: i64,
     /// What it has now.
     pub(crate) score: i64,
@@ -22,13 +22,17 @@ pub(crate) fn to_score(
     now: i64,
     after_queue: i64,
     limit: i64,
-) -> Result<Vec<Unscored>, Error> {
+) -> Result<Vec<ScorableJob>, Error> {
     let rest = "AND q.id > $1 ORDER BY q.id LIMIT $2";
     select(tx, now, rest, &params![after_queue, limit])
 }
 
 /// Returns the job of a build, if it waits and nobody scored it by hand.
-pub(crate) fn of_build(tx: &mut Tx<'_>, now: i64, build: i64) -> Result<Option<Unscored>, Error> {
+pub(crate) fn of_build(
+    tx: &mut Tx<'_>,
+    now: i64,
+    build: i64,
+) -> Result<Option<ScorableJob>, Error> {
     Ok(select(tx, now, "AND q.build_id = $1", &params![build])?.pop())
 }
 
@@ -50,7 +54,12 @@ pub(crate) fn set_scores(tx: &mut Tx<'_>, scores: &[(i64, i64)]) -> Result<(), E
     Ok(())
 }
 
-fn select(tx: &mut Tx<'_>, now: i64, rest: &str, params: &[Value]) -> Result<Vec<Unscored>, Error> {
+fn select(
+    tx: &mut Tx<'_>,
+    now: i64,
+    rest: &str,
+    params: &[Value],
+) -> Result<Vec<ScorableJob>, Error> {
     let component = current_component();
     let sql = format!(
         "SELECT q.id, q.lastscore, q.created_at, s.urgency, b.pocket,
@@ -62,12 +71,12 @@ fn select(tx: &mut Tx<'_>, now: i64, rest: &str, params: &[Value]) -> Result<Vec
              AND b.state = {NEEDS_BUILD} {rest}"
     );
     let rows = tx.query(&sql, params)?;
-    rows.iter().map(|row| unscored(row, now)).collect()
+    rows.iter().map(|row| scorable_job(row, now)).collect()
 }
 
-fn unscored(row: &Row, now: i64) -> Result<Unscored, Error> {
+fn scorable_job(row: &Row, now: i64) -> Result<ScorableJob, Error> {
     let purpose: ArchivePurpose = row.get(8)?;
-    Ok(Unscored {
+    Ok(ScorableJob {
         queue: row.get(0)?,
         score: row.get(1)?,
         scored: Scored {

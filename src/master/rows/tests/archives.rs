@@ -2,7 +2,7 @@
 
 use super::farm::{NOW, farm};
 use crate::db::tests::both;
-use crate::master::rows::archives::{self, Binary, Known};
+use crate::master::rows::archives::{self, Binary, Existing};
 use crate::master::rows::series;
 
 #[test]
@@ -23,7 +23,7 @@ fn published_binaries_are_told_in_thousands_and_more_than_once() {
                     farm.arch_series[0],
                     farm.archive,
                     &all,
-                    Known::Update,
+                    Existing::Update,
                     NOW,
                 )
             })

@@ -18,9 +18,9 @@ fn leases_are_taken_renewed_and_given_back() {
         let other = |limit| db.write(|tx| leases::take(tx, "o:2", NOW + 2000, NOW + 9000, limit));
         assert_eq!(other(50).unwrap(), []);
         let given: Vec<i64> = fences[..22].iter().map(|fence| fence.builder).collect();
-        db.write(|tx| leases::drop_some(tx, "o:2", &given)).unwrap();
+        db.write(|tx| leases::release(tx, "o:2", &given)).unwrap();
         assert_eq!(other(50).unwrap(), [], "one drops one's own");
-        db.write(|tx| leases::drop_some(tx, ME, &given)).unwrap();
+        db.write(|tx| leases::release(tx, ME, &given)).unwrap();
         assert_eq!(other(2).unwrap().len(), 2);
         let rest = other(50).unwrap();
         assert_eq!(rest.len(), 20);

@@ -65,11 +65,11 @@ fn lists_go_by_what_is_asked_for() {
         let queue = db.read(lists::queue).unwrap();
         assert_eq!(names(&queue), "runs high a_b axb low");
         assert_eq!(queue[0].builder.as_ref().unwrap().0, "bob1");
-        let rivals = db
-            .read(|tx| lists::rivals(tx, farm.processors[0], false))
+        let waiting = db
+            .read(|tx| lists::waiting_jobs(tx, farm.processors[0], false))
             .unwrap();
         assert_eq!(
-            rivals.iter().map(|(job, _)| job.score).collect::<Vec<_>>(),
+            waiting.iter().map(|(job, _)| job.score).collect::<Vec<_>>(),
             [5, 1]
         );
         let running = db.read(lists::running).unwrap();

@@ -187,7 +187,7 @@ fn builds_without_a_queue_row_get_one() {
         let bob = farm.builders(db, 1)[0];
         let (_, queue) = farm.job(db, "hello", 0, 10);
         claim(db, bob).unwrap();
-        let entries = || db.write(|tx| queue::missing_entries(tx, NOW)).unwrap();
+        let entries = || db.write(|tx| queue::add_missing_entries(tx, NOW)).unwrap();
         assert_eq!(entries(), 0);
         db.write(|tx| queue::finish(tx, bob, queue, &BUILT))
             .unwrap();

@@ -94,7 +94,10 @@ fn builders_are_registered_put_away_and_taken_back() {
 #[test]
 fn somebody_is_there_who_has_said_so_lately() {
     both(|db| {
-        let there = |since| db.read(|tx| registry::is_anybody_there(tx, since)).unwrap();
+        let there = |since| {
+            db.read(|tx| registry::any_master_is_alive(tx, since))
+                .unwrap()
+        };
         assert!(!there(0));
         db.write(|tx| leases::announce(tx, ME, "host", NOW))
             .unwrap();

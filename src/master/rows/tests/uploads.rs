@@ -3,7 +3,7 @@
 use super::farm::{NOW, farm, state};
 use crate::db::tests::both;
 use crate::master::model::BuildState;
-use crate::master::rows::archives::{Binary, Known};
+use crate::master::rows::archives::{Binary, Existing};
 use crate::master::rows::candidate::candidate;
 use crate::master::rows::{archives, builders, queue, uploads};
 
@@ -45,7 +45,7 @@ fn uploads_are_done_once() {
                 source: upload.name.source.clone(),
             }];
             let (arch, archive) = (upload.arch_series, upload.archive);
-            db.write(|tx| archives::publish(tx, arch, archive, &hello, Known::Keep, NOW))
+            db.write(|tx| archives::publish(tx, arch, archive, &hello, Existing::Keep, NOW))
                 .unwrap();
         }
         assert!(has_binaries());
