@@ -1,20 +1,21 @@
-//! Which archives are there, and which binaries are known to be in them?
+//! Archives and their published binaries.
 //!
-//! The binaries are what ends a dep-wait; whoever publishes tells us of them.
+//! A published binary can end a dep-wait (docs/farm.md §2.15). Operators and the uploads record
+//! them.
 
 use crate::db::{Error, Row, Tx, Value, params};
 use crate::master::model::Archive;
 
-/// How many rows go into one statement.
+/// Limits the parameters of one statement.
 const ROWS_PER_INSERT: usize = 200;
 
-/// The columns of archive `a` of distribution `d` that [`read`] reads.
+/// The columns that [`read`] reads: of archive `a` and its distribution `d`.
 pub(super) const COLUMNS: &str = "a.id, d.id, d.name, a.owner, a.name, a.purpose, a.private,
     a.require_virtualized, a.enabled, a.relative_score, a.base_url, a.buildd_secret IS NOT NULL";
-/// How many columns those are.
+/// The number of [`COLUMNS`].
 pub(super) const COLUMN_COUNT: usize = 12;
 
-/// Returns every archive, by distribution, owner and name.
+/// Returns all archives, ordered by distribution, owner and name.
 pub(crate) fn all(tx: &mut Tx<'_>) -> Result<Vec<Archive>, Error> {
     let sql = format!(
         "SELECT {COLUMNS} FROM archive a JOIN distribution d ON d.id = a.distribution_id
@@ -24,7 +25,7 @@ pub(crate) fn all(tx: &mut Tx<'_>) -> Result<Vec<Archive>, Error> {
     rows.iter().map(read).collect()
 }
 
-/// Reads [`COLUMNS`], the first of which is the first of the row.
+/// Reads [`COLUMNS`], which start at the row's first column.
 pub(super) fn read(row: &Row) -> Result<Archive, Error> {
     Ok(Archive {
         id: row.get(0)?,
@@ -42,8 +43,8 @@ pub(super) fn read(row: &Row) -> Result<Archive, Error> {
     })
 }
 
-/// Adds an archive without a secret; its id and its distribution's name are not looked at.
-/// Returns its id.
+/// Adds an archive without a secret and returns its id. The `id` and `distribution` of the argument
+/// are ignored.
 pub(crate) fn add(tx: &mut Tx<'_>, archive: &Archive) -> Result<i64, Error> {
     let sql = "
         INSERT INTO archive (distribution_id, owner, name, purpose) VALUES ($1, $2, $3, $4)
@@ -67,7 +68,7 @@ pub(crate) fn add(tx: &mut Tx<'_>, archive: &Archive) -> Result<i64, Error> {
     Ok(id)
 }
 
-/// Writes what may change of an archive, but not its secret.
+/// Stores the changeable columns of an archive, except its secret.
 pub(crate) fn set(tx: &mut Tx<'_>, archive: &Archive) -> Result<(), Error> {
     let sql = "
         UPDATE archive SET private = $2, require_virtualized = $3, enabled = $4,
@@ -87,7 +88,7 @@ pub(crate) fn set(tx: &mut Tx<'_>, archive: &Archive) -> Result<(), Error> {
     .map(drop)
 }
 
-/// Gives an archive the secret that builders read it with.
+/// Sets the secret that lets builders read a private archive.
 pub(crate) fn set_secret(tx: &mut Tx<'_>, archive: i64, secret: &str) -> Result<(), Error> {
     let sql = "UPDATE archive SET buildd_secret = $2 WHERE id = $1";
     tx.execute(sql, &params![archive, secret]).map(drop)
@@ -102,15 +103,16 @@ pub(crate) struct Binary {
     pub(crate) source: String,
 }
 
-/// What becomes of a binary that is recorded already.
+/// The treatment of a binary that is already recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Existing {
+    /// The row stays unchanged.
     Keep,
-    /// It gets the new component and source.
+    /// The row gets the new component and source.
     Update,
 }
 
-/// Records that binaries, no two of the same name and version, are in an archive.
+/// Records binaries of an archive. No two of them may have the same name and version.
 pub(crate) fn publish(
     tx: &mut Tx<'_>,
     arch_series: i64,
@@ -155,18 +157,19 @@ pub(crate) fn publish(
     Ok(())
 }
 
-/// What is known of one component of an archive.
+/// The published binaries of one architecture and component of an archive.
 #[derive(Clone, Debug)]
 pub(crate) struct Published {
     pub(crate) arch_series_id: i64,
     pub(crate) archive_id: i64,
     pub(crate) component: String,
+    /// Their number.
     pub(crate) binaries: i64,
-    /// When the last of them became known.
+    /// The time of the newest record.
     pub(crate) updated_at: i64,
 }
 
-/// Counts the binaries known, by archive, architecture and component.
+/// Counts the published binaries, ordered by archive id, architecture id and component.
 pub(crate) fn published(tx: &mut Tx<'_>) -> Result<Vec<Published>, Error> {
     let sql = "
         SELECT arch_series_id, archive_id, component, COUNT(*), MAX(published_at)
@@ -186,7 +189,8 @@ pub(crate) fn published(tx: &mut Tx<'_>) -> Result<Vec<Published>, Error> {
         .collect()
 }
 
-/// Returns the binary packages known to come from a source, on one architecture of a series.
+/// Returns the names of the published binaries of a source, for one architecture of a series, in no
+/// particular order.
 pub(crate) fn binaries_of(
     tx: &mut Tx<'_>,
     series: i64,

@@ -1,4 +1,4 @@
-//! What is known of a builder and of the job it has, and what may be noted about it?
+//! Reads a builder with its job, and writes about it under its lease.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -9,7 +9,7 @@ use crate::db::{Error, Row, Tx, params};
 use crate::master::model::{self, BuildName, BuildState, CleanStatus, JobStatus, ResetProtocol};
 use crate::protocol::StatusForm;
 
-/// What a builder can run.
+/// A processor that a builder can run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Processor {
     pub(crate) id: i64,
@@ -30,37 +30,37 @@ pub(crate) struct Builder {
     pub(crate) manual: bool,
     pub(crate) active: bool,
     pub(crate) ok: bool,
-    /// Why it is not ok.
+    /// The reason for which `ok` is false.
     pub(crate) failnotes: Option<String>,
     pub(crate) failure_count: i64,
-    /// Which generation it is of; none while it was not asked.
+    /// The form of the slave's `status`. `None` before its first answer.
     pub(crate) form: Option<StatusForm>,
     pub(crate) version: Option<String>,
     pub(crate) clean: CleanStatus,
     pub(crate) clean_changed_at: i64,
-    /// Which process looks after it, if any, and until when.
+    /// The process that holds the lease, if any.
     pub(crate) lease_owner: Option<String>,
     pub(crate) lease_until: i64,
     pub(crate) epoch: i64,
-    /// By id.
+    /// Ordered by id.
     pub(crate) processors: Vec<Processor>,
 }
 
 impl Builder {
-    /// Returns the family of its first processor, by which builders are grouped.
+    /// Returns the family of its first processor, which groups the builders.
     pub(crate) fn family(&self) -> Option<&str> {
         self.processors.first().map(|one| one.family.as_str())
     }
 }
 
-/// The queue row of a builder, with what matters of its build.
+/// The queue row of a builder, with columns of its build.
 #[derive(Clone, Debug)]
 pub(crate) struct Job {
     pub(crate) queue: i64,
     pub(crate) build: i64,
     pub(crate) attempt: i64,
     pub(crate) status: JobStatus,
-    /// Until when it has to have stopped, once the slave was told to.
+    /// The time by which it must have stopped. `None` before the first `abort` call.
     pub(crate) cancel_by: Option<i64>,
     pub(crate) started_at: i64,
     pub(crate) state: BuildState,
@@ -69,24 +69,23 @@ pub(crate) struct Job {
 }
 
 impl Job {
-    /// Returns the name the slave knows it by.
+    /// Returns the cookie, which the slave repeats in its `status`.
     pub(crate) fn cookie(&self) -> String {
         model::cookie(self.build, self.queue, self.attempt)
     }
 
-    /// Tells whether somebody wants it stopped.
     pub(crate) fn is_cancelling(&self) -> bool {
         self.status == JobStatus::Cancelling
     }
 }
 
-/// Returns a builder and its job; nothing if there is no such builder.
+/// Returns a builder and its job; `None` if there is no such builder.
 pub(crate) fn view(tx: &mut Tx<'_>, builder: i64) -> Result<Option<(Builder, Option<Job>)>, Error> {
     Ok(select(tx, Some(builder))?.pop())
 }
 
-/// Returns all builders and their jobs, as people look for them: by what they can run, virtual
-/// ones last, by name.
+/// Returns all builders and their jobs, ordered by processor family, then virtual ones last, then
+/// by name.
 pub(crate) fn all(tx: &mut Tx<'_>) -> Result<Vec<(Builder, Option<Job>)>, Error> {
     let mut all = select(tx, None)?;
     all.sort_by(|(one, _), (other, _)| order(one, other));
@@ -100,7 +99,7 @@ fn order(one: &Builder, other: &Builder) -> Ordering {
     key(one).cmp(&key(other))
 }
 
-/// Three queries, however many builders.
+/// Reads one builder or all, with three queries for any number.
 fn select(tx: &mut Tx<'_>, only: Option<i64>) -> Result<Vec<(Builder, Option<Job>)>, Error> {
     let (which, params) = match only {
         Some(id) => ("= $1", vec![id.into()]),
@@ -181,7 +180,7 @@ fn job(row: &Row) -> Result<Job, Error> {
         attempt: row.get(3)?,
         status: row.get(4)?,
         cancel_by: row.get(5)?,
-        // Rows made by others may lack it.
+        // A row that another program inserted may lack the start.
         started_at: row.get::<Option<i64>>(6)?.unwrap_or(0),
         state: row.get(7)?,
         logtail: row.get(8)?,
@@ -198,7 +197,8 @@ fn form(number: i64) -> Option<StatusForm> {
     }
 }
 
-/// Notes how far a builder's cleaning is. False, too, for anything but DIRTY while it has a job.
+/// Sets the clean status of a builder. False if another process has taken the builder over. False,
+/// too, for a status other than DIRTY while the builder has a job.
 pub(crate) fn set_clean(
     tx: &mut Tx<'_>,
     fence: Fence,
@@ -215,7 +215,8 @@ pub(crate) fn set_clean(
     Ok(touched > 0)
 }
 
-/// Takes a builder out of service until an operator has seen to it.
+/// Takes a builder out of service until an operator enables it. False if another process has taken
+/// the builder over.
 pub(crate) fn fail(tx: &mut Tx<'_>, fence: Fence, notes: &str) -> Result<bool, Error> {
     let sql = "
         UPDATE builder SET builderok = FALSE, failnotes = $3 WHERE id = $1 AND lease_epoch = $2";
@@ -223,14 +224,15 @@ pub(crate) fn fail(tx: &mut Tx<'_>, fence: Fence, notes: &str) -> Result<bool, E
     Ok(touched > 0)
 }
 
-/// Sets how many failures are counted against a builder.
+/// Sets the failure count of a builder. False if another process has taken the builder over.
 pub(crate) fn set_failure_count(tx: &mut Tx<'_>, fence: Fence, n: i64) -> Result<bool, Error> {
     let sql = "UPDATE builder SET failure_count = $3 WHERE id = $1 AND lease_epoch = $2";
     let touched = tx.execute(sql, &params![fence.builder, fence.epoch, n])?;
     Ok(touched > 0)
 }
 
-/// Notes which generation a slave is of, and what it calls its version.
+/// Stores the form of a slave's `status`, and its version. False if another process has taken the
+/// builder over.
 pub(crate) fn set_form(
     tx: &mut Tx<'_>,
     fence: Fence,

@@ -1,8 +1,7 @@
-//! One build and its job, as people ask for them; and what people may do to them: make, score,
-//! cancel, retry.
+//! Reads a build with its job; adds, scores, cancels and retries builds for an operator.
 //!
-//! What a scanner writes is `queue`. Every change here names the state it starts from, so that a
-//! scanner who was quicker is not overruled; it answers whether it took place.
+//! The scanner's writes are in `queue`. A write here has no fence. It names the state that it
+//! starts from, so it never overwrites a faster scanner, and returns whether it changed the row.
 
 use super::candidate::current_component;
 use super::files::{self, File};
@@ -14,21 +13,21 @@ use crate::master::model::{
     ArchivePurpose, BuildName, BuildState, JobStatus, Pocket, SeriesStatus,
 };
 
-/// A build with all that is shown of it.
+/// A build with its job, and the names that commands print.
 #[derive(Clone, Debug)]
 pub(crate) struct Build {
     pub(crate) id: i64,
     pub(crate) name: BuildName,
     pub(crate) state: BuildState,
-    /// It makes the architecture-independent packages too.
+    /// The build also makes the architecture-independent packages.
     pub(crate) arch_indep: bool,
     pub(crate) created_at: i64,
     pub(crate) first_dispatched_at: Option<i64>,
     pub(crate) started_at: Option<i64>,
     pub(crate) finished_at: Option<i64>,
-    /// The missing build dependencies of one that waits for them.
+    /// The missing build dependencies of a dep-wait.
     pub(crate) dependencies: Option<String>,
-    /// The folder its results were handed over in.
+    /// The folder of its results, below `incoming/`.
     pub(crate) leaf: Option<String>,
     pub(crate) failure_count: i64,
     pub(crate) source: i64,
@@ -42,9 +41,9 @@ pub(crate) struct Build {
     pub(crate) archive_enabled: bool,
     pub(crate) processor: i64,
     pub(crate) processor_name: String,
-    /// Of the current publication (docs/farm.md §1.2); none when it is not published any more.
+    /// The component of the current publication (docs/farm.md §1.2). `None` if there is none.
     pub(crate) component: Option<String>,
-    /// Name and URL of who builds or built it.
+    /// Name and URL of the builder that builds or built it.
     pub(crate) builder: Option<(String, String)>,
     pub(crate) log: Option<File>,
     pub(crate) upload_log: Option<File>,
@@ -57,12 +56,12 @@ pub(crate) struct QueueEntry {
     pub(crate) id: i64,
     pub(crate) status: JobStatus,
     pub(crate) score: i64,
-    /// The score was set by hand.
+    /// An operator set the score, so rescoring skips the job.
     pub(crate) manual: bool,
     pub(crate) created_at: i64,
     pub(crate) started_at: Option<i64>,
     pub(crate) attempt: i64,
-    /// When a given-back job may be given out again.
+    /// The time before which a given-back job is not dispatched again.
     pub(crate) not_before: i64,
     pub(crate) virtualized: bool,
     pub(crate) estimated_ms: i64,
@@ -91,8 +90,9 @@ const JOINS: &str = "
     LEFT JOIN library_alias u ON u.id = b.upload_log_alias_id
     LEFT JOIN library_content uc ON uc.id = u.content_id";
 
-/// Returns the builds that `rest` (`WHERE … ORDER BY …`) leaves. In it, `b` is the build, `s` its
-/// source, `t` its architecture, `r` its series, `d` its distribution, `q` its queue row.
+/// Returns the builds that `rest` (`WHERE … ORDER BY …`) selects. In `rest`, `b` is the build, `s`
+/// its source, `t` its architecture, `r` its series, `d` its distribution, `x` its archive, `q` its
+/// queue row.
 pub(super) fn select(tx: &mut Tx<'_>, rest: &str, params: &[Value]) -> Result<Vec<Build>, Error> {
     let columns = columns();
     let sql =
@@ -101,12 +101,12 @@ pub(super) fn select(tx: &mut Tx<'_>, rest: &str, params: &[Value]) -> Result<Ve
     rows.iter().map(read).collect()
 }
 
-/// Returns a build, if there is one of that id.
+/// Returns a build; `None` if there is no such id.
 pub(crate) fn view(tx: &mut Tx<'_>, id: i64) -> Result<Option<Build>, Error> {
     Ok(select(tx, "WHERE b.id = $1", &params![id])?.pop())
 }
 
-/// Reads the columns of a row one after the other.
+/// Reads the columns of a row in order.
 struct Columns<'a> {
     row: &'a Row,
     at: usize,
@@ -186,7 +186,7 @@ fn read(row: &Row) -> Result<Build, Error> {
     })
 }
 
-/// What a new build is of.
+/// A build to add.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct New {
     pub(crate) source: i64,
@@ -198,7 +198,7 @@ pub(crate) struct New {
     pub(crate) estimated_ms: i64,
 }
 
-/// Adds a build that needs building; returns its id. It has no queue row yet.
+/// Adds a build in NEEDSBUILD, without a queue row, and returns its id.
 pub(crate) fn add(tx: &mut Tx<'_>, new: &New, now: i64) -> Result<i64, Error> {
     let sql = "
         INSERT INTO build (source_id, arch_series_id, archive_id, pocket, processor_id, arch_indep,
@@ -221,7 +221,7 @@ pub(crate) fn add(tx: &mut Tx<'_>, new: &New, now: i64) -> Result<i64, Error> {
     row.get(0)
 }
 
-/// Returns the builds of a source in an archive, for a series, by architecture.
+/// Returns the builds of a source in an archive and a series, ordered by architecture tag.
 pub(crate) fn of_source(
     tx: &mut Tx<'_>,
     source: i64,
@@ -232,8 +232,8 @@ pub(crate) fn of_source(
     select(tx, rest, &params![source, archive, series])
 }
 
-/// Returns how long the newest good build of a source of that name took, in ms, on this
-/// architecture and in this archive or the distribution's primary one (docs/farm.md §2.4).
+/// Returns the duration in ms of the newest successful build of a source name for an architecture,
+/// in the archive or in a primary archive (docs/farm.md §2.4).
 pub(crate) fn last_duration(
     tx: &mut Tx<'_>,
     source_name: &str,
@@ -256,8 +256,9 @@ pub(crate) fn last_duration(
     row.map(|row| row.get(0)).transpose()
 }
 
-/// Sends a build that is over to the queue again, as if it had never been tried (docs/farm.md
-/// §2.15); returns its queue row, none if it is not over, or went well.
+/// Returns an unsuccessful build to the queue and clears its times, log, results and failure count
+/// (docs/farm.md §2.15). Returns the id of the new queue row. `None` if the state cannot be
+/// retried, or has changed since `build` was read.
 pub(crate) fn retry(tx: &mut Tx<'_>, build: &Build, now: i64) -> Result<Option<i64>, Error> {
     if !build.state.is_retriable() {
         return Ok(None);
@@ -274,7 +275,7 @@ pub(crate) fn retry(tx: &mut Tx<'_>, build: &Build, now: i64) -> Result<Option<i
     queue::enqueue(tx, build.id, now).map(Some)
 }
 
-/// Ends a build that no builder has yet; tells whether that was so.
+/// Cancels a build that has no builder yet; false if it has one, or has no job.
 pub(crate) fn cancel_waiting(tx: &mut Tx<'_>, build: i64, now: i64) -> Result<bool, Error> {
     let sql = format!(
         "DELETE FROM build_queue WHERE build_id = $1 AND status IN ({WAITING}, {SUSPENDED})"
@@ -287,8 +288,8 @@ pub(crate) fn cancel_waiting(tx: &mut Tx<'_>, build: i64, now: i64) -> Result<bo
     Ok(true)
 }
 
-/// Asks for the end of a build that a builder has; the scanner sees to it. Tells whether there is
-/// something to end.
+/// Requests the cancel of a running build; the scanner carries it out. False if the build is not
+/// running, or is being cancelled already.
 pub(crate) fn cancel_running(tx: &mut Tx<'_>, build: i64) -> Result<bool, Error> {
     let sql = "UPDATE build_queue SET status = $2 WHERE build_id = $1 AND status = $3";
     let (asked, running) = (JobStatus::Cancelling, JobStatus::Running);
@@ -300,7 +301,7 @@ pub(crate) fn cancel_running(tx: &mut Tx<'_>, build: i64) -> Result<bool, Error>
     Ok(true)
 }
 
-/// Sets the score of a job that waits, for as long as `manual`; tells whether it waits.
+/// Sets the score of a waiting job; false if no job waits. Rescoring skips a `manual` score.
 pub(crate) fn set_score(
     tx: &mut Tx<'_>,
     build: i64,

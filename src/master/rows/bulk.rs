@@ -1,17 +1,17 @@
-//! Many rows in one statement: how do lists get into SQL that has no lists?
+//! Passes a list of rows to one SQL statement, as `VALUES`.
 //!
-//! As `VALUES`, in two sizes only, the rest of a statement filled with NULLs: a connection keeps
-//! what it has prepared, and must not come to keep one for every length there is.
+//! A connection caches every prepared statement. So a list has one of two sizes, padded with NULLs,
+//! instead of a statement for each length.
 
 use crate::db::{Error, Row, Tx, Value};
 
-/// Rows in a statement.
+/// Rows in a statement with many or few rows.
 const LARGE: usize = 500;
 const SMALL: usize = 20;
 
-/// Runs `sql` over all of `rows` and returns all answers. `{VALUES}` in it stands for `VALUES` with
-/// a part of the rows, whose columns are of the SQL types `types`; parameters of its own come after
-/// `fixed`, which are `$1` and on. It may be shown rows of NULLs, which must not match anything.
+/// Runs `sql` once per part of `rows` and returns the rows of all answers. `{VALUES}` in `sql`
+/// stands for the part, with columns of the SQL types `types`. The parameters `fixed` are `$1` and
+/// on. A part may contain rows of NULLs; `sql` must not match them.
 pub(super) fn query<const N: usize>(
     tx: &mut Tx<'_>,
     sql: &str,
@@ -32,7 +32,8 @@ pub(super) fn query<const N: usize>(
     Ok(found)
 }
 
-/// Writes the list of parameters. PostgreSQL learns the types from its first row.
+/// The `VALUES` list, with `before` parameters before it. PostgreSQL takes the types from the first
+/// row.
 fn values<const N: usize>(types: [&str; N], before: usize, size: usize) -> String {
     let row = |row: usize| {
         let column = |(index, ty): (usize, &&str)| {

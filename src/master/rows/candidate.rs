@@ -1,4 +1,4 @@
-//! All that giving a build to a builder needs to know of it, in four queries?
+//! Reads the facts that dispatch needs about a build, in four queries.
 
 use super::files::{self, File};
 use super::numbers::{CHROOT_TARBALL, PENDING, PRIMARY, PUBLISHED};
@@ -7,28 +7,28 @@ use crate::db::{Error, Row, Tx, params};
 use crate::master::model::{BuildName, Pocket, SeriesStatus};
 use crate::master::policy::pockets::AptArchive;
 
-/// A build somebody is to be given.
+/// A build to dispatch.
 #[derive(Clone, Debug)]
 pub(crate) struct Candidate {
     pub(crate) name: BuildName,
     pub(crate) series_status: SeriesStatus,
-    /// Of the current publication (docs/farm.md §1.2); none: it is not published any more.
+    /// The component of the current publication (docs/farm.md §1.2). `None` if there is none.
     pub(crate) component: Option<String>,
     pub(crate) arch_indep: bool,
     pub(crate) archive: AptArchive,
-    /// The primary archive of the distribution, if `archive` is another.
+    /// The primary archive of the distribution. `None` if `archive` is it.
     pub(crate) primary: Option<AptArchive>,
-    /// By pocket; those whose tarball has expired are left out.
+    /// Ordered by pocket. Expired tarballs are left out.
     pub(crate) chroots: Vec<(Pocket, File)>,
-    /// By name; an expired file is left out.
+    /// Ordered by name. Expired files are left out.
     pub(crate) files: Vec<File>,
-    /// The source is published in its archive, not merely accepted: private ones let builders
-    /// fetch nothing else.
+    /// The source is PUBLISHED in its archive, not only PENDING. Builders can fetch no other source
+    /// from a private archive.
     pub(crate) published_in_private: bool,
 }
 
-/// The component of the newest publication of build `b` that is in force; needs the joins of a
-/// build's name.
+/// The component of the current publication of build `b` (docs/farm.md §1.2), for a query with
+/// [`NAME_JOINS`].
 pub(super) fn current_component() -> String {
     format!(
         "(SELECT p.component FROM publication p
@@ -38,17 +38,17 @@ pub(super) fn current_component() -> String {
     )
 }
 
-/// What a build needs of archive `a` besides [`archives::COLUMNS`].
+/// The columns of archive `a` that follow [`archives::COLUMNS`]; the query needs a build `b`.
 const APT_COLUMNS: &str = "a.buildd_secret,
     EXISTS (SELECT 1 FROM published_binary n
             WHERE n.archive_id = a.id AND n.arch_series_id = b.arch_series_id)";
-/// The column after those of an archive.
+/// The first column after those of an archive.
 const AFTER_ARCHIVE: usize = archives::COLUMN_COUNT + 2;
 const FILE_JOINS: &str = "
     JOIN library_alias l ON l.id = f.alias_id
     JOIN library_content c ON c.id = l.content_id";
 
-/// Returns all about a build.
+/// Reads a build to dispatch.
 ///
 /// # Errors
 /// There is no such build.

@@ -1,4 +1,4 @@
-//! Which builds wait for dependencies, and what is published of those?
+//! Builds that wait for dependencies, and the published packages that they could use.
 
 use super::builds::{self, Build};
 use super::bulk;
@@ -6,13 +6,13 @@ use super::numbers::{DEP_WAIT, OBSOLETE, PRIMARY};
 use crate::db::{Error, Row, Tx, Value, params};
 use crate::master::policy::dependencies::Known;
 
-/// A binary package that a build could use if it were published: architecture of a series,
-/// archive of the build, name.
+/// A binary package that would help a build if it were published: the architecture of a series, the
+/// archive of the build, the name.
 pub(crate) type Wanted = (i64, i64, String);
 
-/// Returns builds in MANUALDEPWAIT after the one of id `after`, by id. Those that could not be
-/// built now are left out: of obsolete series, disabled architectures or archives, or without a
-/// chroot.
+/// Returns at most `limit` builds in MANUALDEPWAIT with an id above `after`, ordered by id. Builds
+/// of obsolete series and of disabled architectures or archives are left out, and so are builds
+/// without a chroot: none of them could be built now.
 pub(crate) fn waiting(tx: &mut Tx<'_>, after: i64, limit: i64) -> Result<Vec<Build>, Error> {
     let rest = format!(
         "WHERE b.state = {DEP_WAIT} AND b.id > $1 AND r.status <> {OBSOLETE}
@@ -24,8 +24,9 @@ pub(crate) fn waiting(tx: &mut Tx<'_>, after: i64, limit: i64) -> Result<Vec<Bui
     builds::select(tx, &rest, &params![after, limit])
 }
 
-/// Returns what is published of the wanted packages, in the archive asked for or the primary one
-/// of its distribution, which every build may use.
+/// Returns the wanted packages that are published in the archive of the build or in the primary
+/// archive of its distribution, which every build may use. The order is undefined, and a package
+/// may occur with several versions.
 pub(crate) fn published(
     tx: &mut Tx<'_>,
     wanted: impl IntoIterator<Item = Wanted>,
@@ -59,7 +60,7 @@ fn binary(row: &Row) -> Result<(Wanted, Known), Error> {
     Ok((wanted, known))
 }
 
-/// Notes what a build still waits for, if it still waits.
+/// Stores the missing dependencies of a build, if it is still in MANUALDEPWAIT.
 pub(crate) fn set_dependencies(
     tx: &mut Tx<'_>,
     build: i64,

@@ -1,22 +1,22 @@
-//! What happened to a builder or a build, for whoever asks later?
+//! Events: the history of builders and builds.
 
 use crate::db::{Error, Row, Tx, params};
 
-/// One line of its history.
+/// An event of a builder or a build.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Event {
     pub(crate) at: i64,
     pub(crate) level: log::Level,
-    /// A word for programs, `dispatched`.
+    /// A word that programs match, such as `dispatched`.
     pub(crate) kind: String,
     pub(crate) message: String,
 }
 
-/// An event to be added.
+/// An event to add.
 pub(crate) struct NewEvent<'a> {
     pub(crate) at: i64,
     pub(crate) level: log::Level,
-    /// A word for programs, `dispatched`.
+    /// A word that programs match, such as `dispatched`.
     pub(crate) kind: &'a str,
     pub(crate) builder: Option<i64>,
     pub(crate) build: Option<i64>,
@@ -24,7 +24,7 @@ pub(crate) struct NewEvent<'a> {
 }
 
 impl<'a> NewEvent<'a> {
-    /// An event of level info, not yet of any builder or build.
+    /// Makes an event of level info, without a builder or a build.
     pub(crate) fn info(at: i64, kind: &'a str, message: &'a str) -> Self {
         Self {
             at,
@@ -37,7 +37,6 @@ impl<'a> NewEvent<'a> {
     }
 }
 
-/// Adds an event.
 pub(crate) fn add(tx: &mut Tx<'_>, event: &NewEvent<'_>) -> Result<(), Error> {
     tx.execute(
         "INSERT INTO event (at, level, kind, builder_id, build_id, message)
@@ -54,17 +53,17 @@ pub(crate) fn add(tx: &mut Tx<'_>, event: &NewEvent<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Returns the newest events of a builder, the newest first.
+/// Returns at most `limit` events of a builder, the newest first.
 pub(crate) fn of_builder(tx: &mut Tx<'_>, id: i64, limit: i64) -> Result<Vec<Event>, Error> {
     select(tx, "builder_id", id, limit)
 }
 
-/// Returns the newest events of a build, the newest first.
+/// Returns at most `limit` events of a build, the newest first.
 pub(crate) fn of_build(tx: &mut Tx<'_>, id: i64, limit: i64) -> Result<Vec<Event>, Error> {
     select(tx, "build_id", id, limit)
 }
 
-/// Forgets what happened before.
+/// Deletes the events before a time and returns their number.
 pub(crate) fn prune(tx: &mut Tx<'_>, before: i64) -> Result<u64, Error> {
     tx.execute("DELETE FROM event WHERE at < $1", &params![before])
 }

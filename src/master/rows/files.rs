@@ -1,4 +1,4 @@
-//! Files of the librarian, as rows of other tables refer to them.
+//! Files of the librarian, for the tables that refer to them.
 
 use crate::db::{Column, Error, Row, Tx, params};
 
@@ -8,12 +8,12 @@ pub(crate) struct File {
     pub(crate) alias: i64,
     pub(crate) name: String,
     pub(crate) restricted: bool,
-    /// None once it has expired.
+    /// `None` after the file has expired.
     pub(crate) content: Option<Content>,
 }
 
 impl File {
-    /// Returns its SHA-1; empty once it has expired.
+    /// Returns the SHA-1 of the content; empty after the file has expired.
     pub(crate) fn sha1(&self) -> &str {
         self.content.as_ref().map_or("", |content| &content.sha1)
     }
@@ -27,18 +27,18 @@ pub(crate) struct Content {
     pub(crate) sha1: String,
 }
 
-/// The columns that [`read`] reads, of alias `l` and content `c`.
+/// The columns that [`read`] reads: of alias `l` and content `c`.
 pub(super) const COLUMNS: &str = "l.id, l.filename, l.restricted, c.size, c.sha1";
-/// How many columns those are.
+/// The number of [`COLUMNS`].
 pub(super) const COLUMN_COUNT: usize = 5;
 
-/// Reads [`COLUMNS`], the first of which is at `at`.
+/// Reads [`COLUMNS`], which start at column `at`.
 pub(super) fn read(row: &Row, at: usize) -> Result<File, Error> {
     let found = read_if_any(row, at)?;
     found.ok_or_else(|| Error::Refused("a file without an alias".to_owned()))
 }
 
-/// Reads [`COLUMNS`] of an outer join; none if it found nothing.
+/// Like [`read`], for an outer join. `None` if the join found no alias.
 pub(super) fn read_if_any(row: &Row, at: usize) -> Result<Option<File>, Error> {
     fn get<T: Column>(row: &Row, at: usize) -> Result<T, Error> {
         row.get(at)
@@ -56,7 +56,7 @@ pub(super) fn read_if_any(row: &Row, at: usize) -> Result<Option<File>, Error> {
     }))
 }
 
-/// Returns a file of the librarian, if there is one of that number.
+/// Returns the file of an alias; `None` if there is no such alias.
 pub(crate) fn find(tx: &mut Tx<'_>, alias: i64) -> Result<Option<File>, Error> {
     let sql = format!(
         "SELECT {COLUMNS} FROM library_alias l

@@ -1,23 +1,23 @@
-//! Which process looks after which builder?
+//! Leases, which give each builder to one master process at a time.
 //!
-//! A lease is had until a time, and renewed before (docs/farm.md §6.4). Taking one over raises the
-//! builder's epoch: whoever had it before still knows the old one, and what it writes then touches
-//! nothing. The same, without a fence, for work that only one process does at a time.
+//! A process renews its leases before they expire (docs/farm.md §6.4). Taking a lease raises the
+//! builder's epoch. The former holder's writes name the old epoch, so they match no row. A
+//! singleton is the same for work that one process does at a time, without an epoch.
 
 use super::bulk;
 use crate::db::{Engine, Error, Row, Tx, Value, params};
 
-/// What fenced writes carry: whose builder, since which take-over.
+/// Identifies a lease. A fenced write carries it, and matches only while `epoch` is the builder's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Fence {
     pub(crate) builder: i64,
     pub(crate) epoch: i64,
 }
 
-/// Processes not heard of for so long are forgotten.
+/// A process that has not announced itself for this long is deleted.
 const FORGET_AFTER_MS: i64 = 24 * 60 * 60 * 1000;
 
-/// Tells the others that this process is alive.
+/// Records that this process is alive, and deletes processes that have not said so for a day.
 pub(crate) fn announce(tx: &mut Tx<'_>, me: &str, host: &str, now: i64) -> Result<(), Error> {
     tx.execute(
         "INSERT INTO master_process (owner, host, started_at, seen_at) VALUES ($1, $2, $3, $3)
@@ -29,41 +29,42 @@ pub(crate) fn announce(tx: &mut Tx<'_>, me: &str, host: &str, now: i64) -> Resul
     Ok(())
 }
 
-/// Returns how many processes have announced themselves within so many milliseconds; at least one,
-/// which is who asks.
+/// Returns the number of processes that have announced themselves in the last `within_ms`. It is at
+/// least one, the caller.
 pub(crate) fn live_processes(tx: &mut Tx<'_>, now: i64, within_ms: i64) -> Result<i64, Error> {
     let sql = "SELECT count(*) FROM master_process WHERE seen_at >= $1";
     let count: i64 = tx.query_one(sql, &params![now - within_ms])?.get(0)?;
     Ok(count.max(1))
 }
 
-/// Returns how many builders there are to share.
+/// Returns the number of builders.
 pub(crate) fn builders(tx: &mut Tx<'_>) -> Result<i64, Error> {
     tx.query_one("SELECT count(*) FROM builder", &[])?.get(0)
 }
 
-/// Returns the number of the last take-over of a builder.
+/// Returns the current epoch of a builder; `None` if there is no such builder.
 pub(crate) fn epoch(tx: &mut Tx<'_>, builder: i64) -> Result<Option<i64>, Error> {
     let sql = "SELECT lease_epoch FROM builder WHERE id = $1";
     let row = tx.query_opt(sql, &params![builder])?;
     row.map(|row| row.get(0)).transpose()
 }
 
-/// Tells whether some builder is nobody's.
+/// Returns whether any lease has expired or was released.
 pub(crate) fn any_free(tx: &mut Tx<'_>, now: i64) -> Result<bool, Error> {
     let sql = "SELECT EXISTS (SELECT 1 FROM builder WHERE lease_until < $1)";
     tx.query_one(sql, &params![now])?.get(0)
 }
 
-/// Makes this process's leases last until `until`, and returns them: a builder that is not among
-/// them is somebody else's now, or is no more.
+/// Extends all leases of this process to `until` and returns them, in no particular order. A lease
+/// that is missing was taken over, or its builder was removed.
 pub(crate) fn renew(tx: &mut Tx<'_>, me: &str, until: i64) -> Result<Vec<Fence>, Error> {
     let sql =
         "UPDATE builder SET lease_until = $2 WHERE lease_owner = $1 RETURNING id, lease_epoch";
     fences(&tx.query(sql, &params![me, until])?)
 }
 
-/// Takes up to `limit` builders that nobody looks after, those longest without first.
+/// Takes at most `limit` leases that are free or have expired, the longest free first. The order of
+/// the result is undefined.
 pub(crate) fn take(
     tx: &mut Tx<'_>,
     me: &str,
@@ -81,7 +82,7 @@ pub(crate) fn take(
     fences(&tx.query(sql, &params![me, now, until, limit])?)
 }
 
-/// Gives some leases back, for others to take.
+/// Releases the leases of this process on some builders.
 pub(crate) fn release(tx: &mut Tx<'_>, me: &str, builders: &[i64]) -> Result<(), Error> {
     let sql = "
         WITH given (id) AS ({VALUES})
@@ -93,7 +94,7 @@ pub(crate) fn release(tx: &mut Tx<'_>, me: &str, builders: &[i64]) -> Result<(),
     Ok(())
 }
 
-/// Gives back all that this process has, and takes its name off the list.
+/// Releases all leases and singletons of this process, and removes it from the live processes.
 pub(crate) fn leave(tx: &mut Tx<'_>, me: &str) -> Result<(), Error> {
     for sql in [
         "UPDATE builder SET lease_owner = NULL, lease_until = 0 WHERE lease_owner = $1",
@@ -105,7 +106,7 @@ pub(crate) fn leave(tx: &mut Tx<'_>, me: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Takes or keeps what only one process does at a time. Returns false while another has it.
+/// Takes or renews a singleton until `until`; false while another process has it.
 pub(crate) fn singleton(
     tx: &mut Tx<'_>,
     name: &str,
@@ -122,16 +123,17 @@ pub(crate) fn singleton(
     Ok(touched > 0)
 }
 
-/// Makes sure that the lease is still this process's, and will be until the transaction ends.
-/// The first thing any fenced write does: all lock the builder before its job and its build.
+/// Locks the builder's row until the transaction ends. False if another process has taken the
+/// builder over. Every fenced write locks the builder first, before its job and its build, or two
+/// of them could deadlock.
 pub(super) fn hold(tx: &mut Tx<'_>, fence: Fence) -> Result<bool, Error> {
     hold_if(tx, fence, "TRUE")
 }
 
-/// The same, if the builder's row is besides as `condition` has it.
+/// Like [`hold`]. False, too, if the builder's row does not match the SQL `condition`.
 pub(super) fn hold_if(tx: &mut Tx<'_>, fence: Fence, condition: &str) -> Result<bool, Error> {
     let lock = match tx.engine() {
-        // There is one writer at a time.
+        // SQLite has one writer at a time.
         Engine::Sqlite => "",
         Engine::Postgres => "FOR NO KEY UPDATE",
     };

@@ -1,5 +1,4 @@
-//! Lists of builds: what an operator asks for by state, source, series or architecture; and what
-//! a job waits for.
+//! Lists of builds and jobs, filtered and ordered for an operator.
 
 use super::builds::{Build, select};
 use super::numbers::{CANCELLING, RUNNING, WAITING};
@@ -7,49 +6,50 @@ use crate::db::{Error, Tx, Value, params};
 use crate::master::model::BuildState;
 use crate::master::policy::estimate::{QueuedJob, Running};
 
-/// Which builds are wanted; what is none is not asked about.
+/// Selects builds. A field that is `None` selects all.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Filter {
     pub(crate) state: Option<BuildState>,
-    /// Part of the source's name.
+    /// A part of the source's name.
     pub(crate) source: Option<String>,
     pub(crate) series: Option<i64>,
     pub(crate) arch_tag: Option<String>,
-    /// Who builds or built it.
+    /// The builder that builds or built it.
     pub(crate) builder: Option<i64>,
     pub(crate) limit: Option<i64>,
 }
 
-/// Returns the builds a filter leaves, in the order that is of use: waiting and running ones by
-/// score, ended ones by their end, all by their beginning.
+/// Returns the builds that match a filter. Builds in NEEDSBUILD or BUILDING are ordered by
+/// descending score. SUPERSEDED builds and all states together are ordered by creation, newest
+/// first. Every other state is ordered by the end, newest first.
 pub(crate) fn builds(tx: &mut Tx<'_>, filter: &Filter) -> Result<Vec<Build>, Error> {
     let mut params: Vec<Value> = Vec::new();
-    let mut wanted: Vec<String> = Vec::new();
-    let mut want = |condition: &str, value: Value| {
+    let mut conditions: Vec<String> = Vec::new();
+    let mut require = |condition: &str, value: Value| {
         params.push(value);
-        wanted.push(condition.replace('?', &format!("${}", params.len())));
+        conditions.push(condition.replace('?', &format!("${}", params.len())));
     };
     if let Some(state) = filter.state {
-        want("b.state = ?", state.into());
+        require("b.state = ?", state.into());
     }
     if let Some(source) = &filter.source {
-        want(
+        require(
             "s.name LIKE ? ESCAPE '\\'",
             format!("%{}%", escape(source)).into(),
         );
     }
     if let Some(series) = filter.series {
-        want("r.id = ?", series.into());
+        require("r.id = ?", series.into());
     }
     if let Some(tag) = &filter.arch_tag {
-        want("t.arch_tag = ?", tag.into());
+        require("t.arch_tag = ?", tag.into());
     }
     if let Some(builder) = filter.builder {
-        want("b.builder_id = ?", builder.into());
+        require("b.builder_id = ?", builder.into());
     }
-    let condition = match wanted.is_empty() {
+    let condition = match conditions.is_empty() {
         true => String::new(),
-        false => format!("WHERE {}", wanted.join(" AND ")),
+        false => format!("WHERE {}", conditions.join(" AND ")),
     };
     let order = match filter.state {
         Some(BuildState::NeedsBuild | BuildState::Building) => "q.lastscore DESC, b.id",
@@ -67,7 +67,7 @@ pub(crate) fn builds(tx: &mut Tx<'_>, filter: &Filter) -> Result<Vec<Build>, Err
     )
 }
 
-/// Takes the meaning from what `LIKE` would not take as it is.
+/// Escapes `%`, `_` and `\` for a `LIKE` pattern.
 fn escape(text: &str) -> String {
     let mut escaped = String::new();
     for c in text.chars() {
@@ -79,8 +79,8 @@ fn escape(text: &str) -> String {
     escaped
 }
 
-/// Returns the builds that have a queue row: those that run, then those that wait in the order
-/// they will be given out.
+/// Returns the builds that have a queue row: first those on builders, then the others. Both are
+/// ordered by descending score, then by id: the order of dispatch.
 pub(crate) fn queue(tx: &mut Tx<'_>) -> Result<Vec<Build>, Error> {
     let rest = format!(
         "WHERE q.id IS NOT NULL
@@ -90,8 +90,7 @@ pub(crate) fn queue(tx: &mut Tx<'_>) -> Result<Vec<Build>, Error> {
     select(tx, &rest, &[])
 }
 
-/// Returns the jobs that wait for the same builders, in the order they will be given out, each
-/// with its build.
+/// Returns the waiting jobs of a processor in the order of dispatch, each with the id of its build.
 pub(crate) fn waiting_jobs(
     tx: &mut Tx<'_>,
     processor: i64,
@@ -117,7 +116,8 @@ pub(crate) fn waiting_jobs(
         .collect()
 }
 
-/// Returns how long the jobs on builders are expected to take, by builder.
+/// Returns the builder id, start and expected duration of every job on a builder, in no particular
+/// order.
 pub(crate) fn running(tx: &mut Tx<'_>) -> Result<Vec<(i64, Running)>, Error> {
     let sql = "
         SELECT builder_id, COALESCE(buildstart, 0), estimated_ms FROM build_queue

@@ -1,9 +1,11 @@
-//! The farm's rows: what is read of them and written to them, in SQL for both engines?
+//! Reads and writes the farm's tables, with SQL for SQLite and PostgreSQL alike.
 //!
-//! One file per subject. Every function takes the transaction it runs in, so that its caller
-//! decides what belongs together; times are handed in. Nothing here decides what should happen.
-//! What is written about a builder or its job is fenced by the lease ([`leases::Fence`],
-//! docs/farm.md §6.4): it does nothing and answers false when another process has taken over.
+//! Every function takes its transaction, so the caller decides which writes commit together. The
+//! caller passes all times, in milliseconds since 1970. Nothing here decides what should happen.
+//!
+//! Writes about a builder or its job are fenced by the lease ([`leases::Fence`],
+//! docs/farm.md §6.4). A fenced write changes nothing once another process has taken the builder
+//! over.
 
 pub(super) mod archives;
 pub(super) mod builders;
@@ -32,7 +34,7 @@ use crate::master::model::{
     ResetProtocol, SeriesStatus, SourceFileType, Urgency,
 };
 
-/// Enumerations go in and out by their numbers.
+/// Stores and reads enumerations as their numbers.
 macro_rules! columns {
     ($($name:ident)*) => { $(
         impl Column for $name {
@@ -55,16 +57,16 @@ columns! {
     SeriesStatus SourceFileType Urgency
 }
 
-/// What a [`BuildName`] is read from, where a query has `b` for a build and [`NAME_JOINS`].
+/// The columns of a [`BuildName`]; the query needs a build `b` and [`NAME_JOINS`].
 pub(super) const NAME_COLUMNS: &str = "s.name, s.version, d.name, r.name, t.arch_tag, b.pocket";
-/// The tables a build's name is in.
+/// Joins the tables that hold the name of build `b`.
 pub(super) const NAME_JOINS: &str = "
     JOIN source s ON s.id = b.source_id
     JOIN arch_series t ON t.id = b.arch_series_id
     JOIN series r ON r.id = t.series_id
     JOIN distribution d ON d.id = r.distribution_id";
 
-/// Reads [`NAME_COLUMNS`], of which the first is at `at`.
+/// Reads [`NAME_COLUMNS`], which start at column `at`.
 pub(super) fn build_name(row: &Row, at: usize) -> Result<BuildName, Error> {
     Ok(BuildName {
         source: row.get(at)?,

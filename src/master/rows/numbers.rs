@@ -1,7 +1,7 @@
 //! The numbers of enumerations, for SQL text.
 //!
-//! A parameter would do for most, but an index on part of a table serves only a query whose text
-//! has the number.
+//! Most queries could use a parameter. A partial index serves only queries whose text contains the
+//! number.
 
 use crate::master::model::{ArchivePurpose, BuildState, CleanStatus, JobStatus, SeriesStatus};
 use crate::master::model::{PublishingStatus, ResetProtocol};
@@ -25,7 +25,7 @@ pub(super) const PRIMARY: i64 = ArchivePurpose::Primary.number();
 pub(super) const OBSOLETE: i64 = SeriesStatus::Obsolete.number();
 pub(super) const PENDING: i64 = PublishingStatus::Pending.number();
 pub(super) const PUBLISHED: i64 = PublishingStatus::Published.number();
-/// `chroot.image_type`: there is one kind.
+/// `chroot.image_type`; there is no other kind.
 pub(super) const CHROOT_TARBALL: i64 = 0;
-/// `builder.protocol` of a slave that has not answered yet.
+/// `builder.protocol` before the slave has answered.
 pub(super) const UNKNOWN_FORM: i64 = 0;

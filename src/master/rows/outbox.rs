@@ -1,11 +1,11 @@
-//! What is somebody still to be told about a build?
+//! The outbox: notifications about builds that wait for delivery.
 //!
-//! A message is written in the transaction that made it true and deleted once it was delivered, so
-//! that a crash in between repeats it rather than lose it.
+//! A notification is written in the transaction of the change that it reports, and deleted after
+//! its delivery. A crash in between repeats a notification; it never loses one.
 
 use crate::db::{Error, Row, Tx, params};
 
-/// Puts a document into the box.
+/// Adds a notification. `document` is JSON.
 pub(crate) fn put(tx: &mut Tx<'_>, build: i64, now: i64, document: &str) -> Result<(), Error> {
     tx.execute(
         "INSERT INTO notification (build_id, created_at, document) VALUES ($1, $2, $3)",
@@ -14,15 +14,16 @@ pub(crate) fn put(tx: &mut Tx<'_>, build: i64, now: i64, document: &str) -> Resu
     Ok(())
 }
 
-/// What somebody is to be told.
+/// A notification to deliver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Notification {
     pub(crate) id: i64,
     pub(crate) created_at: i64,
+    /// JSON.
     pub(crate) document: String,
 }
 
-/// Returns the oldest document after the one called `after`.
+/// Returns the oldest notification with an id above `after`.
 pub(crate) fn next(tx: &mut Tx<'_>, after: i64) -> Result<Option<Notification>, Error> {
     let sql = "
         SELECT id, created_at, document FROM notification WHERE id > $1 ORDER BY id LIMIT 1";
@@ -37,7 +38,7 @@ pub(crate) fn next(tx: &mut Tx<'_>, after: i64) -> Result<Option<Notification>, 
     row.map(read).transpose()
 }
 
-/// Forgets a document that was delivered.
+/// Deletes a notification, after its delivery.
 pub(crate) fn done(tx: &mut Tx<'_>, id: i64) -> Result<(), Error> {
     tx.execute("DELETE FROM notification WHERE id = $1", &params![id])?;
     Ok(())

@@ -1,8 +1,8 @@
-//! How does a job go from the queue to a builder, and off it again?
+//! Moves jobs from the queue to a builder and off the builder again.
 //!
-//! Each change is whole in one transaction, so that always: a builder with a job is DIRTY; a job is
-//! RUNNING or CANCELLING if and only if it has a builder; and then its build is BUILDING, GATHERING
-//! or CANCELLING (docs/farm.md §3.2, §6.4).
+//! Each change is one transaction, which keeps three invariants (docs/farm.md §1.4): a builder with
+//! a job is DIRTY; a job is RUNNING or CANCELLING if and only if it has a builder; the build of
+//! such a job is BUILDING, GATHERING or CANCELLING.
 
 use super::builders::Builder;
 use super::bulk;
@@ -13,7 +13,7 @@ use super::numbers::{
 use crate::db::{Error, Row, Tx, Value, params};
 use crate::master::model::BuildState;
 
-/// A job just given to a builder.
+/// The ids of a claimed job and its build, and the number of this attempt, from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Claim {
     pub(crate) queue: i64,
@@ -21,21 +21,21 @@ pub(crate) struct Claim {
     pub(crate) attempt: i64,
 }
 
-/// What became of a build.
+/// The end of a build.
 #[derive(Clone, Debug)]
 pub(crate) struct End<'a> {
     pub(crate) state: BuildState,
-    /// What a dep-wait waits for.
+    /// The missing dependencies of a dep-wait.
     pub(crate) dependencies: Option<&'a str>,
     pub(crate) log_alias: Option<i64>,
-    /// The folder its results were handed over in.
+    /// The folder of its results, below `incoming/`.
     pub(crate) leaf: Option<&'a str>,
     pub(crate) finished_at: i64,
 }
 
-/// Tells of a queue row `q` whether it may be built now: `$1` is now. A private archive's source
-/// has to be published, or no builder could fetch it (docs/farm.md §2.12). The subquery is one on
-/// purpose: joins would let the planner leave the order of the index.
+/// The condition that queue row `q` may be built now; `$1` is now. The source of a private archive
+/// must be published, or no builder could fetch it (docs/farm.md §2.12). This is a subquery because
+/// with joins the planner may abandon the order of the index.
 fn claimable() -> String {
     format!(
         "q.status = {WAITING} AND q.not_before <= $1
@@ -51,22 +51,23 @@ fn claimable() -> String {
     )
 }
 
-/// Gives a builder the job with the highest score, of equals the oldest, that it can run, and marks
-/// all three so. None when there is none, or when the builder may not have one.
+/// Claims the best job that a builder can run: the highest score, then the oldest job. The job
+/// becomes RUNNING, its build BUILDING, the builder DIRTY. `None` if no job fits, if the builder
+/// must not have one, or if another process has taken the builder over.
 ///
-/// Everything is committed before the slave is first spoken to: a process that dies in between
-/// leaves a job the slave does not know, which the next scan puts back.
+/// The caller commits before its first call to the slave. If the process dies in between, the slave
+/// does not know the job, and the next look at the builder resets it.
 pub(crate) fn claim(
     tx: &mut Tx<'_>,
     fence: Fence,
     builder: &Builder,
     now: i64,
 ) -> Result<Option<Claim>, Error> {
-    let may = format!(
+    let eligible = format!(
         "builderok AND NOT manual AND clean_status = {CLEAN}
         AND NOT EXISTS (SELECT 1 FROM build_queue WHERE builder_id = $1)"
     );
-    if !hold_if(tx, fence, &may)? {
+    if !hold_if(tx, fence, &eligible)? {
         return Ok(None);
     }
     let sql = best_job();
@@ -107,15 +108,15 @@ pub(crate) fn claim(
     }))
 }
 
-/// Writes it of a builder whose row the caller holds.
+/// Sets the clean status of a builder whose row this transaction has locked.
 fn set_clean_status(tx: &mut Tx<'_>, fence: Fence, number: i64, now: i64) -> Result<(), Error> {
     let sql = "UPDATE builder SET clean_status = $3, clean_changed_at = $2 WHERE id = $1";
     tx.execute(sql, &params![fence.builder, now, number])
         .map(drop)
 }
 
-/// Writes the query for a processor's best job: `$2` is virtual or not, `$3` the processor. One at
-/// a time, so that the index gives the order and the first row ends the search.
+/// The query for the best job of a processor: `$1` is now, `$2` the `virtualized` flag, `$3` the
+/// processor. With one processor, the index gives the order and the first row ends the search.
 pub(super) fn best_job() -> String {
     let claimable = claimable();
     format!(
@@ -125,9 +126,11 @@ pub(super) fn best_job() -> String {
     )
 }
 
-/// Takes a job off its builder and back to the queue, not to be given out before `not_before`. Its
-/// score, its age and its log tail stay. False, too, when it was asked to be cancelled in the
-/// meantime: the next look at the builder sees that.
+/// Returns a job from its builder to the queue. It is not claimed again before `not_before`. Score,
+/// age and log tail stay. The builder stays DIRTY.
+///
+/// False if the builder does not have the job, if the job is being cancelled, or if another process
+/// has taken the builder over. The next look at the builder sees the cancel.
 pub(crate) fn reset(
     tx: &mut Tx<'_>,
     fence: Fence,
@@ -152,7 +155,8 @@ pub(crate) fn reset(
     Ok(true)
 }
 
-/// Ends a build: its row says how for ever, its job is gone. The builder stays DIRTY.
+/// Ends a build and deletes its job. The builder stays DIRTY. False if the builder does not have
+/// the job, or if another process has taken the builder over.
 pub(crate) fn finish(
     tx: &mut Tx<'_>,
     fence: Fence,
@@ -178,8 +182,9 @@ pub(crate) fn finish(
     Ok(true)
 }
 
-/// Ends a build that was claimed and turned out not to be for building, before its builder heard
-/// of it: the builder is CLEAN again and had no part in it.
+/// Ends a claimed build that must not be built, before the slave receives it. The builder is CLEAN
+/// again, and the build's row keeps no trace of the claim. False if the builder does not have the
+/// job, or if another process has taken the builder over.
 pub(crate) fn discard(
     tx: &mut Tx<'_>,
     fence: Fence,
@@ -202,7 +207,8 @@ pub(crate) fn discard(
     Ok(true)
 }
 
-/// Deletes the job, if it is still this builder's, and returns which build it was of.
+/// Deletes a job and returns the id of its build. `None` if the builder does not have the job, or
+/// if another process has taken the builder over.
 fn dequeue(tx: &mut Tx<'_>, fence: Fence, queue: i64) -> Result<Option<i64>, Error> {
     if !hold(tx, fence)? {
         return Ok(None);
@@ -212,7 +218,8 @@ fn dequeue(tx: &mut Tx<'_>, fence: Fence, queue: i64) -> Result<Option<i64>, Err
     row.map(|row| row.get(0)).transpose()
 }
 
-/// Notes how far a running build is; false if it is to be cancelled by now.
+/// Sets the state of a running build. False if the build is being cancelled, if the builder does
+/// not have the job, or if another process has taken the builder over.
 pub(crate) fn set_state(
     tx: &mut Tx<'_>,
     fence: Fence,
@@ -228,7 +235,8 @@ pub(crate) fn set_state(
     Ok(held && tx.execute(&sql, &params![queue, fence.builder, state])? > 0)
 }
 
-/// Notes where the log of a try is that does not end its build.
+/// Stores the log of an attempt that does not end its build. False if the builder does not have the
+/// job, or if another process has taken the builder over.
 pub(crate) fn set_log(
     tx: &mut Tx<'_>,
     fence: Fence,
@@ -242,7 +250,8 @@ pub(crate) fn set_log(
     Ok(held && tx.execute(sql, &params![queue, fence.builder, log_alias])? > 0)
 }
 
-/// Notes until when a job that is being cancelled has to have stopped.
+/// Sets the time by which a job that is being cancelled must have stopped. False if the builder
+/// does not have the job, or if another process has taken the builder over.
 pub(crate) fn set_cancel_by(
     tx: &mut Tx<'_>,
     fence: Fence,
@@ -254,7 +263,8 @@ pub(crate) fn set_cancel_by(
     Ok(held && tx.execute(sql, &params![queue, fence.builder, by])? > 0)
 }
 
-/// Counts a failure against a builder and against the build it has, if any, and returns both counts.
+/// Adds one to the failure counts of a builder and of its build, if it has one, and returns both.
+/// `None` if another process has taken the builder over.
 pub(crate) fn count_failure(
     tx: &mut Tx<'_>,
     fence: Fence,
@@ -274,8 +284,8 @@ pub(crate) fn count_failure(
     Ok(Some((builder.get(0)?, build)))
 }
 
-/// Stores the ends of the logs of running builds: queue row, builder, text. Without a fence: a
-/// tail of a job that has gone on to another builder is dropped, and nothing depends on tails.
+/// Stores log tails of running builds as (queue row, builder, text). There is no fence, because
+/// nothing depends on tails. The tail of a job that has left the builder is dropped.
 pub(crate) fn flush_tails(tx: &mut Tx<'_>, tails: &[(i64, i64, String)]) -> Result<(), Error> {
     let sql = "
         WITH tail (queue, builder, content) AS ({VALUES})
@@ -283,7 +293,7 @@ pub(crate) fn flush_tails(tx: &mut Tx<'_>, tails: &[(i64, i64, String)]) -> Resu
         WHERE build_queue.id = tail.queue AND build_queue.builder_id = tail.builder
         RETURNING build_queue.id";
     let mut tails: Vec<_> = tails.iter().collect();
-    // The same order in every process, or two of them wait for each other.
+    // All processes update in the same order, or two of them could deadlock.
     tails.sort_by_key(|(queue, ..)| *queue);
     let rows = tails
         .into_iter()
@@ -292,11 +302,11 @@ pub(crate) fn flush_tails(tx: &mut Tx<'_>, tails: &[(i64, i64, String)]) -> Resu
     Ok(())
 }
 
-/// The most jobs of a group that are counted.
+/// [`waiting_groups`] counts at most this many jobs of a group.
 const COUNTED: i64 = 1000;
 
-/// Returns how many jobs could be claimed now, by what they need: processor, virtual or not, jobs
-/// (at most 1,000 are counted). Groups without any are left out.
+/// Counts the jobs that could be claimed now, as (processor, virtualized, jobs), ordered by the
+/// first two. Groups without jobs are left out; a count stops at [`COUNTED`].
 pub(crate) fn waiting_groups(tx: &mut Tx<'_>, now: i64) -> Result<Vec<(i64, bool, i64)>, Error> {
     let claimable = claimable();
     let sql = format!(
@@ -315,8 +325,8 @@ pub(crate) fn waiting_groups(tx: &mut Tx<'_>, now: i64) -> Result<Vec<(i64, bool
     Ok(groups?.into_iter().filter(|group| group.2 > 0).collect())
 }
 
-/// Writes the statement that adds queue rows, without a score, for the builds `b` that `which`
-/// leaves; `$1` is now.
+/// The statement that adds unscored queue rows for the builds `b` that match the condition `which`;
+/// `$1` is now.
 fn insert_entries(which: &str) -> String {
     format!(
         "INSERT INTO build_queue
@@ -327,14 +337,14 @@ fn insert_entries(which: &str) -> String {
     )
 }
 
-/// Puts a build in NEEDSBUILD into the queue, without a score; returns the id of its row.
+/// Adds an unscored queue row for a build in NEEDSBUILD and returns the id of the row.
 pub(crate) fn enqueue(tx: &mut Tx<'_>, build: i64, now: i64) -> Result<i64, Error> {
     let sql = format!("{} RETURNING id", insert_entries("b.id = $2"));
     tx.query_one(&sql, &params![now, build])?.get(0)
 }
 
-/// Makes the queue rows that builds in NEEDSBUILD lack (docs/farm.md §2.2), unscored, and returns
-/// how many.
+/// Adds the missing queue rows of builds in NEEDSBUILD (docs/farm.md §2.2), unscored, and returns
+/// their number.
 pub(crate) fn add_missing_entries(tx: &mut Tx<'_>, now: i64) -> Result<u64, Error> {
     let lacking = format!(
         "b.state = {NEEDS_BUILD}
@@ -344,9 +354,9 @@ pub(crate) fn add_missing_entries(tx: &mut Tx<'_>, now: i64) -> Result<u64, Erro
     tx.execute(&insert_entries(&lacking), &params![now])
 }
 
-/// Suspends the waiting jobs of disabled architectures and archives, and lets those of enabled ones
-/// wait again; returns how many of either. [`claim`] refuses the former anyway: it is to find the
-/// best job at once, however many of them there are.
+/// Suspends the waiting jobs of disabled architectures and archives, and resumes the suspended jobs
+/// of enabled ones. Returns the number of changed jobs. [`claim`] refuses disabled jobs anyway;
+/// suspended, they are out of its index and do not slow its search.
 pub(crate) fn suspend(tx: &mut Tx<'_>) -> Result<u64, Error> {
     let mut change = |from: i64, to: i64, which: &str| {
         let sql = format!(

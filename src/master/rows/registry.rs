@@ -1,29 +1,29 @@
-//! What an operator writes about builders: which there are, and whether they may work.
+//! An operator's writes about builders: registration and whether they are in service.
 //!
-//! None of it is fenced by a lease: it counts whoever looks after the builder, who sees it at the
-//! next look. What is written about a builder's work is `builders` and `queue`.
+//! No write here is fenced by a lease. The process that holds the lease sees it at its next look.
+//! The fenced writes are in `builders` and `queue`.
 
 use super::numbers::{ASYNCHRONOUS, CLEAN, CLEANING, UNKNOWN_FORM};
 use crate::db::{Error, Tx, params};
 use crate::master::model::{CleanStatus, ResetProtocol};
 
-/// What a builder is registered with.
+/// A builder to register.
 #[derive(Clone, Debug)]
 pub(crate) struct New {
     pub(crate) name: String,
-    /// As it is called, with credentials if it asks for any.
+    /// With the credentials that the slave requires, if any.
     pub(crate) url: String,
     pub(crate) title: String,
     pub(crate) manual: bool,
     pub(crate) virtualized: bool,
     pub(crate) vm_host: Option<String>,
     pub(crate) reset: Option<ResetProtocol>,
-    /// Ids of what it can run.
+    /// Ids of the processors that it can run.
     pub(crate) processors: Vec<i64>,
 }
 
-/// Registers a builder, or takes back one of that name that was removed; returns its id. Nothing
-/// is known of its state, so it is DIRTY.
+/// Registers a builder and returns its id. A removed builder of that name is active again, with its
+/// history. The builder is DIRTY, because its state is unknown.
 pub(crate) fn add(tx: &mut Tx<'_>, new: &New, now: i64) -> Result<i64, Error> {
     let sql = format!(
         "INSERT INTO builder (name, url, title, manual, virtualized, vm_host, vm_reset_protocol,
@@ -61,7 +61,8 @@ pub(crate) fn add(tx: &mut Tx<'_>, new: &New, now: i64) -> Result<i64, Error> {
     Ok(id)
 }
 
-/// Lets a builder work again: its failures are forgotten, and it is looked at afresh.
+/// Puts a builder into service. Its failure notes and failure count are reset. The builder is
+/// DIRTY, so the next look cleans it.
 pub(crate) fn enable(tx: &mut Tx<'_>, builder: i64, now: i64) -> Result<(), Error> {
     let sql = "
         UPDATE builder SET builderok = TRUE, failnotes = NULL, failure_count = 0,
@@ -71,20 +72,20 @@ pub(crate) fn enable(tx: &mut Tx<'_>, builder: i64, now: i64) -> Result<(), Erro
     tx.execute(sql, &params![builder, dirty, now]).map(drop)
 }
 
-/// Takes a builder out of service.
+/// Takes a builder out of service. The reason replaces its failure notes.
 pub(crate) fn disable(tx: &mut Tx<'_>, builder: i64, reason: Option<&str>) -> Result<(), Error> {
     let sql = "UPDATE builder SET builderok = FALSE, failnotes = $2 WHERE id = $1";
     tx.execute(sql, &params![builder, reason]).map(drop)
 }
 
-/// Says whether a builder waits for an operator's word instead of taking jobs.
+/// Sets whether a builder is manual: no automatic dispatch.
 pub(crate) fn set_manual(tx: &mut Tx<'_>, builder: i64, manual: bool) -> Result<(), Error> {
     let sql = "UPDATE builder SET manual = $2 WHERE id = $1";
     tx.execute(sql, &params![builder, manual]).map(drop)
 }
 
-/// Notes that the machine of a virtual builder is in its first state again (docs/farm.md §3.4); false
-/// if nobody was asked to put it there.
+/// Marks a virtual builder CLEAN after its asynchronous reset (docs/farm.md §3.4). False if no such
+/// reset was requested.
 pub(crate) fn set_clean(tx: &mut Tx<'_>, builder: i64, now: i64) -> Result<bool, Error> {
     let sql = format!(
         "UPDATE builder SET clean_status = {CLEAN}, clean_changed_at = $2
@@ -93,8 +94,8 @@ pub(crate) fn set_clean(tx: &mut Tx<'_>, builder: i64, now: i64) -> Result<bool,
     Ok(tx.execute(&sql, &params![builder, now])? > 0)
 }
 
-/// Forgets a builder. One that has built something keeps its row, out of sight, for the history;
-/// tells whether that is so.
+/// Removes a builder. A builder that has built something keeps its row, inactive, for the history;
+/// then this returns true.
 pub(crate) fn remove(tx: &mut Tx<'_>, builder: i64) -> Result<bool, Error> {
     let sql = "DELETE FROM builder_processor WHERE builder_id = $1";
     tx.execute(sql, &params![builder])?;
@@ -103,7 +104,7 @@ pub(crate) fn remove(tx: &mut Tx<'_>, builder: i64) -> Result<bool, Error> {
         tx.execute("DELETE FROM builder WHERE id = $1", &params![builder])?;
         return Ok(false);
     }
-    // Its URL may be used again.
+    // Another builder may be registered with its URL.
     let sql = "
         UPDATE builder SET active = FALSE, builderok = FALSE, failnotes = 'removed',
             url = 'removed:' || CAST(id AS TEXT)
@@ -112,7 +113,7 @@ pub(crate) fn remove(tx: &mut Tx<'_>, builder: i64) -> Result<bool, Error> {
     Ok(true)
 }
 
-/// Tells whether a process of the farm has been at work since a time.
+/// Returns whether a master process has announced itself at `since` or later.
 pub(crate) fn any_master_is_alive(tx: &mut Tx<'_>, since: i64) -> Result<bool, Error> {
     let sql = "SELECT owner FROM master_process WHERE seen_at >= $1 LIMIT 1";
     Ok(tx.query_opt(sql, &params![since])?.is_some())

@@ -1,4 +1,4 @@
-//! Which waiting jobs are to be scored, by what, and where does the score go?
+//! Reads the jobs to score with the facts their score depends on, and stores scores.
 
 use super::candidate::current_component;
 use super::numbers::{NEEDS_BUILD, SUSPENDED, WAITING};
@@ -7,16 +7,16 @@ use crate::db::{Error, Row, Tx, Value, params};
 use crate::master::model::ArchivePurpose;
 use crate::master::policy::score::Scored;
 
-/// A job that nobody scored by hand.
+/// A waiting or suspended job whose score is not manual.
 #[derive(Clone, Debug)]
 pub(crate) struct ScorableJob {
     pub(crate) queue: i64,
-    /// What it has now.
+    /// The stored score.
     pub(crate) score: i64,
     pub(crate) scored: Scored,
 }
 
-/// Returns the waiting and the suspended jobs whose row comes after `after_queue`, by id.
+/// Returns at most `limit` jobs with an id above `after_queue`, ordered by id.
 pub(crate) fn to_score(
     tx: &mut Tx<'_>,
     now: i64,
@@ -27,7 +27,7 @@ pub(crate) fn to_score(
     select(tx, now, rest, &params![after_queue, limit])
 }
 
-/// Returns the job of a build, if it waits and nobody scored it by hand.
+/// Returns the job of a build; `None` if it neither waits nor is suspended, or its score is manual.
 pub(crate) fn of_build(
     tx: &mut Tx<'_>,
     now: i64,
@@ -36,7 +36,8 @@ pub(crate) fn of_build(
     Ok(select(tx, now, "AND q.build_id = $1", &params![build])?.pop())
 }
 
-/// Stores scores, by queue row. A job that was given out or scored by hand meanwhile keeps its own.
+/// Stores scores as (queue row, score). A job that was claimed or got a manual score meanwhile
+/// keeps its score.
 pub(crate) fn set_scores(tx: &mut Tx<'_>, scores: &[(i64, i64)]) -> Result<(), Error> {
     let sql = format!(
         "WITH given (queue, score) AS ({{VALUES}})
@@ -46,7 +47,7 @@ pub(crate) fn set_scores(tx: &mut Tx<'_>, scores: &[(i64, i64)]) -> Result<(), E
         RETURNING build_queue.id"
     );
     let row = |&(queue, score): &(i64, i64)| {
-        // The column holds no more.
+        // The column is a 32-bit integer.
         let score = score.clamp(i32::MIN.into(), i32::MAX.into());
         [Value::Int(queue), Value::Int(score)]
     };

@@ -1,7 +1,6 @@
-//! What is built for: distributions, their series, the architectures of these, and their chroots.
+//! Distributions, their series, the architectures of a series, processors and chroots.
 //!
-//! A processor is made with the first architecture that names it, a distribution with its first
-//! series. Whether something may be added or changed is for the caller to say.
+//! The caller checks whether a change is allowed.
 
 use super::files::{self, File};
 use super::numbers::CHROOT_TARBALL;
@@ -17,12 +16,12 @@ pub(crate) struct Series {
     pub(crate) name: String,
     pub(crate) version: String,
     pub(crate) status: SeriesStatus,
-    /// Where architecture-independent packages are built.
+    /// The tag of the architecture that builds the architecture-independent packages.
     pub(crate) nominated: Option<String>,
 }
 
 impl Series {
-    /// Returns the name that no other series has, `ubuntu/hoary`.
+    /// Returns the unique name of the series, `ubuntu/hoary`.
     pub(crate) fn full_name(&self) -> String {
         full_name(&self.distribution, &self.name)
     }
@@ -32,7 +31,7 @@ fn full_name(distribution: &str, series: &str) -> String {
     format!("{distribution}/{series}")
 }
 
-/// Returns every series, by distribution and name.
+/// Returns all series, ordered by distribution and name.
 pub(crate) fn all(tx: &mut Tx<'_>) -> Result<Vec<Series>, Error> {
     let sql = "
         SELECT r.id, d.id, d.name, r.name, r.version, r.status, r.nominated_arch_tag
@@ -54,7 +53,7 @@ fn read_series(row: &Row) -> Result<Series, Error> {
     })
 }
 
-/// Returns every distribution: its id and name.
+/// Returns the id and name of every distribution, ordered by name.
 pub(crate) fn distributions(tx: &mut Tx<'_>) -> Result<Vec<(i64, String)>, Error> {
     let rows = tx.query("SELECT id, name FROM distribution ORDER BY name", &[])?;
     rows.iter()
@@ -62,7 +61,7 @@ pub(crate) fn distributions(tx: &mut Tx<'_>) -> Result<Vec<(i64, String)>, Error
         .collect()
 }
 
-/// Returns the id of a distribution, which is made if there is none of that name.
+/// Returns the id of a distribution; adds the distribution if there is none of that name.
 pub(crate) fn ensure_distribution(tx: &mut Tx<'_>, name: &str) -> Result<i64, Error> {
     let sql = "INSERT INTO distribution (name) VALUES ($1) ON CONFLICT (name) DO NOTHING";
     tx.execute(sql, &params![name])?;
@@ -70,7 +69,7 @@ pub(crate) fn ensure_distribution(tx: &mut Tx<'_>, name: &str) -> Result<i64, Er
     tx.query_one(sql, &params![name])?.get(0)
 }
 
-/// Adds a series; its id and its distribution's name are not looked at. Returns its id.
+/// Adds a series and returns its id. The `id` and `distribution` of the argument are ignored.
 pub(crate) fn add(tx: &mut Tx<'_>, series: &Series) -> Result<i64, Error> {
     let sql = "
         INSERT INTO series (distribution_id, name, version, status, nominated_arch_tag)
@@ -88,7 +87,7 @@ pub(crate) fn add(tx: &mut Tx<'_>, series: &Series) -> Result<i64, Error> {
     row.get(0)
 }
 
-/// Writes what may change of a series.
+/// Stores the version, status and nominated architecture of a series.
 pub(crate) fn set(tx: &mut Tx<'_>, series: &Series) -> Result<(), Error> {
     let sql = "UPDATE series SET version = $2, status = $3, nominated_arch_tag = $4 WHERE id = $1";
     let nominated = series.nominated.clone();
@@ -104,7 +103,7 @@ pub(crate) fn set(tx: &mut Tx<'_>, series: &Series) -> Result<(), Error> {
 pub(crate) struct ArchSeries {
     pub(crate) id: i64,
     pub(crate) series_id: i64,
-    /// The name of its series that no other has, `ubuntu/hoary`.
+    /// The unique name of its series, `ubuntu/hoary`.
     pub(crate) series: String,
     pub(crate) tag: String,
     pub(crate) processor_id: i64,
@@ -112,11 +111,11 @@ pub(crate) struct ArchSeries {
     pub(crate) family: String,
     pub(crate) enabled: bool,
     pub(crate) virtualized: bool,
-    /// The pockets that have a chroot of their own.
+    /// The pockets that have a chroot, in ascending order.
     pub(crate) chroots: Vec<Pocket>,
 }
 
-/// Returns every architecture of every series, by distribution, series and tag.
+/// Returns the architectures of all series, ordered by distribution, series and tag.
 pub(crate) fn architectures(tx: &mut Tx<'_>) -> Result<Vec<ArchSeries>, Error> {
     let sql = "
         SELECT t.id, t.series_id, d.name, r.name, t.arch_tag, p.id, p.name, p.family, t.enabled,
@@ -159,7 +158,7 @@ fn read_arch(row: &Row) -> Result<ArchSeries, Error> {
     })
 }
 
-/// Adds an architecture to a series; returns its id.
+/// Adds an architecture to a series and returns its id.
 pub(crate) fn add_architecture(
     tx: &mut Tx<'_>,
     series: i64,
@@ -174,13 +173,13 @@ pub(crate) fn add_architecture(
     row.get(0)
 }
 
-/// Lets builds for an architecture be given out, or not.
+/// Sets whether builds for an architecture are dispatched.
 pub(crate) fn enable_architecture(tx: &mut Tx<'_>, id: i64, enabled: bool) -> Result<(), Error> {
     let sql = "UPDATE arch_series SET enabled = $2 WHERE id = $1";
     tx.execute(sql, &params![id, enabled]).map(drop)
 }
 
-/// Returns every processor, by name: id, name, family.
+/// Returns all processors as (id, name, family), ordered by name.
 pub(crate) fn processors(tx: &mut Tx<'_>) -> Result<Vec<(i64, String, String)>, Error> {
     let sql = "SELECT id, name, family FROM processor ORDER BY name";
     let rows = tx.query(sql, &[])?;
@@ -189,13 +188,13 @@ pub(crate) fn processors(tx: &mut Tx<'_>) -> Result<Vec<(i64, String, String)>, 
         .collect()
 }
 
-/// Adds a processor; returns its id.
+/// Adds a processor and returns its id.
 pub(crate) fn add_processor(tx: &mut Tx<'_>, name: &str, family: &str) -> Result<i64, Error> {
     let sql = "INSERT INTO processor (name, family) VALUES ($1, $2) RETURNING id";
     tx.query_one(sql, &params![name, family])?.get(0)
 }
 
-/// A chroot: what it is for, and the file it is.
+/// The chroot tarball of an architecture and a pocket.
 #[derive(Clone, Debug)]
 pub(crate) struct Chroot {
     pub(crate) arch_series_id: i64,
@@ -204,7 +203,7 @@ pub(crate) struct Chroot {
     pub(crate) file: File,
 }
 
-/// Returns every chroot, by architecture and pocket.
+/// Returns all chroots, ordered by architecture id and pocket.
 pub(crate) fn chroots(tx: &mut Tx<'_>) -> Result<Vec<Chroot>, Error> {
     let sql = format!(
         "SELECT h.arch_series_id, h.pocket, h.updated_at, {}
@@ -226,7 +225,7 @@ pub(crate) fn chroots(tx: &mut Tx<'_>) -> Result<Vec<Chroot>, Error> {
         .collect()
 }
 
-/// Adds a chroot, or replaces the one that is there (docs/farm.md §1.2).
+/// Adds a chroot, or replaces the one of the same architecture and pocket (docs/farm.md §1.2).
 pub(crate) fn set_chroot(
     tx: &mut Tx<'_>,
     arch_series: i64,
@@ -244,7 +243,7 @@ pub(crate) fn set_chroot(
         .map(drop)
 }
 
-/// Takes a chroot away; tells whether there was one.
+/// Removes a chroot; false if there was none.
 pub(crate) fn remove_chroot(
     tx: &mut Tx<'_>,
     arch_series: i64,

@@ -1,13 +1,13 @@
-//! What has been handed in: sources, their files, and where they are published.
+//! Submitted sources, their files and their publications.
 //!
-//! A source is known by name and version within the archive it was handed in for.
+//! Name and version identify a source within the archive that it was submitted to.
 
 use super::files::{self, File};
 use super::numbers::{PENDING, PUBLISHED};
 use crate::db::{Error, Row, Tx, params};
 use crate::master::model::{Pocket, PublishingStatus, SourceFileType, Urgency};
 
-/// What a source package says of itself, and what was said of it when it was handed in.
+/// A source to add: fields of the source package and options of its submission.
 #[derive(Clone, Debug)]
 pub(crate) struct Source {
     pub(crate) name: String,
@@ -15,15 +15,15 @@ pub(crate) struct Source {
     pub(crate) component: String,
     pub(crate) section: String,
     pub(crate) urgency: Urgency,
-    /// Its `Architecture` field.
+    /// The `Architecture` field of the `.dsc`.
     pub(crate) arch_hint: String,
-    /// Its `Build-Indep-Architecture` field.
+    /// The `Build-Indep-Architecture` field of the `.dsc`.
     pub(crate) indep_hint: Option<String>,
     pub(crate) archive: i64,
     pub(crate) creator_email: Option<String>,
 }
 
-/// Returns the id of a source handed in for an archive, if it is known there.
+/// Returns the id of a source that was submitted to an archive. `None` if it was not.
 pub(crate) fn find(
     tx: &mut Tx<'_>,
     archive: i64,
@@ -37,7 +37,7 @@ pub(crate) fn find(
     row.map(|row| row.get(0)).transpose()
 }
 
-/// Adds a source; returns its id.
+/// Adds a source and returns its id.
 pub(crate) fn add(tx: &mut Tx<'_>, source: &Source, now: i64) -> Result<i64, Error> {
     let sql = "
         INSERT INTO source (name, version, component, section, urgency, arch_hint, indep_hint,
@@ -61,14 +61,14 @@ pub(crate) fn add(tx: &mut Tx<'_>, source: &Source, now: i64) -> Result<i64, Err
     row.get(0)
 }
 
-/// Notes that a file of the librarian is part of a source.
+/// Adds a file of the librarian to a source. `name` decides its type.
 pub(crate) fn add_file(tx: &mut Tx<'_>, source: i64, alias: i64, name: &str) -> Result<(), Error> {
     let sql = "INSERT INTO source_file (source_id, alias_id, filetype) VALUES ($1, $2, $3)";
     let kind = SourceFileType::of(name);
     tx.execute(sql, &params![source, alias, kind]).map(drop)
 }
 
-/// Returns the files of a source, by name.
+/// Returns the files of a source, ordered by name.
 pub(crate) fn files(tx: &mut Tx<'_>, source: i64) -> Result<Vec<File>, Error> {
     let sql = format!(
         "SELECT {} FROM source_file f JOIN library_alias l ON l.id = f.alias_id
@@ -80,8 +80,8 @@ pub(crate) fn files(tx: &mut Tx<'_>, source: i64) -> Result<Vec<File>, Error> {
     rows.iter().map(|row| files::read(row, 0)).collect()
 }
 
-/// Returns a file of an earlier source with this name and content, if the librarian still has it
-/// and lets the same people read it.
+/// Returns the alias of an earlier source's file with this name, content and restriction. Files
+/// that expire are left out. `size` is in bytes.
 pub(crate) fn known_file(
     tx: &mut Tx<'_>,
     name: &str,
@@ -99,7 +99,7 @@ pub(crate) fn known_file(
     row.map(|row| row.get(0)).transpose()
 }
 
-/// A source where it is to be had.
+/// A publication of a source. `source` is its id, `version` its version.
 #[derive(Clone, Debug)]
 pub(crate) struct Publication {
     pub(crate) id: i64,
@@ -108,7 +108,7 @@ pub(crate) struct Publication {
     pub(crate) component: String,
 }
 
-/// Where a source goes.
+/// The series, archive and pocket that a source is published in.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Destination {
     pub(crate) series: i64,
@@ -116,7 +116,8 @@ pub(crate) struct Destination {
     pub(crate) pocket: Pocket,
 }
 
-/// Returns what is published at a destination under the name of a source.
+/// Returns the PENDING and PUBLISHED publications of a source name at a destination, the oldest
+/// first.
 pub(crate) fn published(
     tx: &mut Tx<'_>,
     to: Destination,
@@ -147,7 +148,7 @@ fn read_publication(row: &Row) -> Result<Publication, Error> {
     })
 }
 
-/// Publishes a source.
+/// Adds a publication with the status PUBLISHED.
 pub(crate) fn publish(
     tx: &mut Tx<'_>,
     to: Destination,
@@ -169,7 +170,7 @@ pub(crate) fn publish(
     .map(drop)
 }
 
-/// Supersedes a publication; builds still waiting end as SUPERSEDED at their dispatch.
+/// Supersedes a publication. Its waiting builds end as SUPERSEDED at their dispatch.
 pub(crate) fn supersede(tx: &mut Tx<'_>, publication: i64) -> Result<(), Error> {
     let sql = "UPDATE publication SET status = $2 WHERE id = $1";
     let status = PublishingStatus::Superseded;

@@ -1,32 +1,33 @@
-//! Which results wait to be taken on, and what became of them?
+//! Results that wait for the uploader, and the outcome of an upload.
 
 use super::numbers::UPLOADING;
 use super::{NAME_COLUMNS, NAME_JOINS, build_name};
 use crate::db::{Error, Row, Tx, params};
 use crate::master::model::{BuildName, BuildState};
 
-/// Results that were handed over and not yet uploaded.
+/// The results of a build in UPLOADING.
 #[derive(Clone, Debug)]
 pub(crate) struct Upload {
     pub(crate) build: i64,
-    /// The folder they are in.
+    /// Their folder, below `incoming/`.
     pub(crate) leaf: String,
     pub(crate) arch_series: i64,
     pub(crate) archive: i64,
     pub(crate) component: String,
     pub(crate) builder: String,
     pub(crate) started_at: i64,
-    /// Of the archive: then so is the uploader's log.
+    /// The archive is private; then the uploader's log is restricted.
     pub(crate) private: bool,
     pub(crate) name: BuildName,
 }
 
-/// Returns all uploads to be done, the oldest first.
+/// Returns all waiting uploads, ordered by build id.
 pub(crate) fn waiting(tx: &mut Tx<'_>) -> Result<Vec<Upload>, Error> {
     let sql = format!(
         "SELECT b.id, b.leaf, b.arch_series_id, b.archive_id, s.component,
              COALESCE(w.name, ''), COALESCE(b.started_at, b.created_at), a.private, {NAME_COLUMNS}
-         FROM build b {NAME_JOINS} JOIN archive a ON a.id = b.archive_id LEFT JOIN builder w ON w.id = b.builder_id
+         FROM build b {NAME_JOINS} JOIN archive a ON a.id = b.archive_id
+         LEFT JOIN builder w ON w.id = b.builder_id
          WHERE b.state = {UPLOADING} AND b.leaf IS NOT NULL ORDER BY b.id"
     );
     let read = |row: &Row| {
@@ -45,7 +46,8 @@ pub(crate) fn waiting(tx: &mut Tx<'_>) -> Result<Vec<Upload>, Error> {
     tx.query(&sql, &[])?.iter().map(read).collect()
 }
 
-/// Notes what became of an upload; false if somebody else has.
+/// Stores the outcome of an upload; false if another process has stored one. There is no fence: the
+/// state UPLOADING lets only the first write match.
 pub(crate) fn done(
     tx: &mut Tx<'_>,
     upload: &Upload,
