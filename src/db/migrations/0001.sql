@@ -1,6 +1,6 @@
 -- The farm's first schema (docs/farm.md §1.4), for SQLite and PostgreSQL alike.
--- {ID} is an identity that is never reused, because queue ids are part of the build ids that slaves see.
--- Times are milliseconds since 1970; enumerations have the numbers of master/model.rs.
+-- {ID} becomes an identity column that never reuses a value: queue ids are part of cookies.
+-- Times are milliseconds since 1970. Enumerations have the numbers of master/model.rs.
 
 CREATE TABLE library_content (id {ID}, size BIGINT NOT NULL CHECK (size >= 0), sha1 TEXT NOT NULL,
   sha256 TEXT NOT NULL, md5 TEXT NOT NULL, created_at BIGINT NOT NULL);
@@ -12,7 +12,7 @@ CREATE TABLE library_alias (id {ID}, content_id BIGINT REFERENCES library_conten
 CREATE INDEX library_alias_content ON library_alias (content_id);
 CREATE INDEX library_alias_expires ON library_alias (expires_at)
   WHERE expires_at IS NOT NULL AND content_id IS NOT NULL;
--- A token that permits reading one restricted file for a limited time; only its hash is stored.
+-- Each token grants access to one restricted file until it expires. Only its hash is stored.
 CREATE TABLE library_token (alias_id BIGINT NOT NULL, token_sha256 TEXT NOT NULL, created_at BIGINT NOT NULL,
   PRIMARY KEY (alias_id, token_sha256));
 
@@ -26,7 +26,7 @@ CREATE TABLE arch_series (id {ID}, series_id BIGINT NOT NULL REFERENCES series(i
 CREATE TABLE chroot (arch_series_id BIGINT NOT NULL REFERENCES arch_series(id), pocket SMALLINT NOT NULL DEFAULT 0,
   image_type SMALLINT NOT NULL DEFAULT 0, alias_id BIGINT REFERENCES library_alias(id), updated_at BIGINT NOT NULL,
   PRIMARY KEY (arch_series_id, pocket, image_type));
--- base_url: the archive's URL in apt's sources; if it is empty, the chroot's own sources stay.
+-- base_url: the archive's URL in apt's sources; if empty, the chroot keeps its own sources.
 CREATE TABLE archive (id {ID}, distribution_id BIGINT NOT NULL REFERENCES distribution(id), owner TEXT NOT NULL DEFAULT '',
   name TEXT NOT NULL, purpose SMALLINT NOT NULL, private BOOLEAN NOT NULL DEFAULT FALSE,
   require_virtualized BOOLEAN NOT NULL DEFAULT FALSE, enabled BOOLEAN NOT NULL DEFAULT TRUE,
@@ -44,14 +44,14 @@ CREATE TABLE publication (id {ID}, source_id BIGINT NOT NULL REFERENCES source(i
   pocket SMALLINT NOT NULL, component TEXT NOT NULL, status SMALLINT NOT NULL, created_at BIGINT NOT NULL);
 CREATE INDEX publication_lookup ON publication (source_id, series_id, archive_id, id);
 CREATE INDEX publication_series ON publication (series_id, status);
--- Binaries known to be published in an archive; they resolve dep-waits.
+-- Binaries published in an archive. They end dep-waits.
 CREATE TABLE published_binary (arch_series_id BIGINT NOT NULL REFERENCES arch_series(id),
   archive_id BIGINT NOT NULL REFERENCES archive(id), name TEXT NOT NULL, version TEXT NOT NULL,
   component TEXT NOT NULL, source_name TEXT NOT NULL, published_at BIGINT NOT NULL,
   PRIMARY KEY (arch_series_id, archive_id, name, version));
 
--- protocol: 0 unknown, 1 array, 2 struct. lease_owner: the process that holds the lease. lease_epoch: counts
--- changes of the owner.
+-- protocol: the form of the slave's status: 0 unknown, 1 array, 2 struct.
+-- lease_*: the process that holds the lease, its expiry, and the number of take-overs.
 CREATE TABLE builder (id {ID}, name TEXT NOT NULL UNIQUE, url TEXT NOT NULL UNIQUE, title TEXT NOT NULL DEFAULT '',
   description TEXT NOT NULL DEFAULT '', owner TEXT NOT NULL DEFAULT '', virtualized BOOLEAN NOT NULL DEFAULT FALSE,
   vm_host TEXT, vm_reset_protocol SMALLINT, manual BOOLEAN NOT NULL DEFAULT TRUE, active BOOLEAN NOT NULL DEFAULT TRUE,
@@ -63,7 +63,7 @@ CREATE INDEX builder_lease ON builder (lease_until);
 CREATE TABLE builder_processor (builder_id BIGINT NOT NULL REFERENCES builder(id),
   processor_id BIGINT NOT NULL REFERENCES processor(id), PRIMARY KEY (builder_id, processor_id));
 
--- leaf: the name of the folder that holds the results for the uploader.
+-- leaf: the folder of its results, below incoming/.
 CREATE TABLE build (id {ID}, source_id BIGINT NOT NULL REFERENCES source(id),
   arch_series_id BIGINT NOT NULL REFERENCES arch_series(id), archive_id BIGINT NOT NULL REFERENCES archive(id),
   pocket SMALLINT NOT NULL DEFAULT 0, processor_id BIGINT NOT NULL REFERENCES processor(id),
@@ -74,8 +74,8 @@ CREATE TABLE build (id {ID}, source_id BIGINT NOT NULL REFERENCES source(id),
   failure_count INTEGER NOT NULL DEFAULT 0, UNIQUE (arch_series_id, source_id, archive_id));
 CREATE INDEX build_state ON build (state, id);
 CREATE INDEX build_builder ON build (builder_id, finished_at) WHERE builder_id IS NOT NULL;
--- attempt: counts dispatches, so that a slave's status of an earlier one is recognized. not_before: the earliest time
--- of the next dispatch, after a give-back.
+-- attempt: the number of claims; as part of the cookie it tells attempts at the same job apart.
+-- not_before: a given-back job is not claimed before this time.
 CREATE TABLE build_queue (id {ID}, build_id BIGINT NOT NULL UNIQUE REFERENCES build(id),
   status SMALLINT NOT NULL DEFAULT 0 CHECK (status BETWEEN 0 AND 3),
   processor_id BIGINT NOT NULL REFERENCES processor(id), virtualized BOOLEAN NOT NULL DEFAULT FALSE,
@@ -89,9 +89,9 @@ CREATE TABLE event (id {ID}, at BIGINT NOT NULL, level SMALLINT NOT NULL, kind T
   build_id BIGINT, message TEXT NOT NULL);
 CREATE INDEX event_builder ON event (builder_id, id);
 CREATE INDEX event_build ON event (build_id, id);
--- Notifications not sent yet, one JSON document each.
+-- Notifications to deliver, one JSON document each.
 CREATE TABLE notification (id {ID}, build_id BIGINT NOT NULL REFERENCES build(id), created_at BIGINT NOT NULL,
   document TEXT NOT NULL);
--- Running master processes, and tasks that only one of them does at a time.
+-- Live master processes, and work that only one of them does at a time.
 CREATE TABLE master_process (owner TEXT PRIMARY KEY, host TEXT NOT NULL, started_at BIGINT NOT NULL, seen_at BIGINT NOT NULL);
 CREATE TABLE singleton (name TEXT PRIMARY KEY, owner TEXT NOT NULL, until BIGINT NOT NULL);
