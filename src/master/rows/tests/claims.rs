@@ -31,7 +31,7 @@ fn a_claim_marks_job_build_and_builder() {
 }
 
 #[test]
-fn the_highest_score_goes_first_and_of_equals_the_oldest() {
+fn the_highest_score_is_claimed_first_then_the_oldest_job() {
     both(|db| {
         let farm = farm(db);
         let bob = farm.builders(db, 1)[0];
@@ -58,47 +58,49 @@ fn the_highest_score_goes_first_and_of_equals_the_oldest() {
     });
 }
 
+/// Changes after which the builder or the job is unfit for a claim.
+const UNFIT: [(&str, &str); 15] = [
+    ("builder disabled", "UPDATE builder SET builderok = FALSE"),
+    ("builder manual", "UPDATE builder SET manual = TRUE"),
+    ("builder dirty", "UPDATE builder SET clean_status = 1"),
+    ("builder cleaning", "UPDATE builder SET clean_status = 2"),
+    (
+        "builder taken over",
+        "UPDATE builder SET lease_epoch = lease_epoch + 1",
+    ),
+    ("builder virtual", "UPDATE builder SET virtualized = TRUE"),
+    ("builder of no processor", "DELETE FROM builder_processor"),
+    ("virtual job", "UPDATE build_queue SET virtualized = TRUE"),
+    ("suspended job", "UPDATE build_queue SET status = 3"),
+    (
+        "job given back",
+        "UPDATE build_queue SET not_before = 1000001",
+    ),
+    (
+        "job of another processor",
+        "UPDATE build_queue SET processor_id = 2",
+    ),
+    ("build that is over", "UPDATE build SET state = 5"),
+    (
+        "disabled architecture",
+        "UPDATE arch_series SET enabled = FALSE",
+    ),
+    ("disabled archive", "UPDATE archive SET enabled = FALSE"),
+    (
+        "private archive, source not published",
+        "UPDATE archive SET private = TRUE",
+    ),
+];
+
 #[test]
-fn who_may_be_given_a_job_and_which() {
-    let unfit = [
-        ("builder disabled", "UPDATE builder SET builderok = FALSE"),
-        ("builder manual", "UPDATE builder SET manual = TRUE"),
-        ("builder dirty", "UPDATE builder SET clean_status = 1"),
-        ("builder cleaning", "UPDATE builder SET clean_status = 2"),
-        (
-            "builder taken over",
-            "UPDATE builder SET lease_epoch = lease_epoch + 1",
-        ),
-        ("builder virtual", "UPDATE builder SET virtualized = TRUE"),
-        ("builder of no processor", "DELETE FROM builder_processor"),
-        ("virtual job", "UPDATE build_queue SET virtualized = TRUE"),
-        ("suspended job", "UPDATE build_queue SET status = 3"),
-        (
-            "job given back",
-            "UPDATE build_queue SET not_before = 1000001",
-        ),
-        (
-            "job of another processor",
-            "UPDATE build_queue SET processor_id = 2",
-        ),
-        ("build that is over", "UPDATE build SET state = 5"),
-        (
-            "disabled architecture",
-            "UPDATE arch_series SET enabled = FALSE",
-        ),
-        ("disabled archive", "UPDATE archive SET enabled = FALSE"),
-        (
-            "private archive, source not published",
-            "UPDATE archive SET private = TRUE",
-        ),
-    ];
+fn a_claim_refuses_unfit_builders_and_jobs() {
     both(|db| {
         let farm = farm(db);
         let bob = farm.builders(db, 1)[0];
         farm.job(db, "hello", 0, 10);
         change(db, "UPDATE publication SET status = 1");
         let its = (farm.processors[0], false, 1);
-        for (unfit, sql) in unfit {
+        for (unfit, sql) in UNFIT {
             let tried = db.write(|tx| {
                 assert!(tx.execute(sql, &[])? > 0, "{unfit}");
                 let before = everything(tx)?;

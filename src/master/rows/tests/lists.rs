@@ -1,10 +1,29 @@
 //! Lists of builds and jobs: their filters and their order.
 
-use super::farm::{claim, farm};
+use super::farm::{Farm, claim, farm};
+use crate::db::Db;
 use crate::db::tests::both;
 use crate::master::model::BuildState;
 use crate::master::rows::builds::Build;
+use crate::master::rows::leases::Fence;
 use crate::master::rows::lists::{self, Filter};
+
+/// A farm with four waiting jobs, two of each architecture, and `runs` on a builder.
+fn busy_farm(db: &Db) -> (Farm, Fence) {
+    let farm = farm(db);
+    let fence = farm.builders(db, 1)[0];
+    for (name, which, score) in [
+        ("low", 0, 1),
+        ("high", 0, 5),
+        ("a_b", 1, 3),
+        ("axb", 1, 3),
+        ("runs", 0, 9),
+    ] {
+        farm.job(db, name, which, score);
+    }
+    claim(db, fence).unwrap();
+    (farm, fence)
+}
 
 /// The sources of builds, in their order.
 fn names(builds: &[Build]) -> String {
@@ -13,20 +32,9 @@ fn names(builds: &[Build]) -> String {
 }
 
 #[test]
-fn lists_go_by_what_is_asked_for() {
+fn builds_are_listed_by_every_filter() {
     both(|db| {
-        let farm = farm(db);
-        let fence = farm.builders(db, 1)[0];
-        for (name, which, score) in [
-            ("low", 0, 1),
-            ("high", 0, 5),
-            ("a_b", 1, 3),
-            ("axb", 1, 3),
-            ("runs", 0, 9),
-        ] {
-            farm.job(db, name, which, score);
-        }
-        claim(db, fence).unwrap();
+        let (_, fence) = busy_farm(db);
         let list = |filter: Filter| names(&db.read(|tx| lists::builds(tx, &filter)).unwrap());
         let all = Filter::default;
         assert_eq!(list(all()), "runs axb a_b high low");
@@ -35,14 +43,8 @@ fn lists_go_by_what_is_asked_for() {
             ..all()
         };
         assert_eq!(list(waiting.clone()), "high a_b axb low");
-        let two = Some(2);
-        assert_eq!(
-            list(Filter {
-                limit: two,
-                ..waiting
-            }),
-            "high a_b"
-        );
+        let limit = Some(2);
+        assert_eq!(list(Filter { limit, ..waiting }), "high a_b");
         let source = |part: &str| Filter {
             source: Some(part.to_owned()),
             ..all()
@@ -54,14 +56,15 @@ fn lists_go_by_what_is_asked_for() {
         assert_eq!(list(Filter { arch_tag, ..all() }), "axb a_b");
         let builder = Some(fence.builder);
         assert_eq!(list(Filter { builder, ..all() }), "runs");
-        assert_eq!(
-            list(Filter {
-                series: Some(-1),
-                ..all()
-            }),
-            ""
-        );
+        let series = Some(-1);
+        assert_eq!(list(Filter { series, ..all() }), "");
+    });
+}
 
+#[test]
+fn jobs_are_listed_in_the_order_of_dispatch() {
+    both(|db| {
+        let (farm, fence) = busy_farm(db);
         let queue = db.read(lists::queue).unwrap();
         assert_eq!(names(&queue), "runs high a_b axb low");
         assert_eq!(queue[0].builder.as_ref().unwrap().0, "bob1");
