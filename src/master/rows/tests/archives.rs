@@ -6,7 +6,7 @@ use crate::master::rows::archives::{self, Binary, Existing};
 use crate::master::rows::series;
 
 #[test]
-fn published_binaries_are_told_in_thousands_and_more_than_once() {
+fn binaries_are_recorded_in_thousands_and_more_than_once() {
     both(|db| {
         let farm = farm(db);
         let binary = |number: usize, component: &str| Binary {
@@ -15,7 +15,7 @@ fn published_binaries_are_told_in_thousands_and_more_than_once() {
             component: component.to_owned(),
             source: format!("src{}", number % 2),
         };
-        let tell = |component: &str, count: usize| {
+        let publish = |component: &str, count: usize| {
             let all: Vec<Binary> = (0..count).map(|number| binary(number, component)).collect();
             db.write(|tx| {
                 archives::publish(
@@ -29,9 +29,9 @@ fn published_binaries_are_told_in_thousands_and_more_than_once() {
             })
             .unwrap();
         };
-        tell("main", 1001);
-        tell("universe", 3);
-        tell("universe", 0);
+        publish("main", 1001);
+        publish("universe", 3);
+        publish("universe", 0);
         let counted = db.read(archives::published).unwrap();
         let counts: Vec<(&str, i64)> = counted
             .iter()

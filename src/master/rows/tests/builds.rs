@@ -11,7 +11,7 @@ fn build(db: &Db, id: i64) -> Build {
 }
 
 #[test]
-fn what_is_over_can_be_retried_and_nothing_else() {
+fn only_unsuccessful_builds_can_be_retried() {
     both(|db| {
         let farm = farm(db);
         let (id, _) = farm.job(db, "hello", 0, 5);
@@ -41,7 +41,7 @@ fn what_is_over_can_be_retried_and_nothing_else() {
             );
             assert_eq!((job.status, job.created_at), (JobStatus::Waiting, NOW));
             assert_eq!((job.attempt, job.manual), (0, false));
-            // Somebody was quicker.
+            // The state has changed since `before` was read.
             assert_eq!(
                 db.write(|tx| builds::retry(tx, &before, NOW)).unwrap(),
                 None
@@ -51,7 +51,7 @@ fn what_is_over_can_be_retried_and_nothing_else() {
 }
 
 #[test]
-fn a_waiting_build_ends_at_once_and_a_running_one_is_asked_to() {
+fn cancel_ends_a_waiting_build_and_marks_a_running_one() {
     both(|db| {
         let farm = farm(db);
         let fence = farm.builders(db, 1)[0];
@@ -73,7 +73,7 @@ fn a_waiting_build_ends_at_once_and_a_running_one_is_asked_to() {
         let asked = build(db, first);
         assert_eq!(asked.state, BuildState::Cancelling);
         assert_eq!(asked.job.unwrap().status, JobStatus::Cancelling);
-        // Once is enough, and what is over stays as it is.
+        // A second cancel does nothing, and neither does one of an ended build.
         assert!(!waiting(first) && !running(first));
         assert!(!waiting(second) && !running(second));
         assert_eq!(state(db, second), BuildState::Cancelled);
@@ -81,7 +81,7 @@ fn a_waiting_build_ends_at_once_and_a_running_one_is_asked_to() {
 }
 
 #[test]
-fn a_score_set_by_hand_is_for_those_that_wait() {
+fn only_a_waiting_job_gets_a_manual_score() {
     both(|db| {
         let farm = farm(db);
         let fence = farm.builders(db, 1)[0];

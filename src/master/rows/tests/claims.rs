@@ -1,4 +1,4 @@
-//! A builder claims a job: which job, and whether it may have one.
+//! Claims: the job that a builder gets, and the reasons to refuse one.
 
 use super::farm::{BUILT, NOW, assert_agree, change, claim, everything, farm, view};
 use crate::db::Error;
@@ -26,7 +26,7 @@ fn a_claim_marks_job_build_and_builder() {
         let title = "i386 build of mozilla-firefox 0.9 in ubuntu hoary RELEASE";
         assert_eq!(job.name.to_string(), title);
         assert_agree(db);
-        assert_eq!(claim(db, bob), None, "it has one");
+        assert_eq!(claim(db, bob), None, "the builder has a job");
     });
 }
 

@@ -4,7 +4,7 @@ use crate::db::tests::both;
 use crate::master::rows::events::{self, NewEvent};
 
 #[test]
-fn events_are_told_newest_first_until_they_are_forgotten() {
+fn events_are_listed_newest_first_until_pruned() {
     both(|db| {
         db.write(|tx| {
             let warn = log::Level::Warn;

@@ -1,5 +1,5 @@
-//! A small farm for the tests of rows: one series, one archive, and as many builders and jobs as
-//! one likes.
+//! A small farm for tests: one series with two architectures, one archive, and any number of
+//! builders and jobs.
 
 use crate::db::{Db, Error, Tx, params};
 use crate::master::model::BuildState;
@@ -7,17 +7,17 @@ use crate::master::rows::builders::{self, Builder, Job};
 use crate::master::rows::leases::{self, Fence};
 use crate::master::rows::queue::{self, Claim, End};
 
-/// When everything happens unless a test says otherwise.
+/// The time of every write, unless a test passes another. In ms since 1970.
 pub(crate) const NOW: i64 = 1_000_000;
-/// The process that has the leases of [`Farm::builders`].
+/// The process that holds the leases of [`Farm::builders`].
 pub(crate) const ME: &str = "host:1";
 
-/// The ids of what there is.
+/// The ids of the rows of a farm.
 #[derive(Clone, Debug)]
 pub(crate) struct Farm {
-    /// `386` and `amd64`.
+    /// `386` (family `x86`) and `amd64`.
     pub(crate) processors: [i64; 2],
-    /// Of `ubuntu hoary`, for each processor.
+    /// The architectures of `ubuntu hoary`, one for each processor.
     pub(crate) arch_series: [i64; 2],
     pub(crate) archive: i64,
     pub(crate) alias: i64,
@@ -27,7 +27,7 @@ fn id(tx: &mut Tx<'_>, sql: &str, params: &[crate::db::Value]) -> Result<i64, Er
     tx.query_one(&format!("{sql} RETURNING id"), params)?.get(0)
 }
 
-/// Makes all but builders and jobs.
+/// Makes a farm without builders and jobs.
 pub(crate) fn farm(db: &Db) -> Farm {
     db.write(|tx| {
         let content = id(
@@ -95,13 +95,14 @@ impl Farm {
         .unwrap()
     }
 
+    /// Adds a processor to a builder: `which` is its index in [`Farm::processors`].
     pub(crate) fn can_run(&self, tx: &mut Tx<'_>, builder: i64, which: usize) -> Result<(), Error> {
         let sql = "INSERT INTO builder_processor (builder_id, processor_id) VALUES ($1, $2)";
         tx.execute(sql, &params![builder, self.processors[which]])?;
         Ok(())
     }
 
-    /// Makes one waiting job and returns its build and its queue row.
+    /// Makes a waiting job for a processor and returns the ids of its build and its queue row.
     pub(crate) fn job(&self, db: &Db, name: &str, which: usize, score: i64) -> (i64, i64) {
         db.write(|tx| {
             let source = id(
@@ -175,7 +176,7 @@ pub(crate) fn view(db: &Db, fence: Fence) -> (Builder, Option<Job>) {
     found.unwrap().unwrap()
 }
 
-/// A build that went well.
+/// A successful end.
 pub(crate) const BUILT: End<'static> = End {
     state: BuildState::FullyBuilt,
     dependencies: None,
@@ -198,13 +199,13 @@ pub(crate) fn state(db: &Db, build: i64) -> BuildState {
     row.unwrap().get(0).unwrap()
 }
 
-/// Changes rows as nobody but a test does.
+/// Runs an update that the program itself never does. At least one row must match.
 pub(crate) fn change(db: &Db, sql: &str) {
     let touched = db.write(|tx| tx.execute(sql, &[])).unwrap();
     assert!(touched > 0, "{sql}");
 }
 
-/// Returns everything that fenced writes could have changed, to compare.
+/// Returns all rows that a fenced write could change, as text.
 pub(crate) fn everything(tx: &mut Tx<'_>) -> Result<String, Error> {
     let mut text = String::new();
     for table in ["builder", "build", "build_queue"] {
@@ -215,7 +216,7 @@ pub(crate) fn everything(tx: &mut Tx<'_>) -> Result<String, Error> {
     Ok(text)
 }
 
-/// Makes sure that builders, jobs and builds agree (docs/farm.md §3.2).
+/// Asserts the invariants of builders, jobs and builds (docs/farm.md §1.4).
 pub(crate) fn assert_agree(db: &Db) {
     for (wrong, sql) in [
         (
@@ -229,14 +230,14 @@ pub(crate) fn assert_agree(db: &Db) {
                  OR (builder_id IS NULL) <> (buildstart IS NULL)",
         ),
         (
-            "a build is not as its job",
+            "the state or builder of a build contradicts its job",
             "SELECT b.id FROM build b JOIN build_queue q ON q.build_id = b.id
              WHERE (b.state IN (6, 9, 11)) <> (q.builder_id IS NOT NULL)
                 OR (q.builder_id IS NULL AND b.state <> 0)
                 OR COALESCE(b.builder_id, 0) <> COALESCE(q.builder_id, 0)",
         ),
         (
-            "a build without a job is not over",
+            "a build without a job has not ended",
             "SELECT b.id FROM build b LEFT JOIN build_queue q ON q.build_id = b.id
              WHERE q.id IS NULL AND (b.state IN (0, 6, 9, 11) OR b.finished_at IS NULL)",
         ),

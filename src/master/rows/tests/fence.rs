@@ -95,8 +95,8 @@ fn only_the_lease_holder_writes() {
         assert_eq!(db.read(everything).unwrap(), before);
         let renewed = db.write(|tx| leases::renew(tx, ME, NOW + 5000)).unwrap();
         assert!(renewed.is_empty(), "{renewed:?}");
-        // The new holder's writes succeed; each is rolled back. The builder has its job already,
-        // so a claim would not.
+        // The new holder's writes succeed; each is rolled back. The builder has its job already, so
+        // a claim would not.
         for (name, write) in &writes[1..] {
             let done = db.write(|tx| {
                 assert!(write(tx, new)?, "{name}");

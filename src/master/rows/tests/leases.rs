@@ -1,11 +1,11 @@
-//! Leases on builders, the list of master processes, and singletons.
+//! Leases on builders, live processes, and singletons.
 
 use super::farm::{ME, NOW, farm, view};
 use crate::db::tests::both;
 use crate::master::rows::leases::{self, Fence};
 
 #[test]
-fn leases_are_taken_renewed_and_given_back() {
+fn leases_are_taken_renewed_and_released() {
     both(|db| {
         let farm = farm(db);
         let fences = farm.builders(db, 25);
@@ -17,10 +17,14 @@ fn leases_are_taken_renewed_and_given_back() {
         assert_eq!(sorted(renewed), sorted(fences.clone()));
         let other = |limit| db.write(|tx| leases::take(tx, "o:2", NOW + 2000, NOW + 9000, limit));
         assert_eq!(other(50).unwrap(), []);
-        let given: Vec<i64> = fences[..22].iter().map(|fence| fence.builder).collect();
-        db.write(|tx| leases::release(tx, "o:2", &given)).unwrap();
-        assert_eq!(other(50).unwrap(), [], "one drops one's own");
-        db.write(|tx| leases::release(tx, ME, &given)).unwrap();
+        let some: Vec<i64> = fences[..22].iter().map(|fence| fence.builder).collect();
+        db.write(|tx| leases::release(tx, "o:2", &some)).unwrap();
+        assert_eq!(
+            other(50).unwrap(),
+            [],
+            "a process releases only its own leases"
+        );
+        db.write(|tx| leases::release(tx, ME, &some)).unwrap();
         assert_eq!(other(2).unwrap().len(), 2);
         let rest = other(50).unwrap();
         assert_eq!(rest.len(), 20);
@@ -36,10 +40,10 @@ fn leases_are_taken_renewed_and_given_back() {
 }
 
 #[test]
-fn processes_are_counted_while_they_are_heard_of() {
+fn live_processes_are_counted() {
     both(|db| {
         let live = |now| db.read(|tx| leases::live_processes(tx, now, 100)).unwrap();
-        assert_eq!(live(NOW), 1, "who asks lives");
+        assert_eq!(live(NOW), 1, "the caller counts");
         for (who, when) in [("a:1", NOW), ("b:1", NOW + 50), ("a:1", NOW + 120)] {
             db.write(|tx| leases::announce(tx, who, "host", when))
                 .unwrap();
@@ -59,7 +63,7 @@ fn processes_are_counted_while_they_are_heard_of() {
 }
 
 #[test]
-fn one_process_has_a_singleton() {
+fn one_process_holds_a_singleton() {
     both(|db| {
         let ask = |who: &str, now: i64| {
             let asked = db.write(|tx| leases::singleton(tx, "chores", who, now, now + 100));

@@ -1,4 +1,4 @@
-//! One suite, both engines: what each function of the rows reads, writes and refuses.
+//! Tests of the rows, each on SQLite and PostgreSQL.
 
 mod archives;
 mod builders;

@@ -5,7 +5,7 @@ use crate::db::tests::both;
 use crate::master::rows::outbox;
 
 #[test]
-fn the_outbox_gives_the_oldest_until_it_is_done() {
+fn the_outbox_returns_the_oldest_until_it_is_deleted() {
     both(|db| {
         let (build, _) = farm(db).job(db, "hello", 0, 5);
         let next = |after| db.read(|tx| outbox::next(tx, after)).unwrap();

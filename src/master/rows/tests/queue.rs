@@ -1,4 +1,4 @@
-//! A claimed job goes back to the queue or ends; the queue fills and suspends its entries.
+//! Resets and ends of claimed jobs, missing and suspended queue rows.
 
 use super::farm::{BUILT, NOW, assert_agree, change, claim, farm, state, view};
 use crate::db::params;
@@ -8,7 +8,7 @@ use crate::master::rows::queue::End;
 use crate::master::rows::{builders, queue};
 
 #[test]
-fn a_reset_leaves_the_job_as_it_was_but_for_the_attempt() {
+fn a_reset_keeps_score_age_log_tail_and_attempt() {
     both(|db| {
         let farm = farm(db);
         let bob = farm.builders(db, 1)[0];
@@ -31,7 +31,7 @@ fn a_reset_leaves_the_job_as_it_was_but_for_the_attempt() {
         let (builder, job) = view(db, bob);
         assert!(job.is_none() && builder.clean == CleanStatus::Dirty);
         let again = db.write(|tx| queue::reset(tx, bob, queue, 0)).unwrap();
-        assert!(!again, "it has no builder");
+        assert!(!again, "the job has no builder");
 
         assert!(
             db.write(|tx| builders::set_clean(tx, bob, CleanStatus::Clean, NOW))
@@ -75,7 +75,7 @@ fn a_reset_does_not_undo_a_cancel() {
 }
 
 #[test]
-fn the_end_of_a_build_stays_and_its_job_does_not() {
+fn finish_stores_the_end_and_deletes_the_job() {
     both(|db| {
         let farm = farm(db);
         let bob = farm.builders(db, 1)[0];
@@ -106,14 +106,14 @@ fn the_end_of_a_build_stays_and_its_job_does_not() {
         assert!(
             !db.write(|tx| queue::finish(tx, bob, queue, &BUILT))
                 .unwrap(),
-            "it is gone"
+            "the job is deleted"
         );
         assert_eq!(state(db, build), BuildState::ManualDepWait);
     });
 }
 
 #[test]
-fn a_candidate_that_is_not_for_building_leaves_no_trace_on_the_builder() {
+fn discard_leaves_no_trace_on_build_and_builder() {
     both(|db| {
         let farm = farm(db);
         let bob = farm.builders(db, 1)[0];
@@ -137,7 +137,7 @@ fn a_candidate_that_is_not_for_building_leaves_no_trace_on_the_builder() {
 }
 
 #[test]
-fn failures_are_counted_against_both() {
+fn failures_are_counted_for_builder_and_build() {
     both(|db| {
         let farm = farm(db);
         let bob = farm.builders(db, 1)[0];
@@ -157,7 +157,7 @@ fn failures_are_counted_against_both() {
 }
 
 #[test]
-fn tails_are_kept_of_jobs_that_are_still_there() {
+fn log_tails_are_stored_only_for_jobs_on_the_builder() {
     both(|db| {
         let farm = farm(db);
         let fences = farm.builders(db, 30);
@@ -181,7 +181,7 @@ fn tails_are_kept_of_jobs_that_are_still_there() {
 }
 
 #[test]
-fn builds_without_a_queue_row_get_one() {
+fn missing_queue_rows_are_added() {
     both(|db| {
         let farm = farm(db);
         let bob = farm.builders(db, 1)[0];
@@ -213,7 +213,7 @@ fn builds_without_a_queue_row_get_one() {
 }
 
 #[test]
-fn jobs_of_what_is_disabled_are_suspended_until_it_is_enabled() {
+fn jobs_of_disabled_architectures_and_archives_are_suspended() {
     both(|db| {
         let farm = farm(db);
         let bob = farm.builders(db, 1)[0];

@@ -1,7 +1,8 @@
-//! Many processes at once: no job twice, no builder with two, and whoever was overtaken stops.
+//! Races of several processes: no job is claimed twice, no builder has two jobs, and a process that
+//! lost its lease writes nothing.
 //!
-//! Each thread opens the database for itself, as a process would. Leases run out by a clock that
-//! counts their steps.
+//! Each thread opens the database itself, like a process. A shared step counter is the clock, so
+//! leases expire after a number of steps.
 
 use std::collections::HashSet;
 use std::sync::Mutex;
@@ -37,8 +38,7 @@ fn count(db: &Db, sql: &str) -> i64 {
     row.unwrap().get(0).unwrap()
 }
 
-/// Claims a job and returns it with its place in the order: the best score first, of equals the
-/// oldest. Places rise.
+/// Claims a job and returns it with its sort key in the order of dispatch: (negative score, id).
 fn claim(db: &Db, fence: Fence, builder: &Builder) -> Option<(Claim, (i64, i64))> {
     let claimed = db.write(|tx| {
         let Some(claim) = queue::claim(tx, fence, builder, NOW)? else {
@@ -51,7 +51,7 @@ fn claim(db: &Db, fence: Fence, builder: &Builder) -> Option<(Claim, (i64, i64))
     claimed.unwrap()
 }
 
-/// Claims and ends jobs until none is left, as one process with some builders; returns them.
+/// Claims and ends jobs, as one process with some builders, until none is left. Returns the jobs.
 fn claim_all(url: &str, mine: &[Fence]) -> Vec<i64> {
     let db = Db::open(url).unwrap();
     let mine: Vec<_> = mine
@@ -63,11 +63,11 @@ fn claim_all(url: &str, mine: &[Fence]) -> Vec<i64> {
     loop {
         let before = claimed.len();
         for (fence, builder) in &mine {
-            let Some((claim, place)) = claim(&db, *fence, builder) else {
+            let Some((claim, key)) = claim(&db, *fence, builder) else {
                 continue;
             };
-            assert!(last < place, "{place:?} after {last:?}");
-            last = place;
+            assert!(last < key, "{key:?} after {last:?}");
+            last = key;
             claimed.push(claim.queue);
             if claimed.len().is_multiple_of(50) {
                 assert_agree(&db);
@@ -105,11 +105,11 @@ fn eight_claimers_share_the_queue() {
     });
 }
 
-/// Does what a scan may find to do about one builder, chosen by `dice`. Returns the job it ended.
+/// Does a random step of a scan on one builder, chosen by `dice`. Returns the job if it ended.
 fn step(db: &Db, fence: Fence, now: i64, dice: u32) -> Option<i64> {
     let (builder, job) = view(db, fence);
     let Some(job) = job else {
-        // Both may come too late; the rows say so by doing nothing.
+        // Another process may have taken the builder over; then neither write changes anything.
         if builder.clean == CleanStatus::Clean {
             db.write(|tx| queue::claim(tx, fence, &builder, now))
                 .unwrap();
@@ -129,17 +129,17 @@ fn step(db: &Db, fence: Fence, now: i64, dice: u32) -> Option<i64> {
     ended.unwrap().then_some(job.queue)
 }
 
-/// What the processes of [`takeovers_in_mid_scan_neither_lose_nor_repeat_a_job`] share.
-struct Course {
+/// The state that the threads of [`takeovers_in_mid_scan_neither_lose_nor_repeat_a_job`] share.
+struct Shared {
     clock: AtomicI64,
     ended: Mutex<Vec<i64>>,
-    /// How often a process found that it had been overtaken.
-    overtaken: AtomicU32,
+    /// How often a process found that it had lost a lease.
+    lost_leases: AtomicU32,
 }
 
-impl Course {
-    /// Scans as one process until so many jobs have ended. It never renews its leases: others
-    /// overtake it in the middle of its steps.
+impl Shared {
+    /// Scans as one process until `jobs` jobs have ended. It never renews its leases, so others
+    /// take them over in the middle of its steps.
     fn run(&self, url: &str, number: u32, jobs: usize) {
         let db = Db::open(url).unwrap();
         let me = format!("host:{number}");
@@ -155,7 +155,8 @@ impl Course {
                 let job = step(&db, fence, now, dice >> 16);
                 self.ended.lock().unwrap().extend(job);
                 let held = db.write(|tx| leases::hold(tx, fence)).unwrap();
-                self.overtaken.fetch_add((!held).into(), Ordering::Relaxed);
+                self.lost_leases
+                    .fetch_add((!held).into(), Ordering::Relaxed);
             }
             assert_agree(&db);
         }
@@ -170,18 +171,18 @@ fn takeovers_in_mid_scan_neither_lose_nor_repeat_a_job() {
         let farm = farm(&db);
         farm.builders(&db, 12);
         farm.jobs(&db, 150);
-        let course = Course {
+        let shared = Shared {
             clock: AtomicI64::new(NOW + 2000),
             ended: Mutex::default(),
-            overtaken: AtomicU32::new(0),
+            lost_leases: AtomicU32::new(0),
         };
         thread::scope(|scope| {
             for number in 0..4 {
-                let course = &course;
-                scope.spawn(move || course.run(url, number, JOBS));
+                let shared = &shared;
+                scope.spawn(move || shared.run(url, number, JOBS));
             }
         });
-        let ended = course.ended.into_inner().unwrap();
+        let ended = shared.ended.into_inner().unwrap();
         let different: HashSet<_> = ended.iter().collect();
         assert_eq!(
             (ended.len(), different.len()),
@@ -191,14 +192,14 @@ fn takeovers_in_mid_scan_neither_lose_nor_repeat_a_job() {
         let over = "SELECT count(*) FROM build WHERE state IN (1, 5)";
         assert_eq!(count(&db, over), 150);
         assert!(
-            course.overtaken.into_inner() > 0,
-            "nobody was: it tested nothing"
+            shared.lost_leases.into_inner() > 0,
+            "no lease was lost, so the test proves nothing"
         );
     });
 }
 
 #[test]
-fn of_many_processes_one_has_a_singleton_and_each_builder_has_one() {
+fn each_singleton_and_each_lease_has_one_holder() {
     both_at(|url| {
         let db = Db::open(url).unwrap();
         farm(&db).builders(&db, 40);
@@ -231,7 +232,7 @@ fn of_many_processes_one_has_a_singleton_and_each_builder_has_one() {
 }
 
 #[test]
-fn the_best_of_very_many_jobs_comes_from_the_index() {
+fn the_best_of_twenty_thousand_jobs_comes_from_the_index() {
     both_at(|url| {
         let db = Db::open(url).unwrap();
         let farm = farm(&db);
@@ -262,16 +263,16 @@ fn the_best_of_very_many_jobs_comes_from_the_index() {
         }
         let mut last = (i64::MIN, 0);
         for &fence in &fences {
-            let (_, place) = claim(&db, fence, &view(&db, fence).0).unwrap();
-            assert!(last < place, "{place:?} after {last:?}");
-            last = place;
+            let (_, key) = claim(&db, fence, &view(&db, fence).0).unwrap();
+            assert!(last < key, "{key:?} after {last:?}");
+            last = key;
         }
         assert_agree(&db);
         let groups = db.read(|tx| queue::waiting_groups(tx, NOW)).unwrap();
         assert_eq!(
             groups,
             [(farm.processors[0], false, 1000)],
-            "no more are counted"
+            "a count stops at 1,000"
         );
     });
 }

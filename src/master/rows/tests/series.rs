@@ -8,7 +8,7 @@ use crate::master::rows::files::Content;
 use crate::master::rows::{archives, series};
 
 #[test]
-fn architectures_are_listed_with_their_families() {
+fn architectures_are_listed_with_families_and_chroots() {
     both(|db| {
         let farm = farm(db);
         db.write(|tx| {
@@ -30,7 +30,7 @@ fn architectures_are_listed_with_their_families() {
 }
 
 #[test]
-fn chroots_are_replaced_and_taken_away() {
+fn chroots_are_replaced_and_removed() {
     both(|db| {
         let Farm {
             arch_series: [arch, _],
@@ -66,7 +66,7 @@ fn chroots_are_replaced_and_taken_away() {
 }
 
 #[test]
-fn series_and_archives_keep_what_is_set() {
+fn changes_of_series_and_archives_are_stored() {
     both(|db| {
         farm(db);
         let mut hoary = db.read(series::all).unwrap().remove(0);

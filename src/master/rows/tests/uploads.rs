@@ -8,7 +8,7 @@ use crate::master::rows::candidate::candidate;
 use crate::master::rows::{archives, builders, queue, uploads};
 
 #[test]
-fn uploads_are_done_once() {
+fn an_upload_has_one_outcome() {
     both(|db| {
         let farm = farm(db);
         let bob = farm.builders(db, 1)[0];
@@ -52,7 +52,7 @@ fn uploads_are_done_once() {
         assert!(done(BuildState::FullyBuilt).unwrap());
         assert!(
             !done(BuildState::FailedToUpload).unwrap(),
-            "somebody was quicker"
+            "another process has stored one"
         );
         assert_eq!(state(db, build), BuildState::FullyBuilt);
         assert!(waiting().is_empty());
