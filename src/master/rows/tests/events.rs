@@ -29,7 +29,7 @@ fn events_are_listed_newest_first_until_pruned() {
                 tx,
                 &NewEvent {
                     builder: Some(1),
-                    ..NewEvent::info(3, "enabled", "by hand")
+                    ..NewEvent::info(3, "enabled", "by an operator")
                 },
             )
         })

@@ -44,8 +44,8 @@ fn live_processes_are_counted() {
     both(|db| {
         let live = |now| db.read(|tx| leases::live_processes(tx, now, 100)).unwrap();
         assert_eq!(live(NOW), 1, "the caller counts");
-        for (who, when) in [("a:1", NOW), ("b:1", NOW + 50), ("a:1", NOW + 120)] {
-            db.write(|tx| leases::announce(tx, who, "host", when))
+        for (owner, when) in [("a:1", NOW), ("b:1", NOW + 50), ("a:1", NOW + 120)] {
+            db.write(|tx| leases::announce(tx, owner, "host", when))
                 .unwrap();
         }
         assert_eq!((live(NOW + 120), live(NOW + 151)), (2, 1));
@@ -65,18 +65,18 @@ fn live_processes_are_counted() {
 #[test]
 fn one_process_holds_a_singleton() {
     both(|db| {
-        let ask = |who: &str, now: i64| {
-            let asked = db.write(|tx| leases::singleton(tx, "chores", who, now, now + 100));
-            asked.unwrap()
+        let take = |owner: &str, now: i64| {
+            let taken = db.write(|tx| leases::singleton(tx, "chores", owner, now, now + 100));
+            taken.unwrap()
         };
-        assert!(ask("a:1", 0));
-        assert!(!ask("b:1", 50));
-        assert!(ask("a:1", 90), "renewed until 190");
-        assert!(!ask("b:1", 190));
-        assert!(ask("b:1", 191));
-        assert!(!ask("a:1", 200));
+        assert!(take("a:1", 0));
+        assert!(!take("b:1", 50));
+        assert!(take("a:1", 90), "renewed until 190");
+        assert!(!take("b:1", 190));
+        assert!(take("b:1", 191));
+        assert!(!take("a:1", 200));
         db.write(|tx| leases::leave(tx, "b:1")).unwrap();
-        assert!(ask("a:1", 200));
+        assert!(take("a:1", 200));
         let other = db.write(|tx| leases::singleton(tx, "gc", "b:1", 200, 300));
         assert!(other.unwrap());
     });
