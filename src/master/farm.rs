@@ -64,7 +64,7 @@ impl Farm {
     }
 
     /// Where results are fetched and handed over.
-    pub(crate) fn results(&self) -> &PathBuf {
+    pub(crate) fn results_dir(&self) -> &PathBuf {
         &self.config.results
     }
 
@@ -102,7 +102,7 @@ impl From<Scoring> for Rules {
 }
 
 /// Returns a name that no other process has or had: host, process, time.
-pub(crate) fn own_name() -> String {
+pub(crate) fn process_name() -> String {
     format!("{}:{}:{}", host::name(), process::id(), now())
 }
 

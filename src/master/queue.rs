@@ -17,8 +17,8 @@ use crate::master::rows::builds::{self, Build};
 use crate::master::rows::depwaits::{self, Wanted};
 use crate::master::rows::scores::{self, ScorableJob};
 
-/// Rows in a part.
-const PART: i64 = 500;
+/// Rows in a batch.
+const BATCH: i64 = 500;
 
 /// Scores all waiting jobs that nobody scored by hand (docs/farm.md §2.2, §2.5); returns how many
 /// have got another score.
@@ -27,22 +27,22 @@ pub(crate) fn rescore(db: &Db, rules: Rules, now: i64) -> Result<u64, Error> {
     let mut changed = 0;
     let mut unknown = BTreeSet::new();
     loop {
-        let jobs = db.read(|tx| scores::to_score(tx, now, after, PART))?;
+        let jobs = db.read(|tx| scores::to_score(tx, now, after, BATCH))?;
         let Some(last) = jobs.last() else { break };
         after = last.queue;
-        let mut news = Vec::new();
+        let mut new_scores = Vec::new();
         for job in &jobs {
             match rescored(rules, job) {
-                Ok(score) => news.extend(score.map(|score| (job.queue, score))),
+                Ok(score) => new_scores.extend(score.map(|score| (job.queue, score))),
                 Err(error) => {
                     unknown.insert(error.to_string());
                 }
             }
         }
-        if !news.is_empty() {
-            db.write(|tx| scores::set_scores(tx, &news))?;
+        if !new_scores.is_empty() {
+            db.write(|tx| scores::set_scores(tx, &new_scores))?;
         }
-        changed += news.len() as u64;
+        changed += new_scores.len() as u64;
     }
     for problem in unknown {
         log::warn!("{problem}");
@@ -81,12 +81,12 @@ pub(crate) struct DepwaitReport {
 /// Sends builds whose dependencies have been published to the queue again, scored, and notes of
 /// the others what they still wait for (docs/farm.md §2.15).
 pub(crate) fn retry_depwaits(db: &Db, rules: Rules, now: i64) -> Result<DepwaitReport, Error> {
-    look_at_depwaits(db, |found| {
+    for_each_batch(db, |found| {
         db.write(|tx| {
             let mut retried = Vec::new();
             for one in found {
-                if act(tx, one, rules, now)? {
-                    retried.push(one.named());
+                if apply(tx, one, rules, now)? {
+                    retried.push(one.titled());
                 }
             }
             Ok(retried)
@@ -96,49 +96,49 @@ pub(crate) fn retry_depwaits(db: &Db, rules: Rules, now: i64) -> Result<DepwaitR
 
 /// Tells what [`retry_depwaits`] would do, and does nothing.
 pub(crate) fn preview_depwaits(db: &Db) -> Result<DepwaitReport, Error> {
-    look_at_depwaits(db, |found| {
+    for_each_batch(db, |found| {
         let ready = found.iter().filter(|one| one.is_ready());
-        Ok(ready.map(|one| one.named()).collect())
+        Ok(ready.map(|one| one.titled()).collect())
     })
 }
 
 /// One build and what it still waits for: nothing if `""`, unreadable if none.
-struct Found {
+struct Depwait {
     build: Build,
     missing: Option<String>,
 }
 
-/// Has `act` deal with the builds there is something to be done about; it returns those retried.
-fn look_at_depwaits(
+/// Has `apply` deal with the builds there is something to be done about; it returns those retried.
+fn for_each_batch(
     db: &Db,
-    act: impl Fn(&[&Found]) -> Result<Vec<(i64, String)>, Error>,
+    apply: impl Fn(&[&Depwait]) -> Result<Vec<(i64, String)>, Error>,
 ) -> Result<DepwaitReport, Error> {
     let mut report = DepwaitReport::default();
     let mut after = 0;
     loop {
-        let part = db.read(|tx| look(tx, after))?;
-        let Some(last) = part.last() else {
+        let batch = db.read(|tx| read_batch(tx, after))?;
+        let Some(last) = batch.last() else {
             return Ok(report);
         };
         after = last.build.id;
-        let news: Vec<&Found> = part.iter().filter(|found| found.is_news()).collect();
-        let retried = if news.is_empty() {
+        let changed: Vec<&Depwait> = batch.iter().filter(|found| found.has_changed()).collect();
+        let retried = if changed.is_empty() {
             Vec::new()
         } else {
-            act(&news)?
+            apply(&changed)?
         };
-        let unreadable = part.iter().filter(|found| found.missing.is_none());
+        let unreadable = batch.iter().filter(|found| found.missing.is_none());
         report
             .unreadable
             .extend(unreadable.map(|found| found.build.id));
-        report.still += (part.len() - retried.len()) as u64;
+        report.still += (batch.len() - retried.len()) as u64;
         report.retried.extend(retried);
     }
 }
 
-impl Found {
+impl Depwait {
     /// Whether it differs from what is stored.
-    fn is_news(&self) -> bool {
+    fn has_changed(&self) -> bool {
         self.missing.is_some() && self.missing != self.build.dependencies
     }
 
@@ -149,14 +149,14 @@ impl Found {
             && pockets::accepts(build.archive_purpose, build.series_status, pocket)
     }
 
-    fn named(&self) -> (i64, String) {
+    fn titled(&self) -> (i64, String) {
         (self.build.id, self.build.name.to_string())
     }
 }
 
 /// Reads one part and decides on it.
-fn look(tx: &mut Tx<'_>, after: i64) -> Result<Vec<Found>, Error> {
-    let builds = depwaits::waiting(tx, after, PART)?;
+fn read_batch(tx: &mut Tx<'_>, after: i64) -> Result<Vec<Depwait>, Error> {
+    let builds = depwaits::waiting(tx, after, BATCH)?;
     let wanted: BTreeSet<Wanted> = builds.iter().flat_map(wanted).collect();
     let mut known: HashMap<Wanted, Vec<Known>> = HashMap::new();
     for (wanted, binary) in depwaits::published(tx, wanted)? {
@@ -168,7 +168,7 @@ fn look(tx: &mut Tx<'_>, after: i64) -> Result<Vec<Found>, Error> {
             known.get(&wanted).cloned().unwrap_or_default()
         };
         let missing = missing(&build, &of_name);
-        Found { build, missing }
+        Depwait { build, missing }
     };
     Ok(builds.into_iter().map(found).collect())
 }
@@ -198,7 +198,7 @@ fn missing(build: &Build, known: &dyn Fn(&str) -> Vec<Known>) -> Option<String> 
 }
 
 /// Retries a build that is ready, and tells whether it was one still; else notes what it misses.
-fn act(tx: &mut Tx<'_>, found: &Found, rules: Rules, now: i64) -> Result<bool, Error> {
+fn apply(tx: &mut Tx<'_>, found: &Depwait, rules: Rules, now: i64) -> Result<bool, Error> {
     let build = &found.build;
     if found.is_ready() {
         let retried = builds::retry(tx, build, now)?.is_some();

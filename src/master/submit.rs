@@ -32,7 +32,7 @@ pub(crate) struct Submission {
     pub(crate) source: Source,
     /// Its binary packages.
     pub(crate) binaries: Vec<String>,
-    pub(crate) files: Vec<Part>,
+    pub(crate) files: Vec<SourceFile>,
     pub(crate) series: Series,
     pub(crate) archive: Archive,
     pub(crate) pocket: Pocket,
@@ -42,7 +42,7 @@ pub(crate) struct Submission {
 
 /// A file of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Part {
+pub(crate) struct SourceFile {
     pub(crate) name: String,
     pub(crate) sha1: String,
     /// In bytes.
@@ -128,7 +128,7 @@ impl Submission {
             false => open.join(", "),
         };
         // What would open it; a series that is over stays so.
-        let opened = match (status, self.pocket) {
+        let hint = match (status, self.pocket) {
             (SeriesStatus::Obsolete, _) => String::new(),
             (_, Pocket::Release) => {
                 format!(", or `master series set {series} --status DEVELOPMENT`")
@@ -137,7 +137,7 @@ impl Submission {
         };
         Err(self.refuse(&format!(
             "{series} is {status} and takes nothing for {pocket} (open: {open}); give another \
-             --pocket{opened}"
+             --pocket{hint}"
         )))
     }
 
@@ -166,11 +166,11 @@ impl Submission {
             return Ok(None);
         };
         let known = sources::files(tx, id)?;
-        let same = |part: &Part, file: &File| {
-            let sum = file.content.as_ref().map(|content| &content.sha1);
-            part.name == file.name && sum == Some(&part.sha1)
+        let same = |part: &SourceFile, file: &File| {
+            let sha1 = file.content.as_ref().map(|content| &content.sha1);
+            part.name == file.name && sha1 == Some(&part.sha1)
         };
-        let differs = |part: &&Part| !known.iter().any(|file| same(part, file));
+        let differs = |part: &&SourceFile| !known.iter().any(|file| same(part, file));
         let archive = self.archive.short_name();
         match self.files.iter().find(differs) {
             Some(part) => Err(self.refuse(&format!(
@@ -227,7 +227,7 @@ impl Submission {
         }
         left_out.sort_by(|a, b| a.tag.cmp(&b.tag));
         if builds.is_empty() {
-            return Err(self.refuse(&nowhere(&self.series, &left_out)));
+            return Err(self.refuse(&no_architecture(&self.series, &left_out)));
         }
         Ok((builds, left_out))
     }
@@ -271,7 +271,7 @@ impl Submission {
         &self,
         tx: &mut Tx<'_>,
         rules: Rules,
-        who: &str,
+        submitter: &str,
         now: i64,
     ) -> Result<Outcome, Error> {
         self.check_pocket()?;
@@ -283,11 +283,11 @@ impl Submission {
         };
         let superseded = self.publish(tx, source, now)?;
         let (chosen, left_out) = self.choose(tx)?;
-        let there = builds::of_source(tx, source, self.archive.id, self.series.id)?;
-        let indep_there = there.iter().any(|build| build.arch_indep);
+        let existing = builds::of_source(tx, source, self.archive.id, self.series.id)?;
+        let has_indep = existing.iter().any(|build| build.arch_indep);
         let mut new = Vec::new();
         for (arch, arch_indep) in chosen {
-            if there.iter().any(|build| build.arch_series == arch.id) {
+            if existing.iter().any(|build| build.arch_series == arch.id) {
                 continue;
             }
             let build = builds::New {
@@ -297,13 +297,13 @@ impl Submission {
                 pocket: self.pocket,
                 processor: arch.processor_id,
                 // Once is enough, though another architecture would be chosen today.
-                arch_indep: arch_indep && !indep_there,
+                arch_indep: arch_indep && !has_indep,
                 estimated_ms: self.estimate(tx, arch.id)?,
             };
             let id = builds::add(tx, &build, now)?;
             enqueue(tx, id, now)?;
             queue::score_job(tx, rules, now, id)?;
-            let message = format!("submitted by {who}");
+            let message = format!("submitted by {submitter}");
             events::add(
                 tx,
                 &NewEvent {
@@ -335,12 +335,12 @@ impl Submission {
     /// Publishes the source unless it is; returns the versions that made room.
     fn publish(&self, tx: &mut Tx<'_>, source: i64, now: i64) -> Result<Vec<String>, Error> {
         let component = &self.source.component;
-        let mut is_there = false;
+        let mut is_published = false;
         let mut superseded = Vec::new();
         for one in sources::published(tx, self.destination(), &self.source.name)? {
             let order = self.compare(&one.version)?;
             if one.source == source && one.component == *component {
-                is_there = true;
+                is_published = true;
                 continue;
             }
             sources::supersede(tx, one.id)?;
@@ -348,7 +348,7 @@ impl Submission {
                 superseded.push(one.version);
             }
         }
-        if !is_there {
+        if !is_published {
             sources::publish(tx, self.destination(), source, component, now)?;
         }
         Ok(superseded)
@@ -363,7 +363,7 @@ impl Submission {
 }
 
 /// Says why there is no architecture to build on, and what to do.
-fn nowhere(series: &Series, left_out: &[LeftOut]) -> String {
+fn no_architecture(series: &Series, left_out: &[LeftOut]) -> String {
     let full = series.full_name();
     if left_out.is_empty() {
         return format!("{full} has no architectures; `master arch add {full} ARCH` adds one");

@@ -4,7 +4,7 @@ use crate::db::{self, Tx};
 use crate::master::model::{CleanStatus, JobStatus};
 use crate::master::policy::estimate::{self, QueuedJob, Running};
 use crate::master::policy::pockets;
-use crate::master::policy::why_waiting::{Doing, EligibleBuilder, Facts};
+use crate::master::policy::why_waiting::{Availability, BuildFacts, EligibleBuilder};
 use crate::master::rows::builders::{self, Builder, Job};
 use crate::master::rows::builds::Build;
 use crate::master::rows::{lists, series};
@@ -90,8 +90,8 @@ impl Prospect {
     }
 }
 
-/// Collects the facts about a build that `queue why` reports.
-pub(super) fn facts(tx: &mut Tx<'_>, build: &Build, now: i64) -> Result<Facts, db::Error> {
+/// Gathers the facts about a build that `queue why` reports.
+pub(super) fn facts(tx: &mut Tx<'_>, build: &Build, now: i64) -> Result<BuildFacts, db::Error> {
     let prospect = Prospect::of(tx, build, now)?;
     let mut best_ahead = Vec::new();
     for (id, score) in prospect.ahead.iter().take(SHOWN_AHEAD) {
@@ -111,9 +111,9 @@ pub(super) fn facts(tx: &mut Tx<'_>, build: &Build, now: i64) -> Result<Facts, d
         .iter()
         .map(|(builder, job)| EligibleBuilder {
             name: builder.name.clone(),
-            doing: doing(builder, job.as_ref()),
+            availability: availability(builder, job.as_ref()),
         });
-    Ok(Facts {
+    Ok(BuildFacts {
         now,
         state: build.state,
         job: job.map(|job| job.status),
@@ -138,12 +138,12 @@ pub(super) fn facts(tx: &mut Tx<'_>, build: &Build, now: i64) -> Result<Facts, d
     })
 }
 
-fn doing(builder: &Builder, job: Option<&Job>) -> Doing {
+fn availability(builder: &Builder, job: Option<&Job>) -> Availability {
     match job {
-        _ if !builder.ok => Doing::Disabled(builder.failnotes.clone()),
-        Some(job) => Doing::Building(job.name.to_string()),
-        None if builder.manual => Doing::Manual,
-        None if builder.clean != CleanStatus::Clean => Doing::Cleaning,
-        None => Doing::Idle,
+        _ if !builder.ok => Availability::Disabled(builder.failnotes.clone()),
+        Some(job) => Availability::Building(job.name.to_string()),
+        None if builder.manual => Availability::Manual,
+        None if builder.clean != CleanStatus::Clean => Availability::Cleaning,
+        None => Availability::Idle,
     }
 }

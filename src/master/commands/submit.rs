@@ -23,7 +23,7 @@ use crate::master::model::{BuildState, Pocket, Urgency};
 use crate::master::policy::arch_specific::ArchSpecific;
 use crate::master::rows::builds::Build;
 use crate::master::rows::sources::Source;
-use crate::master::submit::{Outcome, Part, Submission};
+use crate::master::submit::{Outcome, SourceFile, Submission};
 use crate::sys::clock::now_ms;
 use crate::sys::digest::sha1_of;
 
@@ -115,8 +115,8 @@ pub(super) fn run(args: Args, site: &Site, screen: Screen) -> Result<bool, Error
         .all(|build| build.state == BuildState::FullyBuilt))
 }
 
-/// Hashes every file and compares it with the .dsc.
-fn parts(package: &Package) -> Result<Vec<Part>, Error> {
+/// Reads every file and compares it with what the .dsc says of it.
+fn parts(package: &Package) -> Result<Vec<SourceFile>, Error> {
     let mut parts = Vec::new();
     for (path, name, expected) in package.files() {
         let (sha1, size) = sha1_of(&path).map_err(Error::at(&path))?;
@@ -128,7 +128,7 @@ fn parts(package: &Package) -> Result<Vec<Part>, Error> {
                 path.display()
             )));
         }
-        parts.push(Part {
+        parts.push(SourceFile {
             name: name.as_str().to_owned(),
             sha1,
             size: i64::try_from(size).unwrap_or(i64::MAX),

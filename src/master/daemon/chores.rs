@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::db::{self, Tx};
 
-use super::workers::Crew;
+use super::workers::Workers;
 use crate::master::farm::{Farm, millis};
 use crate::master::queue::{rescore, retry_depwaits};
 use crate::master::rows::{events, leases, outbox, queue};
@@ -19,15 +19,15 @@ const ROUND: Duration = Duration::from_secs(2);
 /// How long the right to do chores is had; no single one takes longer.
 const LEASE: Duration = Duration::from_secs(90);
 /// For one notification.
-const NOTIFY_LIMIT: Duration = Duration::from_secs(30);
+const NOTIFY_TIMEOUT: Duration = Duration::from_secs(30);
 const ENTRIES_EVERY: Duration = Duration::from_secs(60);
 const PRUNE_EVERY: Duration = Duration::from_secs(6 * 3600);
 /// How long events are kept, in milliseconds.
 const EVENTS_KEPT_MS: i64 = 90 * 24 * 3600 * 1000;
 /// How long it is tried to tell somebody of a build, in milliseconds.
-const NOTICE_KEPT_MS: i64 = 24 * 3600 * 1000;
+const NOTIFICATION_KEPT_MS: i64 = 24 * 3600 * 1000;
 /// Before a notification that failed is tried again.
-const NOTIFY_PAUSE: Duration = Duration::from_secs(60);
+const NOTIFY_RETRY_DELAY: Duration = Duration::from_secs(60);
 
 /// When something is to be done again.
 struct Due(Option<Instant>);
@@ -44,18 +44,18 @@ impl Due {
 }
 
 /// Does chores until the process is to end.
-pub(crate) fn run(crew: &Crew) {
-    let farm = &crew.farm;
+pub(crate) fn run(workers: &Workers) {
+    let farm = &workers.farm;
     let [mut entries, mut scores, mut depwaits, mut prune] = [const { Due(None) }; 4];
     let mut notify = Due(None);
-    while !crew.pause(ROUND) {
+    while !workers.wait_for_stop(ROUND) {
         let until = now() + millis(LEASE);
-        let mine = farm
+        let is_owner = farm
             .db
-            .write(|tx| leases::singleton(tx, "chores", &crew.me, now(), until));
+            .write(|tx| leases::singleton(tx, "chores", &workers.process, now(), until));
         let config = &farm.config;
-        let done = mine.and_then(|mine| {
-            if !mine {
+        let done = is_owner.and_then(|is_owner| {
+            if !is_owner {
                 return Ok(());
             }
             if entries.is_now(ENTRIES_EVERY) {
@@ -71,8 +71,8 @@ pub(crate) fn run(crew: &Crew) {
                 farm.db
                     .write(|tx| events::prune(tx, now() - EVENTS_KEPT_MS))?;
             }
-            if notify.is_now(Duration::ZERO) && !deliver(crew)? {
-                notify = Due(Some(Instant::now() + NOTIFY_PAUSE));
+            if notify.is_now(Duration::ZERO) && !deliver(workers)? {
+                notify = Due(Some(Instant::now() + NOTIFY_RETRY_DELAY));
             }
             Ok(())
         });
@@ -109,33 +109,37 @@ pub(crate) fn free_depwaits(farm: &Farm) -> Result<(), db::Error> {
 
 /// Hands notifications to the site's command, each until it takes it or is too old. False when it
 /// does not take one.
-fn deliver(crew: &Crew) -> Result<bool, db::Error> {
-    let farm = &crew.farm;
-    let (mut after, mut all) = (0, true);
-    while let Some(notice) = farm.db.read(|tx| outbox::next(tx, after))? {
-        after = notice.id;
-        let sent = bounded_command::run(
+fn deliver(workers: &Workers) -> Result<bool, db::Error> {
+    let farm = &workers.farm;
+    let (mut after, mut all_taken) = (0, true);
+    while let Some(notification) = farm.db.read(|tx| outbox::next(tx, after))? {
+        after = notification.id;
+        let result = bounded_command::run(
             &farm.config.notify,
-            Input::Text(&notice.document),
-            NOTIFY_LIMIT,
+            Input::Text(&notification.document),
+            NOTIFY_TIMEOUT,
         );
-        let too_old = now() - notice.created_at > NOTICE_KEPT_MS;
-        match sent {
-            Ok(()) => farm.db.write(|tx| outbox::done(tx, notice.id))?,
+        let too_old = now() - notification.created_at > NOTIFICATION_KEPT_MS;
+        match result {
+            Ok(()) => farm.db.write(|tx| outbox::done(tx, notification.id))?,
             Err(error) if too_old => {
-                log::error!("[master] notify: {error}; given up: {}", notice.document);
-                farm.db.write(|tx| outbox::done(tx, notice.id))?;
+                log::error!(
+                    "[master] notify: {error}; given up: {}",
+                    notification.document
+                );
+                farm.db.write(|tx| outbox::done(tx, notification.id))?;
             }
             Err(error) => {
                 log::warn!("[master] notify: {error}; trying again");
-                all = false;
+                all_taken = false;
             }
         }
         let until = now() + millis(LEASE);
-        let mine = |tx: &mut Tx<'_>| leases::singleton(tx, "chores", &crew.me, now(), until);
-        if crew.is_stopping() || !farm.db.write(mine)? {
+        let is_owner =
+            |tx: &mut Tx<'_>| leases::singleton(tx, "chores", &workers.process, now(), until);
+        if workers.is_stopping() || !farm.db.write(is_owner)? {
             break;
         }
     }
-    Ok(all)
+    Ok(all_taken)
 }

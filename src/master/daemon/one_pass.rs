@@ -3,7 +3,7 @@
 //! In the phases of 2008 (docs/farm.md §2.6): builders are grouped by the family of the
 //! architectures that have a chroot, and those that are ok are probed; then every job on a builder
 //! of a group is asked about, whether or not its builder is ok; then free builders get jobs. What
-//! is different: a builder's trouble stays its own, cookies are compared, and the answer to
+//! is different: a builder's error stays its own, cookies are compared, and the answer to
 //! `build` is looked at. Builders that a running master looks after are left to it.
 
 use std::collections::{BTreeMap, HashMap};
@@ -14,13 +14,13 @@ use crate::config;
 use crate::db::{self, Db, Tx};
 
 use super::uploads;
-use crate::master::farm::own_name;
+use crate::master::farm::process_name;
 use crate::master::farm::{Farm, millis};
 use crate::master::policy::next_step::{self, ScanMode, Step};
 use crate::master::rows::builders;
 use crate::master::rows::leases::{self, Fence};
 use crate::master::rows::series::{self, ArchSeries};
-use crate::master::scan::look::{Next, Scanner, Trouble, View, held, note};
+use crate::master::scan::look::{LookError, Next, Scanner, View, add_event, check_fence};
 use crate::master::scan::steps;
 use crate::sys::clock::now_ms as now;
 
@@ -34,48 +34,52 @@ pub(crate) fn run(config: &config::Farm, db: Db) -> Result<(), db::Error> {
 
 struct Pass<'a> {
     farm: &'a Farm,
-    me: String,
+    process: String,
     fences: HashMap<i64, Fence>,
 }
 
 impl<'a> Pass<'a> {
     /// Takes every builder that is free.
     fn begin(farm: &'a Farm) -> Result<Self, db::Error> {
-        let me = own_name();
+        let process = process_name();
         let until = now() + millis(farm.config.lease);
         // Not announced: those that stay would give it a share.
         let limit = i64::from(i32::MAX);
         let taken = farm
             .db
-            .write(|tx| leases::take(tx, &me, now(), until, limit))?;
+            .write(|tx| leases::take(tx, &process, now(), until, limit))?;
         let fences = taken.into_iter().map(|fence| (fence.builder, fence));
         Ok(Self {
             farm,
-            me,
+            process,
             fences: fences.collect(),
         })
     }
 
     fn run(&self) -> Result<(), db::Error> {
-        let (over, ending) = mpsc::channel::<()>();
+        let (stop, stopped) = mpsc::channel::<()>();
         let done = thread::scope(|scope| {
-            scope.spawn(move || self.keep_leases(&ending));
+            scope.spawn(move || self.renew_leases(&stopped));
             let done = self.phases();
-            drop(over);
+            drop(stop);
             done
         });
         uploads::run_once(self.farm);
         let left = self.farm.flush_tails();
-        self.farm.db.write(|tx| leases::leave(tx, &self.me))?;
+        self.farm.db.write(|tx| leases::leave(tx, &self.process))?;
         done.and(left)
     }
 
     /// Renews the leases until the other end is dropped: one slave may take longer than they last.
-    fn keep_leases(&self, ending: &mpsc::Receiver<()>) {
+    fn renew_leases(&self, stopped: &mpsc::Receiver<()>) {
         let lease = self.farm.config.lease;
-        while let Err(mpsc::RecvTimeoutError::Timeout) = ending.recv_timeout(lease / 3) {
+        while let Err(mpsc::RecvTimeoutError::Timeout) = stopped.recv_timeout(lease / 3) {
             let until = now() + millis(lease);
-            if let Err(error) = self.farm.db.write(|tx| leases::renew(tx, &self.me, until)) {
+            if let Err(error) = self
+                .farm
+                .db
+                .write(|tx| leases::renew(tx, &self.process, until))
+            {
                 log::warn!(target: LOGGER, "leases: {error}");
             }
         }
@@ -88,7 +92,7 @@ impl<'a> Pass<'a> {
             self.probe_group(family, tags)?;
         }
         log::info!(target: LOGGER, "scanning builders");
-        self.each(
+        self.for_each_builder(
             |view| {
                 view.job.is_some()
                     && view
@@ -99,7 +103,7 @@ impl<'a> Pass<'a> {
             Self::poll,
         )?;
         log::info!(target: LOGGER, "dispatching");
-        self.each(|view| view.job.is_none() && view.builder.ok, Self::give_job)?;
+        self.for_each_builder(|view| view.job.is_none() && view.builder.ok, Self::dispatch)?;
         log::info!(target: LOGGER, "pass finished");
         Ok(())
     }
@@ -121,10 +125,10 @@ impl<'a> Pass<'a> {
     }
 
     /// Does `work` for the builders of ours that it is for.
-    fn each(
+    fn for_each_builder(
         &self,
         is_for: impl Fn(&View) -> bool,
-        work: impl Fn(&Self, &mut Scanner<'a>, &View) -> Result<Next, Trouble>,
+        work: impl Fn(&Self, &mut Scanner<'a>, &View) -> Result<Next, LookError>,
     ) -> Result<(), db::Error> {
         for (builder, job) in self.farm.db.read(builders::all)? {
             let view = View { builder, job };
@@ -146,9 +150,9 @@ impl<'a> Pass<'a> {
             let Some(view) = scanner.view()?.filter(&is_for) else {
                 continue;
             };
-            let looked = work(self, &mut scanner, &view);
-            if let Err(trouble) = looked {
-                self.tell(&mut scanner, &view, trouble);
+            let result = work(self, &mut scanner, &view);
+            if let Err(error) = result {
+                self.log_error(&mut scanner, &view, error);
             }
         }
         Ok(())
@@ -156,20 +160,20 @@ impl<'a> Pass<'a> {
 
     /// Says what went wrong. Nobody is blamed for what was not asked to build: the next pass asks
     /// again (docs/farm.md §2.9).
-    fn tell(&self, scanner: &mut Scanner<'_>, view: &View, trouble: Trouble) {
-        match trouble {
-            Trouble::Failure { why, .. } => scanner.say(view, log::Level::Debug, &why),
-            Trouble::Ours(why) => scanner.say(view, log::Level::Warn, &why),
-            Trouble::Changed => scanner.say(view, log::Level::Info, "changed in the meantime"),
+    fn log_error(&self, scanner: &mut Scanner<'_>, view: &View, error: LookError) {
+        match error {
+            LookError::Failure { why, .. } => scanner.log(view, log::Level::Debug, &why),
+            LookError::Internal(why) => scanner.log(view, log::Level::Warn, &why),
+            LookError::Changed => scanner.log(view, log::Level::Info, "changed in the meantime"),
         }
     }
 
     /// Probes the builders of a family that are ok; one that fails that is out (§2.7).
     fn probe_group(&self, group: &str, tags: &[ArchSeries]) -> Result<(), db::Error> {
         let is_for = |view: &View| view.builder.ok && view.builder.family() == Some(group);
-        self.each(is_for, |pass, scanner, view| {
+        self.for_each_builder(is_for, |pass, scanner, view| {
             match pass.probe(scanner, view, tags) {
-                Err(Trouble::Failure { why, .. }) => pass.fail(scanner, view, &why),
+                Err(LookError::Failure { why, .. }) => pass.fail(scanner, view, &why),
                 other => other,
             }
         })
@@ -180,12 +184,12 @@ impl<'a> Pass<'a> {
         scanner: &mut Scanner<'_>,
         view: &View,
         tags: &[ArchSeries],
-    ) -> Result<Next, Trouble> {
+    ) -> Result<Next, LookError> {
         log::info!(target: &view.logger(), "checking builder {}", view.builder.name);
         let slave = scanner.slave(view)?;
         slave.echo()?;
         let info = slave.info()?;
-        let wrong = |why: String| Trouble::Failure {
+        let wrong = |why: String| LookError::Failure {
             kind: crate::master::policy::blame::Kind::Isolation,
             why,
         };
@@ -217,22 +221,22 @@ impl<'a> Pass<'a> {
     }
 
     /// Takes a builder out until an operator says otherwise.
-    fn fail(&self, scanner: &Scanner<'_>, view: &View, why: &str) -> Result<Next, Trouble> {
+    fn fail(&self, scanner: &Scanner<'_>, view: &View, why: &str) -> Result<Next, LookError> {
         let write = |tx: &mut Tx<'_>| {
-            note(tx, log::Level::Error, "builder failed", view, why)?;
+            add_event(tx, log::Level::Error, "builder failed", view, why)?;
             builders::fail(tx, scanner.fence, why)
         };
-        held(self.farm.db.write(write)?)?;
+        check_fence(self.farm.db.write(write)?)?;
         let name = &view.builder.name;
         log::warn!(target: &view.logger(), "{name} ({}) marked as failed due to: {why}", view.url());
         Ok(Next::Turn)
     }
 
     /// Asks about the job on a builder, ok or not.
-    fn poll(&self, scanner: &mut Scanner<'_>, view: &View) -> Result<Next, Trouble> {
+    fn poll(&self, scanner: &mut Scanner<'_>, view: &View) -> Result<Next, LookError> {
         let info = scanner.slave(view)?.info()?;
         if !info.is_understood() {
-            scanner.say(
+            scanner.log(
                 view,
                 log::Level::Warn,
                 &format!("it speaks protocol {}", info.version),
@@ -241,17 +245,15 @@ impl<'a> Pass<'a> {
         let status = scanner.ask(view)?;
         let step = next_step::step(ScanMode::Pass, &view.facts(), &status.record, now());
         match steps::act(scanner, view, step) {
-            Err(trouble @ Trouble::Failure { .. }) => {
-                Ok(steps::settle(scanner, view, Err(trouble)))
-            }
+            Err(error @ LookError::Failure { .. }) => Ok(steps::settle(scanner, view, Err(error))),
             other => other,
         }
     }
 
     /// Finds a free builder something to do.
-    fn give_job(&self, scanner: &mut Scanner<'_>, view: &View) -> Result<Next, Trouble> {
+    fn dispatch(&self, scanner: &mut Scanner<'_>, view: &View) -> Result<Next, LookError> {
         if view.builder.manual {
-            scanner.say(view, log::Level::Info, "in manual state, ignored");
+            scanner.log(view, log::Level::Info, "in manual state, ignored");
             return Ok(Next::Turn);
         }
         // It may have to be cleaned first.

@@ -20,7 +20,7 @@ use crate::librarian;
 
 use super::chores;
 use super::uploads;
-use super::workers::{Crew, SOON};
+use super::workers::{SOON, Workers};
 use crate::master::farm::Farm;
 use crate::master::scan::download_results;
 
@@ -33,7 +33,7 @@ const UPLOAD_EVERY: Duration = Duration::from_secs(1);
 /// Between two reports of how scanning goes.
 const REPORT_EVERY: Duration = Duration::from_secs(60);
 /// How long looks at builders may take to their end when the process is to end.
-const PARTING: Duration = Duration::from_secs(10);
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why a master does not run, or no longer.
 #[derive(Debug, thiserror::Error)]
@@ -62,43 +62,48 @@ pub(crate) fn run(config: &config::Farm, db: Db, with_librarian: bool) -> Result
         path: path.clone(),
         source,
     })?;
-    download_results::sweep(path);
+    download_results::remove_stale(path);
     let library = with_librarian
         .then(|| librarian::bind(config))
         .transpose()?;
-    let crew = Arc::new(Crew::begin(Farm::new(db, config))?);
-    hear_signals(&crew)?;
+    let workers = Arc::new(Workers::start(Farm::new(db, config))?);
+    handle_signals(&workers)?;
     let library = library
         .map(|library| {
-            let crew = Arc::clone(&crew);
+            let workers = Arc::clone(&workers);
             start("librarian", move || {
                 if let Err(error) = library.run_until_signal("the librarian stops") {
                     log::error!("librarian: {error}");
                 }
                 // It hears the same signals; without one, something is wrong.
-                crew.librarian_ended();
+                workers.librarian_ended();
             })
         })
         .transpose()?;
-    every(&crew, "wake", WAKE_EVERY, Crew::wake)?;
-    every(&crew, "tails", crew.farm.config.tail_interval, Crew::flush)?;
-    every(&crew, "report", REPORT_EVERY, Crew::report)?;
-    every(&crew, "uploads", UPLOAD_EVERY, |crew| {
-        uploads::run_once(&crew.farm);
+    every(&workers, "wake", WAKE_EVERY, Workers::wake_idle)?;
+    every(
+        &workers,
+        "tails",
+        workers.farm.config.tail_interval,
+        Workers::flush_tails,
+    )?;
+    every(&workers, "report", REPORT_EVERY, Workers::report_lateness)?;
+    every(&workers, "uploads", UPLOAD_EVERY, |workers| {
+        uploads::run_once(&workers.farm);
     })?;
-    let shared = Arc::clone(&crew);
+    let shared = Arc::clone(&workers);
     start("chores", move || chores::run(&shared))?;
-    let builders = keep_builders(&crew);
-    crew.say_leave();
-    let until = Instant::now() + PARTING;
+    let builders = run_builders(&workers);
+    workers.stop_builders();
+    let until = Instant::now() + STOP_TIMEOUT;
     while Instant::now() < until && builders.iter().any(|thread| !thread.is_finished()) {
         thread::sleep(WAKE_EVERY / 10);
     }
-    crew.flush();
-    crew.leave()?;
+    workers.flush_tails();
+    workers.release_leases()?;
     // Otherwise it would have been told to stop just now.
     match library {
-        Some(_) if crew.has_lost_librarian() => Err(Error::NoLibrarian),
+        Some(_) if workers.has_lost_librarian() => Err(Error::NoLibrarian),
         _ => Ok(()),
     }
 }
@@ -117,27 +122,32 @@ fn start(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<Jo
 }
 
 /// Does something over and over, whatever becomes of it, until the process is to end.
-fn every(crew: &Arc<Crew>, name: &str, interval: Duration, work: fn(&Crew)) -> std::io::Result<()> {
-    let crew = Arc::clone(crew);
+fn every(
+    workers: &Arc<Workers>,
+    name: &str,
+    interval: Duration,
+    work: fn(&Workers),
+) -> std::io::Result<()> {
+    let workers = Arc::clone(workers);
     let again = move || {
-        while !crew.pause(interval) {
+        while !workers.wait_for_stop(interval) {
             // The panic has been told; the next time may be better.
-            let _ = catch_unwind(AssertUnwindSafe(|| work(&crew)));
+            let _ = catch_unwind(AssertUnwindSafe(|| work(&workers)));
         }
     };
     start(name, again).map(drop)
 }
 
-fn hear_signals(crew: &Arc<Crew>) -> std::io::Result<()> {
+fn handle_signals(workers: &Arc<Workers>) -> std::io::Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
-    let crew = Arc::clone(crew);
+    let workers = Arc::clone(workers);
     let hear = move || {
         for signal in &mut signals {
             if signal == SIGHUP {
                 log::info!("hang-up ignored: the configuration is read at start");
             } else {
                 log::info!("stopping; builds go on");
-                crew.stop();
+                workers.stop();
             }
         }
     };
@@ -146,31 +156,31 @@ fn hear_signals(crew: &Arc<Crew>) -> std::io::Result<()> {
 
 /// Keeps a thread for each builder whose lease this process has, until the process is to end;
 /// returns those that are left.
-fn keep_builders(crew: &Arc<Crew>) -> Vec<JoinHandle<()>> {
-    let third = crew.farm.config.lease / 3;
+fn run_builders(workers: &Arc<Workers>) -> Vec<JoinHandle<()>> {
+    let renewal = workers.farm.config.lease / 3;
     let mut threads: Vec<JoinHandle<()>> = Vec::new();
     let mut renewed: Option<Instant> = None;
     loop {
-        let due = renewed.is_none_or(|at| at.elapsed() >= third);
-        if due || crew.sees_free_builders() {
+        let due = renewed.is_none_or(|at| at.elapsed() >= renewal);
+        if due || workers.has_free_builders() {
             renewed = Some(Instant::now());
-            for fence in crew.keep_leases() {
-                let post = crew.post(fence);
-                let looking = Arc::clone(crew);
+            for fence in workers.renew_leases() {
+                let worker = workers.add(fence);
+                let shared = Arc::clone(workers);
                 let name = format!("builder-{}", fence.builder);
                 let thread = thread::Builder::new().name(name).stack_size(STACK_BYTES);
-                match thread.spawn(move || looking.look_after(&post)) {
+                match thread.spawn(move || shared.scan_builder(&worker)) {
                     Ok(started) => threads.push(started),
                     Err(error) => {
                         let builder = fence.builder;
                         log::warn!("no thread for builder {builder}: {error}; trying again");
-                        crew.forget(fence);
+                        workers.remove(fence);
                     }
                 }
             }
         }
         threads.retain(|thread| !thread.is_finished());
-        if crew.pause(SOON.min(third)) {
+        if workers.wait_for_stop(SOON.min(renewal)) {
             return threads;
         }
     }

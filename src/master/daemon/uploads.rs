@@ -19,14 +19,14 @@ use crate::sys::fs::{atomic_write, remove_tree};
 
 use crate::master::farm::Farm;
 use crate::master::model::BuildState;
-use crate::master::policy::notification::Notice;
+use crate::master::policy::notification::Notification;
 use crate::master::rows::archives::{self, Binary, Existing};
 use crate::master::rows::events::NewEvent;
 use crate::master::rows::uploads::{self, Upload};
 use crate::master::rows::{events, outbox};
 
 /// For one upload.
-const LIMIT: Duration = Duration::from_secs(3600);
+const TIMEOUT: Duration = Duration::from_secs(3600);
 const LOG_NAME: &str = "uploader.log";
 /// Longest log of an uploader that is kept, in bytes.
 const LOG_BYTES: u64 = 16 << 20;
@@ -37,11 +37,11 @@ struct Record {
     /// Names and versions of the binary packages in it.
     binaries: Vec<(String, String)>,
     /// Set when the uploader has ended.
-    end: Option<End>,
+    end: Option<UploaderResult>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct End {
+struct UploaderResult {
     /// Why it was not taken; none: it was.
     reason: Option<String>,
 }
@@ -61,7 +61,7 @@ fn try_run(farm: &Farm) -> Result<(), String> {
     if waiting.is_empty() {
         return Ok(());
     }
-    let folder = farm.results().join("uploading");
+    let folder = farm.results_dir().join("uploading");
     fs::create_dir_all(&folder).map_err(text)?;
     let lock = File::create(folder.join(".lock")).map_err(text)?;
     match lock.try_lock() {
@@ -70,14 +70,14 @@ fn try_run(farm: &Farm) -> Result<(), String> {
         Err(TryLockError::Error(error)) => return Err(text(error)),
     }
     for upload in waiting {
-        let work = Work {
+        let task = Task {
             farm,
             record: folder.join(&upload.leaf),
-            dir: farm.results().join("incoming").join(&upload.leaf),
+            dir: farm.results_dir().join("incoming").join(&upload.leaf),
             upload: &upload,
         };
         // One that fails does not keep the others.
-        if let Err(error) = work.carry_on(&lock) {
+        if let Err(error) = task.run(&lock) {
             log::warn!("{}: {error}; trying again", upload.name);
         }
     }
@@ -88,7 +88,7 @@ fn text(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
-struct Work<'a> {
+struct Task<'a> {
     farm: &'a Farm,
     upload: &'a Upload,
     /// Where its results are, or were.
@@ -97,8 +97,8 @@ struct Work<'a> {
     record: PathBuf,
 }
 
-impl Work<'_> {
-    fn carry_on(&self, lock: &File) -> Result<(), String> {
+impl Task<'_> {
+    fn run(&self, lock: &File) -> Result<(), String> {
         let mut record = self.read_record()?;
         match (&record.end, self.dir.is_dir()) {
             (Some(_), _) => {}
@@ -106,12 +106,12 @@ impl Work<'_> {
                 record.binaries = binaries(&self.dir).map_err(text)?;
                 self.write_record(&record)?;
                 let reason = self.run_uploader(lock)?;
-                record.end = Some(End { reason });
+                record.end = Some(UploaderResult { reason });
                 self.write_record(&record)?;
             }
             (None, false) if self.record.exists() => {
                 let reason = "the uploader took the results, and was not heard to the end";
-                record.end = Some(End {
+                record.end = Some(UploaderResult {
                     reason: Some(reason.to_owned()),
                 });
             }
@@ -119,7 +119,7 @@ impl Work<'_> {
             (None, false) => return Ok(()),
         }
         let reason = record.end.and_then(|end| end.reason);
-        self.settle(reason.as_deref(), &record.binaries)?;
+        self.write_outcome(reason.as_deref(), &record.binaries)?;
         remove_tree(&self.record).map_err(text)
     }
 
@@ -140,7 +140,7 @@ impl Work<'_> {
     /// of it runs, the lock is held.
     fn run_uploader(&self, lock: &File) -> Result<Option<String>, String> {
         let log = self.dir.join(LOG_NAME).display().to_string();
-        let root = self.farm.results().display().to_string();
+        let root = self.farm.results_dir().display().to_string();
         let (name, build) = (&self.upload.name, self.upload.build.to_string());
         let suite = name.suite();
         let arguments = [
@@ -158,20 +158,25 @@ impl Work<'_> {
         ];
         let mut words = self.farm.config.uploader.clone();
         words.extend(arguments.map(str::to_owned));
-        let held = lock.try_clone().map_err(text)?;
-        Ok(bounded_command::run(&words, Input::File(held), LIMIT)
+        let lock = lock.try_clone().map_err(text)?;
+        Ok(bounded_command::run(&words, Input::File(lock), TIMEOUT)
             .err()
             .map(text))
     }
 
     /// Tells the database what became of it.
-    fn settle(&self, reason: Option<&str>, binaries: &[(String, String)]) -> Result<(), String> {
+    fn write_outcome(
+        &self,
+        reason: Option<&str>,
+        binaries: &[(String, String)],
+    ) -> Result<(), String> {
         let state = match reason {
             None => BuildState::FullyBuilt,
             Some(_) => BuildState::FailedToUpload,
         };
         let log_alias = reason.map(|reason| self.store_log(reason)).transpose()?;
-        let write = |tx: &mut Tx<'_>| note(tx, self.upload, state, reason, log_alias, binaries);
+        let write =
+            |tx: &mut Tx<'_>| write_rows(tx, self.upload, state, reason, log_alias, binaries);
         if self.farm.db.write(write).map_err(text)? {
             match reason {
                 None => log::info!("{}: {state}", self.upload.name),
@@ -182,13 +187,13 @@ impl Work<'_> {
     }
 
     /// Keeps the uploader's log, or failing that what it said.
-    fn store_log(&self, said: &str) -> Result<i64, String> {
+    fn store_log(&self, reason: &str) -> Result<i64, String> {
         let mut bytes = Vec::new();
         let read = File::open(self.dir.join(LOG_NAME)).and_then(|file| {
             io::Read::read_to_end(&mut io::Read::take(file, LOG_BYTES), &mut bytes)
         });
         if read.is_err() || bytes.is_empty() {
-            bytes = format!("{said}\n").into_bytes();
+            bytes = format!("{reason}\n").into_bytes();
         }
         let name = format!("upload_{}_log.txt", self.upload.build);
         let length = bytes.len() as u64;
@@ -205,7 +210,7 @@ impl Work<'_> {
     }
 }
 
-fn note(
+fn write_rows(
     tx: &mut Tx<'_>,
     upload: &Upload,
     state: BuildState,
@@ -240,7 +245,7 @@ fn note(
         },
     )?;
     if reason.is_some() {
-        let document = Notice {
+        let document = Notification {
             build: upload.build,
             name: &upload.name,
             state,

@@ -14,7 +14,7 @@ use crate::db;
 use crate::sys::clock::now_ms as now;
 use crate::sys::host;
 
-use crate::master::farm::own_name;
+use crate::master::farm::process_name;
 use crate::master::farm::{Farm, millis};
 use crate::master::policy::next_step::ScanMode;
 use crate::master::rows::leases::{self, Fence};
@@ -31,16 +31,16 @@ const LATE: Duration = Duration::from_secs(2);
 const AFTER_PANIC: Duration = Duration::from_secs(60);
 
 /// All threads of a process, and what they tell each other.
-pub(crate) struct Crew {
+pub(crate) struct Workers {
     pub(crate) farm: Farm,
-    pub(crate) me: String,
+    pub(crate) process: String,
     stop: Stop,
-    posts: Mutex<HashMap<i64, Arc<Post>>>,
+    builders: Mutex<HashMap<i64, Arc<Worker>>>,
     idle: Mutex<HashMap<i64, Idle>>,
     lateness: Mutex<Vec<Duration>>,
     /// The last attempt to renew leases failed.
-    was_cut_off: AtomicBool,
-    no_librarian: AtomicBool,
+    lost_database: AtomicBool,
+    lost_librarian: AtomicBool,
 }
 
 /// What an idle builder could run.
@@ -50,117 +50,117 @@ struct Idle {
 }
 
 /// Where a builder's thread waits for its turn.
-pub(crate) struct Post {
+pub(crate) struct Worker {
     fence: Fence,
-    call: Mutex<Call>,
-    called: Condvar,
+    signal: Mutex<Signal>,
+    signalled: Condvar,
     /// The builder is being looked at.
     busy: AtomicBool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Call {
-    Wait,
+enum Signal {
+    None,
     /// There may be a job for it.
     Look,
-    Leave,
+    Exit,
 }
 
 /// Whether the process is to end.
 #[derive(Default)]
 struct Stop {
-    said: Mutex<bool>,
-    heard: Condvar,
+    requested: Mutex<bool>,
+    changed: Condvar,
 }
 
-impl Crew {
+impl Workers {
     /// Makes this process known; fails when the database does not answer.
-    pub(crate) fn begin(farm: Farm) -> Result<Self, db::Error> {
-        let me = own_name();
+    pub(crate) fn start(farm: Farm) -> Result<Self, db::Error> {
+        let process = process_name();
         farm.db
-            .write(|tx| leases::announce(tx, &me, &host::name(), now()))?;
+            .write(|tx| leases::announce(tx, &process, &host::name(), now()))?;
         let interval = farm.config.scan_interval.as_secs();
-        log::info!("master ready! {me} looks after builders every {interval} s");
+        log::info!("master ready! {process} looks after builders every {interval} s");
         Ok(Self {
             farm,
-            me,
+            process,
             stop: Stop::default(),
-            posts: Mutex::default(),
+            builders: Mutex::default(),
             idle: Mutex::default(),
             lateness: Mutex::default(),
-            was_cut_off: AtomicBool::new(false),
-            no_librarian: AtomicBool::new(false),
+            lost_database: AtomicBool::new(false),
+            lost_librarian: AtomicBool::new(false),
         })
     }
 
     /// Says that the process is to end.
     pub(crate) fn stop(&self) {
-        *lock(&self.stop.said) = true;
-        self.stop.heard.notify_all();
+        *lock(&self.stop.requested) = true;
+        self.stop.changed.notify_all();
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
-        *lock(&self.stop.said)
+        *lock(&self.stop.requested)
     }
 
     /// Waits so long, or until the process is to end; tells whether it is.
-    pub(crate) fn pause(&self, time: Duration) -> bool {
-        let said = lock(&self.stop.said);
+    pub(crate) fn wait_for_stop(&self, time: Duration) -> bool {
+        let requested = lock(&self.stop.requested);
         let waited = self
             .stop
-            .heard
-            .wait_timeout_while(said, time, |said| !*said);
+            .changed
+            .wait_timeout_while(requested, time, |requested| !*requested);
         *waited.unwrap_or_else(PoisonError::into_inner).0
     }
 
     /// Ends the process if nobody has: without its librarian it is of no use.
     pub(crate) fn librarian_ended(&self) {
-        if !self.pause(SOON) {
-            self.no_librarian.store(true, Ordering::SeqCst);
+        if !self.wait_for_stop(SOON) {
+            self.lost_librarian.store(true, Ordering::SeqCst);
             self.stop();
         }
     }
 
     pub(crate) fn has_lost_librarian(&self) -> bool {
-        self.no_librarian.load(Ordering::SeqCst)
+        self.lost_librarian.load(Ordering::SeqCst)
     }
 
     /// Tells all builders' threads to end.
-    pub(crate) fn say_leave(&self) {
-        for post in lock(&self.posts).values() {
-            post.say(Call::Leave);
+    pub(crate) fn stop_builders(&self) {
+        for worker in lock(&self.builders).values() {
+            worker.send(Signal::Exit);
         }
     }
 
     /// Gives all leases back.
-    pub(crate) fn leave(&self) -> Result<(), db::Error> {
-        self.farm.db.write(|tx| leases::leave(tx, &self.me))
+    pub(crate) fn release_leases(&self) -> Result<(), db::Error> {
+        self.farm.db.write(|tx| leases::leave(tx, &self.process))
     }
 
     // ---- leases ----
 
     /// Renews what this process has, takes what is free up to its share, gives back what is above,
     /// and returns the builders that need a thread. Those lost are told to their threads.
-    pub(crate) fn keep_leases(&self) -> Vec<Fence> {
-        match self.try_keep_leases() {
+    pub(crate) fn renew_leases(&self) -> Vec<Fence> {
+        match self.try_renew_leases() {
             Ok(held) => {
-                let mut posts = lock(&self.posts);
-                posts.retain(|builder, post| {
+                let mut builders = lock(&self.builders);
+                builders.retain(|builder, worker| {
                     let kept = held
                         .iter()
-                        .any(|fence| fence.builder == *builder && *fence == post.fence);
+                        .any(|fence| fence.builder == *builder && *fence == worker.fence);
                     if !kept {
-                        post.say(Call::Leave);
+                        worker.send(Signal::Exit);
                     }
                     kept
                 });
                 held.into_iter()
-                    .filter(|fence| !posts.contains_key(&fence.builder))
+                    .filter(|fence| !builders.contains_key(&fence.builder))
                     .collect()
             }
             Err(error) => {
                 log::warn!("leases: {error}; trying again");
-                self.was_cut_off.store(true, Ordering::SeqCst);
+                self.lost_database.store(true, Ordering::SeqCst);
                 Vec::new()
             }
         }
@@ -168,43 +168,49 @@ impl Crew {
 
     /// Tells whether there are builders that nobody looks after: new ones, or those of a process
     /// that is gone.
-    pub(crate) fn sees_free_builders(&self) -> bool {
+    pub(crate) fn has_free_builders(&self) -> bool {
         let free = self.farm.db.read(|tx| leases::any_free(tx, now()));
         free.unwrap_or(false)
     }
 
     /// Who comes back from being cut off takes nothing at first: the others were cut off as well,
     /// perhaps, and are about to come back for theirs.
-    fn try_keep_leases(&self) -> Result<Vec<Fence>, db::Error> {
+    fn try_renew_leases(&self) -> Result<Vec<Fence>, db::Error> {
         let lease = millis(self.farm.config.lease);
-        let may_take = !self.was_cut_off.load(Ordering::SeqCst);
+        let may_take = !self.lost_database.load(Ordering::SeqCst);
         let (held, until) = self.farm.db.write(|tx| {
             let now = now();
-            leases::announce(tx, &self.me, &host::name(), now)?;
-            let mut held = leases::renew(tx, &self.me, now + lease)?;
+            leases::announce(tx, &self.process, &host::name(), now)?;
+            let mut held = leases::renew(tx, &self.process, now + lease)?;
             let processes = leases::live_processes(tx, now, lease)?;
             let share = (leases::builders(tx)? + processes - 1) / processes;
             let have = i64::try_from(held.len()).unwrap_or(i64::MAX);
             if have > share {
-                let above = self.at_rest(&held, usize::try_from(have - share).unwrap_or(0));
-                leases::release(tx, &self.me, &above)?;
+                let above = self.not_busy(&held, usize::try_from(have - share).unwrap_or(0));
+                leases::release(tx, &self.process, &above)?;
                 held.retain(|fence| !above.contains(&fence.builder));
             } else if have < share && may_take {
-                held.extend(leases::take(tx, &self.me, now, now + lease, share - have)?);
+                held.extend(leases::take(
+                    tx,
+                    &self.process,
+                    now,
+                    now + lease,
+                    share - have,
+                )?);
             }
             Ok((held, now + lease))
         })?;
         self.farm.set_leased_until(until);
-        self.was_cut_off.store(false, Ordering::SeqCst);
+        self.lost_database.store(false, Ordering::SeqCst);
         Ok(held)
     }
 
     /// Returns up to `most` builders for which nothing is being done at the moment.
-    fn at_rest(&self, held: &[Fence], most: usize) -> Vec<i64> {
-        let posts = lock(&self.posts);
+    fn not_busy(&self, held: &[Fence], most: usize) -> Vec<i64> {
+        let builders = lock(&self.builders);
         let busy = |builder: &i64| {
-            let post = posts.get(builder);
-            post.is_some_and(|post| post.busy.load(Ordering::SeqCst))
+            let worker = builders.get(builder);
+            worker.is_some_and(|worker| worker.busy.load(Ordering::SeqCst))
         };
         let builders = held.iter().map(|fence| fence.builder);
         builders
@@ -213,50 +219,50 @@ impl Crew {
             .collect()
     }
 
-    /// Takes back a post nobody stands at.
-    pub(crate) fn forget(&self, fence: Fence) {
-        let mut posts = lock(&self.posts);
-        if posts
+    /// Takes back a worker nobody stands at.
+    pub(crate) fn remove(&self, fence: Fence) {
+        let mut builders = lock(&self.builders);
+        if builders
             .get(&fence.builder)
-            .is_some_and(|post| post.fence == fence)
+            .is_some_and(|worker| worker.fence == fence)
         {
-            posts.remove(&fence.builder);
+            builders.remove(&fence.builder);
         }
     }
 
-    pub(crate) fn post(&self, fence: Fence) -> Arc<Post> {
-        let post = Arc::new(Post {
+    pub(crate) fn add(&self, fence: Fence) -> Arc<Worker> {
+        let worker = Arc::new(Worker {
             fence,
-            call: Mutex::new(Call::Wait),
-            called: Condvar::new(),
+            signal: Mutex::new(Signal::None),
+            signalled: Condvar::new(),
             busy: AtomicBool::new(false),
         });
-        lock(&self.posts).insert(fence.builder, Arc::clone(&post));
-        post
+        lock(&self.builders).insert(fence.builder, Arc::clone(&worker));
+        worker
     }
 
     // ---- one builder ----
 
     /// Looks after one builder until its lease is gone or the process ends.
-    pub(crate) fn look_after(&self, post: &Post) {
+    pub(crate) fn scan_builder(&self, worker: &Worker) {
         let interval = self.farm.config.scan_interval;
-        let mut scanner = Scanner::new(&self.farm, post.fence, ScanMode::Daemon);
+        let mut scanner = Scanner::new(&self.farm, worker.fence, ScanMode::Daemon);
         // Not all at once at the start.
-        let mut due = Instant::now() + spread(post.fence.builder, interval.min(SOON));
+        let mut due = Instant::now() + spread(worker.fence.builder, interval.min(SOON));
         loop {
-            match post.wait(due) {
-                Call::Leave => break,
-                Call::Look => {}
-                Call::Wait => lock(&self.lateness).push(due.elapsed()),
+            match worker.wait(due) {
+                Signal::Exit => break,
+                Signal::Look => {}
+                Signal::None => lock(&self.lateness).push(due.elapsed()),
             }
-            lock(&self.idle).remove(&post.fence.builder);
-            post.busy.store(true, Ordering::SeqCst);
+            lock(&self.idle).remove(&worker.fence.builder);
+            worker.busy.store(true, Ordering::SeqCst);
             let looked = catch_unwind(AssertUnwindSafe(|| steps::scan(&mut scanner)));
-            post.busy.store(false, Ordering::SeqCst);
+            worker.busy.store(false, Ordering::SeqCst);
             let Ok(next) = looked else {
                 // The panic itself has been told.
-                log::error!("builder {}: the look at it panicked", post.fence.builder);
-                scanner = Scanner::new(&self.farm, post.fence, ScanMode::Daemon);
+                log::error!("builder {}: the look at it panicked", worker.fence.builder);
+                scanner = Scanner::new(&self.farm, worker.fence, ScanMode::Daemon);
                 due = Instant::now() + AFTER_PANIC;
                 continue;
             };
@@ -265,19 +271,19 @@ impl Crew {
                 Next::Soon => SOON.min(interval),
                 Next::Turn => interval,
                 Next::Idle => {
-                    self.note_idle(&scanner);
+                    self.record_idle(&scanner);
                     interval
                 }
                 Next::Gone => break,
             };
             due = Instant::now() + wait;
         }
-        lock(&self.idle).remove(&post.fence.builder);
-        self.forget(post.fence);
+        lock(&self.idle).remove(&worker.fence.builder);
+        self.remove(worker.fence);
     }
 
-    fn note_idle(&self, scanner: &Scanner<'_>) {
-        let Some(builder) = &scanner.seen else {
+    fn record_idle(&self, scanner: &Scanner<'_>) {
+        let Some(builder) = &scanner.last_builder else {
             return;
         };
         let idle = Idle {
@@ -290,7 +296,7 @@ impl Crew {
     // ---- the rest ----
 
     /// Calls as many idle builders as there are jobs for them.
-    pub(crate) fn wake(&self) {
+    pub(crate) fn wake_idle(&self) {
         if lock(&self.idle).is_empty() {
             return;
         }
@@ -310,21 +316,21 @@ impl Crew {
             let chosen: Vec<i64> = chosen.take(usize::try_from(jobs).unwrap_or(0)).collect();
             for builder in chosen {
                 idle.remove(&builder);
-                if let Some(post) = lock(&self.posts).get(&builder) {
-                    post.say(Call::Look);
+                if let Some(worker) = lock(&self.builders).get(&builder) {
+                    worker.send(Signal::Look);
                 }
             }
         }
     }
 
-    pub(crate) fn flush(&self) {
+    pub(crate) fn flush_tails(&self) {
         if let Err(error) = self.farm.flush_tails() {
             log::warn!("log tails: {error}");
         }
     }
 
     /// Says how far behind its turns scanning is: for whoever wants to know, or when it is much.
-    pub(crate) fn report(&self) {
+    pub(crate) fn report_lateness(&self) {
         let mut late = std::mem::take(&mut *lock(&self.lateness));
         late.sort_unstable();
         let at = |part: usize| {
@@ -338,7 +344,7 @@ impl Crew {
         log::log!(
             level,
             "{} builders, {} looks in their turn, late by {} ms (median), {} ms (99 %), {} ms (at most)",
-            lock(&self.posts).len(),
+            lock(&self.builders).len(),
             late.len(),
             at(50).as_millis(),
             at(99).as_millis(),
@@ -353,27 +359,27 @@ fn spread(builder: i64, over: Duration) -> Duration {
     over * place.unwrap_or(0) / 1000
 }
 
-impl Post {
-    fn say(&self, call: Call) {
-        let mut current = lock(&self.call);
-        if *current != Call::Leave {
-            *current = call;
+impl Worker {
+    fn send(&self, signal: Signal) {
+        let mut current = lock(&self.signal);
+        if *current != Signal::Exit {
+            *current = signal;
         }
-        self.called.notify_one();
+        self.signalled.notify_one();
     }
 
-    /// Waits until `due`, or until something is said.
-    fn wait(&self, due: Instant) -> Call {
+    /// Waits until `due`, or until something is requested.
+    fn wait(&self, due: Instant) -> Signal {
         let time = due.saturating_duration_since(Instant::now());
-        let nothing = |call: &mut Call| *call == Call::Wait;
+        let nothing = |signal: &mut Signal| *signal == Signal::None;
         let waited = self
-            .called
-            .wait_timeout_while(lock(&self.call), time, nothing);
-        let mut call = waited.unwrap_or_else(PoisonError::into_inner).0;
-        let said = *call;
-        if said == Call::Look {
-            *call = Call::Wait;
+            .signalled
+            .wait_timeout_while(lock(&self.signal), time, nothing);
+        let mut signal = waited.unwrap_or_else(PoisonError::into_inner).0;
+        let received = *signal;
+        if received == Signal::Look {
+            *signal = Signal::None;
         }
-        said
+        received
     }
 }

@@ -30,7 +30,7 @@ enum Kind {
 /// A line that names no package.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("Packages-arch-specific, line {line}: expected `name: architectures`")]
-pub(crate) struct Malformed {
+pub(crate) struct MalformedLine {
     /// From 1.
     line: usize,
 }
@@ -43,14 +43,14 @@ impl ArchSpecific {
     ///
     /// # Errors
     /// The first line without a name and a colon.
-    pub(crate) fn parse(text: &str) -> Result<Self, Malformed> {
+    pub(crate) fn parse(text: &str) -> Result<Self, MalformedLine> {
         let mut entries = Vec::new();
         for (index, line) in text.lines().enumerate() {
             let line = line.split('#').next().unwrap_or_default().trim();
             if line.is_empty() {
                 continue;
             }
-            let malformed = Malformed { line: index + 1 };
+            let malformed = MalformedLine { line: index + 1 };
             let Some((name, tags)) = line.split_once(':') else {
                 return Err(malformed);
             };
@@ -61,12 +61,12 @@ impl ArchSpecific {
             if name.is_empty() {
                 return Err(malformed);
             }
-            let bare = |tag: &str| tag.replace('!', "");
+            let without_mark = |tag: &str| tag.replace('!', "");
             entries.push(Entry {
                 name: name.to_owned(),
                 kind,
                 excludes: tags.contains('!'),
-                tags: tags.split_whitespace().map(bare).collect(),
+                tags: tags.split_whitespace().map(without_mark).collect(),
             });
         }
         Ok(Self(entries))
@@ -85,7 +85,7 @@ impl ArchSpecific {
     ) -> Restrictions {
         let mut restrictions = Restrictions::new();
         for entry in &self.0 {
-            let mut allowed = entry.of(tags);
+            let mut allowed = entry.allowed(tags);
             let source = match entry.kind {
                 Kind::Source => Some(entry.name.clone()),
                 Kind::Binary => {
@@ -100,7 +100,7 @@ impl ArchSpecific {
 }
 
 impl Entry {
-    fn of(&self, tags: &[&str]) -> BTreeSet<String> {
+    fn allowed(&self, tags: &[&str]) -> BTreeSet<String> {
         let listed = |tag: &str| self.tags.iter().any(|one| arch::matches(tag, one));
         let left = tags.iter().filter(|tag| listed(tag) != self.excludes);
         left.map(ToString::to_string).collect()
@@ -163,7 +163,7 @@ mod tests {
     fn a_line_that_is_none_is_named() {
         for text in ["#\n%a i386\n", "%a: i386\n: amd64", "\n%: amd64"] {
             let error = ArchSpecific::parse(text).unwrap_err();
-            assert_eq!(error, Malformed { line: 2 }, "{text:?}");
+            assert_eq!(error, MalformedLine { line: 2 }, "{text:?}");
         }
     }
 }

@@ -35,7 +35,7 @@ pub(crate) struct Chosen {
 /// A source whose .dsc does not say what it is for.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the Architecture field is empty: take the .dsc as dpkg-source wrote it")]
-pub(crate) struct NoHint;
+pub(crate) struct EmptyHint;
 
 /// Returns the builds of a source, by tag.
 ///
@@ -51,10 +51,10 @@ pub(crate) struct NoHint;
 ///
 /// # Errors
 /// A hint without a word.
-pub(crate) fn choose(choice: &Choice<'_>) -> Result<Vec<Chosen>, NoHint> {
+pub(crate) fn choose(choice: &Choice<'_>) -> Result<Vec<Chosen>, EmptyHint> {
     let hint = words(choice.hint);
     if hint.is_empty() {
-        return Err(NoHint);
+        return Err(EmptyHint);
     }
     let tags: BTreeSet<&str> = choice
         .tags
@@ -149,7 +149,7 @@ mod tests {
             assert_eq!(shown(&of(hint)), expect, "{hint:?}");
         }
         for hint in ["", " \n "] {
-            assert_eq!(choose(&of(hint)), Err(NoHint));
+            assert_eq!(choose(&of(hint)), Err(EmptyHint));
         }
     }
 

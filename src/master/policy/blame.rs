@@ -16,7 +16,7 @@ const BUILDER_FAILURES: i64 = 5;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Counts {
     /// Failed scans of the builder in a row. In memory only; back to 0 once they make a failure,
-    /// after it has been judged, and by every scan that succeeds.
+    /// after it has been decided, and by every scan that succeeds.
     pub(crate) consecutive: u32,
     /// Failures of the builder since it last brought a build to its end.
     pub(crate) builder: i64,
@@ -67,14 +67,14 @@ pub(crate) enum JobVerdict {
     Cancelled,
 }
 
-const NOBODY: Verdict = Verdict {
+const NO_CHANGE: Verdict = Verdict {
     builder: BuilderVerdict::Leave,
     job: JobVerdict::Leave,
 };
 
 /// Tells whether a failure is to be counted, against the builder and its build if it has one.
 /// `consecutive` counts failed scans, this one included.
-pub(crate) fn count(kind: Kind, consecutive: u32) -> bool {
+pub(crate) fn is_counted(kind: Kind, consecutive: u32) -> bool {
     match kind {
         Kind::Passing => consecutive >= SCANS_A_FAILURE,
         Kind::Dispatch | Kind::Isolation | Kind::Cancel => true,
@@ -83,20 +83,20 @@ pub(crate) fn count(kind: Kind, consecutive: u32) -> bool {
 
 /// Returns what becomes of builder and job after a failure. One that does not count changes
 /// nothing.
-pub(crate) fn judge(kind: Kind, counts: &Counts) -> Verdict {
-    if !count(kind, counts.consecutive) {
-        return NOBODY;
+pub(crate) fn decide(kind: Kind, counts: &Counts) -> Verdict {
+    if !is_counted(kind, counts.consecutive) {
+        return NO_CHANGE;
     }
     let verdict = match kind {
         Kind::Isolation => Verdict {
             builder: BuilderVerdict::Fail,
             job: JobVerdict::Fail,
         },
-        Kind::Passing => weigh(counts, true),
-        Kind::Dispatch => weigh(counts, false),
+        Kind::Passing => compare_counts(counts, true),
+        Kind::Dispatch => compare_counts(counts, false),
         Kind::Cancel => Verdict {
             job: JobVerdict::Cancelled,
-            ..weigh(counts, false)
+            ..compare_counts(counts, false)
         },
     };
     match counts.build {
@@ -108,7 +108,7 @@ pub(crate) fn judge(kind: Kind, counts: &Counts) -> Verdict {
     }
 }
 
-fn weigh(counts: &Counts, may_retry: bool) -> Verdict {
+fn compare_counts(counts: &Counts, may_retry: bool) -> Verdict {
     let (builder, build) = (counts.builder, counts.build.unwrap_or(0));
     let verdict = |builder, job| Verdict { builder, job };
     if builder < build {
@@ -119,7 +119,7 @@ fn weigh(counts: &Counts, may_retry: bool) -> Verdict {
     } else if builder > build {
         verdict(BuilderVerdict::MarkDirty, JobVerdict::Reset)
     } else if may_retry && builder < JOB_RESET_FAILURES {
-        NOBODY
+        NO_CHANGE
     } else {
         verdict(BuilderVerdict::Leave, JobVerdict::Reset)
     }
@@ -130,13 +130,13 @@ mod tests {
     use super::*;
     use BuilderVerdict::{ClearCount, Fail, Leave, MarkDirty};
 
-    fn judged(kind: Kind, builder: i64, build: Option<i64>) -> (BuilderVerdict, JobVerdict) {
+    fn decided(kind: Kind, builder: i64, build: Option<i64>) -> (BuilderVerdict, JobVerdict) {
         let counts = Counts {
             consecutive: SCANS_A_FAILURE,
             builder,
             build,
         };
-        let verdict = judge(kind, &counts);
+        let verdict = decide(kind, &counts);
         (verdict.builder, verdict.job)
     }
 
@@ -170,7 +170,7 @@ mod tests {
             ),
         ] {
             let given = format!("{kind:?} {builder} {build:?}");
-            assert_eq!(judged(kind, builder, build), expect, "{given}");
+            assert_eq!(decided(kind, builder, build), expect, "{given}");
         }
     }
 
@@ -182,11 +182,11 @@ mod tests {
                 builder: 9,
                 build: Some(1),
             };
-            assert!(!count(Kind::Passing, consecutive));
-            assert_eq!(judge(Kind::Passing, &counts), NOBODY);
-            assert!(count(Kind::Dispatch, consecutive));
+            assert!(!is_counted(Kind::Passing, consecutive));
+            assert_eq!(decide(Kind::Passing, &counts), NO_CHANGE);
+            assert!(is_counted(Kind::Dispatch, consecutive));
         }
-        assert!(count(Kind::Passing, SCANS_A_FAILURE));
+        assert!(is_counted(Kind::Passing, SCANS_A_FAILURE));
     }
 
     /// A builder every scan of which fails, on a clock of its own.
@@ -210,11 +210,11 @@ mod tests {
         }
 
         /// Scans until a verdict falls on somebody; `build` is the count of its job.
-        fn until_judged(&mut self, mut build: Option<&mut i64>) -> Verdict {
+        fn until_verdict(&mut self, mut build: Option<&mut i64>) -> Verdict {
             loop {
                 self.clock_secs += Self::SCAN_SECS;
                 self.consecutive += 1;
-                let counts = count(self.kind, self.consecutive);
+                let counts = is_counted(self.kind, self.consecutive);
                 if counts {
                     self.builder += 1;
                     build.iter_mut().for_each(|build| **build += 1);
@@ -224,18 +224,18 @@ mod tests {
                     builder: self.builder,
                     build: build.as_deref().copied(),
                 };
-                let verdict = judge(self.kind, &given);
+                let verdict = decide(self.kind, &given);
                 if counts {
                     self.consecutive = 0;
                 }
-                if verdict != NOBODY {
+                if verdict != NO_CHANGE {
                     return verdict;
                 }
             }
         }
 
         fn until_out(&mut self) -> u32 {
-            while self.until_judged(None).builder != Fail {}
+            while self.until_verdict(None).builder != Fail {}
             self.clock_secs
         }
     }
@@ -254,12 +254,12 @@ mod tests {
     fn a_job_that_kills_builders_is_failed_by_the_second() {
         let mut build = 0;
         let mut first = Failing::new(Kind::Passing);
-        let verdict = first.until_judged(Some(&mut build));
+        let verdict = first.until_verdict(Some(&mut build));
         assert_eq!((verdict.builder, verdict.job), (Leave, JobVerdict::Reset));
         assert_eq!((first.builder, build, first.clock_secs), (3, 3, 225));
 
         let mut second = Failing::new(Kind::Passing);
-        let verdict = second.until_judged(Some(&mut build));
+        let verdict = second.until_verdict(Some(&mut build));
         let expect = (ClearCount, JobVerdict::Fail);
         assert_eq!((verdict.builder, verdict.job), expect);
         assert_eq!((second.builder, build), (1, 4));

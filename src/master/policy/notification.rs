@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::master::model::{BuildName, BuildState};
 
 /// What a document is made of.
-pub(crate) struct Notice<'a> {
+pub(crate) struct Notification<'a> {
     pub(crate) build: i64,
     pub(crate) name: &'a BuildName,
     pub(crate) state: BuildState,
@@ -20,7 +20,7 @@ pub(crate) struct Notice<'a> {
     pub(crate) reason: Option<&'a str>,
 }
 
-impl Notice<'_> {
+impl Notification<'_> {
     /// Returns the document, in one line.
     pub(crate) fn document(&self) -> String {
         json!({

@@ -150,11 +150,11 @@ pub(crate) fn archive_lines(sources: &AptSources<'_>) -> Vec<String> {
                 true => Pocket::Security,
                 false => Pocket::Updates,
             };
-            let near = [sources.own]
+            let archives = [sources.own]
                 .into_iter()
                 .chain(sources.others.iter().copied());
-            let near = near.filter(|archive| archive.has_binaries);
-            let mut lines: Vec<String> = near
+            let archives = archives.filter(|archive| archive.has_binaries);
+            let mut lines: Vec<String> = archives
                 .filter_map(|archive| line(archive, sources.series, &ogre))
                 .collect();
             if let Some(primary) = sources.primary {

@@ -10,7 +10,7 @@ use crate::master::model::{BuildState, JobStatus, Pocket};
 
 /// What is known of a build that somebody asks about. Times are milliseconds since 1970.
 #[derive(Clone, Debug)]
-pub(crate) struct Facts {
+pub(crate) struct BuildFacts {
     pub(crate) now: i64,
     pub(crate) state: BuildState,
     /// What its row in the queue says; none: it has no row.
@@ -47,12 +47,12 @@ pub(crate) struct Facts {
 #[derive(Clone, Debug)]
 pub(crate) struct EligibleBuilder {
     pub(crate) name: String,
-    pub(crate) doing: Doing,
+    pub(crate) availability: Availability,
 }
 
 /// What keeps a builder from taking the job.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Doing {
+pub(crate) enum Availability {
     /// Nothing does.
     Idle,
     /// It has a job, of this title.
@@ -83,7 +83,7 @@ impl fmt::Display for Answer {
 }
 
 /// Returns why a build is not running.
-pub(crate) fn why(facts: &Facts) -> Answer {
+pub(crate) fn why(facts: &BuildFacts) -> Answer {
     if let Some(sentence) = not_waiting(facts) {
         return Answer {
             sentence,
@@ -111,13 +111,13 @@ pub(crate) fn why(facts: &Facts) -> Answer {
     }
     let first = obstacles.into_iter().next();
     Answer {
-        sentence: first.unwrap_or_else(|| its_turn(facts)),
+        sentence: first.unwrap_or_else(|| waits_for(facts)),
         facts: known,
     }
 }
 
 /// Returns what a build does that does not wait in the queue.
-fn not_waiting(facts: &Facts) -> Option<String> {
+fn not_waiting(facts: &BuildFacts) -> Option<String> {
     let on = facts
         .builder
         .as_deref()
@@ -145,7 +145,7 @@ fn not_waiting(facts: &Facts) -> Option<String> {
 }
 
 /// Returns what forbids the build, whoever is free.
-fn forbidden(facts: &Facts) -> Vec<String> {
+fn forbidden(facts: &BuildFacts) -> Vec<String> {
     let suspended = facts.job == Some(JobStatus::Suspended) && facts.archive_enabled;
     [
         (
@@ -172,7 +172,7 @@ fn forbidden(facts: &Facts) -> Vec<String> {
 }
 
 /// Returns what it cannot start without.
-fn lacking(facts: &Facts) -> Vec<String> {
+fn lacking(facts: &BuildFacts) -> Vec<String> {
     let mut lacking = Vec::new();
     if !facts.has_chroot {
         let (series, tag, pocket) = (&facts.series, &facts.arch_tag, facts.pocket);
@@ -180,12 +180,14 @@ fn lacking(facts: &Facts) -> Vec<String> {
             "There is no chroot of {series} {tag} for {pocket}."
         ));
     }
-    let count = |wanted: fn(&Doing) -> bool| {
+    let count = |wanted: fn(&Availability) -> bool| {
         let builders = facts.builders.iter();
-        builders.filter(|builder| wanted(&builder.doing)).count()
+        builders
+            .filter(|builder| wanted(&builder.availability))
+            .count()
     };
-    let disabled = count(|doing| matches!(doing, Doing::Disabled(_)));
-    let manual = count(|doing| *doing == Doing::Manual);
+    let disabled = count(|one| matches!(one, Availability::Disabled(_)));
+    let manual = count(|one| *one == Availability::Manual);
     let (all, kind) = (facts.builders.len(), kind(facts));
     if all == 0 {
         lacking.push(format!(
@@ -193,13 +195,13 @@ fn lacking(facts: &Facts) -> Vec<String> {
             facts.processor
         ));
     } else if disabled == all {
-        lacking.push(format!("{} disabled.", every(facts, &kind, all)));
+        lacking.push(format!("{} disabled.", all_builders(facts, &kind, all)));
     } else if disabled + manual == all {
-        let so = match disabled {
+        let state = match disabled {
             0 => "manual",
             _ => "disabled or manual",
         };
-        lacking.push(format!("{} {so}.", every(facts, &kind, all)));
+        lacking.push(format!("{} {state}.", all_builders(facts, &kind, all)));
     }
     if facts.now < facts.not_before {
         let left = span(facts.not_before - facts.now);
@@ -210,7 +212,7 @@ fn lacking(facts: &Facts) -> Vec<String> {
     lacking
 }
 
-fn kind(facts: &Facts) -> String {
+fn kind(facts: &BuildFacts) -> String {
     match facts.virtualized {
         true => "virtual",
         false => "non-virtual",
@@ -218,7 +220,7 @@ fn kind(facts: &Facts) -> String {
     .to_owned()
 }
 
-fn every(facts: &Facts, kind: &str, all: usize) -> String {
+fn all_builders(facts: &BuildFacts, kind: &str, all: usize) -> String {
     match all {
         1 => format!("The only {kind} builder for {} is", facts.processor),
         _ => format!("All {all} {kind} builders for {} are", facts.processor),
@@ -226,16 +228,19 @@ fn every(facts: &Facts, kind: &str, all: usize) -> String {
 }
 
 /// Returns whom it waits for, when nothing else is in its way.
-fn its_turn(facts: &Facts) -> String {
+fn waits_for(facts: &BuildFacts) -> String {
     let free = facts
         .builders
         .iter()
-        .filter(|builder| builder.doing == Doing::Idle);
+        .filter(|builder| builder.availability == Availability::Idle);
     let free: Vec<&str> = free.map(|builder| builder.name.as_str()).collect();
-    let automatic = facts.builders.iter().filter(|builder| match builder.doing {
-        Doing::Idle | Doing::Building(_) | Doing::Cleaning => true,
-        Doing::Manual | Doing::Disabled(_) => false,
-    });
+    let automatic = facts
+        .builders
+        .iter()
+        .filter(|builder| match builder.availability {
+            Availability::Idle | Availability::Building(_) | Availability::Cleaning => true,
+            Availability::Manual | Availability::Disabled(_) => false,
+        });
     let automatic = automatic.count();
     let jobs = match facts.ahead {
         1 => "1 job goes".to_owned(),
@@ -256,15 +261,15 @@ fn its_turn(facts: &Facts) -> String {
 }
 
 fn builder_line(builder: &EligibleBuilder) -> String {
-    let doing = match &builder.doing {
-        Doing::Idle => "idle".to_owned(),
-        Doing::Building(title) => format!("building {title}"),
-        Doing::Cleaning => "cleaning".to_owned(),
-        Doing::Manual => "manual, takes no jobs by itself".to_owned(),
-        Doing::Disabled(None) => "disabled".to_owned(),
-        Doing::Disabled(Some(why)) => format!("disabled: {why}"),
+    let shown = match &builder.availability {
+        Availability::Idle => "idle".to_owned(),
+        Availability::Building(title) => format!("building {title}"),
+        Availability::Cleaning => "cleaning".to_owned(),
+        Availability::Manual => "manual, takes no jobs by itself".to_owned(),
+        Availability::Disabled(None) => "disabled".to_owned(),
+        Availability::Disabled(Some(why)) => format!("disabled: {why}"),
     };
-    format!("builder {}: {doing}", builder.name)
+    format!("builder {}: {shown}", builder.name)
 }
 
 /// Returns a duration as people say it, rounded up: `40 s`, `12 min`, `3 h 5 min`.

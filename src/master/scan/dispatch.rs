@@ -12,7 +12,7 @@ use crate::librarian::{self, alias_url, issue_token};
 use crate::protocol::Sha1Hex;
 use crate::xmlrpc::Value;
 
-use super::look::{Next, Scanner, Trouble, View, held, note, still_held};
+use super::look::{LookError, Next, Scanner, View, add_event, check_fence, holds_lease};
 use crate::master::farm::millis;
 use crate::master::model::{BuildState, CleanStatus, SeriesStatus, cookie};
 use crate::master::policy::blame::Kind;
@@ -29,7 +29,7 @@ use crate::sys::clock::now_ms as now;
 /// Jobs looked at for one dispatch that turn out not to be for building (docs/farm.md §3.1).
 const TRIES: u32 = 10;
 /// How long a job that lacks something of ours, its chroot say, keeps away from the queue.
-const SET_ASIDE: Duration = Duration::from_secs(60);
+const POSTPONE: Duration = Duration::from_secs(60);
 
 /// The outcome of a dispatch.
 pub(super) enum Dispatched {
@@ -38,21 +38,21 @@ pub(super) enum Dispatched {
     /// A job was claimed and sent. `view` has the job, so that a failure counts against it too.
     Job {
         view: Box<View>,
-        sent: Result<Next, Trouble>,
+        sent: Result<Next, LookError>,
     },
 }
 
 /// What to do with a claimed job.
-enum Fit {
+enum Decision {
     Build(File),
     /// It is never to be built.
     Discard(BuildState, &'static str),
     /// Something is missing that may come.
-    SetAside(String),
+    Postpone(String),
 }
 
 /// Finds the builder, which is idle and clean, something to do.
-pub(super) fn dispatch(scanner: &mut Scanner<'_>, view: &View) -> Result<Dispatched, Trouble> {
+pub(super) fn dispatch(scanner: &mut Scanner<'_>, view: &View) -> Result<Dispatched, LookError> {
     for _ in 0..TRIES {
         let claim = |tx: &mut Tx<'_>| queue::claim(tx, scanner.fence, &view.builder, now());
         let Some(claim) = scanner.farm.db.write(claim)? else {
@@ -62,40 +62,40 @@ pub(super) fn dispatch(scanner: &mut Scanner<'_>, view: &View) -> Result<Dispatc
             .farm
             .db
             .read(|tx| candidate::candidate(tx, claim.build))?;
-        match fit(&candidate) {
-            Fit::Build(chroot) => return send(scanner, &claim, &candidate, &chroot),
-            Fit::Discard(state, why) => {
+        match decide(&candidate) {
+            Decision::Build(chroot) => return send(scanner, &claim, &candidate, &chroot),
+            Decision::Discard(state, why) => {
                 let write =
                     |tx: &mut Tx<'_>| queue::discard(tx, scanner.fence, claim.queue, state, now());
-                held(scanner.farm.db.write(write)?)?;
-                scanner.say(
+                check_fence(scanner.farm.db.write(write)?)?;
+                scanner.log(
                     view,
                     log::Level::Info,
                     &format!("{}: {state}: {why}", candidate.name),
                 );
             }
-            Fit::SetAside(why) => set_aside(scanner, view, &claim, &candidate, &why)?,
+            Decision::Postpone(why) => postpone(scanner, view, &claim, &candidate, &why)?,
         }
     }
     Ok(Dispatched::Nothing(Next::Soon))
 }
 
 /// Puts a job back for a while; the builder, of which nothing was asked, is clean.
-fn set_aside(
+fn postpone(
     scanner: &Scanner<'_>,
     view: &View,
     claim: &Claim,
     candidate: &Candidate,
     why: &str,
-) -> Result<(), Trouble> {
-    let until = now() + millis(SET_ASIDE);
+) -> Result<(), LookError> {
+    let until = now() + millis(POSTPONE);
     let write = |tx: &mut Tx<'_>| {
         let reset = queue::reset(tx, scanner.fence, claim.queue, until)?;
         let clean = CleanStatus::Clean;
         Ok(reset && builders::set_clean(tx, scanner.fence, clean, now())?)
     };
-    held(scanner.farm.db.write(write)?)?;
-    scanner.say(
+    check_fence(scanner.farm.db.write(write)?)?;
+    scanner.log(
         view,
         log::Level::Warn,
         &format!("{}: put aside: {why}", candidate.name),
@@ -110,21 +110,21 @@ fn send(
     claim: &Claim,
     candidate: &Candidate,
     chroot: &File,
-) -> Result<Dispatched, Trouble> {
+) -> Result<Dispatched, LookError> {
     let Some(view) = scanner.view()? else {
-        return Err(Trouble::Changed);
+        return Err(LookError::Changed);
     };
     let sent = try_send(scanner, &view, claim, candidate, chroot);
     let sent = match sent {
-        Err(Trouble::Failure { why, .. }) => Err(Trouble::Failure {
+        Err(LookError::Failure { why, .. }) => Err(LookError::Failure {
             kind: Kind::Dispatch,
             why,
         }),
-        Err(Trouble::Ours(why)) => {
-            let until = now() + millis(SET_ASIDE);
+        Err(LookError::Internal(why)) => {
+            let until = now() + millis(POSTPONE);
             let write = |tx: &mut Tx<'_>| queue::reset(tx, scanner.fence, claim.queue, until);
-            held(scanner.farm.db.write(write)?)?;
-            Err(Trouble::Ours(why))
+            check_fence(scanner.farm.db.write(write)?)?;
+            Err(LookError::Internal(why))
         }
         other => other,
     };
@@ -140,7 +140,7 @@ fn try_send(
     claim: &Claim,
     candidate: &Candidate,
     chroot: &File,
-) -> Result<Next, Trouble> {
+) -> Result<Next, LookError> {
     for file in std::iter::once(chroot).chain(&candidate.files) {
         send_file(scanner, view, file)?;
     }
@@ -156,31 +156,32 @@ fn try_send(
         build_args(&arguments(view, candidate)),
     ];
     // The files took their time.
-    if !still_held(scanner.farm, scanner.fence) {
-        return Err(Trouble::Changed);
+    if !holds_lease(scanner.farm, scanner.fence) {
+        return Err(LookError::Changed);
     }
     if let Some(complaint) = scanner.slave(view)?.build(&params)? {
-        return Err(Trouble::Failure {
+        return Err(LookError::Failure {
             kind: Kind::Dispatch,
             why: format!("the slave will not build it: {complaint}"),
         });
     }
-    scanner.say(view, log::Level::Info, &format!("builds it as {cookie}"));
+    scanner.log(view, log::Level::Info, &format!("builds it as {cookie}"));
     let write = |tx: &mut Tx<'_>| {
         let message = format!("{} builds it as {cookie}", view.builder.name);
-        note(tx, log::Level::Info, "dispatched", view, message)
+        add_event(tx, log::Level::Info, "dispatched", view, message)
     };
     // It builds, whether or not that can be noted.
     if let Err(error) = scanner.farm.db.write(write) {
-        scanner.say(view, log::Level::Warn, &error.to_string());
+        scanner.log(view, log::Level::Warn, &error.to_string());
     }
     Ok(Next::Turn)
 }
 
 /// Has the slave fetch a file from the librarian. If it cannot, the librarian is asked for it
 /// from here: what nobody can have is no fault of the builder's.
-fn send_file(scanner: &mut Scanner<'_>, view: &View, file: &File) -> Result<(), Trouble> {
-    let sum = Sha1Hex::parse(file.sha1()).map_err(|error| Trouble::Ours(error.to_string()))?;
+fn send_file(scanner: &mut Scanner<'_>, view: &View, file: &File) -> Result<(), LookError> {
+    let sha1 =
+        Sha1Hex::parse(file.sha1()).map_err(|error| LookError::Internal(error.to_string()))?;
     let url = alias_url(&scanner.farm.library_url, file.alias, &file.name);
     let token = match file.restricted {
         true => scanner
@@ -191,21 +192,21 @@ fn send_file(scanner: &mut Scanner<'_>, view: &View, file: &File) -> Result<(), 
     };
     if scanner
         .slave(view)?
-        .ensure_present(&sum, &url, &token)?
+        .ensure_present(&sha1, &url, &token)?
         .is_none()
     {
         return Ok(());
     }
     librarian::check(&url, &token).map_err(|error| {
         let name = &file.name;
-        Trouble::Ours(format!(
+        LookError::Internal(format!(
             "{name} is not to be had from the librarian: {error}"
         ))
     })?;
     // It may have been starting again, a moment ago.
-    match scanner.slave(view)?.ensure_present(&sum, &url, &token)? {
+    match scanner.slave(view)?.ensure_present(&sha1, &url, &token)? {
         None => Ok(()),
-        Some(complaint) => Err(Trouble::Failure {
+        Some(complaint) => Err(LookError::Failure {
             kind: Kind::Dispatch,
             why: format!("the slave cannot fetch {url}: {complaint}"),
         }),
@@ -241,19 +242,19 @@ fn arguments(view: &View, candidate: &Candidate) -> Dispatch {
 }
 
 /// Tells what to do with a claimed job (docs/farm.md §2.12, §3.7).
-fn fit(candidate: &Candidate) -> Fit {
+fn decide(candidate: &Candidate) -> Decision {
     let purpose = candidate.archive.archive.purpose;
     if candidate.series_status == SeriesStatus::Obsolete
         || !accepts(purpose, candidate.series_status, candidate.name.pocket)
     {
         let why = "the series takes nothing more for this pocket";
-        return Fit::Discard(BuildState::FailedToBuild, why);
+        return Decision::Discard(BuildState::FailedToBuild, why);
     }
     if candidate.component.is_none() {
-        return Fit::Discard(BuildState::Superseded, "the source is no longer published");
+        return Decision::Discard(BuildState::Superseded, "the source is no longer published");
     }
     if candidate.archive.archive.private && !candidate.published_in_private {
-        return Fit::SetAside("the source is not published yet".to_owned());
+        return Decision::Postpone("the source is not published yet".to_owned());
     }
     let name = &candidate.name;
     if !candidate
@@ -261,7 +262,7 @@ fn fit(candidate: &Candidate) -> Fit {
         .iter()
         .any(|file| file.name.ends_with(".dsc"))
     {
-        return Fit::Discard(
+        return Decision::Discard(
             BuildState::FailedToBuild,
             "its .dsc is no longer in the librarian",
         );
@@ -273,7 +274,7 @@ fn fit(candidate: &Candidate) -> Fit {
             .find(|(pocket, _)| *pocket == wanted)
     });
     match chroot {
-        Some((_, file)) => Fit::Build(file.clone()),
-        None => Fit::SetAside(format!("no chroot for {} {}", name.suite(), name.arch_tag)),
+        Some((_, file)) => Decision::Build(file.clone()),
+        None => Decision::Postpone(format!("no chroot for {} {}", name.suite(), name.arch_tag)),
     }
 }

@@ -24,12 +24,12 @@ use crate::master::farm::DownloadSlot;
 /// Tries at one file (docs/farm.md §3.1).
 const TRIES: u32 = 3;
 /// Before the second try; twice that before the third.
-const PAUSE: Duration = Duration::from_millis(500);
+const RETRY_DELAY: Duration = Duration::from_millis(500);
 /// Age of half-fetched results that nobody can be at any more.
-const OLD: Duration = Duration::from_secs(24 * 3600);
+const STALE_AFTER: Duration = Duration::from_secs(24 * 3600);
 /// Below this many bytes a second on average, after the first `GRACE`, a download is given up: it
 /// keeps others waiting.
-const LOWEST_RATE: u64 = 16 << 10;
+const MIN_RATE: u64 = 16 << 10;
 const GRACE: Duration = Duration::from_secs(60);
 
 /// Why results did not arrive.
@@ -54,16 +54,16 @@ pub(crate) enum Error {
 /// Names and sums, as a slave announces its results.
 pub(crate) type Files = [(FileName, Sha1Hex)];
 
-/// Where a try at a build is gathered, or its log packed: each holder of the builder's lease has a
+/// Where a try at a build is downloaded, or its log packed: each holder of the builder's lease has a
 /// place of its own, so that one that was thought dead is in nobody's way.
-pub(crate) fn place(results: &Path, cookie: &str, epoch: i64, what: &str) -> PathBuf {
+pub(crate) fn work_path(results: &Path, cookie: &str, epoch: i64, what: &str) -> PathBuf {
     results
         .join("grabbing")
         .join(format!("{cookie}@{epoch}.{what}"))
 }
 
-/// What is to be gathered, and how.
-pub(crate) struct Gathering<'a> {
+/// What is to be downloaded, and how.
+pub(crate) struct Request<'a> {
     pub(crate) client: &'a Client,
     pub(crate) cookie: &'a str,
     /// Of the builder's lease.
@@ -75,12 +75,12 @@ pub(crate) struct Gathering<'a> {
     /// Waits for the right to fetch one file.
     pub(crate) slot: &'a dyn Fn() -> DownloadSlot<'a>,
     /// Tells whether the lease still holds.
-    pub(crate) is_ours: &'a dyn Fn() -> bool,
+    pub(crate) holds_lease: &'a dyn Fn() -> bool,
 }
 
 /// What came, and how long that took.
 #[derive(Debug)]
-pub(crate) struct Gathered {
+pub(crate) struct Downloaded {
     pub(crate) bytes: u64,
     /// Until they were handed over; then the disk was waited for.
     pub(crate) fetched_in: Duration,
@@ -88,64 +88,64 @@ pub(crate) struct Gathered {
 
 /// Brings the files into `incoming/COOKIE` below the results; on return they are on disk there.
 /// Whatever fails before leaves nothing behind.
-pub(crate) fn gather(wanted: &Gathering<'_>) -> Result<Gathered, Error> {
+pub(crate) fn download(request: &Request<'_>) -> Result<Downloaded, Error> {
     let started = Instant::now();
-    let done = wanted.results.join("incoming").join(wanted.cookie);
-    let bytes = bring(wanted, &done)?;
+    let done = request.results.join("incoming").join(request.cookie);
+    let bytes = download_and_hand_over(request, &done)?;
     let fetched_in = started.elapsed();
-    for (name, _) in wanted.files {
+    for (name, _) in request.files {
         let path = done.join(name.as_str());
-        let file = fs::File::open(&path).map_err(at(&path))?;
-        file.sync_all().map_err(at(&path))?;
+        let file = fs::File::open(&path).map_err(io_error(&path))?;
+        file.sync_all().map_err(io_error(&path))?;
     }
     fsync_dir(&done)?;
     fsync_dir(parent(&done))?;
-    Ok(Gathered { bytes, fetched_in })
+    Ok(Downloaded { bytes, fetched_in })
 }
 
 /// Fetches what is not there yet, and hands it over; returns how many bytes came.
-fn bring(wanted: &Gathering<'_>, done: &Path) -> Result<u64, Error> {
-    check_names(wanted.files)?;
-    remove_earlier(wanted.results, wanted.cookie, wanted.epoch)?;
-    if is_complete(done, wanted.files)? {
+fn download_and_hand_over(request: &Request<'_>, done: &Path) -> Result<u64, Error> {
+    check_names(request.files)?;
+    remove_superseded(request.results, request.cookie, request.epoch)?;
+    if is_complete(done, request.files)? {
         return Ok(0);
     }
-    let dir = place(wanted.results, wanted.cookie, wanted.epoch, "files");
-    let gathered = fetch_all(wanted, &dir).and_then(|bytes| {
-        hand_over(wanted, &dir, done)?;
+    let dir = work_path(request.results, request.cookie, request.epoch, "files");
+    let downloaded = download_all(request, &dir).and_then(|bytes| {
+        hand_over(request, &dir, done)?;
         Ok(bytes)
     });
-    if gathered.is_err() {
+    if downloaded.is_err() {
         // What is left is swept when it is old.
         let _ = remove_tree(&dir);
     }
-    gathered
+    downloaded
 }
 
-fn fetch_all(wanted: &Gathering<'_>, dir: &Path) -> Result<u64, Error> {
+fn download_all(request: &Request<'_>, dir: &Path) -> Result<u64, Error> {
     remove_tree(dir)?;
-    make(dir)?;
+    create_dir(dir)?;
     let mut bytes = 0;
-    for (name, sum) in wanted.files {
-        bytes += fetch(wanted, name, sum, dir)?;
+    for (name, sha1) in request.files {
+        bytes += fetch(request, name, sha1, dir)?;
     }
-    check_changes(dir, wanted.files)?;
+    check_changes(dir, request.files)?;
     Ok(bytes)
 }
 
 /// Renames `dir` to `done`; what is there already is looked at only now, for another process may
 /// have been faster.
-fn hand_over(wanted: &Gathering<'_>, dir: &Path, done: &Path) -> Result<(), Error> {
+fn hand_over(request: &Request<'_>, dir: &Path, done: &Path) -> Result<(), Error> {
     let incoming = parent(done);
-    make(incoming)?;
-    if is_complete(done, wanted.files)? {
+    create_dir(incoming)?;
+    if is_complete(done, request.files)? {
         return Ok(remove_tree(dir)?);
     }
-    if !(wanted.is_ours)() {
+    if !(request.holds_lease)() {
         return Err(Error::Lost);
     }
     remove_tree(done)?;
-    fs::rename(dir, done).map_err(at(done))
+    fs::rename(dir, done).map_err(io_error(done))
 }
 
 fn parent(path: &Path) -> &Path {
@@ -153,14 +153,14 @@ fn parent(path: &Path) -> &Path {
 }
 
 /// Removes what earlier holders of the lease left of this try.
-fn remove_earlier(results: &Path, cookie: &str, epoch: i64) -> Result<(), Error> {
+fn remove_superseded(results: &Path, cookie: &str, epoch: i64) -> Result<(), Error> {
     let folder = results.join("grabbing");
     let entries = match fs::read_dir(&folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        entries => entries.map_err(at(&folder))?,
+        entries => entries.map_err(io_error(&folder))?,
     };
     for entry in entries {
-        let entry = entry.map_err(at(&folder))?;
+        let entry = entry.map_err(io_error(&folder))?;
         let name = entry.file_name();
         let holder = name
             .to_str()
@@ -175,14 +175,14 @@ fn remove_earlier(results: &Path, cookie: &str, epoch: i64) -> Result<(), Error>
 
 /// Removes what processes that are no more left half-fetched: it is of no use (docs/farm.md §3.1).
 /// What nobody has touched for a day is nobody's.
-pub(crate) fn sweep(results: &Path) {
+pub(crate) fn remove_stale(results: &Path) {
     let Ok(entries) = fs::read_dir(results.join("grabbing")) else {
         return;
     };
     for entry in entries.flatten() {
         let modified = entry.metadata().and_then(|data| data.modified());
         let age = modified.ok().and_then(|time| time.elapsed().ok());
-        if age.is_some_and(|age| age > OLD)
+        if age.is_some_and(|age| age > STALE_AFTER)
             && let Err(error) = remove_tree(&entry.path())
         {
             log::warn!("{error}");
@@ -190,11 +190,11 @@ pub(crate) fn sweep(results: &Path) {
     }
 }
 
-fn make(dir: &Path) -> Result<(), Error> {
-    fs::create_dir_all(dir).map_err(at(dir))
+fn create_dir(dir: &Path) -> Result<(), Error> {
+    fs::create_dir_all(dir).map_err(io_error(dir))
 }
 
-fn at(path: &Path) -> impl FnOnce(io::Error) -> Error + '_ {
+fn io_error(path: &Path) -> impl FnOnce(io::Error) -> Error + '_ {
     move |source| Error::Io {
         path: path.to_owned(),
         source,
@@ -221,13 +221,13 @@ fn is_complete(dir: &Path, files: &Files) -> Result<bool, Error> {
     if !dir.is_dir() {
         return Ok(false);
     }
-    for (name, sum) in files {
+    for (name, sha1) in files {
         let path = dir.join(name.as_str());
         if fs::File::open(&path).is_err() {
             return Ok(false);
         }
-        let (actual, _) = sha1_of(&path).map_err(at(&path))?;
-        if actual != sum.as_str() {
+        let (actual, _) = sha1_of(&path).map_err(io_error(&path))?;
+        if actual != sha1.as_str() {
             return Ok(false);
         }
     }
@@ -235,17 +235,17 @@ fn is_complete(dir: &Path, files: &Files) -> Result<bool, Error> {
 }
 
 /// Fetches one file, in a few tries.
-fn fetch(wanted: &Gathering<'_>, name: &FileName, sum: &Sha1Hex, dir: &Path) -> Result<u64, Error> {
+fn fetch(request: &Request<'_>, name: &FileName, sha1: &Sha1Hex, dir: &Path) -> Result<u64, Error> {
     let mut tried = 0;
     loop {
         tried += 1;
-        let place = (wanted.slot)();
-        let fetched = try_fetch(wanted, name, sum, dir);
-        drop(place);
+        let slot = (request.slot)();
+        let fetched = try_fetch(request, name, sha1, dir);
+        drop(slot);
         match fetched {
             Err(Error::Slave { name, problem }) if tried < TRIES => {
                 log::info!("{name}: {problem}; try {tried} of {TRIES}");
-                thread::sleep(PAUSE * tried);
+                thread::sleep(RETRY_DELAY * tried);
             }
             other => return other,
         }
@@ -253,36 +253,36 @@ fn fetch(wanted: &Gathering<'_>, name: &FileName, sum: &Sha1Hex, dir: &Path) -> 
 }
 
 fn try_fetch(
-    wanted: &Gathering<'_>,
+    request: &Request<'_>,
     name: &FileName,
-    sum: &Sha1Hex,
+    sha1: &Sha1Hex,
     dir: &Path,
 ) -> Result<u64, Error> {
     let wrong = |problem: String| Error::Slave {
         name: name.clone(),
         problem,
     };
-    let limit = wanted.limit;
-    let download = wanted.client.get(&format!("/filecache/{sum}"), 0);
+    let limit = request.limit;
+    let download = request.client.get(&format!("/filecache/{sha1}"), 0);
     let download = download.map_err(|error| wrong(error.to_string()))?;
     let saved = save(download, TempFile::create(dir)?, limit);
     let (temp, actual, bytes) = saved.map_err(|failed| match failed {
-        Failed::Client(error) => wrong(error.to_string()),
-        Failed::TooSlow => wrong(format!("slower than {LOWEST_RATE} bytes a second")),
-        Failed::TooLong => Error::Refused(format!(
+        SaveError::Client(error) => wrong(error.to_string()),
+        SaveError::TooSlow => wrong(format!("slower than {MIN_RATE} bytes a second")),
+        SaveError::TooLong => Error::Refused(format!(
             "{name} is longer than {limit} bytes ([master] result_size)"
         )),
-        Failed::Disk(error) => Error::Disk(error),
+        SaveError::Disk(error) => Error::Disk(error),
     })?;
-    if actual != sum.as_str() {
-        return Err(wrong(format!("sent with SHA-1 {actual} instead of {sum}")));
+    if actual != sha1.as_str() {
+        return Err(wrong(format!("sent with SHA-1 {actual} instead of {sha1}")));
     }
     temp.place(&dir.join(name.as_str()), 0o644)?;
     Ok(bytes)
 }
 
 /// Why a download was not saved.
-pub(crate) enum Failed {
+pub(crate) enum SaveError {
     Client(client::Error),
     TooLong,
     TooSlow,
@@ -295,28 +295,28 @@ pub(crate) fn save(
     mut download: Download,
     temp: TempFile,
     limit: u64,
-) -> Result<(TempFile, String, u64), Failed> {
+) -> Result<(TempFile, String, u64), SaveError> {
     let started = Instant::now();
     let mut writer = HashingWriter::to(temp);
     loop {
         let mut piece = writer.spare();
-        download.fill(&mut piece).map_err(Failed::Client)?;
+        download.fill(&mut piece).map_err(SaveError::Client)?;
         if piece.is_empty() {
             break;
         }
         let received = writer.len() + piece.len() as u64;
         if received > limit {
-            return Err(Failed::TooLong);
+            return Err(SaveError::TooLong);
         }
-        let due = Duration::from_secs(received / LOWEST_RATE);
+        let due = Duration::from_secs(received / MIN_RATE);
         if started.elapsed() > GRACE + due {
-            return Err(Failed::TooSlow);
+            return Err(SaveError::TooSlow);
         }
-        writer.write(piece).map_err(Failed::Disk)?;
+        writer.write(piece).map_err(SaveError::Disk)?;
     }
     let bytes = writer.len();
-    let (temp, sum) = writer.finish();
-    Ok((temp, sum, bytes))
+    let (temp, sha1) = writer.finish();
+    Ok((temp, sha1, bytes))
 }
 
 /// Makes sure that there is one .changes, and that it lists what came.
@@ -328,19 +328,23 @@ fn check_changes(dir: &Path, files: &Files) -> Result<(), Error> {
         return Err(Error::Refused("not one .changes among the results".into()));
     };
     let path = dir.join(name.as_str());
-    let size = |path: &Path| fs::metadata(path).map(|data| data.len()).map_err(at(path));
+    let size = |path: &Path| {
+        fs::metadata(path)
+            .map(|data| data.len())
+            .map_err(io_error(path))
+    };
     let wrong = |problem: String| Error::Refused(format!("{name}: {problem}"));
     if size(&path)? > changes::MAX_BYTES {
         return Err(wrong("larger than any real one".into()));
     }
-    let bytes = fs::read(&path).map_err(at(&path))?;
+    let bytes = fs::read(&path).map_err(io_error(&path))?;
     let entries = changes::parse(&bytes).map_err(|error| wrong(error.to_string()))?;
     for entry in entries {
-        let Some((_, sum)) = files.iter().find(|(name, _)| *name == entry.name) else {
+        let Some((_, sha1)) = files.iter().find(|(name, _)| *name == entry.name) else {
             return Err(wrong(format!("{} is not among the results", entry.name)));
         };
-        let same_sum = entry.sha1.is_none_or(|listed| listed == sum.as_str());
-        if !same_sum || size(&dir.join(entry.name.as_str()))? != entry.size {
+        let same_hash = entry.sha1.is_none_or(|listed| listed == sha1.as_str());
+        if !same_hash || size(&dir.join(entry.name.as_str()))? != entry.size {
             return Err(wrong(format!("{} is another file", entry.name)));
         }
     }

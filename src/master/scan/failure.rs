@@ -6,10 +6,10 @@
 use crate::db::{self, Tx};
 use crate::sys::clock::now_ms as now;
 
-use super::look::{Next, Scanner, View, note};
+use super::look::{Next, Scanner, View, add_event};
 use crate::master::model::{BuildState, CleanStatus};
 use crate::master::policy::blame::{self, BuilderVerdict, Counts, JobVerdict, Kind};
-use crate::master::policy::notification::Notice;
+use crate::master::policy::notification::Notification;
 use crate::master::rows::builders::{self, Job};
 use crate::master::rows::outbox;
 use crate::master::rows::queue::{self, End};
@@ -17,8 +17,8 @@ use crate::master::rows::queue::{self, End};
 /// Counts a failure if it is one, and does what the counts say.
 pub(crate) fn handle(scanner: &mut Scanner<'_>, view: &View, kind: Kind, why: &str) -> Next {
     scanner.consecutive += 1;
-    if !blame::count(kind, scanner.consecutive) {
-        scanner.say(
+    if !blame::is_counted(kind, scanner.consecutive) {
+        scanner.log(
             view,
             log::Level::Info,
             &format!("{why}; look {} of a few", scanner.consecutive),
@@ -28,7 +28,7 @@ pub(crate) fn handle(scanner: &mut Scanner<'_>, view: &View, kind: Kind, why: &s
     let cancelling = view.job.as_ref().is_some_and(Job::is_cancelling);
     let kind = if cancelling { Kind::Cancel } else { kind };
     let consecutive = std::mem::take(&mut scanner.consecutive);
-    let judged = scanner.farm.db.write(|tx| {
+    let written = scanner.farm.db.write(|tx| {
         let Some((builder, build)) = queue::count_failure(tx, scanner.fence)? else {
             return Ok(None);
         };
@@ -37,29 +37,29 @@ pub(crate) fn handle(scanner: &mut Scanner<'_>, view: &View, kind: Kind, why: &s
             builder,
             build,
         };
-        let verdict = blame::judge(kind, &counts);
-        carry_out(scanner, tx, view, verdict, why)?;
+        let verdict = blame::decide(kind, &counts);
+        apply(scanner, tx, view, verdict, why)?;
         Ok(Some((counts, verdict)))
     });
-    match judged {
+    match written {
         Ok(Some((counts, verdict))) => {
-            scanner.say(
+            scanner.log(
                 view,
                 log::Level::Warn,
-                &format!("{why}: {}", told(counts, verdict)),
+                &format!("{why}: {}", consequences(counts, verdict)),
             );
             Next::Turn
         }
         Ok(None) => Next::Gone,
         Err(error) => {
-            scanner.say(view, log::Level::Warn, &error.to_string());
+            scanner.log(view, log::Level::Warn, &error.to_string());
             Next::Turn
         }
     }
 }
 
 /// Does what a verdict says, to the builder and to its job.
-pub(crate) fn carry_out(
+pub(crate) fn apply(
     scanner: &Scanner<'_>,
     tx: &mut Tx<'_>,
     view: &View,
@@ -76,7 +76,7 @@ pub(crate) fn carry_out(
         }
         BuilderVerdict::Fail => {
             builders::fail(tx, scanner.fence, why)?;
-            note(tx, log::Level::Error, "builder failed", view, why)?;
+            add_event(tx, log::Level::Error, "builder failed", view, why)?;
         }
     }
     let Some(job) = &view.job else {
@@ -86,26 +86,26 @@ pub(crate) fn carry_out(
         JobVerdict::Leave => {}
         JobVerdict::Reset => {
             if queue::reset(tx, scanner.fence, job.queue, 0)? {
-                note(tx, log::Level::Warn, "reset", view, why)?;
+                add_event(tx, log::Level::Warn, "reset", view, why)?;
             } else {
                 // Somebody wants it stopped, since the last look.
-                end(scanner, tx, view, BuildState::Cancelled, why)?;
+                end_job(scanner, tx, view, BuildState::Cancelled, why)?;
             }
         }
         JobVerdict::Fail => {
-            end(scanner, tx, view, BuildState::FailedToBuild, why)?;
-            let document = notice(view, job, BuildState::FailedToBuild, None, Some(why));
+            end_job(scanner, tx, view, BuildState::FailedToBuild, why)?;
+            let document = notification(view, job, BuildState::FailedToBuild, None, Some(why));
             outbox::put(tx, job.build, now(), &document)?;
         }
         JobVerdict::Cancelled => {
-            end(scanner, tx, view, BuildState::Cancelled, why)?;
+            end_job(scanner, tx, view, BuildState::Cancelled, why)?;
         }
     }
     Ok(())
 }
 
 /// Ends the job without a log.
-pub(crate) fn end(
+pub(crate) fn end_job(
     scanner: &Scanner<'_>,
     tx: &mut Tx<'_>,
     view: &View,
@@ -124,7 +124,7 @@ pub(crate) fn end(
     };
     let ended = queue::finish(tx, scanner.fence, job.queue, &end)?;
     if ended {
-        note(
+        add_event(
             tx,
             log::Level::Warn,
             "ended",
@@ -136,14 +136,14 @@ pub(crate) fn end(
 }
 
 /// Returns what people are told of a build that ended badly.
-pub(crate) fn notice(
+pub(crate) fn notification(
     view: &View,
     job: &Job,
     state: BuildState,
     log_url: Option<&str>,
     reason: Option<&str>,
 ) -> String {
-    Notice {
+    Notification {
         build: job.build,
         name: &job.name,
         state,
@@ -156,7 +156,7 @@ pub(crate) fn notice(
 }
 
 /// Says what a failure led to.
-fn told(counts: Counts, verdict: blame::Verdict) -> String {
+fn consequences(counts: Counts, verdict: blame::Verdict) -> String {
     let builder = match verdict.builder {
         BuilderVerdict::Leave => "",
         BuilderVerdict::MarkDirty => ", to be cleaned",

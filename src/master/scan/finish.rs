@@ -1,4 +1,4 @@
-//! What is done about a build that is over: its log is stored, its results are gathered, its row
+//! What is done about a build that is over: its log is stored, its results are downloaded, its row
 //! says so, and its slave is cleaned, in that order.
 //!
 //! A process killed anywhere in between leaves the slave WAITING, and the next one begins again:
@@ -18,11 +18,11 @@ use crate::protocol::{BuildStatus, FileName, Sha1Hex};
 use crate::sys::fs::remove_tree;
 
 use super::download_results;
-use super::failure::{carry_out, notice};
-use super::look::{Next, Scanner, Trouble, View, held, note, still_held};
+use super::failure::{apply, notification};
+use super::look::{LookError, Next, Scanner, View, add_event, check_fence, holds_lease};
 use crate::master::farm::millis;
 use crate::master::model::BuildState;
-use crate::master::policy::blame::{Counts, Kind, judge};
+use crate::master::policy::blame::{Counts, Kind, decide};
 use crate::master::policy::outcome::{Outcome, outcome};
 use crate::master::rows::builders::{self, Job};
 use crate::master::rows::candidate::{self, Candidate};
@@ -34,15 +34,15 @@ use crate::sys::clock::now_ms as now;
 const LOG_BYTES: u64 = 4 << 30;
 
 /// A log in the librarian.
-struct StoredLog {
-    alias: i64,
+struct LogAlias {
+    id: i64,
     url: String,
 }
 
 /// How a build ended, and what there is to say about it.
-struct Ending<'a> {
+struct Completion<'a> {
     state: BuildState,
-    log: Option<StoredLog>,
+    log: Option<LogAlias>,
     dependencies: Option<&'a str>,
     /// Where its results were handed over.
     leaf: Option<&'a str>,
@@ -58,7 +58,7 @@ pub(super) fn finish(
     status: BuildStatus,
     files: &[(FileName, Sha1Hex)],
     dependencies: &str,
-) -> Result<Next, Trouble> {
+) -> Result<Next, LookError> {
     let Some(job) = &view.job else {
         return Ok(Next::Turn);
     };
@@ -75,7 +75,7 @@ pub(super) fn finish(
             notify,
         } => {
             let dependencies = keeps_dependencies.then_some(dependencies);
-            let ending = Ending {
+            let completion = Completion {
                 state,
                 log: store_log(scanner, view, job, state, private)?,
                 dependencies,
@@ -83,7 +83,7 @@ pub(super) fn finish(
                 notify,
                 reason: dependencies,
             };
-            end_job(scanner, view, job, &ending)?;
+            complete_job(scanner, view, job, &completion)?;
         }
         Outcome::GiveBack => {
             let log = store_log(scanner, view, job, job.state, private)?;
@@ -91,24 +91,24 @@ pub(super) fn finish(
             let cookie = job.cookie();
             let why = format!("***** {cookie} is GIVENBACK by {} *****", view.builder.name);
             let write = |tx: &mut Tx<'_>| {
-                let alias = log.as_ref().map(|log| log.alias);
+                let alias = log.as_ref().map(|log| log.id);
                 queue::set_log(tx, scanner.fence, job.queue, alias)?;
-                note(tx, log::Level::Warn, "given back", view, &why)?;
+                add_event(tx, log::Level::Warn, "given back", view, &why)?;
                 queue::reset(tx, scanner.fence, job.queue, until)
             };
-            held(scanner.farm.db.write(write)?)?;
-            scanner.say(view, log::Level::Warn, &why);
+            check_fence(scanner.farm.db.write(write)?)?;
+            scanner.log(view, log::Level::Warn, &why);
         }
         Outcome::BuilderAtFault => builder_failed(scanner, view, job, private)?,
         Outcome::Unexpected => {
-            return Err(Trouble::Failure {
+            return Err(LookError::Failure {
                 kind: Kind::Dispatch,
                 why: format!("the slave says {status}, which nobody asked for"),
             });
         }
     }
     // Should this not happen, the next look finds a slave to rescue.
-    if still_held(scanner.farm, scanner.fence) {
+    if holds_lease(scanner.farm, scanner.fence) {
         scanner.slave(view)?.clean()?;
     }
     Ok(Next::Now)
@@ -122,19 +122,19 @@ fn built(
     job: &Job,
     files: &[(FileName, Sha1Hex)],
     about: &Candidate,
-) -> Result<(), Trouble> {
+) -> Result<(), LookError> {
     if job.state != BuildState::Gathering {
         let write =
             |tx: &mut Tx<'_>| queue::set_state(tx, scanner.fence, job.queue, BuildState::Gathering);
-        held(scanner.farm.db.write(write)?)?;
+        check_fence(scanner.farm.db.write(write)?)?;
     }
     let wanted = about.component.is_some();
-    let gathered = match (wanted, scanner.odd_results.clone()) {
+    let downloaded = match (wanted, scanner.invalid_results.clone()) {
         (false, _) => Ok(()),
         (true, Some(why)) => Err(download_results::Error::Refused(why)),
-        (true, None) => gather(scanner, view, job, files),
+        (true, None) => download(scanner, view, job, files),
     };
-    let (state, reason) = match gathered {
+    let (state, reason) = match downloaded {
         Ok(()) if !wanted => {
             let why = "the source is no longer published".to_owned();
             (BuildState::Superseded, Some(why))
@@ -142,19 +142,19 @@ fn built(
         Ok(()) if scanner.farm.config.uploader.is_empty() => (BuildState::FullyBuilt, None),
         Ok(()) => (BuildState::Uploading, None),
         Err(download_results::Error::Refused(why)) => (BuildState::FailedToUpload, Some(why)),
-        Err(download_results::Error::Lost) => return Err(Trouble::Changed),
+        Err(download_results::Error::Lost) => return Err(LookError::Changed),
         // A slave that is starting again has the results at the next look.
         Err(error @ download_results::Error::Slave { .. }) => {
-            return Err(Trouble::Failure {
+            return Err(LookError::Failure {
                 kind: Kind::Passing,
                 why: error.to_string(),
             });
         }
-        Err(error) => return Err(Trouble::Ours(error.to_string())),
+        Err(error) => return Err(LookError::Internal(error.to_string())),
     };
     let cookie = job.cookie();
     let handed_over = matches!(state, BuildState::FullyBuilt | BuildState::Uploading);
-    let ending = Ending {
+    let completion = Completion {
         state,
         log: store_log(
             scanner,
@@ -168,10 +168,10 @@ fn built(
         notify: state == BuildState::FailedToUpload,
         reason: reason.as_deref(),
     };
-    end_job(scanner, view, job, &ending)
+    complete_job(scanner, view, job, &completion)
 }
 
-fn gather(
+fn download(
     scanner: &mut Scanner<'_>,
     view: &View,
     job: &Job,
@@ -182,36 +182,36 @@ fn gather(
         .slave(view)
         .map_err(|_| download_results::Error::Lost)?;
     let started = Instant::now();
-    let gathered = download_results::gather(&download_results::Gathering {
+    let downloaded = download_results::download(&download_results::Request {
         client: &slave.client,
         cookie: &job.cookie(),
         epoch: fence.epoch,
         files,
-        results: farm.results(),
+        results: farm.results_dir(),
         limit: farm.config.result_size,
         slot: &|| farm.download_slot(),
-        is_ours: &|| still_held(farm, fence),
+        holds_lease: &|| holds_lease(farm, fence),
     })?;
     let what = format!(
-        "gathered {} files, {} bytes, in {:.1} s; on disk after {:.1} s",
+        "downloaded {} files, {} bytes, in {:.1} s; on disk after {:.1} s",
         files.len(),
-        gathered.bytes,
-        gathered.fetched_in.as_secs_f64(),
+        downloaded.bytes,
+        downloaded.fetched_in.as_secs_f64(),
         started.elapsed().as_secs_f64()
     );
-    scanner.say(view, log::Level::Info, &what);
+    scanner.log(view, log::Level::Info, &what);
     Ok(())
 }
 
 /// Takes the job off the builder for good.
-fn end_job(
+fn complete_job(
     scanner: &Scanner<'_>,
     view: &View,
     job: &Job,
-    ending: &Ending<'_>,
-) -> Result<(), Trouble> {
-    let state = ending.state;
-    let what = match ending.reason.filter(|reason| !reason.is_empty()) {
+    completion: &Completion<'_>,
+) -> Result<(), LookError> {
+    let state = completion.state;
+    let what = match completion.reason.filter(|reason| !reason.is_empty()) {
         Some(reason) => format!("{state}: {reason}"),
         None => state.to_string(),
     };
@@ -222,9 +222,9 @@ fn end_job(
     let write = |tx: &mut Tx<'_>| {
         let end = End {
             state,
-            dependencies: ending.dependencies,
-            log_alias: ending.log.as_ref().map(|log| log.alias),
-            leaf: ending.leaf,
+            dependencies: completion.dependencies,
+            log_alias: completion.log.as_ref().map(|log| log.id),
+            leaf: completion.leaf,
             finished_at: now(),
         };
         if !queue::finish(tx, scanner.fence, job.queue, &end)? {
@@ -232,16 +232,16 @@ fn end_job(
         }
         // It did what a builder is for; what came out was the package's doing.
         builders::set_failure_count(tx, scanner.fence, 0)?;
-        note(tx, level, "ended", view, &what)?;
-        if ending.notify {
-            let url = ending.log.as_ref().map(|log| &*log.url);
-            let document = notice(view, job, state, url, ending.reason);
+        add_event(tx, level, "ended", view, &what)?;
+        if completion.notify {
+            let url = completion.log.as_ref().map(|log| &*log.url);
+            let document = notification(view, job, state, url, completion.reason);
             outbox::put(tx, job.build, now(), &document)?;
         }
         Ok(true)
     };
-    held(scanner.farm.db.write(write)?)?;
-    scanner.say(view, level, &what);
+    check_fence(scanner.farm.db.write(write)?)?;
+    scanner.log(view, level, &what);
     Ok(())
 }
 
@@ -251,7 +251,7 @@ fn builder_failed(
     view: &View,
     job: &Job,
     private: bool,
-) -> Result<(), Trouble> {
+) -> Result<(), LookError> {
     let log = store_log(scanner, view, job, job.state, private)?;
     let why = format!("***** {} has failed *****", view.builder.name);
     let write = |tx: &mut Tx<'_>| {
@@ -259,22 +259,17 @@ fn builder_failed(
         if !builders::set_failure_count(tx, scanner.fence, count)? {
             return Ok(false);
         }
-        queue::set_log(
-            tx,
-            scanner.fence,
-            job.queue,
-            log.as_ref().map(|log| log.alias),
-        )?;
+        queue::set_log(tx, scanner.fence, job.queue, log.as_ref().map(|log| log.id))?;
         let counts = Counts {
             consecutive: 0,
             builder: count,
             build: Some(0),
         };
-        carry_out(scanner, tx, view, judge(Kind::Dispatch, &counts), &why)?;
+        apply(scanner, tx, view, decide(Kind::Dispatch, &counts), &why)?;
         Ok(true)
     };
-    held(scanner.farm.db.write(write)?)?;
-    scanner.say(view, log::Level::Warn, &why);
+    check_fence(scanner.farm.db.write(write)?)?;
+    scanner.log(view, log::Level::Warn, &why);
     Ok(())
 }
 
@@ -286,30 +281,35 @@ fn store_log(
     job: &Job,
     state: BuildState,
     private: bool,
-) -> Result<Option<StoredLog>, Trouble> {
+) -> Result<Option<LogAlias>, LookError> {
     let farm = scanner.farm;
     let download = match scanner.slave(view)?.client.get("/filecache/buildlog", 0) {
         Ok(download) => download,
         Err(error) if error.is_absence() => {
-            scanner.say(view, log::Level::Warn, "the slave has no log of it");
+            scanner.log(view, log::Level::Warn, "the slave has no log of it");
             return Ok(None);
         }
         Err(error) => return Err(error.into()),
     };
-    let ours = |error: &dyn std::fmt::Display| Trouble::Ours(format!("log: {error}"));
-    let path =
-        download_results::place(farm.results(), &job.cookie(), scanner.fence.epoch, "log.gz");
-    std::fs::create_dir_all(farm.results().join("grabbing")).map_err(|error| ours(&error))?;
+    let internal = |error: &dyn std::fmt::Display| LookError::Internal(format!("log: {error}"));
+    let path = download_results::work_path(
+        farm.results_dir(),
+        &job.cookie(),
+        scanner.fence.epoch,
+        "log.gz",
+    );
+    std::fs::create_dir_all(farm.results_dir().join("grabbing"))
+        .map_err(|error| internal(&error))?;
     let stored = pack_log(download, &path, view);
     let stored = stored.and_then(|mut file| {
-        let len = file.metadata().map_err(|error| ours(&error))?.len();
+        let len = file.metadata().map_err(|error| internal(&error))?.len();
         let name = format!("{}.gz", job.name.log_name(state));
         let added = farm
             .librarian
             .add(&name, Some("text/plain"), None, private, &mut file, len);
-        let alias = added.map_err(|error| ours(&error))?.id;
+        let alias = added.map_err(|error| internal(&error))?.id;
         let url = alias_url(&farm.library_url, alias, &name);
-        Ok(Some(StoredLog { alias, url }))
+        Ok(Some(LogAlias { id: alias, url }))
     });
     // It is in the librarian, or will be fetched again.
     let _ = remove_tree(&path);
@@ -321,9 +321,10 @@ fn pack_log(
     mut download: client::Download,
     path: &std::path::Path,
     view: &View,
-) -> Result<File, Trouble> {
-    let ours = |error: std::io::Error| Trouble::Ours(format!("{}: {error}", path.display()));
-    let file = File::create(path).map_err(ours)?;
+) -> Result<File, LookError> {
+    let internal =
+        |error: std::io::Error| LookError::Internal(format!("{}: {error}", path.display()));
+    let file = File::create(path).map_err(internal)?;
     let mut packer = GzEncoder::new(BufWriter::new(file), Compression::default());
     let mut received = 0;
     loop {
@@ -335,9 +336,9 @@ fn pack_log(
             log::warn!("{}: its log is cut at {LOG_BYTES} bytes", view.url());
             break;
         }
-        packer.write_all(piece).map_err(ours)?;
+        packer.write_all(piece).map_err(internal)?;
     }
     let done = packer.finish().and_then(|mut buffer| buffer.flush());
-    done.map_err(ours)?;
-    File::open(path).map_err(ours)
+    done.map_err(internal)?;
+    File::open(path).map_err(internal)
 }

@@ -36,23 +36,23 @@ pub(crate) enum Next {
 
 /// Why a look did not end well.
 #[derive(Debug)]
-pub(crate) enum Trouble {
+pub(crate) enum LookError {
     /// The farm's own: its database, librarian or disk. Nobody is blamed, and it is tried again.
-    Ours(String),
+    Internal(String),
     /// The rows are not what they were: another process, or an operator, came in between.
     Changed,
     /// The builder's or its job's; to be judged.
     Failure { kind: Kind, why: String },
 }
 
-impl From<db::Error> for Trouble {
+impl From<db::Error> for LookError {
     fn from(error: db::Error) -> Self {
-        Self::Ours(error.to_string())
+        Self::Internal(error.to_string())
     }
 }
 
 /// A slave that does not answer may well do so at the next look.
-impl From<slave::Error> for Trouble {
+impl From<slave::Error> for LookError {
     fn from(error: slave::Error) -> Self {
         Self::Failure {
             kind: Kind::Passing,
@@ -61,20 +61,20 @@ impl From<slave::Error> for Trouble {
     }
 }
 
-impl From<client::Error> for Trouble {
+impl From<client::Error> for LookError {
     fn from(error: client::Error) -> Self {
         slave::Error::from(error).into()
     }
 }
 
 /// Turns the word of a fenced write into an error when it touched nothing.
-pub(crate) fn held(touched: bool) -> Result<(), Trouble> {
-    touched.then_some(()).ok_or(Trouble::Changed)
+pub(crate) fn check_fence(touched: bool) -> Result<(), LookError> {
+    touched.then_some(()).ok_or(LookError::Changed)
 }
 
 /// Tells whether a lease is still this process's: asked before a slave is told to do what cannot be
 /// undone. What cannot be known counts as lost.
-pub(crate) fn still_held(farm: &Farm, fence: Fence) -> bool {
+pub(crate) fn holds_lease(farm: &Farm, fence: Fence) -> bool {
     let epoch = farm.db.read(|tx| leases::epoch(tx, fence.builder));
     epoch.is_ok_and(|epoch| epoch == Some(fence.epoch))
 }
@@ -127,12 +127,12 @@ pub(crate) struct Scanner<'a> {
     /// Failed looks in a row.
     pub(crate) consecutive: u32,
     /// What was wrong with the results in the last answer.
-    pub(crate) odd_results: Option<String>,
+    pub(crate) invalid_results: Option<String>,
     /// The build that the slave is to let go of, and since when.
-    pub(super) letting_go: Option<(String, Instant)>,
+    pub(super) unwanted_build: Option<(String, Instant)>,
     slave: Option<(String, Slave)>,
     /// The builder, as the last look found it.
-    pub(crate) seen: Option<Builder>,
+    pub(crate) last_builder: Option<Builder>,
 }
 
 impl<'a> Scanner<'a> {
@@ -142,10 +142,10 @@ impl<'a> Scanner<'a> {
             fence,
             mode,
             consecutive: 0,
-            odd_results: None,
-            letting_go: None,
+            invalid_results: None,
+            unwanted_build: None,
             slave: None,
-            seen: None,
+            last_builder: None,
         }
     }
 
@@ -161,9 +161,9 @@ impl<'a> Scanner<'a> {
     }
 
     /// Returns the slave of the builder, to be called now.
-    pub(crate) fn slave(&mut self, view: &View) -> Result<&Slave, Trouble> {
+    pub(crate) fn slave(&mut self, view: &View) -> Result<&Slave, LookError> {
         if !self.farm.is_leased() {
-            return Err(Trouble::Changed);
+            return Err(LookError::Changed);
         }
         let url = &view.builder.url;
         if self.slave.as_ref().is_none_or(|(known, _)| known != url) {
@@ -174,21 +174,21 @@ impl<'a> Scanner<'a> {
     }
 
     /// Asks the slave what it does, and remembers how it speaks.
-    pub(crate) fn ask(&mut self, view: &View) -> Result<Status, Trouble> {
+    pub(crate) fn ask(&mut self, view: &View) -> Result<Status, LookError> {
         let status = self.slave(view)?.status()?;
-        self.odd_results = status.odd_results.first().map(ToString::to_string);
+        self.invalid_results = status.invalid_results.first().map(ToString::to_string);
         let builder = &view.builder;
         let version = status.version.as_deref();
         let same_version = version.is_none() || version == builder.version.as_deref();
         if builder.form != Some(status.form) || !same_version {
             let write = |tx: &mut Tx<'_>| builders::set_form(tx, self.fence, status.form, version);
-            held(self.farm.db.write(write)?)?;
+            check_fence(self.farm.db.write(write)?)?;
         }
         Ok(status)
     }
 
     /// Says something of a builder, with its URL unless the sentence has it.
-    pub(crate) fn say(&self, view: &View, level: log::Level, what: &str) {
+    pub(crate) fn log(&self, view: &View, level: log::Level, what: &str) {
         let logger = view.logger();
         match (what.contains(&view.url()), &view.job) {
             (true, _) => log::log!(target: &logger, level, "{what}"),
@@ -206,7 +206,7 @@ impl<'a> Scanner<'a> {
 }
 
 /// Keeps an event of a builder and the build on it.
-pub(crate) fn note(
+pub(crate) fn add_event(
     tx: &mut Tx<'_>,
     level: log::Level,
     kind: &str,

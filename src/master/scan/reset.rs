@@ -8,11 +8,11 @@ use crate::master::rows::builders;
 use crate::sys::bounded_command::{self, Input};
 use crate::sys::clock::now_ms as now;
 
-use super::look::{Next, Scanner, Trouble, View, held};
+use super::look::{LookError, Next, Scanner, View, check_fence};
 
 /// Puts a virtual builder back to its first state by the site's command (docs/farm.md §3.4).
-pub(super) fn reset_machine(scanner: &mut Scanner<'_>, view: &View) -> Result<Next, Trouble> {
-    let failure = |why: String| Trouble::Failure {
+pub(super) fn reset_machine(scanner: &mut Scanner<'_>, view: &View) -> Result<Next, LookError> {
+    let failure = |why: String| LookError::Failure {
         kind: Kind::Dispatch,
         why,
     };
@@ -26,38 +26,38 @@ pub(super) fn reset_machine(scanner: &mut Scanner<'_>, view: &View) -> Result<Ne
         let why = "a virtual builder needs a vm_host, and [master] reset_command";
         return Err(failure(why.to_owned()));
     };
-    let place = buildd_name(&view.builder.url);
+    let buildd_name = buildd_name(&view.builder.url);
     let words: Vec<String> = words
         .iter()
         .map(|word| {
             word.replace("%(vm_host)s", host)
-                .replace("%(buildd_name)s", &place)
+                .replace("%(buildd_name)s", &buildd_name)
         })
         .collect();
-    let cleaning = |to| {
+    let set_clean = |to| {
         let write = |tx: &mut Tx<'_>| builders::set_clean(tx, scanner.fence, to, now());
-        held(scanner.farm.db.write(write)?)
+        check_fence(scanner.farm.db.write(write)?)
     };
     let run = || {
         let done = bounded_command::run(&words, Input::Text(""), scanner.farm.config.rpc_timeout);
         done.map_err(|error| failure(format!("cannot reset {host}: {error}")))
     };
-    scanner.say(view, log::Level::Info, &format!("resetting {host}"));
+    scanner.log(view, log::Level::Info, &format!("resetting {host}"));
     match view.builder.reset {
         Some(ResetProtocol::Asynchronous) => {
             run()?;
-            cleaning(CleanStatus::Cleaning)?;
+            set_clean(CleanStatus::Cleaning)?;
             Ok(Next::Turn)
         }
         Some(ResetProtocol::Synchronous) | None => {
-            cleaning(CleanStatus::Cleaning)?;
+            set_clean(CleanStatus::Cleaning)?;
             run()?;
             // The first packet to a fresh guest tends to be lost.
             let _ = scanner.slave(view)?.echo();
             scanner.slave(view)?.echo()?;
             let write =
                 |tx: &mut Tx<'_>| builders::set_clean(tx, scanner.fence, CleanStatus::Clean, now());
-            held(scanner.farm.db.write(write)?)?;
+            check_fence(scanner.farm.db.write(write)?)?;
             Ok(Next::Now)
         }
     }

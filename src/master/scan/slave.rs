@@ -38,7 +38,7 @@ pub(crate) struct Status {
     /// Told in one form only.
     pub(crate) version: Option<String>,
     /// What is wrong with results that are not in the record.
-    pub(crate) odd_results: Vec<protocol::Error>,
+    pub(crate) invalid_results: Vec<protocol::Error>,
 }
 
 /// A slave to call.
@@ -53,13 +53,13 @@ impl Slave {
             url: shown_url(url),
             source,
         })?;
-        let patience = Timeouts {
+        let timeouts = Timeouts {
             idle: config.rpc_timeout,
             fetch: config.rpc_timeout * FETCH_FACTOR,
             answer: config.rpc_timeout,
         };
         Ok(Self {
-            client: Client::new(&parsed, patience),
+            client: Client::new(&parsed, timeouts),
         })
     }
 
@@ -88,23 +88,23 @@ impl Slave {
             }
             _ => (StatusForm::Tuple, None),
         };
-        let (record, odd_results) = read("status", answer, StatusRecord::parse_leniently)?;
+        let (record, invalid_results) = read("status", answer, StatusRecord::parse_leniently)?;
         Ok(Status {
             record,
             form,
             version,
-            odd_results,
+            invalid_results,
         })
     }
 
     /// Has it fetch a file it lacks; returns its complaint if it cannot.
     pub(crate) fn ensure_present(
         &self,
-        sum: &Sha1Hex,
+        sha1: &Sha1Hex,
         url: &str,
         password: &str,
     ) -> Result<Option<String>, Error> {
-        let params = [sum.as_str(), url, "", password].map(Value::from);
+        let params = [sha1.as_str(), url, "", password].map(Value::from);
         let answer = self.client.call("ensurepresent", &params)?;
         let (present, info) = read("ensurepresent", answer, parse_present)?;
         Ok((!present).then_some(info))

@@ -13,7 +13,7 @@ use crate::master::rows::{builders, queue};
 use crate::sys::clock::now_ms as now;
 
 use super::dispatch::{self, Dispatched};
-use super::look::{Next, Scanner, Trouble, View, held, note, still_held};
+use super::look::{LookError, Next, Scanner, View, add_event, check_fence, holds_lease};
 use super::{failure, finish, reset};
 
 /// Looks once, and does what follows. Handles every failure.
@@ -28,7 +28,7 @@ pub(crate) fn scan(scanner: &mut Scanner<'_>) -> Next {
     };
     let looked = look(scanner, &view);
     let next = settle(scanner, &view, looked);
-    scanner.seen = Some(view.builder);
+    scanner.last_builder = Some(view.builder);
     next
 }
 
@@ -36,7 +36,7 @@ pub(crate) fn scan(scanner: &mut Scanner<'_>) -> Next {
 pub(crate) fn settle(
     scanner: &mut Scanner<'_>,
     view: &View,
-    looked: Result<Next, Trouble>,
+    looked: Result<Next, LookError>,
 ) -> Next {
     let logger = view.logger();
     match looked {
@@ -44,25 +44,25 @@ pub(crate) fn settle(
             scanner.consecutive = 0;
             next
         }
-        Err(Trouble::Changed) => {
+        Err(LookError::Changed) => {
             log::debug!(target: &logger, "{}: changed in the meantime", view.url());
             Next::Soon
         }
-        Err(Trouble::Ours(why)) => {
+        Err(LookError::Internal(why)) => {
             log::warn!(target: &logger, "{}: {why}; trying again", view.url());
             Next::Turn
         }
-        Err(Trouble::Failure { kind, why }) => failure::handle(scanner, view, kind, &why),
+        Err(LookError::Failure { kind, why }) => failure::handle(scanner, view, kind, &why),
     }
 }
 
-fn look(scanner: &mut Scanner<'_>, view: &View) -> Result<Next, Trouble> {
+fn look(scanner: &mut Scanner<'_>, view: &View) -> Result<Next, LookError> {
     let facts = view.facts();
     match next_step::before(scanner.mode, &facts) {
         Before::Leave => Ok(Next::Turn),
         Before::ResetJob { why } => reset_job(scanner, view, log::Level::Warn, &why),
         Before::CancelJob { why } => cancelled(scanner, view, &why),
-        Before::Broken { why } => Err(Trouble::Failure {
+        Before::Broken { why } => Err(LookError::Failure {
             kind: Kind::Isolation,
             why,
         }),
@@ -75,7 +75,7 @@ fn look(scanner: &mut Scanner<'_>, view: &View) -> Result<Next, Trouble> {
     }
 }
 
-pub(crate) fn act(scanner: &mut Scanner<'_>, view: &View, step: Step) -> Result<Next, Trouble> {
+pub(crate) fn act(scanner: &mut Scanner<'_>, view: &View, step: Step) -> Result<Next, LookError> {
     match step {
         Step::Nothing => Ok(Next::Turn),
         Step::KeepTail { logtail } => {
@@ -89,7 +89,7 @@ pub(crate) fn act(scanner: &mut Scanner<'_>, view: &View, step: Step) -> Result<
             Ok(if aborting { Next::Soon } else { Next::Turn })
         }
         Step::SendAbort { first_deadline } => send_abort(scanner, view, first_deadline),
-        Step::CancelOverdue => Err(Trouble::Failure {
+        Step::CancelOverdue => Err(LookError::Failure {
             kind: Kind::Cancel,
             why: "the build does not stop".to_owned(),
         }),
@@ -107,18 +107,18 @@ pub(crate) fn act(scanner: &mut Scanner<'_>, view: &View, step: Step) -> Result<
         }
         Step::Rescue { cookie, abort } => rescue(scanner, view, &cookie, abort),
         Step::Clean => {
-            scanner.letting_go = None;
+            scanner.unwanted_build = None;
             let write =
                 |tx: &mut Tx<'_>| builders::set_clean(tx, scanner.fence, CleanStatus::Clean, now());
-            held(scanner.farm.db.write(write)?)?;
+            check_fence(scanner.farm.db.write(write)?)?;
             Ok(Next::Now)
         }
-        Step::WaitForAbort => wait_for(scanner, "its last build").map(|_| Next::Soon),
+        Step::WaitForAbort => wait_for_release(scanner, "its last build").map(|_| Next::Soon),
         Step::Dispatch => match dispatch::dispatch(scanner, view)? {
             Dispatched::Nothing(next) => Ok(next),
             Dispatched::Job { view, sent } => Ok(settle(scanner, &view, sent)),
         },
-        Step::Broken { why } => Err(Trouble::Failure {
+        Step::Broken { why } => Err(LookError::Failure {
             kind: Kind::Isolation,
             why,
         }),
@@ -130,14 +130,14 @@ fn send_abort(
     scanner: &mut Scanner<'_>,
     view: &View,
     first_deadline: bool,
-) -> Result<Next, Trouble> {
+) -> Result<Next, LookError> {
     scanner.slave(view)?.abort()?;
     if let (true, Some(job)) = (first_deadline, &view.job) {
         let logger = view.logger();
         log::info!(target: &logger, "{}: told to abort {}", view.url(), job.cookie());
         let by = now() + millis(scanner.farm.config.cancel_timeout);
         let write = |tx: &mut Tx<'_>| queue::set_cancel_by(tx, scanner.fence, job.queue, by);
-        held(scanner.farm.db.write(write)?)?;
+        check_fence(scanner.farm.db.write(write)?)?;
     }
     Ok(Next::Soon)
 }
@@ -159,10 +159,10 @@ fn rescue(
     view: &View,
     cookie: &str,
     abort: bool,
-) -> Result<Next, Trouble> {
-    let is_new = wait_for(scanner, cookie)?;
-    if !still_held(scanner.farm, scanner.fence) {
-        return Err(Trouble::Changed);
+) -> Result<Next, LookError> {
+    let is_new = wait_for_release(scanner, cookie)?;
+    if !holds_lease(scanner.farm, scanner.fence) {
+        return Err(LookError::Changed);
     }
     let slave = scanner.slave(view)?;
     if abort {
@@ -176,27 +176,27 @@ fn rescue(
             view.builder.name
         );
         log::warn!(target: &view.logger(), "{why}");
-        let write = |tx: &mut Tx<'_>| note(tx, log::Level::Warn, "rescued", view, &why);
+        let write = |tx: &mut Tx<'_>| add_event(tx, log::Level::Warn, "rescued", view, &why);
         scanner.farm.db.write(write)?;
     }
     Ok(Next::Soon)
 }
 
 /// Gives a slave time to let go of a build; tells whether that has just begun.
-fn wait_for(scanner: &mut Scanner<'_>, cookie: &str) -> Result<bool, Trouble> {
+fn wait_for_release(scanner: &mut Scanner<'_>, cookie: &str) -> Result<bool, LookError> {
     let limit = scanner.farm.config.cancel_timeout;
-    match &scanner.letting_go {
+    match &scanner.unwanted_build {
         Some((known, since)) if known == cookie && since.elapsed() > limit => {
             let why = format!("the slave does not let go of {cookie}");
-            scanner.letting_go = None;
-            Err(Trouble::Failure {
+            scanner.unwanted_build = None;
+            Err(LookError::Failure {
                 kind: Kind::Dispatch,
                 why,
             })
         }
         Some((known, _)) if known == cookie => Ok(false),
         _ => {
-            scanner.letting_go = Some((cookie.to_owned(), Instant::now()));
+            scanner.unwanted_build = Some((cookie.to_owned(), Instant::now()));
             Ok(true)
         }
     }
@@ -208,25 +208,25 @@ fn reset_job(
     view: &View,
     level: log::Level,
     why: &str,
-) -> Result<Next, Trouble> {
+) -> Result<Next, LookError> {
     let Some(job) = &view.job else {
         return Ok(Next::Turn);
     };
     let write = |tx: &mut Tx<'_>| {
         let reset = queue::reset(tx, scanner.fence, job.queue, 0)?;
         if reset {
-            note(tx, level, "reset", view, why)?;
+            add_event(tx, level, "reset", view, why)?;
         }
         Ok(reset)
     };
-    held(scanner.farm.db.write(write)?)?;
-    scanner.say(view, level, why);
+    check_fence(scanner.farm.db.write(write)?)?;
+    scanner.log(view, level, why);
     Ok(Next::Soon)
 }
 
-fn cancelled(scanner: &mut Scanner<'_>, view: &View, why: &str) -> Result<Next, Trouble> {
-    let write = |tx: &mut Tx<'_>| failure::end(scanner, tx, view, BuildState::Cancelled, why);
-    held(scanner.farm.db.write(write)?)?;
-    scanner.say(view, log::Level::Info, &format!("cancelled: {why}"));
+fn cancelled(scanner: &mut Scanner<'_>, view: &View, why: &str) -> Result<Next, LookError> {
+    let write = |tx: &mut Tx<'_>| failure::end_job(scanner, tx, view, BuildState::Cancelled, why);
+    check_fence(scanner.farm.db.write(write)?)?;
+    scanner.log(view, log::Level::Info, &format!("cancelled: {why}"));
     Ok(Next::Soon)
 }

@@ -6,7 +6,7 @@ use crate::db::{Db, params};
 use crate::master::model::{BuildState, PublishingStatus, SeriesStatus, Urgency};
 
 const NOW: i64 = 1_700_000_000_000;
-const WHO: &str = "someone";
+const SUBMITTER: &str = "someone";
 
 /// A series with i386 (nominated) and amd64, a chroot each, and hppa without one.
 struct Site<'a> {
@@ -47,7 +47,7 @@ impl<'a> Site<'a> {
     fn submission(&self, version: &str, hint: &str) -> Submission {
         let archives = self.db.read(archives::all).unwrap();
         let archive = archives[0].clone();
-        let part = |name: String, sha1: String| Part {
+        let part = |name: String, sha1: String| SourceFile {
             name,
             sha1,
             size: 400 << 10,
@@ -93,13 +93,13 @@ impl<'a> Site<'a> {
             let alias = self.db.write(|tx| alias(tx, &part.name, &part.sha1));
             part.alias = Some(alias.unwrap());
         }
-        self.again(submission)
+        self.submit_unchecked(submission)
     }
 
-    fn again(&self, submission: &Submission) -> Result<Outcome, String> {
+    fn submit_unchecked(&self, submission: &Submission) -> Result<Outcome, String> {
         let submitted = self
             .db
-            .write(|tx| submission.submit(tx, Rules::Y2008, WHO, NOW));
+            .write(|tx| submission.submit(tx, Rules::Y2008, SUBMITTER, NOW));
         submitted.map_err(|error| error.to_string())
     }
 

@@ -6,7 +6,7 @@ use super::*;
 use CleanStatus::{Clean, Cleaning, Dirty};
 
 const NOW: i64 = 1_000_000;
-const ERAS: [ScanMode; 2] = [ScanMode::Pass, ScanMode::Daemon];
+const MODES: [ScanMode; 2] = [ScanMode::Pass, ScanMode::Daemon];
 
 fn builder(ok: bool, clean: CleanStatus) -> BuilderFacts {
     BuilderFacts {
@@ -100,8 +100,8 @@ fn why(text: &str) -> String {
 
 #[test]
 fn before_the_slave_is_asked() {
-    let one_one = Some(ResetProtocol::Synchronous);
-    let two = Some(ResetProtocol::Asynchronous);
+    let synchronous = Some(ResetProtocol::Synchronous);
+    let asynchronous = Some(ResetProtocol::Asynchronous);
     let broken = |why: &str| Before::Broken { why: why.into() };
     let disabled = || "the builder is disabled".to_owned();
     let mut disabled_cancelling = cancelling(None);
@@ -130,24 +130,28 @@ fn before_the_slave_is_asked() {
         (builder(true, Clean), Before::Ask, Before::Ask),
         (builder(true, Dirty), Before::Ask, Before::Ask),
         (builder(true, Cleaning), Before::Ask, Before::Ask),
-        (virtual_one(Clean, one_one), Before::Ask, Before::Ask),
+        (virtual_one(Clean, synchronous), Before::Ask, Before::Ask),
         (virtual_one(Clean, None), Before::Ask, Before::Ask),
         (
-            virtual_one(Dirty, one_one),
+            virtual_one(Dirty, synchronous),
             Before::ResetMachine,
             Before::ResetMachine,
         ),
         (
-            virtual_one(Cleaning, one_one),
+            virtual_one(Cleaning, synchronous),
             Before::ResetMachine,
             Before::ResetMachine,
         ),
         (
-            virtual_one(Dirty, two),
+            virtual_one(Dirty, asynchronous),
             Before::ResetMachine,
             Before::ResetMachine,
         ),
-        (virtual_one(Cleaning, two), Before::Leave, Before::Leave),
+        (
+            virtual_one(Cleaning, asynchronous),
+            Before::Leave,
+            Before::Leave,
+        ),
         (virtual_one(Dirty, None), broken(unresettable), Before::Ask),
     ] {
         for (mode, expect) in [(ScanMode::Daemon, daemon), (ScanMode::Pass, pass)] {
@@ -176,7 +180,7 @@ fn a_builder_with_a_job() {
         (aborting("8-1"), lost(Some("8-1"))),
         (waiting("7-7"), lost(Some("7-7"))),
     ] {
-        for mode in ERAS {
+        for mode in MODES {
             let got = step(mode, &busy(true, Dirty), &status, NOW);
             assert_eq!(got, expect, "{mode:?} {status:?}");
         }

@@ -5,20 +5,20 @@ use super::*;
 const NOW: i64 = 1_700_000_000_000;
 const MINUTE: i64 = 60_000;
 
-fn candidate(name: &str, doing: Doing) -> EligibleBuilder {
+fn candidate(name: &str, availability: Availability) -> EligibleBuilder {
     EligibleBuilder {
         name: name.into(),
-        doing,
+        availability,
     }
 }
 
-fn building() -> Doing {
-    Doing::Building("i386 build of alsa-utils 1.0 in ubuntu hoary RELEASE".into())
+fn building() -> Availability {
+    Availability::Building("i386 build of alsa-utils 1.0 in ubuntu hoary RELEASE".into())
 }
 
 /// A job nothing is in the way of.
-fn ready() -> Facts {
-    Facts {
+fn ready() -> BuildFacts {
+    BuildFacts {
         now: NOW,
         state: BuildState::NeedsBuild,
         job: Some(JobStatus::Waiting),
@@ -35,7 +35,7 @@ fn ready() -> Facts {
         published: true,
         processor: "386".into(),
         virtualized: false,
-        builders: vec![candidate("bob", Doing::Idle)],
+        builders: vec![candidate("bob", Availability::Idle)],
         score: 4015,
         ahead: 0,
         best_ahead: Vec::new(),
@@ -43,7 +43,7 @@ fn ready() -> Facts {
     }
 }
 
-fn sentence(facts: &Facts) -> String {
+fn sentence(facts: &BuildFacts) -> String {
     why(facts).sentence
 }
 
@@ -87,7 +87,7 @@ fn builds_that_do_not_wait() {
             "It is over, MANUALDEPWAIT: retry it to build it again.",
         ),
     ] {
-        let facts = Facts {
+        let facts = BuildFacts {
             state,
             job,
             builder: Some("bob".into()),
@@ -99,7 +99,7 @@ fn builds_that_do_not_wait() {
     }
     // Every state has its sentence.
     for state in BuildState::ALL {
-        let facts = Facts {
+        let facts = BuildFacts {
             state: *state,
             ..ready()
         };
@@ -109,7 +109,7 @@ fn builds_that_do_not_wait() {
 
 #[test]
 fn what_stands_in_its_way() {
-    let check = |change: fn(&mut Facts), expect: &str| {
+    let check = |change: fn(&mut BuildFacts), expect: &str| {
         let mut facts = ready();
         change(&mut facts);
         assert_eq!(sentence(&facts), expect);
@@ -147,21 +147,21 @@ fn what_stands_in_its_way() {
     check(
         |facts| {
             facts.virtualized = true;
-            facts.builders[0].doing = Doing::Disabled(None);
+            facts.builders[0].availability = Availability::Disabled(None);
         },
         "The only virtual builder for 386 is disabled.",
     );
     check(
         |facts| {
             facts.builders = vec![
-                candidate("bob", Doing::Manual),
-                candidate("frog", Doing::Disabled(None)),
+                candidate("bob", Availability::Manual),
+                candidate("frog", Availability::Disabled(None)),
             ]
         },
         "All 2 non-virtual builders for 386 are disabled or manual.",
     );
     check(
-        |facts| facts.builders[0].doing = Doing::Manual,
+        |facts| facts.builders[0].availability = Availability::Manual,
         "The only non-virtual builder for 386 is manual.",
     );
     check(
@@ -181,26 +181,32 @@ fn waiting_for_its_turn() {
         ),
         (
             1,
-            vec![candidate("bob", Doing::Idle), candidate("eve", Doing::Idle)],
+            vec![
+                candidate("bob", Availability::Idle),
+                candidate("eve", Availability::Idle),
+            ],
             "Nothing is in its way: bob takes it at its next scan.",
         ),
         (
             2,
-            vec![candidate("bob", Doing::Idle), candidate("eve", Doing::Idle)],
+            vec![
+                candidate("bob", Availability::Idle),
+                candidate("eve", Availability::Idle),
+            ],
             "It waits for its turn: 2 jobs go before it.",
         ),
         (
             1,
             vec![
                 candidate("bob", building()),
-                candidate("eve", Doing::Cleaning),
-                candidate("frog", Doing::Manual),
+                candidate("eve", Availability::Cleaning),
+                candidate("frog", Availability::Manual),
             ],
             "It waits for its turn: 1 job goes before it, and all 2 builders that could take it \
              are busy.",
         ),
     ] {
-        let facts = Facts {
+        let facts = BuildFacts {
             ahead,
             builders,
             ..ready()
@@ -211,8 +217,8 @@ fn waiting_for_its_turn() {
 
 #[test]
 fn the_facts_below_the_sentence() {
-    let failed = Doing::Disabled(Some("connection refused".into()));
-    let facts = Facts {
+    let failed = Availability::Disabled(Some("connection refused".into()));
+    let facts = BuildFacts {
         has_chroot: false,
         not_before: NOW + 30_000,
         builders: vec![candidate("bob", building()), candidate("frog", failed)],
@@ -229,7 +235,7 @@ fn the_facts_below_the_sentence() {
     assert_eq!(why(&facts).to_string(), expect);
 
     let check = |starts_at, expect: &str| {
-        let answer = why(&Facts {
+        let answer = why(&BuildFacts {
             starts_at,
             ..ready()
         });
