@@ -1,7 +1,7 @@
-//! What is done for the whole farm, by one process at a time, and when?
+//! Periodic work for the whole farm, done by one process at a time.
 //!
-//! Queue rows that are missing, scores, waiting dependencies, old events, notifications. The
-//! process that has the singleton does all of it, one thing after the other.
+//! Adds missing queue rows, rescores jobs, retries dep-waits, prunes events, and delivers
+//! notifications. The process that owns the singleton `chores` does all of it in one thread.
 
 use std::time::{Duration, Instant};
 
@@ -14,26 +14,26 @@ use crate::master::rows::{events, leases, outbox, queue};
 use crate::sys::bounded_command::{self, Input};
 use crate::sys::clock::now_ms as now;
 
-/// Between two rounds.
+/// Interval between two rounds.
 const ROUND: Duration = Duration::from_secs(2);
-/// How long the right to do chores is had; no single one takes longer.
+/// How long the singleton is owned without a renewal. Every chore is shorter.
 const LEASE: Duration = Duration::from_secs(90);
-/// For one notification.
+/// Timeout of one notification.
 const NOTIFY_TIMEOUT: Duration = Duration::from_secs(30);
 const ENTRIES_EVERY: Duration = Duration::from_secs(60);
 const PRUNE_EVERY: Duration = Duration::from_secs(6 * 3600);
 /// How long events are kept, in milliseconds.
 const EVENTS_KEPT_MS: i64 = 90 * 24 * 3600 * 1000;
-/// How long it is tried to tell somebody of a build, in milliseconds.
+/// How long delivery of a notification is retried, in milliseconds.
 const NOTIFICATION_KEPT_MS: i64 = 24 * 3600 * 1000;
-/// Before a notification that failed is tried again.
+/// Delay after a failed delivery.
 const NOTIFY_RETRY_DELAY: Duration = Duration::from_secs(60);
 
-/// When something is to be done again.
+/// When a chore is due; at once if `None`.
 struct Due(Option<Instant>);
 
 impl Due {
-    /// Tells whether it is, and if so sets the next time.
+    /// Returns whether the chore is due, and if so sets its next time.
     fn is_now(&mut self, every: Duration) -> bool {
         let due = self.0.is_none_or(|at| Instant::now() >= at);
         if due {
@@ -43,7 +43,7 @@ impl Due {
     }
 }
 
-/// Does chores until the process is to end.
+/// Does chores until the process stops.
 pub(crate) fn run(workers: &Workers) {
     let farm = &workers.farm;
     let [mut entries, mut scores, mut depwaits, mut prune] = [const { Due(None) }; 4];
@@ -77,7 +77,7 @@ pub(crate) fn run(workers: &Workers) {
             Ok(())
         });
         if let Err(error) = done {
-            log::warn!("chores: {error}; trying again");
+            log::warn!("chores: {error}; retrying in {} s", ROUND.as_secs());
         }
     }
 }
@@ -86,29 +86,31 @@ fn add_entries(farm: &Farm) -> Result<(), db::Error> {
     let added = farm.db.write(|tx| queue::add_missing_entries(tx, now()))?;
     let switched = farm.db.write(queue::suspend)?;
     if switched > 0 {
-        log::info!("{switched} waiting jobs follow what was disabled or enabled");
+        log::info!("suspended or resumed {switched} jobs: an archive was disabled or enabled");
     }
     if added > 0 {
-        log::info!("{added} builds that wait had no place in the queue; they have now");
+        log::info!("added {added} missing queue entries");
         rescore(&farm.db, farm.rules(), now())?;
     }
     Ok(())
 }
 
-/// Sends builds back to the queue whose dependencies are there now.
+/// Returns builds to the queue whose dependencies have been published.
 pub(crate) fn free_depwaits(farm: &Farm) -> Result<(), db::Error> {
     let report = retry_depwaits(&farm.db, farm.rules(), now())?;
     for (build, name) in &report.retried {
-        log::info!("{name} (build {build}): its dependencies are there; to be tried again");
+        log::info!("{name} (build {build}): its dependencies are published; returned to the queue");
     }
     for build in &report.unreadable {
-        log::warn!("build {build}: what it waits for cannot be read");
+        log::warn!(
+            "build {build}: cannot parse its dependencies; retry it with `master retry {build}`"
+        );
     }
     Ok(())
 }
 
-/// Hands notifications to the site's command, each until it takes it or is too old. False when it
-/// does not take one.
+/// Delivers the pending notifications with the site's command; returns false if one failed. A
+/// notification that is too old is dropped.
 fn deliver(workers: &Workers) -> Result<bool, db::Error> {
     let farm = &workers.farm;
     let (mut after, mut all_taken) = (0, true);
@@ -124,13 +126,14 @@ fn deliver(workers: &Workers) -> Result<bool, db::Error> {
             Ok(()) => farm.db.write(|tx| outbox::done(tx, notification.id))?,
             Err(error) if too_old => {
                 log::error!(
-                    "[master] notify: {error}; given up: {}",
+                    "[master] notify: {error}; dropped after a day: {}",
                     notification.document
                 );
                 farm.db.write(|tx| outbox::done(tx, notification.id))?;
             }
             Err(error) => {
-                log::warn!("[master] notify: {error}; trying again");
+                let delay = NOTIFY_RETRY_DELAY.as_secs();
+                log::warn!("[master] notify: {error}; retrying in {delay} s");
                 all_taken = false;
             }
         }

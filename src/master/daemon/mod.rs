@@ -1,4 +1,4 @@
-//! The master's processes: `master run` with its threads, and `master scan`, one pass.
+//! The master's processes: `master run` with its threads, and the single pass of `master scan`.
 
 mod chores;
 pub(super) mod one_pass;

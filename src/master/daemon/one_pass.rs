@@ -1,10 +1,10 @@
-//! `buildd-slave master scan`: one look at every builder, as cron had it done in 2008.
+//! `buildd-slave master scan`: one pass over all builders, as cron ran it in 2008.
 //!
-//! In the phases of 2008 (docs/farm.md §2.6): builders are grouped by the family of the
-//! architectures that have a chroot, and those that are ok are probed; then every job on a builder
-//! of a group is asked about, whether or not its builder is ok; then free builders get jobs. What
-//! is different: a builder's error stays its own, cookies are compared, and the answer to
-//! `build` is looked at. Builders that a running master looks after are left to it.
+//! The pass has the phases of 2008 (docs/farm.md §2.6). It groups builders by the processor family
+//! of the architectures that have a chroot. It probes each builder that is ok, polls every job,
+//! and dispatches jobs to free builders. Unlike in 2008, a failing builder affects no other,
+//! cookies are compared, and the answer to `build` is checked. Builders of a running master are
+//! skipped.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::mpsc;
@@ -24,7 +24,7 @@ use crate::master::scan::look::{LookError, Next, Scanner, View, add_event, check
 use crate::master::scan::steps;
 use crate::sys::clock::now_ms as now;
 
-/// The logger that those of the groups are below.
+/// The parent of the groups' loggers.
 const LOGGER: &str = "root";
 
 /// Makes one pass.
@@ -39,11 +39,11 @@ struct Pass<'a> {
 }
 
 impl<'a> Pass<'a> {
-    /// Takes every builder that is free.
+    /// Takes the lease of every free builder.
     fn begin(farm: &'a Farm) -> Result<Self, db::Error> {
         let process = process_name();
         let until = now() + millis(farm.config.lease);
-        // Not announced: those that stay would give it a share.
+        // Not announced as a process: running masters would reduce their share.
         let limit = i64::from(i32::MAX);
         let taken = farm
             .db
@@ -70,7 +70,7 @@ impl<'a> Pass<'a> {
         done.and(left)
     }
 
-    /// Renews the leases until the other end is dropped: one slave may take longer than they last.
+    /// Renews the leases until the sender is dropped. A single slave may take longer than a lease.
     fn renew_leases(&self, stopped: &mpsc::Receiver<()>) {
         let lease = self.farm.config.lease;
         while let Err(mpsc::RecvTimeoutError::Timeout) = stopped.recv_timeout(lease / 3) {
@@ -80,7 +80,8 @@ impl<'a> Pass<'a> {
                 .db
                 .write(|tx| leases::renew(tx, &self.process, until))
             {
-                log::warn!(target: LOGGER, "leases: {error}");
+                let delay = (lease / 3).as_secs();
+                log::warn!(target: LOGGER, "cannot renew the leases: {error}; retrying in {delay} s");
             }
         }
     }
@@ -108,8 +109,7 @@ impl<'a> Pass<'a> {
         Ok(())
     }
 
-    /// Returns the tags that the builders of each family may have; of families without a chroot
-    /// nothing is known.
+    /// Returns the architectures of each processor family that have a chroot.
     fn groups(&self) -> Result<BTreeMap<String, Vec<ArchSeries>>, db::Error> {
         let mut groups: BTreeMap<String, Vec<ArchSeries>> = BTreeMap::new();
         for arch in self.farm.db.read(series::architectures)? {
@@ -124,7 +124,7 @@ impl<'a> Pass<'a> {
         Ok(groups)
     }
 
-    /// Does `work` for the builders of ours that it is for.
+    /// Calls `work` for each leased builder that `is_for` accepts.
     fn for_each_builder(
         &self,
         is_for: impl Fn(&View) -> bool,
@@ -142,11 +142,11 @@ impl<'a> Pass<'a> {
                     .lease_owner
                     .as_deref()
                     .unwrap_or("another process");
-                log::info!(target: LOGGER, "{name} is looked after by {owner}; left to it");
+                log::info!(target: LOGGER, "{name} is leased to {owner}; skipped");
                 continue;
             };
             let mut scanner = Scanner::new(self.farm, *fence, ScanMode::Pass);
-            // What is known may have become old while others were looked at.
+            // The rows may have changed during the looks at other builders.
             let Some(view) = scanner.view()?.filter(&is_for) else {
                 continue;
             };
@@ -158,17 +158,19 @@ impl<'a> Pass<'a> {
         Ok(())
     }
 
-    /// Says what went wrong. Nobody is blamed for what was not asked to build: the next pass asks
-    /// again (docs/farm.md §2.9).
+    /// Logs a failed look. It counts against no builder: the next pass retries (docs/farm.md §2.9).
     fn log_error(&self, scanner: &mut Scanner<'_>, view: &View, error: LookError) {
         match error {
             LookError::Failure { why, .. } => scanner.log(view, log::Level::Debug, &why),
             LookError::Internal(why) => scanner.log(view, log::Level::Warn, &why),
-            LookError::Changed => scanner.log(view, log::Level::Info, "changed in the meantime"),
+            LookError::Changed => {
+                scanner.log(view, log::Level::Info, "its rows changed during the look");
+            }
         }
     }
 
-    /// Probes the builders of a family that are ok; one that fails that is out (§2.7).
+    /// Probes the builders of a family that are ok, and fails those that do not pass
+    /// (docs/farm.md §2.7).
     fn probe_group(&self, group: &str, tags: &[ArchSeries]) -> Result<(), db::Error> {
         let is_for = |view: &View| view.builder.ok && view.builder.family() == Some(group);
         self.for_each_builder(is_for, |pass, scanner, view| {
@@ -194,10 +196,7 @@ impl<'a> Pass<'a> {
             why,
         };
         if !info.is_understood() {
-            return Err(wrong(format!(
-                "protocol {} is not understood",
-                info.version
-            )));
+            return Err(wrong(format!("protocol {} is not supported", info.version)));
         }
         let has = |arch: &&ArchSeries| {
             let processors = &view.builder.processors;
@@ -220,7 +219,7 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// Takes a builder out until an operator says otherwise.
+    /// Disables a builder until an operator enables it.
     fn fail(&self, scanner: &Scanner<'_>, view: &View, why: &str) -> Result<Next, LookError> {
         let write = |tx: &mut Tx<'_>| {
             add_event(tx, log::Level::Error, "builder failed", view, why)?;
@@ -232,14 +231,14 @@ impl<'a> Pass<'a> {
         Ok(Next::Turn)
     }
 
-    /// Asks about the job on a builder, ok or not.
+    /// Polls the job on a builder, whether or not the builder is ok.
     fn poll(&self, scanner: &mut Scanner<'_>, view: &View) -> Result<Next, LookError> {
         let info = scanner.slave(view)?.info()?;
         if !info.is_understood() {
             scanner.log(
                 view,
                 log::Level::Warn,
-                &format!("it speaks protocol {}", info.version),
+                &format!("protocol {} is not supported", info.version),
             );
         }
         let status = scanner.ask(view)?;
@@ -250,13 +249,12 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// Finds a free builder something to do.
+    /// Dispatches a job to a free builder, after cleaning it if necessary.
     fn dispatch(&self, scanner: &mut Scanner<'_>, view: &View) -> Result<Next, LookError> {
         if view.builder.manual {
             scanner.log(view, log::Level::Info, "in manual state, ignored");
             return Ok(Next::Turn);
         }
-        // It may have to be cleaned first.
         for _ in 0..3 {
             match steps::scan(scanner) {
                 Next::Now => {}

@@ -1,9 +1,8 @@
-//! `buildd-slave master run`: looks after the farm until it is told to stop.
+//! `buildd-slave master run`: runs the farm until a signal stops it.
 //!
-//! One thread for each builder whose lease this process has, so that none waits for another; and
-//! one for each of the rest: leases, jobs for idle builders, log tails, chores, uploads. Any number
-//! of processes share a database. Killed at any moment it leaves nothing that the others do not
-//! find, so that a stop waits only a little for what is under way.
+//! Each builder that this process has leased has its own thread. Waking idle builders, log tails,
+//! reports, chores and uploads have one thread each. Any number of processes share a database. A
+//! killed process leaves its work to the others, so a stop waits only briefly for running looks.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -24,36 +23,36 @@ use super::workers::{SOON, Workers};
 use crate::master::farm::Farm;
 use crate::master::scan::download_results;
 
-/// Stack of a builder's thread; only what is touched takes memory.
+/// Stack size of a builder's thread. Only touched pages use memory.
 const STACK_BYTES: usize = 512 << 10;
-/// Between two looks for jobs that idle builders could have.
+/// Interval of the search for jobs for idle builders.
 const WAKE_EVERY: Duration = Duration::from_millis(500);
-/// Between two looks for results to be taken on.
+/// Interval of the search for results to upload.
 const UPLOAD_EVERY: Duration = Duration::from_secs(1);
-/// Between two reports of how scanning goes.
+/// Interval of the reports on how late looks are.
 const REPORT_EVERY: Duration = Duration::from_secs(60);
-/// How long looks at builders may take to their end when the process is to end.
+/// How long a stop waits for running looks.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Why a master does not run, or no longer.
+/// Why a master cannot start, or has stopped.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error(transparent)]
     Db(#[from] db::Error),
     #[error(transparent)]
     Librarian(#[from] librarian::Error),
-    #[error("cannot make {}: {source}: results are to go there ([master] results)", path.display())]
+    #[error("cannot create {}, [master] results: {source}", path.display())]
     Results {
         path: PathBuf,
         source: std::io::Error,
     },
-    #[error("the librarian has ended, and the master with it")]
+    #[error("the librarian has stopped, so the master stops as well")]
     NoLibrarian,
     #[error("{0}")]
     System(#[from] std::io::Error),
 }
 
-/// Runs until a signal says stop; serves the librarian's files as well, if that is wanted.
+/// Runs until SIGTERM or SIGINT; with `with_librarian`, runs the librarian in this process too.
 pub(crate) fn run(config: &config::Farm, db: Db, with_librarian: bool) -> Result<(), Error> {
     raise_open_files();
     let path = &config.master.results;
@@ -75,7 +74,7 @@ pub(crate) fn run(config: &config::Farm, db: Db, with_librarian: bool) -> Result
                 if let Err(error) = library.run_until_signal("the librarian stops") {
                     log::error!("librarian: {error}");
                 }
-                // It hears the same signals; without one, something is wrong.
+                // It stops on the same signals. Without a signal, it has failed.
                 workers.librarian_ended();
             })
         })
@@ -101,18 +100,18 @@ pub(crate) fn run(config: &config::Farm, db: Db, with_librarian: bool) -> Result
     }
     workers.flush_tails();
     workers.release_leases()?;
-    // Otherwise it would have been told to stop just now.
+    // After a signal, the librarian stops as well.
     match library {
         Some(_) if workers.has_lost_librarian() => Err(Error::NoLibrarian),
         _ => Ok(()),
     }
 }
 
-/// A connection for each builder, at the worst: as many files as the system lets us have.
+/// Raises the limit of open files as far as the system allows: each builder may need a connection.
 fn raise_open_files() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
-        // With fewer, looks at builders fail and are repeated.
+        // With a lower limit, looks at builders fail and are retried.
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }
 }
@@ -121,7 +120,7 @@ fn start(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<Jo
     thread::Builder::new().name(name.to_owned()).spawn(work)
 }
 
-/// Does something over and over, whatever becomes of it, until the process is to end.
+/// Starts a thread that calls `work` at each interval until the process stops, even after a panic.
 fn every(
     workers: &Arc<Workers>,
     name: &str,
@@ -131,7 +130,7 @@ fn every(
     let workers = Arc::clone(workers);
     let again = move || {
         while !workers.wait_for_stop(interval) {
-            // The panic has been told; the next time may be better.
+            // The panic hook has logged it.
             let _ = catch_unwind(AssertUnwindSafe(|| work(&workers)));
         }
     };
@@ -144,9 +143,9 @@ fn handle_signals(workers: &Arc<Workers>) -> std::io::Result<()> {
     let hear = move || {
         for signal in &mut signals {
             if signal == SIGHUP {
-                log::info!("hang-up ignored: the configuration is read at start");
+                log::info!("SIGHUP ignored: the configuration is read at start only");
             } else {
-                log::info!("stopping; builds go on");
+                log::info!("stopping; the builders continue their builds");
                 workers.stop();
             }
         }
@@ -154,8 +153,8 @@ fn handle_signals(workers: &Arc<Workers>) -> std::io::Result<()> {
     start("signals", hear).map(drop)
 }
 
-/// Keeps a thread for each builder whose lease this process has, until the process is to end;
-/// returns those that are left.
+/// Runs a thread for each leased builder until the process stops; returns the threads that are
+/// still running.
 fn run_builders(workers: &Arc<Workers>) -> Vec<JoinHandle<()>> {
     let renewal = workers.farm.config.lease / 3;
     let mut threads: Vec<JoinHandle<()>> = Vec::new();
@@ -173,7 +172,11 @@ fn run_builders(workers: &Arc<Workers>) -> Vec<JoinHandle<()>> {
                     Ok(started) => threads.push(started),
                     Err(error) => {
                         let builder = fence.builder;
-                        log::warn!("no thread for builder {builder}: {error}; trying again");
+                        let delay = renewal.as_secs();
+                        log::warn!(
+                            "cannot start a thread for builder {builder}: {error}; retrying \
+                             within {delay} s"
+                        );
                         workers.remove(fence);
                     }
                 }

@@ -1,9 +1,9 @@
-//! Who takes results on, and what does the build come to by that?
+//! Runs the site's uploader on finished results and records the outcome.
 //!
-//! The site's uploader is run on one folder of `incoming/` at a time, by whichever process of this
-//! host has the lock. Its exit code decides (docs/farm.md §2.11 let it decide by other means). It may
-//! move the folder away. What it was given and what it said are kept beside until the database
-//! knows, so that it is not run twice on what it took.
+//! The process of this host that holds the lock runs the uploader on one folder of `incoming/` at
+//! a time. The exit code decides (docs/farm.md §2.11). The uploader may move the folder away. A
+//! record in `uploading/` keeps the outcome until it is in the database, so that no upload runs
+//! twice.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -25,34 +25,34 @@ use crate::master::rows::events::NewEvent;
 use crate::master::rows::uploads::{self, Upload};
 use crate::master::rows::{events, outbox};
 
-/// For one upload.
+/// Timeout of one upload.
 const TIMEOUT: Duration = Duration::from_secs(3600);
 const LOG_NAME: &str = "uploader.log";
-/// Longest log of an uploader that is kept, in bytes.
+/// Largest part of an uploader's log that is stored, in bytes.
 const LOG_BYTES: u64 = 16 << 20;
 
-/// How far an upload is, on disk.
+/// The state of one upload, as stored on disk.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Record {
-    /// Names and versions of the binary packages in it.
+    /// Names and versions of the binary packages.
     binaries: Vec<(String, String)>,
-    /// Set when the uploader has ended.
+    /// Set when the uploader has exited.
     end: Option<UploaderResult>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 struct UploaderResult {
-    /// Why it was not taken; none: it was.
+    /// Why the upload failed; `None` if it succeeded.
     reason: Option<String>,
 }
 
-/// Uploads what waits here, if nobody else does.
+/// Uploads all waiting results of this host, unless another process is uploading.
 pub(crate) fn run_once(farm: &Farm) {
     if farm.config.uploader.is_empty() {
         return;
     }
     if let Err(error) = try_run(farm) {
-        log::warn!("uploads: {error}; trying again");
+        log::warn!("cannot upload results: {error}; retrying in the next round");
     }
 }
 
@@ -76,9 +76,10 @@ fn try_run(farm: &Farm) -> Result<(), String> {
             dir: farm.results_dir().join("incoming").join(&upload.leaf),
             upload: &upload,
         };
-        // One that fails does not keep the others.
+        // A failed upload does not stop the others.
         if let Err(error) = task.run(&lock) {
-            log::warn!("{}: {error}; trying again", upload.name);
+            let name = &upload.name;
+            log::warn!("cannot upload {name}: {error}; retrying in the next round");
         }
     }
     Ok(())
@@ -91,9 +92,9 @@ fn text(error: impl std::fmt::Display) -> String {
 struct Task<'a> {
     farm: &'a Farm,
     upload: &'a Upload,
-    /// Where its results are, or were.
+    /// The folder of the results. The uploader may have moved it.
     dir: PathBuf,
-    /// Where is noted how far it is.
+    /// The file of its [`Record`].
     record: PathBuf,
 }
 
@@ -110,12 +111,12 @@ impl Task<'_> {
                 self.write_record(&record)?;
             }
             (None, false) if self.record.exists() => {
-                let reason = "the uploader took the results, and was not heard to the end";
+                let reason = "the results are gone, and the uploader's exit code is unknown";
                 record.end = Some(UploaderResult {
                     reason: Some(reason.to_owned()),
                 });
             }
-            // They are on another host.
+            // The results are on another host.
             (None, false) => return Ok(()),
         }
         let reason = record.end.and_then(|end| end.reason);
@@ -136,8 +137,8 @@ impl Task<'_> {
         atomic_write(&self.record, &bytes).map_err(text)
     }
 
-    /// Runs the uploader to its end; returns why it did not take the results, if so. While anything
-    /// of it runs, the lock is held.
+    /// Runs the uploader; returns why it failed, or `None`. Its processes inherit the lock, which
+    /// is held as long as one of them runs.
     fn run_uploader(&self, lock: &File) -> Result<Option<String>, String> {
         let log = self.dir.join(LOG_NAME).display().to_string();
         let root = self.farm.results_dir().display().to_string();
@@ -164,7 +165,7 @@ impl Task<'_> {
             .map(text))
     }
 
-    /// Tells the database what became of it.
+    /// Records the outcome in the database.
     fn write_outcome(
         &self,
         reason: Option<&str>,
@@ -186,7 +187,7 @@ impl Task<'_> {
         Ok(())
     }
 
-    /// Keeps the uploader's log, or failing that what it said.
+    /// Stores the uploader's log in the librarian; without a log, the reason of the failure.
     fn store_log(&self, reason: &str) -> Result<i64, String> {
         let mut bytes = Vec::new();
         let read = File::open(self.dir.join(LOG_NAME)).and_then(|file| {
@@ -276,8 +277,8 @@ fn binaries(dir: &Path) -> io::Result<Vec<(String, String)>> {
         .collect())
 }
 
-/// Returns the package in a file, and its version. File names have no epoch: that of the .changes
-/// is taken where the rest is the same.
+/// Returns the package in a file, and its version. File names have no epoch. If the rest of the
+/// version matches the .changes, its epoch is used.
 fn binary(file: &str, changes_version: &str) -> Option<(String, String)> {
     let mut parts = file.strip_suffix(".deb")?.split('_');
     let (name, version) = (parts.next()?, parts.next()?);
@@ -297,7 +298,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn packages_by_their_file_names() {
+    fn package_names_and_versions_come_from_the_file_names() {
         let pair = |name: &str, version: &str| Some((name.to_owned(), version.to_owned()));
         assert_eq!(binary("a_1.0-1_amd64.deb", "2:1.0-1"), pair("a", "2:1.0-1"));
         assert_eq!(binary("b_3_all.deb", "2:1.0-1"), pair("b", "3"));

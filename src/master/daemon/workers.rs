@@ -1,8 +1,7 @@
-//! What do the threads of a master share: whose turn it is, which builders are idle, and whether
-//! it is over?
+//! The threads of a master: their leases, their signals, the idle builders, and the stop flag.
 //!
-//! A builder goes to another process when this one is gone or has more than its share. It is not
-//! given away while something is being done for it.
+//! Another process takes over a builder if this one is gone or has more than its share. The lease
+//! of a builder is not returned during a look at it.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -23,50 +22,51 @@ use crate::master::scan::look::{Next, Scanner};
 use crate::master::scan::steps;
 use crate::sys::lock::lock;
 
-/// Before a builder is looked at again after something was set going.
+/// Delay of the next look after an operation has started.
 pub(crate) const SOON: Duration = Duration::from_secs(2);
-/// Looks as late as this are worth a word: the machine is too small for its builders.
+/// Lateness of looks that is logged as a warning: the machine has too many builders.
 const LATE: Duration = Duration::from_secs(2);
-/// After a look that panicked.
+/// Delay of the next look after one that panicked.
 const AFTER_PANIC: Duration = Duration::from_secs(60);
 
-/// All threads of a process, and what they tell each other.
+/// The state that all threads of a master share.
 pub(crate) struct Workers {
     pub(crate) farm: Farm,
+    /// The name of this process, as owner of leases.
     pub(crate) process: String,
     stop: Stop,
     builders: Mutex<HashMap<i64, Arc<Worker>>>,
     idle: Mutex<HashMap<i64, Idle>>,
     lateness: Mutex<Vec<Duration>>,
-    /// The last attempt to renew leases failed.
+    /// The last renewal of the leases failed.
     lost_database: AtomicBool,
     lost_librarian: AtomicBool,
 }
 
-/// What an idle builder could run.
+/// The jobs that an idle builder could run.
 struct Idle {
     processors: Vec<i64>,
     virtualized: bool,
 }
 
-/// Where a builder's thread waits for its turn.
+/// The thread of one builder, as others see it.
 pub(crate) struct Worker {
     fence: Fence,
     signal: Mutex<Signal>,
     signalled: Condvar,
-    /// The builder is being looked at.
+    /// A look at the builder is running.
     busy: AtomicBool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Signal {
     None,
-    /// There may be a job for it.
+    /// There may be a job for the builder.
     Look,
     Exit,
 }
 
-/// Whether the process is to end.
+/// Whether the process is stopping.
 #[derive(Default)]
 struct Stop {
     requested: Mutex<bool>,
@@ -74,13 +74,13 @@ struct Stop {
 }
 
 impl Workers {
-    /// Makes this process known; fails when the database does not answer.
+    /// Announces this process to the others; an error if the database does not answer.
     pub(crate) fn start(farm: Farm) -> Result<Self, db::Error> {
         let process = process_name();
         farm.db
             .write(|tx| leases::announce(tx, &process, &host::name(), now()))?;
         let interval = farm.config.scan_interval.as_secs();
-        log::info!("master ready! {process} looks after builders every {interval} s");
+        log::info!("master ready! {process} scans its builders every {interval} s");
         Ok(Self {
             farm,
             process,
@@ -93,7 +93,7 @@ impl Workers {
         })
     }
 
-    /// Says that the process is to end.
+    /// Asks all threads to stop.
     pub(crate) fn stop(&self) {
         *lock(&self.stop.requested) = true;
         self.stop.changed.notify_all();
@@ -103,7 +103,7 @@ impl Workers {
         *lock(&self.stop.requested)
     }
 
-    /// Waits so long, or until the process is to end; tells whether it is.
+    /// Waits for `time`, or until the process stops; returns whether it is stopping.
     pub(crate) fn wait_for_stop(&self, time: Duration) -> bool {
         let requested = lock(&self.stop.requested);
         let waited = self
@@ -113,7 +113,8 @@ impl Workers {
         *waited.unwrap_or_else(PoisonError::into_inner).0
     }
 
-    /// Ends the process if nobody has: without its librarian it is of no use.
+    /// Stops the process unless it is stopping already: builders cannot fetch files without the
+    /// librarian.
     pub(crate) fn librarian_ended(&self) {
         if !self.wait_for_stop(SOON) {
             self.lost_librarian.store(true, Ordering::SeqCst);
@@ -125,22 +126,22 @@ impl Workers {
         self.lost_librarian.load(Ordering::SeqCst)
     }
 
-    /// Tells all builders' threads to end.
+    /// Asks the threads of all builders to exit.
     pub(crate) fn stop_builders(&self) {
         for worker in lock(&self.builders).values() {
             worker.send(Signal::Exit);
         }
     }
 
-    /// Gives all leases back.
+    /// Returns all leases, and removes this process from the live ones.
     pub(crate) fn release_leases(&self) -> Result<(), db::Error> {
         self.farm.db.write(|tx| leases::leave(tx, &self.process))
     }
 
     // ---- leases ----
 
-    /// Renews what this process has, takes what is free up to its share, gives back what is above,
-    /// and returns the builders that need a thread. Those lost are told to their threads.
+    /// Renews the leases, takes free builders up to this process's share, and returns those above
+    /// it. Threads of lost builders are asked to exit. Returns the builders that need a thread.
     pub(crate) fn renew_leases(&self) -> Vec<Fence> {
         match self.try_renew_leases() {
             Ok(held) => {
@@ -159,22 +160,22 @@ impl Workers {
                     .collect()
             }
             Err(error) => {
-                log::warn!("leases: {error}; trying again");
+                let delay = (self.farm.config.lease / 3).as_secs();
+                log::warn!("cannot renew the leases: {error}; retrying within {delay} s");
                 self.lost_database.store(true, Ordering::SeqCst);
                 Vec::new()
             }
         }
     }
 
-    /// Tells whether there are builders that nobody looks after: new ones, or those of a process
-    /// that is gone.
+    /// Returns whether a builder has no lease: it is new, or its process is gone.
     pub(crate) fn has_free_builders(&self) -> bool {
         let free = self.farm.db.read(|tx| leases::any_free(tx, now()));
         free.unwrap_or(false)
     }
 
-    /// Who comes back from being cut off takes nothing at first: the others were cut off as well,
-    /// perhaps, and are about to come back for theirs.
+    /// After a database outage, takes no free builders in the first round: other masters may be
+    /// about to renew their leases.
     fn try_renew_leases(&self) -> Result<Vec<Fence>, db::Error> {
         let lease = millis(self.farm.config.lease);
         let may_take = !self.lost_database.load(Ordering::SeqCst);
@@ -205,7 +206,7 @@ impl Workers {
         Ok(held)
     }
 
-    /// Returns up to `most` builders for which nothing is being done at the moment.
+    /// Returns up to `most` builders without a running look.
     fn not_busy(&self, held: &[Fence], most: usize) -> Vec<i64> {
         let builders = lock(&self.builders);
         let busy = |builder: &i64| {
@@ -219,7 +220,7 @@ impl Workers {
             .collect()
     }
 
-    /// Takes back a worker nobody stands at.
+    /// Removes the worker of a builder, unless it belongs to a newer lease.
     pub(crate) fn remove(&self, fence: Fence) {
         let mut builders = lock(&self.builders);
         if builders
@@ -230,6 +231,7 @@ impl Workers {
         }
     }
 
+    /// Adds the worker of a leased builder. The caller starts its thread.
     pub(crate) fn add(&self, fence: Fence) -> Arc<Worker> {
         let worker = Arc::new(Worker {
             fence,
@@ -243,11 +245,11 @@ impl Workers {
 
     // ---- one builder ----
 
-    /// Looks after one builder until its lease is gone or the process ends.
+    /// Scans one builder until its lease is lost or the process stops.
     pub(crate) fn scan_builder(&self, worker: &Worker) {
         let interval = self.farm.config.scan_interval;
         let mut scanner = Scanner::new(&self.farm, worker.fence, ScanMode::Daemon);
-        // Not all at once at the start.
+        // Spreads the first looks at all builders.
         let mut due = Instant::now() + spread(worker.fence.builder, interval.min(SOON));
         loop {
             match worker.wait(due) {
@@ -260,8 +262,9 @@ impl Workers {
             let looked = catch_unwind(AssertUnwindSafe(|| steps::scan(&mut scanner)));
             worker.busy.store(false, Ordering::SeqCst);
             let Ok(next) = looked else {
-                // The panic itself has been told.
-                log::error!("builder {}: the look at it panicked", worker.fence.builder);
+                // The panic hook has logged the panic itself.
+                let (builder, delay) = (worker.fence.builder, AFTER_PANIC.as_secs());
+                log::error!("the look at builder {builder} panicked; next look in {delay} s");
                 scanner = Scanner::new(&self.farm, worker.fence, ScanMode::Daemon);
                 due = Instant::now() + AFTER_PANIC;
                 continue;
@@ -295,14 +298,17 @@ impl Workers {
 
     // ---- the rest ----
 
-    /// Calls as many idle builders as there are jobs for them.
+    /// Wakes as many idle builders as there are jobs for them.
     pub(crate) fn wake_idle(&self) {
         if lock(&self.idle).is_empty() {
             return;
         }
         let groups = match self.farm.db.read(|tx| queue::waiting_groups(tx, now())) {
             Ok(groups) => groups,
-            Err(error) => return log::warn!("looking for jobs: {error}; trying again"),
+            Err(error) => {
+                let text = "cannot search the queue for jobs";
+                return log::warn!("{text}: {error}; retrying in the next round");
+            }
         };
         let mut idle = lock(&self.idle);
         for (processor, virtualized, jobs) in groups {
@@ -325,11 +331,11 @@ impl Workers {
 
     pub(crate) fn flush_tails(&self) {
         if let Err(error) = self.farm.flush_tails() {
-            log::warn!("log tails: {error}");
+            log::warn!("cannot write log tails: {error}; the next status brings newer ones");
         }
     }
 
-    /// Says how far behind its turns scanning is: for whoever wants to know, or when it is much.
+    /// Logs how late looks are: as a warning if they are very late, else for debugging.
     pub(crate) fn report_lateness(&self) {
         let mut late = std::mem::take(&mut *lock(&self.lateness));
         late.sort_unstable();
@@ -343,7 +349,7 @@ impl Workers {
         };
         log::log!(
             level,
-            "{} builders, {} looks in their turn, late by {} ms (median), {} ms (99 %), {} ms (at most)",
+            "{} builders, {} timed looks, late by {} ms (median), {} ms (99 %), {} ms (maximum)",
             lock(&self.builders).len(),
             late.len(),
             at(50).as_millis(),
@@ -353,7 +359,7 @@ impl Workers {
     }
 }
 
-/// Spreads builders over a length of time, each always at the same place.
+/// Returns a delay below `over`, always the same for a builder, and different for others.
 fn spread(builder: i64, over: Duration) -> Duration {
     let place = u32::try_from(builder.unsigned_abs().wrapping_mul(2_654_435_761) % 1000);
     over * place.unwrap_or(0) / 1000
@@ -368,7 +374,7 @@ impl Worker {
         self.signalled.notify_one();
     }
 
-    /// Waits until `due`, or until something is requested.
+    /// Waits for a signal until `due`.
     fn wait(&self, due: Instant) -> Signal {
         let time = due.saturating_duration_since(Instant::now());
         let nothing = |signal: &mut Signal| *signal == Signal::None;

@@ -6,7 +6,7 @@
 //! also carries out the verdict; both in one transaction.
 
 /// Failed scans in a row that make one failure.
-const SCANS_A_FAILURE: u32 = 5;
+pub(crate) const SCANS_PER_FAILURE: u32 = 5;
 /// Equal counts at which the job is taken to another builder.
 const JOB_RESET_FAILURES: i64 = 3;
 /// The count at which a builder is out.
@@ -76,7 +76,7 @@ const NO_CHANGE: Verdict = Verdict {
 /// `consecutive` counts failed scans, this one included.
 pub(crate) fn is_counted(kind: Kind, consecutive: u32) -> bool {
     match kind {
-        Kind::Passing => consecutive >= SCANS_A_FAILURE,
+        Kind::Passing => consecutive >= SCANS_PER_FAILURE,
         Kind::Dispatch | Kind::Isolation | Kind::Cancel => true,
     }
 }
@@ -132,7 +132,7 @@ mod tests {
 
     fn decided(kind: Kind, builder: i64, build: Option<i64>) -> (BuilderVerdict, JobVerdict) {
         let counts = Counts {
-            consecutive: SCANS_A_FAILURE,
+            consecutive: SCANS_PER_FAILURE,
             builder,
             build,
         };
@@ -176,7 +176,7 @@ mod tests {
 
     #[test]
     fn only_a_row_of_passing_failures_counts() {
-        for consecutive in 1..SCANS_A_FAILURE {
+        for consecutive in 1..SCANS_PER_FAILURE {
             let counts = Counts {
                 consecutive,
                 builder: 9,
@@ -186,7 +186,7 @@ mod tests {
             assert_eq!(decide(Kind::Passing, &counts), NO_CHANGE);
             assert!(is_counted(Kind::Dispatch, consecutive));
         }
-        assert!(is_counted(Kind::Passing, SCANS_A_FAILURE));
+        assert!(is_counted(Kind::Passing, SCANS_PER_FAILURE));
     }
 
     /// A builder every scan of which fails, on a clock of its own.

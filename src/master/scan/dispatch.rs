@@ -1,9 +1,8 @@
-//! How does an idle builder get a job?
+//! Dispatches a job to an idle builder.
 //!
-//! The best one it can run is claimed, in one transaction, before the slave hears of it; then the
-//! slave is sent the chroot and the sources and told to build, and its answer is looked at. What
-//! cannot be built is taken out on the way, or put back for a while. No failure of the librarian's
-//! is blamed on a builder or a job.
+//! One transaction claims the best job that the builder can run. Then the slave fetches the chroot
+//! and the sources, and is called to build. A job that cannot be built is ended or postponed. A
+//! failure of the librarian counts against no builder and no job.
 
 use std::time::Duration;
 
@@ -26,16 +25,16 @@ use crate::master::rows::files::File;
 use crate::master::rows::queue::{self, Claim};
 use crate::sys::clock::now_ms as now;
 
-/// Jobs looked at for one dispatch that turn out not to be for building (docs/farm.md §3.1).
+/// Jobs claimed for one dispatch until one can be built (docs/farm.md §3.1).
 const TRIES: u32 = 10;
-/// How long a job that lacks something of ours, its chroot say, keeps away from the queue.
+/// How long a job waits if the farm lacks something for it, such as a chroot.
 const POSTPONE: Duration = Duration::from_secs(60);
 
 /// The outcome of a dispatch.
 pub(super) enum Dispatched {
     /// No job was sent.
     Nothing(Next),
-    /// A job was claimed and sent. `view` has the job, so that a failure counts against it too.
+    /// A job was claimed. `view` includes it, so that a failure counts against it too.
     Job {
         view: Box<View>,
         sent: Result<Next, LookError>,
@@ -45,13 +44,13 @@ pub(super) enum Dispatched {
 /// What to do with a claimed job.
 enum Decision {
     Build(File),
-    /// It is never to be built.
+    /// End the build in this state, for this reason.
     Discard(BuildState, &'static str),
-    /// Something is missing that may come.
+    /// Return the job to the queue for [`POSTPONE`], for this reason.
     Postpone(String),
 }
 
-/// Finds the builder, which is idle and clean, something to do.
+/// Claims a job for an idle and clean builder, and sends it.
 pub(super) fn dispatch(scanner: &mut Scanner<'_>, view: &View) -> Result<Dispatched, LookError> {
     for _ in 0..TRIES {
         let claim = |tx: &mut Tx<'_>| queue::claim(tx, scanner.fence, &view.builder, now());
@@ -80,7 +79,8 @@ pub(super) fn dispatch(scanner: &mut Scanner<'_>, view: &View) -> Result<Dispatc
     Ok(Dispatched::Nothing(Next::Soon))
 }
 
-/// Puts a job back for a while; the builder, of which nothing was asked, is clean.
+/// Returns a claimed job to the queue for a while. The slave was not called, so the builder is
+/// clean.
 fn postpone(
     scanner: &Scanner<'_>,
     view: &View,
@@ -98,13 +98,13 @@ fn postpone(
     scanner.log(
         view,
         log::Level::Warn,
-        &format!("{}: put aside: {why}", candidate.name),
+        &format!("{}: postponed: {why}", candidate.name),
     );
     Ok(())
 }
 
-/// Sends the slave what it needs and has it build. From here on the job is in the view: a
-/// failure is judged like any other of a builder with a job, but at once.
+/// Sends the files of a claimed job to the slave and starts the build. A failure of the slave
+/// counts at once; a failure of the farm postpones the job.
 fn send(
     scanner: &mut Scanner<'_>,
     claim: &Claim,
@@ -155,30 +155,31 @@ fn try_send(
         Value::Struct(files.collect()),
         build_args(&arguments(view, candidate)),
     ];
-    // The files took their time.
+    // The lease may have ended while the slave fetched the files.
     if !holds_lease(scanner.farm, scanner.fence) {
         return Err(LookError::Changed);
     }
-    if let Some(complaint) = scanner.slave(view)?.build(&params)? {
+    if let Some(problem) = scanner.slave(view)?.build(&params)? {
         return Err(LookError::Failure {
             kind: Kind::Dispatch,
-            why: format!("the slave will not build it: {complaint}"),
+            why: format!("the slave refused the build: {problem}"),
         });
     }
-    scanner.log(view, log::Level::Info, &format!("builds it as {cookie}"));
+    scanner.log(view, log::Level::Info, &format!("building as {cookie}"));
     let write = |tx: &mut Tx<'_>| {
-        let message = format!("{} builds it as {cookie}", view.builder.name);
+        let message = format!("building on {} as {cookie}", view.builder.name);
         add_event(tx, log::Level::Info, "dispatched", view, message)
     };
-    // It builds, whether or not that can be noted.
+    // The build has started, even if the event is lost.
     if let Err(error) = scanner.farm.db.write(write) {
-        scanner.log(view, log::Level::Warn, &error.to_string());
+        let what = format!("cannot record the dispatch in the history: {error}");
+        scanner.log(view, log::Level::Warn, &what);
     }
     Ok(Next::Turn)
 }
 
-/// Has the slave fetch a file from the librarian. If it cannot, the librarian is asked for it
-/// from here: what nobody can have is no fault of the builder's.
+/// Calls the slave to fetch a file from the librarian. If the slave fails, this process asks the
+/// librarian for the file: if that fails too, the builder is not at fault.
 fn send_file(scanner: &mut Scanner<'_>, view: &View, file: &File) -> Result<(), LookError> {
     let sha1 =
         Sha1Hex::parse(file.sha1()).map_err(|error| LookError::Internal(error.to_string()))?;
@@ -199,21 +200,19 @@ fn send_file(scanner: &mut Scanner<'_>, view: &View, file: &File) -> Result<(), 
     }
     librarian::check(&url, &token).map_err(|error| {
         let name = &file.name;
-        LookError::Internal(format!(
-            "{name} is not to be had from the librarian: {error}"
-        ))
+        LookError::Internal(format!("cannot read {name} from the librarian: {error}"))
     })?;
-    // It may have been starting again, a moment ago.
+    // The librarian may have been restarting.
     match scanner.slave(view)?.ensure_present(&sha1, &url, &token)? {
         None => Ok(()),
-        Some(complaint) => Err(LookError::Failure {
+        Some(problem) => Err(LookError::Failure {
             kind: Kind::Dispatch,
-            why: format!("the slave cannot fetch {url}: {complaint}"),
+            why: format!("the slave cannot fetch {url}: {problem}"),
         }),
     }
 }
 
-/// Returns what the slave is told about the build.
+/// Returns the values for the arguments of `build`.
 fn arguments(view: &View, candidate: &Candidate) -> Dispatch {
     let name = &candidate.name;
     let component = candidate.component.clone().unwrap_or_default();
@@ -241,13 +240,13 @@ fn arguments(view: &View, candidate: &Candidate) -> Dispatch {
     }
 }
 
-/// Tells what to do with a claimed job (docs/farm.md §2.12, §3.7).
+/// Returns what to do with a claimed job (docs/farm.md §2.12, §3.7).
 fn decide(candidate: &Candidate) -> Decision {
     let purpose = candidate.archive.archive.purpose;
     if candidate.series_status == SeriesStatus::Obsolete
         || !accepts(purpose, candidate.series_status, candidate.name.pocket)
     {
-        let why = "the series takes nothing more for this pocket";
+        let why = "the series no longer accepts builds for this pocket";
         return Decision::Discard(BuildState::FailedToBuild, why);
     }
     if candidate.component.is_none() {

@@ -1,10 +1,10 @@
-//! How do a build's results come from its slave to the place where they are handed over?
+//! Downloads a build's results from its slave into `incoming/`.
 //!
-//! Each file is streamed to a temporary name while a second thread sums it, and kept only if its
-//! SHA-1 is the one the slave announced: no other master checks that (docs/farm.md §9). When all
-//! are there and the .changes agrees, their folder is renamed from `grabbing/` to `incoming/`, and
-//! only then is the disk waited for: nobody is told of them before. Done again for the same try at
-//! a build, it finds its work done, or does it over. Decides nothing about the build.
+//! Each file is streamed to a temporary file while a second thread hashes it. Its SHA-1 must be the
+//! one that the slave announced (docs/farm.md §9). When all files are there and the .changes
+//! matches them, their folder is renamed from `grabbing/` to `incoming/` and synced to disk. Only
+//! then does the caller record them. A repeated download of the same attempt finds the results
+//! complete, or replaces them.
 
 use std::fs;
 use std::io;
@@ -21,24 +21,24 @@ use crate::sys::hashing_writer::HashingWriter;
 
 use crate::master::farm::DownloadSlot;
 
-/// Tries at one file (docs/farm.md §3.1).
+/// Attempts per file (docs/farm.md §3.1).
 const TRIES: u32 = 3;
-/// Before the second try; twice that before the third.
+/// Delay before the second attempt; the third waits twice as long.
 const RETRY_DELAY: Duration = Duration::from_millis(500);
-/// Age of half-fetched results that nobody can be at any more.
+/// Age at which partial results in `grabbing/` belong to no running process.
 const STALE_AFTER: Duration = Duration::from_secs(24 * 3600);
-/// Below this many bytes a second on average, after the first `GRACE`, a download is given up: it
-/// keeps others waiting.
+/// Lowest average rate, in bytes a second, after the first [`GRACE`]. A slower download is aborted,
+/// since it occupies a download slot.
 const MIN_RATE: u64 = 16 << 10;
 const GRACE: Duration = Duration::from_secs(60);
 
-/// Why results did not arrive.
+/// Why a download of results failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// What the slave sent, or did not send.
+    /// The slave sent a wrong file, or none.
     #[error("{name}: {problem}")]
     Slave { name: FileName, problem: String },
-    /// The results are not what a package build makes: no other slave will do better.
+    /// The results are not those of a package build. Another attempt would not help.
     #[error("{0}")]
     Refused(String),
     /// This host's disk.
@@ -46,48 +46,48 @@ pub(crate) enum Error {
     Disk(#[from] crate::sys::fs::Error),
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },
-    /// Another process looks after the builder by now.
-    #[error("the builder is another's now")]
+    /// Another process has the builder's lease now.
+    #[error("another master has the builder's lease now")]
     Lost,
 }
 
-/// Names and sums, as a slave announces its results.
+/// Names and SHA-1s, as a slave announces its results.
 pub(crate) type Files = [(FileName, Sha1Hex)];
 
-/// Where a try at a build is downloaded, or its log packed: each holder of the builder's lease has a
-/// place of its own, so that one that was thought dead is in nobody's way.
+/// The path below `grabbing/` for an attempt's results or compressed log. It contains the lease's
+/// epoch, so that a former holder of the lease does not interfere.
 pub(crate) fn work_path(results: &Path, cookie: &str, epoch: i64, what: &str) -> PathBuf {
     results
         .join("grabbing")
         .join(format!("{cookie}@{epoch}.{what}"))
 }
 
-/// What is to be downloaded, and how.
+/// A set of results to download.
 pub(crate) struct Request<'a> {
     pub(crate) client: &'a Client,
     pub(crate) cookie: &'a str,
-    /// Of the builder's lease.
+    /// The epoch of the builder's lease.
     pub(crate) epoch: i64,
     pub(crate) files: &'a Files,
     pub(crate) results: &'a Path,
-    /// Longest file, in bytes.
+    /// Largest file accepted, in bytes.
     pub(crate) limit: u64,
-    /// Waits for the right to fetch one file.
+    /// Waits for a slot to download one file.
     pub(crate) slot: &'a dyn Fn() -> DownloadSlot<'a>,
-    /// Tells whether the lease still holds.
+    /// Returns whether this process still holds the lease.
     pub(crate) holds_lease: &'a dyn Fn() -> bool,
 }
 
-/// What came, and how long that took.
+/// The size and the duration of a download.
 #[derive(Debug)]
 pub(crate) struct Downloaded {
     pub(crate) bytes: u64,
-    /// Until they were handed over; then the disk was waited for.
+    /// Until the rename to `incoming/`, without the fsync that follows.
     pub(crate) fetched_in: Duration,
 }
 
-/// Brings the files into `incoming/COOKIE` below the results; on return they are on disk there.
-/// Whatever fails before leaves nothing behind.
+/// Downloads the files into `incoming/COOKIE` and syncs them to disk. An error before the rename
+/// leaves nothing there.
 pub(crate) fn download(request: &Request<'_>) -> Result<Downloaded, Error> {
     let started = Instant::now();
     let done = request.results.join("incoming").join(request.cookie);
@@ -103,7 +103,7 @@ pub(crate) fn download(request: &Request<'_>) -> Result<Downloaded, Error> {
     Ok(Downloaded { bytes, fetched_in })
 }
 
-/// Fetches what is not there yet, and hands it over; returns how many bytes came.
+/// Returns the number of bytes downloaded: 0 if the results were complete already.
 fn download_and_hand_over(request: &Request<'_>, done: &Path) -> Result<u64, Error> {
     check_names(request.files)?;
     remove_superseded(request.results, request.cookie, request.epoch)?;
@@ -116,7 +116,7 @@ fn download_and_hand_over(request: &Request<'_>, done: &Path) -> Result<u64, Err
         Ok(bytes)
     });
     if downloaded.is_err() {
-        // What is left is swept when it is old.
+        // `remove_stale` removes the rest.
         let _ = remove_tree(&dir);
     }
     downloaded
@@ -133,8 +133,7 @@ fn download_all(request: &Request<'_>, dir: &Path) -> Result<u64, Error> {
     Ok(bytes)
 }
 
-/// Renames `dir` to `done`; what is there already is looked at only now, for another process may
-/// have been faster.
+/// Renames `dir` to `done`, unless another process has completed `done` in the meantime.
 fn hand_over(request: &Request<'_>, dir: &Path, done: &Path) -> Result<(), Error> {
     let incoming = parent(done);
     create_dir(incoming)?;
@@ -152,7 +151,7 @@ fn parent(path: &Path) -> &Path {
     path.parent().expect("it was joined to its folder")
 }
 
-/// Removes what earlier holders of the lease left of this try.
+/// Removes the files that earlier holders of the lease left of this attempt.
 fn remove_superseded(results: &Path, cookie: &str, epoch: i64) -> Result<(), Error> {
     let folder = results.join("grabbing");
     let entries = match fs::read_dir(&folder) {
@@ -173,8 +172,8 @@ fn remove_superseded(results: &Path, cookie: &str, epoch: i64) -> Result<(), Err
     Ok(())
 }
 
-/// Removes what processes that are no more left half-fetched: it is of no use (docs/farm.md §3.1).
-/// What nobody has touched for a day is nobody's.
+/// Removes partial results older than a day: the process that downloaded them is gone
+/// (docs/farm.md §3.1).
 pub(crate) fn remove_stale(results: &Path) {
     let Ok(entries) = fs::read_dir(results.join("grabbing")) else {
         return;
@@ -201,7 +200,7 @@ fn io_error(path: &Path) -> impl FnOnce(io::Error) -> Error + '_ {
     }
 }
 
-/// Lets through what a package build makes, and no file name that means something to anybody.
+/// Accepts only file names that a package build makes, without special characters.
 fn check_names(files: &Files) -> Result<(), Error> {
     for (name, _) in files {
         let text = name.as_str();
@@ -210,13 +209,15 @@ fn check_names(files: &Files) -> Result<(), Error> {
                 .bytes()
                 .all(|b| b.is_ascii_alphanumeric() || b".+~_:-".contains(&b));
         if !good {
-            return Err(Error::Refused(format!("{text:?} is no name for a result")));
+            return Err(Error::Refused(format!(
+                "{text:?} is not a valid file name for a result"
+            )));
         }
     }
     Ok(())
 }
 
-/// Tells whether `dir` holds `files` and nothing else that could be one.
+/// Returns whether `dir` holds all of `files`, each with its hash.
 fn is_complete(dir: &Path, files: &Files) -> Result<bool, Error> {
     if !dir.is_dir() {
         return Ok(false);
@@ -234,7 +235,7 @@ fn is_complete(dir: &Path, files: &Files) -> Result<bool, Error> {
     Ok(true)
 }
 
-/// Fetches one file, in a few tries.
+/// Downloads one file, with up to [`TRIES`] attempts.
 fn fetch(request: &Request<'_>, name: &FileName, sha1: &Sha1Hex, dir: &Path) -> Result<u64, Error> {
     let mut tried = 0;
     loop {
@@ -244,8 +245,12 @@ fn fetch(request: &Request<'_>, name: &FileName, sha1: &Sha1Hex, dir: &Path) -> 
         drop(slot);
         match fetched {
             Err(Error::Slave { name, problem }) if tried < TRIES => {
-                log::info!("{name}: {problem}; try {tried} of {TRIES}");
-                thread::sleep(RETRY_DELAY * tried);
+                let delay = RETRY_DELAY * tried;
+                log::info!(
+                    "{name}: {problem}; attempt {tried} of {TRIES}, retrying in {} ms",
+                    delay.as_millis()
+                );
+                thread::sleep(delay);
             }
             other => return other,
         }
@@ -270,12 +275,12 @@ fn try_fetch(
         SaveError::Client(error) => wrong(error.to_string()),
         SaveError::TooSlow => wrong(format!("slower than {MIN_RATE} bytes a second")),
         SaveError::TooLong => Error::Refused(format!(
-            "{name} is longer than {limit} bytes ([master] result_size)"
+            "{name} exceeds the limit of {limit} bytes ([master] result_size)"
         )),
         SaveError::Disk(error) => Error::Disk(error),
     })?;
     if actual != sha1.as_str() {
-        return Err(wrong(format!("sent with SHA-1 {actual} instead of {sha1}")));
+        return Err(wrong(format!("its SHA-1 is {actual} instead of {sha1}")));
     }
     temp.place(&dir.join(name.as_str()), 0o644)?;
     Ok(bytes)
@@ -289,8 +294,7 @@ pub(crate) enum SaveError {
     Disk(crate::sys::fs::Error),
 }
 
-/// Writes all of a download to `temp` and returns that, its SHA-1 and its length. Memory is
-/// constant, whatever comes.
+/// Writes a download to `temp`; returns the file, its SHA-1 and its length. Uses constant memory.
 pub(crate) fn save(
     mut download: Download,
     temp: TempFile,
@@ -319,13 +323,15 @@ pub(crate) fn save(
     Ok((temp, sha1, bytes))
 }
 
-/// Makes sure that there is one .changes, and that it lists what came.
+/// Checks that there is exactly one .changes, and that the files it lists match those downloaded.
 fn check_changes(dir: &Path, files: &Files) -> Result<(), Error> {
     let mut found = files
         .iter()
         .filter(|(name, _)| name.as_str().ends_with(".changes"));
     let (Some((name, _)), None) = (found.next(), found.next()) else {
-        return Err(Error::Refused("not one .changes among the results".into()));
+        return Err(Error::Refused(
+            "the results must contain exactly one .changes".into(),
+        ));
     };
     let path = dir.join(name.as_str());
     let size = |path: &Path| {
@@ -335,7 +341,7 @@ fn check_changes(dir: &Path, files: &Files) -> Result<(), Error> {
     };
     let wrong = |problem: String| Error::Refused(format!("{name}: {problem}"));
     if size(&path)? > changes::MAX_BYTES {
-        return Err(wrong("larger than any real one".into()));
+        return Err(wrong(format!("larger than {} bytes", changes::MAX_BYTES)));
     }
     let bytes = fs::read(&path).map_err(io_error(&path))?;
     let entries = changes::parse(&bytes).map_err(|error| wrong(error.to_string()))?;
@@ -345,7 +351,10 @@ fn check_changes(dir: &Path, files: &Files) -> Result<(), Error> {
         };
         let same_hash = entry.sha1.is_none_or(|listed| listed == sha1.as_str());
         if !same_hash || size(&dir.join(entry.name.as_str()))? != entry.size {
-            return Err(wrong(format!("{} is another file", entry.name)));
+            return Err(wrong(format!(
+                "size or SHA-1 of {} does not match",
+                entry.name
+            )));
         }
     }
     Ok(())

@@ -1,7 +1,7 @@
-//! What is done about a look at a builder that failed?
+//! Handles a failed look at a builder.
 //!
-//! Failures are counted and weighed by `blame`; its verdict is carried out here, in the same
-//! transaction: builders are taken out, jobs go back to the queue or end, people are told.
+//! Counts the failure, and applies the verdict of `policy::blame` in the same transaction: it fails
+//! the builder, returns the job to the queue or ends it, and adds a notification.
 
 use crate::db::{self, Tx};
 use crate::sys::clock::now_ms as now;
@@ -14,14 +14,18 @@ use crate::master::rows::builders::{self, Job};
 use crate::master::rows::outbox;
 use crate::master::rows::queue::{self, End};
 
-/// Counts a failure if it is one, and does what the counts say.
+/// Counts a failure, unless it may be passing, and applies the verdict on builder and job.
 pub(crate) fn handle(scanner: &mut Scanner<'_>, view: &View, kind: Kind, why: &str) -> Next {
     scanner.consecutive += 1;
     if !blame::is_counted(kind, scanner.consecutive) {
         scanner.log(
             view,
             log::Level::Info,
-            &format!("{why}; look {} of a few", scanner.consecutive),
+            &format!(
+                "{why}; failed look {} of {}",
+                scanner.consecutive,
+                blame::SCANS_PER_FAILURE
+            ),
         );
         return Next::Turn;
     }
@@ -58,7 +62,7 @@ pub(crate) fn handle(scanner: &mut Scanner<'_>, view: &View, kind: Kind, why: &s
     }
 }
 
-/// Does what a verdict says, to the builder and to its job.
+/// Applies a verdict to the builder and to its job.
 pub(crate) fn apply(
     scanner: &Scanner<'_>,
     tx: &mut Tx<'_>,
@@ -88,7 +92,7 @@ pub(crate) fn apply(
             if queue::reset(tx, scanner.fence, job.queue, 0)? {
                 add_event(tx, log::Level::Warn, "reset", view, why)?;
             } else {
-                // Somebody wants it stopped, since the last look.
+                // It was cancelled since the last look.
                 end_job(scanner, tx, view, BuildState::Cancelled, why)?;
             }
         }
@@ -135,7 +139,7 @@ pub(crate) fn end_job(
     Ok(ended)
 }
 
-/// Returns what people are told of a build that ended badly.
+/// Returns the notification about a build that did not succeed.
 pub(crate) fn notification(
     view: &View,
     job: &Job,
@@ -155,21 +159,21 @@ pub(crate) fn notification(
     .document()
 }
 
-/// Says what a failure led to.
+/// Describes for the log what a failure led to.
 fn consequences(counts: Counts, verdict: blame::Verdict) -> String {
     let builder = match verdict.builder {
         BuilderVerdict::Leave => "",
-        BuilderVerdict::MarkDirty => ", to be cleaned",
-        BuilderVerdict::ClearCount => ", which is not to blame",
-        BuilderVerdict::Fail => ", which is out until it is enabled again",
+        BuilderVerdict::MarkDirty => ", now DIRTY",
+        BuilderVerdict::ClearCount => ", not its fault, count reset",
+        BuilderVerdict::Fail => ", now disabled; enable it with `master builder enable`",
     };
     let job = match (verdict.job, counts.build) {
         (_, None) => String::new(),
-        (JobVerdict::Leave, Some(n)) => format!("; failure {n} of the build, which stays"),
-        (JobVerdict::Reset, Some(n)) => format!("; failure {n} of the build, back to the queue"),
-        (JobVerdict::Fail, Some(n)) => {
-            format!("; failure {n} of the build, which has FAILEDTOBUILD")
+        (JobVerdict::Leave, Some(n)) => format!("; failure {n} of the build, it keeps its builder"),
+        (JobVerdict::Reset, Some(n)) => {
+            format!("; failure {n} of the build, returned to the queue")
         }
+        (JobVerdict::Fail, Some(n)) => format!("; failure {n} of the build, now FAILEDTOBUILD"),
         (JobVerdict::Cancelled, Some(_)) => "; the build is CANCELLED".to_owned(),
     };
     format!("failure {} of the builder{builder}{job}", counts.builder)

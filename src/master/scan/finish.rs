@@ -1,8 +1,8 @@
-//! What is done about a build that is over: its log is stored, its results are downloaded, its row
-//! says so, and its slave is cleaned, in that order.
+//! Finishes a build whose slave is WAITING: downloads its results, stores its log, records the
+//! verdict, and cleans the slave, in that order.
 //!
-//! A process killed anywhere in between leaves the slave WAITING, and the next one begins again:
-//! whatever was done is found done. What a verdict means is `collect`'s to say.
+//! A process killed in between leaves the slave WAITING. The next process starts again and skips
+//! the completed steps. `policy::outcome` says what a verdict means.
 
 use std::fs::File;
 use std::io::{BufWriter, Write as _};
@@ -30,7 +30,7 @@ use crate::master::rows::outbox;
 use crate::master::rows::queue::{self, End};
 use crate::sys::clock::now_ms as now;
 
-/// Longest log taken, in bytes; slaves bound theirs far below.
+/// Largest log stored, in bytes. A slave's own limit is far lower.
 const LOG_BYTES: u64 = 4 << 30;
 
 /// A log in the librarian.
@@ -39,19 +39,18 @@ struct LogAlias {
     url: String,
 }
 
-/// How a build ended, and what there is to say about it.
+/// A build's final state, and the values recorded with it.
 struct Completion<'a> {
     state: BuildState,
     log: Option<LogAlias>,
     dependencies: Option<&'a str>,
-    /// Where its results were handed over.
+    /// The folder of its results in `incoming/`.
     leaf: Option<&'a str>,
-    /// People are told.
     notify: bool,
     reason: Option<&'a str>,
 }
 
-/// Does what a finished build's verdict asks for.
+/// Records a finished build as its verdict requires, then cleans the slave.
 pub(super) fn finish(
     scanner: &mut Scanner<'_>,
     view: &View,
@@ -85,37 +84,24 @@ pub(super) fn finish(
             };
             complete_job(scanner, view, job, &completion)?;
         }
-        Outcome::GiveBack => {
-            let log = store_log(scanner, view, job, job.state, private)?;
-            let until = now() + millis(scanner.farm.config.give_back_delay);
-            let cookie = job.cookie();
-            let why = format!("***** {cookie} is GIVENBACK by {} *****", view.builder.name);
-            let write = |tx: &mut Tx<'_>| {
-                let alias = log.as_ref().map(|log| log.id);
-                queue::set_log(tx, scanner.fence, job.queue, alias)?;
-                add_event(tx, log::Level::Warn, "given back", view, &why)?;
-                queue::reset(tx, scanner.fence, job.queue, until)
-            };
-            check_fence(scanner.farm.db.write(write)?)?;
-            scanner.log(view, log::Level::Warn, &why);
-        }
+        Outcome::GiveBack => give_back(scanner, view, job, private)?,
         Outcome::BuilderAtFault => builder_failed(scanner, view, job, private)?,
         Outcome::Unexpected => {
             return Err(LookError::Failure {
                 kind: Kind::Dispatch,
-                why: format!("the slave says {status}, which nobody asked for"),
+                why: format!("unexpected verdict {status}: the master did not abort the build"),
             });
         }
     }
-    // Should this not happen, the next look finds a slave to rescue.
+    // If the slave is not cleaned here, the next look rescues it.
     if holds_lease(scanner.farm, scanner.fence) {
         scanner.slave(view)?.clean()?;
     }
     Ok(Next::Now)
 }
 
-/// Gathers the results of a build that is OK. They come before the log: what fails here is
-/// tried again, and each log stored is one more file in the librarian.
+/// Downloads the results of a successful build and completes it. The log is stored last: a failed
+/// download is retried, and each retry would store the log again.
 fn built(
     scanner: &mut Scanner<'_>,
     view: &View,
@@ -143,7 +129,7 @@ fn built(
         Ok(()) => (BuildState::Uploading, None),
         Err(download_results::Error::Refused(why)) => (BuildState::FailedToUpload, Some(why)),
         Err(download_results::Error::Lost) => return Err(LookError::Changed),
-        // A slave that is starting again has the results at the next look.
+        // A slave that is restarting has the results at the next look.
         Err(error @ download_results::Error::Slave { .. }) => {
             return Err(LookError::Failure {
                 kind: Kind::Passing,
@@ -203,7 +189,7 @@ fn download(
     Ok(())
 }
 
-/// Takes the job off the builder for good.
+/// Ends the build and removes its job.
 fn complete_job(
     scanner: &Scanner<'_>,
     view: &View,
@@ -230,7 +216,7 @@ fn complete_job(
         if !queue::finish(tx, scanner.fence, job.queue, &end)? {
             return Ok(false);
         }
-        // It did what a builder is for; what came out was the package's doing.
+        // The builder works: a failed build is the package's fault.
         builders::set_failure_count(tx, scanner.fence, 0)?;
         add_event(tx, level, "ended", view, &what)?;
         if completion.notify {
@@ -245,7 +231,29 @@ fn complete_job(
     Ok(())
 }
 
-/// Counts a BUILDERFAIL against the builder alone; the job goes to the next one.
+/// Returns the job to the queue for a while, without counting a failure.
+fn give_back(
+    scanner: &mut Scanner<'_>,
+    view: &View,
+    job: &Job,
+    private: bool,
+) -> Result<(), LookError> {
+    let log = store_log(scanner, view, job, job.state, private)?;
+    let until = now() + millis(scanner.farm.config.give_back_delay);
+    let cookie = job.cookie();
+    let why = format!("***** {cookie} is GIVENBACK by {} *****", view.builder.name);
+    let write = |tx: &mut Tx<'_>| {
+        let alias = log.as_ref().map(|log| log.id);
+        queue::set_log(tx, scanner.fence, job.queue, alias)?;
+        add_event(tx, log::Level::Warn, "given back", view, &why)?;
+        queue::reset(tx, scanner.fence, job.queue, until)
+    };
+    check_fence(scanner.farm.db.write(write)?)?;
+    scanner.log(view, log::Level::Warn, &why);
+    Ok(())
+}
+
+/// Counts a BUILDERFAIL against the builder only, and returns the job to the queue.
 fn builder_failed(
     scanner: &mut Scanner<'_>,
     view: &View,
@@ -273,8 +281,8 @@ fn builder_failed(
     Ok(())
 }
 
-/// Brings the log of the build from the slave into the librarian, and returns its alias; none
-/// if the slave has none. The librarian's failures are nobody's fault.
+/// Copies the build's log from the slave to the librarian; `None` if the slave has no log. A
+/// failure of the librarian is [`LookError::Internal`].
 fn store_log(
     scanner: &mut Scanner<'_>,
     view: &View,
@@ -286,7 +294,7 @@ fn store_log(
     let download = match scanner.slave(view)?.client.get("/filecache/buildlog", 0) {
         Ok(download) => download,
         Err(error) if error.is_absence() => {
-            scanner.log(view, log::Level::Warn, "the slave has no log of it");
+            scanner.log(view, log::Level::Warn, "the slave has no log of the build");
             return Ok(None);
         }
         Err(error) => return Err(error.into()),
@@ -311,12 +319,12 @@ fn store_log(
         let url = alias_url(&farm.library_url, alias, &name);
         Ok(Some(LogAlias { id: alias, url }))
     });
-    // It is in the librarian, or will be fetched again.
+    // The log is in the librarian, or the next look downloads it again.
     let _ = remove_tree(&path);
     stored
 }
 
-/// Compresses a log into a file, and returns that, to be read from its start.
+/// Compresses a log into the file `path`; returns the file opened at its start.
 fn pack_log(
     mut download: client::Download,
     path: &std::path::Path,
@@ -333,7 +341,8 @@ fn pack_log(
         };
         received += piece.len() as u64;
         if received > LOG_BYTES {
-            log::warn!("{}: its log is cut at {LOG_BYTES} bytes", view.url());
+            let url = view.url();
+            log::warn!("{url}: the build's log is truncated to {LOG_BYTES} bytes");
             break;
         }
         packer.write_all(piece).map_err(internal)?;

@@ -1,4 +1,4 @@
-//! The ground that all steps of a look share: the scanner, the view of a builder, results.
+//! Defines what all steps of a look share: the scanner, the view of a builder, and the error.
 //!
 //! Every write is fenced by the builder's lease. No transaction is open during a call to a slave.
 
@@ -19,29 +19,30 @@ use crate::sys::clock::now_ms as now;
 
 use super::slave::{self, Slave, Status};
 
-/// When the builder is to be looked at again.
+/// When to look at the builder again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
     /// At once: there is more to do.
     Now,
-    /// In a moment: something was set going.
+    /// In about two seconds: an operation has started.
     Soon,
-    /// At its turn.
+    /// After the scan interval.
     Turn,
-    /// At its turn, or as soon as there is a job for it.
+    /// After the scan interval, or as soon as there is a job for it.
     Idle,
-    /// Never again by this process: another one has it, or it is no more.
+    /// Never by this process: another one has the lease, or the builder was removed.
     Gone,
 }
 
-/// Why a look did not end well.
+/// Why a look failed.
 #[derive(Debug)]
 pub(crate) enum LookError {
-    /// The farm's own: its database, librarian or disk. Nobody is blamed, and it is tried again.
+    /// The database, the librarian or the disk failed. It counts against no builder and no job, and
+    /// the next look retries.
     Internal(String),
-    /// The rows are not what they were: another process, or an operator, came in between.
+    /// Another process or an operator changed the rows since they were read.
     Changed,
-    /// The builder's or its job's; to be judged.
+    /// The builder or its job failed; `policy::blame` decides which.
     Failure { kind: Kind, why: String },
 }
 
@@ -51,7 +52,7 @@ impl From<db::Error> for LookError {
     }
 }
 
-/// A slave that does not answer may well do so at the next look.
+/// A slave that does not answer may answer at the next look.
 impl From<slave::Error> for LookError {
     fn from(error: slave::Error) -> Self {
         Self::Failure {
@@ -67,19 +68,19 @@ impl From<client::Error> for LookError {
     }
 }
 
-/// Turns the word of a fenced write into an error when it touched nothing.
+/// Returns an error if a fenced write changed no row.
 pub(crate) fn check_fence(touched: bool) -> Result<(), LookError> {
     touched.then_some(()).ok_or(LookError::Changed)
 }
 
-/// Tells whether a lease is still this process's: asked before a slave is told to do what cannot be
-/// undone. What cannot be known counts as lost.
+/// Returns whether this process still holds the lease; `false` if the database does not answer.
+/// Check before each call to a slave that cannot be undone.
 pub(crate) fn holds_lease(farm: &Farm, fence: Fence) -> bool {
     let epoch = farm.db.read(|tx| leases::epoch(tx, fence.builder));
     epoch.is_ok_and(|epoch| epoch == Some(fence.epoch))
 }
 
-/// A builder and its job, as the last look at the database found them.
+/// A builder and its job, as last read from the database.
 #[derive(Debug)]
 pub(crate) struct View {
     pub(crate) builder: Builder,
@@ -87,7 +88,7 @@ pub(crate) struct View {
 }
 
 impl View {
-    /// The logger of the group that the builder is in, named after its processor family.
+    /// The logger of the builder's group, named after its processor family.
     pub(crate) fn logger(&self) -> String {
         format!("root.builders.{}", self.builder.family().unwrap_or("none"))
     }
@@ -108,27 +109,26 @@ impl View {
         }
     }
 
-    /// What the builder is called in messages: its URL, without a password.
+    /// The builder's URL for messages, without a password.
     pub(crate) fn url(&self) -> String {
         shown_url(&self.builder.url)
     }
 
-    /// The build of the job, for events.
     pub(crate) fn build(&self) -> Option<i64> {
         self.job.as_ref().map(|job| job.build)
     }
 }
 
-/// Looks at one builder, over and over.
+/// The state that is kept between the looks at one builder.
 pub(crate) struct Scanner<'a> {
     pub(crate) farm: &'a Farm,
     pub(crate) fence: Fence,
     pub(crate) mode: ScanMode,
     /// Failed looks in a row.
     pub(crate) consecutive: u32,
-    /// What was wrong with the results in the last answer.
+    /// Why results in the last `status` were invalid.
     pub(crate) invalid_results: Option<String>,
-    /// The build that the slave is to let go of, and since when.
+    /// The build that the slave still has without a job for it, and since when.
     pub(super) unwanted_build: Option<(String, Instant)>,
     slave: Option<(String, Slave)>,
     /// The builder, as the last look found it.
@@ -149,7 +149,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Reads the builder; none if it is no more, or no longer ours.
+    /// Reads the builder; `None` if it was removed or this process has lost its lease.
     pub(crate) fn view(&self) -> Result<Option<View>, db::Error> {
         let found = self
             .farm
@@ -160,7 +160,7 @@ impl<'a> Scanner<'a> {
             .map(|(builder, job)| View { builder, job }))
     }
 
-    /// Returns the slave of the builder, to be called now.
+    /// Returns the client for the builder's slave; an error if the leases may have ended.
     pub(crate) fn slave(&mut self, view: &View) -> Result<&Slave, LookError> {
         if !self.farm.is_leased() {
             return Err(LookError::Changed);
@@ -173,7 +173,7 @@ impl<'a> Scanner<'a> {
         Ok(&self.slave.as_ref().expect("set above").1)
     }
 
-    /// Asks the slave what it does, and remembers how it speaks.
+    /// Calls `status`, and records the slave's form and version if they have changed.
     pub(crate) fn ask(&mut self, view: &View) -> Result<Status, LookError> {
         let status = self.slave(view)?.status()?;
         self.invalid_results = status.invalid_results.first().map(ToString::to_string);
@@ -187,7 +187,7 @@ impl<'a> Scanner<'a> {
         Ok(status)
     }
 
-    /// Says something of a builder, with its URL unless the sentence has it.
+    /// Logs a message about a builder, with its URL unless the message contains it.
     pub(crate) fn log(&self, view: &View, level: log::Level, what: &str) {
         let logger = view.logger();
         match (what.contains(&view.url()), &view.job) {
@@ -199,13 +199,13 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// What `build` is called in the form this builder speaks.
+    /// The form of `status` that the slave uses; the old form before its first answer.
     pub(crate) fn form(view: &View) -> StatusForm {
         view.builder.form.unwrap_or(StatusForm::Tuple)
     }
 }
 
-/// Keeps an event of a builder and the build on it.
+/// Adds an event to the history of a builder and the build on it.
 pub(crate) fn add_event(
     tx: &mut Tx<'_>,
     level: log::Level,

@@ -1,7 +1,7 @@
-//! One look at one builder: ask its slave, decide, and do what follows.
+//! One look at one builder: calls its slave, decides on a step, and does it.
 //!
-//! `look` is what all steps share; `steps` alone calls the other steps, which call none of each
-//! other's but `failure`'s.
+//! All files use `look`. Only `steps` calls the other steps. Among these, only `failure` is called
+//! by others.
 
 pub(super) mod dispatch;
 pub(super) mod download_results;

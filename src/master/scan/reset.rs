@@ -10,7 +10,7 @@ use crate::sys::clock::now_ms as now;
 
 use super::look::{LookError, Next, Scanner, View, check_fence};
 
-/// Puts a virtual builder back to its first state by the site's command (docs/farm.md §3.4).
+/// Runs the reset command and marks the builder CLEANING or CLEAN, as its protocol requires.
 pub(super) fn reset_machine(scanner: &mut Scanner<'_>, view: &View) -> Result<Next, LookError> {
     let failure = |why: String| LookError::Failure {
         kind: Kind::Dispatch,
@@ -23,7 +23,7 @@ pub(super) fn reset_machine(scanner: &mut Scanner<'_>, view: &View) -> Result<Ne
         .as_deref()
         .filter(|_| !words.is_empty())
     else {
-        let why = "a virtual builder needs a vm_host, and [master] reset_command";
+        let why = "cannot reset a virtual builder without its vm_host and [master] reset_command";
         return Err(failure(why.to_owned()));
     };
     let buildd_name = buildd_name(&view.builder.url);
@@ -52,7 +52,7 @@ pub(super) fn reset_machine(scanner: &mut Scanner<'_>, view: &View) -> Result<Ne
         Some(ResetProtocol::Synchronous) | None => {
             set_clean(CleanStatus::Cleaning)?;
             run()?;
-            // The first packet to a fresh guest tends to be lost.
+            // The first packet to a fresh guest is often lost.
             let _ = scanner.slave(view)?.echo();
             scanner.slave(view)?.echo()?;
             let write =

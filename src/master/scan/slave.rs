@@ -1,7 +1,7 @@
-//! What does a slave answer to each call a master makes, as types?
+//! Calls a slave's methods, and parses the answers into types.
 //!
-//! One connection a call, bounded in time. Either form of `status` is understood; which it was is
-//! told with it. Judges nothing. Called by the scanner.
+//! Each call has a timeout and its own connection. Both forms of `status` are accepted, and
+//! [`Status`] says which one it was.
 
 use crate::client::{self, Client, InvalidUrl, SlaveUrl, Timeouts, shown_url};
 use crate::config;
@@ -10,7 +10,7 @@ use crate::protocol::{
 };
 use crate::xmlrpc::Value;
 
-/// How many times longer than any other call a slave may take to fetch a file (docs/farm.md §3.1).
+/// The timeout of `ensurepresent`, as a multiple of that of other calls (docs/farm.md §3.1).
 const FETCH_FACTOR: u32 = 20;
 const VERSION: &str = "builder_version";
 
@@ -26,28 +26,28 @@ pub(crate) enum Error {
         method: &'static str,
         source: protocol::Error,
     },
-    #[error("echo: not what was said")]
+    #[error("echo: the answer differs from what was sent")]
     Echo,
 }
 
-/// What a slave says of itself.
+/// A slave's answer to `status`.
 #[derive(Debug)]
 pub(crate) struct Status {
     pub(crate) record: StatusRecord,
     pub(crate) form: StatusForm,
-    /// Told in one form only.
+    /// The slave's version. Only the dict form has it.
     pub(crate) version: Option<String>,
-    /// What is wrong with results that are not in the record.
+    /// Why some of the announced results are left out of the record.
     pub(crate) invalid_results: Vec<protocol::Error>,
 }
 
-/// A slave to call.
+/// A client for one slave.
 pub(crate) struct Slave {
     pub(crate) client: Client,
 }
 
 impl Slave {
-    /// Contacts nobody yet.
+    /// Makes no call yet.
     pub(crate) fn new(url: &str, config: &config::Master) -> Result<Self, Error> {
         let parsed = SlaveUrl::parse(url).map_err(|source| Error::Url {
             url: shown_url(url),
@@ -63,11 +63,11 @@ impl Slave {
         })
     }
 
-    /// Makes sure that it is there and speaks.
+    /// Checks that the slave answers.
     pub(crate) fn echo(&self) -> Result<(), Error> {
-        let said = Value::from("Test");
-        match self.client.call("echo", std::slice::from_ref(&said))? {
-            Value::Array(items) if items.first() == Some(&said) => Ok(()),
+        let sent = Value::from("Test");
+        match self.client.call("echo", std::slice::from_ref(&sent))? {
+            Value::Array(items) if items.first() == Some(&sent) => Ok(()),
             _ => Err(Error::Echo),
         }
     }
@@ -97,7 +97,7 @@ impl Slave {
         })
     }
 
-    /// Has it fetch a file it lacks; returns its complaint if it cannot.
+    /// Calls the slave to fetch a file into its cache; returns its message if it fails.
     pub(crate) fn ensure_present(
         &self,
         sha1: &Sha1Hex,
@@ -110,7 +110,7 @@ impl Slave {
         Ok((!present).then_some(info))
     }
 
-    /// Has it build; returns its complaint if it will not.
+    /// Starts a build; returns the slave's message if it refuses.
     pub(crate) fn build(&self, params: &[Value]) -> Result<Option<String>, Error> {
         let answer = self.client.call("build", params)?;
         read("build", answer, parse_building)

@@ -1,6 +1,6 @@
-//! One look at one builder: reads its row, asks its slave, and does what follows.
+//! Looks at one builder: reads its row, calls its slave, and does the step that follows.
 //!
-//! `policy::next_step` decides. This is the only file of the folder that calls the other steps.
+//! `policy::next_step` decides on the step. Only this file calls the other steps of the folder.
 
 use std::time::Instant;
 
@@ -16,40 +16,41 @@ use super::dispatch::{self, Dispatched};
 use super::look::{LookError, Next, Scanner, View, add_event, check_fence, holds_lease};
 use super::{failure, finish, reset};
 
-/// Looks once, and does what follows. Handles every failure.
+/// Looks once and does the step that follows. Handles every failure.
 pub(crate) fn scan(scanner: &mut Scanner<'_>) -> Next {
     let view = match scanner.view() {
         Ok(Some(view)) => view,
         Ok(None) => return Next::Gone,
         Err(error) => {
-            log::warn!("builder {}: {error}", scanner.fence.builder);
+            let builder = scanner.fence.builder;
+            log::warn!("cannot read builder {builder}: {error}; retrying at its next look");
             return Next::Turn;
         }
     };
-    let looked = look(scanner, &view);
-    let next = settle(scanner, &view, looked);
+    let result = look(scanner, &view);
+    let next = settle(scanner, &view, result);
     scanner.last_builder = Some(view.builder);
     next
 }
 
-/// Turns the outcome of a look into the time of the next one; handles failures.
+/// Handles the failure of a look, if any; returns when to look again.
 pub(crate) fn settle(
     scanner: &mut Scanner<'_>,
     view: &View,
-    looked: Result<Next, LookError>,
+    result: Result<Next, LookError>,
 ) -> Next {
     let logger = view.logger();
-    match looked {
+    match result {
         Ok(next) => {
             scanner.consecutive = 0;
             next
         }
         Err(LookError::Changed) => {
-            log::debug!(target: &logger, "{}: changed in the meantime", view.url());
+            log::debug!(target: &logger, "{}: its rows changed during the look", view.url());
             Next::Soon
         }
         Err(LookError::Internal(why)) => {
-            log::warn!(target: &logger, "{}: {why}; trying again", view.url());
+            log::warn!(target: &logger, "{}: {why}; retrying at the next look", view.url());
             Next::Turn
         }
         Err(LookError::Failure { kind, why }) => failure::handle(scanner, view, kind, &why),
@@ -91,7 +92,7 @@ pub(crate) fn act(scanner: &mut Scanner<'_>, view: &View, step: Step) -> Result<
         Step::SendAbort { first_deadline } => send_abort(scanner, view, first_deadline),
         Step::CancelOverdue => Err(LookError::Failure {
             kind: Kind::Cancel,
-            why: "the build does not stop".to_owned(),
+            why: "the build did not stop within [master] cancel_timeout".to_owned(),
         }),
         Step::Cancelled => cancelled(scanner, view, "the slave no longer has it"),
         Step::Collect {
@@ -125,7 +126,7 @@ pub(crate) fn act(scanner: &mut Scanner<'_>, view: &View, step: Step) -> Result<
     }
 }
 
-/// Aborts the build of the job; the first time, sets the deadline of the abort.
+/// Aborts the job's build. The first call sets the deadline.
 fn send_abort(
     scanner: &mut Scanner<'_>,
     view: &View,
@@ -134,7 +135,7 @@ fn send_abort(
     scanner.slave(view)?.abort()?;
     if let (true, Some(job)) = (first_deadline, &view.job) {
         let logger = view.logger();
-        log::info!(target: &logger, "{}: told to abort {}", view.url(), job.cookie());
+        log::info!(target: &logger, "{}: aborting {}", view.url(), job.cookie());
         let by = now() + millis(scanner.farm.config.cancel_timeout);
         let write = |tx: &mut Tx<'_>| queue::set_cancel_by(tx, scanner.fence, job.queue, by);
         check_fence(scanner.farm.db.write(write)?)?;
@@ -142,7 +143,7 @@ fn send_abort(
     Ok(Next::Soon)
 }
 
-/// The sentence of the masters of 2008, to the letter; scripts match it.
+/// The exact sentence of the 2008 master. Scripts match it.
 fn forgotten(view: &View) -> String {
     let name = view.job.as_ref().map(|job| job.name.to_string());
     format!(
@@ -152,8 +153,8 @@ fn forgotten(view: &View) -> String {
     )
 }
 
-/// Frees a slave of a build that nobody wants from it. One that does not let go of it is at
-/// fault.
+/// Aborts or cleans a build for which the builder has no job. A slave that keeps the build beyond
+/// the timeout has failed.
 fn rescue(
     scanner: &mut Scanner<'_>,
     view: &View,
@@ -182,12 +183,13 @@ fn rescue(
     Ok(Next::Soon)
 }
 
-/// Gives a slave time to let go of a build; tells whether that has just begun.
+/// Waits up to `[master] cancel_timeout` for a slave to drop a build; returns whether the wait has
+/// just begun.
 fn wait_for_release(scanner: &mut Scanner<'_>, cookie: &str) -> Result<bool, LookError> {
     let limit = scanner.farm.config.cancel_timeout;
     match &scanner.unwanted_build {
         Some((known, since)) if known == cookie && since.elapsed() > limit => {
-            let why = format!("the slave does not let go of {cookie}");
+            let why = format!("the slave still has {cookie} after [master] cancel_timeout");
             scanner.unwanted_build = None;
             Err(LookError::Failure {
                 kind: Kind::Dispatch,
@@ -202,7 +204,7 @@ fn wait_for_release(scanner: &mut Scanner<'_>, cookie: &str) -> Result<bool, Loo
     }
 }
 
-/// Sends the job back to the queue, to be tried at once.
+/// Returns the job to the queue, without a delay.
 fn reset_job(
     scanner: &mut Scanner<'_>,
     view: &View,
