@@ -81,7 +81,10 @@ impl<'a> Pass<'a> {
                 .write(|tx| leases::renew(tx, &self.process, until))
             {
                 let delay = (lease / 3).as_secs();
-                log::warn!(target: LOGGER, "cannot renew the leases: {error}; retrying in {delay} s");
+                log::warn!(
+                    target: LOGGER,
+                    "cannot renew the leases: {error}; retrying in {delay} s"
+                );
             }
         }
     }
@@ -227,7 +230,8 @@ impl<'a> Pass<'a> {
         };
         check_fence(self.farm.db.write(write)?)?;
         let name = &view.builder.name;
-        log::warn!(target: &view.logger(), "{name} ({}) marked as failed due to: {why}", view.url());
+        let url = view.url();
+        log::warn!(target: &view.logger(), "{name} ({url}) marked as failed due to: {why}");
         Ok(Next::Turn)
     }
 

@@ -1,14 +1,14 @@
-//! Pure: which architectures does Packages-arch-specific leave a source?
+//! Pure: reads Packages-arch-specific, which restricts sources to architectures.
 //!
-//! The file Debian and Ubuntu kept beside their archives (docs/farm.md §2.3): one line for each
-//! source (`%name: tags`) or binary package (`name: tags`) that is of use on some architectures
-//! only. Wildcards in it count as dpkg reads them. Has no say about PPAs; the caller knows.
+//! Debian and Ubuntu kept this file beside their archives (docs/farm.md §2.3). Each line restricts
+//! a source (`%name: tags`) or a binary package (`name: tags`). Wildcards are dpkg's. The file does
+//! not apply to PPAs; the caller checks that.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::dpkg::arch;
 
-/// The file, as lines.
+/// The parsed file.
 #[derive(Debug, Default)]
 pub(crate) struct ArchSpecific(Vec<Entry>);
 
@@ -16,7 +16,7 @@ pub(crate) struct ArchSpecific(Vec<Entry>);
 struct Entry {
     name: String,
     kind: Kind,
-    /// The tags are those it is not for.
+    /// Whether the tags are the ones excluded.
     excludes: bool,
     tags: Vec<String>,
 }
@@ -27,19 +27,19 @@ enum Kind {
     Binary,
 }
 
-/// A line that names no package.
+/// A line without a package name or a colon.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("Packages-arch-specific, line {line}: expected `name: architectures`")]
 pub(crate) struct MalformedLine {
-    /// From 1.
+    /// Counted from 1.
     line: usize,
 }
 
-/// For each source with an entry, the tags it may be built on.
+/// The allowed tags of each source with an entry.
 pub(crate) type Restrictions = BTreeMap<String, BTreeSet<String>>;
 
 impl ArchSpecific {
-    /// Reads the file. What follows `#` is no part of it. A file that is missing is an empty one.
+    /// Parses the text of the file. `#` begins a comment.
     ///
     /// # Errors
     /// The first line without a name and a colon.
@@ -72,11 +72,11 @@ impl ArchSpecific {
         Ok(Self(entries))
     }
 
-    /// Returns what the file says of a series with `tags`. `source_of` is the source of a binary
-    /// package published on the nominated tag, if there is one; a package without is passed over.
+    /// Returns the restrictions for a series with `tags`. `source_of` returns the source of a
+    /// binary package that is published on the nominated tag; other binary packages are ignored.
     ///
     /// A later line for a source replaces an earlier one. An entry for a binary package always
-    /// leaves the nominated tag: it may be the one that makes it for all architectures.
+    /// allows the nominated tag, where architecture-independent packages are built.
     pub(crate) fn restrictions(
         &self,
         tags: &[&str],
@@ -130,21 +130,21 @@ mod tests {
     }
 
     #[test]
-    fn each_sort_of_entry() {
+    fn entries_list_or_exclude_architectures() {
         for (text, expect) in [
             ("", ""),
             ("# only words\n\n   # more\n", ""),
             ("%grub: i386 amd64", "grub=amd64,i386"),
             ("%grub: i386 sparc # not yet sparc64", "grub=i386"),
             ("%grub: !hppa", "grub=amd64,i386"),
-            // One `!` makes the whole line an exclusion.
+            // A single `!` makes the whole line an exclusion.
             ("%grub: hppa !i386", "grub=amd64"),
             ("%grub: sparc", "grub="),
             ("%grub:", "grub="),
             ("%grub: any-i386 linux-hppa", "grub=hppa,i386"),
             ("libgrub: amd64", "grub=amd64,i386"),
             ("libgrub: !i386 !hppa", "grub=amd64,i386"),
-            ("nobodys: amd64", ""),
+            ("unknown: amd64", ""),
             ("%a: i386\n%b: hppa\n%a: amd64", "a=amd64 b=hppa"),
             ("%grub: hppa\ngrub-doc: amd64", "grub=amd64,i386"),
         ] {
@@ -153,14 +153,14 @@ mod tests {
     }
 
     #[test]
-    fn binaries_to_be_looked_up() {
+    fn without_a_nominated_tag_a_binary_entry_adds_none() {
         let file = ArchSpecific::parse("%a: i386\nb: i386\n c : !hppa\n").unwrap();
         let without = file.restrictions(&TAGS, None, |binary| Some(binary.to_owned()));
         assert_eq!(without["b"], BTreeSet::from(["i386".to_owned()]));
     }
 
     #[test]
-    fn a_line_that_is_none_is_named() {
+    fn the_error_names_the_malformed_line() {
         for text in ["#\n%a i386\n", "%a: i386\n: amd64", "\n%: amd64"] {
             let error = ArchSpecific::parse(text).unwrap_err();
             assert_eq!(error, MalformedLine { line: 2 }, "{text:?}");

@@ -1,56 +1,54 @@
-//! Pure: on which architectures is a source built, and which of these builds makes its
-//! architecture-independent packages?
+//! Pure: decides on which architectures a source is built, and which of these builds makes its
+//! architecture-independent packages (docs/farm.md §2.3).
 //!
-//! Today's rules (docs/farm.md §2.3): dpkg's wildcards, one build per source that is also for
-//! `Architecture: all`, `Build-Indep-Architecture` respected, and of 2008 the restrictions of
-//! Packages-arch-specific. Which architectures are legal at all is the caller's knowledge.
+//! The rules are those of today's Launchpad: dpkg's wildcards, one build per source for
+//! `Architecture: all`, and `Build-Indep-Architecture`. Packages-arch-specific is kept from 2008.
+//! The caller knows which architectures of the series can build.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::dpkg::arch;
 
-/// What is known of a source and where it could be built.
+/// A source, and the architectures on which it could be built.
 #[derive(Debug)]
 pub(crate) struct Choice<'a> {
     /// The `Architecture` field of the .dsc.
     pub(crate) hint: &'a str,
-    /// The tags that can be built on, in any order.
+    /// The architectures that can build, in any order.
     pub(crate) tags: &'a [&'a str],
-    /// Where the series would have architecture-independent packages built.
+    /// The series' preferred architecture for architecture-independent packages.
     pub(crate) nominated: Option<&'a str>,
     /// The `Build-Indep-Architecture` field of the .dsc.
     pub(crate) indep_hint: Option<&'a str>,
-    /// What Packages-arch-specific leaves of the tags; none: everything.
+    /// The tags that Packages-arch-specific allows; `None` allows all.
     pub(crate) allowed: Option<&'a BTreeSet<String>>,
 }
 
-/// One build to be made.
+/// A build to be added.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Chosen {
     pub(crate) tag: String,
-    /// It makes the architecture-independent packages too, or only these.
+    /// Whether the build makes the architecture-independent packages, alone or with others.
     pub(crate) arch_indep: bool,
 }
 
-/// A source whose .dsc does not say what it is for.
+/// A source whose `Architecture` field is empty.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the Architecture field is empty: take the .dsc as dpkg-source wrote it")]
+#[error("the Architecture field is empty; submit the .dsc as dpkg-source wrote it")]
 pub(crate) struct EmptyHint;
 
-/// Returns the builds of a source, by tag.
+/// Returns the builds of a source, sorted by tag.
 ///
-/// A hint with `all` has one build for these packages: the nominated tag if it is among the
-/// candidates, else the first. Candidates are what the rest of the hint matches; if that is
-/// nothing, every tag, so that the packages exist at all. `Build-Indep-Architecture` narrows them,
-/// and may add a build on a tag the rest of the hint does not ask for; if it leaves none of the
-/// tags, nobody here can make these packages.
+/// A hint with `all` gets one build for architecture-independent packages: on the nominated tag if
+/// it is a candidate, else on the first candidate. Candidates are the tags that the rest of the
+/// hint matches, or all tags if it matches none. `Build-Indep-Architecture` narrows them, and may
+/// add a build on a tag outside the hint. If it matches no tag, no build makes these packages.
 ///
-/// A word `any` counts as `all` here: older dpkg wrote it alone for sources with packages of both
-/// kinds, and to a source without packages of the one kind it does no harm. Other lists without
-/// `all` have none.
+/// The word `any` counts as `all`: older dpkg wrote `any` alone for sources with packages of both
+/// kinds. For a source without architecture-independent packages this does no harm.
 ///
 /// # Errors
-/// A hint without a word.
+/// The hint is empty.
 pub(crate) fn choose(choice: &Choice<'_>) -> Result<Vec<Chosen>, EmptyHint> {
     let hint = words(choice.hint);
     if hint.is_empty() {
@@ -66,7 +64,7 @@ pub(crate) fn choose(choice: &Choice<'_>) -> Result<Vec<Chosen>, EmptyHint> {
     let mut builds: BTreeMap<&str, bool> = wanted.iter().map(|tag| (*tag, false)).collect();
     if hint.contains(&"all") || hint.contains(&"any") {
         let candidates = match choice.indep_hint.map(words) {
-            // The field's own `all` and `any` narrow nothing.
+            // `all` and `any` in this field narrow nothing.
             Some(narrow) if !narrow.is_empty() && !narrow.contains(&"all") => {
                 let narrowed = matching(&tags, &narrow);
                 let both: BTreeSet<&str> = narrowed.intersection(&wanted).copied().collect();
@@ -127,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn hints() {
+    fn a_hint_selects_architectures_by_name_and_wildcard() {
         for (hint, expect) in [
             ("any", "amd64 armhf hurd-i386 i386+all"),
             ("any all", "amd64 armhf hurd-i386 i386+all"),
@@ -143,7 +141,7 @@ mod tests {
             ("hurd-any all", "hurd-i386+all"),
             ("sparc", ""),
             ("any-sparc sparc64", ""),
-            // Nobody here builds it; its other packages are not held back.
+            // No architecture matches; the architecture-independent packages are built.
             ("sparc all", "i386+all"),
         ] {
             assert_eq!(shown(&of(hint)), expect, "{hint:?}");
@@ -154,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn where_the_nominated_tag_cannot_be_taken() {
+    fn without_a_usable_nominated_tag_the_first_candidate_is_chosen() {
         for nominated in [None, Some("sparc")] {
             for (hint, expect) in [
                 ("all", "amd64+all"),
@@ -184,12 +182,12 @@ mod tests {
             ("any all", "", "amd64 armhf hurd-i386 i386+all"),
             ("all", "amd64 armhf", "amd64+all"),
             ("all", "all", "i386+all"),
-            // Where the rest is not built.
+            // On a tag outside the hint.
             ("i386 all", "amd64", "amd64+all i386"),
-            // Where nothing is built.
+            // On a tag that cannot build.
             ("i386 all", "sparc", "i386"),
             ("all", "sparc", ""),
-            // Nothing to narrow.
+            // No architecture-independent packages.
             ("i386 armhf", "amd64", "armhf i386"),
         ] {
             let choice = Choice {
@@ -201,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn restrictions_hold_for_all_of_it() {
+    fn restrictions_apply_to_all_builds_of_a_source() {
         let allowed = BTreeSet::from(["amd64".to_owned(), "sparc".to_owned()]);
         for (hint, expect) in [
             ("any", "amd64+all"),

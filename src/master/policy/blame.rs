@@ -1,44 +1,42 @@
-//! Pure: whose fault was it, the builder's or the job's?
+//! Pure: decides whether a failure is the builder's fault or the job's (docs/farm.md §3.3).
 //!
-//! Counts tell (docs/farm.md §3.3): failures that follow a builder from job to job are its own,
-//! failures that follow a job from builder to builder are the job's, and while the two counts are
-//! equal nobody knows, so the job gets another builder. Counts are added up by the caller, who
-//! also carries out the verdict; both in one transaction.
+//! A builder that fails with several jobs is at fault; so is a job that fails on several builders.
+//! If both have failed equally often, the job tries another builder. The caller counts the failures
+//! and applies the verdict in one transaction.
 
-/// Failed scans in a row that make one failure.
+/// Failed looks in a row that count as one failure.
 pub(crate) const SCANS_PER_FAILURE: u32 = 5;
-/// Equal counts at which the job is taken to another builder.
+/// Equal counts at which the job returns to the queue.
 const JOB_RESET_FAILURES: i64 = 3;
-/// The count at which a builder is out.
+/// The count at which a builder is disabled.
 const BUILDER_FAILURES: i64 = 5;
 
-/// How often it went wrong, the present time included.
+/// Failure counts, including the present failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Counts {
-    /// Failed scans of the builder in a row. In memory only; back to 0 once they make a failure,
-    /// after it has been decided, and by every scan that succeeds.
+    /// Failed looks at the builder in a row, in memory only. A successful look resets it, and so
+    /// does a counted failure.
     pub(crate) consecutive: u32,
-    /// Failures of the builder since it last brought a build to its end.
+    /// Failures of the builder since it last finished a build.
     pub(crate) builder: i64,
-    /// Failures of the build on it since it was last retried; none: the builder has no job.
+    /// Failures of its build since the last retry; `None` if the builder has no job.
     pub(crate) build: Option<i64>,
 }
 
-/// What sort of failure it was.
+/// The kind of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Perhaps it is over by the next scan: the network, a slow answer.
+    /// It may be over by the next look, such as a network error or a slow answer.
     Passing,
-    /// The job has to be freed, or the step tried, at once: a dispatch, a machine's reset.
+    /// It counts at once, such as a failed dispatch or a failed reset of a machine.
     Dispatch,
-    /// Builder and master disagree about what may not be in doubt.
+    /// Builder and master disagree about the builder's state.
     Isolation,
-    /// What was to be cancelled cannot be; also any failure that counts while a job is being
-    /// cancelled.
+    /// Cancelling a job failed. Also any counted failure while a job is being cancelled.
     Cancel,
 }
 
-/// What becomes of both.
+/// What to do with the builder and the job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Verdict {
     pub(crate) builder: BuilderVerdict,
@@ -48,21 +46,21 @@ pub(crate) struct Verdict {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BuilderVerdict {
     Leave,
-    /// To be cleaned before its next job; a virtual one is reset.
+    /// Clean the builder before its next job; reset a virtual one.
     MarkDirty,
-    /// Not its fault: the count goes back to 0.
+    /// The builder is not at fault: set its count to 0.
     ClearCount,
-    /// No more jobs until an operator says so.
+    /// Disable the builder until an operator enables it.
     Fail,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum JobVerdict {
-    /// It stays where it is, or there is none.
+    /// The job stays on its builder, or there is none.
     Leave,
-    /// Back to the queue.
+    /// Return the job to the queue.
     Reset,
-    /// FAILEDTOBUILD, unless it is FULLYBUILT already: then it only leaves the queue.
+    /// End the build as FAILEDTOBUILD.
     Fail,
     Cancelled,
 }
@@ -72,8 +70,8 @@ const NO_CHANGE: Verdict = Verdict {
     job: JobVerdict::Leave,
 };
 
-/// Tells whether a failure is to be counted, against the builder and its build if it has one.
-/// `consecutive` counts failed scans, this one included.
+/// Returns whether to count a failure against the builder and its build. `consecutive` is the
+/// number of failed looks in a row, including this one.
 pub(crate) fn is_counted(kind: Kind, consecutive: u32) -> bool {
     match kind {
         Kind::Passing => consecutive >= SCANS_PER_FAILURE,
@@ -81,8 +79,7 @@ pub(crate) fn is_counted(kind: Kind, consecutive: u32) -> bool {
     }
 }
 
-/// Returns what becomes of builder and job after a failure. One that does not count changes
-/// nothing.
+/// Returns what to do with builder and job after a failure: nothing if it is not counted.
 pub(crate) fn decide(kind: Kind, counts: &Counts) -> Verdict {
     if !is_counted(kind, counts.consecutive) {
         return NO_CHANGE;
@@ -114,7 +111,7 @@ fn compare_counts(counts: &Counts, may_retry: bool) -> Verdict {
     if builder < build {
         verdict(BuilderVerdict::ClearCount, JobVerdict::Fail)
     } else if builder >= BUILDER_FAILURES {
-        // Also where nobody knows whose fault it is: with one builder nobody ever would.
+        // Also for equal counts: with a single builder, the counts stay equal forever.
         verdict(BuilderVerdict::Fail, JobVerdict::Reset)
     } else if builder > build {
         verdict(BuilderVerdict::MarkDirty, JobVerdict::Reset)
@@ -141,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn each_row_of_the_table() {
+    fn the_verdict_follows_from_kind_and_counts() {
         for (kind, builder, build, expect) in [
             (Kind::Isolation, 1, Some(9), (Fail, JobVerdict::Fail)),
             (Kind::Isolation, 1, None, (Fail, JobVerdict::Leave)),
@@ -175,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_row_of_passing_failures_counts() {
+    fn passing_failures_count_only_after_several_in_a_row() {
         for consecutive in 1..SCANS_PER_FAILURE {
             let counts = Counts {
                 consecutive,
@@ -189,7 +186,7 @@ mod tests {
         assert!(is_counted(Kind::Passing, SCANS_PER_FAILURE));
     }
 
-    /// A builder every scan of which fails, on a clock of its own.
+    /// A builder whose looks all fail, with a simulated clock.
     struct Failing {
         kind: Kind,
         clock_secs: u32,
@@ -209,7 +206,7 @@ mod tests {
             }
         }
 
-        /// Scans until a verdict falls on somebody; `build` is the count of its job.
+        /// Fails looks until a verdict changes something; `build` is the failure count of its job.
         fn until_verdict(&mut self, mut build: Option<&mut i64>) -> Verdict {
             loop {
                 self.clock_secs += Self::SCAN_SECS;
@@ -241,17 +238,17 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_idle_builder_is_out_after_six_minutes_and_a_quarter() {
+    fn a_dead_idle_builder_is_disabled_after_six_minutes_and_a_quarter() {
         assert_eq!(Failing::new(Kind::Passing).until_out(), 6 * 60 + 15);
     }
 
     #[test]
-    fn a_machine_that_cannot_be_reset_is_out_after_75_seconds() {
+    fn a_machine_that_cannot_be_reset_is_disabled_after_75_seconds() {
         assert_eq!(Failing::new(Kind::Dispatch).until_out(), 75);
     }
 
     #[test]
-    fn a_job_that_kills_builders_is_failed_by_the_second() {
+    fn a_job_that_kills_builders_fails_on_the_second_builder() {
         let mut build = 0;
         let mut first = Failing::new(Kind::Passing);
         let verdict = first.until_verdict(Some(&mut build));

@@ -1,40 +1,39 @@
-//! Pure: what is a slave told about a build?
+//! Pure: makes the build type and the arguments of the call `build` (docs/farm.md §2.13, §3.7).
 //!
-//! The second and the last parameter of `build` (docs/farm.md §2.13, §3.7): the type's name in
-//! either generation, and the arguments, which are the same in both, as slaves pass over what they
-//! do not know. Which values they have is decided elsewhere.
+//! The name of the type depends on the slave's form of `status`. The arguments are the same for
+//! both forms, since slaves ignore unknown ones.
 
 use crate::master::model::ArchivePurpose;
 use crate::protocol::{BUILD_TYPES, StatusForm};
 use crate::xmlrpc::Value;
 
-/// The one kind of base image in a chroot's tarball.
+/// The only image type: a tarball of a chroot.
 const IMAGE_TYPE: &str = "chroot";
 
-/// A build that is about to start. Not to be shown: its archives hold passwords.
+/// A build to be dispatched. It has no `Debug`, since `archives` contains passwords.
 #[derive(Clone)]
 pub(crate) struct Dispatch {
     pub(crate) arch_tag: String,
-    /// Architecture-independent packages are built too.
+    /// Whether architecture-independent packages are built too.
     pub(crate) arch_indep: bool,
     pub(crate) series: String,
     pub(crate) suite: String,
     pub(crate) purpose: ArchivePurpose,
     pub(crate) private: bool,
-    /// Of the current publication; for a PPA that needs no virtual builder, what the package has
-    /// in the primary archive.
+    /// The component of the current publication. For a PPA that needs no virtual builder: the
+    /// component in the primary archive.
     pub(crate) component: String,
-    /// Lines for apt. None at all: the chroot keeps its own.
+    /// Lines for apt. If empty, the chroot keeps its own.
     pub(crate) archives: Vec<String>,
-    /// OpenPGP keys, each as base64 text.
+    /// OpenPGP keys, each in base64.
     pub(crate) trusted_keys: Vec<String>,
-    /// The builder is virtual: its machine is thrown away afterwards.
+    /// Whether the builder is virtual: its machine is reset after the build.
     pub(crate) virtualized: bool,
-    /// Where people can look the build up.
+    /// The build's web page.
     pub(crate) build_url: Option<String>,
 }
 
-/// Returns the name of the build type in a generation.
+/// Returns the name of the build type for slaves with this form of `status`.
 pub(crate) fn build_type(form: StatusForm) -> &'static str {
     match form {
         StatusForm::Tuple => BUILD_TYPES[0],
@@ -42,7 +41,7 @@ pub(crate) fn build_type(form: StatusForm) -> &'static str {
     }
 }
 
-/// Returns the arguments of a build.
+/// Returns the last parameter of `build`.
 pub(crate) fn build_args(dispatch: &Dispatch) -> Value {
     let texts =
         |texts: &[String]| Value::Array(texts.iter().map(|text| text.as_str().into()).collect());
@@ -73,7 +72,7 @@ pub(crate) fn build_args(dispatch: &Dispatch) -> Value {
     )
 }
 
-/// A PPA trusted with real builders is built as the distribution's own.
+/// Returns the purpose to send: a PPA on a non-virtual builder is built like the primary archive.
 fn purpose(dispatch: &Dispatch) -> ArchivePurpose {
     match dispatch.purpose {
         ArchivePurpose::Ppa if !dispatch.virtualized => ArchivePurpose::Primary,
@@ -110,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn our_own_slave_understands_them() {
+    fn the_projects_slave_parses_the_arguments() {
         let word = |text| Some(Suite::parse(text).unwrap());
         let expect = BuildArgs {
             suite: word("hoary-updates"),
@@ -133,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_is_left_out() {
+    fn unset_archives_and_build_url_are_left_out() {
         let bare = Dispatch {
             archives: Vec::new(),
             build_url: None,
@@ -148,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn purposes_and_virtual_builders() {
+    fn a_ppa_on_a_non_virtual_builder_is_built_as_primary() {
         for (purpose, virtualized, expect) in [
             (ArchivePurpose::Ppa, true, "PPA"),
             (ArchivePurpose::Ppa, false, "PRIMARY"),
@@ -167,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn each_generation_has_its_name_for_the_type() {
+    fn the_build_type_depends_on_the_form_of_status() {
         assert_eq!(build_type(StatusForm::Tuple), "debian");
         assert_eq!(build_type(StatusForm::Dict), "binarypackage");
     }

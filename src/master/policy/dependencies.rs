@@ -1,8 +1,8 @@
-//! Pure: is what a build waits for there by now?
+//! Pure: decides which dependencies of a dep-wait are still unmet.
 //!
-//! Holds the dependency line a slave reported against the published binaries of the archive
-//! (docs/farm.md §2.15), by today's rules: one alternative of a group is enough, and so is one of
-//! several versions of a package. Looks nothing up; the caller knows what is published.
+//! Compares the dependency line that a slave reported with the published binaries of the archive
+//! (docs/farm.md §2.15). One alternative of a group is enough, and so is one of several versions of
+//! a package. The caller looks up the binaries.
 
 use std::str::FromStr;
 
@@ -18,22 +18,22 @@ pub(crate) struct Known {
     pub(crate) component: String,
 }
 
-/// A line that says nothing about what is missing: only a person can send the build on.
+/// A line that names no dependency. Only an operator can retry the build.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("dependencies {line:?}: {reason}; retry the build by hand")]
+#[error("dependencies {line:?}: {reason}; retry the build with `master retry`")]
 pub(crate) struct Unparsable {
     line: String,
     reason: String,
 }
 
-/// Returns the groups of `line` that are still unmet, as a line of the same kind; `""` if none is.
+/// Returns the groups of `line` that are still unmet, as a dependency line; `""` if all are met.
 ///
-/// `known` returns the published binaries of a name, in any order; what has another name is passed
-/// over. `ogre` is the components the build may use; none: all. Qualifiers, `[arch]` lists and
-/// build profiles count for nothing: a slave reports what applies to the build.
+/// `known` returns the published binaries of a name, in any order; other names are ignored. `ogre`
+/// is the components that the build may use; `None` allows all. Qualifiers, `[arch]` lists and
+/// build profiles are ignored: a slave reports only dependencies that apply to the build.
 ///
 /// # Errors
-/// What is no dependency line, and an empty one: nobody would know when to stop waiting.
+/// The line cannot be parsed, or is empty: the wait would never end.
 pub(crate) fn unmet(
     line: &str,
     known: &dyn Fn(&str) -> Vec<Known>,
@@ -45,7 +45,7 @@ pub(crate) fn unmet(
     };
     let relations = Relations::from_str(&respelled(line)).map_err(unparsable)?;
     if relations.0.iter().all(Vec::is_empty) {
-        return Err(unparsable("nothing is named".to_owned()));
+        return Err(unparsable("no package is named".to_owned()));
     }
     let met = |relation: &Relation| {
         let mut candidates = known(&relation.name).into_iter();
@@ -58,8 +58,8 @@ pub(crate) fn unmet(
         .join(", "))
 }
 
-/// Spells a line as its parser takes it: `<` and `>` as `<<` and `>>`, which masters have always
-/// taken them for, where dpkg takes them for `<=` and `>=`; and no blanks inside of `( … )`.
+/// Rewrites a line for its parser: `<` and `>` become `<<` and `>>`, as in the 2008 master, although
+/// dpkg reads them as `<=` and `>=`. Blanks next to the parentheses are removed.
 fn respelled(line: &str) -> String {
     let mut parts = line.split('(');
     let mut text = parts.next().unwrap_or_default().to_owned();
@@ -105,7 +105,7 @@ mod tests {
             ("odd", "not a version", "main"),
             ("epoch", "1:0.5", "main"),
         ];
-        // The neighbours of a name come along.
+        // Includes binaries of other names, which `unmet` must ignore.
         let near = published
             .into_iter()
             .filter(|(one, ..)| one.len() >= name.len());
@@ -118,16 +118,16 @@ mod tests {
     }
 
     #[test]
-    fn lines_against_what_is_published() {
+    fn met_groups_are_removed_from_a_line() {
         for (line, expect) in [
             ("libfoo-dev", ""),
             ("libfoo-dev (>= 2)", ""),
             ("libfoo-dev (>= 2), debhelper (>= 14)", "debhelper (>= 14)"),
             ("nope, libfoo-dev,nada (= 1)", "nope, nada (= 1)"),
-            // Any version will do, not only the newest.
+            // Any published version is enough, not only the newest.
             ("libfoo-dev (= 1.2-1), libfoo-dev (<< 2)", ""),
             ("libfoo-dev (<< 1.2-1)", "libfoo-dev (<< 1.2-1)"),
-            // As `<<` and `>>`, strictly.
+            // `<` and `>` are strict, like `<<` and `>>`.
             ("libfoo-dev (< 1.2-1)", "libfoo-dev (<< 1.2-1)"),
             ("libfoo-dev(> 2.0-1)", "libfoo-dev (>> 2.0-1)"),
             ("libfoo-dev (>1.2-1), libfoo-dev ( < 2.0-1 )", ""),
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn only_components_the_build_may_use() {
+    fn binaries_of_components_that_the_build_may_not_use_are_ignored() {
         let check = |ogre: &[&str], line: &str, expect: &str| {
             let unmet = unmet(line, &known, Some(ogre));
             assert_eq!(unmet.as_deref(), Ok(expect), "{line} {ogre:?}");
@@ -163,13 +163,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_is_a_line_again() {
+    fn the_unmet_groups_parse_as_a_line() {
         let left = unmet("nope (> 1) | nada, no-more, debhelper", &known, None).unwrap();
         assert_eq!(unmet(&left, &known, None), Ok(left.clone()));
     }
 
     #[test]
-    fn lines_that_say_nothing() {
+    fn unparsable_and_empty_lines_are_errors() {
         for line in [
             "", "  ", ",", "a b", "a (>= )", "a (~ 1)", "(>= 1)", "a (>= 1",
         ] {

@@ -1,21 +1,21 @@
-//! Pure: how long will a build take, and when will it start?
+//! Pure: estimates how long a build takes and when it starts (docs/farm.md §2.4, §3.10).
 //!
-//! Guesses, for people (docs/farm.md §2.4, §3.10): the time the last build of the same source took,
-//! else its size; and for a waiting job the work ahead of it, shared by the builders that could do
-//! it. Times are milliseconds since 1970, durations milliseconds. No decision rests on them.
+//! The duration is that of the last build of the same source, else it depends on the source's size.
+//! The start depends on the work ahead, divided among the builders that could do it. Times are
+//! milliseconds since 1970, durations milliseconds. No decision depends on an estimate.
 
 const MINUTE_MS: i64 = 60 * 1000;
-/// For a source of which nothing is known.
+/// The duration if neither a previous build nor the size is known.
 const UNKNOWN_MS: i64 = 5 * MINUTE_MS;
-/// Bytes of source that take a minute: 6 KiB a second.
+/// Bytes of source files per minute of build time: 6 KiB a second.
 const BYTES_A_MINUTE: i64 = 6 * 1024 * 60;
-/// What a job is given to end that should have ended by now.
+/// The remaining time assumed for a job that exceeds its estimate.
 const OVERDUE_MS: i64 = 120 * 1000;
-/// A dispatch takes that long at least.
+/// The least time until a start.
 const DISPATCH_MS: i64 = 5 * 1000;
 
-/// Returns how long a build will take. `previous` is what the newest successful build of the same
-/// source name took on the same architecture, `source_bytes` the size of its files.
+/// Returns the estimated duration of a build. `previous` is the duration of the newest successful
+/// build of the same source name on the same architecture; `source_bytes` is the size of its files.
 pub(crate) fn duration_ms(previous: Option<i64>, source_bytes: Option<i64>) -> i64 {
     match (previous, source_bytes) {
         (Some(took), _) if took > 0 => took,
@@ -30,17 +30,17 @@ pub(crate) struct QueuedJob {
     pub(crate) id: i64,
     pub(crate) score: i64,
     pub(crate) estimated_ms: i64,
-    /// The processor it needs, by the number of its row.
+    /// The row id of the processor.
     pub(crate) processor: i64,
     pub(crate) virtualized: bool,
 }
 
 impl QueuedJob {
-    /// Tells whether this job is dispatched before `other` wherever both could be.
+    /// Returns whether both jobs need the same builders, and this one is dispatched first.
     pub(crate) fn goes_before(&self, other: &QueuedJob) -> bool {
         let same_builders =
             (self.processor, self.virtualized) == (other.processor, other.virtualized);
-        // Of equals, the older.
+        // The older job first, if the scores are equal.
         same_builders && (-self.score, self.id) < (-other.score, other.id)
     }
 }
@@ -52,11 +52,11 @@ pub(crate) struct Running {
     pub(crate) estimated_ms: i64,
 }
 
-/// Returns when a waiting job will start; none if no builder could take it.
+/// Returns when the waiting job `me` will start; `None` if there is no builder for it.
 ///
-/// `queue` is all that waits, `me` itself and jobs for other builders included. `pool` counts the
-/// builders that could take the job: enabled, automatic, with its processor and virtualization;
-/// `running` is what these are busy with.
+/// `queue` is all waiting jobs, including `me` and jobs for other builders. `pool` is the number of
+/// builders for the job: enabled, automatic, with its processor and virtualization. `running` is
+/// the jobs on these builders.
 pub(crate) fn starts_at(
     now: i64,
     me: &QueuedJob,
@@ -70,8 +70,8 @@ pub(crate) fn starts_at(
     let ahead: Vec<&QueuedJob> = queue.iter().filter(|other| other.goes_before(me)).collect();
     let work = ahead
         .iter()
-        .fold(0_i64, |sum, job| sum.saturating_add(job.estimated_ms));
-    // Fewer jobs than builders are not done sooner by the rest of the builders.
+        .fold(0_i64, |total, job| total.saturating_add(job.estimated_ms));
+    // With fewer jobs than builders, the other builders do not speed them up.
     let share = i64::try_from(ahead.len().min(pool))
         .unwrap_or(i64::MAX)
         .max(1);
@@ -83,7 +83,7 @@ pub(crate) fn starts_at(
     Some(now.saturating_add(delay.max(DISPATCH_MS)))
 }
 
-/// Returns how long it is until the first of these jobs ends.
+/// Returns the time until the first of these jobs ends.
 fn first_free(now: i64, running: &[Running]) -> i64 {
     let left = running.iter().map(|job| {
         let ends_at = job.started_at.saturating_add(job.estimated_ms);
@@ -102,7 +102,7 @@ mod tests {
     const NOW: i64 = 1_700_000_000_000;
 
     #[test]
-    fn durations() {
+    fn a_duration_follows_from_the_previous_build_or_the_size() {
         const KIB: i64 = 1024;
         for (previous, bytes, minutes) in [
             (Some(7 * MINUTE_MS), Some(900 * KIB), 7),
@@ -112,7 +112,7 @@ mod tests {
             (None, Some(10_800 * KIB), 31),
             (None, None, 5),
             (None, Some(0), 5),
-            // A clock that was set back.
+            // The clock was set back during the previous build.
             (Some(-3), Some(1), 1),
         ] {
             let given = format!("{previous:?} {bytes:?}");
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn starts() {
+    fn a_start_follows_from_the_work_ahead_and_the_free_builders() {
         let me = job(5, 100, 3);
         let elsewhere = |id| QueuedJob {
             processor: 2,
@@ -162,7 +162,7 @@ mod tests {
             (&others, &[], 1, Some(five_secs)),
             (&three, &[], 1, Some(18 * MINUTE_MS)),
             (&three, &[], 2, Some(9 * MINUTE_MS)),
-            // Three jobs keep three builders busy, however many there are.
+            // Three jobs occupy three builders of nine.
             (&three, &[], 9, Some(6 * MINUTE_MS)),
             (&[me], &busy, 3, Some(five_secs)),
             (&[me], &busy, 2, Some(2 * MINUTE_MS)),

@@ -1,4 +1,4 @@
-//! Pure: the master's decisions: functions of rows, answers and time.
+//! Pure: the master's decisions, as functions of database rows, slaves' answers and the time.
 
 pub(crate) mod arch_specific;
 pub(crate) mod architectures;

@@ -1,17 +1,16 @@
-//! Pure: what does one look at a builder lead to?
+//! Pure: decides what one look at a builder does next.
 //!
-//! Two tables (docs/farm.md §3.2, §3.4, §3.5): what its row says before anybody asks the slave, and
-//! what the slave's own status says then. Nothing is done here; whoever scans does it and writes
-//! it down.
+//! There are two tables (docs/farm.md §3.2, §3.4, §3.5): [`before`] reads the builder's row,
+//! [`step`] the slave's status. The files of `scan` do the step and record it.
 //!
-//! The pass of 2008 is the same but for this: it asks disabled builders about their jobs, calls a
-//! slave that is IDLE despite one forgetful, and knows no CLEAN, so that a slave that is busy for
-//! nobody is rescued, not failed (§2.6-§2.9). Unlike the sources it compares the cookie each time.
+//! The pass of 2008 differs in three points (docs/farm.md §2.6-§2.9). It polls the jobs of disabled
+//! builders. It resets the job of an IDLE slave with a warning that the builder forgot it. It
+//! rescues a busy slave of a CLEAN builder instead of failing the builder.
 
 use crate::master::model::{CleanStatus, ResetProtocol};
 use crate::protocol::{BuildId, BuildStatus, FileName, Sha1Hex, StatusRecord};
 
-/// What the database says of a builder.
+/// A builder's row, as far as the decision needs it.
 #[derive(Clone, Debug)]
 pub(crate) struct BuilderFacts {
     pub(crate) ok: bool,
@@ -22,101 +21,96 @@ pub(crate) struct BuilderFacts {
     pub(crate) job: Option<JobFacts>,
 }
 
-/// What the database says of the job on it.
+/// The row of a builder's job, as far as the decision needs it.
 #[derive(Clone, Debug)]
 pub(crate) struct JobFacts {
-    /// The name the slave knows it by.
+    /// The build's id on the slave.
     pub(crate) cookie: String,
-    /// Somebody wants it stopped.
+    /// Whether the job is being cancelled.
     pub(crate) cancelling: bool,
-    /// Until when it has to have stopped, in milliseconds; none: the slave was not yet told.
+    /// The deadline of the abort, in milliseconds; `None` before `abort` is first called.
     pub(crate) cancel_by: Option<i64>,
 }
 
-/// Who looks.
+/// The command that scans.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ScanMode {
-    /// The pass of 2008.
+    /// `master scan`, a pass like that of 2008.
     Pass,
-    /// The daemon of today.
+    /// `master run`.
     Daemon,
 }
 
-/// What to do before the slave is asked anything.
+/// What to do before the slave is called.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Before {
-    /// Ask it, then see [`step`].
+    /// Call `status`, then see [`step`].
     Ask,
+    /// Do nothing.
     Leave,
-    /// Take its job back to the queue.
-    ResetJob {
-        why: String,
-    },
-    /// Its job was being cancelled, and is CANCELLED.
-    CancelJob {
-        why: String,
-    },
-    /// It must not go on as it is: an isolation error, or nothing that more scans would mend.
-    Broken {
-        why: String,
-    },
-    /// Run the command that resets its machine, the way its protocol wants.
+    /// Return the job to the queue.
+    ResetJob { why: String },
+    /// The job was being cancelled: record it as CANCELLED.
+    CancelJob { why: String },
+    /// Fail the builder and its job: an isolation error, or a mistake in the configuration.
+    Broken { why: String },
+    /// Reset the builder's machine, as its protocol requires.
     ResetMachine,
 }
 
-/// What to do about what the slave says.
+/// What to do about a slave's status.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     Nothing,
-    /// It is at its job. None: the tail is what it was.
+    /// The slave builds the job: keep its log tail. `None`: the tail has not changed.
     KeepTail {
         logtail: Option<Vec<u8>>,
     },
-    /// Call `abort`; with the first one the time starts in which the job has to stop.
+    /// Call `abort`. The first call sets the deadline.
     SendAbort {
         first_deadline: bool,
     },
-    /// The job had to have stopped by now: a failure.
+    /// The deadline of the abort has passed: a failure.
     CancelOverdue,
-    /// The job was being cancelled, and the slave no longer has it: CANCELLED.
+    /// The job was being cancelled, and the slave no longer has it: record it as CANCELLED.
     Cancelled,
-    /// The job is over.
+    /// The build has finished.
     Collect {
         status: BuildStatus,
         files: Vec<(FileName, Sha1Hex)>,
         dependencies: String,
     },
-    /// In the pass: the slave is idle and its job goes back to the queue, with a warning.
+    /// In a pass, the slave is IDLE: return the job to the queue, with a warning.
     Forgotten,
-    /// The slave has not got its job, and perhaps another: the job goes back to the queue. Not a
-    /// failure. What the slave has is seen to at the next look, when the builder has no job.
+    /// The slave does not have the job: return it to the queue. This is not a failure. If the slave
+    /// has another build, the next look rescues it.
     Lost {
         expected: String,
         got: Option<String>,
     },
-    /// It has a build nobody wants: call `abort`, or else `clean`.
+    /// The slave has a build, but the builder has no job: call `abort`, or else `clean`.
     Rescue {
         cookie: String,
         abort: bool,
     },
-    /// It is fit for jobs: mark it CLEAN.
+    /// Mark the builder CLEAN.
     Clean,
-    /// What it has is not over yet.
+    /// Wait until the slave has aborted its build.
     WaitForAbort,
-    /// Find it a job.
+    /// Dispatch a job to the builder.
     Dispatch,
-    /// It must not go on as it is: an isolation error.
+    /// Fail the builder: an isolation error.
     Broken {
         why: String,
     },
 }
 
-/// What is shown while a slave stops a build.
-const ABORTING_TAIL: &[u8] = b"Waiting for the slave to end the build.";
-/// Longest log tail kept, in bytes.
+/// The log tail shown while a slave aborts a build.
+const ABORTING_TAIL: &[u8] = b"Waiting for the slave to abort the build.";
+/// Largest log tail kept, in bytes.
 const TAIL_BYTES: usize = 2048;
 
-/// Returns what to do before the slave is asked.
+/// Returns what to do before the slave is called.
 pub(crate) fn before(mode: ScanMode, facts: &BuilderFacts) -> Before {
     match &facts.job {
         Some(job) => before_with_job(mode, facts, job),
@@ -150,11 +144,11 @@ fn before_with_job(mode: ScanMode, facts: &BuilderFacts, job: &JobFacts) -> Befo
 
 fn before_reset(mode: ScanMode, facts: &BuilderFacts) -> Before {
     match (facts.reset, facts.clean) {
-        // A reset that was interrupted is begun again: the command ends with the slave up.
+        // An interrupted reset is repeated: the slave is up only when the command exits.
         (Some(ResetProtocol::Synchronous), _) => Before::ResetMachine,
         (Some(ResetProtocol::Asynchronous), CleanStatus::Cleaning) => Before::Leave,
         (Some(ResetProtocol::Asynchronous), _) => Before::ResetMachine,
-        // In 2008 no protocol was named; the slave can be asked all the same.
+        // In 2008, builders had no protocol. The slave can be called anyway.
         (None, _) if mode == ScanMode::Pass => Before::Ask,
         (None, _) => Before::Broken {
             why: "a virtual builder without a reset protocol: give it 1.1 or 2.0".to_owned(),
@@ -162,7 +156,7 @@ fn before_reset(mode: ScanMode, facts: &BuilderFacts) -> Before {
     }
 }
 
-/// Returns what to do about the status of a slave that was to be asked. `now` is in milliseconds.
+/// Returns what to do about a slave's status, after [`Before::Ask`]. `now` is in milliseconds.
 pub(crate) fn step(mode: ScanMode, facts: &BuilderFacts, status: &StatusRecord, now: i64) -> Step {
     match &facts.job {
         Some(job) => with_job(mode, job, status, now),
@@ -203,7 +197,7 @@ fn with_job(mode: ScanMode, job: &JobFacts, status: &StatusRecord, now: i64) -> 
         {
             Step::CancelOverdue
         }
-        // It still builds although the deadline runs: it was not told.
+        // The slave still builds after the first `abort`: the call did not reach it.
         StatusRecord::Building { .. } if job.cancelling => Step::SendAbort {
             first_deadline: false,
         },
@@ -256,17 +250,17 @@ fn rescue(id: &BuildId, abort: bool) -> Step {
     }
 }
 
-/// Returns a log tail as text that every database takes: its last 2,048 bytes or less, with what is
-/// not UTF-8 replaced and NUL left out.
+/// Returns the last [`TAIL_BYTES`] of a log as text that every database accepts: invalid UTF-8 is
+/// replaced and NUL removed.
 pub(crate) fn logtail_text(raw: &[u8]) -> String {
     let mut end = &raw[raw.len().saturating_sub(TAIL_BYTES)..];
     if end.len() < raw.len() {
-        // Not half a character; those have three bytes after the first at most.
+        // Skips the rest of a split character, at most three continuation bytes.
         let halves = end.iter().take(3).take_while(|byte| **byte & 0xC0 == 0x80);
         end = &end[halves.count()..];
     }
     let text = String::from_utf8_lossy(end).replace('\0', "");
-    // Replacements are longer than what they replace.
+    // A replacement character is longer than the byte it replaces.
     let mut start = text.len().saturating_sub(TAIL_BYTES);
     while !text.is_char_boundary(start) {
         start += 1;

@@ -1,13 +1,13 @@
-//! Pure: what are people told of a build that did not work?
+//! Pure: makes the notification about a build that did not succeed.
 //!
-//! One JSON document, with what the mails of 2008 had (docs/farm.md §7). Whom to tell and how is
-//! the site's command's business.
+//! A notification is one JSON document with the contents of the mails of 2008 (docs/farm.md §7).
+//! The site's command delivers it.
 
 use serde_json::json;
 
 use crate::master::model::{BuildName, BuildState};
 
-/// What a document is made of.
+/// The contents of a notification.
 pub(crate) struct Notification<'a> {
     pub(crate) build: i64,
     pub(crate) name: &'a BuildName,
@@ -16,12 +16,12 @@ pub(crate) struct Notification<'a> {
     /// Milliseconds from dispatch to now.
     pub(crate) took_ms: i64,
     pub(crate) log_url: Option<&'a str>,
-    /// Why, where there is more to say than the state does.
+    /// Why the build ended, if the state does not say it all.
     pub(crate) reason: Option<&'a str>,
 }
 
 impl Notification<'_> {
-    /// Returns the document, in one line.
+    /// Returns the document on one line.
     pub(crate) fn document(&self) -> String {
         json!({
             "subject": format!("[Build #{}] {}", self.build, self.name),

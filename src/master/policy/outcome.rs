@@ -1,36 +1,34 @@
-//! Pure: what does a slave's verdict mean for the build?
+//! Pure: decides what a slave's verdict means for the build (docs/farm.md §2.10, §3.8).
 //!
-//! One row for each way a build ends (docs/farm.md §2.10, §3.8, with the two verdicts of 2008 that
-//! §6.4 keeps). Fetches nothing: whatever comes out, the log is stored first, except where a
-//! failure is judged. What becomes of the builder is `blame`'s, or the next scan's, which finds it
-//! DIRTY.
+//! The caller stores the log first, except for [`Outcome::Unexpected`]. `blame` decides about the
+//! builder; otherwise the next look finds it DIRTY and cleans it.
 
 use crate::master::model::BuildState;
 use crate::protocol::BuildStatus;
 
-/// What to do about a build that is over.
+/// What to do about a finished build.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// It was built: results are to be gathered.
+    /// The build succeeded: download its results.
     Built,
-    /// It ends here: the state is its last, and the queue row goes.
+    /// The build ends in this state, and its job is removed.
     Ended {
         state: BuildState,
-        /// The slave's line is what the build waits for.
+        /// Whether to store the slave's dependency line.
         keeps_dependencies: bool,
-        /// People are told.
+        /// Whether to add a notification.
         notify: bool,
     },
-    /// Back to the queue, not to be tried again for a while.
+    /// Return the job to the queue for a while.
     GiveBack,
-    /// The builder has failed: counted against it alone, and the job is reset whatever is judged.
+    /// Count a failure against the builder only, and return the job to the queue.
     BuilderAtFault,
-    /// A verdict the build cannot have: a failure like any other, to be judged.
+    /// The build cannot have this verdict: count a failure.
     Unexpected,
 }
 
-/// Returns what a verdict means. `cancelling` says that somebody wanted the build to stop: then it
-/// has stopped, whatever it came to in the meantime, and its results are not wanted.
+/// Returns what a verdict means. A build that was being cancelled is CANCELLED under every verdict,
+/// and its results are ignored.
 pub(crate) fn outcome(status: BuildStatus, cancelling: bool) -> Outcome {
     let ended = |state, keeps_dependencies, notify| Outcome::Ended {
         state,
@@ -47,7 +45,7 @@ pub(crate) fn outcome(status: BuildStatus, cancelling: bool) -> Outcome {
         BuildStatus::ChrootFail => ended(BuildState::ChrootWait, false, true),
         BuildStatus::GivenBack => Outcome::GiveBack,
         BuildStatus::BuilderFail => Outcome::BuilderAtFault,
-        // Nobody here asked for it.
+        // The master did not abort the build.
         BuildStatus::Aborted => Outcome::Unexpected,
     }
 }
@@ -75,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn each_verdict() {
+    fn each_verdict_has_its_outcome() {
         let expected = [
             Outcome::Built,
             ended(BuildState::FailedToBuild, false, true),
@@ -91,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_to_stop_has_stopped() {
+    fn a_build_being_cancelled_is_cancelled_under_every_verdict() {
         for status in ALL {
             let cancelled = ended(BuildState::Cancelled, false, false);
             assert_eq!(outcome(status, true), cancelled, "{status}");

@@ -1,8 +1,7 @@
-//! Pure: what may a build of a pocket use, and does its series take it?
+//! Pure: decides which pockets and components a build may use, and which pockets a series accepts.
 //!
-//! The tables of docs/farm.md §2.12 and §2.13: which pockets and components a pocket's packages
-//! depend on, which pockets a series accepts, and what that makes of apt's sources. Debian's
-//! components, which the sources never knew, are here beside Ubuntu's.
+//! The tables of docs/farm.md §2.12 and §2.13, and the apt sources that follow from them. Launchpad
+//! knows Ubuntu's components only; Debian's are added here.
 
 use std::fmt;
 
@@ -20,13 +19,13 @@ pub(crate) fn dependencies(pocket: Pocket) -> &'static [Pocket] {
     }
 }
 
-/// Returns the pockets whose chroot will do for a build of `pocket`, the best first.
+/// Returns the pockets whose chroot can be used for a build of `pocket`, best first.
 pub(crate) fn chroot_pockets(pocket: Pocket) -> impl Iterator<Item = Pocket> {
     dependencies(pocket).iter().rev().copied()
 }
 
-/// Tells whether builds of `pocket` are for this archive and series. Only archives that somebody
-/// else publishes, under rules of their own, take everything.
+/// Returns whether an archive with this purpose and a series with this status accept builds of
+/// `pocket`. PPA, partner and copy archives accept every pocket.
 pub(crate) fn accepts(purpose: ArchivePurpose, status: SeriesStatus, pocket: Pocket) -> bool {
     match purpose {
         ArchivePurpose::Ppa | ArchivePurpose::Partner | ArchivePurpose::Copy => true,
@@ -36,7 +35,7 @@ pub(crate) fn accepts(purpose: ArchivePurpose, status: SeriesStatus, pocket: Poc
     }
 }
 
-/// Tells whether a series takes builds of `pocket` in its primary archive.
+/// Returns whether a series accepts builds of `pocket` in its primary archive.
 pub(crate) fn series_accepts(status: SeriesStatus, pocket: Pocket) -> bool {
     match status {
         SeriesStatus::Frozen => true,
@@ -47,7 +46,7 @@ pub(crate) fn series_accepts(status: SeriesStatus, pocket: Pocket) -> bool {
     }
 }
 
-/// Whose names for the parts of an archive are used.
+/// The distribution whose component names an archive uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Components {
     Debian,
@@ -55,7 +54,8 @@ pub(crate) enum Components {
 }
 
 impl Components {
-    /// Returns those of a distribution, by its name: `debian` and `debian-…` are Debian's.
+    /// Returns the components of a distribution: Debian's for `debian` and `debian-…`, else
+    /// Ubuntu's.
     pub(crate) fn of(distribution: &str) -> Self {
         if distribution == "debian" || distribution.starts_with("debian-") {
             Self::Debian
@@ -64,8 +64,7 @@ impl Components {
         }
     }
 
-    /// Returns all of them. Debian's `non-free-firmware` is left to builds that are in it: older
-    /// suites have none.
+    /// Returns all components, without Debian's `non-free-firmware`: older suites do not have it.
     pub(crate) fn all(self) -> &'static [&'static str] {
         match self {
             Self::Debian => &["main", "contrib", "non-free"],
@@ -74,7 +73,7 @@ impl Components {
     }
 
     /// Returns the components that a build of a package in `component` may use. Backports may use
-    /// all, a component nobody knows `main` and itself.
+    /// all; an unknown component may use `main` and itself.
     pub(crate) fn ogre(self, component: &str, pocket: Pocket) -> Vec<&str> {
         match (self, component) {
             _ if pocket == Pocket::Backports => self.all().to_vec(),
@@ -83,7 +82,7 @@ impl Components {
             (Self::Ubuntu, "restricted") => vec!["main", "restricted"],
             (Self::Ubuntu, "universe") => vec!["main", "restricted", "universe"],
             (Self::Ubuntu, "multiverse") => self.all().to_vec(),
-            // Policy lets both use what is in either.
+            // Debian's policy lets both depend on each other.
             (Self::Debian, "contrib" | "non-free") => self.all().to_vec(),
             (Self::Debian, "non-free-firmware") => [self.all(), &[component]].concat(),
             (_, unknown) => vec!["main", unknown],
@@ -95,10 +94,10 @@ impl Components {
 #[derive(Clone)]
 pub(crate) struct AptArchive {
     pub(crate) archive: Archive,
-    /// The password of the user `buildd`, with which builders read a private archive.
+    /// The password with which builders read a private archive as user `buildd`.
     pub(crate) secret: Option<String>,
-    /// Whether it has published binaries for the build's architecture. apt fails on a suite that has
-    /// no index for it.
+    /// Whether the archive has published binaries for the build's architecture. apt fails on a
+    /// suite without an index.
     pub(crate) has_binaries: bool,
 }
 
@@ -112,14 +111,14 @@ impl fmt::Debug for AptArchive {
     }
 }
 
-/// What a build may use.
+/// The archives that a build may use.
 #[derive(Clone)]
 pub(crate) struct AptSources<'a> {
-    /// The archive built for.
+    /// The archive of the build.
     pub(crate) own: &'a AptArchive,
-    /// Archives that this one names as its dependencies.
+    /// Archives on which `own` depends.
     pub(crate) others: Vec<&'a AptArchive>,
-    /// The primary archive of the distribution, if `own` is not it.
+    /// The primary archive of the distribution, unless it is `own`.
     pub(crate) primary: Option<&'a AptArchive>,
     pub(crate) components: Components,
     pub(crate) series: &'a str,
@@ -128,11 +127,11 @@ pub(crate) struct AptSources<'a> {
     pub(crate) component: &'a str,
 }
 
-/// Returns the lines for apt, `deb <url> <suite> <components>`, those of the archive itself first.
-/// They hold passwords.
+/// Returns the lines for apt, `deb <url> <suite> <components>`, those of `own` first. They may
+/// contain passwords.
 ///
-/// A PPA has one suite, and uses all components of the primary archive, as of UPDATES or, for a
-/// private one, of SECURITY. No line at all: the build is to keep what its chroot has.
+/// A PPA has one suite. It uses all components of the primary archive, up to UPDATES, or up to
+/// SECURITY if it is private. Without any line, the chroot keeps its own apt sources.
 pub(crate) fn archive_lines(sources: &AptSources<'_>) -> Vec<String> {
     let ogre = sources.components.ogre(sources.component, sources.pocket);
     let suites = |archive: &AptArchive, pocket, components: &[&str]| -> Vec<String> {
@@ -185,7 +184,7 @@ fn url(archive: &AptArchive) -> Option<String> {
     })
 }
 
-/// Quotes what would end a password early.
+/// Percent-encodes a password for a URL.
 fn percent_encoded(text: &str) -> String {
     let quote = |byte: u8| match byte {
         b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
@@ -201,7 +200,7 @@ mod tests {
     use Pocket::{Backports, Proposed, Release, Security, Updates};
 
     #[test]
-    fn the_own_chroot_comes_first() {
+    fn the_chroot_of_the_builds_own_pocket_comes_first() {
         for (pocket, expect) in [
             (Release, &[Release][..]),
             (Security, &[Security, Release]),
@@ -214,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_series_accepts() {
+    fn a_series_accepts_pockets_by_its_status() {
         for status in SeriesStatus::ALL {
             let (release, others) = match status {
                 SeriesStatus::Frozen => (true, true),
@@ -234,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn components_that_may_be_used() {
+    fn a_build_may_use_components_by_its_own_component_and_pocket() {
         let everything = "main restricted universe multiverse";
         for (distribution, component, pocket, expect) in [
             ("ubuntu", "main", Release, "main"),
@@ -298,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_the_primary_archive() {
+    fn the_primary_archive_has_a_line_for_each_suite_of_the_pocket() {
         let primary = archive(ArchivePurpose::Primary, "http://p/ubuntu");
         let lines = |own, pocket| archive_lines(&ubuntu(own, Some(&primary), pocket));
         let check = |pocket, suites: &[&str]| {
@@ -320,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_a_ppa() {
+    fn a_ppa_has_one_suite_and_uses_the_primary_archive() {
         let all = "main restricted universe multiverse";
         let below = |suite| format!("deb http://p/ubuntu {suite} {all}");
         let primary = archive(ArchivePurpose::Primary, "http://p/ubuntu");
@@ -355,7 +354,7 @@ mod tests {
             expect
         );
 
-        // Empty so far, and no primary archive: what the chroot has will do.
+        // The PPA has no binaries and there is no primary archive: the chroot keeps its sources.
         ppa.has_binaries = false;
         assert!(archive_lines(&ubuntu(&ppa, None, Release)).is_empty());
     }

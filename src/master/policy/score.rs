@@ -1,20 +1,19 @@
-//! Pure: how urgent is a build, in points?
+//! Pure: computes the queue score of a job, and explains it (docs/farm.md §2.5).
 //!
-//! The sums of 2008 and of today (docs/farm.md §2.5), and the same as words for whoever asks why
-//! one job goes before another. Rows somebody has scored by hand never come here. Two things
-//! differ from the sources: the bonus for waiting does not start again after a day, and Debian's
-//! components count as those of Ubuntu that take their place.
+//! There are the rules of 2008 and of today. Jobs with a manual score are not scored. Two things
+//! differ from Launchpad: the bonus for waiting does not restart after a day, and Debian's
+//! components score like the corresponding ones of Ubuntu.
 
 use crate::master::model::{Pocket, Urgency};
 
-/// Whose sum is made.
+/// The rule set for scores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rules {
     Y2008,
     Modern,
 }
 
-/// What the points are given for.
+/// The properties of a job that its score depends on.
 #[derive(Clone, Debug)]
 pub(crate) struct Scored {
     pub(crate) urgency: Urgency,
@@ -22,40 +21,37 @@ pub(crate) struct Scored {
     /// The component of the current publication, else the source's own.
     pub(crate) component: String,
     pub(crate) section: String,
-    /// How long the job has been in the queue, in seconds. Counts in 2008 only.
+    /// How long the job has been in the queue, in seconds. Only the rules of 2008 use it.
     pub(crate) queued_secs: i64,
     pub(crate) private: bool,
-    /// A rebuild of another archive. Counts today only.
+    /// Whether the archive is a rebuild of another one. Only today's rules use it.
     pub(crate) copy: bool,
-    /// What the archive's owner was given on top. Counts today only.
+    /// The archive's bonus or penalty. Only today's rules use it.
     pub(crate) relative: i64,
 }
 
-/// A component the rules of 2008 give no points to.
+/// A component without a score under the rules of 2008.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "component {0:?} has no score: publish the source in a known one, or score the job by hand"
-)]
+#[error("component {0:?} has no score: publish the source in a known one, or use `master rescore`")]
 pub(crate) struct UnknownComponent(pub(crate) String);
 
-/// The section of language packs: many, large, and never urgent.
+/// The section of language packs, which are many, large and never urgent.
 const LANGUAGE_PACKS: &str = "translations";
 const PRIVATE_BONUS: i64 = 10_000;
 const COPY_PENALTY: i64 = 2_600;
 
-/// Returns the points of a job.
+/// Returns the score of a job.
 ///
 /// # Errors
-/// A component unknown to the rules of 2008; today's give it nothing.
+/// The component is unknown to the rules of 2008. Today's rules score it 0.
 pub(crate) fn score(rules: Rules, scored: &Scored) -> Result<i64, UnknownComponent> {
     let parts = parts(rules, scored)?;
     Ok(parts
         .iter()
-        .fold(0, |sum, (_, points)| sum.saturating_add(*points)))
+        .fold(0, |total, (_, points)| total.saturating_add(*points)))
 }
 
-/// Returns the points as a sum of what they are given for, `pocket 3000 + component 1000`. Parts
-/// that give nothing are left out.
+/// Returns the parts of a score, as in `pocket 3000 + component 1000`. Parts of 0 are left out.
 ///
 /// # Errors
 /// As [`score`].
@@ -97,7 +93,7 @@ fn parts(rules: Rules, scored: &Scored) -> Result<Vec<Part>, UnknownComponent> {
             ]
         }
         Rules::Modern => {
-            // What is said of an archive holds for its language packs too.
+            // The parts of the archive apply to language packs as well.
             let mut parts = vec![
                 private,
                 ("rebuild", archive(scored.copy, -COPY_PENALTY)),
@@ -146,8 +142,8 @@ fn pocket_of_today(pocket: Pocket) -> i64 {
     }
 }
 
-/// Debian's `contrib` is free and unsupported, as `universe`; `non-free` neither, as `multiverse`;
-/// `non-free-firmware` is what machines need although it is not free, as `restricted`.
+/// Debian's `contrib` is free but unsupported, like `universe`. `non-free` is neither, like
+/// `multiverse`. `non-free-firmware` is not free but needed, like `restricted`.
 fn component(name: &str) -> Option<i64> {
     Some(match name {
         "multiverse" | "non-free" => 0,
@@ -190,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn the_sums_of_2008() {
+    fn the_rules_of_2008_add_pocket_component_urgency_and_waiting() {
         for (pocket, component, urgency, secs, expect) in [
             (Pocket::Release, "main", High, 0, 4015),
             (Pocket::Release, "main", Low, 290, 4005),
@@ -203,14 +199,14 @@ mod tests {
             (Pocket::Backports, "main", High, 0, 2515),
             (Pocket::Updates, "main", High, 0, 5515),
             (Pocket::Security, "main", High, 0, 7015),
-            // Strictly longer, and no new start after a day.
+            // The limits are exclusive, and the bonus does not restart after a day.
             (Pocket::Release, "main", Low, 300, 4005),
             (Pocket::Release, "main", Low, 301, 4010),
             (Pocket::Release, "main", Low, 14_400, 4055),
             (Pocket::Release, "main", Low, 14_401, 4105),
             (Pocket::Release, "main", Low, 86_400, 4105),
             (Pocket::Release, "main", Low, -5, 4005),
-            // Debian's.
+            // Debian's components.
             (Pocket::Release, "contrib", Low, 0, 3255),
             (Pocket::Release, "non-free", Low, 0, 3005),
             (Pocket::Release, "non-free-firmware", Low, 0, 3755),
@@ -231,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn the_sums_of_today() {
+    fn the_rules_of_today_add_pocket_component_urgency_and_archive() {
         for (pocket, component, expect) in [
             (Pocket::Backports, "main", 1015),
             (Pocket::Release, "main", 2515),
@@ -240,7 +236,7 @@ mod tests {
             (Pocket::Security, "multiverse", 4515),
             (Pocket::Release, "misc", 1515),
         ] {
-            // Waiting gives nothing.
+            // Waiting adds nothing.
             let mut scored = scored(pocket, component, High, 100_000);
             assert_eq!(score(Rules::Modern, &scored), Ok(expect), "{scored:?}");
             scored.copy = true;
@@ -251,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn language_packs_have_only_what_their_archive_has() {
+    fn language_packs_score_only_by_their_archive() {
         let mut pack = scored(Pocket::Security, "main", Emergency, 20_000);
         pack.section = "translations".into();
         pack.private = true;
@@ -264,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn explained_as_a_sum() {
+    fn an_explanation_lists_the_parts_of_a_score() {
         let mut one = scored(Pocket::Release, "main", High, 0);
         let check = |rules, one: &Scored, expect: &str| {
             assert_eq!(explain(rules, one).unwrap(), expect);

@@ -1,78 +1,76 @@
-//! Pure: why is this build not running?
+//! Pure: explains why a build is not running, for `master queue why`.
 //!
-//! One sentence an operator can act on, then what else is known of it. What stands in its way comes
-//! in the order in which removing it helps: what forbids the build, then what it lacks, then whom
-//! it waits for. Shown by `master queue why`.
+//! The answer is one sentence that an operator can act on, then details. Obstacles come in the
+//! order in which to remove them: first those that forbid the build, then those that it lacks.
+//! Without an obstacle, the sentence names the builder or the jobs ahead.
 
 use std::fmt;
 
 use crate::master::model::{BuildState, JobStatus, Pocket};
 
-/// What is known of a build that somebody asks about. Times are milliseconds since 1970.
+/// A build, its place in the queue, and its builders. Times are milliseconds since 1970.
 #[derive(Clone, Debug)]
 pub(crate) struct BuildFacts {
     pub(crate) now: i64,
     pub(crate) state: BuildState,
-    /// What its row in the queue says; none: it has no row.
+    /// The status of its job; `None` if it has none.
     pub(crate) job: Option<JobStatus>,
-    /// The builder it is on, or was on last.
+    /// The present builder of the build, or its last one.
     pub(crate) builder: Option<String>,
     pub(crate) not_before: i64,
     pub(crate) archive: String,
     pub(crate) archive_enabled: bool,
-    /// `hoary`.
     pub(crate) series: String,
     pub(crate) arch_tag: String,
     pub(crate) arch_enabled: bool,
     pub(crate) pocket: Pocket,
-    /// The series takes builds of this pocket ([`super::pockets::accepts`]).
+    /// Whether the series accepts builds of this pocket ([`super::pockets::accepts`]).
     pub(crate) pocket_accepted: bool,
-    /// There is a chroot for the pocket, or for one below it.
+    /// Whether there is a chroot for the pocket, or for one that it depends on.
     pub(crate) has_chroot: bool,
-    /// The source is still to be had from the archive.
+    /// Whether the source is still published in the archive.
     pub(crate) published: bool,
     pub(crate) processor: String,
     pub(crate) virtualized: bool,
     /// The builders with this processor and virtualization.
     pub(crate) builders: Vec<EligibleBuilder>,
     pub(crate) score: i64,
-    /// How many jobs for these builders go before it.
+    /// The number of jobs for these builders that are ahead of it.
     pub(crate) ahead: usize,
-    /// The first of them, best first: title and score.
+    /// Title and score of the first jobs ahead, best first.
     pub(crate) best_ahead: Vec<(String, i64)>,
     pub(crate) starts_at: Option<i64>,
 }
 
-/// A builder that could run it, were it free.
+/// A builder with the build's processor and virtualization.
 #[derive(Clone, Debug)]
 pub(crate) struct EligibleBuilder {
     pub(crate) name: String,
     pub(crate) availability: Availability,
 }
 
-/// What keeps a builder from taking the job.
+/// Whether a builder can take a job, and if not, why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Availability {
-    /// Nothing does.
     Idle,
-    /// It has a job, of this title.
+    /// It has a job with this title.
     Building(String),
     /// It is not CLEAN yet.
     Cleaning,
-    /// It takes no jobs by itself.
+    /// It is manual, and gets no jobs.
     Manual,
-    /// It failed or was switched off, with the reason if there is one.
+    /// It has failed or was disabled, for this reason.
     Disabled(Option<String>),
 }
 
-/// The answer: one sentence, and facts.
+/// One sentence, and details.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Answer {
     pub(crate) sentence: String,
     pub(crate) facts: Vec<String>,
 }
 
-/// Shows the sentence, and the facts indented below.
+/// Shows the sentence, and the details indented below.
 impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.sentence)?;
@@ -100,8 +98,8 @@ pub(crate) fn why(facts: &BuildFacts) -> Answer {
         facts.score, facts.ahead
     ));
     let ahead = facts.best_ahead.iter();
-    known.extend(ahead.map(|(title, score)| format!("before it: {title} ({score})")));
-    // What has to be put right first has no time.
+    known.extend(ahead.map(|(title, score)| format!("ahead: {title} ({score})")));
+    // With an obstacle, a start cannot be estimated.
     if obstacles.is_empty() {
         let start = facts
             .starts_at
@@ -116,7 +114,7 @@ pub(crate) fn why(facts: &BuildFacts) -> Answer {
     }
 }
 
-/// Returns what a build does that does not wait in the queue.
+/// Returns the sentence for a build that does not wait in the queue.
 fn not_waiting(facts: &BuildFacts) -> Option<String> {
     let on = facts
         .builder
@@ -128,23 +126,23 @@ fn not_waiting(facts: &BuildFacts) -> Option<String> {
             Some(JobStatus::Waiting | JobStatus::Suspended) => return None,
             Some(JobStatus::Running | JobStatus::Cancelling) => {
                 let to = facts.builder.as_deref().unwrap_or("a builder");
-                format!("It is being handed to {to}.")
+                format!("It is being dispatched to {to}.")
             }
-            None => "It is not in the queue: retry it to put it there.".to_owned(),
+            None => "It is not in the queue; `master run` adds it within a minute.".to_owned(),
         },
         BuildState::Building => format!("It is running{on}."),
         BuildState::Cancelling => format!("It is being cancelled{on}."),
-        BuildState::Gathering => format!("It is over{on}, and its results are being fetched."),
-        BuildState::Uploading => "It is over, and its results are being taken in.".to_owned(),
+        BuildState::Gathering => format!("It has finished{on}; its results are being downloaded."),
+        BuildState::Uploading => "It has finished; its results are being uploaded.".to_owned(),
         BuildState::FullyBuilt => "It is built.".to_owned(),
         state if state.is_retriable() => {
-            format!("It is over, {state}: retry it to build it again.")
+            format!("It ended as {state}; build it again with `master retry`.")
         }
-        state => format!("It is over: {state}."),
+        state => format!("It ended as {state}."),
     })
 }
 
-/// Returns what forbids the build, whoever is free.
+/// Returns the obstacles that forbid the build on every builder.
 fn forbidden(facts: &BuildFacts) -> Vec<String> {
     let suspended = facts.job == Some(JobStatus::Suspended) && facts.archive_enabled;
     [
@@ -159,7 +157,7 @@ fn forbidden(facts: &BuildFacts) -> Vec<String> {
         ),
         (
             !facts.pocket_accepted,
-            format!("{} takes no builds for {} now.", facts.series, facts.pocket),
+            format!("{} accepts no builds for {}.", facts.series, facts.pocket),
         ),
         (
             !facts.published,
@@ -171,14 +169,12 @@ fn forbidden(facts: &BuildFacts) -> Vec<String> {
     .collect()
 }
 
-/// Returns what it cannot start without.
+/// Returns the sentences for a missing chroot, missing builders, and a wait before a retry.
 fn lacking(facts: &BuildFacts) -> Vec<String> {
     let mut lacking = Vec::new();
     if !facts.has_chroot {
         let (series, tag, pocket) = (&facts.series, &facts.arch_tag, facts.pocket);
-        lacking.push(format!(
-            "There is no chroot of {series} {tag} for {pocket}."
-        ));
+        lacking.push(format!("{series} {tag} has no chroot for {pocket}."));
     }
     let count = |wanted: fn(&Availability) -> bool| {
         let builders = facts.builders.iter();
@@ -206,7 +202,7 @@ fn lacking(facts: &BuildFacts) -> Vec<String> {
     if facts.now < facts.not_before {
         let left = span(facts.not_before - facts.now);
         lacking.push(format!(
-            "It was given back, and is not tried again for {left}."
+            "It was returned to the queue, and is not dispatched for {left}."
         ));
     }
     lacking
@@ -227,7 +223,7 @@ fn all_builders(facts: &BuildFacts, kind: &str, all: usize) -> String {
     }
 }
 
-/// Returns whom it waits for, when nothing else is in its way.
+/// Returns the sentence for a build without obstacles.
 fn waits_for(facts: &BuildFacts) -> String {
     let free = facts
         .builders
@@ -243,20 +239,20 @@ fn waits_for(facts: &BuildFacts) -> String {
         });
     let automatic = automatic.count();
     let jobs = match facts.ahead {
-        1 => "1 job goes".to_owned(),
-        ahead => format!("{ahead} jobs go"),
+        1 => "1 job is".to_owned(),
+        ahead => format!("{ahead} jobs are"),
     };
     let busy = match automatic {
-        1 => "the builder that could take it is busy".to_owned(),
-        all => format!("all {all} builders that could take it are busy"),
+        1 => "the only builder that could run it is busy".to_owned(),
+        all => format!("all {all} builders that could run it are busy"),
     };
     match (free.first(), facts.ahead) {
         (Some(name), ahead) if ahead < free.len() => {
-            format!("Nothing is in its way: {name} takes it at its next scan.")
+            format!("It can start: {name} is idle and takes it at its next look.")
         }
-        (Some(_), _) => format!("It waits for its turn: {jobs} before it."),
-        (None, 0) => format!("It is next: {busy}."),
-        (None, _) => format!("It waits for its turn: {jobs} before it, and {busy}."),
+        (Some(_), _) => format!("It waits for its turn: {jobs} ahead of it."),
+        (None, 0) => format!("It is next in the queue: {busy}."),
+        (None, _) => format!("It waits for its turn: {jobs} ahead of it, and {busy}."),
     }
 }
 
@@ -265,14 +261,14 @@ fn builder_line(builder: &EligibleBuilder) -> String {
         Availability::Idle => "idle".to_owned(),
         Availability::Building(title) => format!("building {title}"),
         Availability::Cleaning => "cleaning".to_owned(),
-        Availability::Manual => "manual, takes no jobs by itself".to_owned(),
+        Availability::Manual => "manual, gets no jobs".to_owned(),
         Availability::Disabled(None) => "disabled".to_owned(),
         Availability::Disabled(Some(why)) => format!("disabled: {why}"),
     };
     format!("builder {}: {shown}", builder.name)
 }
 
-/// Returns a duration as people say it, rounded up: `40 s`, `12 min`, `3 h 5 min`.
+/// Returns a duration as text, rounded up: `40 s`, `12 min`, `3 h 5 min`.
 fn span(ms: i64) -> String {
     let up = |what: i64, unit: i64| what / unit + i64::from(what % unit > 0);
     let secs = up(ms.max(0), 1000);

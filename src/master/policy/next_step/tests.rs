@@ -1,4 +1,4 @@
-//! One test for each table of `scan`, a row for each of its rows.
+//! The rows of the tables in `next_step`.
 
 use proptest::prelude::*;
 
@@ -35,6 +35,13 @@ fn busy(ok: bool, clean: CleanStatus) -> BuilderFacts {
             cancel_by: None,
         }),
         ..builder(ok, clean)
+    }
+}
+
+fn manual(clean: CleanStatus) -> BuilderFacts {
+    BuilderFacts {
+        manual: true,
+        ..builder(true, clean)
     }
 }
 
@@ -93,13 +100,13 @@ fn abort(first_deadline: bool) -> Step {
     Step::SendAbort { first_deadline }
 }
 
-/// Says why without the words: those are for people.
+/// Returns the start of a reason, without the advice after the colon.
 fn why(text: &str) -> String {
     text.split(':').next().unwrap_or_default().into()
 }
 
 #[test]
-fn before_the_slave_is_asked() {
+fn the_builders_row_decides_whether_the_slave_is_called() {
     let synchronous = Some(ResetProtocol::Synchronous);
     let asynchronous = Some(ResetProtocol::Asynchronous);
     let broken = |why: &str| Before::Broken { why: why.into() };
@@ -165,7 +172,7 @@ fn before_the_slave_is_asked() {
 }
 
 #[test]
-fn a_builder_with_a_job() {
+fn a_job_is_compared_with_the_build_of_its_slave() {
     let collected = Step::Collect {
         status: BuildStatus::DepFail,
         files: Vec::new(),
@@ -175,7 +182,7 @@ fn a_builder_with_a_job() {
         (building("8-1.2"), kept(b"dh build")),
         (aborting("8-1.2"), kept(ABORTING_TAIL)),
         (waiting("8-1.2"), collected),
-        // An earlier try at the same build is not this one.
+        // An earlier attempt at the same build has another cookie.
         (building("8-1.1"), lost(Some("8-1.1"))),
         (aborting("8-1"), lost(Some("8-1"))),
         (waiting("7-7"), lost(Some("7-7"))),
@@ -195,12 +202,12 @@ fn a_builder_with_a_job() {
 }
 
 #[test]
-fn an_idle_slave_with_a_job() {
+fn an_idle_slave_has_lost_its_job() {
     let idle = StatusRecord::Idle;
     for (mode, facts, expect) in [
         (ScanMode::Daemon, busy(true, Dirty), lost(None)),
         (ScanMode::Pass, busy(true, Dirty), Step::Forgotten),
-        // The builders of 2008's sample data are disabled; theirs may be any clean status.
+        // The disabled builders of the sample rows of 2008 have any clean status.
         (ScanMode::Pass, busy(false, Dirty), Step::Forgotten),
         (ScanMode::Pass, busy(false, Clean), Step::Forgotten),
         (ScanMode::Daemon, cancelling(None), Step::Cancelled),
@@ -212,7 +219,7 @@ fn an_idle_slave_with_a_job() {
 }
 
 #[test]
-fn cancelling_a_job() {
+fn cancelling_a_job_aborts_its_build_until_the_deadline() {
     for (cancel_by, status, expect) in [
         (None, building("8-1.2"), abort(true)),
         (None, aborting("8-1.2"), abort(true)),
@@ -227,7 +234,7 @@ fn cancelling_a_job() {
         let got = step(ScanMode::Daemon, &facts, &status, NOW);
         assert_eq!(got, expect, "{cancel_by:?} {status:?}");
     }
-    // However late: what is over is collected.
+    // A finished build is collected even after the deadline.
     let got = step(
         ScanMode::Daemon,
         &cancelling(Some(NOW - 1)),
@@ -238,91 +245,45 @@ fn cancelling_a_job() {
 }
 
 #[test]
-fn a_builder_without_a_job() {
+fn an_idle_slave_without_a_job_gets_one_when_its_builder_is_clean() {
+    // Only a reset makes a virtual builder clean.
+    let no_protocol = virtual_one(Dirty, None);
+    for (facts, expect) in [
+        (builder(true, Clean), Step::Dispatch),
+        (manual(Clean), Step::Nothing),
+        (builder(true, Dirty), Step::Clean),
+        (manual(Cleaning), Step::Clean),
+        (no_protocol, Step::Nothing),
+    ] {
+        for mode in MODES {
+            let got = step(mode, &facts, &StatusRecord::Idle, NOW);
+            assert_eq!(got, expect, "{mode:?} {facts:?}");
+        }
+    }
+}
+
+#[test]
+fn a_busy_slave_of_a_clean_builder_is_broken_to_the_daemon_and_rescued_by_the_pass() {
     let broken = |state: &str| Step::Broken {
         why: format!("a CLEAN builder is {state} 9-9"),
     };
-    let manual = |clean| BuilderFacts {
-        manual: true,
-        ..builder(true, clean)
-    };
-    let no_protocol = virtual_one(Dirty, None);
-    for (facts, status, daemon, pass) in [
-        (
-            builder(true, Clean),
-            StatusRecord::Idle,
-            Step::Dispatch,
-            Step::Dispatch,
-        ),
-        (
-            manual(Clean),
-            StatusRecord::Idle,
-            Step::Nothing,
-            Step::Nothing,
-        ),
+    let waits = Step::WaitForAbort;
+    for (facts, status, state, pass) in [
         (
             builder(true, Clean),
             building("9-9"),
-            broken("BUILDING"),
+            "BUILDING",
             rescue("9-9", true),
         ),
         (
             manual(Clean),
             waiting("9-9"),
-            broken("WAITING"),
+            "WAITING",
             rescue("9-9", false),
         ),
-        (
-            builder(true, Clean),
-            aborting("9-9"),
-            broken("ABORTING"),
-            Step::WaitForAbort,
-        ),
-        (
-            builder(true, Dirty),
-            StatusRecord::Idle,
-            Step::Clean,
-            Step::Clean,
-        ),
-        (
-            manual(Cleaning),
-            StatusRecord::Idle,
-            Step::Clean,
-            Step::Clean,
-        ),
-        (
-            builder(true, Dirty),
-            building("9-9"),
-            rescue("9-9", true),
-            rescue("9-9", true),
-        ),
-        (
-            builder(true, Dirty),
-            waiting("9-9"),
-            rescue("9-9", false),
-            rescue("9-9", false),
-        ),
-        (
-            builder(true, Cleaning),
-            aborting("9-9"),
-            Step::WaitForAbort,
-            Step::WaitForAbort,
-        ),
-        // Only its reset makes a virtual one clean.
-        (
-            no_protocol,
-            StatusRecord::Idle,
-            Step::Nothing,
-            Step::Nothing,
-        ),
-        (
-            builder(false, Dirty),
-            waiting("9-9"),
-            Step::Nothing,
-            Step::Nothing,
-        ),
+        (builder(true, Clean), aborting("9-9"), "ABORTING", waits),
     ] {
-        for (mode, expect) in [(ScanMode::Daemon, daemon), (ScanMode::Pass, pass)] {
+        for (mode, expect) in [(ScanMode::Daemon, broken(state)), (ScanMode::Pass, pass)] {
             let got = step(mode, &facts, &status, NOW);
             assert_eq!(got, expect, "{mode:?} {facts:?} {status:?}");
         }
@@ -330,15 +291,30 @@ fn a_builder_without_a_job() {
 }
 
 #[test]
-fn log_tails_as_text() {
+fn a_busy_slave_of_a_dirty_builder_without_a_job_is_rescued_unless_disabled() {
+    for (facts, status, expect) in [
+        (builder(true, Dirty), building("9-9"), rescue("9-9", true)),
+        (builder(true, Dirty), waiting("9-9"), rescue("9-9", false)),
+        (builder(true, Cleaning), aborting("9-9"), Step::WaitForAbort),
+        (builder(false, Dirty), waiting("9-9"), Step::Nothing),
+    ] {
+        for mode in MODES {
+            let got = step(mode, &facts, &status, NOW);
+            assert_eq!(got, expect, "{mode:?} {facts:?} {status:?}");
+        }
+    }
+}
+
+#[test]
+fn a_log_tail_is_the_end_of_the_log_as_valid_text() {
     assert_eq!(logtail_text(b"a\0b\xFFc\n"), "ab\u{FFFD}c\n");
     assert_eq!(logtail_text(b""), "");
     let long = format!("first{}", "x".repeat(TAIL_BYTES));
     assert_eq!(logtail_text(long.as_bytes()), "x".repeat(TAIL_BYTES));
-    // A character that is cut in two is left out.
+    // A split character is left out.
     let cut = format!("é{}", "x".repeat(TAIL_BYTES - 1));
     assert_eq!(logtail_text(cut.as_bytes()), "x".repeat(TAIL_BYTES - 1));
-    // 2,048 replacements are three times as long, and 682 of them fit.
+    // A replacement character has three bytes, so 682 of them fit.
     let wild = [0xFF; TAIL_BYTES];
     assert_eq!(logtail_text(&wild), "\u{FFFD}".repeat(TAIL_BYTES / 3));
 }

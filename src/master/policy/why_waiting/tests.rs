@@ -1,4 +1,4 @@
-//! The sentences, one for each reason, and the facts below them.
+//! The sentence for each reason, and the details below it.
 
 use super::*;
 
@@ -16,7 +16,7 @@ fn building() -> Availability {
     Availability::Building("i386 build of alsa-utils 1.0 in ubuntu hoary RELEASE".into())
 }
 
-/// A job nothing is in the way of.
+/// A job without obstacles.
 fn ready() -> BuildFacts {
     BuildFacts {
         now: NOW,
@@ -48,17 +48,17 @@ fn sentence(facts: &BuildFacts) -> String {
 }
 
 #[test]
-fn builds_that_do_not_wait() {
+fn a_build_outside_the_queue_gets_the_sentence_of_its_state() {
     for (state, job, expect) in [
         (
             BuildState::NeedsBuild,
             None,
-            "It is not in the queue: retry it to put it there.",
+            "It is not in the queue; `master run` adds it within a minute.",
         ),
         (
             BuildState::NeedsBuild,
             Some(JobStatus::Running),
-            "It is being handed to bob.",
+            "It is being dispatched to bob.",
         ),
         (
             BuildState::Building,
@@ -73,18 +73,18 @@ fn builds_that_do_not_wait() {
         (
             BuildState::Gathering,
             Some(JobStatus::Running),
-            "It is over on bob, and its results are being fetched.",
+            "It has finished on bob; its results are being downloaded.",
         ),
         (
             BuildState::Uploading,
             None,
-            "It is over, and its results are being taken in.",
+            "It has finished; its results are being uploaded.",
         ),
         (BuildState::FullyBuilt, None, "It is built."),
         (
             BuildState::ManualDepWait,
             None,
-            "It is over, MANUALDEPWAIT: retry it to build it again.",
+            "It ended as MANUALDEPWAIT; build it again with `master retry`.",
         ),
     ] {
         let facts = BuildFacts {
@@ -97,7 +97,7 @@ fn builds_that_do_not_wait() {
         assert_eq!(answer.sentence, expect);
         assert!(answer.facts.is_empty(), "{state}: {answer}");
     }
-    // Every state has its sentence.
+    // Every state has a sentence.
     for state in BuildState::ALL {
         let facts = BuildFacts {
             state: *state,
@@ -107,15 +107,18 @@ fn builds_that_do_not_wait() {
     }
 }
 
+const BOB_TAKES_IT: &str = "It can start: bob is idle and takes it at its next look.";
+
+/// Asserts the sentence for a job without obstacles after a change.
+fn check(change: fn(&mut BuildFacts), expect: &str) {
+    let mut facts = ready();
+    change(&mut facts);
+    assert_eq!(sentence(&facts), expect);
+}
+
 #[test]
-fn what_stands_in_its_way() {
-    let check = |change: fn(&mut BuildFacts), expect: &str| {
-        let mut facts = ready();
-        change(&mut facts);
-        assert_eq!(sentence(&facts), expect);
-    };
-    let bob_takes_it = "Nothing is in its way: bob takes it at its next scan.";
-    check(|_| {}, bob_takes_it);
+fn an_obstacle_that_forbids_the_build_is_named() {
+    check(|_| {}, BOB_TAKES_IT);
     check(
         |facts| facts.archive_enabled = false,
         "The archive ubuntu/primary is disabled.",
@@ -130,15 +133,19 @@ fn what_stands_in_its_way() {
     );
     check(
         |facts| facts.pocket_accepted = false,
-        "hoary takes no builds for RELEASE now.",
+        "hoary accepts no builds for RELEASE.",
     );
     check(
         |facts| facts.published = false,
         "Its source is no longer published in ubuntu/primary.",
     );
+}
+
+#[test]
+fn a_missing_chroot_a_missing_builder_and_a_wait_are_named() {
     check(
         |facts| facts.has_chroot = false,
-        "There is no chroot of hoary i386 for RELEASE.",
+        "hoary i386 has no chroot for RELEASE.",
     );
     check(
         |facts| facts.builders.clear(),
@@ -166,18 +173,18 @@ fn what_stands_in_its_way() {
     );
     check(
         |facts| facts.not_before = NOW + 4 * MINUTE + 1,
-        "It was given back, and is not tried again for 5 min.",
+        "It was returned to the queue, and is not dispatched for 5 min.",
     );
-    check(|facts| facts.not_before = NOW, bob_takes_it);
+    check(|facts| facts.not_before = NOW, BOB_TAKES_IT);
 }
 
 #[test]
-fn waiting_for_its_turn() {
+fn without_obstacles_the_jobs_ahead_and_the_builders_are_named() {
     for (ahead, builders, expect) in [
         (
             0,
             vec![candidate("bob", building())],
-            "It is next: the builder that could take it is busy.",
+            "It is next in the queue: the only builder that could run it is busy.",
         ),
         (
             1,
@@ -185,7 +192,7 @@ fn waiting_for_its_turn() {
                 candidate("bob", Availability::Idle),
                 candidate("eve", Availability::Idle),
             ],
-            "Nothing is in its way: bob takes it at its next scan.",
+            BOB_TAKES_IT,
         ),
         (
             2,
@@ -193,7 +200,7 @@ fn waiting_for_its_turn() {
                 candidate("bob", Availability::Idle),
                 candidate("eve", Availability::Idle),
             ],
-            "It waits for its turn: 2 jobs go before it.",
+            "It waits for its turn: 2 jobs are ahead of it.",
         ),
         (
             1,
@@ -202,7 +209,7 @@ fn waiting_for_its_turn() {
                 candidate("eve", Availability::Cleaning),
                 candidate("frog", Availability::Manual),
             ],
-            "It waits for its turn: 1 job goes before it, and all 2 builders that could take it \
+            "It waits for its turn: 1 job is ahead of it, and all 2 builders that could run it \
              are busy.",
         ),
     ] {
@@ -216,7 +223,7 @@ fn waiting_for_its_turn() {
 }
 
 #[test]
-fn the_facts_below_the_sentence() {
+fn obstacles_builders_score_and_start_are_listed_below_the_sentence() {
     let failed = Availability::Disabled(Some("connection refused".into()));
     let facts = BuildFacts {
         has_chroot: false,
@@ -226,12 +233,12 @@ fn the_facts_below_the_sentence() {
         best_ahead: vec![("i386 build of gcc 4 in ubuntu hoary RELEASE".into(), 4055)],
         ..ready()
     };
-    let expect = "There is no chroot of hoary i386 for RELEASE.
-  also: It was given back, and is not tried again for 30 s.
+    let expect = "hoary i386 has no chroot for RELEASE.
+  also: It was returned to the queue, and is not dispatched for 30 s.
   builder bob: building i386 build of alsa-utils 1.0 in ubuntu hoary RELEASE
   builder frog: disabled: connection refused
   score 4015, 7 ahead in the queue
-  before it: i386 build of gcc 4 in ubuntu hoary RELEASE (4055)";
+  ahead: i386 build of gcc 4 in ubuntu hoary RELEASE (4055)";
     assert_eq!(why(&facts).to_string(), expect);
 
     let check = |starts_at, expect: &str| {
