@@ -1,5 +1,5 @@
-//! What do all scans of a process share? The database, the site's configuration, the way to the
-//! librarian, and the log tails that wait to be written.
+//! The state that all threads of a master share: the database, the configuration, the librarian,
+//! the end of the leases, the log tails to be written, and the download slots.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -22,9 +22,9 @@ pub(crate) struct Farm {
     pub(crate) db: Db,
     pub(crate) config: config::Master,
     pub(crate) librarian: Uploader,
-    /// What slaves call the librarian.
+    /// The librarian's URL for slaves.
     pub(crate) library_url: String,
-    /// Until when the builders this process has are its own, in milliseconds since 1970.
+    /// The end of this process's leases, in milliseconds since 1970.
     leased_until: AtomicI64,
     tails: Mutex<HashMap<i64, Tail>>,
     slots: DownloadSlots,
@@ -48,13 +48,12 @@ impl Farm {
         }
     }
 
-    /// Notes until when the leases are good.
     pub(crate) fn set_leased_until(&self, until: i64) {
         self.leased_until.store(until, Ordering::SeqCst);
     }
 
-    /// Tells whether the leases are still good by the clock. A database fences what is written to
-    /// it; slaves do not, so that whoever may have lost a builder has to be quiet by itself.
+    /// Returns whether the leases are valid by this process's clock. The database fences writes,
+    /// but slaves do not fence calls, so a process must not call a slave after its lease has ended.
     pub(crate) fn is_leased(&self) -> bool {
         now() < self.leased_until.load(Ordering::SeqCst)
     }
@@ -63,17 +62,17 @@ impl Farm {
         self.config.scoring.into()
     }
 
-    /// Where results are fetched and handed over.
+    /// The folder `[master] results`.
     pub(crate) fn results_dir(&self) -> &PathBuf {
         &self.config.results
     }
 
-    /// Keeps the end of a log until the next flush.
+    /// Keeps a log tail until the next flush.
     pub(crate) fn keep_tail(&self, queue: i64, builder: i64, text: String) {
         lock(&self.tails).insert(queue, Tail { builder, text });
     }
 
-    /// Writes the tails kept since the last flush, in one transaction.
+    /// Writes the log tails kept since the last flush, in one transaction.
     pub(crate) fn flush_tails(&self) -> Result<(), db::Error> {
         let tails = std::mem::take(&mut *lock(&self.tails));
         if tails.is_empty() {
@@ -86,7 +85,7 @@ impl Farm {
         self.db.write(|tx| queue::flush_tails(tx, &tails))
     }
 
-    /// Waits until one more file may be fetched.
+    /// Waits for a slot to download one file.
     pub(crate) fn download_slot(&self) -> DownloadSlot<'_> {
         self.slots.take()
     }
@@ -101,23 +100,22 @@ impl From<Scoring> for Rules {
     }
 }
 
-/// Returns a name that no other process has or had: host, process, time.
+/// Returns a name for this process that is unique in the farm: host, process id and time.
 pub(crate) fn process_name() -> String {
     format!("{}:{}:{}", host::name(), process::id(), now())
 }
 
-/// Returns a length of time in milliseconds.
 pub(crate) fn millis(duration: std::time::Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// A number of things that may be done at once.
+/// Limits the number of simultaneous downloads (`[master] downloads`).
 struct DownloadSlots {
     free: Mutex<u32>,
     freed: Condvar,
 }
 
-/// The right to be one of them; given back when dropped.
+/// One slot; released when dropped.
 pub(crate) struct DownloadSlot<'a>(&'a DownloadSlots);
 
 impl DownloadSlots {

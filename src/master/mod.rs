@@ -1,6 +1,6 @@
 //! The build master: the queue, the builders and their builds.
 //!
-//! In layers, lowest first: `model`, `policy` (pure decisions), `rows` (SQL), `farm` and `queue`,
+//! The layers, lowest first: `model`, `policy` (pure decisions), `rows` (SQL), `farm` and `queue`,
 //! `submit` and `scan` (one look at one builder), `daemon` (the processes), `commands`. A file
 //! imports only from the layers below its own; `tests/architecture.rs` checks that.
 

@@ -1,7 +1,6 @@
-//! Pure: what are the farm's things called, and which numbers are they stored under?
+//! Pure: the enumerations of docs/farm.md §1.1, and the strings derived from names (§1.3).
 //!
-//! The enumerations of docs/farm.md §1.1 with the numbers of the sources, and the strings derived
-//! from names (§1.3). Decides nothing. Times everywhere are milliseconds since 1970, UTC.
+//! The stored numbers are Launchpad's. All times in `master` are milliseconds since 1970, UTC.
 
 use std::fmt;
 use std::str::FromStr;
@@ -17,17 +16,17 @@ macro_rules! stored {
         impl $name {
             pub(crate) const ALL: &'static [Self] = &[$(Self::$variant,)*];
 
-            /// Returns the number it is stored under.
+            /// Returns the number in the database.
             pub(crate) const fn number(self) -> i64 {
                 self as i64
             }
 
-            /// Returns what a stored number means.
+            /// Returns the value stored as `number`, if it is valid.
             pub(crate) fn from_number(number: i64) -> Option<Self> {
                 Self::ALL.iter().copied().find(|one| one.number() == number)
             }
 
-            /// Returns the word it is shown and typed as.
+            /// Returns the word for output, arguments and JSON.
             pub(crate) fn word(self) -> &'static str {
                 match self { $(Self::$variant => $word,)* }
             }
@@ -42,7 +41,7 @@ macro_rules! stored {
         impl FromStr for $name {
             type Err = String;
 
-            /// Reads a word in any case.
+            /// Parses a word, in any case.
             fn from_str(text: &str) -> Result<Self, String> {
                 let found = Self::ALL.iter().find(|one| one.word().eq_ignore_ascii_case(text));
                 found.copied().ok_or_else(|| {
@@ -55,7 +54,7 @@ macro_rules! stored {
 }
 
 stored! {
-    /// How far a build is, for ever.
+    /// The state of a build. It outlives the build's job.
     BuildState {
         NeedsBuild = 0, "NEEDSBUILD";
         FullyBuilt = 1, "FULLYBUILT";
@@ -73,7 +72,7 @@ stored! {
 }
 
 stored! {
-    /// What a queue row is doing; there is one only while its build waits or runs.
+    /// The status of a job. A build has a job only while it waits or runs.
     JobStatus {
         Waiting = 0, "WAITING";
         Running = 1, "RUNNING";
@@ -83,7 +82,7 @@ stored! {
 }
 
 stored! {
-    /// Whether a builder may be given a job. One with a job is DIRTY.
+    /// Whether a builder may get a job. A builder with a job is DIRTY.
     CleanStatus {
         Clean = 0, "CLEAN";
         Dirty = 1, "DIRTY";
@@ -92,17 +91,17 @@ stored! {
 }
 
 stored! {
-    /// How a virtual builder is put back to its first state (docs/farm.md §3.4).
+    /// How a virtual builder is reset (docs/farm.md §3.4).
     ResetProtocol {
-        /// The command ends with the slave up.
+        /// The slave is up when the command exits.
         Synchronous = 11, "1.1";
-        /// The command only accepts the request; somebody else says when it is done.
+        /// The command only accepts the request. `master builder cleaned` reports its end.
         Asynchronous = 20, "2.0";
     }
 }
 
 stored! {
-    /// What part of a series a package is for.
+    /// The part of a series that a package belongs to.
     Pocket {
         Release = 0, "RELEASE";
         Security = 10, "SECURITY";
@@ -113,7 +112,7 @@ stored! {
 }
 
 stored! {
-    /// The life of a series.
+    /// The status of a series.
     SeriesStatus {
         Experimental = 1, "EXPERIMENTAL";
         Development = 2, "DEVELOPMENT";
@@ -125,7 +124,7 @@ stored! {
 }
 
 stored! {
-    /// Whether a source is to be had from an archive.
+    /// The status of a source in an archive.
     PublishingStatus {
         Pending = 1, "PENDING";
         Published = 2, "PUBLISHED";
@@ -136,7 +135,7 @@ stored! {
 }
 
 stored! {
-    /// What an archive is for.
+    /// The purpose of an archive.
     ArchivePurpose {
         Primary = 1, "PRIMARY";
         Ppa = 2, "PPA";
@@ -149,7 +148,7 @@ stored! {
 }
 
 stored! {
-    /// What the changelog says of a version.
+    /// The urgency of a version, from its changelog.
     Urgency {
         Low = 1, "LOW";
         Medium = 2, "MEDIUM";
@@ -159,7 +158,7 @@ stored! {
 }
 
 stored! {
-    /// What a file of a source package is.
+    /// The type of a file of a source package.
     SourceFileType {
         Dsc = 3, "DSC";
         Orig = 4, "ORIG";
@@ -169,7 +168,7 @@ stored! {
 }
 
 impl BuildState {
-    /// Tells whether `retry` may send a build in this state to the queue again (docs/farm.md §1.1).
+    /// Returns whether `retry` accepts a build in this state (docs/farm.md §1.1).
     pub(crate) fn is_retriable(self) -> bool {
         match self {
             Self::FailedToBuild
@@ -189,7 +188,7 @@ impl BuildState {
 }
 
 impl SourceFileType {
-    /// Returns what a file of a source package is, by its name.
+    /// Returns the type of a file, by its name.
     pub(crate) fn of(name: &str) -> Self {
         if name.ends_with(".dsc") {
             Self::Dsc
@@ -203,7 +202,7 @@ impl SourceFileType {
     }
 }
 
-/// An archive. Its secret is kept apart, for the few who may read it.
+/// An archive, without its secret.
 #[derive(Clone, Debug)]
 pub(crate) struct Archive {
     pub(crate) id: i64,
@@ -216,13 +215,13 @@ pub(crate) struct Archive {
     pub(crate) virtualized: bool,
     pub(crate) enabled: bool,
     pub(crate) relative_score: i64,
-    /// The URL in apt's sources; if empty, the chroot's own sources are used.
+    /// The URL for apt; if empty, builds use the apt sources of the chroot.
     pub(crate) base_url: String,
     pub(crate) has_secret: bool,
 }
 
 impl Archive {
-    /// Returns its name within its distribution: `primary`, or `OWNER/NAME`.
+    /// Returns the archive's name within its distribution: `primary`, or `OWNER/NAME`.
     pub(crate) fn short_name(&self) -> String {
         match self.owner.as_str() {
             "" => self.name.clone(),
@@ -231,7 +230,7 @@ impl Archive {
     }
 }
 
-/// What a build is of, in the words people know: enough for its title and its file names.
+/// The names that make up a build's title and file names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct BuildName {
     pub(crate) source: String,
@@ -243,13 +242,12 @@ pub(crate) struct BuildName {
 }
 
 impl BuildName {
-    /// Returns the suite, `hoary` or `hoary-security`.
     pub(crate) fn suite(&self) -> String {
         suite(&self.series, self.pocket)
     }
 
-    /// Returns the name its log has in the librarian, before `.gz` (docs/farm.md §1.3). `state` is
-    /// the build's at the moment the log is stored.
+    /// Returns the name of the build's log in the librarian, without `.gz` (docs/farm.md §1.3).
+    /// `state` is the build's state when the log is stored.
     pub(crate) fn log_name(&self, state: BuildState) -> String {
         format!(
             "buildlog_{}-{}-{}.{}_{}_{state}.txt",
@@ -269,7 +267,7 @@ impl fmt::Display for BuildName {
     }
 }
 
-/// Returns the suite of a pocket of a series.
+/// Returns the suite of a pocket of a series, `hoary` or `hoary-security`.
 pub(crate) fn suite(series: &str, pocket: Pocket) -> String {
     match pocket {
         Pocket::Release => series.to_owned(),
@@ -277,8 +275,8 @@ pub(crate) fn suite(series: &str, pocket: Pocket) -> String {
     }
 }
 
-/// Returns the name a slave is given for a try at a build (docs/farm.md §6.4). Rows that no try of
-/// ours has touched have the form of 2008.
+/// Returns a build's id on the slave (docs/farm.md §6.4). Attempt 0, as in the rows of 2008, has no
+/// suffix.
 pub(crate) fn cookie(build: i64, queue: i64, attempt: i64) -> String {
     match attempt {
         0 => format!("{build}-{queue}"),
@@ -304,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn derived_strings() {
+    fn a_build_name_gives_its_title_suite_log_name_and_cookie() {
         let mut name = BuildName {
             source: "mozilla-firefox".into(),
             version: "0.9".into(),
@@ -329,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn files_of_a_source_package() {
+    fn the_name_of_a_source_file_gives_its_type() {
         for (name, kind) in [
             ("hello_2.10-3.dsc", SourceFileType::Dsc),
             ("hello_2.10.orig.tar.gz", SourceFileType::Orig),

@@ -1,9 +1,8 @@
-//! What is put right in the queue from time to time: scores, and builds whose dependencies have
-//! appeared?
+//! Rescores the queue, and returns dep-waits to it whose dependencies have been published.
 //!
-//! In parts, each read and decided on first and written in one short transaction, so that the
-//! scanners are not kept waiting. Every part checks again as it writes: any number of processes
-//! may do the same at once, it is merely a waste.
+//! The work goes in batches: each is read and decided first, then written in one short transaction,
+//! so that scans wait little for the database. Writes check the rows again, so any number of
+//! processes may run this at once.
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
@@ -17,11 +16,11 @@ use crate::master::rows::builds::{self, Build};
 use crate::master::rows::depwaits::{self, Wanted};
 use crate::master::rows::scores::{self, ScorableJob};
 
-/// Rows in a batch.
+/// Rows per batch.
 const BATCH: i64 = 500;
 
-/// Scores all waiting jobs that nobody scored by hand (docs/farm.md §2.2, §2.5); returns how many
-/// have got another score.
+/// Scores all waiting jobs without a manual score (docs/farm.md §2.2, §2.5); returns how many
+/// scores have changed.
 pub(crate) fn rescore(db: &Db, rules: Rules, now: i64) -> Result<u64, Error> {
     let mut after = 0;
     let mut changed = 0;
@@ -50,8 +49,8 @@ pub(crate) fn rescore(db: &Db, rules: Rules, now: i64) -> Result<u64, Error> {
     Ok(changed)
 }
 
-/// Scores the job of one build, if it waits and nobody scored it by hand. A component without a
-/// score leaves the one it has.
+/// Scores the job of one build, if it waits and has no manual score. An unknown component leaves
+/// the score unchanged.
 pub(crate) fn score_job(tx: &mut Tx<'_>, rules: Rules, now: i64, build: i64) -> Result<(), Error> {
     if let Some(job) = scores::of_build(tx, now, build)?
         && let Ok(Some(score)) = rescored(rules, &job)
@@ -61,25 +60,25 @@ pub(crate) fn score_job(tx: &mut Tx<'_>, rules: Rules, now: i64, build: i64) -> 
     Ok(())
 }
 
-/// Returns the score a job should have, if it is another than it has.
+/// Returns the new score of a job, if it differs from the present one.
 fn rescored(rules: Rules, job: &ScorableJob) -> Result<Option<i64>, UnknownComponent> {
     let score = score::score(rules, &job.scored)?;
     Ok((score != job.score).then_some(score))
 }
 
-/// What was found of the builds that wait for dependencies.
+/// The result of a search for dep-waits that can be retried.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct DepwaitReport {
-    /// Builds that went back to the queue, and their titles.
+    /// Ids and titles of the builds returned to the queue.
     pub(crate) retried: Vec<(i64, String)>,
-    /// How many still wait, with the unreadable ones.
+    /// The number of builds that still wait, including the unreadable ones.
     pub(crate) still: u64,
-    /// Builds whose dependencies nobody can read: only an operator can retry them.
+    /// Builds whose dependency line cannot be parsed. Only an operator can retry them.
     pub(crate) unreadable: Vec<i64>,
 }
 
-/// Sends builds whose dependencies have been published to the queue again, scored, and notes of
-/// the others what they still wait for (docs/farm.md §2.15).
+/// Returns builds whose dependencies have been published to the queue and scores them; stores the
+/// unmet dependencies of the others (docs/farm.md §2.15).
 pub(crate) fn retry_depwaits(db: &Db, rules: Rules, now: i64) -> Result<DepwaitReport, Error> {
     for_each_batch(db, |found| {
         db.write(|tx| {
@@ -94,7 +93,7 @@ pub(crate) fn retry_depwaits(db: &Db, rules: Rules, now: i64) -> Result<DepwaitR
     })
 }
 
-/// Tells what [`retry_depwaits`] would do, and does nothing.
+/// Reports what [`retry_depwaits`] would do, without any change.
 pub(crate) fn preview_depwaits(db: &Db) -> Result<DepwaitReport, Error> {
     for_each_batch(db, |found| {
         let ready = found.iter().filter(|one| one.is_ready());
@@ -102,13 +101,14 @@ pub(crate) fn preview_depwaits(db: &Db) -> Result<DepwaitReport, Error> {
     })
 }
 
-/// One build and what it still waits for: nothing if `""`, unreadable if none.
+/// A build in MANUALDEPWAIT.
 struct Depwait {
     build: Build,
+    /// Its unmet dependencies: `""` if all are met, `None` if the line cannot be parsed.
     missing: Option<String>,
 }
 
-/// Has `apply` deal with the builds there is something to be done about; it returns those retried.
+/// Calls `apply` on the dep-waits of each batch that have changed; `apply` returns those retried.
 fn for_each_batch(
     db: &Db,
     apply: impl Fn(&[&Depwait]) -> Result<Vec<(i64, String)>, Error>,
@@ -137,12 +137,12 @@ fn for_each_batch(
 }
 
 impl Depwait {
-    /// Whether it differs from what is stored.
+    /// Whether the unmet dependencies differ from the stored ones.
     fn has_changed(&self) -> bool {
         self.missing.is_some() && self.missing != self.build.dependencies
     }
 
-    /// Whether nothing keeps it from being built any more.
+    /// Whether the build can return to the queue.
     fn is_ready(&self) -> bool {
         let (build, pocket) = (&self.build, self.build.name.pocket);
         self.missing.as_deref() == Some("")
@@ -154,7 +154,7 @@ impl Depwait {
     }
 }
 
-/// Reads one part and decides on it.
+/// Reads one batch of dep-waits and their unmet dependencies.
 fn read_batch(tx: &mut Tx<'_>, after: i64) -> Result<Vec<Depwait>, Error> {
     let builds = depwaits::waiting(tx, after, BATCH)?;
     let wanted: BTreeSet<Wanted> = builds.iter().flat_map(wanted).collect();
@@ -173,7 +173,8 @@ fn read_batch(tx: &mut Tx<'_>, after: i64) -> Result<Vec<Depwait>, Error> {
     Ok(builds.into_iter().map(found).collect())
 }
 
-/// Returns every package that the line of a build names: those asked for while nothing is known.
+/// Returns every package that a build's dependency line names: those looked up when no binary is
+/// known.
 fn wanted(build: &Build) -> Vec<Wanted> {
     let names = RefCell::new(Vec::new());
     let nothing_known = |name: &str| {
@@ -186,8 +187,8 @@ fn wanted(build: &Build) -> Vec<Wanted> {
     names.into_inner()
 }
 
-/// Returns what a build still waits for; none if that cannot be read. Primary archives bind it to
-/// the components its own may use.
+/// Returns the unmet dependencies of a build; `None` if its line cannot be parsed. In a primary
+/// archive, only components that the build may use count.
 fn missing(build: &Build, known: &dyn Fn(&str) -> Vec<Known>) -> Option<String> {
     let ogre = (build.archive_purpose == ArchivePurpose::Primary).then(|| {
         let component = build.component.as_deref().unwrap_or("main");
@@ -197,7 +198,8 @@ fn missing(build: &Build, known: &dyn Fn(&str) -> Vec<Known>) -> Option<String> 
     dependencies::unmet(line, known, ogre.as_deref()).ok()
 }
 
-/// Retries a build that is ready, and tells whether it was one still; else notes what it misses.
+/// Retries a build that is ready, else stores its unmet dependencies; returns whether the build was
+/// retried.
 fn apply(tx: &mut Tx<'_>, found: &Depwait, rules: Rules, now: i64) -> Result<bool, Error> {
     let build = &found.build;
     if found.is_ready() {
@@ -232,11 +234,11 @@ mod tests {
     }
 
     #[test]
-    fn jobs_that_wait_or_are_suspended_are_scored_by_their_publication() {
+    fn waiting_and_suspended_jobs_are_scored_by_their_publication() {
         both(|db| {
             let farm = farm(db);
             farm.job(db, "hello", 0, 1);
-            farm.job(db, "by-hand", 0, 2);
+            farm.job(db, "manual", 0, 2);
             change(
                 db,
                 "UPDATE build_queue SET manual = TRUE WHERE lastscore = 2",
@@ -260,13 +262,13 @@ mod tests {
             );
             rescore(db, Rules::Modern, NOW).unwrap();
             assert_eq!(scores(db)[0], i64::from(i32::MAX), "what the column holds");
-            change(db, "UPDATE publication SET component = 'nobody-knows'");
+            change(db, "UPDATE publication SET component = 'unknown'");
             assert_eq!(rescore(db, Rules::Y2008, NOW).unwrap(), 0);
         });
     }
 
     #[test]
-    fn every_part_is_scored() {
+    fn every_batch_is_scored() {
         both(|db| {
             let farm = farm(db);
             farm.jobs(db, 1200);
@@ -298,37 +300,70 @@ mod tests {
         .unwrap();
     }
 
-    #[test]
-    fn builds_go_on_when_what_they_wait_for_is_published() {
-        both(|db| {
+    /// A farm with four dep-waits, without a chroot yet.
+    struct Depwaits<'a> {
+        db: &'a Db,
+        farm: Farm,
+        ready: i64,
+        partly: i64,
+        component: i64,
+        unreadable: i64,
+    }
+
+    impl<'a> Depwaits<'a> {
+        fn new(db: &'a Db) -> Self {
             let farm = farm(db);
-            let ready = depwait(db, &farm, "ready", "libfoo-dev (>= 2), a | b");
-            let partly = depwait(db, &farm, "partly", "libfoo-dev, libbar-dev (>> 1)");
-            let component = depwait(db, &farm, "component", "libnonfree-dev");
-            let unreadable = depwait(db, &farm, "unreadable", "(((");
-            publish(db, &farm, "libfoo-dev", "1", "main");
-            publish(db, &farm, "libfoo-dev", "2.1", "universe");
-            publish(db, &farm, "b", "1", "main");
-            publish(db, &farm, "libbar-dev", "1", "main");
-            publish(db, &farm, "libnonfree-dev", "1", "multiverse");
-            let run = || retry_depwaits(db, Rules::Y2008, NOW).unwrap();
-            assert_eq!(run(), DepwaitReport::default(), "no chroot");
-            db.write(|tx| {
-                let sql = "INSERT INTO chroot (arch_series_id, alias_id, updated_at)
-                    VALUES ($1, $2, 0)";
-                tx.execute(sql, &params![farm.arch_series[0], farm.alias])
-            })
-            .unwrap();
+            let depwaits = Self {
+                db,
+                ready: depwait(db, &farm, "ready", "libfoo-dev (>= 2), a | b"),
+                partly: depwait(db, &farm, "partly", "libfoo-dev, libbar-dev (>> 1)"),
+                component: depwait(db, &farm, "component", "libnonfree-dev"),
+                unreadable: depwait(db, &farm, "unreadable", "((("),
+                farm,
+            };
+            let publish = |name, version, component| {
+                publish(db, &depwaits.farm, name, version, component);
+            };
+            publish("libfoo-dev", "1", "main");
+            publish("libfoo-dev", "2.1", "universe");
+            publish("b", "1", "main");
+            publish("libbar-dev", "1", "main");
+            publish("libnonfree-dev", "1", "multiverse");
+            depwaits
+        }
+
+        fn add_chroot(&self) {
+            let (arch_series, alias) = (self.farm.arch_series[0], self.farm.alias);
+            let sql = "INSERT INTO chroot (arch_series_id, alias_id, updated_at)
+                VALUES ($1, $2, 0)";
+            let added = self
+                .db
+                .write(|tx| tx.execute(sql, &params![arch_series, alias]));
+            added.unwrap();
+        }
+
+        fn retry(&self) -> DepwaitReport {
+            retry_depwaits(self.db, Rules::Y2008, NOW).unwrap()
+        }
+    }
+
+    #[test]
+    fn dep_waits_return_to_the_queue_when_their_dependencies_are_published() {
+        both(|db| {
+            let depwaits = Depwaits::new(db);
+            let ready = depwaits.ready;
+            assert_eq!(depwaits.retry(), DepwaitReport::default(), "no chroot");
+            depwaits.add_chroot();
 
             let title = "i386 build of ready 0.9 in ubuntu hoary RELEASE".to_owned();
             let expected = DepwaitReport {
                 retried: vec![(ready, title)],
                 still: 3,
-                unreadable: vec![unreadable],
+                unreadable: vec![depwaits.unreadable],
             };
             assert_eq!(preview_depwaits(db).unwrap(), expected);
             assert_eq!(state(db, ready), BuildState::ManualDepWait);
-            assert_eq!(run(), expected);
+            assert_eq!(depwaits.retry(), expected);
             assert_eq!(state(db, ready), BuildState::NeedsBuild);
             assert_eq!(scores(db), [3255], "scored at once");
             let sql = "SELECT dependencies, finished_at IS NULL, failure_count = 0 FROM build
@@ -344,20 +379,30 @@ mod tests {
             ];
             assert_eq!(lines, left);
             assert!(rows[0].get::<bool>(1).unwrap() && rows[0].get::<bool>(2).unwrap());
+        });
+    }
+
+    #[test]
+    fn dep_waits_depend_on_the_archives_purpose_and_the_series_status() {
+        both(|db| {
+            let depwaits = Depwaits::new(db);
+            depwaits.add_chroot();
+            assert_eq!(depwaits.retry().retried.len(), 1);
 
             change(db, "UPDATE archive SET purpose = 2");
-            // Components bind primary archives only; the PPA's own binaries count.
-            assert_eq!(run().retried.len(), 1);
-            assert_eq!(state(db, component), BuildState::NeedsBuild);
-            publish(db, &farm, "libbar-dev", "1.1", "main");
+            // Only primary archives restrict components; the PPA's own binaries count.
+            assert_eq!(depwaits.retry().retried.len(), 1);
+            assert_eq!(state(db, depwaits.component), BuildState::NeedsBuild);
+            publish(db, &depwaits.farm, "libbar-dev", "1.1", "main");
             change(db, "UPDATE series SET status = 6");
-            assert_eq!(run(), DepwaitReport::default(), "obsolete");
+            assert_eq!(depwaits.retry(), DepwaitReport::default(), "obsolete");
             change(db, "UPDATE series SET status = 4");
             change(db, "UPDATE archive SET purpose = 1");
-            assert_eq!(run().retried, [], "a stable series takes no RELEASE");
+            let retried = depwaits.retry().retried;
+            assert_eq!(retried, [], "a stable series accepts no RELEASE");
             change(db, "UPDATE series SET status = 2");
-            assert_eq!(run().retried.len(), 1);
-            assert_eq!(state(db, partly), BuildState::NeedsBuild);
+            assert_eq!(depwaits.retry().retried.len(), 1);
+            assert_eq!(state(db, depwaits.partly), BuildState::NeedsBuild);
         });
     }
 }

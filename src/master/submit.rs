@@ -1,9 +1,8 @@
-//! How does a source package become builds?
+//! Turns a source package into builds.
 //!
-//! In one transaction: the source and its files are noted, it is published in place of older
-//! versions, and each architecture that it is for gets its build, in the queue and scored. What is
-//! there already is left as it is, so that handing in a source twice does no harm and adds the
-//! builds of architectures that are new since.
+//! One transaction records the source and its files, publishes it instead of older versions, and
+//! adds a scored job for each of its architectures. Existing rows stay. A source may be submitted
+//! again, which adds the builds of new architectures.
 
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
@@ -26,28 +25,28 @@ use crate::master::rows::queue::enqueue;
 use crate::master::rows::series::{self, ArchSeries, Series};
 use crate::master::rows::sources::{self, Destination, Source};
 
-/// A source package on its way in.
+/// A source package to be submitted.
 #[derive(Debug)]
 pub(crate) struct Submission {
     pub(crate) source: Source,
-    /// Its binary packages.
+    /// The names of its binary packages.
     pub(crate) binaries: Vec<String>,
     pub(crate) files: Vec<SourceFile>,
     pub(crate) series: Series,
     pub(crate) archive: Archive,
     pub(crate) pocket: Pocket,
-    /// Packages-arch-specific; none: every source is for every architecture.
+    /// Packages-arch-specific; `None` restricts no source.
     pub(crate) restrictions: Option<ArchSpecific>,
 }
 
-/// A file of it.
+/// A file of a source package.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SourceFile {
     pub(crate) name: String,
     pub(crate) sha1: String,
     /// In bytes.
     pub(crate) size: i64,
-    /// Where the librarian has it, if it is known.
+    /// The file in the librarian, if it is there.
     pub(crate) alias: Option<i64>,
 }
 
@@ -58,19 +57,19 @@ pub(crate) struct LeftOut {
     pub(crate) reason: String,
 }
 
-/// An architecture that gets a build, and whether that makes packages for all.
+/// An architecture that gets a build, and whether it makes architecture-independent packages.
 type Target = (ArchSeries, bool);
 
-/// What came of it.
+/// The result of a submission.
 #[derive(Debug)]
 pub(crate) struct Outcome {
-    /// The source was known, with the same files.
+    /// Whether the source was already known, with the same files.
     pub(crate) known: bool,
-    /// Versions that made room for it.
+    /// The versions that it supersedes.
     pub(crate) superseded: Vec<String>,
-    /// All its builds in that series and archive, by architecture.
+    /// All builds of the source in this series and archive, by architecture.
     pub(crate) builds: Vec<Build>,
-    /// Those of them that are new.
+    /// The ids of the new builds.
     pub(crate) new: Vec<i64>,
     pub(crate) left_out: Vec<LeftOut>,
 }
@@ -89,8 +88,8 @@ impl Submission {
         Error::Refused(format!("{name} {version}: {reason}"))
     }
 
-    /// Checks that the source may be handed in, writes nothing, and says where the librarian has
-    /// those of its files that need not be sent.
+    /// Checks that the source can be submitted, without any change in the database. Sets the alias
+    /// of each file that the librarian has.
     pub(crate) fn check(&mut self, tx: &mut Tx<'_>) -> Result<(), Error> {
         self.check_pocket()?;
         self.choose(tx)?;
@@ -127,7 +126,7 @@ impl Submission {
             true => "none".to_owned(),
             false => open.join(", "),
         };
-        // What would open it; a series that is over stays so.
+        // An obsolete series stays closed.
         let hint = match (status, self.pocket) {
             (SeriesStatus::Obsolete, _) => String::new(),
             (_, Pocket::Release) => {
@@ -136,29 +135,29 @@ impl Submission {
             _ => format!(", or `master series set {series} --status CURRENT`"),
         };
         Err(self.refuse(&format!(
-            "{series} is {status} and takes nothing for {pocket} (open: {open}); give another \
+            "{series} is {status} and accepts no builds for {pocket} (open: {open}); give another \
              --pocket{hint}"
         )))
     }
 
-    /// Orders the source and a version that is published in its place.
+    /// Compares a published version with the source's; a newer one is an error.
     fn compare(&self, published: &str) -> Result<Ordering, Error> {
         let parse = |version: &str| {
-            let wrong = |_| self.refuse(&format!("{version:?} is not a version"));
+            let wrong = |_| self.refuse(&format!("{version:?} is not a valid version"));
             version.parse::<Version>().map_err(wrong)
         };
         let order = parse(published)?.cmp(&parse(&self.source.version)?);
         if order == Ordering::Greater {
             let suite = &self.series.name;
             return Err(self.refuse(&format!(
-                "{published} is published in {suite} {} already, and is newer",
+                "the newer {published} is already published in {suite} {}",
                 self.pocket
             )));
         }
         Ok(order)
     }
 
-    /// Returns the source if it was handed in before, with the same files.
+    /// Returns the source's id if it is known with the same files; other files are an error.
     fn find(&self, tx: &mut Tx<'_>) -> Result<Option<i64>, Error> {
         let source = &self.source;
         let id = sources::find(tx, self.archive.id, &source.name, &source.version)?;
@@ -174,18 +173,18 @@ impl Submission {
         let archive = self.archive.short_name();
         match self.files.iter().find(differs) {
             Some(part) => Err(self.refuse(&format!(
-                "{archive} has this version already, and {} is another file there; give it a new \
-                 version",
+                "{archive} already has this version, with a different {}; use a new version",
                 part.name
             ))),
             None if known.len() > self.files.len() => Err(self.refuse(&format!(
-                "{archive} has this version already, and with more files; give it a new version"
+                "{archive} already has this version, with more files; use a new version"
             ))),
             None => Ok(Some(id)),
         }
     }
 
-    /// Returns the architectures to build on, and those that are left out; none at all is an error.
+    /// Returns the architectures to build on, and those left out. Having none to build on is an
+    /// error.
     fn choose(&self, tx: &mut Tx<'_>) -> Result<(Vec<Target>, Vec<LeftOut>), Error> {
         let mut all = series::architectures(tx)?;
         all.retain(|arch| arch.series_id == self.series.id);
@@ -232,14 +231,14 @@ impl Submission {
         Ok((builds, left_out))
     }
 
-    /// Returns why nothing of this submission can be built on an architecture.
+    /// Returns why an architecture cannot build this submission.
     fn obstacle(&self, arch: &ArchSeries) -> Option<String> {
         let pocket = self.pocket;
         let mut chroots = pockets::chroot_pockets(pocket);
         if !arch.enabled {
             Some("it is disabled".to_owned())
         } else if self.archive.virtualized && !arch.virtualized {
-            Some("it has no virtual builders, which the archive asks for".to_owned())
+            Some("it has no virtual builders, which the archive requires".to_owned())
         } else if !chroots.any(|pocket| arch.chroots.contains(&pocket)) {
             Some(format!("it has no chroot for {pocket}"))
         } else {
@@ -247,7 +246,8 @@ impl Submission {
         }
     }
 
-    /// Returns what Packages-arch-specific leaves of the tags; it has no say about PPAs.
+    /// Returns the tags that Packages-arch-specific allows; `None` allows all. The file does not
+    /// apply to PPAs.
     fn allowed(&self, tx: &mut Tx<'_>, tags: &[&str]) -> Result<Option<BTreeSet<String>>, Error> {
         let Some(file) = &self.restrictions else {
             return Ok(None);
@@ -266,7 +266,7 @@ impl Submission {
         Ok(all.remove(name))
     }
 
-    /// Writes it all. Every file has to be in the librarian by now.
+    /// Records the source and adds its builds. All files must be in the librarian.
     pub(crate) fn submit(
         &self,
         tx: &mut Tx<'_>,
@@ -296,7 +296,7 @@ impl Submission {
                 archive: self.archive.id,
                 pocket: self.pocket,
                 processor: arch.processor_id,
-                // Once is enough, though another architecture would be chosen today.
+                // An existing build makes them, even if another architecture is nominated now.
                 arch_indep: arch_indep && !has_indep,
                 estimated_ms: self.estimate(tx, arch.id)?,
             };
@@ -332,7 +332,7 @@ impl Submission {
         Ok(id)
     }
 
-    /// Publishes the source unless it is; returns the versions that made room.
+    /// Publishes the source, unless it is published already; returns the superseded versions.
     fn publish(&self, tx: &mut Tx<'_>, source: i64, now: i64) -> Result<Vec<String>, Error> {
         let component = &self.source.component;
         let mut is_published = false;
@@ -362,7 +362,7 @@ impl Submission {
     }
 }
 
-/// Says why there is no architecture to build on, and what to do.
+/// Returns the message for a source that no architecture can build.
 fn no_architecture(series: &Series, left_out: &[LeftOut]) -> String {
     let full = series.full_name();
     if left_out.is_empty() {
@@ -372,7 +372,10 @@ fn no_architecture(series: &Series, left_out: &[LeftOut]) -> String {
         .iter()
         .map(|LeftOut { tag, reason }| format!("{tag}: {reason}"))
         .collect();
-    format!("nowhere to build it in {full} ({})", reasons.join("; "))
+    format!(
+        "no architecture of {full} can build it ({})",
+        reasons.join("; ")
+    )
 }
 
 #[cfg(test)]

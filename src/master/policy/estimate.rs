@@ -11,7 +11,7 @@ const UNKNOWN_MS: i64 = 5 * MINUTE_MS;
 const BYTES_A_MINUTE: i64 = 6 * 1024 * 60;
 /// The remaining time assumed for a job that exceeds its estimate.
 const OVERDUE_MS: i64 = 120 * 1000;
-/// The least time until a start.
+/// The minimum time until a start.
 const DISPATCH_MS: i64 = 5 * 1000;
 
 /// Returns the estimated duration of a build. `previous` is the duration of the newest successful

@@ -1,4 +1,4 @@
-//! Sources handed in, on both engines: what becomes of them, and what is refused.
+//! Submissions on both database engines: accepted, repeated and refused.
 
 use super::*;
 use crate::db::tests::both;
@@ -8,7 +8,7 @@ use crate::master::model::{BuildState, PublishingStatus, SeriesStatus, Urgency};
 const NOW: i64 = 1_700_000_000_000;
 const SUBMITTER: &str = "someone";
 
-/// A series with i386 (nominated) and amd64, a chroot each, and hppa without one.
+/// A series with i386 (nominated) and amd64, each with a chroot, and hppa without one.
 struct Site<'a> {
     db: &'a Db,
     series: Series,
@@ -77,7 +77,7 @@ impl<'a> Site<'a> {
         }
     }
 
-    /// Checks, has the librarian take what it lacks, and submits.
+    /// Checks a submission, stores missing files in the librarian, and submits.
     fn submit(&self, submission: &mut Submission) -> Result<Outcome, String> {
         let given = submission.files.clone();
         let checked = self.db.read(|tx| {
@@ -191,7 +191,7 @@ fn a_source_gets_a_scored_build_for_each_architecture() {
 }
 
 #[test]
-fn the_same_again_adds_what_is_new_and_other_content_is_refused() {
+fn a_repeated_submission_adds_new_architectures_and_refuses_other_content() {
     both(|db| {
         let site = Site::new(db);
         let mut submission = site.submission("2-1", "any all");
@@ -201,7 +201,7 @@ fn the_same_again_adds_what_is_new_and_other_content_is_refused() {
         assert_eq!(shown(&again), shown(&first));
         assert_eq!(site.statuses(), [PublishingStatus::Published]);
 
-        // An architecture that got its chroot since.
+        // hppa has a chroot now.
         site.change(
             "INSERT INTO chroot (arch_series_id, pocket, alias_id, updated_at)
              SELECT t.id, 0, a.id, 0 FROM arch_series t, library_alias a
@@ -211,14 +211,14 @@ fn the_same_again_adds_what_is_new_and_other_content_is_refused() {
         submission.series.nominated = Some("hppa".to_owned());
         let later = site.submit(&mut submission).unwrap();
         assert_eq!((later.new.len(), later.left_out.len()), (1, 0));
-        // Packages for all are built once, whoever is nominated by now.
+        // Architecture-independent packages are built once, whichever tag is nominated now.
         assert_eq!(shown(&later), "amd64 hppa i386+all");
 
         let mut other = site.submission("2-1", "any all");
         other.files[1].sha1 = "other".to_owned();
         let error = site.submit(&mut other).unwrap_err();
-        let expect = "hello 2-1: primary has this version already, and hello_2.orig.tar.gz is \
-                      another file there; give it a new version";
+        let expect = "hello 2-1: primary already has this version, with a different \
+                      hello_2.orig.tar.gz; use a new version";
         assert_eq!(error, expect);
         other.files.pop();
         assert!(
@@ -230,7 +230,7 @@ fn the_same_again_adds_what_is_new_and_other_content_is_refused() {
 }
 
 #[test]
-fn a_newer_version_takes_the_place_of_an_older_one() {
+fn a_newer_version_supersedes_an_older_one() {
     both(|db| {
         let site = Site::new(db);
         let old = site.submit(&mut site.submission("2-9", "i386")).unwrap();
@@ -240,13 +240,13 @@ fn a_newer_version_takes_the_place_of_an_older_one() {
         let statuses = [PublishingStatus::Superseded, PublishingStatus::Published];
         assert_eq!(site.statuses(), statuses);
         let waiting = db.read(|tx| builds::view(tx, old.new[0])).unwrap().unwrap();
-        // To its dispatch the build stays in the queue, and then it is SUPERSEDED: it is of no
-        // component any more.
+        // The build stays in the queue until its dispatch, which makes it SUPERSEDED, since it has
+        // no component any more.
         assert_eq!(
             (waiting.state, waiting.component),
             (BuildState::NeedsBuild, None)
         );
-        // What the librarian has of the old one is not sent again.
+        // Both versions share the file in the librarian.
         let aliases = db
             .read(|tx| sources::files(tx, new.builds[0].source))
             .unwrap();
@@ -266,9 +266,9 @@ fn a_newer_version_takes_the_place_of_an_older_one() {
             .unwrap_err();
         assert_eq!(
             error,
-            "hello 2-9: 2-10 is published in hoary RELEASE already, and is newer"
+            "hello 2-9: the newer 2-10 is already published in hoary RELEASE"
         );
-        // Elsewhere it is no matter.
+        // Another pocket does not matter.
         site.change("UPDATE series SET status = 4");
         let mut updates = site.submission("2-9", "i386");
         updates.series.status = SeriesStatus::Current;
@@ -278,7 +278,7 @@ fn a_newer_version_takes_the_place_of_an_older_one() {
 }
 
 #[test]
-fn what_cannot_be_built_is_refused_before_anything_is_sent() {
+fn a_source_that_cannot_be_built_is_refused_before_files_are_sent() {
     both(|db| {
         let site = Site::new(db);
         let refused = |submission: &mut Submission| {
@@ -292,8 +292,8 @@ fn what_cannot_be_built_is_refused_before_anything_is_sent() {
         let error = refused(&mut site.submission("2-1", "armhf"));
         assert_eq!(
             error,
-            "hello 2-1: nowhere to build it in ubuntu/hoary (amd64: the source is for armhf; hppa: \
-             it has no chroot for RELEASE; i386: the source is for armhf)"
+            "hello 2-1: no architecture of ubuntu/hoary can build it (amd64: the source is for \
+             armhf; hppa: it has no chroot for RELEASE; i386: the source is for armhf)"
         );
         let mut virtual_only = site.submission("2-1", "any");
         virtual_only.archive.virtualized = true;
@@ -306,7 +306,7 @@ fn what_cannot_be_built_is_refused_before_anything_is_sent() {
         closed.pocket = Pocket::Updates;
         let error = refused(&mut closed);
         assert!(
-            error.contains("is DEVELOPMENT and takes nothing for UPDATES (open: RELEASE"),
+            error.contains("is DEVELOPMENT and accepts no builds for UPDATES (open: RELEASE"),
             "{error}"
         );
         assert!(
@@ -319,13 +319,13 @@ fn what_cannot_be_built_is_refused_before_anything_is_sent() {
 }
 
 #[test]
-fn a_list_of_restrictions_counts_but_not_for_ppas() {
+fn packages_arch_specific_applies_except_to_ppas() {
     both(|db| {
         let site = Site::new(db);
         for (list, expect) in [
             ("%hello: i386", "i386+all"),
             ("%hello: !i386", "amd64+all"),
-            // By a binary package, of which the .dsc knows; the nominated architecture stays.
+            // An entry for a binary package of the .dsc; the nominated tag stays allowed.
             ("hello-bin: amd64", "amd64 i386+all"),
             ("%other: hppa", "amd64 i386+all"),
         ] {
@@ -347,7 +347,7 @@ fn a_list_of_restrictions_counts_but_not_for_ppas() {
 }
 
 #[test]
-fn a_build_is_expected_to_take_what_the_last_one_took() {
+fn the_estimate_is_the_duration_of_the_last_build() {
     both(|db| {
         let site = Site::new(db);
         site.submit(&mut site.submission("2-1", "i386")).unwrap();
