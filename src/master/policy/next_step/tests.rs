@@ -105,17 +105,24 @@ fn why(text: &str) -> String {
     text.split(':').next().unwrap_or_default().into()
 }
 
+fn check_before(facts: &BuilderFacts, daemon: Before, pass: Before) {
+    for (mode, expect) in [(ScanMode::Daemon, daemon), (ScanMode::Pass, pass)] {
+        let got = match before(mode, facts) {
+            Before::Broken { why: text } => Before::Broken { why: why(&text) },
+            other => other,
+        };
+        assert_eq!(got, expect, "{mode:?} {facts:?}");
+    }
+}
+
 #[test]
-fn the_builders_row_decides_whether_the_slave_is_called() {
-    let synchronous = Some(ResetProtocol::Synchronous);
-    let asynchronous = Some(ResetProtocol::Asynchronous);
+fn a_daemon_calls_the_slave_of_a_job_only_if_its_builder_is_ok_and_dirty() {
     let broken = |why: &str| Before::Broken { why: why.into() };
     let disabled = || "the builder is disabled".to_owned();
     let mut disabled_cancelling = cancelling(None);
     disabled_cancelling.ok = false;
     let with_clean = "a builder with a job, 8-1.2, is CLEAN";
     let with_cleaning = "a builder with a job, 8-1.2, is CLEANING";
-    let unresettable = "a virtual builder without a reset protocol";
     for (facts, daemon, pass) in [
         (busy(true, Clean), broken(with_clean), Before::Ask),
         (busy(false, Clean), broken(with_clean), Before::Ask),
@@ -131,6 +138,19 @@ fn the_builders_row_decides_whether_the_slave_is_called() {
             Before::Ask,
         ),
         (busy(true, Dirty), Before::Ask, Before::Ask),
+    ] {
+        check_before(&facts, daemon, pass);
+    }
+}
+
+#[test]
+fn without_a_job_a_disabled_builder_is_left_and_a_virtual_one_is_reset() {
+    let synchronous = Some(ResetProtocol::Synchronous);
+    let asynchronous = Some(ResetProtocol::Asynchronous);
+    let unresettable = Before::Broken {
+        why: "a virtual builder without a reset protocol".into(),
+    };
+    for (facts, daemon, pass) in [
         (builder(false, Clean), Before::Leave, Before::Leave),
         (builder(false, Dirty), Before::Leave, Before::Leave),
         (builder(false, Cleaning), Before::Leave, Before::Leave),
@@ -159,15 +179,9 @@ fn the_builders_row_decides_whether_the_slave_is_called() {
             Before::Leave,
             Before::Leave,
         ),
-        (virtual_one(Dirty, None), broken(unresettable), Before::Ask),
+        (virtual_one(Dirty, None), unresettable, Before::Ask),
     ] {
-        for (mode, expect) in [(ScanMode::Daemon, daemon), (ScanMode::Pass, pass)] {
-            let got = match before(mode, &facts) {
-                Before::Broken { why: text } => Before::Broken { why: why(&text) },
-                other => other,
-            };
-            assert_eq!(got, expect, "{mode:?} {facts:?}");
-        }
+        check_before(&facts, daemon, pass);
     }
 }
 
