@@ -80,12 +80,12 @@ pub(crate) struct DepwaitReport {
 /// Returns builds whose dependencies have been published to the queue and scores them; stores the
 /// unmet dependencies of the others (docs/farm.md §2.15).
 pub(crate) fn retry_depwaits(db: &Db, rules: Rules, now: i64) -> Result<DepwaitReport, Error> {
-    for_each_batch(db, |found| {
+    for_each_batch(db, |batch| {
         db.write(|tx| {
             let mut retried = Vec::new();
-            for one in found {
-                if apply(tx, one, rules, now)? {
-                    retried.push(one.titled());
+            for depwait in batch {
+                if apply(tx, depwait, rules, now)? {
+                    retried.push(depwait.titled());
                 }
             }
             Ok(retried)
@@ -95,9 +95,9 @@ pub(crate) fn retry_depwaits(db: &Db, rules: Rules, now: i64) -> Result<DepwaitR
 
 /// Reports what [`retry_depwaits`] would do, without any change.
 pub(crate) fn preview_depwaits(db: &Db) -> Result<DepwaitReport, Error> {
-    for_each_batch(db, |found| {
-        let ready = found.iter().filter(|one| one.is_ready());
-        Ok(ready.map(|one| one.titled()).collect())
+    for_each_batch(db, |batch| {
+        let ready = batch.iter().filter(|depwait| depwait.is_ready());
+        Ok(ready.map(|depwait| depwait.titled()).collect())
     })
 }
 
@@ -121,16 +121,19 @@ fn for_each_batch(
             return Ok(report);
         };
         after = last.build.id;
-        let changed: Vec<&Depwait> = batch.iter().filter(|found| found.has_changed()).collect();
+        let changed: Vec<&Depwait> = batch
+            .iter()
+            .filter(|depwait| depwait.has_changed())
+            .collect();
         let retried = if changed.is_empty() {
             Vec::new()
         } else {
             apply(&changed)?
         };
-        let unreadable = batch.iter().filter(|found| found.missing.is_none());
+        let unreadable = batch.iter().filter(|depwait| depwait.missing.is_none());
         report
             .unreadable
-            .extend(unreadable.map(|found| found.build.id));
+            .extend(unreadable.map(|depwait| depwait.build.id));
         report.still += (batch.len() - retried.len()) as u64;
         report.retried.extend(retried);
     }
@@ -162,7 +165,7 @@ fn read_batch(tx: &mut Tx<'_>, after: i64) -> Result<Vec<Depwait>, Error> {
     for (wanted, binary) in depwaits::published(tx, wanted)? {
         known.entry(wanted).or_default().push(binary);
     }
-    let found = |build: Build| {
+    let depwait = |build: Build| {
         let of_name = |name: &str| {
             let wanted = (build.arch_series, build.archive, name.to_owned());
             known.get(&wanted).cloned().unwrap_or_default()
@@ -170,7 +173,7 @@ fn read_batch(tx: &mut Tx<'_>, after: i64) -> Result<Vec<Depwait>, Error> {
         let missing = missing(&build, &of_name);
         Depwait { build, missing }
     };
-    Ok(builds.into_iter().map(found).collect())
+    Ok(builds.into_iter().map(depwait).collect())
 }
 
 /// Returns every package that a build's dependency line names: those looked up when no binary is
@@ -200,16 +203,16 @@ fn missing(build: &Build, known: &dyn Fn(&str) -> Vec<Known>) -> Option<String> 
 
 /// Retries a build that is ready, else stores its unmet dependencies; returns whether the build was
 /// retried.
-fn apply(tx: &mut Tx<'_>, found: &Depwait, rules: Rules, now: i64) -> Result<bool, Error> {
-    let build = &found.build;
-    if found.is_ready() {
+fn apply(tx: &mut Tx<'_>, depwait: &Depwait, rules: Rules, now: i64) -> Result<bool, Error> {
+    let build = &depwait.build;
+    if depwait.is_ready() {
         let retried = builds::retry(tx, build, now)?.is_some();
         if retried {
             score_job(tx, rules, now, build.id)?;
         }
         return Ok(retried);
     }
-    if let Some(missing) = found
+    if let Some(missing) = depwait
         .missing
         .as_deref()
         .filter(|missing| !missing.is_empty())

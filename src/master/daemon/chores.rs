@@ -86,7 +86,10 @@ fn add_entries(farm: &Farm) -> Result<(), db::Error> {
     let added = farm.db.write(|tx| queue::add_missing_entries(tx, now()))?;
     let switched = farm.db.write(queue::suspend)?;
     if switched > 0 {
-        log::info!("suspended or resumed {switched} jobs: an archive was disabled or enabled");
+        log::info!(
+            "suspended or resumed {switched} jobs: an archive or architecture was disabled or \
+             enabled"
+        );
     }
     if added > 0 {
         log::info!("added {added} missing queue entries");

@@ -70,7 +70,7 @@ pub(crate) fn run(config: &config::Farm, db: Db, with_librarian: bool) -> Result
     let library = library
         .map(|library| {
             let workers = Arc::clone(&workers);
-            start("librarian", move || {
+            spawn("librarian", move || {
                 if let Err(error) = library.run_until_signal("the librarian stops") {
                     log::error!("librarian: {error}");
                 }
@@ -79,19 +79,19 @@ pub(crate) fn run(config: &config::Farm, db: Db, with_librarian: bool) -> Result
             })
         })
         .transpose()?;
-    every(&workers, "wake", WAKE_EVERY, Workers::wake_idle)?;
-    every(
+    spawn_periodic(&workers, "wake", WAKE_EVERY, Workers::wake_idle)?;
+    spawn_periodic(
         &workers,
         "tails",
         workers.farm.config.tail_interval,
         Workers::flush_tails,
     )?;
-    every(&workers, "report", REPORT_EVERY, Workers::report_lateness)?;
-    every(&workers, "uploads", UPLOAD_EVERY, |workers| {
+    spawn_periodic(&workers, "report", REPORT_EVERY, Workers::report_lateness)?;
+    spawn_periodic(&workers, "uploads", UPLOAD_EVERY, |workers| {
         uploads::run_once(&workers.farm);
     })?;
     let shared = Arc::clone(&workers);
-    start("chores", move || chores::run(&shared))?;
+    spawn("chores", move || chores::run(&shared))?;
     let builders = run_builders(&workers);
     workers.stop_builders();
     let until = Instant::now() + STOP_TIMEOUT;
@@ -116,12 +116,12 @@ fn raise_open_files() {
     }
 }
 
-fn start(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
     thread::Builder::new().name(name.to_owned()).spawn(work)
 }
 
 /// Starts a thread that calls `work` at each interval until the process stops, even after a panic.
-fn every(
+fn spawn_periodic(
     workers: &Arc<Workers>,
     name: &str,
     interval: Duration,
@@ -134,7 +134,7 @@ fn every(
             let _ = catch_unwind(AssertUnwindSafe(|| work(&workers)));
         }
     };
-    start(name, again).map(drop)
+    spawn(name, again).map(drop)
 }
 
 fn handle_signals(workers: &Arc<Workers>) -> std::io::Result<()> {
@@ -150,7 +150,7 @@ fn handle_signals(workers: &Arc<Workers>) -> std::io::Result<()> {
             }
         }
     };
-    start("signals", hear).map(drop)
+    spawn("signals", hear).map(drop)
 }
 
 /// Runs a thread for each leased builder until the process stops; returns the threads that are

@@ -340,8 +340,8 @@ impl Workers {
         let mut late = std::mem::take(&mut *lock(&self.lateness));
         late.sort_unstable();
         let at = |part: usize| {
-            let place = (late.len() * part / 100).min(late.len().saturating_sub(1));
-            late.get(place).copied().unwrap_or_default()
+            let index = (late.len() * part / 100).min(late.len().saturating_sub(1));
+            late.get(index).copied().unwrap_or_default()
         };
         let level = match at(99) >= LATE {
             true => log::Level::Warn,
@@ -361,8 +361,8 @@ impl Workers {
 
 /// Returns a delay below `over`, always the same for a builder, and different for others.
 fn spread(builder: i64, over: Duration) -> Duration {
-    let place = u32::try_from(builder.unsigned_abs().wrapping_mul(2_654_435_761) % 1000);
-    over * place.unwrap_or(0) / 1000
+    let thousandths = u32::try_from(builder.unsigned_abs().wrapping_mul(2_654_435_761) % 1000);
+    over * thousandths.unwrap_or(0) / 1000
 }
 
 impl Worker {

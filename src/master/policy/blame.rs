@@ -36,7 +36,7 @@ pub(crate) enum Kind {
     Cancel,
 }
 
-/// What to do with the builder and the job.
+/// The consequences of a failure for the builder and the job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Verdict {
     pub(crate) builder: BuilderVerdict,

@@ -41,7 +41,7 @@ pub(crate) enum ScanMode {
     Daemon,
 }
 
-/// What to do before the slave is called.
+/// The step before the slave is called.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Before {
     /// Call `status`, then see [`step`].
@@ -58,7 +58,7 @@ pub(crate) enum Before {
     ResetMachine,
 }
 
-/// What to do about a slave's status.
+/// The step that follows from a slave's status.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     Nothing,

@@ -6,7 +6,7 @@
 use crate::master::model::BuildState;
 use crate::protocol::BuildStatus;
 
-/// What to do about a finished build.
+/// The consequence of a verdict for the build.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// The build succeeded: download its results.

@@ -41,7 +41,7 @@ pub(super) enum Dispatched {
     },
 }
 
-/// What to do with a claimed job.
+/// The decision on a claimed job.
 enum Decision {
     Build(File),
     /// End the build in this state, for this reason.
@@ -266,11 +266,11 @@ fn decide(candidate: &Candidate) -> Decision {
             "its .dsc is no longer in the librarian",
         );
     }
-    let chroot = chroot_pockets(name.pocket).find_map(|wanted| {
+    let chroot = chroot_pockets(name.pocket).find_map(|usable| {
         candidate
             .chroots
             .iter()
-            .find(|(pocket, _)| *pocket == wanted)
+            .find(|(pocket, _)| *pocket == usable)
     });
     match chroot {
         Some((_, file)) => Decision::Build(file.clone()),

@@ -114,14 +114,14 @@ fn built(
             |tx: &mut Tx<'_>| queue::set_state(tx, scanner.fence, job.queue, BuildState::Gathering);
         check_fence(scanner.farm.db.write(write)?)?;
     }
-    let wanted = about.component.is_some();
-    let downloaded = match (wanted, scanner.invalid_results.clone()) {
+    let is_published = about.component.is_some();
+    let downloaded = match (is_published, scanner.invalid_results.clone()) {
         (false, _) => Ok(()),
         (true, Some(why)) => Err(download_results::Error::Refused(why)),
         (true, None) => download(scanner, view, job, files),
     };
     let (state, reason) = match downloaded {
-        Ok(()) if !wanted => {
+        Ok(()) if !is_published => {
             let why = "the source is no longer published".to_owned();
             (BuildState::Superseded, Some(why))
         }
