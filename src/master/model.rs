@@ -7,7 +7,9 @@ use std::str::FromStr;
 
 /// An enumeration that is stored as a small number and shown as a word.
 macro_rules! stored {
-    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $number:literal, $word:literal;)* }) => {
+    ($(#[$doc:meta])* $name:ident {
+        $($(#[$vdoc:meta])* $variant:ident = $number:literal, $word:literal;)*
+    }) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub(crate) enum $name { $($(#[$vdoc])* $variant = $number,)* }

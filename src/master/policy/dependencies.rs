@@ -58,8 +58,8 @@ pub(crate) fn unmet(
         .join(", "))
 }
 
-/// Rewrites a line for its parser: `<` and `>` become `<<` and `>>`, as in the 2008 master, although
-/// dpkg reads them as `<=` and `>=`. Blanks next to the parentheses are removed.
+/// Rewrites a line for its parser: `<` and `>` become `<<` and `>>`, as in the 2008 master. dpkg
+/// reads them as `<=` and `>=`. Blanks next to the parentheses are removed.
 fn respelled(line: &str) -> String {
     let mut parts = line.split('(');
     let mut text = parts.next().unwrap_or_default().to_owned();
