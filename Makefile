@@ -41,7 +41,8 @@ unit: ## run unit and property tests
 	$(CARGO) test --locked --bin buildd-slave
 
 it: ## run integration tests of the binary, without a chroot
-	$(CARGO) test --locked --test architecture --test integration
+	$(CARGO) test --locked --test architecture
+	$(CARGO) test --locked --test suites integration::
 
 # `unit` runs each fuzz test briefly.
 fuzz: ## fuzz all parsers for FUZZ_SECONDS (60); failing inputs go to target/fuzz/
@@ -50,11 +51,11 @@ fuzz: ## fuzz all parsers for FUZZ_SECONDS (60); failing inputs go to target/fuz
 
 # Each attack lasts BUILDD_ATTACK_SECONDS (10) and mostly waits, so they run in parallel.
 hostile: ## attack the daemon with up to 2,000 concurrent clients
-	$(CARGO) test --locked --test hostile -- --test-threads 8
+	$(CARGO) test --locked --test suites hostile:: -- --test-threads 8
 
 # These tests mostly wait for each other's processes.
 farm: ## test librarian, master and slaves together, on SQLite and on PostgreSQL
-	$(CARGO) test --locked --test farm -- --test-threads 4
+	$(CARGO) test --locked --test suites farm:: -- --test-threads 4
 
 real: ## build real packages in a chroot (needs root or sudo, and the network)
 	@.ci/real

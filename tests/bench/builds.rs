@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use super::Plan;
 use super::measure::{Sample, Usage, Watch, by_turns, time};
-use super::support::{Daemon, within};
 use super::table::{Line, Target, Unit};
+use crate::support::{Daemon, within};
 
 /// How many builds are aborted.
 pub(crate) const ABORTS: usize = 20;

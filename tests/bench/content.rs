@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 use tempfile::TempDir;
 
-use super::machine::sum;
+use crate::support::machine::sum;
 
 /// The length of "1 GiB".
 pub(crate) const BIG_BYTES: u64 = 1 << 30;

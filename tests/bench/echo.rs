@@ -6,8 +6,8 @@ use super::Plan;
 use super::client::Caller;
 use super::measure::{Sample, Watch, by_turns};
 use super::reference::Server;
-use super::support::Daemon;
 use super::table::{Line, Target, Unit};
+use crate::support::Daemon;
 
 const TIME: Duration = Duration::from_millis(600);
 

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::Plan;
-use super::machine::{Machine, machine, stdout};
 use super::measure::{Sample, Usage, Watch, by_turns, time};
-use super::slave::Slave;
 use super::table::{Line, Target, Unit};
+use crate::support::machine::{Machine, machine, stdout};
+use crate::support::real_slave::Slave;
 
 /// Between two looks at a build.
 const POLL: Duration = Duration::from_millis(100);

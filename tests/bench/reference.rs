@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
 
 use super::measure::{Watch, descendants};
-use super::support::until;
+use crate::support::until;
 
 /// Debian's own Python, whatever else the machine has.
 pub(crate) const PYTHON: &str = "/usr/bin/python3";

@@ -14,8 +14,8 @@ use super::client::{Caller, download};
 use super::content::place;
 use super::measure::{Sample, Watch, by_turns, memory_bytes};
 use super::reference::{PYTHON, Server, free_port};
-use super::support::{Daemon, Site};
 use super::table::{Line, Target, Unit};
+use crate::support::{Daemon, Site};
 
 const TIME: Duration = Duration::from_secs(3);
 

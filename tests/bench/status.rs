@@ -10,13 +10,13 @@ use serde_json::json;
 use super::Plan;
 use super::client::Caller;
 use super::content::place;
-use super::machine::{Machine, machine};
 use super::measure::{Sample, Watch, by_turns};
-use super::package::Package;
 use super::reference::Server;
-use super::slave::Slave;
-use super::support::{Daemon, within};
 use super::table::{Line, Target, Unit};
+use crate::support::machine::{Machine, machine};
+use crate::support::package::Package;
+use crate::support::real_slave::Slave;
+use crate::support::{Daemon, within};
 
 const TIME: Duration = Duration::from_millis(600);
 const CALLS: usize = 1000;

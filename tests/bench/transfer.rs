@@ -12,8 +12,8 @@ use super::client::download;
 use super::content::{BIG_BYTES, place};
 use super::measure::{Sample, Usage, Watch, by_turns, time};
 use super::reference::Server;
-use super::support::{Daemon, Site};
 use super::table::{Line, Target, Unit};
+use crate::support::{Daemon, Site};
 
 /// The file system in memory where fsync costs nothing.
 const MEMORY: &str = "/dev/shm";

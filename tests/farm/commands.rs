@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use serde_json::{Value as Json, json};
 
-use crate::support::farm::on_both_engines;
-use crate::support::slave::sha1;
-use crate::support::{Engine, Farm, QUICK};
+use super::support::farm::on_both_engines;
+use super::support::{Engine, Farm, QUICK};
+use crate::support::sha1;
 
 on_both_engines! {
     a_farm_is_set_up_by_hand

@@ -4,8 +4,8 @@ use std::fs;
 
 use serde_json::{Value as Json, json};
 
-use crate::support::farm::on_both_engines;
-use crate::support::{Engine, Farm, QUICK};
+use super::support::farm::on_both_engines;
+use super::support::{Engine, Farm, QUICK};
 
 on_both_engines! {
     builders_are_looked_after

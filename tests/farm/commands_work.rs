@@ -7,9 +7,9 @@ use std::process::Stdio;
 use nix::pty::{Winsize, openpty};
 use serde_json::{Value as Json, json};
 
-use crate::support::farm::on_both_engines;
-use crate::support::slave::{DEADLINE, until};
-use crate::support::{Engine, Fake, Farm, QUICK, Work};
+use super::support::farm::on_both_engines;
+use super::support::{Engine, Fake, Farm, QUICK, Work};
+use crate::support::{DEADLINE, until};
 
 on_both_engines! {
     a_build_is_waited_for_and_its_log_is_shown

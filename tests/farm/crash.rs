@@ -6,11 +6,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
 
-use crate::support::fake::check_manners;
-use crate::support::fake_slave::package;
-use crate::support::farm::{Process, on_both_engines};
-use crate::support::slave::{DEADLINE, Gate, sha1, until};
-use crate::support::{Does, Engine, Fake, Farm, QUICK, State, Work};
+use super::support::fake::check_manners;
+use super::support::fake_slave::package;
+use super::support::farm::{Process, on_both_engines};
+use super::support::{Does, Engine, Fake, Farm, QUICK, State, Work};
+use crate::support::{DEADLINE, Gate, sha1, until};
 
 on_both_engines! {
     after_the_claim_before_the_call
@@ -284,7 +284,7 @@ fn a_librarian_that_is_away(engine: Engine) {
             .filter(|args| args[0] == "/filecache/buildlog")
             .count()
     };
-    crate::support::slave::within(DEADLINE, "several tries", || (logs() >= 3).then_some(()));
+    crate::support::within(DEADLINE, "several tries", || (logs() >= 3).then_some(()));
     let row = farm.db.row(
         "SELECT q.status, b.failure_count, w.failure_count, w.builderok
          FROM build_queue q JOIN build b ON b.id = q.build_id CROSS JOIN builder w",

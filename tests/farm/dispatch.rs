@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 
-use crate::support::fake::{check_manners, unknown_sum};
-use crate::support::farm::on_both_engines;
-use crate::support::rows::{CHROOT_SUM, QUEUE, dsc_sum};
-use crate::support::slave::{DEADLINE, sha1, until};
-use crate::support::{Does, Engine, Fake, Farm, QUICK, State, Work};
+use super::support::fake::{check_manners, unknown_sum};
+use super::support::farm::on_both_engines;
+use super::support::rows::{CHROOT_SUM, QUEUE, dsc_sum};
+use super::support::{Does, Engine, Fake, Farm, QUICK, State, Work};
+use crate::support::{DEADLINE, sha1, until};
 
 on_both_engines! {
     what_a_slave_is_told
@@ -215,7 +215,7 @@ fn slaves_that_will_not(engine: Engine) {
     }
     // A slave that accepts and whose answer is lost has the job all the same, or is freed of it.
     fake.works(Work::ends("OK").takes(Duration::from_secs(2)));
-    let gate = crate::support::slave::Gate::default();
+    let gate = crate::support::Gate::default();
     fake.once("build", Does::Late(gate.clone()));
     farm.add_builds(9, 9, |_| 10);
     fake.wait_for("build", 9, DEADLINE);

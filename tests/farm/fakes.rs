@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 
-use crate::support::slave::{DEADLINE, Site, run};
-use crate::support::{Does, Fake, State, Work};
+use super::support::{Does, Fake, State, Work};
+use crate::support::{DEADLINE, Site, run};
 
 /// What `probe` says of a question: its exit code, and its answer or its reason.
 fn probe(site: &Site, fake: &Fake, question: &[&str]) -> (Option<i32>, Json) {

@@ -5,8 +5,8 @@ use std::io::Write;
 
 use serde_json::Value as Json;
 
-use crate::support::librarian::{Librarian, on_both};
-use crate::support::slave::sha1;
+use super::support::librarian::{Librarian, on_both};
+use crate::support::sha1;
 
 #[test]
 fn what_is_added_is_got_again() {

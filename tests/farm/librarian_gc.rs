@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::support::librarian::{Librarian, on_both};
-use crate::support::postgres::database;
-use crate::support::slave::until;
+use super::support::librarian::{Librarian, on_both};
+use super::support::postgres::database;
+use crate::support::until;
 
 const HOUR: Duration = Duration::from_secs(3600);
 

@@ -3,8 +3,8 @@
 use base64::prelude::{BASE64_STANDARD, Engine};
 use serde_json::json;
 
-use crate::support::librarian::{Librarian, on_both};
-use crate::support::slave::{Daemon, sha1};
+use super::support::librarian::{Librarian, on_both};
+use crate::support::{Daemon, sha1};
 
 #[test]
 fn a_file_by_number_and_name_only() {

@@ -1,7 +1,7 @@
 //! The upload protocol of 2008, as its clients speak it (master spec §4.1).
 
-use crate::support::librarian::{Librarian, Store, on_both};
-use crate::support::slave::{sha1, until};
+use super::support::librarian::{Librarian, Store, on_both};
+use crate::support::{sha1, until};
 
 /// What comes to the port, and the answer, up to where the wording is ours.
 const REFUSED: &[(&str, &str)] = &[

@@ -5,8 +5,8 @@ use std::net::TcpStream;
 
 use serde_json::{Value as Json, json};
 
-use crate::support::librarian::{Librarian, Store, on_both};
-use crate::support::slave::{Answer, sha1, until};
+use super::support::librarian::{Librarian, Store, on_both};
+use crate::support::{Answer, sha1, until};
 
 const HELLO_SHA256: &str = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
 

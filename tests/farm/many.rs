@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::support::fake::check_once_each;
-use crate::support::farm::on_both_engines;
-use crate::support::{Engine, Fake, Farm, Work, from_env};
+use super::support::fake::check_once_each;
+use super::support::farm::on_both_engines;
+use super::support::{Engine, Fake, Farm, Work, from_env};
 
 on_both_engines! {
     nothing_is_lost_and_nothing_done_twice

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 
-use crate::support::fake::check_manners;
-use crate::support::fake_slave::{Plans, changes, package};
-use crate::support::farm::on_both_engines;
-use crate::support::slave::{sha1, until};
-use crate::support::{Does, Engine, Fake, Farm, QUICK, Work};
+use super::support::fake::check_manners;
+use super::support::fake_slave::{Plans, changes, package};
+use super::support::farm::on_both_engines;
+use super::support::{Does, Engine, Fake, Farm, QUICK, Work};
+use crate::support::{sha1, until};
 
 on_both_engines! {
     what_comes_is_checked

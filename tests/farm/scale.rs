@@ -1,7 +1,7 @@
 //! How far does one master keep up? Figures are printed; what is counted is asserted.
 //!
-//! By hand: `BUILDD_SCALE_BUILDERS=1000 BUILDD_SCALE_INTERVAL=15 BUILDD_SCALE_SECONDS=90 cargo test
-//! --release --test farm scale -- --nocapture`.
+//! Larger: `BUILDD_SCALE_BUILDERS=1000 BUILDD_SCALE_INTERVAL=15 BUILDD_SCALE_SECONDS=90 cargo test
+//! --release --test suites farm::scale -- --nocapture`.
 
 use std::fs;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::support::{Does, Engine, Fake, Farm, Work, from_env};
+use super::support::{Does, Engine, Fake, Farm, Work, from_env};
 
 #[test]
 fn one_master_looks_at_every_builder_in_time() {

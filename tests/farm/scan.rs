@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 
-use crate::support::fake::check_manners;
-use crate::support::fake_slave::{Outcome, Plans};
-use crate::support::farm::on_both_engines;
-use crate::support::rows::QUEUE;
-use crate::support::slave::until;
-use crate::support::{Does, Engine, Fake, Farm, QUICK, State, Work};
+use super::support::fake::check_manners;
+use super::support::fake_slave::{Outcome, Plans};
+use super::support::farm::on_both_engines;
+use super::support::rows::QUEUE;
+use super::support::{Does, Engine, Fake, Farm, QUICK, State, Work};
+use crate::support::until;
 
 on_both_engines! {
     each_verdict
@@ -100,7 +100,7 @@ fn each_verdict(engine: Engine) {
 
         for (build, (verdict, state)) in (1..).zip(verdicts) {
             let [deb, changes] =
-                &crate::support::fake_slave::package(&format!("source{build}_1.0-{build}"), "i386")
+                &super::support::fake_slave::package(&format!("source{build}_1.0-{build}"), "i386")
                     [..]
             else {
                 panic!("a package and its .changes");

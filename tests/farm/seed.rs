@@ -8,10 +8,10 @@ use std::sync::{Mutex, PoisonError};
 
 use serde_json::{Value as Json, json};
 
-use crate::seed_rows::{self, FROG, TAIL};
-use crate::support::farm::on_both_engines;
-use crate::support::slave::{Daemon, Site, exchange, sha1};
-use crate::support::{Engine, Fake, Farm, QUICK};
+use super::seed_rows::{self, FROG, TAIL};
+use super::support::farm::on_both_engines;
+use super::support::{Engine, Fake, Farm, QUICK};
+use crate::support::{Daemon, Site, exchange, sha1};
 
 on_both_engines! {
     the_seed

@@ -1,6 +1,6 @@
 //! The sample data of 2008, as far as the seed scenario sees it (master spec §5).
 
-use crate::support::Farm;
+use super::support::Farm;
 
 /// The ids are those of the sample data. Both builders are disabled there, and no arch series has a
 /// chroot. `bob` is where bob is.

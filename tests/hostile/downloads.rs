@@ -1,6 +1,6 @@
 //! Clients that ask for files and do not take them.
 
-use crate::siege::{Siege, withstands};
+use super::siege::{Siege, withstands};
 
 fn get(siege: &Siege) -> Vec<u8> {
     format!("GET {} HTTP/1.1\r\n\r\n", siege.file).into_bytes()

@@ -1,7 +1,7 @@
 //! Clients that send too much, announce too much, or ask too often.
 
-use crate::crowd::Gone;
-use crate::siege::{echo_again, post, withstands, withstands_busy};
+use super::crowd::Gone;
+use super::siege::{echo_again, post, withstands, withstands_busy};
 
 /// What is written at a time.
 static PIECE: [u8; 1 << 20] = [b'x'; 1 << 20];

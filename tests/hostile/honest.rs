@@ -4,8 +4,8 @@ use std::io::{BufReader, Write};
 use std::net::TcpStream;
 use std::time::Instant;
 
-use crate::crowd::connect_from;
-use crate::siege::{Siege, attack_time, echo_again};
+use super::crowd::connect_from;
+use super::siege::{Siege, attack_time, echo_again};
 use crate::support::{DEADLINE, read_answer};
 
 /// Lets `clients` ask in turn, each on a connection that it keeps; nobody is left out.

@@ -7,7 +7,7 @@ use std::net::{Shutdown, TcpStream};
 
 use serde_json::json;
 
-use crate::siege::{Siege, post};
+use super::siege::{Siege, post};
 use crate::support::rpc::{parse_answer, render_call};
 use crate::support::{Answer, DEADLINE, Fault, read_answer};
 

@@ -4,8 +4,8 @@ use std::io::{BufReader, Read, Write};
 
 use serde_json::json;
 
-use crate::crowd::{Caller, Gone, connect_from};
-use crate::siege::{Siege, attacked, echo_again, post};
+use super::crowd::{Caller, Gone, connect_from};
+use super::siege::{Siege, attacked, echo_again, post};
 use crate::support::rpc::render_call;
 use crate::support::{DEADLINE, FileServer, read_answer};
 

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use nix::sys::resource::{Resource, getrlimit};
 use serde_json::json;
 
-use crate::crowd::crowd;
-use crate::siege::{Siege, attack_time};
+use super::crowd::crowd;
+use super::siege::{Siege, attack_time};
 use crate::support::{FileServer, run, sha1};
 
 /// Sets a limit of the running daemon, by its name for `prlimit`. The hard one stays.

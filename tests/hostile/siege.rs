@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use sha1_smol::Sha1;
 
-use crate::crowd::{BEAT, Caller, Gone, connect_from, crowd};
+use super::crowd::{BEAT, Caller, Gone, connect_from, crowd};
 use crate::support::rpc::{parse_answer, render_call};
 use crate::support::{Answer, DEADLINE, Daemon, read_answer};
 

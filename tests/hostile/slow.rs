@@ -1,6 +1,6 @@
 //! Clients that begin something and do not go on with it, or hardly.
 
-use crate::siege::withstands;
+use super::siege::withstands;
 
 #[test]
 fn idle_connections() {

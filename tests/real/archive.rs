@@ -11,7 +11,7 @@ use std::thread;
 
 use tiny_http::{Header, Response, Server};
 
-use super::machine::{stdout, sum};
+use crate::support::machine::{stdout, sum};
 
 /// An archive that is served until the test ends.
 pub(crate) struct Archive {

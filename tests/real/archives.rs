@@ -9,9 +9,9 @@ use std::thread;
 use serde_json::json;
 
 use super::archive::Archive;
-use super::machine::machine;
-use super::package::Package;
-use super::slave::Slave;
+use crate::support::machine::machine;
+use crate::support::package::Package;
+use crate::support::real_slave::Slave;
 
 /// An archive at a port of this machine; what it has no answer for is not found.
 struct Server {

@@ -6,9 +6,9 @@ use std::process::Command;
 
 use serde_json::json;
 
-use super::machine::{machine, stdout, sum};
-use super::package::Package;
-use super::slave::{Ended, Slave};
+use crate::support::machine::{machine, stdout, sum};
+use crate::support::package::Package;
+use crate::support::real_slave::{Ended, Slave};
 
 /// Fetches all results and checks them by the `.changes`, as an upload queue would; returns the
 /// names of the files it lists.

@@ -6,9 +6,9 @@ use std::process::Command;
 
 use serde_json::json;
 
-use super::machine::{machine, stdout, sum};
-use super::package::Package;
-use super::slave::Slave;
+use crate::support::machine::{machine, stdout, sum};
+use crate::support::package::Package;
+use crate::support::real_slave::Slave;
 
 #[test]
 fn a_tarball_is_unpacked_by_its_content_whatever_its_layout() {

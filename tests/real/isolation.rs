@@ -9,9 +9,9 @@ use std::path::Path;
 use serde_json::json;
 
 use super::archive::{Archive, PASSWORD};
-use super::machine::machine;
-use super::package::Package;
-use super::slave::Slave;
+use crate::support::machine::machine;
+use crate::support::package::Package;
+use crate::support::real_slave::Slave;
 
 /// What a build may not reach: sockets of the host, by their addresses.
 struct Host {

@@ -6,9 +6,9 @@ use std::process::Command;
 
 use serde_json::json;
 
-use super::machine::{Machine, machine, stdout};
-use super::package::Package;
-use super::slave::{Ended, Slave};
+use crate::support::machine::{Machine, machine, stdout};
+use crate::support::package::Package;
+use crate::support::real_slave::{Ended, Slave};
 
 /// A small file system in memory.
 struct SmallDisk(PathBuf);

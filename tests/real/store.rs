@@ -11,9 +11,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use super::machine::{Machine, machine, stdout, sum};
-use super::package::Package;
-use super::slave::Slave;
+use crate::support::machine::{Machine, machine, stdout, sum};
+use crate::support::package::Package;
+use crate::support::real_slave::Slave;
 
 /// Packs enough of a system for a session, too little for apt, and `mib` MiB of ballast. A build in
 /// it stays in UPDATE for ten seconds.

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::machine::machine;
-use super::package::Package;
-use super::slave::Slave;
+use crate::support::machine::machine;
+use crate::support::package::Package;
+use crate::support::real_slave::Slave;
 
 /// Tells whether a process of this machine has `marker` in its command line.
 fn lives(marker: &str) -> bool {

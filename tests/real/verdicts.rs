@@ -4,9 +4,9 @@ use std::fs::{self, OpenOptions};
 
 use serde_json::json;
 
-use super::machine::{machine, sum};
-use super::package::Package;
-use super::slave::Slave;
+use crate::support::machine::{machine, sum};
+use crate::support::package::Package;
+use crate::support::real_slave::Slave;
 
 #[test]
 fn a_package_whose_build_fails() {

@@ -103,7 +103,9 @@ impl Database {
             Self::Sqlite(path) => {
                 let connection = sqlite(path);
                 connection.execute_batch("BEGIN IMMEDIATE").unwrap();
-                Held::Sqlite(connection)
+                Held::Sqlite {
+                    _connection: connection,
+                }
             }
             Self::Postgres(url) => {
                 let mut client = connect(url);
@@ -113,17 +115,16 @@ impl Database {
                          IN EXCLUSIVE MODE",
                     )
                     .unwrap();
-                Held::Postgres(client)
+                Held::Postgres { _client: client }
             }
         }
     }
 }
 
 /// A transaction that is in everyone's way; it changes nothing.
-#[allow(dead_code, reason = "held, not read")]
 pub(crate) enum Held {
-    Sqlite(rusqlite::Connection),
-    Postgres(postgres::Client),
+    Sqlite { _connection: rusqlite::Connection },
+    Postgres { _client: postgres::Client },
 }
 
 fn sqlite(path: &PathBuf) -> rusqlite::Connection {

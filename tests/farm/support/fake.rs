@@ -15,7 +15,7 @@ use serde_json::{Value as Json, json};
 
 use super::fake_http;
 use super::fake_slave::{Slave, Work};
-use super::slave::{Gate, within};
+use crate::support::{Gate, within};
 
 /// A request, as it came.
 #[derive(Clone, Debug)]

@@ -9,7 +9,7 @@ use serde_json::{Value as Json, json};
 
 use super::fake::{Does, Shared};
 use super::fake_slave::Refusal;
-use super::slave::rpc::{document, render, value};
+use crate::support::rpc::{document, render, value};
 
 /// A request, and whether the other side wants another one after it.
 struct Request {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use base64::prelude::{BASE64_STANDARD, Engine};
 use serde_json::{Value as Json, json};
 
-use super::slave::sha1;
+use crate::support::sha1;
 
 /// What a slave is doing.
 #[derive(Clone, Debug, PartialEq)]

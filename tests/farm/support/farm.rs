@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use super::database::{Database, Engine};
 use super::fake::next_address;
 use super::postgres;
-use super::slave::{Answer, DEADLINE, Site, read_answer, run, until, within};
+use crate::support::{Answer, DEADLINE, Site, read_answer, run, until, within};
 
 /// Keys of `[master]` that let a test end soon.
 pub(crate) const QUICK: &str = "scan_interval = 1\nlease = 2\ntail_interval = 1\nrpc_timeout = 5\n";
@@ -259,12 +259,12 @@ fn free_ports(address: Ipv4Addr) -> [u16; 4] {
 macro_rules! on_both_engines {
     ($($name:ident)*) => {
         mod sqlite {
-            $(#[test] fn $name() { super::$name($crate::support::Engine::Sqlite); })*
+            $(#[test] fn $name() { super::$name($crate::farm::support::Engine::Sqlite); })*
         }
         mod postgresql {
             $(#[test] fn $name() {
-                if $crate::support::postgres::database().is_some() {
-                    super::$name($crate::support::Engine::Postgres);
+                if $crate::farm::support::postgres::database().is_some() {
+                    super::$name($crate::farm::support::Engine::Postgres);
                 }
             })*
         }

@@ -14,7 +14,7 @@ use serde_json::Value as Json;
 
 use super::database::Database;
 use super::postgres;
-use super::slave::{Answer, DEADLINE, Site, exchange, run, until};
+use crate::support::{Answer, DEADLINE, Site, exchange, run, until};
 
 /// Runs a test on SQLite, for which there is no URL yet, and on PostgreSQL where that is installed.
 pub(crate) fn on_both(test: impl Fn(Option<String>)) {

@@ -8,9 +8,6 @@ pub(crate) mod farm;
 pub(crate) mod librarian;
 pub(crate) mod postgres;
 pub(crate) mod rows;
-#[path = "../../integration/support/mod.rs"]
-#[allow(dead_code, unused_imports, reason = "it serves the slave's tests too")]
-pub(crate) mod slave;
 
 pub(crate) use database::Engine;
 pub(crate) use fake::{Does, Fake};

@@ -1,5 +1,4 @@
 //! The farm as its users meet it: the real program, on SQLite and on PostgreSQL.
-#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod commands;
 mod commands_steps;

@@ -122,7 +122,6 @@ impl Site {
     }
 
     /// Who the daemon becomes, if the tests are run by root. For attacks on that user's limits.
-    #[allow(dead_code)]
     pub(crate) fn user(&self) -> Option<&User> {
         self.user.as_ref()
     }

@@ -2,7 +2,6 @@
 //!
 //! No test needs root or a chroot: programs of a site (`tests/fixtures/bin/site-program`) stand in
 //! for the stages. Started by root, the daemons run as the user `buildd` if there is one.
-#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod abort;
 mod cache;
@@ -19,6 +18,5 @@ mod restart;
 mod results;
 mod show;
 mod stops;
-mod support;
 mod verdicts;
 mod wire;

@@ -5,9 +5,9 @@ use std::fs;
 use serde_json::json;
 
 use super::archive::Archive;
-use super::machine::{machine, sum};
-use super::package::Package;
-use super::slave::{Ended, Slave};
+use crate::support::machine::{machine, sum};
+use crate::support::package::Package;
+use crate::support::real_slave::{Ended, Slave};
 
 #[test]
 fn silence_is_ended_after_an_autopsy() {

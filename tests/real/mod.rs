@@ -2,18 +2,14 @@
 //!
 //! `make real` sets this up and runs it; plain `cargo test` says what it did not run and passes.
 //! Needs root: the daemon is started as root and becomes `buildd` by itself.
-#![allow(clippy::unwrap_used)]
 
 mod archive;
 mod archives;
 mod builds;
 mod chroots;
-mod hostile;
 mod isolation;
 mod limits;
-mod machine;
-mod package;
-mod slave;
+mod misbehaving;
 mod store;
 mod survival;
 mod verdicts;

@@ -3,7 +3,6 @@
 //! `siege` says what has to hold during and after every attack. What an attack is made of is in
 //! `crowd`: one thread drives all of its clients, so that the daemon is what is busy. What single
 //! requests can do is in `input`.
-#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod crowd;
 mod downloads;
@@ -14,6 +13,3 @@ mod newcomers;
 mod shortage;
 mod siege;
 mod slow;
-#[allow(dead_code, unused_imports)]
-#[path = "../integration/support/mod.rs"]
-mod support;

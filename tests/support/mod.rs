@@ -3,8 +3,11 @@
 mod daemon;
 mod files;
 mod http;
+pub(crate) mod machine;
 pub(crate) mod mounts;
+pub(crate) mod package;
 pub(crate) mod procs;
+pub(crate) mod real_slave;
 pub(crate) mod rpc;
 mod site;
 
