@@ -5,13 +5,23 @@ use std::path::PathBuf;
 
 use serde_json::{Value as Json, json};
 
-use super::support::farm::on_both_engines;
+use super::support::farm::{Process, on_both_engines};
 use super::support::{Engine, Farm, QUICK};
 use crate::support::sha1;
 
 on_both_engines! {
-    a_farm_is_set_up_by_hand
-    a_source_is_handed_in
+    a_command_on_an_empty_farm_names_the_next_step
+    a_chroot_needs_a_running_librarian
+    each_pocket_has_its_own_chroot
+    series_and_architectures_are_listed_as_they_were_added
+    an_unknown_or_ambiguous_name_is_refused_with_a_suggestion
+    the_secret_of_a_private_archive_is_not_shown
+    a_submitted_source_becomes_a_build_for_each_architecture_with_a_chroot
+    the_librarian_serves_the_files_of_a_submitted_source
+    submitting_a_source_again_adds_nothing
+    a_newer_version_supersedes_the_older
+    a_broken_source_is_refused_and_nothing_of_it_is_stored
+    a_changed_source_under_a_known_version_is_refused
 }
 
 impl Farm {
@@ -69,47 +79,49 @@ impl Farm {
     }
 }
 
-fn a_farm_is_set_up_by_hand(engine: Engine) {
+fn a_command_on_an_empty_farm_names_the_next_step(engine: Engine) {
     let farm = Farm::new(engine, QUICK);
     let said = farm.ok(&["master", "series", "list"]);
     assert!(said.contains("`buildd-slave master series add"), "{said}");
     let said = farm.refused(&["master", "arch", "add", "hoary", "i386"]);
     assert!(said.contains("none exists yet"), "{said}");
+}
 
-    // Without a librarian nothing is set, and the reason is told.
+/// A farm with ubuntu hoary 5.04 for i386, without a chroot.
+fn with_hoary(engine: Engine) -> Farm {
+    let farm = Farm::new(engine, QUICK);
+    let version = ["--version", "5.04"];
     farm.ok(&[
-        "master",
-        "series",
-        "add",
-        "ubuntu",
-        "hoary",
-        "--version",
-        "5.04",
-    ]);
-    farm.ok(&[
-        "master",
-        "arch",
-        "add",
-        "hoary",
-        "i386",
-        "--processor",
-        "386",
-        "--family",
-        "x86",
-    ]);
+        &["master", "series", "add", "ubuntu", "hoary"],
+        &version[..],
+    ]
+    .concat());
+    let processor = ["--processor", "386", "--family", "x86"];
+    farm.ok(&[&["master", "arch", "add", "hoary", "i386"], &processor[..]].concat());
+    farm
+}
+
+/// Writes a chroot tarball; returns its path.
+fn chroot(farm: &Farm) -> String {
     let chroot = farm.path("c.tar.gz");
     fs::write(&chroot, "a chroot").unwrap();
-    let chroot = chroot.display().to_string();
-    let set = ["master", "chroot", "set", "hoary", "i386", &chroot];
-    let said = farm.refused(&set);
+    chroot.display().to_string()
+}
+
+fn a_chroot_needs_a_running_librarian(engine: Engine) {
+    let farm = with_hoary(engine);
+    let said = farm.refused(&["master", "chroot", "set", "hoary", "i386", &chroot(&farm)]);
     assert!(
         said.contains("is `buildd-slave librarian serve` running there?"),
         "{said}"
     );
     assert_eq!(farm.json(&["master", "chroot", "list"]), json!([]));
+}
 
+fn each_pocket_has_its_own_chroot(engine: Engine) {
+    let farm = with_hoary(engine);
     let _librarian = farm.librarian();
-    let set = farm.json(&set);
+    let set = farm.json(&["master", "chroot", "set", "hoary", "i386", &chroot(&farm)]);
     assert_eq!(set["sha1"], sha1(b"a chroot"));
     let path = set["url"]
         .as_str()
@@ -133,33 +145,31 @@ fn a_farm_is_set_up_by_hand(engine: Engine) {
     farm.ok(&[
         "master", "chroot", "remove", "hoary", "i386", "--pocket", "SECURITY",
     ]);
+    let arches = farm.json(&["master", "arch", "list"]);
+    assert_eq!(arches[0]["chroots"], json!(["RELEASE"]));
     let said = farm.refused(&["master", "chroot", "set", "hoary", "i386", "999"]);
     assert!(said.contains("no file 999 in the librarian"), "{said}");
+}
 
+fn series_and_architectures_are_listed_as_they_were_added(engine: Engine) {
+    let farm = with_hoary(engine);
+    let _librarian = farm.librarian();
+    farm.ok(&["master", "chroot", "set", "hoary", "i386", &chroot(&farm)]);
     let arches = farm.json(&["master", "arch", "list"]);
     let expect = json!([{"series": "ubuntu/hoary", "arch": "i386", "processor": "386",
         "family": "x86", "enabled": true, "virtualized": false, "nominated": false,
         "chroots": ["RELEASE"]}]);
     assert_eq!(arches, expect);
-    farm.ok(&[
-        "master",
-        "series",
-        "set",
-        "hoary",
-        "--nominated",
-        "i386",
-        "--status",
-        "FROZEN",
-    ]);
+    let changes = ["--nominated", "i386", "--status", "FROZEN"];
+    farm.ok(&[&["master", "series", "set", "hoary"], &changes[..]].concat());
     let series = farm.json(&["master", "series", "list"]);
     let expect = json!([{"distribution": "ubuntu", "series": "hoary", "version": "5.04",
         "status": "FROZEN", "nominated": "i386", "architectures": ["i386"]}]);
     assert_eq!(series, expect);
-    names_that_mean_nothing_or_too_much(&farm);
-    secrets_are_not_shown(&farm);
 }
 
-fn names_that_mean_nothing_or_too_much(farm: &Farm) {
+fn an_unknown_or_ambiguous_name_is_refused_with_a_suggestion(engine: Engine) {
+    let farm = with_hoary(engine);
     let said = farm.refused(&["master", "arch", "disable", "haory", "i386"]);
     assert_eq!(
         said,
@@ -187,7 +197,8 @@ fn names_that_mean_nothing_or_too_much(farm: &Farm) {
     );
 }
 
-fn secrets_are_not_shown(farm: &Farm) {
+fn the_secret_of_a_private_archive_is_not_shown(engine: Engine) {
+    let farm = with_hoary(engine);
     let secret = farm.path("secret");
     fs::write(&secret, "s3cret\n").unwrap();
     let secret = secret.display().to_string();
@@ -235,35 +246,70 @@ fn secrets_are_not_shown(farm: &Farm) {
     assert!(url == "http://a/ubuntu" || url == "", "{url}");
 }
 
-fn a_source_is_handed_in(engine: Engine) {
-    let farm = Farm::new(engine, QUICK);
-    let _librarian = farm.librarian();
-    farm.set_up();
-    farm.ok(&["master", "arch", "add", "hoary", "hppa"]);
-    let dsc = farm.dsc(
-        "hello",
-        "1",
-        "any all",
-        "Package-List:\n hello deb universe/misc optional\n",
-    );
-    let submit = ["master", "submit", &dsc, "--series", "hoary"];
-    let done = farm.json(&submit);
-    let build = |id: i64, arch: &str, all: bool, new: bool| {
-        json!({"id": id, "arch": arch, "arch_indep": all, "state": "NEEDSBUILD", "score": 3255,
-            "new": new})
-    };
+const HELLO: &str = "Package-List:\n hello deb universe/misc optional\n";
+
+/// A farm whose hoary has chroots for amd64 and i386 and none for hppa; a source `hello 1` that has
+/// been submitted to it.
+struct Submitted {
+    farm: Farm,
+    _librarian: Process,
+    dsc: String,
+    /// What `submit` printed.
+    done: Json,
+    /// The ids of the builds for amd64 and i386.
+    ids: [i64; 2],
+}
+
+impl Submitted {
+    fn new(engine: Engine) -> Self {
+        let farm = Farm::new(engine, QUICK);
+        let librarian = farm.librarian();
+        farm.set_up();
+        farm.ok(&["master", "arch", "add", "hoary", "hppa"]);
+        let dsc = farm.dsc("hello", "1", "any all", HELLO);
+        let done = farm.json(&["master", "submit", &dsc, "--series", "hoary"]);
+        let ids = [0, 1].map(|place: usize| done["builds"][place]["id"].as_i64().unwrap());
+        Self {
+            farm,
+            _librarian: librarian,
+            dsc,
+            done,
+            ids,
+        }
+    }
+
+    fn submit(&self) -> [&str; 5] {
+        ["master", "submit", &self.dsc, "--series", "hoary"]
+    }
+
+    /// The number of files that the librarian has.
+    fn files(&self) -> i64 {
+        self.farm.db.number("SELECT count(*) FROM library_alias")
+    }
+}
+
+/// A build of `hello`, as `submit` prints it.
+fn hello(id: i64, arch: &str, all: bool, new: bool) -> Json {
+    json!({"id": id, "arch": arch, "arch_indep": all, "state": "NEEDSBUILD", "score": 3255,
+        "new": new})
+}
+
+fn a_submitted_source_becomes_a_build_for_each_architecture_with_a_chroot(engine: Engine) {
+    let Submitted { done, ids, .. } = Submitted::new(engine);
     let (amd64, i386) = (&done["builds"][0], &done["builds"][1]);
-    let ids = [amd64, i386].map(|build| build["id"].as_i64().unwrap());
-    assert_eq!(*amd64, build(ids[0], "amd64", false, true));
-    assert_eq!(*i386, build(ids[1], "i386", true, true));
+    assert_eq!(*amd64, hello(ids[0], "amd64", false, true));
+    assert_eq!(*i386, hello(ids[1], "i386", true, true));
     let left_out = json!([{"arch": "hppa", "reason": "it has no chroot for RELEASE"}]);
     assert_eq!(done["left_out"], left_out);
     assert_eq!(
         (&done["component"], &done["known"]),
         (&json!("universe"), &json!(false))
     );
+}
 
-    // What a slave would fetch is what was handed in.
+fn the_librarian_serves_the_files_of_a_submitted_source(engine: Engine) {
+    let submitted = Submitted::new(engine);
+    let Submitted { farm, ids, .. } = &submitted;
     let shown = farm.json(&["master", "show", &ids[1].to_string()]);
     let files = shown["source_files"].as_array().unwrap();
     assert_eq!(files.len(), 2);
@@ -278,15 +324,21 @@ fn a_source_is_handed_in(engine: Engine) {
         (&shown["state"], &shown["score"]),
         (&json!("NEEDSBUILD"), &json!(3255))
     );
+}
 
-    let files = farm.db.number("SELECT count(*) FROM library_alias");
-    let again = farm.json(&submit);
+fn submitting_a_source_again_adds_nothing(engine: Engine) {
+    let submitted = Submitted::new(engine);
+    let Submitted { farm, ids, .. } = &submitted;
+    let files = submitted.files();
+    let again = farm.json(&submitted.submit());
     assert_eq!(again["known"], json!(true));
-    assert_eq!(again["builds"][1], build(ids[1], "i386", true, false));
-    assert_eq!(farm.db.number("SELECT count(*) FROM library_alias"), files);
-    broken_sources_are_refused(&farm, files);
+    assert_eq!(again["builds"][1], hello(ids[1], "i386", true, false));
+    assert_eq!(submitted.files(), files);
+}
 
-    // Another version takes its place, and what is wrong with an older one is told.
+fn a_newer_version_supersedes_the_older(engine: Engine) {
+    let submitted = Submitted::new(engine);
+    let Submitted { farm, ids, .. } = &submitted;
     let newer = farm.dsc("hello", "2", "i386", "");
     let said = farm.ok(&["master", "submit", &newer, "--series", "hoary"]);
     for expect in [
@@ -296,7 +348,7 @@ fn a_source_is_handed_in(engine: Engine) {
     ] {
         assert!(said.contains(expect), "{said}");
     }
-    let said = farm.refused(&submit);
+    let said = farm.refused(&submitted.submit());
     assert!(
         said.contains("hello 1: the newer 2 is already published in hoary RELEASE"),
         "{said}"
@@ -305,7 +357,10 @@ fn a_source_is_handed_in(engine: Engine) {
     assert_eq!(why["why"], "Its source is no longer published in primary.");
 }
 
-fn broken_sources_are_refused(farm: &Farm, files: i64) {
+fn a_broken_source_is_refused_and_nothing_of_it_is_stored(engine: Engine) {
+    let submitted = Submitted::new(engine);
+    let farm = &submitted.farm;
+    let files = submitted.files();
     let dsc = PathBuf::from(farm.dsc("broken", "1", "any", ""));
     let tarball = dsc.with_file_name("broken_1.tar.gz");
     let bytes = fs::read(&tarball).unwrap();
@@ -333,23 +388,22 @@ fn broken_sources_are_refused(farm: &Farm, files: i64) {
     assert!(said.contains("did you mean hoary?"), "{said}");
     let said = farm.refused(&[&submit[..], &["--pocket", "UPDATES"]].concat());
     assert!(said.contains("accepts no builds for UPDATES"), "{said}");
-    assert_eq!(farm.db.number("SELECT count(*) FROM library_alias"), files);
+    assert_eq!(submitted.files(), files);
     assert_eq!(
         farm.db
             .number("SELECT count(*) FROM source WHERE name = 'broken'"),
         0
     );
+}
 
-    // The same name and version, and other bytes.
+fn a_changed_source_under_a_known_version_is_refused(engine: Engine) {
+    let submitted = Submitted::new(engine);
+    let farm = &submitted.farm;
+    let files = submitted.files();
     let changed = farm.dsc("hello", "1", "any all", "Homepage: http://x\n");
     let said = farm.refused(&["master", "submit", &changed, "--series", "hoary"]);
     assert!(said.contains("with a different hello_1.dsc"), "{said}");
-    farm.dsc(
-        "hello",
-        "1",
-        "any all",
-        "Package-List:\n hello deb universe/misc optional\n",
-    );
+    assert_eq!(submitted.files(), files);
 }
 
 #[test]

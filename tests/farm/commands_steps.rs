@@ -1,40 +1,80 @@
-//! The operator's commands about builders and builds: steps in, and what is shown of them.
+//! The operator's commands on builders and builds: what they change, show and refuse.
 
 use std::fs;
 
 use serde_json::{Value as Json, json};
 
-use super::support::farm::on_both_engines;
+use super::support::farm::{Process, on_both_engines};
 use super::support::{Engine, Farm, QUICK};
 
 on_both_engines! {
-    builders_are_looked_after
-    builds_are_stepped_into
+    a_builder_has_a_processor_and_a_name_and_url_of_its_own
+    the_builder_list_hides_passwords
+    enabling_a_builder_forgets_its_failures
+    a_builder_shows_its_events
+    a_removed_builder_can_be_added_again
+    a_rescored_build_moves_in_the_queue
+    a_waiting_build_has_a_reason_and_no_log
+    cancel_does_what_it_can
+    a_cancelled_build_can_be_retried_once
+    a_failed_build_is_listed_and_not_retried_in_a_released_series
+    published_packages_end_a_dep_wait
 }
 
-fn builders_are_looked_after(engine: Engine) {
+const BOB: [&str; 5] = ["master", "builder", "add", "bob", "http://me:pa55@bob"];
+const FROG: [&str; 6] = [
+    "master",
+    "builder",
+    "add",
+    "frog",
+    "http://frog:8221",
+    "--manual",
+];
+const VIRTUAL: [&str; 5] = ["--virtual", "--vm-host", "pond", "--reset", "1.1"];
+
+/// A farm with i386, the builder bob, and the virtual builder frog in manual mode.
+fn with_builders(engine: Engine) -> Farm {
     let farm = Farm::new(engine, QUICK);
     farm.ok(&["master", "series", "add", "ubuntu", "hoary"]);
-    let add = ["master", "builder", "add", "bob", "http://me:pa55@bob"];
-    assert!(farm.refused(&add).contains("no --processor given"));
     farm.ok(&["master", "arch", "add", "hoary", "i386"]);
-    let said = farm.ok(&add);
+    farm.ok(&BOB);
+    farm.ok(&[&FROG[..], &VIRTUAL[..]].concat());
+    farm
+}
+
+/// The status of a builder as `builder list` shows it.
+fn status(farm: &Farm, name: &str) -> String {
+    let list = farm.json(&["master", "builder", "list"]);
+    let mut list = list.as_array().unwrap().iter();
+    let found = list.find(|one| one["name"] == name).unwrap();
+    found["status"].as_str().unwrap().to_owned()
+}
+
+/// The kinds of the events that a `show` command printed.
+fn kinds(shown: &Json) -> Vec<&Json> {
+    let events = shown["events"].as_array().unwrap();
+    events.iter().map(|event| &event["kind"]).collect()
+}
+
+fn a_builder_has_a_processor_and_a_name_and_url_of_its_own(engine: Engine) {
+    let farm = Farm::new(engine, QUICK);
+    farm.ok(&["master", "series", "add", "ubuntu", "hoary"]);
+    assert!(farm.refused(&BOB).contains("no --processor given"));
+    farm.ok(&["master", "arch", "add", "hoary", "i386"]);
+    let said = farm.ok(&BOB);
     assert!(said.contains("not probed yet"), "{said}");
-    assert!(farm.refused(&add).contains("builder bob already exists"));
-    let frog = [
-        "master",
-        "builder",
-        "add",
-        "frog",
-        "http://frog:8221",
-        "--manual",
-    ];
-    let virt = ["--virtual", "--vm-host", "pond", "--reset", "1.1"];
-    assert_eq!(farm.run(&[&frog[..], &virt[..3]].concat()).0, Some(2));
-    farm.ok(&[&frog[..], &virt[..]].concat());
+    assert!(
+        farm.refused(&BOB)
+            .contains("builder bob already exists")
+    );
+    assert_eq!(farm.run(&[&FROG[..], &VIRTUAL[..3]].concat()).0, Some(2));
+    farm.ok(&[&FROG[..], &VIRTUAL[..]].concat());
     let twin = ["master", "builder", "add", "twin", "http://frog:8221/rpc"];
     assert!(farm.refused(&twin).contains("frog already has that URL"));
+}
 
+fn the_builder_list_hides_passwords(engine: Engine) {
+    let farm = with_builders(engine);
     let list = farm.json(&["master", "builder", "list"]);
     assert!(!list.to_string().contains("pa55"));
     let (bob, frog) = (&list[0], &list[1]);
@@ -52,168 +92,209 @@ fn builders_are_looked_after(engine: Engine) {
     );
     let url = farm.db.value("SELECT url FROM builder WHERE name = 'bob'");
     assert_eq!(url, "http://me:pa55@bob:80/");
+}
 
-    let status = |name: &str| {
-        let list = farm.json(&["master", "builder", "list"]);
-        let mut list = list.as_array().unwrap().iter();
-        let found = list.find(|one| one["name"] == name).unwrap();
-        found["status"].as_str().unwrap().to_owned()
-    };
+fn enabling_a_builder_forgets_its_failures(engine: Engine) {
+    let farm = with_builders(engine);
     farm.db.execute("UPDATE builder SET clean_status = 0");
-    assert_eq!(status("bob"), "Idle");
-    assert_eq!(status("frog"), "Idle (manual)");
+    assert_eq!(status(&farm, "bob"), "Idle");
+    assert_eq!(status(&farm, "frog"), "Idle (manual)");
     farm.ok(&["master", "builder", "disable", "bob", "--reason", "no disk"]);
-    assert_eq!(status("bob"), "Disabled: no disk");
+    assert_eq!(status(&farm, "bob"), "Disabled: no disk");
     farm.db.execute("UPDATE builder SET failure_count = 4");
     farm.ok(&["master", "builder", "enable", "bob"]);
-    assert!(status("bob").starts_with("Cleaning for "));
+    assert!(status(&farm, "bob").starts_with("Cleaning for "));
     let row = farm.db.row(
         "SELECT builderok, failnotes, failure_count, clean_status FROM builder WHERE name = 'bob'",
     );
     assert_eq!(row, json!([1, null, 0, 1]));
     farm.ok(&["master", "builder", "auto", "frog"]);
     farm.ok(&["master", "builder", "drain", "frog", "--wait"]);
-    assert!(status("frog").ends_with("(manual)"));
+    assert!(status(&farm, "frog").ends_with("(manual)"));
+}
+
+fn a_builder_shows_its_events(engine: Engine) {
+    let farm = with_builders(engine);
+    farm.ok(&["master", "builder", "disable", "bob", "--reason", "no disk"]);
+    farm.ok(&["master", "builder", "enable", "bob"]);
     let shown = farm.json(&["master", "builder", "show", "bob"]);
-    let kinds: Vec<&Json> = shown["events"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|e| &e["kind"])
-        .collect();
-    assert_eq!(kinds, ["added", "disabled", "enabled"]);
+    assert_eq!(kinds(&shown), ["added", "disabled", "enabled"]);
     assert!(
         farm.refused(&["master", "builder", "show", "bop"])
             .contains("did you mean bob?")
     );
-
-    farm.ok(&["master", "builder", "remove", "bob"]);
-    assert_eq!(
-        farm.json(&["master", "builder", "list"])
-            .as_array()
-            .unwrap()
-            .len(),
-        1
-    );
-    farm.ok(&add);
 }
 
-fn builds_are_stepped_into(engine: Engine) {
-    let farm = Farm::new(engine, QUICK);
-    let _librarian = farm.librarian();
-    farm.set_up();
-    let ids: Vec<String> = ["aa", "bb"]
-        .iter()
-        .map(|name| {
+fn a_removed_builder_can_be_added_again(engine: Engine) {
+    let farm = with_builders(engine);
+    farm.ok(&["master", "builder", "remove", "bob"]);
+    let left = farm.json(&["master", "builder", "list"]);
+    assert_eq!(left.as_array().unwrap().len(), 1);
+    farm.ok(&BOB);
+}
+
+/// A farm with a waiting build of each of two sources, `a` submitted before `b`.
+struct Queue {
+    farm: Farm,
+    _librarian: Process,
+    a: String,
+    b: String,
+}
+
+impl Queue {
+    fn new(engine: Engine) -> Self {
+        let farm = Farm::new(engine, QUICK);
+        let librarian = farm.librarian();
+        farm.set_up();
+        let [a, b] = ["aa", "bb"].map(|name| {
             let dsc = farm.dsc(name, "1", "i386", "");
             let done = farm.json(&["master", "submit", &dsc, "--series", "hoary"]);
             done["builds"][0]["id"].to_string()
-        })
-        .collect();
-    let [a, b] = &ids[..] else { panic!() };
-    let order = || {
-        let queue = farm.json(&["master", "queue"]);
+        });
+        Self {
+            farm,
+            _librarian: librarian,
+            a,
+            b,
+        }
+    }
+
+    /// The ids of the builds in the queue, first to last, separated by blanks.
+    fn order(&self) -> String {
+        let queue = self.farm.json(&["master", "queue"]);
         let queue = queue.as_array().unwrap().clone();
         queue
             .iter()
             .map(|job| job["build"].to_string())
             .collect::<Vec<_>>()
             .join(" ")
-    };
-    assert_eq!(order(), format!("{a} {b}"));
+    }
+
+    /// Takes `a` out of the queue; `columns` are the state's number and further columns to set.
+    fn end_a(&self, columns: &str) {
+        let a = &self.a;
+        self.farm.db.execute(&format!(
+            "UPDATE build SET state = {columns} WHERE id = {a};
+             DELETE FROM build_queue WHERE build_id = {a}"
+        ));
+    }
+}
+
+fn a_rescored_build_moves_in_the_queue(engine: Engine) {
+    let queue = Queue::new(engine);
+    let Queue { farm, a, b, .. } = &queue;
+    assert_eq!(queue.order(), format!("{a} {b}"));
     farm.ok(&["master", "rescore", b, "9000"]);
-    assert_eq!(order(), format!("{b} {a}"));
+    assert_eq!(queue.order(), format!("{b} {a}"));
     let shown = farm.json(&["master", "show", b]);
     assert_eq!(
         (&shown["score"], &shown["score_manual"]),
         (&json!(9000), &json!(true))
     );
     farm.ok(&["master", "rescore", b, "-1"]);
-    assert_eq!(order(), format!("{a} {b}"));
+    assert_eq!(queue.order(), format!("{a} {b}"));
     let auto = farm.json(&["master", "rescore", b, "--auto"]);
     assert_eq!(
         (&auto["score"], &auto["manual"]),
         (&json!(4005), &json!(false))
     );
     assert_eq!(farm.run(&["master", "rescore", b]).0, Some(2));
+}
 
-    let why = farm.json(&["master", "queue", "why", a]);
+fn a_waiting_build_has_a_reason_and_no_log(engine: Engine) {
+    let Queue {
+        farm,
+        a,
+        _librarian,
+        ..
+    } = Queue::new(engine);
+    let why = farm.json(&["master", "queue", "why", &a]);
     assert_eq!(why["why"], "There is no non-virtual builder for i386.");
-    let said = farm.refused(&["master", "log", a]);
+    let said = farm.refused(&["master", "log", &a]);
     assert!(said.contains("is waiting and has no log yet"), "{said}");
+}
 
-    // One that cannot be done does not keep the others.
+fn cancel_does_what_it_can(engine: Engine) {
+    let queue = Queue::new(engine);
+    let Queue { farm, a, b, .. } = &queue;
     let (code, said) = farm.run(&["master", "cancel", a, "999"]);
     assert_eq!(code, Some(1));
     assert!(
         said.contains("is CANCELLED") && said.contains("no build 999"),
         "{said}"
     );
-    assert_eq!(order(), *b);
+    assert_eq!(queue.order(), *b);
     let said = farm.refused(&["master", "cancel", a]);
     assert!(
         said.contains("is CANCELLED: only waiting or running builds"),
         "{said}"
     );
-    let retried = farm.json(&["master", "retry", a]);
+}
+
+fn a_cancelled_build_can_be_retried_once(engine: Engine) {
+    let Queue {
+        farm,
+        a,
+        _librarian,
+        ..
+    } = Queue::new(engine);
+    farm.ok(&["master", "cancel", &a]);
+    let retried = farm.json(&["master", "retry", &a]);
     assert_eq!(
         (&retried[0]["was"], &retried[0]["score"]),
         (&json!("CANCELLED"), &json!(4005))
     );
-    let said = farm.refused(&["master", "retry", a]);
+    let said = farm.refused(&["master", "retry", &a]);
     assert!(said.contains("it is already in the queue"), "{said}");
-    farm.db.execute(&format!(
-        "UPDATE build SET state = 2 WHERE id = {a}; DELETE FROM build_queue WHERE build_id = {a};
-         UPDATE series SET status = 4"
-    ));
+    let shown = farm.json(&["master", "show", &a]);
+    assert_eq!(kinds(&shown), ["submitted", "cancelled", "retried"]);
+}
+
+fn a_failed_build_is_listed_and_not_retried_in_a_released_series(engine: Engine) {
+    let queue = Queue::new(engine);
+    let Queue { farm, a, .. } = &queue;
+    queue.end_a("2");
+    farm.db.execute("UPDATE series SET status = 4");
     let said = farm.refused(&["master", "retry", a]);
     assert!(
         said.contains("hoary is CURRENT and accepts no builds for RELEASE"),
         "{said}"
     );
     let said = farm.refused(&["master", "log", a]);
-    assert!(said.contains("is FAILEDTOBUILD, and has no log"), "{said}");
-
-    let failed = farm.json(&[
-        "master",
-        "builds",
-        "--state",
-        "failedtobuild",
-        "--source",
-        "a",
-    ]);
+    assert!(
+        said.contains("is FAILEDTOBUILD, and has no log"),
+        "{said}"
+    );
+    let failed = ["--state", "failedtobuild", "--source", "a"];
+    let failed = farm.json(&[&["master", "builds"], &failed[..]].concat());
     assert_eq!(failed[0]["id"].to_string(), *a);
     let some = farm.json(&["master", "builds", "--limit", "1"]);
     assert_eq!(some.as_array().unwrap().len(), 1);
-    let events = farm.json(&["master", "show", a]);
-    let events = events["events"].as_array().unwrap().clone();
-    let kinds: Vec<&Json> = events.iter().map(|event| &event["kind"]).collect();
-    assert_eq!(kinds, ["submitted", "cancelled", "retried"]);
+}
 
-    // What an archive has frees what waited for it.
-    farm.db.execute(&format!(
-        "UPDATE series SET status = 2;
-         UPDATE build SET state = 3, dependencies = 'libfoo (>= 2)' WHERE id = {a}"
-    ));
+fn published_packages_end_a_dep_wait(engine: Engine) {
+    let queue = Queue::new(engine);
+    let Queue { farm, a, b, .. } = &queue;
+    queue.end_a("3, dependencies = 'libfoo (>= 2)'");
     let packages = farm.path("Packages");
-    let told = |version: &str| {
+    let publish = |version: &str| {
         let text = format!("Package: libfoo\nVersion: {version}\nArchitecture: i386\n\n");
         fs::write(&packages, text).unwrap();
         let path = packages.display().to_string();
         farm.ok(&["master", "published", "add", "hoary", "i386", &path]);
     };
-    told("1");
+    publish("1");
     let report = farm.json(&["master", "retry-depwait", "--dry-run"]);
     assert_eq!(
         (&report["retried"], &report["still_waiting"]),
         (&json!([]), &json!(1))
     );
-    told("2");
+    publish("2");
     let report = farm.json(&["master", "retry-depwait", "--dry-run"]);
     assert_eq!(report["retried"][0]["build"].to_string(), *a);
     let report = farm.json(&["master", "retry-depwait"]);
     assert_eq!(report["retried"][0]["build"].to_string(), *a);
-    assert_eq!(order(), format!("{b} {a}"));
+    assert_eq!(queue.order(), format!("{b} {a}"));
     let known = farm.json(&["master", "published", "list"]);
     assert_eq!(
         (&known[0]["packages"], &known[0]["arch"]),

@@ -1,5 +1,5 @@
-//! How results get from a slave to where they are handed over, whatever the slave sends (master
-//! spec §2.11, §3.6, §8 item 9).
+//! Results on their way from a slave to the uploader, whatever the slave sends (docs/farm.md §2.11,
+//! §3.6, §8 item 9).
 
 use std::collections::BTreeMap;
 
@@ -7,48 +7,131 @@ use serde_json::json;
 
 use super::support::fake::check_manners;
 use super::support::fake_slave::{Plans, changes, package};
-use super::support::farm::on_both_engines;
+use super::support::farm::{Process, on_both_engines};
 use super::support::{Does, Engine, Fake, Farm, QUICK, Work};
 use crate::support::{sha1, until};
 
 on_both_engines! {
-    what_comes_is_checked
-    an_uploader_takes_results_on
+    a_damaged_download_is_repeated_until_it_is_right
+    only_results_that_match_their_changes_are_handed_over
+    a_file_damaged_at_every_try_counts_against_build_and_builder
+    a_file_whose_name_leads_elsewhere_is_not_downloaded
+    an_uploader_takes_or_refuses_results
+    an_upload_survives_its_master
 }
 
 const FULLYBUILT: i64 = 1;
 const FAILEDTOUPLOAD: i64 = 7;
 const UPLOADING: i64 = 8;
 
-fn what_comes_is_checked(engine: Engine) {
-    let farm = Farm::new(engine, QUICK);
-    farm.furnish();
-    let _librarian = farm.librarian();
-    let fake = Fake::start("i386");
-    farm.add_builder("bob", &fake);
-    let plans = Plans::default();
-    fake.slave(|slave| slave.plans = plans.clone());
-    let source = |build: i64| format!("source{build}_1.0-{build}");
-    let deb = |build: i64| package(&source(build), "i386")[0].clone();
-    let deb_sum = |build: i64| sha1(&deb(build).1);
-    let other = || Does::Bytes(b"other bytes".to_vec());
+/// A farm with one builder; `plans` says what its builds make.
+struct OneBuilder {
+    farm: Farm,
+    fake: Fake,
+    plans: Plans,
+    _librarian: Process,
+}
+
+impl OneBuilder {
+    fn new(engine: Engine) -> Self {
+        let farm = Farm::new(engine, QUICK);
+        farm.furnish();
+        let librarian = farm.librarian();
+        let fake = Fake::start("i386");
+        farm.add_builder("bob", &fake);
+        let plans = Plans::default();
+        fake.slave(|slave| slave.plans = plans.clone());
+        Self {
+            farm,
+            fake,
+            plans,
+            _librarian: librarian,
+        }
+    }
+
+    /// Checks that neither the builder nor its slave has done anything wrong so far.
+    fn check_builder(&self) {
+        assert_eq!(
+            self.farm
+                .db
+                .row("SELECT failure_count, builderok FROM builder"),
+            json!([0, 1])
+        );
+    }
+
+    /// Stops the master and checks that no download is left half-done.
+    fn check_end(&self, master: Process) {
+        master.stop();
+        assert_eq!(self.farm.names("home/results/grabbing"), [""; 0]);
+        check_manners([&self.fake]);
+    }
+}
+
+fn source(build: i64) -> String {
+    format!("source{build}_1.0-{build}")
+}
+
+/// The name and the bytes of the package that a build makes unless a plan says otherwise.
+fn deb(build: i64) -> (String, Vec<u8>) {
+    package(&source(build), "i386")[0].clone()
+}
+
+fn deb_sum(build: i64) -> String {
+    sha1(&deb(build).1)
+}
+
+fn other_bytes() -> Does {
+    Does::Bytes(b"other bytes".to_vec())
+}
+
+/// Each file gets three tries at one look; the next look begins again.
+fn a_damaged_download_is_repeated_until_it_is_right(engine: Engine) {
+    let farmed = OneBuilder::new(engine);
+    let OneBuilder { farm, fake, .. } = &farmed;
     let short = || Does::Cut(5);
     let missing = || Does::Http("404 Not Found");
-    // Builds, and what goes wrong with their package: three tries at a file are enough for one look,
-    // and the results are still there at the next one.
     let wrong: [(i64, &[Does]); 5] = [
-        (1, &[other(), other(), other()]),
-        (2, &[other(), short()]),
+        (1, &[other_bytes(), other_bytes(), other_bytes()]),
+        (2, &[other_bytes(), short()]),
         (3, &[missing(), Does::HangUp]),
         (4, &[short(), short(), short()]),
-        (5, &[missing(), missing(), missing(), other()]),
+        (5, &[missing(), missing(), missing(), other_bytes()]),
     ];
     for (build, does) in &wrong {
         for one in does.iter() {
             fake.once(&deb_sum(*build), one.clone());
         }
     }
-    // Results of odd kinds, and what becomes of them.
+    farm.add_builds(1, 5, |build| 100 - build);
+    let master = farm.master("master");
+    for (build, does) in &wrong {
+        farm.wait_state(*build, FULLYBUILT);
+        let cookie = farm.cookie(*build, 1);
+        let row = farm.db.row(&format!(
+            "SELECT leaf, failure_count FROM build WHERE id = {build}"
+        ));
+        assert_eq!(row, json!([cookie, 0]), "{build}");
+        let (name, bytes) = deb(*build);
+        assert_eq!(
+            farm.read(&format!("home/results/incoming/{cookie}/{name}"))
+                .as_bytes(),
+            bytes
+        );
+        let path = json!(format!("/filecache/{}", deb_sum(*build)));
+        let fetched = fake
+            .called("GET")
+            .iter()
+            .filter(|args| args[0] == path)
+            .count();
+        assert_eq!(fetched, does.len() + 1, "{build}");
+    }
+    farmed.check_builder();
+    farmed.check_end(master);
+}
+
+fn only_results_that_match_their_changes_are_handed_over(engine: Engine) {
+    let farmed = OneBuilder::new(engine);
+    let OneBuilder { farm, plans, .. } = &farmed;
     let file = |name: &str, bytes: &str| (name.to_owned(), bytes.as_bytes().to_vec());
     let listing = |files: &[(&str, &str)]| {
         let files: Vec<_> = files
@@ -58,7 +141,7 @@ fn what_comes_is_checked(engine: Engine) {
         file("x_1_i386.changes", &changes("x", "1", "i386", &files))
     };
     let odd = [
-        // Two names with one digest, and an empty file.
+        // Two names with one hash, and an empty file.
         (
             6,
             vec![
@@ -93,29 +176,8 @@ fn what_comes_is_checked(engine: Engine) {
     for (build, files, _) in &odd {
         plans.add(&source(*build), Work::ends("OK").makes(files.clone()));
     }
-    farm.add_builds(1, 11, |build| 100 - build);
+    farm.add_builds(6, 11, |build| 100 - build);
     let master = farm.master("master");
-    for (build, does) in &wrong {
-        farm.wait_state(*build, FULLYBUILT);
-        let cookie = farm.cookie(*build, 1);
-        let row = farm.db.row(&format!(
-            "SELECT leaf, failure_count FROM build WHERE id = {build}"
-        ));
-        assert_eq!(row, json!([cookie, 0]), "{build}");
-        let (name, bytes) = deb(*build);
-        assert_eq!(
-            farm.read(&format!("home/results/incoming/{cookie}/{name}"))
-                .as_bytes(),
-            bytes
-        );
-        let path = json!(format!("/filecache/{}", deb_sum(*build)));
-        let fetched = fake
-            .called("GET")
-            .iter()
-            .filter(|args| args[0] == path)
-            .count();
-        assert_eq!(fetched, does.len() + 1, "{build}");
-    }
     for (build, files, state) in &odd {
         farm.wait_state(*build, *state);
         let folder = format!("home/results/incoming/{}", farm.cookie(*build, 1));
@@ -130,24 +192,33 @@ fn what_comes_is_checked(engine: Engine) {
             assert!(!farm.path(&folder).exists(), "{build}");
         }
     }
-    assert_eq!(
-        farm.db.row("SELECT failure_count, builderok FROM builder"),
-        json!([0, 1])
-    );
+    farmed.check_builder();
+    farmed.check_end(master);
+}
 
-    // What is wrong each time is a failure in the end, of the builder and of the build.
+fn a_file_damaged_at_every_try_counts_against_build_and_builder(engine: Engine) {
+    let farmed = OneBuilder::new(engine);
+    let OneBuilder {
+        farm, fake, plans, ..
+    } = &farmed;
     plans.add(&source(12), Work::ends("OK"));
-    fake.on(&deb_sum(12), other());
+    fake.on(&deb_sum(12), other_bytes());
     farm.add_builds(12, 12, |_| 10);
+    let master = farm.master("master");
     farm.wait_row(
         "SELECT b.failure_count, w.failure_count FROM build b CROSS JOIN builder w WHERE b.id = 12",
         &json!([1, 1]),
     );
     fake.behave();
     farm.wait_state(12, FULLYBUILT);
+    farmed.check_end(master);
+}
 
-    // Names that lead elsewhere are not taken as far as a download.
-    fake.forget();
+fn a_file_whose_name_leads_elsewhere_is_not_downloaded(engine: Engine) {
+    let farmed = OneBuilder::new(engine);
+    let OneBuilder {
+        farm, fake, plans, ..
+    } = &farmed;
     let sum = sha1(b"evil");
     let names = ["../evil", "/tmp/evil", "", "sub/evil", ".evil", "-evil"];
     let claims = names.iter().map(|name| ((*name).to_owned(), sum.clone()));
@@ -163,6 +234,7 @@ fn what_comes_is_checked(engine: Engine) {
     }
     let count = i64::try_from(names.len()).unwrap();
     farm.add_builds(20, 19 + count, |_| 10);
+    let master = farm.master("master");
     farm.wait_row_within(
         std::time::Duration::from_secs(120),
         "SELECT COUNT(*) FROM build WHERE id >= 20 AND state IN (2, 7)",
@@ -176,15 +248,13 @@ fn what_comes_is_checked(engine: Engine) {
             "{folder}"
         );
     }
-    master.stop();
-    assert_eq!(farm.names("home/results/grabbing"), [""; 0]);
-    check_manners([&fake]);
+    farmed.check_end(master);
 }
 
-fn an_uploader_takes_results_on(engine: Engine) {
+/// A farm with an uploader that accepts packages whose version is an even number, and refuses
+/// others with a message. With build 3 the uploader takes the results, then waits for `go`.
+fn with_uploader(engine: Engine) -> (Farm, Fake, Process) {
     let farm = Farm::new(engine, "");
-    // Takes what has a package of an even number away; says why not of the others; and with the
-    // third it takes its time, after it has taken it.
     std::fs::write(
         farm.path("uploader"),
         "#!/bin/sh\n[ \"$1 $3 $4 $5 $6 $7\" = '--log-file -d ubuntu -s hoary -b' ] || exit 2\n\
@@ -205,9 +275,14 @@ fn an_uploader_takes_results_on(engine: Engine) {
         farm.path("bin/uploader").display()
     ));
     farm.furnish();
-    let _librarian = farm.librarian();
+    let librarian = farm.librarian();
     let fake = Fake::start("i386");
     farm.add_builder("bob", &fake);
+    (farm, fake, librarian)
+}
+
+fn an_uploader_takes_or_refuses_results(engine: Engine) {
+    let (farm, _fake, _librarian) = with_uploader(engine);
     farm.add_builds(1, 2, |_| 10);
     let master = farm.master("master");
     farm.wait_state(1, FAILEDTOUPLOAD);
@@ -220,10 +295,15 @@ fn an_uploader_takes_results_on(engine: Engine) {
     assert_eq!(farm.library(&path).text(), "odd things are not for us\n");
     let taken = farm.cookie(2, 1);
     assert_eq!(farm.names("home/results/taken"), [taken]);
+    master.stop();
+}
 
-    // The master dies while the uploader has the results: they are not given to another one, and
-    // what it would have said nobody hears.
+/// The next master starts no second upload of the same results. The exit code of the first is lost,
+/// so the build ends in FAILEDTOUPLOAD and can be retried.
+fn an_upload_survives_its_master(engine: Engine) {
+    let (farm, _fake, _librarian) = with_uploader(engine);
     farm.add_builds(3, 3, |_| 10);
+    let master = farm.master("master");
     until("upload", || {
         farm.path("home/results/at").exists().then_some(())
     });

@@ -6,19 +6,21 @@ use std::time::Duration;
 use serde_json::{Value as Json, json};
 
 use super::support::fake::check_manners;
-use super::support::fake_slave::{Outcome, Plans};
+use super::support::fake_slave::{Outcome, Plans, package};
 use super::support::farm::on_both_engines;
 use super::support::rows::QUEUE;
 use super::support::{Does, Engine, Fake, Farm, QUICK, State, Work};
 use crate::support::until;
 
 on_both_engines! {
-    each_verdict
-    builders_without_a_job
-    jobs_on_builders_that_are_not_at_them
-    a_slave_that_does_not_answer_delays_nobody
-    cancelling
-    virtual_builders
+    each_verdict_has_its_state_in_todays_status_form
+    each_verdict_has_its_state_in_the_status_form_of_2008
+    a_builder_without_a_job_is_cleaned_or_failed
+    a_job_whose_builder_does_not_have_it_goes_back_to_the_queue
+    a_slave_that_does_not_answer_delays_no_other
+    a_cancelled_build_ends_whatever_its_slave_does
+    the_next_master_cancels_what_the_last_one_did_not
+    a_virtual_builder_is_reset_before_each_job
 }
 
 /// The numbers of build states.
@@ -58,103 +60,115 @@ fn clean_and_idle(farm: &Farm, builders: i64) {
     farm.wait_row(sql, &json!([builders]));
 }
 
-fn each_verdict(engine: Engine) {
-    for start in [Fake::start, Fake::start_2008] {
-        let farm = farm(engine, "give_back_delay = 600\n");
-        let _librarian = farm.librarian();
-        let plans = Plans::default();
-        let verdicts = [
-            ("OK", FULLYBUILT),
-            ("PACKAGEFAIL", FAILEDTOBUILD),
-            ("DEPFAIL", MANUALDEPWAIT),
-            ("CHROOTFAIL", CHROOTWAIT),
-            ("GIVENBACK", NEEDSBUILD),
-            ("BUILDERFAIL", FULLYBUILT),
-            ("ABORTED", FULLYBUILT),
-        ];
-        let mut fakes = Vec::new();
-        for (build, (verdict, _)) in (1..).zip(verdicts) {
-            let source = format!("source{build}_1.0-{build}");
-            let mut work = Work::ends(verdict).log(&format!("the log of {build}\n"));
-            if verdict == "DEPFAIL" {
-                work.dependencies = "libfoo-dev (>= 1.2)".to_owned();
-            }
-            plans.add(&source, work);
-            // Those whose jobs go back to the queue at once.
-            if ["BUILDERFAIL", "ABORTED"].contains(&verdict) {
-                plans.add(&source, Work::ends("OK").log("a better one\n"));
-            }
-            let fake = start("i386");
-            fake.slave(|slave| slave.plans = plans.clone());
-            farm.add_builder(&format!("builder{build}"), &fake);
-            fakes.push(fake);
-        }
-        let count = i64::try_from(verdicts.len()).unwrap();
-        farm.add_builds(1, count, |_| 10);
-        let master = farm.master("master");
-        for (build, (_, state)) in (1..).zip(verdicts) {
-            let log = format!("SELECT state FROM build WHERE id = {build} AND log_alias_id > 0");
-            farm.wait_row(&log, &json!([state]));
-        }
-        clean_and_idle(&farm, count);
+/// Each verdict, and the state in which its build ends. The job of a build that ends in BUILDERFAIL
+/// or ABORTED goes back into the queue at once, and its second attempt ends in OK.
+const VERDICTS: [(&str, i64); 7] = [
+    ("OK", FULLYBUILT),
+    ("PACKAGEFAIL", FAILEDTOBUILD),
+    ("DEPFAIL", MANUALDEPWAIT),
+    ("CHROOTFAIL", CHROOTWAIT),
+    ("GIVENBACK", NEEDSBUILD),
+    ("BUILDERFAIL", FULLYBUILT),
+    ("ABORTED", FULLYBUILT),
+];
+const WANTED: &str = "libfoo-dev (>= 1.2)";
 
-        for (build, (verdict, state)) in (1..).zip(verdicts) {
-            let [deb, changes] =
-                &super::support::fake_slave::package(&format!("source{build}_1.0-{build}"), "i386")
-                    [..]
-            else {
-                panic!("a package and its .changes");
-            };
-            let row = farm.db.row(&format!(
-                "SELECT state, dependencies, leaf, failure_count FROM build WHERE id = {build}"
-            ));
-            let attempt = if ["BUILDERFAIL", "ABORTED"].contains(&verdict) {
-                2
-            } else {
-                1
-            };
-            let cookie = farm.cookie(build, attempt);
-            let wanted = (verdict == "DEPFAIL").then_some("libfoo-dev (>= 1.2)");
-            let leaf = (state == FULLYBUILT).then_some(&cookie);
-            // Only what nobody asked for counts against the build.
-            let failures = i64::from(verdict == "ABORTED");
-            assert_eq!(row, json!([state, wanted, leaf, failures]), "{verdict}");
-            let log = match attempt {
-                1 => format!("the log of {build}\n"),
-                _ => "a better one\n".to_owned(),
-            };
-            assert_eq!(farm.stored_log(build), log, "{verdict}");
-            let folder = format!("home/results/incoming/{cookie}");
-            if state == FULLYBUILT {
-                assert_eq!(farm.names(&folder), [changes.0.clone(), deb.0.clone()]);
-                for (name, bytes) in [deb, changes] {
-                    assert_eq!(farm.read(&format!("{folder}/{name}")).as_bytes(), bytes);
-                }
-            } else {
-                assert!(!farm.path(&folder).exists(), "{verdict}");
-            }
+fn has_two_attempts(verdict: &str) -> bool {
+    ["BUILDERFAIL", "ABORTED"].contains(&verdict)
+}
+
+fn each_verdict_has_its_state_in_todays_status_form(engine: Engine) {
+    check_verdicts(engine, Fake::start);
+}
+
+fn each_verdict_has_its_state_in_the_status_form_of_2008(engine: Engine) {
+    check_verdicts(engine, Fake::start_2008);
+}
+
+/// Has a builder for each verdict end a build with it, and checks all that the master does then.
+fn check_verdicts(engine: Engine, start: fn(&str) -> Fake) {
+    let farm = farm(engine, "give_back_delay = 600\n");
+    let _librarian = farm.librarian();
+    let plans = Plans::default();
+    let mut fakes = Vec::new();
+    for (build, (verdict, _)) in (1..).zip(VERDICTS) {
+        let source = format!("source{build}_1.0-{build}");
+        let mut work = Work::ends(verdict).log(&format!("the log of {build}\n"));
+        if verdict == "DEPFAIL" {
+            work.dependencies = WANTED.to_owned();
         }
-        let waiting = "SELECT build_id, status, builder_id, attempt FROM build_queue
-                       WHERE buildstart IS NULL AND not_before > 0";
-        assert_eq!(farm.db.rows(waiting), [json!([5, 0, null, 1])]);
-        // One sentence each for what was nobody's fault but the builder's, or no one's.
-        let said = master.said();
-        let lines = said.warnings();
-        let saying = |text: &str| lines.iter().filter(|line| line.contains(text)).count();
-        assert_eq!(saying("is GIVENBACK by"), 1, "{lines:#?}");
-        assert_eq!(saying("has failed *****"), 1, "{lines:#?}");
-        until("notices", || (told(&farm).len() >= 2).then_some(()));
-        master.stop();
-        assert_eq!(
-            told(&farm),
-            [json!([2, "FAILEDTOBUILD"]), json!([4, "CHROOTWAIT"])]
-        );
-        assert_eq!(farm.names("home/results/grabbing"), [""; 0]);
-        check_manners(&fakes);
+        plans.add(&source, work);
+        if has_two_attempts(verdict) {
+            plans.add(&source, Work::ends("OK").log("a better one\n"));
+        }
+        let fake = start("i386");
+        fake.slave(|slave| slave.plans = plans.clone());
+        farm.add_builder(&format!("builder{build}"), &fake);
+        fakes.push(fake);
+    }
+    let count = i64::try_from(VERDICTS.len()).unwrap();
+    farm.add_builds(1, count, |_| 10);
+    let master = farm.master("master");
+    for (build, (_, state)) in (1..).zip(VERDICTS) {
+        let log = format!("SELECT state FROM build WHERE id = {build} AND log_alias_id > 0");
+        farm.wait_row(&log, &json!([state]));
+    }
+    clean_and_idle(&farm, count);
+
+    for (build, (verdict, state)) in (1..).zip(VERDICTS) {
+        check_verdict(&farm, build, verdict, state);
+    }
+    let waiting = "SELECT build_id, status, builder_id, attempt FROM build_queue
+                   WHERE buildstart IS NULL AND not_before > 0";
+    assert_eq!(farm.db.rows(waiting), [json!([5, 0, null, 1])]);
+    // One warning each for a build given back and for a failure of the builder.
+    let said = master.said();
+    let lines = said.warnings();
+    let saying = |text: &str| lines.iter().filter(|line| line.contains(text)).count();
+    assert_eq!(saying("is GIVENBACK by"), 1, "{lines:#?}");
+    assert_eq!(saying("has failed *****"), 1, "{lines:#?}");
+    until("notices", || (told(&farm).len() >= 2).then_some(()));
+    master.stop();
+    assert_eq!(
+        told(&farm),
+        [json!([2, "FAILEDTOBUILD"]), json!([4, "CHROOTWAIT"])]
+    );
+    assert_eq!(farm.names("home/results/grabbing"), [""; 0]);
+    check_manners(&fakes);
+}
+
+/// Checks the row, the log and the results of a build that has ended.
+fn check_verdict(farm: &Farm, build: i64, verdict: &str, state: i64) {
+    let [deb, changes] = &package(&format!("source{build}_1.0-{build}"), "i386")[..] else {
+        panic!("a package and its .changes");
+    };
+    let row = farm.db.row(&format!(
+        "SELECT state, dependencies, leaf, failure_count FROM build WHERE id = {build}"
+    ));
+    let again = has_two_attempts(verdict);
+    let cookie = farm.cookie(build, if again { 2 } else { 1 });
+    let wanted = (verdict == "DEPFAIL").then_some(WANTED);
+    let leaf = (state == FULLYBUILT).then_some(&cookie);
+    // An abort counts against the build, as no master asked for it.
+    let failures = i64::from(verdict == "ABORTED");
+    assert_eq!(row, json!([state, wanted, leaf, failures]), "{verdict}");
+    let log = match again {
+        false => format!("the log of {build}\n"),
+        true => "a better one\n".to_owned(),
+    };
+    assert_eq!(farm.stored_log(build), log, "{verdict}");
+    let folder = format!("home/results/incoming/{cookie}");
+    if state == FULLYBUILT {
+        assert_eq!(farm.names(&folder), [changes.0.clone(), deb.0.clone()]);
+        for (name, bytes) in [deb, changes] {
+            assert_eq!(farm.read(&format!("{folder}/{name}")).as_bytes(), bytes);
+        }
+    } else {
+        assert!(!farm.path(&folder).exists(), "{verdict}");
     }
 }
 
-fn builders_without_a_job(engine: Engine) {
+fn a_builder_without_a_job_is_cleaned_or_failed(engine: Engine) {
     let farm = farm(engine, "");
     let _librarian = farm.librarian();
     let waiting = |cookie: &str| State::Waiting {
@@ -232,7 +246,7 @@ fn builders_without_a_job(engine: Engine) {
     check_manners(&fakes);
 }
 
-fn jobs_on_builders_that_are_not_at_them(engine: Engine) {
+fn a_job_whose_builder_does_not_have_it_goes_back_to_the_queue(engine: Engine) {
     let farm = farm(engine, "");
     let _librarian = farm.librarian();
     // Jobs as another master's were: 1 on a builder that was disabled, 2 on one that is idle, 3 on
@@ -311,7 +325,7 @@ fn jobs_on_builders_that_are_not_at_them(engine: Engine) {
     check_manners(&fakes);
 }
 
-fn a_slave_that_does_not_answer_delays_nobody(engine: Engine) {
+fn a_slave_that_does_not_answer_delays_no_other(engine: Engine) {
     let farm = farm(engine, "");
     let _librarian = farm.librarian();
     let (stalling, gone, angry, good) = (
@@ -360,7 +374,7 @@ fn a_slave_that_does_not_answer_delays_nobody(engine: Engine) {
     check_manners([&good]);
 }
 
-fn cancelling(engine: Engine) {
+fn a_cancelled_build_ends_whatever_its_slave_does(engine: Engine) {
     let farm = farm(engine, "cancel_timeout = 2\n");
     let _librarian = farm.librarian();
     // 1 stops when it is told to, 2 never does, 3 refuses to be told, 4 has ended by itself.
@@ -425,16 +439,17 @@ fn cancelling(engine: Engine) {
     clean_and_idle(&farm, 4);
     master.stop();
     check_manners(&fakes);
+}
 
-    // What is asked while no master is there is done by the next one.
-    let fake = &fakes[0];
-    fake.behave();
+fn the_next_master_cancels_what_the_last_one_did_not(engine: Engine) {
+    let farm = farm(engine, "cancel_timeout = 2\n");
+    let _librarian = farm.librarian();
+    let fake = Fake::start("i386");
     fake.works(Work::goes_on());
-    farm.db
-        .execute("UPDATE builder SET manual = TRUE WHERE name <> 'builder1'");
+    farm.add_builder("builder1", &fake);
     farm.add_builds(5, 5, |_| 10);
     let master = farm.master("master");
-    fake.wait_for("build", 2, Duration::from_secs(30));
+    fake.wait_for("build", 1, Duration::from_secs(30));
     master.kill();
     farm.db.execute(
         "UPDATE build_queue SET status = 2 WHERE status = 1;
@@ -442,11 +457,12 @@ fn cancelling(engine: Engine) {
     );
     let master = farm.master("master");
     farm.wait_state(5, CANCELLED);
-    clean_and_idle(&farm, 4);
+    clean_and_idle(&farm, 1);
     master.stop();
+    check_manners([&fake]);
 }
 
-fn virtual_builders(engine: Engine) {
+fn a_virtual_builder_is_reset_before_each_job(engine: Engine) {
     let farm = farm(engine, "");
     let noted = farm.path("home/reset").display().to_string();
     let command = format!("{QUICK}reset_command = mkdir -p {noted}/%(vm_host)s/%(buildd_name)s\n");

@@ -6,6 +6,7 @@ use std::os::unix::fs::{MetadataExt as _, chown, symlink};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::json;
 
@@ -43,50 +44,109 @@ fn process_of(site: &Site, run: &Path) -> Child {
         .unwrap()
 }
 
-#[test]
-fn what_dead_builds_left_is_named_and_removed() {
-    let site = Site::new("");
-    let journal = site.path("home/journal");
-    fs::create_dir(&journal).unwrap();
-    site.give(&journal);
-    make_work_tree(&site, "home/build-dead1");
-    make_work_tree(&site, "home/build-dead2");
-    // Of a person: the name is that of a build, the content is not.
-    make_tree(&site, "home/build-area");
-    for folder in [
-        "home/sessions",
-        "home/sessions/dead1",
-        "home/sessions/hand-chroot-1",
-    ] {
-        fs::create_dir(site.path(folder)).unwrap();
-        site.give(&site.path(folder));
-    }
-    // What is no session, and one that somebody uses.
-    make_tree(&site, "home/sessions/notes");
-    let mut user = Command::new("sh");
-    user.args(["-c", "read line", "-"])
-        .arg(site.path("home/sessions/hand-chroot-1"));
-    let mut user = user.stdin(Stdio::piped()).spawn().unwrap();
-    // Names that are no build's, and things that are no folders.
-    make_tree(&site, "home/build-not a build");
-    make_tree(&site, "home/build-");
-    make_tree(&site, "home/rebuild-1");
-    make_tree(&site, "elsewhere");
-    fs::write(site.path("home/build-file"), "x").unwrap();
-    symlink(site.path("elsewhere"), site.path("home/build-link")).unwrap();
-    // A build by hand, which has its own journal, and lives.
-    make_work_tree(&site, "home/build-hand-hello-1");
-    let hand = site.path("home/by-hand/hand-hello-1/hand-hello-1");
-    let mut by_hand = process_of(&site, &hand);
-    let mut stray = process_of(&site, &journal.join("dead2"));
+/// A site with what two dead builds left, and with much that looks like it. Its child processes:
+struct Leftovers {
+    /// Uses the session `hand-chroot-1`.
+    user: Child,
+    /// Belongs to a build that the command line runs, with a journal of its own.
+    other_build: Child,
+    /// Belongs to the dead build `dead2`.
+    stray: Child,
+    _alone: MutexGuard<'static, ()>,
+}
 
-    let mut daemon = Daemon::start_in(site);
-    let ended = until("end of the stray process", || stray.try_wait().unwrap());
+/// A daemon looks for the processes of a build on the whole host, by the id of the build. The ids
+/// are the same in all of these sites, so there is only one of them at a time.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Leftovers {
+    fn make(site: &Site) -> Self {
+        let alone = alone();
+        let journal = site.path("home/journal");
+        fs::create_dir(&journal).unwrap();
+        site.give(&journal);
+        make_work_tree(site, "home/build-dead1");
+        make_work_tree(site, "home/build-dead2");
+        // Named like the tree of a build, with other content.
+        make_tree(site, "home/build-area");
+        for folder in [
+            "home/sessions",
+            "home/sessions/dead1",
+            "home/sessions/hand-chroot-1",
+        ] {
+            fs::create_dir(site.path(folder)).unwrap();
+            site.give(&site.path(folder));
+        }
+        // Not a session.
+        make_tree(site, "home/sessions/notes");
+        let mut user = Command::new("sh");
+        user.args(["-c", "read line", "-"])
+            .arg(site.path("home/sessions/hand-chroot-1"));
+        // Names that no build has, and files that are no folders.
+        make_tree(site, "home/build-not a build");
+        make_tree(site, "home/build-");
+        make_tree(site, "home/rebuild-1");
+        make_tree(site, "elsewhere");
+        fs::write(site.path("home/build-file"), "x").unwrap();
+        symlink(site.path("elsewhere"), site.path("home/build-link")).unwrap();
+        make_work_tree(site, "home/build-hand-hello-1");
+        let other_build = site.path("home/by-hand/hand-hello-1/hand-hello-1");
+        Self {
+            user: user.stdin(Stdio::piped()).spawn().unwrap(),
+            other_build: process_of(site, &other_build),
+            stray: process_of(site, &journal.join("dead2")),
+            _alone: alone,
+        }
+    }
+}
+
+impl Drop for Leftovers {
+    fn drop(&mut self) {
+        for child in [&mut self.user, &mut self.other_build, &mut self.stray] {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+#[test]
+fn a_dead_builds_tree_session_and_processes_are_removed_and_named() {
+    let site = Site::new("");
+    let mut left = Leftovers::make(&site);
+    let daemon = Daemon::start_in(site);
+    let ended = until("end of the stray process", || {
+        left.stray.try_wait().unwrap()
+    });
     assert!(!ended.success());
+    for gone in [
+        "home/build-dead1",
+        "home/build-dead2",
+        "home/sessions/dead1",
+    ] {
+        assert!(!daemon.path(gone).exists(), "{gone}");
+    }
+    let said = daemon.said();
+    let pid = format!("killing process {} (sleep)", left.stray.id());
+    for named in ["build-dead1", "build-dead2", "sessions/dead1", &pid] {
+        assert!(said.contains(named), "{named}: {said}");
+    }
+}
+
+#[test]
+fn files_and_processes_that_no_dead_build_left_are_kept() {
+    let site = Site::new("");
+    let mut left = Leftovers::make(&site);
+    let daemon = Daemon::start_in(site);
+    until("end of the stray process", || {
+        left.stray.try_wait().unwrap()
+    });
     assert_eq!(
-        by_hand.try_wait().unwrap(),
+        left.other_build.try_wait().unwrap(),
         None,
-        "somebody else's lives on"
+        "the process of another build lives"
     );
     let expect = [
         "build-",
@@ -102,8 +162,6 @@ fn what_dead_builds_left_is_named_and_removed() {
     ];
     assert_eq!(daemon.names("home"), expect);
     assert_eq!(daemon.names("home/sessions"), ["hand-chroot-1", "notes"]);
-    user.kill().unwrap();
-    user.wait().unwrap();
     for kept in [
         "elsewhere",
         "home/build-area",
@@ -113,15 +171,16 @@ fn what_dead_builds_left_is_named_and_removed() {
     ] {
         assert!(daemon.path(kept).join("a/b/c/file").exists(), "{kept}");
     }
-    let said = daemon.said();
-    let pid = format!("killing process {} (sleep)", stray.id());
-    for named in ["build-dead1", "build-dead2", "sessions/dead1", &pid] {
-        assert!(said.contains(named), "{named}: {said}");
-    }
+}
 
-    // The build that there is keeps what it has.
-    by_hand.kill().unwrap();
-    by_hand.wait().unwrap();
+#[test]
+fn a_running_build_keeps_its_tree_until_its_process_ends() {
+    let site = Site::new("");
+    let mut left = Leftovers::make(&site);
+    let mut daemon = Daemon::start_in(site);
+    assert!(daemon.path("home/build-hand-hello-1").exists());
+    left.other_build.kill().unwrap();
+    left.other_build.wait().unwrap();
     daemon.on("sbuild", "sleep 1000 & hold; exit 2");
     daemon.build("b1", json!({}));
     daemon.wait_at("sbuild");
@@ -206,6 +265,7 @@ fn no_mount_is_entered() {
     if !may_mount("leftovers with something mounted in them") {
         return;
     }
+    let _alone = alone();
     let site = Site::new("");
     make_tree(&site, "precious");
     fs::write(site.path("precious/file"), "precious").unwrap();
