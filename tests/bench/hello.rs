@@ -16,6 +16,8 @@ use crate::support::real_slave::Slave;
 
 /// Between two looks at a build.
 const POLL: Duration = Duration::from_millis(100);
+/// The longest that a build may take.
+const LONG: Duration = Duration::from_secs(600);
 
 /// Debian's `hello`, from `build` to WAITING in a chroot that is unpacked already, beside
 /// `dpkg-buildpackage` in a chroot that has its build dependencies; and where the rest goes.
@@ -80,6 +82,7 @@ fn build(slave: &Slave, source: &[PathBuf]) -> (Sample, Vec<(String, f64)>) {
     let began = Instant::now();
     slave.begin_with(&slave.machine.chroot_sum, files, json!({}));
     while slave.status()[0] != "BuilderStatus.WAITING" {
+        assert!(began.elapsed() < LONG, "the build does not end");
         thread::sleep(POLL);
     }
     let figure = began.elapsed().as_secs_f64();

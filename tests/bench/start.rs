@@ -15,7 +15,7 @@ use super::content::place;
 use super::measure::{Sample, Watch, by_turns, memory_bytes};
 use super::reference::{PYTHON, Server, free_port};
 use super::table::{Line, Target, Unit};
-use crate::support::{Daemon, Site};
+use crate::support::{DEADLINE, Daemon, Site};
 
 const TIME: Duration = Duration::from_secs(3);
 
@@ -104,6 +104,7 @@ fn first_answer(mut command: Command, answers: impl Fn() -> bool) -> Sample {
     let mut child = command.stdin(Stdio::null()).spawn().unwrap();
     while !answers() {
         assert!(child.try_wait().unwrap().is_none(), "{command:?} has ended");
+        assert!(began.elapsed() < DEADLINE, "{command:?} does not answer");
         thread::sleep(Duration::from_micros(200));
     }
     let millis = began.elapsed().as_secs_f64() * 1e3;

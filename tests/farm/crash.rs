@@ -1,6 +1,6 @@
 //! A master killed at each row of the crash table (master spec §6.4), and the one that comes after.
 
-use std::time::Duration;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -295,9 +295,13 @@ fn a_librarian_that_is_away(engine: Engine) {
     assert_eq!(fake.called("build").len(), 1);
     assert_eq!(farm.stored_log(1), "a log of the build\n");
 
-    // A database that is busy for a while is waited for.
+    // The master waits for a database that is locked until its lease has expired.
     let held = farm.db.hold();
-    std::thread::sleep(Duration::from_secs(3));
+    until("expiry of the lease", || {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let lease = farm.db.number("SELECT lease_until FROM builder");
+        (now.as_millis() > lease.cast_unsigned().into()).then_some(())
+    });
     drop(held);
     farm.add_builds(2, 2, |_| 10);
     farm.wait_state(2, FULLYBUILT);

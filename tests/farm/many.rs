@@ -53,6 +53,7 @@ fn nothing_is_lost_and_nothing_done_twice(engine: Engine) {
             begun.elapsed() < limit,
             "{built} of {jobs} built in {limit:?}"
         );
+        // The pace of the kills.
         std::thread::sleep(Duration::from_millis(700));
         // Not for ever: every kill costs a lease.
         if kills < 10 {

@@ -38,6 +38,7 @@ fn one_master_looks_at_every_builder_in_time() {
     let figures = |what: &str, fakes: &[Fake]| {
         let mut measured = Measure::begin(&farm, fakes, master.child.id());
         while measured.at.elapsed() < period {
+            // The interval at which commits are counted.
             std::thread::sleep(Duration::from_millis(200));
             measured.commits.look();
         }

@@ -127,6 +127,7 @@ pub(crate) fn crowd(
                 _ => {}
             }
         }
+        // The pace of the clients.
         std::thread::sleep(BEAT.saturating_sub(beat.elapsed()));
     }
 }

@@ -100,6 +100,7 @@ impl Siege {
         let mut answer = self.ask(address, &call("status"));
         // For a moment, all may have asked and none been heard yet: who is told so asks again.
         while self.crowded && answer.as_ref().is_ok_and(|answer| answer.status == 503) {
+            assert!(begun.elapsed() < DEADLINE, "503 for {DEADLINE:?}");
             std::thread::sleep(BEAT);
             answer = self.ask(address, &call("status"));
         }
@@ -122,6 +123,7 @@ impl Siege {
     pub(crate) fn watch(&self, ending: Instant) {
         while Instant::now() < ending {
             self.check_status(self.stranger());
+            // The pace at which the stranger asks.
             std::thread::sleep(PAUSE);
         }
         self.check_memory();

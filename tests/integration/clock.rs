@@ -81,7 +81,7 @@ fn a_clock_that_is_turned_ends_no_build_and_delays_none() {
         daemon.build("b1", json!({}));
         daemon.wait_at("sbuild");
         turn(&daemon, there);
-        // What waits gets a chance to take it amiss.
+        // Time passes for a process that waits by the turned clock.
         std::thread::sleep(Duration::from_millis(300));
         assert_eq!(daemon.state(), "BUILDING");
         daemon.kill();
@@ -151,6 +151,7 @@ fn a_clock_that_is_turned_hurts_no_download() {
                     .then_some(())
             });
             turn(&daemon, there);
+            // Time passes for the download by the turned clock.
             std::thread::sleep(Duration::from_millis(100));
             gate.open();
             asking.join().unwrap()

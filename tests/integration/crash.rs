@@ -78,6 +78,7 @@ fn round(daemon: &mut Daemon, chance: &mut Chance, usual: Duration) {
     daemon.reset();
     daemon.on("sbuild", SBUILD);
     daemon.build("b1", json!({}));
+    // The moment of the kill is what a round varies.
     thread::sleep(after);
     let mut shim_killed = false;
     match victim {

@@ -145,6 +145,7 @@ fn a_stop_in_mid_clean_forgets_all_or_nothing() {
             );
             crate::support::exchange(port, format!("{head}{body}").as_bytes()).is_ok()
         });
+        // Each round stops the daemon at another moment of the clean.
         thread::sleep(Duration::from_millis(round * 3));
         stop(&mut daemon, Signal::SIGTERM, 1);
         let answered = cleaning.join().unwrap();
@@ -295,6 +296,7 @@ fn the_answer_to_a_build_is_true_also_when_a_stop_comes_with_it() {
             let answer = crate::support::exchange(port, format!("{head}{body}").as_bytes());
             answer.is_ok_and(|answer| answer.text().contains("BUILDING"))
         });
+        // Each round kills the daemon at another moment of the call.
         thread::sleep(Duration::from_millis(round * 2));
         daemon.signal(Signal::SIGKILL);
         daemon.wait_end();

@@ -9,6 +9,7 @@ use serde_json::json;
 use crate::support::machine::{machine, stdout, sum};
 use crate::support::package::Package;
 use crate::support::real_slave::Slave;
+use crate::support::until;
 
 #[test]
 fn a_tarball_is_unpacked_by_its_content_whatever_its_layout() {
@@ -47,8 +48,11 @@ fn a_tarball_is_unpacked_by_its_content_whatever_its_layout() {
         slave.begin_in(&sum("sha1sum", &tarball), &source, json!({}));
         slave.await_log("] UPDATE");
         slave.call("abort", &[]);
-        while slave.status()[0] == "BuilderStatus.ABORTING" {}
-        assert_eq!(slave.status()[0], "BuilderStatus.ABORTED", "{option}");
+        let ended = until("end of the abort", || {
+            let status = slave.status();
+            (status[0] != "BuilderStatus.ABORTING").then_some(status)
+        });
+        assert_eq!(ended[0], "BuilderStatus.ABORTED", "{option}");
         slave.assert_gone();
         slave.call("clean", &[]);
     }

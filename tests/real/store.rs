@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use crate::support::machine::{Machine, machine, stdout, sum};
 use crate::support::package::Package;
 use crate::support::real_slave::Slave;
+use crate::support::{DEADLINE, within};
 
 /// Packs enough of a system for a session, too little for apt, and `mib` MiB of ballast. A build in
 /// it stays in UPDATE for ten seconds.
@@ -56,14 +57,11 @@ fn sorted(sums: &[&String]) -> Vec<String> {
 }
 
 fn wait_for(slave: &Slave, word: &str) -> Value {
-    let begun = Instant::now();
-    loop {
+    let word = format!("BuilderStatus.{word}");
+    within(Duration::from_secs(60), &word, || {
         let status = slave.status();
-        if status[0] == format!("BuilderStatus.{word}") {
-            return status;
-        }
-        assert!(begun.elapsed() < Duration::from_secs(60), "{status}");
-    }
+        (status[0] == word).then_some(status)
+    })
 }
 
 /// Begins a build in a chroot and waits until it is in its session.
@@ -126,6 +124,14 @@ fn the_chroot_used_longest_ago_goes_unless_somebody_uses_it() {
     assert_eq!(trees(&chroots), sorted(&[&a, &e]));
 }
 
+/// Waits for a condition and asks for it without a pause, as it may soon be over.
+fn until_soon(what: &str, holds: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < DEADLINE, "no {what} in {DEADLINE:?}");
+    }
+}
+
 fn signal(words: &[&str], signal: Signal) {
     for pid in processes(words) {
         // It may have ended by itself, or with its parent.
@@ -156,10 +162,9 @@ fn a_chroot_half_unpacked_by_a_crash_never_counts() {
     let place = chroots.to_str().unwrap().to_owned();
     for journal_is_lost in [false, true] {
         slave.begin_in(&sum, &source, json!({}));
-        let begun = Instant::now();
-        while !trees(&chroots).iter().any(|name| name.starts_with(".tmp-")) {
-            assert!(begun.elapsed() < Duration::from_secs(30));
-        }
+        until_soon("chroot half unpacked", || {
+            trees(&chroots).iter().any(|name| name.starts_with(".tmp-"))
+        });
         // It goes no further while the rest is killed.
         signal(&["unpack", &place], Signal::SIGSTOP);
         slave.kill();
@@ -168,7 +173,9 @@ fn a_chroot_half_unpacked_by_a_crash_never_counts() {
         signal(&["unpack", &place], Signal::SIGKILL);
         if journal_is_lost {
             // Before the sweep at the start has a chance: nobody knows of that build any more.
-            while !processes(&["unpack", &place]).is_empty() {}
+            until_soon("end of the unpacking", || {
+                processes(&["unpack", &place]).is_empty()
+            });
             fs::remove_dir_all(&run).unwrap();
             assert!(trees(&chroots).iter().all(|name| name.starts_with(".tmp-")));
         }

@@ -24,11 +24,11 @@ fn an_abort_leaves_nothing_of_the_most_stubborn_package() {
     let marker = "stubborn-marker-7341";
     // In sessions of their own, orphans, deaf to all that can be ignored; and the build waits.
     let script = format!(
-        "stubborn() {{ setsid sh -c 'trap \"\" TERM HUP INT QUIT PIPE; (while :; do sleep 1; done) & \
+        "stubborn() {{ setsid sh -c 'trap \"\" TERM HUP INT QUIT PIPE; : >up-$$; (while :; do sleep 1; done) & \
          while :; do sleep 1; done' {marker} & }}
          for n in 1 2 3 4 5; do (stubborn &); done
          trap '' TERM HUP INT
-         sleep 1
+         until [ \"$(ls | grep -c ^up-)\" = 5 ]; do sleep 0.1; done
          echo all are up
          while :; do sleep 1; done"
     );

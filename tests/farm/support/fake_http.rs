@@ -97,6 +97,7 @@ fn respond(shared: &Shared, request: &Request, stream: &mut TcpStream, life: u32
         (inner.manners(&what), inner.delay)
     };
     if !delay.is_zero() {
+        // A slave that is slow to answer.
         thread::sleep(delay);
     }
     let usual = || match request.verb.as_str() {
