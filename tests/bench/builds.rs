@@ -1,4 +1,4 @@
-//! How fast is a log taken in, and how soon is a build gone that does not want to go?
+//! The throughput of build logs, and the time of an abort.
 
 use std::fs;
 use std::path::Path;
@@ -13,16 +13,15 @@ use super::measure::{Sample, Usage, Watch, by_turns, time};
 use super::table::{Line, Target, Unit};
 use crate::support::{Daemon, within};
 
-/// How many builds are aborted.
+/// The number of aborted builds.
 pub(crate) const ABORTS: usize = 20;
-/// How many trees of processes each of them has.
+/// The number of process trees in each of them.
 const TREES: usize = 400;
 const MEGABYTES: usize = 400;
 /// The longest that any build here takes.
 const LONG: Duration = Duration::from_secs(120);
 
-/// A login session of its own for each tree; nothing in it heeds a signal, and each tree has a
-/// process that goes on forking.
+/// Each tree has its own login session, ignores signals, and has a process that keeps forking.
 const STUBBORN: &str = "\
 $SIG{$_} = 'IGNORE' for qw(TERM INT HUP);
 for (1 .. TREES) {
@@ -36,7 +35,7 @@ open my $ready, '>', \"$ARGV[0]/at-sbuild\";
 sleep 1000;
 ";
 
-/// A program that writes as fast as it can, into the log of a public and of a private build.
+/// Measures a program that writes at full speed into the log of a public and of a private build.
 pub(crate) fn log(plan: &Plan) -> Vec<Line> {
     let whole = plan.content.log("log", MEGABYTES);
     let part = plan.content.log("part", MEGABYTES / 4);
@@ -78,8 +77,8 @@ pub(crate) fn log(plan: &Plan) -> Vec<Line> {
     lines
 }
 
-/// Has a build say what is in `file`; the figure is megabytes a second, the cost that of the shim
-/// and the program.
+/// Runs a build that prints `file`. The figure is megabytes a second, the cost that of the shim and
+/// the program.
 fn ingest(daemon: &Daemon, file: &Path, private: bool) -> Sample {
     daemon.reset();
     daemon.on("sbuild", &format!("cat {}; exit 3", file.display()));
@@ -93,7 +92,7 @@ fn ingest(daemon: &Daemon, file: &Path, private: bool) -> Sample {
     let mut usage = Usage::default();
     within(LONG, "end of the log", || {
         let now = watch.usage();
-        // Once it has ended there is nothing to read any more.
+        // A process that has ended has no figures.
         if now.peak_bytes > 0 {
             usage = now;
         }
@@ -124,7 +123,7 @@ fn cat(from: &Path, to: &Path) -> Sample {
     Sample { figure, usage }
 }
 
-/// From the answer to `abort` until the build is over and nothing of it is there.
+/// Measures from the answer to `abort` until the build has ended and has no process.
 pub(crate) fn abort(_plan: &Plan) -> Vec<Line> {
     let daemon = Daemon::start("");
     fs::write(

@@ -1,4 +1,4 @@
-//! A client that costs little: both servers share the machine with it.
+//! A cheap client, as it shares the machine with both servers.
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::rpc::render_call;
 
-/// What is called, and how.
+/// A call, and the kind of its connection.
 #[derive(Clone)]
 pub(crate) struct Caller {
     port: u16,
@@ -16,8 +16,8 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    /// A caller of an XML-RPC method without parameters but `text`. With a connection for each
-    /// call it speaks HTTP/1.0, as masters do.
+    /// A caller of an XML-RPC method with the parameter `text`, or without one if it is empty.
+    /// Without `keep_alive` it speaks HTTP/1.0, as masters do.
     pub(crate) fn new(port: u16, method: &str, text: &str, keep_alive: bool) -> Self {
         let parameters: Vec<_> = (!text.is_empty())
             .then(|| text.into())
@@ -37,7 +37,7 @@ impl Caller {
         }
     }
 
-    /// Calls for so long on so many connections; returns the calls made in a second.
+    /// Calls for `time` on so many connections; returns the calls per second.
     pub(crate) fn rate(&self, connections: usize, time: Duration) -> f64 {
         let began = Instant::now();
         let until = began + time;
@@ -63,7 +63,7 @@ impl Caller {
         calls
     }
 
-    /// Makes one call on a connection of its own; returns how long that took.
+    /// Makes one call on a new connection; returns the time it took.
     pub(crate) fn once(&self) -> io::Result<Duration> {
         let began = Instant::now();
         self.call_on(&mut None)?;
@@ -82,7 +82,7 @@ impl Caller {
     }
 }
 
-/// Reads one answer and forgets it.
+/// Reads and discards one answer.
 fn read_answer(stream: &mut TcpStream) -> io::Result<()> {
     let mut answer = [0; 16 << 10];
     let mut have = 0;
@@ -102,7 +102,7 @@ fn read_answer(stream: &mut TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads the length of the body out of the head of a good answer.
+/// Returns the Content-Length of a 200 answer.
 fn body_bytes(head: &[u8]) -> io::Result<usize> {
     let head = String::from_utf8_lossy(head).to_ascii_lowercase();
     let (_, length) = head
@@ -118,7 +118,7 @@ fn body_bytes(head: &[u8]) -> io::Result<usize> {
         .ok_or_else(|| io::Error::other(head))
 }
 
-/// Fetches a file on so many connections at once and forgets it; returns the bytes per second.
+/// Downloads and discards a file on so many connections at once; returns the bytes per second.
 pub(crate) fn download(port: u16, path: &str, readers: usize, bytes: u64) -> f64 {
     let began = Instant::now();
     let read_one = || {

@@ -1,4 +1,4 @@
-//! The large files that are sent, fetched, gathered and logged.
+//! The large files for the measurements.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write as _};
@@ -11,10 +11,10 @@ use tempfile::TempDir;
 
 use crate::support::machine::sum;
 
-/// The length of "1 GiB".
+/// 1 GiB.
 pub(crate) const BIG_BYTES: u64 = 1 << 30;
 
-/// Large files, made when they are first wanted.
+/// Large files, made on first use.
 pub(crate) struct Content {
     dir: TempDir,
     big: OnceLock<String>,
@@ -33,7 +33,7 @@ impl Content {
         }
     }
 
-    /// A file of 1 GiB without any pattern, and its SHA-1.
+    /// A file of 1 GiB of pseudo-random bytes, and its SHA-1.
     pub(crate) fn big(&self) -> (PathBuf, &str) {
         let path = self.dir.path().join("big");
         let sum = self.big.get_or_init(|| {
@@ -51,8 +51,8 @@ impl Content {
         (path, sum)
     }
 
-    /// Makes a file of log lines, about that long: what a compiler says, and once in a while a URL
-    /// with a password.
+    /// Makes a file of about that length with lines of a compiler, and sometimes a URL with a
+    /// password.
     pub(crate) fn log(&self, name: &str, megabytes: usize) -> PathBuf {
         let path = self.dir.path().join(name);
         let mut text = String::new();
@@ -88,7 +88,7 @@ fn next(word: &mut u64) -> u64 {
     *word
 }
 
-/// Copies a file to another file system, or not if it is the same.
+/// Links a file, or copies it to another file system.
 pub(crate) fn place(from: &Path, to: &Path) {
     if fs::hard_link(from, to).is_err() {
         let mut copy = Command::new("cp");

@@ -1,4 +1,4 @@
-//! How many calls a second are answered, and at what cost?
+//! The rate and the cost of calls.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::support::Daemon;
 
 const TIME: Duration = Duration::from_millis(600);
 
-/// `echo` on one and on eight connections, kept and one per call.
+/// Measures `echo` on one and on eight connections, persistent and one per call.
 pub(crate) fn rows(plan: &Plan) -> Vec<Line> {
     let daemon = Daemon::start("");
     let twisted = Server::twisted();
@@ -54,7 +54,7 @@ pub(crate) fn rows(plan: &Plan) -> Vec<Line> {
     lines
 }
 
-/// The same run with another figure: microseconds of processor time for each call.
+/// Replaces the figure by the processor time of a call in microseconds.
 fn cost_of_a_call(sample: &Sample) -> Sample {
     let calls = sample.figure * TIME.as_secs_f64();
     Sample {

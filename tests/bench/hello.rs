@@ -1,4 +1,4 @@
-//! What does a build cost beyond the package's own?
+//! The overhead of a build.
 
 use std::fs;
 use std::path::PathBuf;
@@ -14,13 +14,13 @@ use super::table::{Line, Target, Unit};
 use crate::support::machine::{Machine, machine, stdout};
 use crate::support::real_slave::Slave;
 
-/// Between two looks at a build.
+/// The pause between two `status` calls.
 const POLL: Duration = Duration::from_millis(100);
 /// The longest that a build may take.
 const LONG: Duration = Duration::from_secs(600);
 
-/// Debian's `hello`, from `build` to WAITING in a chroot that is unpacked already, beside
-/// `dpkg-buildpackage` in a chroot that has its build dependencies; and where the rest goes.
+/// Measures Debian's `hello` from `build` to WAITING in an unpacked chroot, and `dpkg-buildpackage`
+/// in a chroot with the build dependencies; then the time of each stage.
 pub(crate) fn rows(plan: &Plan) -> Vec<Line> {
     let Some(machine) = machine() else {
         return Vec::new();
@@ -31,7 +31,7 @@ pub(crate) fn rows(plan: &Plan) -> Vec<Line> {
         .collect();
     let slave = Slave::start(machine, "hello", "");
     let bare = Bare::prepare(machine, &source);
-    // The first one unpacks.
+    // The first build unpacks the chroot.
     build(&slave, &source);
     let mut parts: Vec<Vec<(String, f64)>> = Vec::new();
     let (ours, theirs) = by_turns(
@@ -74,9 +74,9 @@ pub(crate) fn rows(plan: &Plan) -> Vec<Line> {
     lines
 }
 
-/// Builds once; returns the parts as well, and the seconds each took.
+/// Builds once; returns the sample, and the seconds of each stage.
 fn build(slave: &Slave, source: &[PathBuf]) -> (Sample, Vec<(String, f64)>) {
-    // What it has waited for counts as its own: the shim, and all that did the build.
+    // The figures of the daemon include those of the children it has waited for.
     let watch = Watch::new(&[slave.process.id()]);
     let files = slave.send(source);
     let began = Instant::now();
@@ -102,7 +102,7 @@ fn build(slave: &Slave, source: &[PathBuf]) -> (Sample, Vec<(String, f64)>) {
         let (name, secs) = stage.trim_end_matches(" s").split_once(' ').unwrap();
         (name.to_owned(), secs.parse().unwrap())
     });
-    // In whole seconds, as sbuild gives them.
+    // sbuild prints these in whole seconds.
     let inside = ["Install-Time", "Build-Time"].map(|name| {
         let secs = said(&format!("{name}: ")).trim().parse().unwrap();
         (format!("SBUILD {name}"), secs)

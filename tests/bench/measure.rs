@@ -1,4 +1,4 @@
-//! What does a run give, and what does it cost?
+//! The figures and the cost of a run.
 
 use std::collections::HashMap;
 use std::fs;
@@ -10,22 +10,22 @@ use std::time::{Duration, Instant};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{Pid, SysconfVar, sysconf};
 
-/// One run: its figure, in whatever unit, and its cost.
+/// One run: its figure and its cost.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sample {
     pub(crate) figure: f64,
     pub(crate) usage: Usage,
 }
 
-/// What processes have used.
+/// The resources that processes have used.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Usage {
     pub(crate) cpu_secs: f64,
-    /// The most that was resident; of several processes the sum.
+    /// The peak of resident memory, summed over the processes.
     pub(crate) peak_bytes: u64,
 }
 
-/// Does both by turns.
+/// Runs both alternately.
 pub(crate) fn by_turns(
     runs: usize,
     mut ours: impl FnMut() -> Sample,
@@ -34,17 +34,17 @@ pub(crate) fn by_turns(
     (0..runs).map(|_| (ours(), theirs())).unzip()
 }
 
-/// Looks at running processes from now on.
+/// Measures running processes.
 pub(crate) struct Watch {
     pids: Vec<u32>,
     cpu_secs: f64,
 }
 
 impl Watch {
-    /// Begins to watch; the peak of memory is reset.
+    /// Begins to measure; resets the peak of memory.
     pub(crate) fn new(pids: &[u32]) -> Self {
         for pid in pids {
-            // Refused only for a process that has just ended.
+            // This fails only for a process that has just ended.
             let _ = fs::write(format!("/proc/{pid}/clear_refs"), "5");
         }
         Self {
@@ -53,7 +53,7 @@ impl Watch {
         }
     }
 
-    /// The same of a process from its start on.
+    /// The same for a process from its start.
     pub(crate) fn since_start(pid: u32) -> Self {
         Self {
             pids: vec![pid],
@@ -61,7 +61,7 @@ impl Watch {
         }
     }
 
-    /// What they have used since.
+    /// The resources used since then.
     pub(crate) fn usage(&self) -> Usage {
         Usage {
             cpu_secs: cpu_of(&self.pids) - self.cpu_secs,
@@ -73,7 +73,7 @@ impl Watch {
         }
     }
 
-    /// The cost of this run, whose figure is `figure`.
+    /// A sample with this figure and the resources used since then.
     pub(crate) fn sample(&self, figure: f64) -> Sample {
         Sample {
             figure,
@@ -82,8 +82,7 @@ impl Watch {
     }
 }
 
-/// Runs a command that has to go well; returns the seconds it took and what it used, its children
-/// included.
+/// Runs a command that must succeed; returns its seconds and its usage, with that of its children.
 pub(crate) fn time(command: &mut Command) -> (f64, Usage) {
     let began = Instant::now();
     let mut child = command.spawn().unwrap();
@@ -134,7 +133,7 @@ fn cpu_of(pids: &[u32]) -> f64 {
     ticks as f64 / per_second as f64
 }
 
-/// A figure of `/proc/PID/status`, in bytes; 0 for a process that has ended.
+/// A value of `/proc/PID/status`, in bytes; 0 for a process that has ended.
 pub(crate) fn memory_bytes(pid: u32, key: &str) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let kib = text
@@ -177,7 +176,7 @@ pub(crate) fn descendants(root: i32) -> Vec<i32> {
     found
 }
 
-/// The middle one.
+/// The median.
 pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;

@@ -1,9 +1,9 @@
-//! `make bench`: how fast is it, against what Debian has for the same work?
+//! `make bench`: measures this program and Debian's programs for the same work.
 //!
-//! Prints one table. Every ratio is of figures taken in the same run, ours and the reference's by
-//! turns; nothing leaves the loopback, and nothing stays. Needs root or the user of the builds, and
-//! what `.ci/bench` installs. A row that cannot run says why, and the others go on. A target that is
-//! missed is no failure: the machine may be busy. Rows by name: `BENCH="echo abort" make bench`.
+//! It prints one table. The runs of both alternate, and a ratio compares two adjacent runs. All
+//! traffic stays on the loopback. The measurements need root or the user `buildd`, and the packages
+//! that `.ci/bench` installs. A row that cannot run prints the reason. A missed target is no
+//! failure, as the machine may be busy. `BENCH="echo abort" make bench` runs two rows.
 #![allow(clippy::print_stdout, clippy::exit)]
 
 mod builds;
@@ -36,7 +36,7 @@ use table::Line;
 /// The rows to measure and the number of runs, separated by blanks; `.ci/bench` sets it.
 const ROWS_VARIABLE: &str = "BUILDD_BENCH";
 
-/// A row: its name, and what measures it.
+/// A row: its name, and the function that measures it.
 type Row = (&'static str, fn(&Plan) -> Vec<Line>);
 
 const ROWS: [Row; 9] = [
@@ -51,11 +51,11 @@ const ROWS: [Row; 9] = [
     ("hello", hello::rows),
 ];
 
-/// How much is measured.
+/// The extent of the measurements.
 pub(crate) struct Plan {
-    /// Runs of each, ours and theirs; the median counts.
+    /// The number of runs of each program; the median counts.
     pub(crate) runs: usize,
-    /// The same of `hello`, each of which takes half a minute.
+    /// The same for `hello`, whose runs take half a minute each.
     pub(crate) builds: usize,
     pub(crate) content: Content,
 }
@@ -126,7 +126,7 @@ fn machine_note(plan: &Plan, began: Instant) -> String {
     )
 }
 
-/// On Ctrl-C nothing is left behind either; the folders are the script's to remove.
+/// Kills all descendants on Ctrl-C; the script removes the folders.
 fn end_all_on_signals() {
     let mut signals = Signals::new([SIGINT, SIGTERM]).unwrap();
     thread::spawn(move || {
@@ -137,7 +137,7 @@ fn end_all_on_signals() {
     });
 }
 
-/// Kills what this process started, at whatever remove, until there is none of it.
+/// Kills the descendants of this process until there are none.
 fn end_descendants() {
     let me = std::process::id().cast_signed();
     loop {

@@ -1,4 +1,4 @@
-//! The servers of Debian's that ours is compared with, each started for the time it is needed.
+//! Debian's servers for comparison, each running only while it is measured.
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use super::measure::{Watch, descendants};
 use crate::support::until;
 
-/// Debian's own Python, whatever else the machine has.
+/// Debian's Python.
 pub(crate) const PYTHON: &str = "/usr/bin/python3";
 
 const ECHO_SERVER: &str = "\
@@ -52,7 +52,7 @@ http {
 }
 ";
 
-/// A running server, and the folder it has.
+/// A running server and its folder.
 pub(crate) struct Server {
     child: Child,
     pub(crate) port: u16,
@@ -60,7 +60,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Twisted's XML-RPC server, echoing.
+    /// Twisted's XML-RPC server with an `echo` method.
     pub(crate) fn twisted() -> Self {
         let (dir, port) = (folder(), free_port());
         let mut command = Command::new(PYTHON);
@@ -68,7 +68,7 @@ impl Server {
         Self::start(command, dir, port)
     }
 
-    /// nginx as Debian sets it up, sendfile and all, with the files of [`Server::root`].
+    /// nginx with Debian's settings, such as sendfile, and the files of [`Server::root`].
     pub(crate) fn nginx() -> Self {
         let (dir, port) = (folder(), free_port());
         let path = dir.path().to_str().unwrap();
@@ -119,7 +119,7 @@ impl Server {
         self.child.id()
     }
 
-    /// Watches all its processes.
+    /// Measures all its processes.
     pub(crate) fn watch(&self) -> Watch {
         let pid = self.child.id();
         let children = descendants(pid.cast_signed());
@@ -139,7 +139,7 @@ impl Drop for Server {
     }
 }
 
-/// A folder that everybody can read.
+/// A folder that every user can read.
 fn folder() -> TempDir {
     let dir = tempfile::Builder::new()
         .prefix("buildd-bench-")
@@ -153,7 +153,7 @@ fn open_to_all(path: &Path) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-/// A port that nobody has at the moment.
+/// A free port.
 pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0")
         .unwrap()

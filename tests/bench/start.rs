@@ -1,4 +1,4 @@
-//! How soon is the first call answered, and how much memory does the slave take?
+//! The time to the first answer, and the memory of the slave.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -19,7 +19,7 @@ use crate::support::{DEADLINE, Daemon, Site};
 
 const TIME: Duration = Duration::from_secs(3);
 
-/// Start, idle memory, busy memory.
+/// Measures the start, the idle memory and the busy memory.
 pub(crate) fn rows(plan: &Plan) -> Vec<Line> {
     let (ours, theirs) = by_turns(plan.runs, our_start, python_start);
     let line = |what: &str, unit, ours, theirs, reference, target| Line {
@@ -98,7 +98,7 @@ fn python_start() -> Sample {
     })
 }
 
-/// From the start of a program to the first time that `answers`.
+/// Measures from the start of a program until `answers` returns true.
 fn first_answer(mut command: Command, answers: impl Fn() -> bool) -> Sample {
     let began = Instant::now();
     let mut child = command.stdin(Stdio::null()).spawn().unwrap();
@@ -136,7 +136,7 @@ fn twisted_idle() -> Sample {
     watch.sample(memory_bytes(twisted.pid(), "VmRSS") as f64)
 }
 
-/// Calls on 40 connections, four readers of a gigabyte and a download of one, all at once.
+/// Makes calls on 40 connections, four reads of a large file and a download of 1 GiB at once.
 fn busiest(plan: &Plan) -> Sample {
     let (big, sum) = plan.content.big();
     let nginx = Server::nginx();

@@ -1,4 +1,4 @@
-//! How long is `status` waited for, whatever else the slave does?
+//! The latency of `status` under load.
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,11 +20,11 @@ use crate::support::{Daemon, within};
 
 const TIME: Duration = Duration::from_millis(600);
 const CALLS: usize = 1000;
-/// Between two calls.
+/// The pause between two calls.
 const PAUSE: Duration = Duration::from_millis(1);
 const LONG: Duration = Duration::from_secs(120);
 
-/// `status` in BUILDING, and the worst of it during what makes a slave work.
+/// Measures `status` in BUILDING, and its worst latency under each kind of load.
 pub(crate) fn rows(plan: &Plan) -> Vec<Line> {
     let mut lines = long_log(plan);
     let twisted = Server::twisted();
@@ -36,7 +36,7 @@ pub(crate) fn rows(plan: &Plan) -> Vec<Line> {
     lines
 }
 
-/// The same while a chroot is unpacked; nothing where no real build can be made.
+/// The same while a chroot is unpacked; no row if real builds cannot run.
 pub(crate) fn unpacking(_plan: &Plan) -> Vec<Line> {
     let twisted = Server::twisted();
     let echo = Caller::new(twisted.port, "echo", "hello", false);
@@ -58,7 +58,7 @@ fn line(what: &str, (ours, theirs): Both) -> Line {
     }
 }
 
-/// Calls in a second while a build has written 1 GB of log, beside the same of an idle slave.
+/// Measures calls per second with 1 GB of log, and of an idle slave.
 fn long_log(plan: &Plan) -> Vec<Line> {
     let log = plan.content.log("gigabyte", 1000);
     let building = Daemon::start("[limits]\nlog_size = 4 GiB");
@@ -111,7 +111,7 @@ fn while_fetching(plan: &Plan, echo: &Caller) -> Both {
     let daemon = Daemon::start("");
     worst(&daemon, echo, |busy| {
         busy.on();
-        // What it is called matters only in the end, and costs nothing.
+        // The wrong hash makes the download fail at its end, so it can be repeated.
         let wrong = format!("{}{}", &sum[1..], &sum[..1]);
         daemon.ok(
             "ensurepresent",
@@ -143,7 +143,7 @@ fn while_gathering(plan: &Plan, echo: &Caller) -> Both {
 
 fn while_logging(echo: &Caller) -> Both {
     let daemon = Daemon::start("");
-    // A megabyte each hundredth of a second, as near as it can keep to that.
+    // The script prints a megabyte every 10 ms.
     let script = "exec perl -MTime::HiRes=time,sleep -e '
         $| = 1; $began = time; $text = (\"x\" x 99 . \"\\n\") x 10000;
         for (1 .. 3000) { print $text; $early = $began + $_ / 100 - time; sleep $early if $early > 0 }'";
@@ -188,7 +188,7 @@ fn worst(daemon: &Daemon, echo: &Caller, load: impl Fn(&Busy) + Sync) -> Both {
     worst_of(&status, &[daemon.pid()], echo, load)
 }
 
-/// Calls by turns while `load`, again and again, is under way; returns the worst of both.
+/// Calls both alternately while `load` repeats; returns the worst latency of both.
 fn worst_of(status: &Caller, pids: &[u32], echo: &Caller, load: impl Fn(&Busy) + Sync) -> Both {
     let busy = Busy::default();
     let watch = Watch::new(pids);
@@ -201,7 +201,7 @@ fn worst_of(status: &Caller, pids: &[u32], echo: &Caller, load: impl Fn(&Busy) +
         });
         let mut calls = 0;
         while calls < CALLS {
-            // Its panic is told when it is joined.
+            // The scope reports the panic of that thread.
             if loading.is_finished() {
                 break;
             }
@@ -222,7 +222,7 @@ fn worst_of(status: &Caller, pids: &[u32], echo: &Caller, load: impl Fn(&Busy) +
     (vec![watch.sample(millis(ours))], vec![theirs])
 }
 
-/// Something that goes on in one thread while another one measures.
+/// The state of a load in one thread while another thread measures.
 #[derive(Default)]
 struct Busy {
     on: AtomicBool,

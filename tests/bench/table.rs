@@ -9,16 +9,16 @@ pub(crate) struct Line {
     pub(crate) what: String,
     pub(crate) unit: Unit,
     pub(crate) ours: Vec<Sample>,
-    /// As many, by turns with ours; none where there is nothing to compare with.
+    /// As many as ours, or none if there is no reference.
     pub(crate) theirs: Vec<Sample>,
-    /// Whose those are.
+    /// The name of the reference.
     pub(crate) reference: &'static str,
     pub(crate) target: Target,
-    /// Whether the worst run counts, not the median.
+    /// Whether the worst run counts instead of the median.
     pub(crate) worst: bool,
 }
 
-/// What a figure is in.
+/// The unit of a figure.
 #[derive(Clone, Copy)]
 pub(crate) enum Unit {
     PerSecond,
@@ -26,14 +26,14 @@ pub(crate) enum Unit {
     Seconds,
     Milliseconds,
     Microseconds,
-    /// Given in bytes.
+    /// The figure is in bytes.
     Megabytes,
 }
 
-/// What is to be reached.
+/// The target of a row.
 #[derive(Clone, Copy)]
 pub(crate) enum Target {
-    /// Told for what it explains.
+    /// A row without a target.
     None,
     RatioAtLeast(f64),
     RatioAtMost(f64),
@@ -150,7 +150,7 @@ pub(crate) fn render(lines: &[Line]) -> Table {
     table
 }
 
-/// The processor time of a run, and the most memory of any.
+/// The processor time of a run, and the peak memory of all.
 fn cost(samples: &[Sample]) -> (String, String) {
     let usages: Vec<Usage> = samples.iter().map(|sample| sample.usage).collect();
     let peak = usages

@@ -1,4 +1,4 @@
-//! How fast do large files come in and go out?
+//! The throughput of large files.
 
 use std::fs;
 use std::path::Path;
@@ -15,10 +15,10 @@ use super::reference::Server;
 use super::table::{Line, Target, Unit};
 use crate::support::{Daemon, Site};
 
-/// The file system in memory where fsync costs nothing.
+/// A file system in memory, where fsync costs nothing.
 const MEMORY: &str = "/dev/shm";
 
-/// `ensurepresent` of 1 GiB, beside the same download by curl, which does not hash.
+/// Measures `ensurepresent` of 1 GiB, and the same download by curl, which does not hash.
 pub(crate) fn fetch(plan: &Plan) -> Vec<Line> {
     let (big, sum) = plan.content.big();
     let nginx = Server::nginx();
@@ -102,14 +102,14 @@ fn curl(url: &str, to: &Path, sync: bool) -> Sample {
     Sample { figure, usage }
 }
 
-/// GET of 1 GiB out of the cache, beside nginx with sendfile.
+/// Measures GET of 1 GiB from the cache, and from nginx with sendfile.
 pub(crate) fn send(plan: &Plan) -> Vec<Line> {
     let (big, sum) = plan.content.big();
     let daemon = Daemon::start("");
     place(&big, &daemon.path("home/filecache").join(sum));
     let nginx = Server::nginx();
     place(&big, &nginx.root().join("big"));
-    // The first reader may have to wait for a look at the file.
+    // The first read may have to wait until the file is hashed.
     let path = format!("/filecache/{sum}");
     download(daemon.port, &path, 1, BIG_BYTES);
     let runs = [1, 4].map(|readers| {

@@ -1,4 +1,5 @@
-//! The operator's commands that set a farm up and hand sources in: what they do, show and refuse.
+//! The operator's commands that set up a farm and submit sources: what they change, show and
+//! refuse.
 
 use std::fs;
 use std::path::PathBuf;
@@ -25,14 +26,14 @@ on_both_engines! {
 }
 
 impl Farm {
-    /// Runs a command that has to go well, for its JSON.
+    /// Runs a command that must succeed; returns its JSON.
     pub(crate) fn json(&self, args: &[&str]) -> Json {
         let printed = self.ok(&[args, &["--json"]].concat());
         serde_json::from_str(&printed)
             .unwrap_or_else(|error| panic!("{args:?}: {error}: {printed}"))
     }
 
-    /// Runs a command that has to fail, by itself and not as misunderstood; returns what it said.
+    /// Runs a command that must fail with exit code 1; returns its output.
     pub(crate) fn refused(&self, args: &[&str]) -> String {
         let (code, printed) = self.run(args);
         assert_eq!(code, Some(1), "{args:?}: {printed}");
@@ -254,7 +255,7 @@ struct Submitted {
     farm: Farm,
     _librarian: Process,
     dsc: String,
-    /// What `submit` printed.
+    /// The output of `submit`.
     done: Json,
     /// The ids of the builds for amd64 and i386.
     ids: [i64; 2],
@@ -407,7 +408,7 @@ fn a_changed_source_under_a_known_version_is_refused(engine: Engine) {
 }
 
 #[test]
-fn without_a_database_the_way_to_one_is_told() {
+fn a_missing_database_is_reported_with_its_configuration_key() {
     let farm = Farm::new(Engine::Sqlite, "");
     let path = farm.path("no/such/folder/farm.db");
     let config = farm.path("none.conf");

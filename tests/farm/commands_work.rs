@@ -1,4 +1,4 @@
-//! The operator's commands while the farm works: what is waited for, followed, and shown on the way.
+//! The operator's commands on a running farm: they wait, follow logs and show builds.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -12,12 +12,12 @@ use super::support::{Engine, Fake, Farm, QUICK, Work};
 use crate::support::{DEADLINE, until};
 
 on_both_engines! {
-    a_build_is_waited_for_and_its_log_is_shown
+    submit_waits_for_the_build_and_its_log_is_shown
     a_log_is_followed_to_its_end
-    a_builder_is_drained_and_a_running_build_cancelled
+    drain_waits_for_a_running_build_that_is_cancelled
 }
 
-/// A farm that works, with one builder for i386.
+/// A farm with one builder for i386.
 fn farm(engine: Engine, fake: &Fake) -> Farm {
     let farm = Farm::new(engine, QUICK);
     let chroot = farm.path("chroot.tar.gz");
@@ -33,7 +33,7 @@ fn set_chroot(farm: &Farm) {
     farm.ok(&["master", "chroot", "set", "hoary", "i386", &chroot]);
 }
 
-fn a_build_is_waited_for_and_its_log_is_shown(engine: Engine) {
+fn submit_waits_for_the_build_and_its_log_is_shown(engine: Engine) {
     let fake = Fake::start("i386");
     let farm = farm(engine, &fake);
     let _librarian = farm.librarian();
@@ -91,7 +91,7 @@ fn a_log_is_followed_to_its_end(engine: Engine) {
     let dsc = farm.dsc("hello", "1", "any", "");
     let done = farm.json(&["master", "submit", &dsc, "--series", "hoary"]);
     let id = done["builds"][0]["id"].to_string();
-    // Before there is anything to follow, perhaps.
+    // The follower may start before the build does.
     let follow = ["master", "log", &id, "--follow"];
     let mut follower = farm.farm_command(&follow);
     let out = File::create(farm.path("followed")).unwrap();
@@ -115,7 +115,7 @@ fn a_log_is_followed_to_its_end(engine: Engine) {
         slave.work.log = b"one\ntwo\n".to_vec();
         slave.finish();
     });
-    // From the slave while it has it, else from the librarian; never a line twice.
+    // The log comes from the slave, later from the librarian, and no line comes twice.
     let ended = until("the end of the follower", || follower.try_wait().unwrap());
     assert!(ended.success());
     assert_eq!(farm.read("followed"), "one\ntwo\n");
@@ -123,7 +123,7 @@ fn a_log_is_followed_to_its_end(engine: Engine) {
     master.stop();
 }
 
-fn a_builder_is_drained_and_a_running_build_cancelled(engine: Engine) {
+fn drain_waits_for_a_running_build_that_is_cancelled(engine: Engine) {
     let fake = Fake::start("i386");
     let farm = farm(engine, &fake);
     let _librarian = farm.librarian();
@@ -170,7 +170,7 @@ fn a_builder_is_drained_and_a_running_build_cancelled(engine: Engine) {
 }
 
 #[test]
-fn tables_fit_the_terminal_and_are_whole_in_a_pipe() {
+fn tables_fit_a_terminal_and_are_not_wrapped_in_a_pipe() {
     let farm = Farm::new(Engine::Sqlite, QUICK);
     farm.ok(&["master", "series", "add", "ubuntu", "breezy-autotest"]);
     farm.ok(&["master", "arch", "add", "breezy-autotest", "i386"]);
@@ -201,10 +201,10 @@ fn tables_fit_the_terminal_and_are_whole_in_a_pipe() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    // Its copy of the terminal would keep it open.
+    // The command holds a copy of the terminal, which would stay open.
     drop(command);
     let mut shown = Vec::new();
-    // Ends with an error when the last one at the other end has gone.
+    // The read ends with an error when the child has closed the terminal.
     let _ = File::from(pty.master).read_to_end(&mut shown);
     assert!(child.wait().unwrap().success());
     let shown = String::from_utf8(shown).unwrap();

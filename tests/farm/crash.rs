@@ -1,4 +1,4 @@
-//! A master killed at each row of the crash table (master spec §6.4), and the one that comes after.
+//! Kills of a master at each row of the crash table, and its successor (docs/farm.md §6.4).
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -13,14 +13,14 @@ use super::support::{Does, Engine, Fake, Farm, QUICK, State, Work};
 use crate::support::{DEADLINE, Gate, sha1, until};
 
 on_both_engines! {
-    after_the_claim_before_the_call
-    after_the_build_was_accepted_before_it_was_noted
-    in_mid_download
-    after_the_hand_over_before_the_commit
-    after_the_commit_before_the_clean
-    a_master_that_was_thought_dead
-    a_master_that_was_thought_dead_in_mid_download
-    a_librarian_that_is_away
+    a_kill_between_the_claim_and_the_call_repeats_the_build
+    a_kill_after_the_slave_accepted_keeps_the_build
+    a_kill_during_a_download_repeats_the_download
+    a_kill_between_hand_over_and_commit_repeats_neither
+    a_kill_between_commit_and_clean_cleans_the_slave
+    a_master_whose_lease_expired_writes_nothing
+    a_master_whose_lease_expired_during_a_download_writes_nothing
+    a_missing_librarian_and_a_locked_database_are_waited_for
 }
 
 const FULLYBUILT: i64 = 1;
@@ -34,7 +34,7 @@ struct Bench {
 
 impl Bench {
     fn new(engine: Engine, work: Work) -> Self {
-        // What is held up here is not to look like a slave that does not answer.
+        // A slave that a test holds up must not run into the timeout.
         let farm = Farm::new(
             engine,
             &QUICK.replace("rpc_timeout = 5", "rpc_timeout = 60"),
@@ -52,8 +52,8 @@ impl Bench {
         }
     }
 
-    /// What the database says of the job: its status, try, builder; the state and failures of its
-    /// build; whether its builder is dirty.
+    /// Checks the row of the job: its status, attempt and builder; the state and failures of its
+    /// build; the clean status of its builder.
     fn check_job(&self, expected: &serde_json::Value) {
         let row = self.farm.db.row(
             "SELECT q.status, q.attempt, q.builder_id, b.state, b.failure_count, w.clean_status
@@ -62,8 +62,8 @@ impl Bench {
         assert_eq!(row, *expected);
     }
 
-    /// Another master makes it good: the build is done by its try number `attempt`, and the slave
-    /// was asked to build it so many times.
+    /// Starts another master and checks that the build ends with attempt number `attempt`, after so
+    /// many `build` calls.
     fn check_end(&self, attempt: i64, builds: usize) {
         let master = self.farm.master("second");
         self.check_end_by(attempt, builds);
@@ -95,18 +95,18 @@ impl Bench {
     }
 }
 
-/// The sum of the package that the build makes.
+/// The hash of the package that the build makes.
 fn deb_sum() -> String {
     sha1(&package("source1_1.0-1", "i386")[0].1)
 }
 
-/// Whether the package was asked for.
+/// Whether a master has requested the package.
 fn is_fetched(fake: &Fake) -> bool {
     let path = format!("/filecache/{}", deb_sum());
     fake.called("GET").iter().any(|args| args[0] == path)
 }
 
-fn after_the_claim_before_the_call(engine: Engine) {
+fn a_kill_between_the_claim_and_the_call_repeats_the_build(engine: Engine) {
     for call in ["ensurepresent", "build"] {
         let bench = Bench::new(engine, Work::ends("OK"));
         bench.fake.on(call, Does::Stall);
@@ -122,7 +122,7 @@ fn after_the_claim_before_the_call(engine: Engine) {
     }
 }
 
-fn after_the_build_was_accepted_before_it_was_noted(engine: Engine) {
+fn a_kill_after_the_slave_accepted_keeps_the_build(engine: Engine) {
     let bench = Bench::new(engine, Work::goes_on());
     let gate = Gate::default();
     bench.fake.once("build", Does::Late(gate.clone()));
@@ -139,7 +139,7 @@ fn after_the_build_was_accepted_before_it_was_noted(engine: Engine) {
     master.stop();
 }
 
-fn in_mid_download(engine: Engine) {
+fn a_kill_during_a_download_repeats_the_download(engine: Engine) {
     let bench = Bench::new(engine, Work::ends("OK"));
     let gate = Gate::default();
     bench.fake.once(&deb_sum(), Does::HoldAt(5, gate.clone()));
@@ -147,13 +147,13 @@ fn in_mid_download(engine: Engine) {
     until("download", || is_fetched(&bench.fake).then_some(()));
     master.kill();
     gate.open();
-    // GATHERING, and half a file somewhere that nobody takes for a whole one.
+    // The build is in GATHERING, and the half of a file is not in `incoming`.
     bench.check_job(&json!([1, 1, 1, 11, 0, 1]));
     assert_eq!(bench.farm.names("home/results/incoming"), [""; 0]);
     bench.check_end(1, 1);
 }
 
-fn after_the_hand_over_before_the_commit(engine: Engine) {
+fn a_kill_between_hand_over_and_commit_repeats_neither(engine: Engine) {
     let bench = Bench::new(engine, Work::ends("OK"));
     let gate = Gate::default();
     bench.fake.once(&deb_sum(), Does::HoldAt(5, gate.clone()));
@@ -168,7 +168,7 @@ fn after_the_hand_over_before_the_commit(engine: Engine) {
     drop(held);
     bench.check_job(&json!([1, 1, 1, 11, 0, 1]));
     bench.check_end(1, 1);
-    // What was handed over was not fetched once more.
+    // The second master did not fetch the package again.
     let path = json!(format!("/filecache/{}", deb_sum()));
     let fetched = bench
         .fake
@@ -179,7 +179,7 @@ fn after_the_hand_over_before_the_commit(engine: Engine) {
     assert_eq!(fetched, 1);
 }
 
-fn after_the_commit_before_the_clean(engine: Engine) {
+fn a_kill_between_commit_and_clean_cleans_the_slave(engine: Engine) {
     let bench = Bench::new(engine, Work::ends("OK"));
     bench.fake.on("clean", Does::Stall);
     let master = bench.farm.master("first");
@@ -195,9 +195,9 @@ fn signal(process: &Process, signal: Signal) {
     kill(Pid::from_raw(pid), signal).unwrap();
 }
 
-/// Its lease runs out while it waits for the slave's answer; another one takes over, and what the
-/// first one then wants to write is not written.
-fn a_master_that_was_thought_dead(engine: Engine) {
+/// The first master's lease expires while it waits for a slave. Another master takes over, and the
+/// first one writes nothing when it wakes.
+fn a_master_whose_lease_expired_writes_nothing(engine: Engine) {
     let bench = Bench::new(engine, Work::goes_on());
     let Bench { farm, fake, .. } = &bench;
     let gate = Gate::default();
@@ -210,14 +210,14 @@ fn a_master_that_was_thought_dead(engine: Engine) {
     farm.wait_row("SELECT lease_epoch FROM builder", &json!([epoch + 1]));
     fake.slave(|slave| slave.finish());
     farm.wait_state(1, FULLYBUILT);
-    // The next job is on the slave when the first one wakes.
+    // The slave has the next job when the first master wakes.
     fake.works(Work::goes_on());
     farm.add_builds(2, 2, |_| 10);
     until("another build", || fake.accepted().get(1).cloned());
     let before = state_of_all(farm);
     gate.open();
     signal(&first, Signal::SIGCONT);
-    // It has had its turn when it has looked for leases again: it leaves everything, cleanly.
+    // The first master stops cleanly after it has looked for leases.
     first.stop();
     assert_eq!(state_of_all(farm), before);
     fake.slave(|slave| slave.finish());
@@ -236,7 +236,7 @@ fn state_of_all(farm: &Farm) -> Vec<serde_json::Value> {
     )
 }
 
-fn a_master_that_was_thought_dead_in_mid_download(engine: Engine) {
+fn a_master_whose_lease_expired_during_a_download_writes_nothing(engine: Engine) {
     let bench = Bench::new(engine, Work::ends("OK"));
     let Bench { farm, fake, .. } = &bench;
     let gate = Gate::default();
@@ -270,8 +270,7 @@ fn a_master_that_was_thought_dead_in_mid_download(engine: Engine) {
     check_manners([fake]);
 }
 
-/// Nobody is blamed for what is the farm's own, and nothing is lost by it.
-fn a_librarian_that_is_away(engine: Engine) {
+fn a_missing_librarian_and_a_locked_database_are_waited_for(engine: Engine) {
     let farm = Farm::new(engine, QUICK);
     farm.furnish();
     let fake = Fake::start("i386");
@@ -284,7 +283,7 @@ fn a_librarian_that_is_away(engine: Engine) {
             .filter(|args| args[0] == "/filecache/buildlog")
             .count()
     };
-    crate::support::within(DEADLINE, "several tries", || (logs() >= 3).then_some(()));
+    crate::support::within(DEADLINE, "several attempts", || (logs() >= 3).then_some(()));
     let row = farm.db.row(
         "SELECT q.status, b.failure_count, w.failure_count, w.builderok
          FROM build_queue q JOIN build b ON b.id = q.build_id CROSS JOIN builder w",

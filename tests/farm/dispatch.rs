@@ -1,5 +1,6 @@
-//! How a job gets to a slave: what the slave is told and in which order, what happens when it will
-//! not, and that no secret is told to anybody else (master spec §2.12, §2.13, §3.7).
+//! The dispatch of a job to a slave (docs/farm.md §2.12, §2.13, §3.7).
+//!
+//! It covers the calls and their order, refusals by the slave, and secrets, which no log shows.
 
 use std::fs;
 use std::time::Duration;
@@ -13,13 +14,13 @@ use super::support::{Does, Engine, Fake, Farm, QUICK, State, Work};
 use crate::support::{DEADLINE, sha1, until};
 
 on_both_engines! {
-    what_a_slave_is_told
-    secrets_are_told_to_the_slave_only
-    jobs_that_are_not_to_be_built
-    slaves_that_will_not
-    files_that_nobody_has_are_no_slaves_fault
-    the_best_job_goes_first
-    a_job_is_dispatched_when_it_comes
+    a_slave_gets_files_then_a_build_with_all_arguments
+    secrets_reach_only_the_slave
+    jobs_that_cannot_be_built_are_not_dispatched
+    a_refused_job_gets_a_second_attempt
+    a_file_missing_in_the_librarian_does_not_count_against_the_builder
+    jobs_are_dispatched_by_score_then_age
+    a_new_job_is_dispatched_before_the_next_scan
 }
 
 fn farm(engine: Engine, more: &str) -> Farm {
@@ -28,7 +29,7 @@ fn farm(engine: Engine, more: &str) -> Farm {
     farm
 }
 
-fn what_a_slave_is_told(engine: Engine) {
+fn a_slave_gets_files_then_a_build_with_all_arguments(engine: Engine) {
     for (start, kind) in [
         (Fake::start as fn(&str) -> Fake, "binarypackage"),
         (Fake::start_2008, "debian"),
@@ -93,7 +94,7 @@ fn what_a_slave_is_told(engine: Engine) {
     }
 }
 
-fn secrets_are_told_to_the_slave_only(engine: Engine) {
+fn secrets_reach_only_the_slave(engine: Engine) {
     let farm = farm(engine, "");
     let librarian = farm.librarian();
     let fake = Fake::start("i386");
@@ -111,14 +112,14 @@ fn secrets_are_told_to_the_slave_only(engine: Engine) {
            VALUES (1, 2, 'libfoo1', '1', 'main', 'foo', 0);
          UPDATE library_alias SET restricted = TRUE WHERE id = 1 + {QUEUE}"
     ));
-    // It fails once where whatever it was told might be repeated.
+    // The first `build` call fails, and its fault might repeat the arguments.
     fake.once("build", Does::Fault("no"));
     fake.works(Work::ends("PACKAGEFAIL").log("a log without secrets\n"));
     let master = farm.master("master");
     farm.wait_state(1, 2);
     master.stop();
     let sent = fake.called("ensurepresent");
-    assert_eq!(sent[0][3], "", "the chroot is for everyone");
+    assert_eq!(sent[0][3], "", "the chroot is public");
     let mut secrets = vec![secret.to_owned()];
     for file in sent.iter().filter(|file| file[0] == dsc_sum(1)) {
         let token = file[3].as_str().unwrap();
@@ -138,14 +139,14 @@ fn secrets_are_told_to_the_slave_only(engine: Engine) {
         .db
         .row("SELECT a.restricted FROM build b JOIN library_alias a ON a.id = b.log_alias_id");
     assert_eq!(log_is_private, json!([1]));
-    let told = farm.db.rows("SELECT message FROM event");
-    let told = json!(told).to_string() + &farm.read("master.log") + &farm.read("librarian.log");
+    let shown = farm.db.rows("SELECT message FROM event");
+    let shown = json!(shown).to_string() + &farm.read("master.log") + &farm.read("librarian.log");
     for secret in secrets {
-        assert!(!told.contains(&secret), "{secret}");
+        assert!(!shown.contains(&secret), "{secret}");
     }
 }
 
-fn jobs_that_are_not_to_be_built(engine: Engine) {
+fn jobs_that_cannot_be_built_are_not_dispatched(engine: Engine) {
     let farm = farm(engine, "");
     let _librarian = farm.librarian();
     let fake = Fake::start("i386");
@@ -166,7 +167,8 @@ fn jobs_that_are_not_to_be_built(engine: Engine) {
          UPDATE build_queue SET lastscore = 1000 - build_id WHERE id > {QUEUE}"
     ));
     let master = farm.master("master");
-    // Superseded; in an obsolete series; without a chroot; of a disabled arch series; and a good one.
+    // 1 is superseded, 2 is in an obsolete series, 3 has no chroot, 4 is of a disabled
+    // architecture, and 5 can be built.
     farm.wait_state(1, 5);
     farm.wait_state(2, 2);
     farm.wait_state(5, 1);
@@ -180,7 +182,7 @@ fn jobs_that_are_not_to_be_built(engine: Engine) {
             .row("SELECT log_alias_id, builder_id FROM build WHERE id = 1"),
         json!([null, null])
     );
-    // When the chroot comes, its job goes.
+    // The job is dispatched when its chroot is set.
     farm.ok(&["master", "chroot", "set", "ubuntu/new", "i386", "1"]);
     farm.db.execute("UPDATE build_queue SET not_before = 0");
     farm.wait_state(3, 1);
@@ -188,7 +190,7 @@ fn jobs_that_are_not_to_be_built(engine: Engine) {
     check_manners([&fake]);
 }
 
-fn slaves_that_will_not(engine: Engine) {
+fn a_refused_job_gets_a_second_attempt(engine: Engine) {
     let refusals: [(&str, Does); 5] = [
         ("build", unknown_sum()),
         ("build", Does::Fault("no such chroot")),
@@ -205,15 +207,15 @@ fn slaves_that_will_not(engine: Engine) {
         fake.once(what, does);
         farm.add_builds(build, build, |_| 10);
         farm.wait_state(build, 1);
-        // The job was put back, and went again as another try; one failure is told of each.
+        // The job went back to the queue, its second attempt succeeded, and one failure counts.
         let row = farm.db.row(&format!(
             "SELECT failure_count, leaf FROM build WHERE id = {build}"
         ));
         assert_eq!(row, json!([1, farm.cookie(build, 2)]), "{what}");
         let count = farm.db.number("SELECT failure_count FROM builder");
-        assert_eq!(count, 0, "what went well at last clears the builder");
+        assert_eq!(count, 0, "a success resets the failures of the builder");
     }
-    // A slave that accepts and whose answer is lost has the job all the same, or is freed of it.
+    // The slave accepts a build and its answer is late: it keeps the job or is cleaned.
     fake.works(Work::ends("OK").takes(Duration::from_secs(2)));
     let gate = crate::support::Gate::default();
     fake.once("build", Does::Late(gate.clone()));
@@ -225,13 +227,13 @@ fn slaves_that_will_not(engine: Engine) {
     assert_eq!(fake.misdeeds(), [""; 0]);
 }
 
-fn files_that_nobody_has_are_no_slaves_fault(engine: Engine) {
+fn a_file_missing_in_the_librarian_does_not_count_against_the_builder(engine: Engine) {
     let farm = farm(engine, "");
     let librarian = farm.librarian();
     let fake = Fake::start("i386");
     farm.add_builder("bob", &fake);
     farm.add_builds(1, 1, |_| 10);
-    // The chroot of these tests has no blob: the librarian does not have it either.
+    // The librarian has no blob for the chroot of these tests.
     fake.on(
         "ensurepresent",
         Does::Answer(json!([false, "Error accessing Librarian: HTTP Error 404"])),
@@ -244,7 +246,7 @@ fn files_that_nobody_has_are_no_slaves_fault(engine: Engine) {
         &json!([0, null, 0, 0, 0, 1]),
     );
     assert_eq!(fake.called("build").len(), 0);
-    // With a chroot that the librarian has, it is the slave that cannot.
+    // The librarian has this chroot, so the failure counts.
     fs::write(farm.path("real.tar.gz"), "a real chroot").unwrap();
     let path = farm.path("real.tar.gz").display().to_string();
     farm.ok(&["master", "chroot", "set", "hoary", "i386", &path]);
@@ -262,7 +264,7 @@ fn files_that_nobody_has_are_no_slaves_fault(engine: Engine) {
     check_manners([&fake]);
 }
 
-fn the_best_job_goes_first(engine: Engine) {
+fn jobs_are_dispatched_by_score_then_age(engine: Engine) {
     let farm = farm(engine, "");
     let _librarian = farm.librarian();
     let fake = Fake::start("i386");
@@ -279,9 +281,9 @@ fn the_best_job_goes_first(engine: Engine) {
     check_manners([&fake]);
 }
 
-fn a_job_is_dispatched_when_it_comes(engine: Engine) {
+fn a_new_job_is_dispatched_before_the_next_scan(engine: Engine) {
     let farm = farm(engine, "");
-    // Looks are far apart; a job is not to wait for the next one.
+    // The scan interval is long, and a new job does not wait for the next scan.
     farm.configure(&QUICK.replace("scan_interval = 1\n", "scan_interval = 60\n"));
     let _librarian = farm.librarian();
     let fake = Fake::start("i386");

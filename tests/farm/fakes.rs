@@ -1,4 +1,4 @@
-//! The fakes are trusted by all the other tests: are they slaves? `probe` asks.
+//! The fake slaves answer `probe` as a real slave does, so that the other tests can trust them.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use serde_json::{Value as Json, json};
 use super::support::{Does, Fake, State, Work};
 use crate::support::{DEADLINE, Site, run};
 
-/// What `probe` says of a question: its exit code, and its answer or its reason.
+/// Runs `probe` with a question; returns the exit code, and the answer or the reason.
 fn probe(site: &Site, fake: &Fake, question: &[&str]) -> (Option<i32>, Json) {
     let url = fake.url();
     let (code, printed) = run(site.command(&[&["probe", &url], question].concat()));
@@ -54,7 +54,7 @@ fn a_fake_builds_like_a_slave_in_both_forms() {
 }
 
 #[test]
-fn a_fake_has_the_manners_it_is_told() {
+fn a_fake_misbehaves_as_a_test_asks() {
     let site = Site::new("");
     let fake = Fake::start("i386");
     let refused = |does: Does, reason: &str| {
@@ -86,7 +86,7 @@ fn a_fake_has_the_manners_it_is_told() {
     );
     fake.wait_for("status", 7, Duration::ZERO);
 
-    // One that says nothing is there, and ends when it is told otherwise.
+    // A stalled call ends when the fake behaves again.
     fake.on("echo", Does::Stall);
     std::thread::scope(|scope| {
         let stalled = scope.spawn(|| probe(&site, &fake, &["echo", "x"]));

@@ -1,4 +1,4 @@
-//! What a person types: `librarian add`, `get`, and their mistakes.
+//! The commands `librarian add` and `librarian get`, and mistakes in their arguments.
 
 use std::fs;
 use std::io::Write;
@@ -9,7 +9,7 @@ use super::support::librarian::{Librarian, on_both};
 use crate::support::sha1;
 
 #[test]
-fn what_is_added_is_got_again() {
+fn get_returns_what_add_stored() {
     on_both(|database| {
         let librarian = Librarian::start(database, "");
         let site = &librarian.site;
@@ -46,7 +46,7 @@ fn what_is_added_is_got_again() {
         }
         let (code, said) = librarian.run(&["get", "1", "-o", "-"]);
         assert_eq!((code, said.as_str()), (Some(0), "hello"));
-        // Under its own name, in the folder that one is in.
+        // Without -o the file gets its own name in the current folder.
         let (code, _) = librarian.run(&["get", &format!("{base}/2/zwei%20%C3%BC.tar")]);
         assert_eq!(code, Some(0));
         assert!(fs::read(site.path("home/zwei ü.tar")).unwrap() == bytes);
@@ -54,7 +54,7 @@ fn what_is_added_is_got_again() {
 }
 
 #[test]
-fn restricted_typed_and_dated() {
+fn add_sets_restriction_type_and_expiry() {
     on_both(|database| {
         let librarian = Librarian::start(database, "");
         let secret = librarian.site.path("secret.dsc").display().to_string();
@@ -70,8 +70,8 @@ fn restricted_typed_and_dated() {
             "never",
         ]);
         assert_eq!(code, Some(0), "{said}");
-        let told: Json = serde_json::from_str(&said).unwrap();
-        assert_eq!((&told["id"], &told["size"]), (&1.into(), &6.into()));
+        let added: Json = serde_json::from_str(&said).unwrap();
+        assert_eq!((&added["id"], &added["size"]), (&1.into(), &6.into()));
         assert_eq!(librarian.get("/1/secret.dsc").status, 404);
         let file = librarian.ask(librarian.restricted, "GET", "/1/secret.dsc", "");
         assert_eq!(
@@ -80,14 +80,14 @@ fn restricted_typed_and_dated() {
         );
         let expires = librarian.number("SELECT expires_at FROM library_alias");
         assert_eq!(expires, 2_145_916_800_000);
-        // Who has the database has a token.
+        // The command makes a token in the database, and so may read the file.
         let (code, said) = librarian.run(&["get", "1", "-o", "-"]);
         assert_eq!((code, said.as_str()), (Some(0), "secret"));
     });
 }
 
 #[test]
-fn mistakes_are_told() {
+fn each_mistake_has_its_message_and_exit_code() {
     let mut librarian = Librarian::start(None, "max_size = 1 MiB\n");
     let long = librarian.site.path("long").display().to_string();
     fs::File::create(&long)

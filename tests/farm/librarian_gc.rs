@@ -1,4 +1,5 @@
-//! What `librarian gc` removes, and what it must not (master spec §4.5, §8 item 11).
+//! Garbage collection: what `librarian gc` removes and what it keeps (docs/farm.md §4.5, §8 item
+//! 11).
 
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use crate::support::until;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// What is left when all files are a month old, and so are their bytes.
+/// A librarian whose files a test can make a month old.
 struct Old {
     librarian: Librarian,
 }
@@ -37,7 +38,7 @@ impl Old {
         self.librarian.get(&format!("/{id}/{name}")).status == 200
     }
 
-    /// Aliases, contents and blobs.
+    /// The numbers of aliases, contents and blobs.
     fn left(&self) -> (i64, i64, usize) {
         let count = |table| self.librarian.count(table);
         let rows = (count("library_alias"), count("library_content"));
@@ -46,14 +47,14 @@ impl Old {
 }
 
 #[test]
-fn what_nothing_refers_to_goes_after_a_week() {
+fn unreferenced_files_are_removed_after_a_week() {
     on_both(|database| {
         let old = Old::start(database);
         let librarian = &old.librarian;
         librarian.add("gone", b"gone");
         let shared = librarian.add("gone-too", b"shared");
         old.age();
-        // Young, or asked for.
+        // These two are young; the first has the content of an old file.
         let kept = librarian.add("kept", b"shared");
         let young = librarian.add("young", b"young");
         let (code, said) = librarian.run(&["gc", "--dry-run"]);
@@ -86,12 +87,12 @@ fn what_nothing_refers_to_goes_after_a_week() {
 }
 
 #[test]
-fn dates_count_a_week_after_they_have_come() {
+fn expired_files_are_removed_a_week_after_their_date() {
     on_both(|database| {
         let old = Old::start(database);
         let librarian = &old.librarian;
         let mut ids = Vec::new();
-        // In days from now.
+        // The expiry dates, from now.
         for (name, expires) in [
             ("never", "2145916800000"),
             ("tomorrow", "{now} + 86400000"),
@@ -114,12 +115,12 @@ fn dates_count_a_week_after_they_have_come() {
             .map(|(id, name)| old.is_there(*id, name))
             .collect();
         assert_eq!(there, [true, true, true, false]);
-        // The one that is referred to is still known, without its bytes.
+        // The referenced file keeps its row and loses its bytes.
         assert_eq!(old.left(), (4, 3, 3));
     });
 }
 
-/// Rows that others can refer to.
+/// Rows that other rows refer to.
 const BASE: &str = "\
     INSERT INTO processor (id, name, family) VALUES (1, '386', 'x86'); \
     INSERT INTO distribution (id, name) VALUES (1, 'ubuntu'); \
@@ -131,7 +132,7 @@ const BASE: &str = "\
     INSERT INTO build (id, source_id, arch_series_id, archive_id, processor_id, created_at) \
       VALUES (1, 1, 1, 1, 1, 0); ";
 
-/// Lets a chroot refer to an alias.
+/// Makes a chroot refer to an alias.
 fn refer(old: &Old, alias: i64) {
     old.librarian.db.execute(&format!(
         "{BASE} INSERT INTO chroot (arch_series_id, alias_id, updated_at) VALUES (1, {alias}, 0)"
@@ -139,7 +140,7 @@ fn refer(old: &Old, alias: i64) {
 }
 
 #[test]
-fn what_any_column_refers_to_stays() {
+fn a_file_that_any_column_references_is_kept() {
     on_both(|database| {
         let old = Old::start(database);
         let librarian = &old.librarian;
@@ -156,7 +157,7 @@ fn what_any_column_refers_to_stays() {
             ),
             ("log", "UPDATE build SET log_alias_id = {}"),
             ("upload-log", "UPDATE build SET upload_log_alias_id = {}"),
-            // Of a table that nobody has thought of yet.
+            // A table that a later version may add.
             (
                 "new",
                 "CREATE TABLE \"New one\" (\"a file\" BIGINT REFERENCES library_alias(id)); \
@@ -183,12 +184,12 @@ fn what_any_column_refers_to_stays() {
 }
 
 #[test]
-fn doubles_become_one() {
+fn duplicate_contents_are_merged() {
     on_both(|database| {
         let old = Old::start(database);
         let librarian = &old.librarian;
         let first = librarian.add("first", b"hello");
-        // As two uploads at the same moment would leave it.
+        // Two simultaneous uploads leave rows like these.
         librarian.db.execute(
             "INSERT INTO library_content (id, size, sha1, sha256, md5, created_at) \
                SELECT 77, size, sha1, sha256, md5, created_at FROM library_content; \
@@ -210,7 +211,7 @@ fn doubles_become_one() {
 }
 
 #[test]
-fn bytes_without_rows_go_after_a_day() {
+fn blobs_without_rows_are_removed_after_a_day() {
     let old = Old::start(None);
     let librarian = &old.librarian;
     librarian.add("orphan", b"orphan");
@@ -220,7 +221,7 @@ fn bytes_without_rows_go_after_a_day() {
         .execute("DELETE FROM library_alias WHERE filename = 'orphan'");
     librarian.age_blobs(23 * HOUR);
     assert!(old.gc().contains("1 contents without a file were removed"));
-    assert_eq!(old.left(), (1, 1, 2), "not a day old");
+    assert_eq!(old.left(), (1, 1, 2), "the blob is not a day old");
     librarian.age_blobs(25 * HOUR);
     let (_, said) = librarian.run(&["gc", "--dry-run"]);
     assert!(
@@ -233,7 +234,7 @@ fn bytes_without_rows_go_after_a_day() {
 }
 
 #[test]
-fn tokens_go_with_their_day() {
+fn tokens_are_removed_after_a_day() {
     let old = Old::start(None);
     let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_millis();
     old.librarian.db.execute(&format!(
@@ -245,7 +246,7 @@ fn tokens_go_with_their_day() {
 }
 
 #[test]
-fn a_database_that_is_not_understood_is_left_alone() {
+fn gc_removes_nothing_from_an_unknown_schema() {
     let old = Old::start(None);
     old.librarian.add("a", b"a");
     old.librarian.db.execute("DROP TABLE source_file");
@@ -260,7 +261,7 @@ fn a_database_that_is_not_understood_is_left_alone() {
 }
 
 #[test]
-fn uploads_of_bytes_about_to_go_are_kept() {
+fn an_upload_of_bytes_that_gc_is_removing_is_kept() {
     on_both(|database| {
         let old = Old::start(database);
         let librarian = &old.librarian;
@@ -287,7 +288,7 @@ fn uploads_of_bytes_about_to_go_are_kept() {
     });
 }
 
-/// The same race one step at a time, where rows can be locked one by one.
+/// The same race step by step, with row locks.
 #[test]
 fn an_upload_and_gc_wait_for_each_other_on_postgresql() {
     let Some(url) = database() else {
@@ -299,7 +300,7 @@ fn an_upload_and_gc_wait_for_each_other_on_postgresql() {
     librarian.db.execute("DELETE FROM library_alias");
     let mut other = postgres::Client::connect(&url, postgres::NoTls).unwrap();
 
-    // An upload has found the content and not made its alias: gc leaves it.
+    // An upload has found the content and has no alias yet: gc keeps the content.
     let mut upload = other.transaction().unwrap();
     let hold = "SELECT id FROM library_content FOR KEY SHARE";
     let content: i64 = upload.query_one(hold, &[]).unwrap().get(0);
@@ -312,7 +313,7 @@ fn an_upload_and_gc_wait_for_each_other_on_postgresql() {
     upload.commit().unwrap();
     assert_eq!(librarian.count("library_content"), 1);
 
-    // gc is about to commit that the content is gone: an upload waits, and makes another.
+    // gc has deleted the content and not committed: an upload waits and stores the content again.
     let mut gc = other.transaction().unwrap();
     gc.batch_execute("DELETE FROM library_alias; DELETE FROM library_content")
         .unwrap();

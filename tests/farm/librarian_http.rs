@@ -1,4 +1,4 @@
-//! Downloads: who gets what under which URL, and in which headers (master spec §4.3, §4.4).
+//! Downloads: URLs, access and headers (docs/farm.md §4.3, §4.4).
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 use serde_json::json;
@@ -7,7 +7,7 @@ use super::support::librarian::{Librarian, on_both};
 use crate::support::{Daemon, sha1};
 
 #[test]
-fn a_file_by_number_and_name_only() {
+fn a_file_is_served_by_number_and_name_only() {
     let librarian = Librarian::start(None, "");
     let id = librarian.add("a%20b.dsc", b"hello");
     for (path, status) in [
@@ -51,7 +51,7 @@ fn a_file_by_number_and_name_only() {
 }
 
 #[test]
-fn the_head_says_what_it_is_and_since_when() {
+fn a_download_has_type_date_length_and_caching_headers() {
     let librarian = Librarian::start(None, "");
     let id = librarian.add("hello.dsc", b"0123456789");
     let made = "UPDATE library_alias SET created_at = 784111777000";
@@ -75,7 +75,7 @@ fn the_head_says_what_it_is_and_since_when() {
     );
     let part = ask("GET", "Range: bytes=2-4\r\n");
     assert_eq!((part.status, part.text().as_str()), (206, "234"));
-    // Nothing follows the head, whose length is that of what the client has.
+    // A 304 has no body; its Content-Length is that of the client's copy.
     let unchanged = ask("HEAD", &format!("If-Modified-Since: {date}\r\n"));
     assert_eq!(unchanged.status, 304);
     let changed = ask(
@@ -86,7 +86,7 @@ fn the_head_says_what_it_is_and_since_when() {
 }
 
 #[test]
-fn compressed_texts_are_texts() {
+fn compressed_texts_have_a_text_type_and_an_encoding() {
     let librarian = Librarian::start(None, "");
     for (name, kind, encoding) in [
         ("buildlog.txt.gz", "text/plain; charset=utf-8", Some("gzip")),
@@ -103,7 +103,7 @@ fn compressed_texts_are_texts() {
 }
 
 #[test]
-fn files_are_found_by_their_sum() {
+fn files_are_found_by_their_hash() {
     on_both(|database| {
         let librarian = Librarian::start(database, "");
         let first = librarian.add("a%20b", b"hello");
@@ -200,7 +200,7 @@ fn a_slave_fetches_a_restricted_file_with_its_token() {
 }
 
 #[test]
-fn rows_without_bytes_are_no_file_but_all_else_works() {
+fn a_row_without_its_blob_is_404() {
     let librarian = Librarian::start(None, "");
     librarian.db.execute(
         "INSERT INTO library_content (id, size, sha1, sha256, md5, created_at) \
@@ -213,7 +213,7 @@ fn rows_without_bytes_are_no_file_but_all_else_works() {
     assert_eq!(librarian.get("/2/gone").status, 404);
     let found = librarian.get("/search?digest=bogus").text();
     assert_eq!(found, "1\n1/bogus-chroot.tar\n");
-    // And bytes that are not what the rows say are not handed out.
+    // A blob whose size differs from its row is not served.
     let id = librarian.add("a", b"hello");
     librarian
         .db

@@ -1,9 +1,9 @@
-//! The upload protocol of 2008, as its clients speak it (master spec §4.1).
+//! The upload protocol of 2008 (docs/farm.md §4.1).
 
 use super::support::librarian::{Librarian, Store, on_both};
 use crate::support::{sha1, until};
 
-/// What comes to the port, and the answer, up to where the wording is ours.
+/// Bytes sent to the port, and the start of the answer.
 const REFUSED: &[(&str, &str)] = &[
     ("HELLO\r\n", "400 unknown command: \"HELLO\""),
     ("\r\n", "400 unknown command"),
@@ -48,13 +48,13 @@ const REFUSED: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn every_mistake_is_told_and_costs_the_connection_and_leaves_nothing() {
+fn a_wrong_command_is_answered_closes_the_connection_and_stores_nothing() {
     let librarian = Librarian::start(None, "");
     for (said, expect) in REFUSED {
         let mut store = Store::connect(librarian.store);
         let answer = store.send(said.as_bytes()).line();
         assert!(answer.starts_with(expect), "{said:?}: {answer}");
-        assert_eq!(store.line(), "", "{said:?}: closed");
+        assert_eq!(store.line(), "", "{said:?}: the connection is closed");
     }
     let mut store = Store::connect(librarian.store);
     let answer = store.send(b"STORE 5 \xff\xfe\r\n").line();
@@ -67,7 +67,7 @@ fn every_mistake_is_told_and_costs_the_connection_and_leaves_nothing() {
 }
 
 #[test]
-fn files_with_ids_of_the_servers_are_there_at_once() {
+fn a_file_with_ids_of_the_server_is_served_at_once() {
     on_both(|database| {
         let librarian = Librarian::start(database, "");
         let mut store = Store::connect(librarian.store);
@@ -76,14 +76,14 @@ fn files_with_ids_of_the_servers_are_there_at_once() {
         let answer = librarian.get(&format!("/{hello}/a%20name%20%C3%BC.txt"));
         assert_eq!((answer.status, answer.text().as_str()), (200, "hello"));
         assert_eq!(answer.header("Content-Type"), Some("unknown/unknown"));
-        // The same connection goes on, an empty file first.
+        // The connection stays open for an empty file.
         let empty = store
             .store("empty", "Content-Type: text/plain\r\n", b"")
             .stored();
         let answer = librarian.get(&format!("/{empty}/empty"));
         assert_eq!((answer.status, answer.body.len()), (200, 0));
         assert_eq!(answer.header("Content-Type"), Some("text/plain"));
-        // Known bytes are another file with the same content.
+        // Known bytes make a new file with the same content.
         let again = store
             .store("again", "File-Expires: 4000000000\r\n", b"hello")
             .stored();
@@ -97,7 +97,7 @@ fn files_with_ids_of_the_servers_are_there_at_once() {
 }
 
 #[test]
-fn several_at_once_are_answered_in_order() {
+fn pipelined_uploads_are_answered_in_order() {
     let librarian = Librarian::start(None, "");
     let mut store = Store::connect(librarian.store);
     let mut all = Vec::new();
@@ -117,7 +117,7 @@ fn several_at_once_are_answered_in_order() {
 }
 
 #[test]
-fn a_file_with_ids_of_the_clients_is_there_when_the_client_commits() {
+fn a_file_with_ids_of_the_client_is_served_when_the_client_commits() {
     on_both(|database| {
         let librarian = Librarian::start(database, "");
         let mut store = Store::connect(librarian.store);
@@ -143,7 +143,7 @@ fn a_file_with_ids_of_the_clients_is_there_when_the_client_commits() {
 }
 
 #[test]
-fn what_comes_at_the_restricted_port_is_restricted() {
+fn a_file_stored_at_the_restricted_port_is_restricted() {
     let librarian = Librarian::start(None, "");
     let secret = Store::connect(librarian.restricted_store)
         .store("secret", "", b"secret")
@@ -162,7 +162,7 @@ fn what_comes_at_the_restricted_port_is_restricted() {
 }
 
 #[test]
-fn halves_and_drips_leave_nothing() {
+fn broken_and_slow_uploads_leave_nothing() {
     let slow = "[limits]\nrequest_timeout = 1\nidle_timeout = 1\n";
     let librarian = Librarian::start(None, slow);
     let head = b"STORE 1000 a\r\nDatabase-Name: farm\r\n\r\nsome";
@@ -172,10 +172,10 @@ fn halves_and_drips_leave_nothing() {
         (librarian.unfinished() == 1).then_some(())
     });
     drop(half);
-    until("the end of it", || {
+    until("end of the upload", || {
         (librarian.unfinished() == 0).then_some(())
     });
-    // Silent in the middle of a body, of a head, and before it.
+    // The client is silent in the body, in the head, and before the head.
     let mut silent = Store::connect(librarian.store);
     let answer = silent.send(head).line();
     assert!(answer.starts_with("400 upload ended early"), "{answer}");
@@ -187,7 +187,7 @@ fn halves_and_drips_leave_nothing() {
 }
 
 #[test]
-fn strangers_are_told_in_the_protocols_own_words() {
+fn a_disallowed_address_is_refused_in_the_protocol() {
     let librarian = Librarian::start(None, "upload_allow = 192.0.2.1\n");
     let mut store = Store::connect(librarian.store);
     assert_eq!(store.line(), "400 your address is not allowed here");

@@ -1,4 +1,4 @@
-//! Uploads by PUT: what is kept, what is refused, and what a broken one leaves: nothing.
+//! Uploads by PUT. A refused or broken upload leaves nothing.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -11,7 +11,7 @@ use crate::support::{Answer, sha1, until};
 const HELLO_SHA256: &str = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
 
 #[test]
-fn an_upload_is_answered_with_all_there_is_to_know() {
+fn an_upload_is_answered_with_id_url_hashes_and_size() {
     on_both(|database| {
         let librarian = Librarian::start(database, "");
         let sum = format!("X-SHA1: {}\r\nX-Expires: 4000000000\r\n", sha1(b"hello"));
@@ -19,9 +19,9 @@ fn an_upload_is_answered_with_all_there_is_to_know() {
         assert_eq!(answer.status, 201);
         let location = answer.header("Location").unwrap().to_owned();
         assert_eq!(location, "/1/gr%C3%BCn%201.txt");
-        let told: Json = serde_json::from_slice(&answer.body).unwrap();
+        let stored: Json = serde_json::from_slice(&answer.body).unwrap();
         assert_eq!(
-            told,
+            stored,
             json!({
                 "id": 1,
                 "url": format!("http://127.0.0.1:{}{location}", librarian.public),
@@ -47,7 +47,7 @@ fn an_upload_is_answered_with_all_there_is_to_know() {
 }
 
 #[test]
-fn what_is_refused_leaves_nothing() {
+fn a_refused_upload_leaves_nothing() {
     let librarian = Librarian::start(None, "max_size = 10\n");
     let wrong = format!("X-SHA1: {}\r\n", sha1(b"other"));
     for (path, headers, body, status) in [
@@ -77,7 +77,7 @@ fn what_is_refused_leaves_nothing() {
 }
 
 #[test]
-fn a_disk_without_room_takes_nothing() {
+fn an_upload_below_the_reserve_is_507() {
     let librarian = Librarian::start(None, "[limits]\nreserve = 1000000 GiB\n");
     let refused = librarian.put(librarian.public, "/a", "", b"hello");
     assert_eq!(refused.status, 507, "{}", refused.text());
@@ -98,7 +98,7 @@ fn check_empty(librarian: &Librarian) {
     assert_eq!((librarian.blobs().len(), librarian.unfinished()), (0, 0));
 }
 
-/// Announces ten thousand bytes, sends five, and waits until they are being written.
+/// Announces 10,000 bytes, sends five, and waits until the librarian writes them.
 fn begin(librarian: &Librarian) -> TcpStream {
     let mut stream = TcpStream::connect(("127.0.0.1", librarian.public)).unwrap();
     stream
@@ -111,10 +111,10 @@ fn begin(librarian: &Librarian) -> TcpStream {
 }
 
 #[test]
-fn half_an_upload_is_none() {
+fn a_broken_upload_leaves_nothing() {
     let librarian = Librarian::start(None, "[limits]\nrequest_timeout = 1\n");
     drop(begin(&librarian));
-    until("the end of it", || {
+    until("end of the upload", || {
         (librarian.unfinished() == 0).then_some(())
     });
     let mut silent = begin(&librarian);
@@ -125,7 +125,7 @@ fn half_an_upload_is_none() {
 }
 
 #[test]
-fn a_librarian_killed_in_the_middle_comes_back_clean() {
+fn a_librarian_killed_during_an_upload_removes_it_at_start() {
     let mut librarian = Librarian::start(None, "");
     let kept = librarian.add("kept", b"kept");
     let upload = begin(&librarian);
@@ -140,7 +140,7 @@ fn a_librarian_killed_in_the_middle_comes_back_clean() {
 }
 
 #[test]
-fn a_librarian_that_is_told_to_stop_does() {
+fn a_librarian_stops_during_an_upload() {
     let mut librarian = Librarian::start(None, "");
     let _upload = begin(&librarian);
     librarian.stop();
@@ -149,7 +149,7 @@ fn a_librarian_that_is_told_to_stop_does() {
 }
 
 #[test]
-fn many_uploads_of_the_same_bytes_at_once() {
+fn simultaneous_uploads_of_equal_bytes_share_one_blob() {
     on_both(|database| {
         let librarian = Librarian::start(database, "");
         let body = vec![7; 300_000];

@@ -1,8 +1,8 @@
-//! Several masters on one database, killed at random: no job is built twice at once, no builder has
-//! two, nothing is lost.
+//! Several masters on one database, some of which are killed.
 //!
-//! The sizes are small; `BUILDD_MANY_BUILDERS`, `BUILDD_MANY_JOBS`, `BUILDD_MANY_MASTERS`,
-//! `BUILDD_MANY_LEASE` and `BUILDD_MANY_SECONDS` (the longest it may take) make them larger.
+//! No job is built twice at once, no builder has two jobs, and no job is lost.
+//! `BUILDD_MANY_BUILDERS`, `BUILDD_MANY_JOBS`, `BUILDD_MANY_MASTERS`, `BUILDD_MANY_LEASE` and
+//! `BUILDD_MANY_SECONDS` (the deadline) change the sizes.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -14,10 +14,10 @@ use super::support::farm::on_both_engines;
 use super::support::{Engine, Fake, Farm, Work, from_env};
 
 on_both_engines! {
-    nothing_is_lost_and_nothing_done_twice
+    each_job_is_built_once_although_masters_are_killed
 }
 
-fn nothing_is_lost_and_nothing_done_twice(engine: Engine) {
+fn each_job_is_built_once_although_masters_are_killed(engine: Engine) {
     let builders = from_env("BUILDD_MANY_BUILDERS", 30);
     let jobs: i64 = from_env("BUILDD_MANY_JOBS", 200);
     let masters = from_env("BUILDD_MANY_MASTERS", 4);
@@ -55,7 +55,7 @@ fn nothing_is_lost_and_nothing_done_twice(engine: Engine) {
         );
         // The pace of the kills.
         std::thread::sleep(Duration::from_millis(700));
-        // Not for ever: every kill costs a lease.
+        // The number of kills is limited, as each one costs the time of a lease.
         if kills < 10 {
             let victim = kills * 7 % masters;
             let name = format!("master{victim}");
@@ -70,8 +70,8 @@ fn nothing_is_lost_and_nothing_done_twice(engine: Engine) {
     }
     librarian.stop();
 
-    // Every accepted build was a try of its own, and the one that counts is among them. That a
-    // slave is cleaned twice, by one who was thought dead and by the next, is no harm.
+    // Every accepted build is a separate attempt, and one of them has the results. A slave may be
+    // cleaned twice, by a master whose lease expired and by the next one.
     check_once_each(&fakes);
     let mut tries: HashMap<i64, Vec<String>> = HashMap::new();
     for cookie in fakes.iter().flat_map(Fake::accepted) {

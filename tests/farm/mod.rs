@@ -1,4 +1,4 @@
-//! The farm as its users meet it: the real program, on SQLite and on PostgreSQL.
+//! Integration tests of the farm: master, librarian and slaves, on SQLite and on PostgreSQL.
 
 mod commands;
 mod commands_steps;

@@ -1,4 +1,4 @@
-//! How far does one master keep up? Figures are printed; what is counted is asserted.
+//! Load test of one master: it prints times and asserts counts.
 //!
 //! Larger: `BUILDD_SCALE_BUILDERS=1000 BUILDD_SCALE_INTERVAL=15 BUILDD_SCALE_SECONDS=90 cargo test
 //! --release --test suites farm::scale -- --nocapture`.
@@ -12,7 +12,7 @@ use serde_json::json;
 use super::support::{Does, Engine, Fake, Farm, Work, from_env};
 
 #[test]
-fn one_master_looks_at_every_builder_in_time() {
+fn one_master_scans_every_builder_in_time() {
     let builders: usize = from_env("BUILDD_SCALE_BUILDERS", 60);
     let interval = Duration::from_secs(from_env("BUILDD_SCALE_INTERVAL", 2));
     let period = Duration::from_secs(from_env("BUILDD_SCALE_SECONDS", 8));
@@ -46,7 +46,7 @@ fn one_master_looks_at_every_builder_in_time() {
     };
     let idle = figures("all idle", &fakes);
 
-    // Every builder has a job and keeps it.
+    // Every builder has a job that does not end.
     let jobs = i64::try_from(builders).unwrap();
     farm.add_builds(1, jobs, |_| 10);
     let begun = Instant::now();
@@ -63,7 +63,7 @@ fn one_master_looks_at_every_builder_in_time() {
     );
     let busy = figures("all building", &fakes);
 
-    // Some are slow, some stall, some are gone, some are out of order.
+    // A fifth of the builders is slow, stalls, is unreachable or answers 500.
     let healthy = builders * 8 / 10;
     for (number, fake) in fakes.iter().enumerate() {
         match number {
@@ -75,12 +75,12 @@ fn one_master_looks_at_every_builder_in_time() {
         }
     }
     let sick = figures("a fifth sick", &fakes[..healthy]);
-    // The healthy ones are looked at as ever.
+    // The master still scans the healthy builders.
     for fake in &fakes[..healthy] {
         let looks = fake.called("status").len();
         fake.wait_for("status", looks + 1, interval * 4 + Duration::from_secs(60));
     }
-    // Nothing is written for a look: whatever the time it took, there are many more of them.
+    // A scan alone writes nothing, so there are far more scans than commits.
     for Figures { looks, commits } in [idle, busy, sick] {
         assert!(commits * 4 < looks, "{commits} commits, {looks} looks");
     }
@@ -119,7 +119,7 @@ impl Measure {
         let (mut late, mut looks) = (Vec::new(), 0);
         for (fake, before) in fakes.iter().zip(self.calls) {
             let calls = fake.calls();
-            // The last look before counts too: the wait for the next one began with it.
+            // The last scan before the measurement starts the first interval.
             let calls = &calls[before.saturating_sub(1)..];
             let times: Vec<Instant> = calls
                 .iter()
@@ -132,7 +132,7 @@ impl Measure {
                     .windows(2)
                     .map(|two| (two[1] - two[0]).saturating_sub(interval)),
             );
-            // One that is still awaited is late already.
+            // An interval that has not ended may be late already.
             late.extend(
                 times
                     .last()
@@ -155,7 +155,7 @@ impl Measure {
     }
 }
 
-/// The seconds that a process has used.
+/// The processor time that a process has used, in seconds.
 fn processor_time(process: u32) -> f64 {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
     let (_, rest) = stat.rsplit_once(") ").unwrap();
@@ -164,8 +164,8 @@ fn processor_time(process: u32) -> f64 {
     ticks as f64 / 100.0
 }
 
-/// Counts the commits in SQLite's write-ahead log: frames that say how long the database is then.
-/// The log begins anew from time to time, so it has to be looked at often.
+/// Counts the commits in SQLite's write-ahead log, which are the frames with a database size.
+/// SQLite restarts the log from time to time, so [`Commits::look`] must be called often.
 struct Commits {
     path: PathBuf,
     generation: [u8; 8],

@@ -1,5 +1,5 @@
-//! What a master that stays makes of each thing a slave may say (master spec §2.9, §2.10, §3.2 to
-//! §3.5), in either form of `status`.
+//! The reactions of a running master to each state of a slave, in both forms of `status`
+//! (docs/farm.md §2.9, §2.10, §3.2 to §3.5).
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ const CHROOTWAIT: i64 = 4;
 const BUILDING: i64 = 6;
 const CANCELLED: i64 = 10;
 
-/// A furnished farm whose mails go into a file.
+/// A furnished farm whose notifications go into a file.
 fn farm(engine: Engine, more: &str) -> Farm {
     let farm = Farm::new(engine, "");
     let notices = farm.path("home/notices").display().to_string();
@@ -41,18 +41,18 @@ fn farm(engine: Engine, more: &str) -> Farm {
     farm
 }
 
-/// The builds that people were told of, in order of their ids, with their states.
-fn told(farm: &Farm) -> Vec<Json> {
+/// The notified builds with their states, in the order of their ids.
+fn notified(farm: &Farm) -> Vec<Json> {
     let text = farm.read("home/notices");
     let documents = serde_json::Deserializer::from_str(&text).into_iter::<Json>();
-    let mut told: Vec<Json> = documents
+    let mut notified: Vec<Json> = documents
         .map(|document| {
             let document = document.unwrap();
             json!([document["build"], document["state"]])
         })
         .collect();
-    told.sort_by_key(|row| row[0].as_i64());
-    told
+    notified.sort_by_key(|row| row[0].as_i64());
+    notified
 }
 
 fn clean_and_idle(farm: &Farm, builders: i64) {
@@ -127,10 +127,10 @@ fn check_verdicts(engine: Engine, start: fn(&str) -> Fake) {
     let saying = |text: &str| lines.iter().filter(|line| line.contains(text)).count();
     assert_eq!(saying("is GIVENBACK by"), 1, "{lines:#?}");
     assert_eq!(saying("has failed *****"), 1, "{lines:#?}");
-    until("notices", || (told(&farm).len() >= 2).then_some(()));
+    until("notices", || (notified(&farm).len() >= 2).then_some(()));
     master.stop();
     assert_eq!(
-        told(&farm),
+        notified(&farm),
         [json!([2, "FAILEDTOBUILD"]), json!([4, "CHROOTWAIT"])]
     );
     assert_eq!(farm.names("home/results/grabbing"), [""; 0]);
@@ -183,7 +183,7 @@ fn a_builder_without_a_job_is_cleaned_or_failed(engine: Engine) {
         cookie: cookie.to_owned(),
         until: None,
     };
-    // Name, state of the slave, columns of the row.
+    // The name, the state of the slave, and the columns of the row.
     let rows = [
         ("disabled", State::Idle, "builderok = FALSE"),
         ("manual", State::Idle, "manual = TRUE"),
@@ -215,7 +215,7 @@ fn a_builder_without_a_job_is_cleaned_or_failed(engine: Engine) {
     for name in ["manual", "dirty", "left", "lost"] {
         farm.wait_row(&row(name), &json!([1, 0]));
     }
-    // What is CLEAN and busy all the same is not to be trusted.
+    // A CLEAN builder that is busy is failed.
     for name in ["clean-building", "clean-waiting"] {
         farm.wait_row(&row(name), &json!([0, 0]));
     }
@@ -223,7 +223,7 @@ fn a_builder_without_a_job_is_cleaned_or_failed(engine: Engine) {
         "SELECT COUNT(*) FROM builder WHERE failnotes LIKE '%7-9%' OR failnotes LIKE '%7-10%'",
         &json!([2]),
     );
-    // A job comes: the manual ones do not get it, nor the strange one.
+    // A new job goes neither to a manual builder nor to one in a strange state.
     farm.add_builds(1, 1, |_| 10);
     fakes[1].wait_for(
         "status",
@@ -249,8 +249,8 @@ fn a_builder_without_a_job_is_cleaned_or_failed(engine: Engine) {
 fn a_job_whose_builder_does_not_have_it_goes_back_to_the_queue(engine: Engine) {
     let farm = farm(engine, "");
     let _librarian = farm.librarian();
-    // Jobs as another master's were: 1 on a builder that was disabled, 2 on one that is idle, 3 on
-    // one with another build, 4 on one that is CLEAN, 5 on one that builds it.
+    // The jobs of another master: 1 on a disabled builder, 2 on an idle one, 3 on one with another
+    // build, 4 on a CLEAN one, 5 on one that builds it.
     farm.add_builds(1, 5, |_| 10);
     let states = [
         State::Idle,
@@ -308,7 +308,7 @@ fn a_job_whose_builder_does_not_have_it_goes_back_to_the_queue(engine: Engine) {
             "{text}: {warned:#?}"
         );
     }
-    // The lost one is aborted and cleaned; the one at its job goes on, and what it says is kept.
+    // Builder 3 is aborted and cleaned; builder 5 goes on, and its log tail is kept.
     farm.wait_row(
         "SELECT clean_status FROM builder WHERE name = 'builder3'",
         &json!([0]),
@@ -356,7 +356,7 @@ fn a_slave_that_does_not_answer_delays_no_other(engine: Engine) {
             .map(|build| farm.cookie(build, 1))
             .collect::<Vec<_>>()
     );
-    // Five looks are one failure, and five of those are enough of a builder.
+    // Five failed scans are one failure, and five failures disable a builder.
     let sql = "SELECT builderok, failure_count, failnotes FROM builder WHERE name = 'gone'";
     farm.wait_row_within(
         Duration::from_secs(60),
@@ -377,7 +377,7 @@ fn a_slave_that_does_not_answer_delays_no_other(engine: Engine) {
 fn a_cancelled_build_ends_whatever_its_slave_does(engine: Engine) {
     let farm = farm(engine, "cancel_timeout = 2\n");
     let _librarian = farm.librarian();
-    // 1 stops when it is told to, 2 never does, 3 refuses to be told, 4 has ended by itself.
+    // Slave 1 aborts, slave 2 never finishes the abort, slave 3 refuses it, slave 4 has ended.
     let fakes: Vec<Fake> = (1..=4).map(|_| Fake::start("i386")).collect();
     for (build, fake) in (1..).zip(&fakes) {
         fake.works(Work::goes_on());
@@ -406,7 +406,7 @@ fn a_cancelled_build_ends_whatever_its_slave_does(engine: Engine) {
         slave.finish();
     });
     let before = farm.db.number("SELECT COUNT(*) FROM build WHERE state = 6");
-    // Whether 4 was collected meanwhile is a race that either may win.
+    // The master may have collected build 4 already.
     assert!(before >= 3);
     farm.db.execute(
         "UPDATE build_queue SET status = 2 WHERE status = 1;
@@ -421,14 +421,14 @@ fn a_cancelled_build_ends_whatever_its_slave_does(engine: Engine) {
         "SELECT COUNT(*) FROM build WHERE id = 4 AND state IN (1, 10)",
         &json!([1]),
     );
-    // The one that stopped has told why; it was told to once, and is fit again.
+    // Build 1 has its log, and its slave got one `abort`.
     assert_eq!(farm.stored_log(1), "a log of the build\n");
     assert_eq!(of(1).called("abort").len(), 1);
-    assert!(told(&farm).is_empty());
+    assert!(notified(&farm).is_empty());
     of(2).slave(|slave| slave.abort_takes = Some(Duration::ZERO));
     of(2).slave(|slave| {
         let State::Aborting { cookie, .. } = slave.state.clone() else {
-            panic!("it was told to abort");
+            panic!("the slave is not aborting");
         };
         slave.state = State::Aborting {
             cookie,
@@ -488,7 +488,7 @@ fn a_virtual_builder_is_reset_before_each_job(engine: Engine) {
         "UPDATE build_queue SET virtualized = TRUE WHERE id > {QUEUE}"
     ));
     let master = farm.master("master");
-    // The one whose command ends with the slave up builds; each job leaves it to be reset again.
+    // The builder with a synchronous reset builds, and is reset after each job.
     farm.wait_state(1, FULLYBUILT);
     farm.wait_state(2, FULLYBUILT);
     farm.wait_row(
@@ -499,7 +499,7 @@ fn a_virtual_builder_is_reset_before_each_job(engine: Engine) {
     assert_eq!(farm.names("home/reset/host1"), ["127"]);
     let asked = fakes[0].methods();
     assert!(asked.starts_with("echo"), "{asked}");
-    // The other waits for somebody to say that it is done.
+    // The builder with an asynchronous reset waits for `builder clean`.
     farm.wait_row(
         "SELECT clean_status FROM builder WHERE name = 'asynchronous'",
         &json!([2]),
@@ -507,7 +507,7 @@ fn a_virtual_builder_is_reset_before_each_job(engine: Engine) {
     assert_eq!(fakes[1].methods(), "");
     farm.ok(&["master", "builder", "clean", "asynchronous"]);
     fakes[1].wait_for("status", 1, Duration::from_secs(30));
-    // What is not said how to reset is failed, as is one without a host.
+    // A builder without a host or a reset protocol is failed.
     for name in ["homeless", "unruled"] {
         let sql = format!("SELECT builderok FROM builder WHERE name = '{name}'");
         farm.wait_row(&sql, &json!([0]));

@@ -1,5 +1,6 @@
-//! The scenario the project started from (master spec §5), with our own processes in every part:
-//! a slave, a librarian, and a master's pass over the sample data of 2008.
+//! The seed scenario of 2008 with this program in every part (docs/farm.md §5).
+//!
+//! A slave, a librarian, and one pass of a master over the sample data.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -14,21 +15,21 @@ use super::support::{Engine, Fake, Farm, QUICK};
 use crate::support::{Daemon, Site, exchange, sha1};
 
 on_both_engines! {
-    the_seed
-    a_probes_enabled_builders
-    b_fails_builders_that_are_not_there
-    c_fails_builders_of_another_architecture
-    d_leaves_a_job_whose_slave_is_silent
-    e_a_master_that_stays_resets_the_job
-    f_a_real_chroot_gets_the_jobs_built
+    the_seed_scenario_resets_a_forgotten_job_with_its_warning
+    a_pass_probes_enabled_builders_only
+    a_pass_fails_unreachable_builders
+    a_pass_fails_builders_of_another_architecture
+    a_pass_leaves_the_job_of_an_unreachable_slave
+    a_running_master_resets_a_forgotten_job
+    passes_build_the_jobs_of_the_sample_data
 }
 
 const HELLO: &str = "Hello World";
-/// What bob is asked and says nothing of.
+/// The end of the warning for a job that bob has forgotten.
 const FORGOT: &str = "about build i386 build of mozilla-firefox 0.9 in ubuntu hoary RELEASE -- \
                       resetting buildqueue record";
 
-/// A slave of i386, at 8221 if nobody else is.
+/// A slave for i386, at port 8221 if it is free.
 fn start_slave() -> Daemon {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _port_is_looked_for = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
@@ -45,7 +46,7 @@ fn url_of(slave: &Daemon) -> String {
     format!("http://localhost:{}/", slave.port)
 }
 
-/// Steps 9 and 10: the chroots of hoary and warty, which nobody downloads.
+/// Steps 9 and 10: the chroots of hoary and warty, which no slave downloads.
 fn set_chroots(farm: &Farm) {
     for series in ["ubuntu/hoary", "ubuntu/warty"] {
         farm.ok(&["master", "chroot", "set", series, "i386", "1"]);
@@ -58,7 +59,7 @@ fn forgot(bob: &str) -> String {
     format!("WARN root.builders.x86: Builder {bob} forgot {FORGOT}")
 }
 
-/// The job's row and its build's, and bob's.
+/// The columns of the job and of its build.
 fn job(farm: &Farm) -> Json {
     farm.db.row(
         "SELECT q.builder_id, q.buildstart, q.lastscore, q.created_at, q.logtail, b.state,
@@ -73,26 +74,26 @@ fn builder(farm: &Farm, id: i64) -> Json {
     ))
 }
 
-/// The job as the sample data has it.
+/// The job in the sample data.
 fn untouched() -> Json {
     let (started, created) = (1_118_827_212_820_i64, 1_118_826_852_820_i64);
     json!([1, started, 1, created, TAIL, 6, null])
 }
 
-/// The job after it was reset by a pass: only whose it is has changed.
+/// The job after a pass has reset it: the builder, the start and the state have changed.
 fn reset() -> Json {
     json!([null, null, 1, 1_118_826_852_820_i64, TAIL, 0, null])
 }
 
-/// The farm of the seed before step 9, with bob at `bob`.
+/// The farm of the seed before step 9; `bob` is the URL of the builder bob.
 fn farm_with(engine: Engine, bob: &str) -> Farm {
     let farm = Farm::new(engine, "");
     seed_rows::insert(&farm, bob);
     farm
 }
 
-fn the_seed(engine: Engine) {
-    // 1 to 3: a slave, spoken to.
+fn the_seed_scenario_resets_a_forgotten_job_with_its_warning(engine: Engine) {
+    // Steps 1 to 3 call a slave.
     let mut slave = start_slave();
     let bob = url_of(&slave);
     let call = |method: &str, params: &[Json]| slave.ok(method, params);
@@ -100,7 +101,7 @@ fn the_seed(engine: Engine) {
     assert_eq!(call("info", &[]), json!(["1.0", "i386", ["debian"]]));
     assert_eq!(call("status", &[]), json!(["BuilderStatus.IDLE", ""]));
 
-    // 4 to 6: a file in the librarian, there when its rows are.
+    // Steps 4 to 6 store a file, which the librarian serves once its rows exist.
     let farm = farm_with(engine, &bob);
     let librarian = farm.librarian();
     let (content, alias) = (901, 902);
@@ -120,7 +121,7 @@ fn the_seed(engine: Engine) {
     assert_eq!(fetch(&farm, &path), (200, HELLO.to_owned()));
     assert_eq!(fetch(&farm, &format!("/{alias}/HelloWorld.doc")).0, 404);
 
-    // 7 and 8: the slave gets it from there.
+    // In steps 7 and 8 the slave fetches the file.
     let url = format!("{}{alias}/HelloWorld.txt", farm.library_url());
     let params = [sum, &url, "", ""].map(|text| json!(text));
     assert_eq!(call("ensurepresent", &params), json!([true, "Download"]));
@@ -128,7 +129,8 @@ fn the_seed(engine: Engine) {
     let answer = slave.get(&format!("/filecache/{sum}"));
     assert_eq!((answer.status, answer.text().as_str()), (200, HELLO));
 
-    // 9 to 13: the pass finds that bob has forgotten, says so once, and is right about the rest.
+    // Steps 9 to 13: the pass resets the job that bob has forgotten, warns once and changes no
+    // more.
     set_chroots(&farm);
     let queue_2 = "SELECT * FROM build_queue WHERE id = 2";
     let (bob_before, queue_2_before) = (builder(&farm, 1), farm.db.row(queue_2));
@@ -142,7 +144,7 @@ fn the_seed(engine: Engine) {
     assert_eq!(call("status", &[]), json!(["BuilderStatus.IDLE", ""]));
     librarian.stop();
 
-    // 14 and 15: an end of it.
+    // Steps 14 and 15 stop the slave.
     let port = slave.port;
     slave.stop();
     drop(slave);
@@ -150,9 +152,8 @@ fn the_seed(engine: Engine) {
     assert_eq!(error.raw_os_error(), Some(nix::libc::ECONNREFUSED));
 }
 
-/// What was asked of bob in the seed, and what of enabled builders before it. Bob is manual, so
-/// that nothing is dispatched: the seed has no such step.
-fn a_probes_enabled_builders(engine: Engine) {
+/// The calls to a disabled and to an enabled builder. Bob is manual, as the seed dispatches no job.
+fn a_pass_probes_enabled_builders_only(engine: Engine) {
     for fake in [Fake::start("i386"), Fake::start_2008("i386")] {
         let farm = farm_with(engine, &fake.url());
         set_chroots(&farm);
@@ -174,7 +175,7 @@ fn a_probes_enabled_builders(engine: Engine) {
     }
 }
 
-fn b_fails_builders_that_are_not_there(engine: Engine) {
+fn a_pass_fails_unreachable_builders(engine: Engine) {
     let fake = Fake::start_2008("i386");
     let farm = farm_with(engine, &fake.url());
     set_chroots(&farm);
@@ -199,7 +200,7 @@ fn b_fails_builders_that_are_not_there(engine: Engine) {
     assert_eq!(job(&farm), reset());
 }
 
-fn c_fails_builders_of_another_architecture(engine: Engine) {
+fn a_pass_fails_builders_of_another_architecture(engine: Engine) {
     let fake = Fake::start_2008("amd64");
     let farm = farm_with(engine, &fake.url());
     set_chroots(&farm);
@@ -220,7 +221,7 @@ fn c_fails_builders_of_another_architecture(engine: Engine) {
     assert_eq!(fake.accepted(), [""; 0]);
 }
 
-fn d_leaves_a_job_whose_slave_is_silent(engine: Engine) {
+fn a_pass_leaves_the_job_of_an_unreachable_slave(engine: Engine) {
     let fake = Fake::start_2008("i386");
     let farm = farm_with(engine, &fake.url());
     set_chroots(&farm);
@@ -230,8 +231,8 @@ fn d_leaves_a_job_whose_slave_is_silent(engine: Engine) {
     assert_eq!(builder(&farm, 1), json!([0, null, 0, 0]));
 }
 
-fn e_a_master_that_stays_resets_the_job(engine: Engine) {
-    // Disabled: it is not even asked.
+fn a_running_master_resets_a_forgotten_job(engine: Engine) {
+    // A disabled builder gets no call.
     let fake = Fake::start("i386");
     let farm = Farm::new(engine, QUICK);
     seed_rows::insert(&farm, &fake.url());
@@ -246,7 +247,7 @@ fn e_a_master_that_stays_resets_the_job(engine: Engine) {
     assert_eq!(fake.methods(), "");
     master.stop();
 
-    // Enabled and idle: it has lost the job.
+    // An enabled, idle builder has lost the job.
     let farm = Farm::new(engine, QUICK);
     seed_rows::insert(&farm, &fake.url());
     set_chroots(&farm);
@@ -260,15 +261,15 @@ fn e_a_master_that_stays_resets_the_job(engine: Engine) {
     farm.wait_row("SELECT state FROM build WHERE id = 8", &json!([0]));
     let lost = "lost: expected '8-1', got none";
     master.wait_said(lost);
-    // Then it is found clean, and nothing else is asked of it.
+    // The builder is CLEAN after one `status`.
     farm.wait_row("SELECT clean_status FROM builder WHERE id = 1", &json!([0]));
     assert_eq!(fake.methods(), "status");
     master.stop();
 }
 
-fn f_a_real_chroot_gets_the_jobs_built(engine: Engine) {
+fn passes_build_the_jobs_of_the_sample_data(engine: Engine) {
     let slave = start_slave();
-    // What it builds has the name of the source.
+    // The package has the name of the source.
     slave.on(
         "sbuild",
         "for dsc; do :; done; name=${dsc%.dsc}_i386; printf Hello > $work/$name.deb\n\
@@ -285,7 +286,7 @@ fn f_a_real_chroot_gets_the_jobs_built(engine: Engine) {
         let path = farm.path(file).display().to_string();
         farm.ok(&["master", "chroot", "set", series, "i386", &path]);
     }
-    // The sample's own files have no blobs; these have.
+    // The sample data has no blobs, so the sources are stored here.
     for (source, name) in [
         (14, "mozilla-firefox_0.9.dsc"),
         (33, "alsa-utils_1.0.9a-4.dsc"),
@@ -301,8 +302,8 @@ fn f_a_real_chroot_gets_the_jobs_built(engine: Engine) {
     assert_eq!(farm.scan().warnings(), [forgot(&url_of(&slave))]);
     farm.ok(&["master", "builder", "enable", "bob"]);
 
-    // One pass gives bob the job of the higher score; a later one collects it and gives him the
-    // other.
+    // One pass dispatches the job with the higher score to bob. The next pass collects it and
+    // dispatches the other.
     for (build, source) in [(11, "alsa-utils"), (8, "mozilla-firefox")] {
         farm.scan();
         let state = farm.build(build);
@@ -334,7 +335,7 @@ fn f_a_real_chroot_gets_the_jobs_built(engine: Engine) {
     librarian.stop();
 }
 
-/// Stores the file as a client of 2008 did that had chosen the ids.
+/// Stores the file as a client of 2008, which chose the ids.
 fn store(farm: &Farm, content: i64, alias: i64) {
     let address = (farm.address(), farm.ports[1]);
     let mut stream = std::net::TcpStream::connect(address).unwrap();

@@ -1,9 +1,9 @@
-//! The sample data of 2008, as far as the seed scenario sees it (master spec §5).
+//! The rows of the sample data of 2008 that the seed scenario uses (docs/farm.md §5).
 
 use super::support::Farm;
 
-/// The ids are those of the sample data. Both builders are disabled there, and no arch series has a
-/// chroot. `bob` is where bob is.
+/// Inserts the rows with the ids of the sample data. Both builders are disabled, and no
+/// architecture has a chroot. `bob` is the URL of the builder bob.
 pub(crate) fn insert(farm: &Farm, bob: &str) {
     farm.migrate();
     farm.db.execute(&format!(
@@ -66,5 +66,5 @@ pub(crate) fn insert(farm: &Farm, bob: &str) {
 }
 
 pub(crate) const TAIL: &str = "Dummy sampledata entry, not processing";
-/// Nobody is there.
+/// The URL of the builder frog, where no slave listens.
 pub(crate) const FROG: &str = "http://localhost:9221/";

@@ -1,4 +1,4 @@
-//! Many clients on one thread: each has at most one connection, and acts on it once in a beat.
+//! Many clients on one thread. Each has at most one connection and acts on it once in a beat.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
@@ -11,32 +11,32 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, setsockopt, socket, sockopt,
 };
 
-/// How often each client acts.
+/// The interval at which each client acts.
 pub(crate) const BEAT: Duration = Duration::from_millis(50);
-/// How long a client stays away whose connection has ended: the first comes back after one of
-/// these, the last of a crowd after two.
+/// The pause before a client connects again: the first of a crowd waits this long, the last twice
+/// as long.
 const AWAY: Duration = Duration::from_secs(2);
 
-/// What the system takes in for a client ahead of its reading.
+/// The receive buffer of a client.
 const RECEIVED_BYTES: usize = 8 << 10;
 
 /// One connection of a client.
 pub(crate) struct Caller {
     stream: TcpStream,
-    /// The client's number in its crowd.
+    /// The number of the client in its crowd.
     pub(crate) number: usize,
-    /// Beats since it has connected.
+    /// Beats since the connect.
     pub(crate) beat: usize,
-    /// Bytes written of what is being sent.
+    /// Bytes written of the current message.
     sent: usize,
 }
 
-/// The end of a connection, in whatever way.
+/// The connection has ended.
 pub(crate) struct Gone;
 
 impl Caller {
-    /// Writes what fits of `bytes`, going on where the last beat left off; says whether all is
-    /// written. The next call begins anew then.
+    /// Continues to write `bytes` where the last beat stopped; returns whether all is written. The
+    /// next call then starts again.
     pub(crate) fn send(&mut self, bytes: &[u8]) -> Result<bool, Gone> {
         while self.sent < bytes.len() {
             match self.stream.write(&bytes[self.sent..]) {
@@ -49,7 +49,7 @@ impl Caller {
         Ok(true)
     }
 
-    /// Writes `bytes` at the first beat, which an empty connection always has room for.
+    /// Writes `bytes` at the first beat; the buffer of a new connection holds them.
     pub(crate) fn begin(&mut self, bytes: &[u8]) -> Result<(), Gone> {
         match self.beat {
             0 => self.send(bytes).map(drop),
@@ -65,7 +65,7 @@ impl Caller {
         }
     }
 
-    /// Takes up to `most` bytes of what has come; says how many those were.
+    /// Reads up to `most` bytes without waiting; returns their number.
     pub(crate) fn take(&mut self, most: usize) -> Result<usize, Gone> {
         match self.stream.read(&mut vec![0; most]) {
             Ok(0) => Err(Gone),
@@ -75,12 +75,12 @@ impl Caller {
         }
     }
 
-    /// Stays until the other side ends it, taking whatever it says.
+    /// Reads everything until the other side closes the connection.
     pub(crate) fn hold(&mut self) -> Result<(), Gone> {
         self.take(4096).map(drop)
     }
 
-    /// Ends the connection with a reset instead of a farewell.
+    /// Closes the connection with a TCP reset.
     pub(crate) fn reset(&self) -> Result<(), Gone> {
         let now = linger {
             l_onoff: 1,
@@ -91,8 +91,8 @@ impl Caller {
     }
 }
 
-/// Lets clients come from `addresses`, one each, act by `step` once in a beat, and come back when
-/// their connection has ended. Closes all of them at `ending`.
+/// Runs a client for each of `addresses`. Each does `step` once in a beat and connects again when
+/// its connection has ended. All are closed at `ending`.
 pub(crate) fn crowd(
     port: u16,
     addresses: &[Ipv4Addr],
@@ -132,10 +132,10 @@ pub(crate) fn crowd(
     }
 }
 
-/// Begins to connect from `address`, and does not wait for it.
+/// Begins to connect from `address` without waiting.
 fn call(address: Ipv4Addr, port: u16) -> io::Result<TcpStream> {
     let socket = open(address, SockFlag::SOCK_NONBLOCK)?;
-    // Who does not read should not have the system do it.
+    // A small buffer makes an answer that is not read wait in the daemon.
     setsockopt(&socket, sockopt::RcvBuf, &RECEIVED_BYTES)?;
     match connect(socket.as_raw_fd(), &server(port)) {
         Ok(()) | Err(Errno::EINPROGRESS) => Ok(TcpStream::from(socket)),
@@ -143,13 +143,13 @@ fn call(address: Ipv4Addr, port: u16) -> io::Result<TcpStream> {
     }
 }
 
-/// Connects from `address`; neither this nor anything later on the connection takes longer than
-/// `limit`.
+/// Connects from `address`; `limit` is the timeout of the connect and of every later read and
+/// write.
 pub(crate) fn connect_from(address: Ipv4Addr, port: u16, limit: Duration) -> io::Result<TcpStream> {
     let socket = open(address, SockFlag::empty())?;
     let stream = TcpStream::from(socket);
     stream.set_read_timeout(Some(limit))?;
-    // Linux heeds this for connecting, too.
+    // On Linux this is also the timeout of `connect`.
     stream.set_write_timeout(Some(limit))?;
     connect(stream.as_raw_fd(), &server(port))?;
     Ok(stream)
@@ -158,7 +158,7 @@ pub(crate) fn connect_from(address: Ipv4Addr, port: u16, limit: Duration) -> io:
 fn open(address: Ipv4Addr, flags: SockFlag) -> io::Result<OwnedFd> {
     let flags = flags | SockFlag::SOCK_CLOEXEC;
     let socket = socket(AddressFamily::Inet, SockType::Stream, flags, None)?;
-    // The port is taken when it is known for what.
+    // The system chooses the port at the connect, when the destination is known.
     setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
     let from = SockaddrIn::from(SocketAddrV4::new(address, 0));
     bind(socket.as_raw_fd(), &from)?;

@@ -1,4 +1,4 @@
-//! Clients that ask for files and do not take them.
+//! Clients that request files and do not read them.
 
 use super::siege::{Siege, withstands};
 
@@ -7,12 +7,12 @@ fn get(siege: &Siege) -> Vec<u8> {
 }
 
 #[test]
-fn downloads_not_read() {
+fn unread_downloads_do_not_delay_others() {
     withstands("not read", |siege, caller| caller.begin(&get(siege)));
 }
 
 #[test]
-fn downloads_read_at_600_bytes_a_second() {
+fn slowly_read_downloads_do_not_delay_others() {
     withstands("600 bytes a second", |siege, caller| {
         caller.begin(&get(siege))?;
         caller.take(30).map(drop)
@@ -20,7 +20,7 @@ fn downloads_read_at_600_bytes_a_second() {
 }
 
 #[test]
-fn resets_in_mid_answer() {
+fn resets_during_an_answer_do_not_delay_others() {
     withstands("resets", |siege, caller| {
         caller.begin(&get(siege))?;
         match caller.take(1000)? {

@@ -1,13 +1,13 @@
-//! Clients that send too much, announce too much, or ask too often.
+//! Clients that send too much, announce too much, or request too often.
 
 use super::crowd::Gone;
 use super::siege::{echo_again, post, withstands, withstands_busy};
 
-/// What is written at a time.
+/// The bytes of one write.
 static PIECE: [u8; 1 << 20] = [b'x'; 1 << 20];
 
 #[test]
-fn a_petabyte_announced_then_nothing() {
+fn announced_petabytes_do_not_delay_others() {
     withstands("a petabyte", |_, caller| {
         caller.begin(b"POST /rpc HTTP/1.1\r\nContent-Length: 1000000000000000\r\n\r\n")?;
         match caller.beat {
@@ -18,7 +18,7 @@ fn a_petabyte_announced_then_nothing() {
 }
 
 #[test]
-fn a_header_line_of_300_mib() {
+fn endless_header_lines_do_not_delay_others() {
     withstands_busy("300 MiB of header", |_, caller| {
         caller.begin(b"GET / HTTP/1.1\r\nX: ")?;
         caller.send(&PIECE).map(drop)
@@ -26,7 +26,7 @@ fn a_header_line_of_300_mib() {
 }
 
 #[test]
-fn a_body_of_1_gib() {
+fn bodies_of_1_gib_do_not_delay_others() {
     withstands_busy("1 GiB of body", |_, caller| {
         caller.begin(b"POST /rpc HTTP/1.1\r\nContent-Length: 1073741824\r\n\r\n")?;
         caller.send(&PIECE).map(drop)
@@ -34,7 +34,7 @@ fn a_body_of_1_gib() {
 }
 
 #[test]
-fn http_2() {
+fn http_2_requests_do_not_delay_others() {
     withstands("HTTP/2.0", |_, caller| {
         let lines = ["PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "GET / HTTP/2.0\r\n\r\n"];
         caller.begin(lines[caller.number % 2].as_bytes())?;
@@ -43,7 +43,7 @@ fn http_2() {
 }
 
 #[test]
-fn pipelining_without_reading() {
+fn pipelined_requests_that_read_nothing_do_not_fill_memory() {
     let request = echo_again(&"<param><value/></param>".repeat(600));
     withstands("pipelining", |_, caller| {
         caller.send(request.as_bytes()).map(drop)
@@ -51,8 +51,8 @@ fn pipelining_without_reading() {
 }
 
 #[test]
-fn answers_larger_than_their_questions() {
-    // The longest body there is, of what becomes the most when it is read and rendered.
+fn requests_with_large_answers_do_not_fill_memory() {
+    // Bodies of the maximal length that need the most memory when parsed and rendered.
     let (start, end) = (
         "<methodCall><methodName>echo</methodName><params><param><value><array><data>",
         "</data></array></value></param></params></methodCall>",

@@ -1,4 +1,4 @@
-//! Clients that mean no harm, many at a time.
+//! Many well-behaved clients at a time.
 
 use std::io::{BufReader, Write};
 use std::net::TcpStream;
@@ -8,9 +8,9 @@ use super::crowd::connect_from;
 use super::siege::{Siege, attack_time, echo_again};
 use crate::support::{DEADLINE, read_answer};
 
-/// Lets `clients` ask in turn, each on a connection that it keeps; nobody is left out.
+/// Runs `clients` that call in turn, each on one persistent connection, and checks every answer.
 fn serves(clients: usize) {
-    let siege = Siege::lay("");
+    let siege = Siege::start("");
     let request = echo_again("");
     let mut clients: Vec<(TcpStream, BufReader<TcpStream>)> = (0..clients)
         .map(|_| {
@@ -24,7 +24,7 @@ fn serves(clients: usize) {
         for (stream, _) in &mut clients {
             stream.write_all(request.as_bytes()).unwrap();
         }
-        siege.check_status(siege.stranger());
+        siege.check_status(siege.other_client());
         for (_, reader) in &mut clients {
             let answer = read_answer(reader, false).unwrap();
             assert_eq!(answer.status, 200, "{}", answer.text());
@@ -38,11 +38,11 @@ fn serves(clients: usize) {
 }
 
 #[test]
-fn five_at_once() {
+fn five_clients_at_once_are_all_served() {
     serves(5);
 }
 
 #[test]
-fn sixty_four_at_once() {
+fn sixty_four_clients_at_once_are_all_served() {
     serves(64);
 }

@@ -1,6 +1,7 @@
-//! Single requests that are broken, odd or too large: each is answered or cut off, says nothing it
-//! should not, and leaves the builder as it was. More of them are beside the code (`src/server/`,
-//! `src/xmlrpc/`) and in the integration tests; these are the ones that take the whole way.
+//! Single requests that are broken, odd or too large.
+//!
+//! Each is answered or cut off, discloses nothing, and leaves the builder as it was. The unit tests
+//! of `src/server/` and `src/xmlrpc/` have more of them.
 
 use std::io::{BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -11,11 +12,11 @@ use super::siege::{Siege, post};
 use crate::support::rpc::{parse_answer, render_call};
 use crate::support::{Answer, DEADLINE, Fault, read_answer};
 
-/// Sends `bytes` and an end, and returns all that comes until the other side has ended, too.
+/// Sends `bytes`, closes the sending side, and returns all bytes up to the end of the connection.
 fn say(siege: &Siege, bytes: &[u8]) -> Vec<u8> {
     let mut stream = TcpStream::connect(("127.0.0.1", siege.port)).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
-    // It may be cut off before it has said all.
+    // The daemon may close the connection before all is sent.
     let _ = stream.write_all(bytes);
     let _ = stream.shutdown(Shutdown::Write);
     let mut heard = Vec::new();
@@ -34,7 +35,7 @@ fn statuses(heard: &[u8]) -> Vec<u16> {
     answers.map(|answer: Answer| answer.status).collect()
 }
 
-/// What a call that comes whole in a body is answered.
+/// Sends a body as a call and returns the fault in the answer.
 fn fault(siege: &Siege, body: &[u8]) -> Fault {
     let answer = siege.ask(siege.attacker(), &post(body)).unwrap();
     assert_eq!(answer.status, 200);
@@ -48,7 +49,7 @@ fn echo(value: &str) -> String {
     )
 }
 
-/// Nothing of what was said has done anything.
+/// Checks that no request has changed anything.
 fn check_untouched(siege: &Siege) {
     assert_eq!(siege.state(), "IDLE");
     assert_eq!(siege.called(), "");
@@ -57,8 +58,8 @@ fn check_untouched(siege: &Siege) {
 }
 
 #[test]
-fn every_truncation_of_a_call() {
-    let siege = Siege::lay("");
+fn a_truncated_call_gets_no_answer() {
+    let siege = Siege::start("");
     let whole = post(render_call("build", &siege.parameters("b1", json!({}))).as_bytes());
     for length in 0..whole.len() {
         let heard = say(&siege, &whole[..length]);
@@ -68,8 +69,8 @@ fn every_truncation_of_a_call() {
 }
 
 #[test]
-fn random_bytes() {
-    let siege = Siege::lay("");
+fn random_bytes_are_refused() {
+    let siege = Siege::start("");
     let mut seed: u64 = 0x9e37_79b9_7f4a_7c15;
     let mut random = || {
         seed ^= seed << 13;
@@ -86,7 +87,7 @@ fn random_bytes() {
         let starts = ["", "POST ", "GET /filecache/", "GET / HTTP/1.1\r\n", &head];
         let said = [starts[round % 5].as_bytes(), &noise].concat();
         for status in statuses(&say(&siege, &said)) {
-            // A body of noise is a fault; where its end is, is known.
+            // A body of noise with a known length is answered with a fault.
             let may = status == 200 && round % 5 == 4 || (400..600).contains(&status);
             assert!(may && status != 500, "{round}: {status}");
         }
@@ -95,15 +96,15 @@ fn random_bytes() {
 }
 
 #[test]
-fn lengths_that_are_wrong() {
-    let siege = Siege::lay("");
+fn a_wrong_content_length_is_refused() {
+    let siege = Siege::start("");
     let body = echo("x");
     let call = |headers: &str| format!("POST /rpc HTTP/1.1\r\n{headers}\r\n\r\n{body}");
     let right = body.len();
     let chunked = format!("{right:x}\r\n{body}\r\n0\r\n\r\n");
     for (said, expect) in [
         (call(&format!("Content-Length: {right}")), &[200][..]),
-        // What is left over is no request.
+        // The bytes after the body are not a request.
         (call(&format!("Content-Length: {}", right - 1)), &[200, 400]),
         (call("Content-Length: 0"), &[200, 400]),
         (call(&format!("Content-Length: {}", right + 1)), &[]),
@@ -136,8 +137,8 @@ fn lengths_that_are_wrong() {
 }
 
 #[test]
-fn verbs_versions_and_expectations() {
-    let siege = Siege::lay("");
+fn odd_verbs_versions_and_expectations_have_their_statuses() {
+    let siege = Siege::start("");
     let body = echo("x");
     let length = format!("Content-Length: {}\r\n", body.len());
     for (said, expect) in [
@@ -153,7 +154,7 @@ fn verbs_versions_and_expectations() {
         ("GET / HTTP/0.9\r\n\r\n".to_owned(), &[505]),
         ("GET /\r\n".to_owned(), &[400]),
         (format!("POST /rpc HTTP/1.0\r\n{length}\r\n{body}"), &[200]),
-        // Who speaks 1.0 cannot mean it.
+        // HTTP/1.0 has no `Expect`.
         (
             format!("POST /rpc HTTP/1.0\r\n{length}Expect: 100-continue\r\n\r\n{body}"),
             &[200],
@@ -195,8 +196,8 @@ fn verbs_versions_and_expectations() {
 }
 
 #[test]
-fn documents_that_would_grow() {
-    let siege = Siege::lay("");
+fn documents_that_expand_or_nest_are_faults() {
+    let siege = Siege::start("");
     let call = "<methodCall><methodName>echo</methodName><params/></methodCall>";
     let laughs: String = (1..20)
         .map(|n| format!("<!ENTITY l{n} '&l{};&l{};'>", n - 1, n - 1))
@@ -259,8 +260,8 @@ fn documents_that_would_grow() {
 }
 
 #[test]
-fn documents_that_are_large() {
-    let siege = Siege::lay("");
+fn documents_over_the_limit_are_413() {
+    let siege = Siege::start("");
     for (body, status) in [
         (echo(&"x".repeat(10_000_000)), 413),
         (

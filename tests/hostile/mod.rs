@@ -1,8 +1,7 @@
-//! The real daemon against clients that mean harm, all at once and for seconds on end.
+//! Attacks on the daemon by up to 2,000 clients at a time, for seconds each.
 //!
-//! `siege` says what has to hold during and after every attack. What an attack is made of is in
-//! `crowd`: one thread drives all of its clients, so that the daemon is what is busy. What single
-//! requests can do is in `input`.
+//! `siege` has the checks during and after an attack. In `crowd` one thread drives all clients, so
+//! that the daemon gets the processor time. `input` has attacks by single requests.
 
 mod crowd;
 mod downloads;

@@ -1,4 +1,4 @@
-//! Crowds from many addresses: no cap for one address holds them, and all places are taken.
+//! Attacks from many addresses, which no limit per address stops and which use all connections.
 
 use std::io::{BufReader, Read, Write};
 
@@ -9,12 +9,12 @@ use super::siege::{Siege, attacked, echo_again, post};
 use crate::support::rpc::render_call;
 use crate::support::{DEADLINE, FileServer, read_answer};
 
-/// Lets 2,000 clients attack from 20 addresses together, and from one each.
-fn keeps_a_place(name: &str, step: impl Fn(&Siege, &mut Caller) -> Result<(), Gone> + Sync) {
-    keeps_a_place_with("", 2000, name, step);
+/// Runs 2,000 clients from 20 addresses, and 2,000 clients from 2,000 addresses.
+fn leaves_a_connection(name: &str, step: impl Fn(&Siege, &mut Caller) -> Result<(), Gone> + Sync) {
+    leaves_a_connection_with("", 2000, name, step);
 }
 
-fn keeps_a_place_with(
+fn leaves_a_connection_with(
     config: &str,
     clients: usize,
     name: &str,
@@ -24,7 +24,7 @@ fn keeps_a_place_with(
         for addresses in [20, clients] {
             let step = &step;
             scope.spawn(move || {
-                let mut siege = Siege::lay(config);
+                let mut siege = Siege::start(config);
                 siege.crowded = true;
                 let from: Vec<_> = siege.attackers().take(addresses).collect();
                 let from: Vec<_> = from.into_iter().cycle().take(clients).collect();
@@ -37,39 +37,39 @@ fn keeps_a_place_with(
 }
 
 #[test]
-fn idle_connections_from_everywhere() {
-    keeps_a_place("idle", |_, caller| caller.hold());
+fn idle_connections_from_many_addresses_leave_one_for_others() {
+    leaves_a_connection("idle", |_, caller| caller.hold());
 }
 
 #[test]
-fn half_requests_from_everywhere() {
+fn half_requests_from_many_addresses_leave_a_connection_for_others() {
     let starts = [
         "POST /rpc HTTP/1.1\r\nX: ",
         "POST /rpc HTTP/1.1\r\nContent-Length: 90\r\n\r\n",
     ];
-    keeps_a_place("half requests", |_, caller| {
+    leaves_a_connection("half requests", |_, caller| {
         caller.begin(starts[caller.number % 2].as_bytes())?;
         caller.drip()?;
         caller.hold()
     });
 }
 
-/// To make each of them wait takes a while, so there are few places.
+/// Filling the buffers of each client takes a while, so the connections are few.
 #[test]
-fn answers_not_read_from_everywhere() {
+fn unread_answers_from_many_addresses_leave_a_connection_for_others() {
     let long = "x".repeat(15_000);
     let request = echo_again(&format!("<param><value>{long}</value></param>"));
     let config = "[limits]\nconnections = 16";
-    keeps_a_place_with(config, 40, "not read", |_, caller| {
+    leaves_a_connection_with(config, 40, "not read", |_, caller| {
         caller.send(request.as_bytes()).map(drop)
     });
 }
 
 #[test]
-fn files_that_never_come() {
+fn downloads_that_never_end_leave_a_connection_for_others() {
     let files = FileServer::start(|_, stream| drop(stream.read(&mut [0])));
     let url = files.url("x");
-    keeps_a_place("files that never come", |_, caller| {
+    leaves_a_connection("files that never come", |_, caller| {
         let sum = format!("{:040x}", caller.number);
         let params = [json!(sum), json!(url), json!(""), json!("")];
         caller.begin(&post(render_call("ensurepresent", &params).as_bytes()))?;
@@ -77,12 +77,11 @@ fn files_that_never_come() {
     });
 }
 
-/// The least that a crowd of strangers may cost a master that has a connection already: what it
-/// has asked is answered on it.
+/// A connection that is being served is never closed for a new one.
 #[test]
-fn a_request_under_way_is_answered_when_all_places_are_wanted() {
-    let siege = Siege::lay("[limits]\nconnections = 8");
-    let master = connect_from(siege.stranger(), siege.port, DEADLINE).unwrap();
+fn a_running_request_is_answered_when_all_connections_are_in_use() {
+    let siege = Siege::start("[limits]\nconnections = 8");
+    let master = connect_from(siege.other_client(), siege.port, DEADLINE).unwrap();
     let body = b"<methodCall><methodName>echo</methodName></methodCall>";
     let head = format!(
         "POST /rpc HTTP/1.1\r\nContent-Length: {}\r\n\r\n",
@@ -99,7 +98,7 @@ fn a_request_under_way_is_answered_when_all_places_are_wanted() {
             200,
             "{number}"
         );
-        // Two each, so that the master holds fewest.
+        // Each address holds two connections, and the master holds one.
         let from = siege.attackers().nth(number / 2).unwrap();
         crowd.push(connect_from(from, siege.port, DEADLINE).unwrap());
     }

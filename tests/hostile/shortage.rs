@@ -1,5 +1,4 @@
-//! What the system denies a daemon that runs already: descriptors and threads. And what it does
-//! once it has them again.
+//! A running daemon that gets no more file descriptors or threads, and later gets them again.
 
 use std::os::unix::process::CommandExt;
 use std::time::{Duration, Instant};
@@ -11,10 +10,10 @@ use super::crowd::crowd;
 use super::siege::{Siege, attack_time};
 use crate::support::{FileServer, run, sha1};
 
-/// Sets a limit of the running daemon, by its name for `prlimit`. The hard one stays.
+/// Sets a soft limit of the running daemon, by its name for `prlimit`.
 fn limit(siege: &Siege, name: &str, most: u64) {
     let mut prlimit = std::process::Command::new("prlimit");
-    // Root itself may not be allowed to.
+    // Root in a container may not change the limits of another user.
     if let Some(user) = siege.user() {
         prlimit.uid(user.uid.as_raw()).gid(user.gid.as_raw());
     }
@@ -27,8 +26,8 @@ fn limit(siege: &Siege, name: &str, most: u64) {
 }
 
 #[test]
-fn sixty_four_open_files_then_relief() {
-    let siege = Siege::lay("");
+fn a_daemon_out_of_file_descriptors_recovers() {
+    let siege = Siege::start("");
     let from = vec![siege.attacker(); 2000];
     limit(&siege, "nofile", 64);
     let relief = Instant::now() + attack_time();
@@ -44,23 +43,23 @@ fn sixty_four_open_files_then_relief() {
 }
 
 #[test]
-fn no_more_threads_then_relief() {
-    let siege = Siege::lay("");
+fn a_daemon_out_of_threads_recovers() {
+    let siege = Siege::start("");
     let files = FileServer::of(b"Hello World");
     let fetch = || {
         let url = json!(files.url("hello"));
         let params = [json!(sha1(b"Hello World")), url, json!(""), json!("")];
         siege.call("ensurepresent", &params)
     };
-    // Whoever answers has all the threads it will need.
-    siege.check_status(siege.stranger());
+    // The first answer has started all threads that answers need.
+    siege.check_status(siege.other_client());
     let (usual, _) = getrlimit(Resource::RLIMIT_NPROC).unwrap();
     limit(&siege, "nproc", 1);
     let from = vec![siege.attacker(); 8];
     let ending = Instant::now() + attack_time();
     std::thread::scope(|scope| {
         scope.spawn(|| crowd(siege.port, &from, ending, |caller| caller.hold()));
-        // Whatever it can do without a thread or a process, it says so.
+        // A build needs a process and is refused; other calls work.
         let build = siege.call("build", &siege.parameters("b1", json!({})));
         assert!(build.is_err(), "{build:?}");
         assert_eq!(siege.state(), "IDLE");

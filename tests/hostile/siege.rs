@@ -1,4 +1,4 @@
-//! A daemon under attack, and what has to hold: memory, answers to others, and service afterwards.
+//! A daemon under attack, and its checks: memory, answers to others, and service afterwards.
 
 use std::fs;
 use std::io::{BufReader, Write};
@@ -15,37 +15,37 @@ use super::crowd::{BEAT, Caller, Gone, connect_from, crowd};
 use crate::support::rpc::{parse_answer, render_call};
 use crate::support::{Answer, DEADLINE, Daemon, read_answer};
 
-/// How long an attack lasts, unless the environment variable says otherwise.
+/// The length of an attack, unless the environment variable sets another.
 const ATTACK_SECONDS: u64 = 10;
 const SECONDS_VARIABLE: &str = "BUILDD_ATTACK_SECONDS";
 /// The sizes of crowds.
 const CROWDS: [usize; 3] = [1, 8, 2000];
-/// What the daemon may have in memory at any moment.
+/// The most memory that the daemon may use at any moment.
 const MOST_BYTES: u64 = 64_000_000;
-/// The longest that a stranger may wait for an answer.
+/// The longest that another client may wait for an answer.
 const SOON: Duration = Duration::from_secs(1);
-/// Between two questions of the stranger.
+/// The pause between two calls of the other client.
 const PAUSE: Duration = Duration::from_millis(100);
-/// The length of the file that there is to download: more than the system takes off our hands.
+/// The length of the file to download, which is more than all socket buffers hold.
 pub(crate) const FILE_BYTES: u64 = 64 << 20;
 
-/// Held by an attack that keeps a processor busy.
+/// An attack that keeps a processor busy holds this lock.
 static BUSY: Mutex<()> = Mutex::new(());
-/// Held by one of more clients than `MANY` at its onset, when all of them come at the same moment:
-/// processors are few, and a daemon should be judged by its own crowd.
+/// An attack of more than `MANY` clients holds this lock while they all connect, so that two
+/// daemons do not compete for the processors.
 static ONSETS: Mutex<()> = Mutex::new(());
 const MANY: usize = 100;
 const ONSET: Duration = Duration::from_millis(500);
 
-/// A daemon with a large file in its cache, and addresses that nobody else comes from.
+/// A daemon with a large file in its cache, and client addresses of its own.
 pub(crate) struct Siege {
     daemon: Daemon,
-    /// The path of the file.
+    /// The path of the large file.
     pub(crate) file: String,
     network: u8,
-    /// Whether its attackers come from so many addresses that they hold all places.
+    /// Whether the attackers have so many addresses that they use all connections.
     pub(crate) crowded: bool,
-    /// The longest that an answer has taken, in milliseconds.
+    /// The longest time to an answer so far, in milliseconds.
     worst: AtomicU64,
 }
 
@@ -59,7 +59,7 @@ impl Deref for Siege {
 
 impl Siege {
     /// Starts the daemon; `more` is as for `Site::new`.
-    pub(crate) fn lay(more: &str) -> Self {
+    pub(crate) fn start(more: &str) -> Self {
         static NETWORKS: AtomicU8 = AtomicU8::new(1);
         let daemon = Daemon::start(more);
         Self {
@@ -71,19 +71,19 @@ impl Siege {
         }
     }
 
-    /// The one address of an attacker.
+    /// The address of the first attacker.
     pub(crate) fn attacker(&self) -> Ipv4Addr {
         Ipv4Addr::new(127, self.network, 0, 1)
     }
 
-    /// As many addresses of attackers as one likes.
+    /// The addresses of all attackers.
     pub(crate) fn attackers(&self) -> impl Iterator<Item = Ipv4Addr> + use<> {
         let network = self.network;
         (0..250).flat_map(move |a| (1..250).map(move |b| Ipv4Addr::new(127, network, a, b)))
     }
 
-    /// The address of somebody with nothing to do with an attack.
-    pub(crate) fn stranger(&self) -> Ipv4Addr {
+    /// The address of another client.
+    pub(crate) fn other_client(&self) -> Ipv4Addr {
         Ipv4Addr::new(127, self.network, 255, 1)
     }
 
@@ -94,11 +94,11 @@ impl Siege {
         read_answer(&mut BufReader::new(stream), false)
     }
 
-    /// Asks for the status from `address`, which has to come soon.
+    /// Calls `status` from `address` and checks that the answer comes soon.
     pub(crate) fn check_status(&self, address: Ipv4Addr) {
         let (begun, before) = (Instant::now(), Processors::of(&self.daemon));
         let mut answer = self.ask(address, &call("status"));
-        // For a moment, all may have asked and none been heard yet: who is told so asks again.
+        // While all connections wait for their first byte, the server may answer 503.
         while self.crowded && answer.as_ref().is_ok_and(|answer| answer.status == 503) {
             assert!(begun.elapsed() < DEADLINE, "503 for {DEADLINE:?}");
             std::thread::sleep(BEAT);
@@ -119,26 +119,26 @@ impl Siege {
         self.worst.fetch_max(took, Ordering::Relaxed);
     }
 
-    /// Asks for the status as a stranger until `ending`, and watches the daemon's memory.
+    /// Calls `status` as another client until `ending`, and checks the memory.
     pub(crate) fn watch(&self, ending: Instant) {
         while Instant::now() < ending {
-            self.check_status(self.stranger());
-            // The pace at which the stranger asks.
+            self.check_status(self.other_client());
+            // The pace of the other client.
             std::thread::sleep(PAUSE);
         }
         self.check_memory();
     }
 
-    /// Checks how much memory the daemon has had at most.
+    /// Checks the peak of the memory.
     pub(crate) fn check_memory(&self) {
         let most = self.memory("VmHWM");
         assert!(most < MOST_BYTES, "{most} bytes of memory");
     }
 
-    /// Checks that everything is as if nothing had been.
+    /// Checks that every client is served, the former attacker included.
     pub(crate) fn check_service(&self) {
-        self.check_status(self.stranger());
-        // The daemon may not have seen yet that all of these have gone.
+        self.check_status(self.other_client());
+        // The daemon may not have seen the end of all connections yet.
         let begun = Instant::now();
         while !self
             .ask(self.attacker(), &call("status"))
@@ -147,16 +147,16 @@ impl Siege {
             assert!(begun.elapsed() < SOON, "no service for the former attacker");
         }
         let get = format!("GET {} HTTP/1.0\r\n\r\n", self.file);
-        let answer = self.ask(self.stranger(), get.as_bytes()).unwrap();
+        let answer = self.ask(self.other_client(), get.as_bytes()).unwrap();
         assert_eq!(answer.status, 200, "{}", answer.text());
         assert_eq!(answer.body.len() as u64, FILE_BYTES);
-        // The one error that an attack may cause is the system's.
+        // The only error that an attack may cause is a thread that the system refuses.
         let errs = |line: &str| line.contains(" ERROR") && !line.contains("could not be started");
         let said = self.said();
         assert!(!said.contains("panic") && !said.lines().any(errs), "{said}");
     }
 
-    /// Prints what was measured, for whom it may concern.
+    /// Prints the measured time and memory.
     pub(crate) fn show(&self, what: &str) {
         let (worst, most) = (self.worst.load(Ordering::Relaxed), self.memory("VmHWM"));
         eprintln!(
@@ -174,7 +174,7 @@ impl Siege {
     }
 }
 
-/// Lets crowds of every size attack a daemon each, all at the same time, and from one address.
+/// Runs the attack with crowds of every size at once, on a daemon each, from one address.
 pub(crate) fn withstands(
     name: &str,
     step: impl Fn(&Siege, &mut Caller) -> Result<(), Gone> + Sync,
@@ -183,7 +183,7 @@ pub(crate) fn withstands(
         for clients in CROWDS {
             let step = &step;
             scope.spawn(move || {
-                let siege = Siege::lay("");
+                let siege = Siege::start("");
                 let from = vec![siege.attacker(); clients];
                 attacked(&siege, &from, |caller| step(&siege, caller));
                 siege.check_service();
@@ -193,7 +193,7 @@ pub(crate) fn withstands(
     });
 }
 
-/// The same for attacks that keep a processor busy: one of them at a time.
+/// The same for attacks that keep a processor busy, one at a time.
 pub(crate) fn withstands_busy(
     name: &str,
     step: impl Fn(&Siege, &mut Caller) -> Result<(), Gone> + Sync,
@@ -206,7 +206,7 @@ fn alone(lock: &Mutex<()>) -> MutexGuard<'_, ()> {
     lock.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Lets one crowd attack, and watches what becomes of others meanwhile.
+/// Runs one crowd, and checks the service to others meanwhile.
 pub(crate) fn attacked(
     siege: &Siege,
     from: &[Ipv4Addr],
@@ -234,7 +234,7 @@ pub(crate) fn call(method: &str) -> Vec<u8> {
     post(render_call(method, &[]).as_bytes())
 }
 
-/// A call of `echo` on a connection that is kept.
+/// A call of `echo` on a persistent connection.
 pub(crate) fn echo_again(params: &str) -> String {
     let body =
         format!("<methodCall><methodName>echo</methodName><params>{params}</params></methodCall>");
@@ -251,16 +251,16 @@ pub(crate) fn post(body: &[u8]) -> Vec<u8> {
     [head.as_bytes(), body].concat()
 }
 
-/// Every client is a file of this process.
+/// Raises the limit of open files, as every client is a file of this process.
 fn allow_many_files() {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
 }
 
-/// The time of this machine's processors, in ticks since its start.
+/// Processor time of this machine, in ticks since its start.
 struct Processors {
     all: u64,
-    /// Without that of the daemon.
+    /// The time of all processes except the daemon.
     others: u64,
 }
 
@@ -276,7 +276,7 @@ impl Processors {
         let stat = fs::read_to_string(format!("/proc/{}/stat", daemon.pid())).unwrap();
         let process = numbers(stat.rsplit_once(')').unwrap().1);
         let all = machine[..8].iter().sum();
-        // Idle, and idle for want of a disk; then user and system.
+        // Fields 3 and 4 of the machine are idle times; 10 and 11 of a process are user and system.
         let busy = all - machine[3] - machine[4];
         Self {
             all,
@@ -284,8 +284,8 @@ impl Processors {
         }
     }
 
-    /// Returns the share of the time since then that others have left to the daemon. On a machine
-    /// with much else to do, everything takes longer, and that is not the daemon's fault.
+    /// Returns the share of the time since then that other processes have left to the daemon. On a
+    /// busy machine every answer takes longer.
     fn left_by_others(&self, daemon: &Daemon) -> f64 {
         let now = Self::of(daemon);
         let others = now.others.saturating_sub(self.others) as f64;
@@ -293,7 +293,7 @@ impl Processors {
     }
 }
 
-/// Puts a file of zeros into the cache; returns its sum.
+/// Puts a file of zeros into the cache; returns its hash.
 fn add_large_file(daemon: &Daemon) -> String {
     static SUM: std::sync::OnceLock<String> = std::sync::OnceLock::new();
     let sum = SUM.get_or_init(|| {

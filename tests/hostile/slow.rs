@@ -1,14 +1,14 @@
-//! Clients that begin something and do not go on with it, or hardly.
+//! Clients that begin a request and continue it slowly or never.
 
 use super::siege::withstands;
 
 #[test]
-fn idle_connections() {
+fn idle_connections_do_not_delay_others() {
     withstands("idle", |_, caller| caller.hold());
 }
 
 #[test]
-fn half_a_head() {
+fn half_a_head_does_not_delay_others() {
     withstands("half a head", |_, caller| {
         caller.begin(b"POST /rpc HTTP/1.1\r\nContent-Le")?;
         caller.hold()
@@ -16,7 +16,7 @@ fn half_a_head() {
 }
 
 #[test]
-fn half_a_body() {
+fn half_a_body_does_not_delay_others() {
     let long = "POST /rpc HTTP/1.1\r\nContent-Length: 2000000\r\n\r\n".to_owned();
     let long = long + &"x".repeat(1_000_000);
     withstands("half a body", |_, caller| {
@@ -30,7 +30,7 @@ fn half_a_body() {
 }
 
 #[test]
-fn a_byte_of_a_head_a_second() {
+fn slowly_sent_heads_do_not_delay_others() {
     withstands("a byte of a head a second", |_, caller| {
         caller.begin(b"GET /filecache/buildlog HTTP/1.1\r\nX: ")?;
         caller.drip()?;
@@ -39,7 +39,7 @@ fn a_byte_of_a_head_a_second() {
 }
 
 #[test]
-fn a_byte_of_a_body_a_second() {
+fn slowly_sent_bodies_do_not_delay_others() {
     withstands("a byte of a body a second", |_, caller| {
         caller.begin(b"POST /rpc HTTP/1.1\r\nContent-Length: 60\r\n\r\n")?;
         caller.drip()?;

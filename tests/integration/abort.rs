@@ -1,4 +1,4 @@
-//! An abort, wherever it comes (slave spec §3.9): soon over, nothing left, and the builder usable.
+//! An abort in any stage ends soon, leaves nothing behind and a usable builder (docs/wire.md §3.9).
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use serde_json::{Value as Json, json};
 use crate::support::{Daemon, until};
 
 const DICT: &str = "statusform = dict";
-/// How soon an aborted build has to be over.
+/// The longest that an abort may take.
 const SOON: Duration = Duration::from_secs(4);
 
 fn all_stages() -> Json {
@@ -18,8 +18,7 @@ fn abort(daemon: &Daemon) {
     assert_eq!(daemon.ok("abort", &[]), json!("BuilderStatus.ABORTING"));
 }
 
-/// Starts a build and aborts it when `stage` is under way, surrounded by processes that do not
-/// want to go.
+/// Starts a build and aborts it in `stage`, which has five processes that ignore signals.
 fn abort_in(daemon: &Daemon, stage: &str) {
     daemon.on(
         stage,
@@ -27,7 +26,7 @@ fn abort_in(daemon: &Daemon, stage: &str) {
     );
     daemon.build("b1", all_stages());
     daemon.wait_at(stage);
-    until("processes that want to stay", || {
+    until("five stubborn processes", || {
         let sleepers = daemon.strays();
         let sleepers = sleepers
             .iter()
@@ -38,7 +37,7 @@ fn abort_in(daemon: &Daemon, stage: &str) {
 }
 
 #[test]
-fn every_stage_can_be_aborted() {
+fn an_abort_in_any_stage_leaves_no_process_and_a_usable_builder() {
     let daemon = Daemon::start(DICT);
     for (stage, closing) in [
         ("unpack", "clean"),
@@ -72,7 +71,7 @@ fn every_stage_can_be_aborted() {
 }
 
 #[test]
-fn the_closing_stages_are_done_in_spite_of_an_abort() {
+fn an_abort_does_not_skip_the_closing_stages() {
     let daemon = Daemon::start(DICT);
     let before = daemon.names("home/filecache");
     for stage in ["scan", "umount", "clean"] {
@@ -94,14 +93,14 @@ fn the_closing_stages_are_done_in_spite_of_an_abort() {
         assert_eq!(
             daemon.names("home/filecache"),
             before,
-            "and removed, {stage}"
+            "the results are removed, {stage}"
         );
     }
     daemon.check_usable();
 }
 
 #[test]
-fn a_closing_stage_that_hangs_holds_an_abort_up_for_seconds_only() {
+fn a_closing_stage_that_hangs_delays_an_abort_by_seconds_only() {
     let daemon = Daemon::start("statusform = dict\n[limits]\nabort_time = 1");
     daemon.on("umount", ": > \"$site/at-$name\"; sleep 1000");
     daemon.build("b1", json!({}));
@@ -119,9 +118,9 @@ fn a_closing_stage_that_hangs_holds_an_abort_up_for_seconds_only() {
     daemon.check_usable();
 }
 
-/// Vector 23, up to the end of the abort.
+/// Vector 23, in both forms of `status`.
 #[test]
-fn v23_while_an_abort_is_under_way() {
+fn v23_calls_during_an_abort_are_answered_by_its_rules() {
     for form in ["", DICT] {
         let daemon = Daemon::start(form);
         daemon.on("sbuild", "hold");
@@ -165,7 +164,7 @@ fn v23_while_an_abort_is_under_way() {
 }
 
 #[test]
-fn an_aborted_build_in_the_tuple_form() {
+fn an_aborted_build_waits_as_aborted_in_the_tuple_form() {
     let daemon = Daemon::start("");
     daemon.on("sbuild", "hold");
     daemon.build("b1", json!({}));
@@ -184,7 +183,7 @@ fn an_aborted_build_in_the_tuple_form() {
 }
 
 #[test]
-fn an_abort_right_behind_the_build() {
+fn an_abort_right_after_the_build_call_succeeds() {
     let daemon = Daemon::start(DICT);
     daemon.on("sbuild", "sleep 1000");
     for round in 0..20 {
@@ -206,7 +205,7 @@ fn an_abort_right_behind_the_build() {
 }
 
 #[test]
-fn an_abort_while_the_processes_multiply() {
+fn an_abort_ends_processes_that_keep_forking() {
     let daemon = Daemon::start(DICT);
     daemon.on(
         "sbuild",
@@ -222,7 +221,7 @@ fn an_abort_while_the_processes_multiply() {
 }
 
 #[test]
-fn an_abort_of_a_build_that_has_failed_already() {
+fn an_abort_replaces_the_verdict_of_a_failed_build() {
     let daemon = Daemon::start(DICT);
     daemon.on("sbuild", "exit 3");
     daemon.on("umount", "hold");

@@ -1,5 +1,4 @@
-//! The file cache: what goes when room is needed, what stays, what becomes of damaged files, and
-//! of a disk that is full or cannot be written to.
+//! The file cache: eviction, files that stay, damaged files, and disks that are full or read-only.
 
 use std::fs;
 use std::io::Write as _;
@@ -18,7 +17,7 @@ fn blob(letter: char, len: usize) -> Vec<u8> {
     vec![letter as u8; len]
 }
 
-/// A server of such files, by `/LETTER/LEN/HOW`: with their length, in chunks, or until it closes.
+/// A server of such files at `/LETTER/LEN/HOW`; `HOW` is `length`, `chunks` or `close`.
 fn server() -> FileServer {
     FileServer::start(|head, stream| {
         let path: Vec<&str> = head.split(' ').nth(1).unwrap().split('/').collect();
@@ -26,7 +25,7 @@ fn server() -> FileServer {
         let begin = |stream: &mut std::net::TcpStream, header: &str| {
             write!(stream, "HTTP/1.1 200 OK\r\n{header}\r\n")
         };
-        // Whoever has no room hangs up.
+        // A daemon without space for the file hangs up.
         let _ = match path[3] {
             "chunks" => begin(stream, "Transfer-Encoding: chunked\r\n").and_then(|()| {
                 for chunk in body.chunks(100_000) {
@@ -77,15 +76,15 @@ impl Cache {
         sha1(&blob(letter, len))
     }
 
-    /// Asks for a file that does not fit; returns why.
+    /// Asks for a file that does not fit; returns the reason.
     fn refused(&self, letter: char, len: usize, how: &str) -> String {
         let answer = self.ensure(letter, len, how);
         assert_eq!(answer[0], false, "{answer}");
         answer[1].as_str().unwrap().to_owned()
     }
 
-    /// Lets a build come and go: what was asked for before it is nobody's then.
-    fn let_a_build_pass(&self) {
+    /// Runs a build, which frees files that were fetched before it.
+    fn run_a_build(&self) {
         self.daemon.build_to_end("passing", json!({}));
         self.daemon.clean();
     }
@@ -104,7 +103,7 @@ fn is_there(folder: &Path, sum: &str) -> bool {
     folder.join(sum).exists()
 }
 
-/// Checks that every file of the cache has its sum as name, and that nothing is half-done.
+/// Checks that every file of the cache is named by its hash, and that none is half-written.
 fn check_sums(folder: &Path) {
     for entry in fs::read_dir(folder).unwrap() {
         let entry = entry.unwrap();
@@ -116,31 +115,31 @@ fn check_sums(folder: &Path) {
 }
 
 #[test]
-fn the_file_used_longest_ago_goes() {
+fn a_full_cache_evicts_the_least_recently_used_file() {
     let cache = Cache::start(Site::new("[limits]\ncache_size = 10000\nreserve = 1"));
     let folder = cache.daemon.path("home/filecache");
     let [a, b, c] = ['a', 'b', 'c'].map(|letter| cache.fetch(letter, 3000));
-    // All three may be for the build that comes.
+    // The next build may need all three.
     let reason = cache.refused('d', 3000, "length");
     assert_eq!(
         reason,
         "Error keeping the file: no room for 3000 bytes: [limits] cache_size is 10000, of which \
          9000 are in use"
     );
-    cache.let_a_build_pass();
+    cache.run_a_build();
     assert_eq!(cache.daemon.get(&format!("/filecache/{a}")).status, 200);
     let d = cache.fetch('d', 3000);
     let left = [&a, &b, &c, &d].map(|sum| is_there(&folder, sum));
     assert_eq!(left, [true, false, true, true]);
-    // No file goes for one that is too large whatever goes.
-    cache.let_a_build_pass();
+    // A file larger than the whole cache evicts nothing.
+    cache.run_a_build();
     cache.refused('e', 10_001, "chunks");
     assert!(is_there(&folder, &d));
     check_sums(&folder);
 }
 
 #[test]
-fn what_a_build_is_made_of_and_what_came_of_it_stays() {
+fn inputs_and_results_of_a_build_are_not_evicted() {
     let site = Site::new("[limits]\ncache_size = 10000\nreserve = 1");
     let mut cache = Cache::start(site);
     let folder = cache.daemon.path("home/filecache");
@@ -158,7 +157,7 @@ fn what_a_build_is_made_of_and_what_came_of_it_stays() {
         cache.refused('x', 9990, "length");
         assert!(inputs.iter().all(|sum| is_there(&folder, sum)));
     }
-    // Results are worth more than what may be asked for again.
+    // Results evict files that can be fetched again.
     cache.daemon.let_go("sbuild");
     let status = cache.daemon.wait_over();
     assert_eq!(
@@ -185,9 +184,9 @@ fn what_a_build_is_made_of_and_what_came_of_it_stays() {
     check_sums(&folder);
 }
 
-/// While results come in and are nobody's yet, other files do their best to push them out.
+/// Downloads compete for space while the results are copied into the cache.
 #[test]
-fn results_stay_while_they_come_in() {
+fn results_are_not_evicted_while_they_are_gathered() {
     let cache = Cache::start(Site::new("[limits]\ncache_size = 60000\nreserve = 1"));
     let script = "cd $work; for n in 1 2 3 4 5 6 7 8 9; do for m in 0 1 2; do \
                   head -c 1000 /dev/zero | tr '\\0' $n > $n$m.deb; echo $m >> $n$m.deb; done; done; \
@@ -221,7 +220,7 @@ fn results_stay_while_they_come_in() {
 }
 
 #[test]
-fn results_that_do_not_fit_are_the_builders_failure() {
+fn results_larger_than_the_cache_are_builderfail() {
     let cache = Cache::start(Site::new("[limits]\ncache_size = 10000\nreserve = 1"));
     let before = cache.daemon.names("home/filecache");
     let script =
@@ -240,7 +239,7 @@ fn results_that_do_not_fit_are_the_builders_failure() {
 }
 
 #[test]
-fn a_file_changed_behind_the_daemons_back_is_found() {
+fn a_file_changed_on_disk_is_detected() {
     let mut cache = Cache::start(Site::new(""));
     let folder = cache.daemon.path("home/filecache");
     let truncate = |path: &Path| {
@@ -298,7 +297,7 @@ fn a_file_changed_behind_the_daemons_back_is_found() {
 }
 
 #[test]
-fn a_second_daemon_on_one_cache_refuses() {
+fn a_second_daemon_on_one_cache_does_not_start() {
     let daemon = Daemon::start("");
     let cache = daemon.path("home/filecache");
     let second = Site::new(&format!("filecache = {}", cache.display()));
@@ -350,7 +349,7 @@ impl SmallDisk {
         self.dir.path().join("cache")
     }
 
-    /// Leaves `kib` KiB free, by something that is not the cache's.
+    /// Leaves `kib` KiB free, by a file outside the cache.
     fn fill_but(&self, kib: usize) {
         self.empty();
         let found = nix::sys::statvfs::statvfs(self.dir.path()).unwrap();
@@ -374,7 +373,7 @@ impl Drop for SmallDisk {
 }
 
 #[test]
-fn a_full_disk_is_told_and_lived_with() {
+fn a_full_disk_refuses_files_and_recovers() {
     let Some(disk) = SmallDisk::mount() else {
         return;
     };
@@ -383,7 +382,7 @@ fn a_full_disk_is_told_and_lived_with() {
     let before = fs::read_dir(&folder).unwrap().count();
     disk.fill_but(3 * 1024);
     for how in ["length", "chunks", "close"] {
-        // Nothing could go but the inputs of builds, which are small.
+        // The cache can evict only the inputs of builds, which are small.
         let reason = cache.refused('a', 2 * MIB + 64 * KIB, how);
         assert!(
             reason.contains("[limits] reserve keeps 1048576"),
@@ -393,21 +392,21 @@ fn a_full_disk_is_told_and_lived_with() {
         fs::remove_file(folder.join(sha1(&blob('b', MIB)))).unwrap();
         assert_eq!(fs::read_dir(&folder).unwrap().count(), before, "{how}");
     }
-    cache.daemon.let_a_build_fail_for_its_disk(&disk);
+    cache.daemon.fail_a_build_on_the_full_disk(&disk);
     disk.empty();
     for (letter, how) in [('a', "length"), ('b', "chunks"), ('c', "close")] {
         let answer = cache.ensure(letter, MIB, how);
         assert_eq!(answer, json!([true, "Download"]), "{how}");
     }
-    // All that is not needed goes for what fits on the disk at all.
-    cache.let_a_build_pass();
+    // The cache evicts all unneeded files for one that fits on the disk at all.
+    cache.run_a_build();
     cache.ensure('d', 6 * MIB, "chunks");
     check_sums(&folder);
     cache.daemon.check_usable();
 }
 
 impl Daemon {
-    fn let_a_build_fail_for_its_disk(&self, disk: &SmallDisk) {
+    fn fail_a_build_on_the_full_disk(&self, disk: &SmallDisk) {
         self.on(
             "sbuild",
             "head -c 3000000 /dev/zero > $work/h.deb; changes h.deb",
@@ -426,13 +425,13 @@ impl Daemon {
 }
 
 #[test]
-fn a_file_that_would_fill_the_disk_to_the_brim_leaves_nothing() {
+fn a_download_that_does_not_fit_on_the_disk_leaves_nothing() {
     let Some(disk) = SmallDisk::mount() else {
         return;
     };
     let cache = Cache::start(disk.site("reserve = 1\nfetch_retries = 0"));
     let folder = disk.cache();
-    // The rest of this test needs them.
+    // The last build of this test needs both inputs.
     assert!(cache.has(&cache.daemon.chroot()) && cache.has(&cache.daemon.dsc()));
     let before = fs::read_dir(&folder).unwrap().count();
     disk.fill_but(512);
@@ -447,7 +446,7 @@ fn a_file_that_would_fill_the_disk_to_the_brim_leaves_nothing() {
 }
 
 #[test]
-fn a_cache_that_cannot_be_written_to_says_so() {
+fn a_read_only_cache_serves_files_and_refuses_new_ones() {
     let Some(disk) = SmallDisk::mount() else {
         return;
     };
@@ -456,7 +455,7 @@ fn a_cache_that_cannot_be_written_to_says_so() {
     set_read_only(disk.dir.path(), true);
     let reason = cache.refused('b', 3000, "length");
     assert!(reason.contains("Read-only file system"), "{reason}");
-    // What is there can be had all the same.
+    // Files in the cache can still be read.
     assert!(cache.has(&kept));
     assert_eq!(
         cache.daemon.get(&format!("/filecache/{kept}")).body.len(),

@@ -1,7 +1,6 @@
-//! The host's clock is put forward and back under the daemon and a build: nobody waits longer or
-//! shorter for it, and nothing is told differently (slave spec §5, clock wrong).
+//! Jumps of the host's clock change no timeout and no answer (docs/wire.md §5, clock wrong).
 //!
-//! `libfaketime` (package faketime) turns the clock for the processes of one test.
+//! `libfaketime` (package faketime) sets the clock for the processes of one test.
 
 use std::fs;
 use std::io::Write as _;
@@ -13,17 +12,17 @@ use serde_json::json;
 use crate::support::mounts::not_run;
 use crate::support::{Daemon, FileServer, Gate, Site, sha1, until};
 
-/// The library that turns clocks.
+/// The library that sets clocks.
 fn library() -> Option<PathBuf> {
     let folders = fs::read_dir("/usr/lib").ok()?.flatten();
     let mut paths = folders.map(|folder| folder.path().join("faketime/libfaketimeMT.so.1"));
     paths.find(|path| path.exists())
 }
 
-/// A site whose processes have their time of day from the file `clock`.
+/// A site whose processes read the time of day from the file `clock`.
 fn site_with_a_clock(more: &str) -> Option<Site> {
     let Some(library) = library() else {
-        not_run("builds whose clock is turned", "the package faketime");
+        not_run("builds whose clock jumps", "the package faketime");
         return None;
     };
     let mut site = Site::new(more);
@@ -31,23 +30,23 @@ fn site_with_a_clock(more: &str) -> Option<Site> {
         ("LD_PRELOAD", library.into()),
         ("FAKETIME_TIMESTAMP_FILE", site.path("clock").into()),
         ("FAKETIME_NO_CACHE", "1".into()),
-        // As when a real clock is put right: neither this one nor files' times change.
+        // As on a real host, the monotonic clock and the times of files do not jump.
         ("FAKETIME_DONT_FAKE_MONOTONIC", "1".into()),
         ("DONT_FAKE_MONOTONIC", "1".into()),
         ("NO_FAKE_STAT", "1".into()),
     ];
     site.start_with(environment);
-    turn(&site, "+0");
+    set_clock(&site, "+0");
     Some(site)
 }
 
-fn turn(site: &Site, to: &str) {
+fn set_clock(site: &Site, to: &str) {
     let fresh = site.path("clock.new");
     fs::write(&fresh, to).unwrap();
     fs::rename(fresh, site.path("clock")).unwrap();
 }
 
-/// What the library shares between processes stays when they are killed.
+/// Removes the shared memory that the library leaves when its processes are killed.
 struct Shared;
 
 impl Drop for Shared {
@@ -63,25 +62,25 @@ impl Drop for Shared {
     }
 }
 
-/// Days by which the clock is off, as the library wants it.
-const TURNS: [&str; 4] = ["+4000d", "-3000d", "+1d", "-10000d"];
+/// The jumps, in the notation of the library: days forward or back.
+const JUMPS: [&str; 4] = ["+4000d", "-3000d", "+1d", "-10000d"];
 
 #[test]
-fn a_clock_that_is_turned_ends_no_build_and_delays_none() {
+fn a_clock_jump_neither_ends_nor_delays_a_build() {
     let more = "statusform = dict\n[limits]\nsilence = 1h\nbuild_time = 2h\nabort_time = 5";
     let Some(site) = site_with_a_clock(more) else {
         return;
     };
     let _shared = Shared;
     let mut daemon = Daemon::start_in(site);
-    for there in TURNS {
-        turn(&daemon, "+0");
+    for jump in JUMPS {
+        set_clock(&daemon, "+0");
         daemon.reset();
         daemon.on("sbuild", "hold; date; exit 2");
         daemon.build("b1", json!({}));
         daemon.wait_at("sbuild");
-        turn(&daemon, there);
-        // Time passes for a process that waits by the turned clock.
+        set_clock(&daemon, jump);
+        // The daemon and the shim run for a while after the jump.
         std::thread::sleep(Duration::from_millis(300));
         assert_eq!(daemon.state(), "BUILDING");
         daemon.kill();
@@ -89,8 +88,8 @@ fn a_clock_that_is_turned_ends_no_build_and_delays_none() {
         assert_eq!(daemon.state(), "BUILDING");
         daemon.let_go("sbuild");
         assert_eq!(daemon.wait_over()["build_status"], "BuildStatus.GIVENBACK");
-        // It was turned indeed, for all of them.
-        let year = match there {
+        // The daemon and the build both saw the jump.
+        let year = match jump {
             "+4000d" => "2037",
             "-3000d" => "2018",
             _ => "",
@@ -98,11 +97,11 @@ fn a_clock_that_is_turned_ends_no_build_and_delays_none() {
         let (said, log) = (daemon.said(), daemon.log());
         assert!(said.contains(year) && log.contains(year), "{said} {log}");
         daemon.check_same_after_restart();
-        turn(&daemon, "+0");
+        set_clock(&daemon, "+0");
         daemon.check_same_after_restart();
         daemon.clean();
 
-        // In mid-abort.
+        // The clock jumps during an abort.
         daemon.reset();
         daemon.on("sbuild", "stubborn; hold");
         daemon.on("umount", "hold");
@@ -110,7 +109,7 @@ fn a_clock_that_is_turned_ends_no_build_and_delays_none() {
         daemon.wait_at("sbuild");
         daemon.ok("abort", &[]);
         daemon.wait_at("umount");
-        turn(&daemon, there);
+        set_clock(&daemon, jump);
         daemon.let_go("umount");
         let begun = Instant::now();
         let status = daemon.wait_over();
@@ -123,13 +122,13 @@ fn a_clock_that_is_turned_ends_no_build_and_delays_none() {
 }
 
 #[test]
-fn a_clock_that_is_turned_hurts_no_download() {
+fn a_clock_jump_does_not_break_a_download() {
     let Some(site) = site_with_a_clock("statusform = dict") else {
         return;
     };
     let _shared = Shared;
     let daemon = Daemon::start_in(site);
-    for there in TURNS {
+    for jump in JUMPS {
         let gate = Gate::default();
         let waiting = gate.clone();
         let server = FileServer::start(move |_, stream| {
@@ -139,7 +138,7 @@ fn a_clock_that_is_turned_hurts_no_download() {
         });
         let sum = sha1(b"Hello World");
         let _ = fs::remove_file(daemon.path("home/filecache").join(&sum));
-        turn(&daemon, "+0");
+        set_clock(&daemon, "+0");
         let params = [json!(sum), json!(server.url("f")), json!(""), json!("")];
         let present = std::thread::scope(|scope| {
             let asking = scope.spawn(|| daemon.ok("ensurepresent", &params));
@@ -150,13 +149,13 @@ fn a_clock_that_is_turned_hurts_no_download() {
                     .any(|name| name.starts_with(".tmp-"))
                     .then_some(())
             });
-            turn(&daemon, there);
-            // Time passes for the download by the turned clock.
+            set_clock(&daemon, jump);
+            // The download runs for a while after the jump.
             std::thread::sleep(Duration::from_millis(100));
             gate.open();
             asking.join().unwrap()
         });
-        assert_eq!(present, json!([true, "Download"]), "{there}");
+        assert_eq!(present, json!([true, "Download"]), "{jump}");
     }
     daemon.check_usable();
 }

@@ -1,4 +1,4 @@
-//! A configuration that is wrong: said plainly, all at once, and before anything is done.
+//! A wrong configuration stops the daemon before it does anything, and all mistakes are reported.
 
 use std::fs;
 use std::path::Path;
@@ -14,14 +14,14 @@ fn config(site: &Site) -> String {
 }
 
 #[test]
-fn a_good_configuration_is_called_good() {
+fn check_config_accepts_a_good_configuration() {
     let site = Site::new("");
     let (code, said) = check(&site, &["check-config", &config(&site)]);
     assert_eq!(code, Some(0), "{said}");
 }
 
 #[test]
-fn every_mistake_is_told_at_once() {
+fn every_mistake_is_reported_at_once() {
     let site = Site::new("bindport = x\nstatusform = yaml\nnosuchkey = 1\n[limits]\nhead = many");
     let file = config(&site);
     for args in [["check-config", &file, ""], ["serve", "--config", &file]] {
@@ -34,17 +34,17 @@ fn every_mistake_is_told_at_once() {
             "[slave] nosuchkey",
             "[limits] head",
         ] {
-            let told = said
+            let reported = said
                 .lines()
                 .any(|line| line.contains(&file) && line.contains(key));
-            assert!(told, "{args:?}: no line about {key} in {said}");
+            assert!(reported, "{args:?}: no line about {key} in {said}");
         }
     }
-    assert!(!site.path("home/journal").exists(), "nothing is made");
+    assert!(!site.path("home/journal").exists(), "no journal is created");
 }
 
 #[test]
-fn the_environment_names_the_file() {
+fn the_environment_variable_names_the_configuration() {
     let site = Site::new("bindport = x");
     for args in [&["check-config"][..], &["serve"], &[]] {
         let mut command = site.command(args);
@@ -56,7 +56,7 @@ fn the_environment_names_the_file() {
 }
 
 #[test]
-fn a_file_that_is_not_there() {
+fn a_missing_configuration_is_reported_by_its_path() {
     let site = Site::new("");
     let absent = site.path("absent.conf").display().to_string();
     for args in [
@@ -70,7 +70,7 @@ fn a_file_that_is_not_there() {
 }
 
 #[test]
-fn folders_and_programs_that_are_not_there() {
+fn missing_folders_and_programs_are_reported_together() {
     let site = Site::new("");
     let file = config(&site);
     let cache = site.path("home/filecache");
@@ -79,7 +79,10 @@ fn folders_and_programs_that_are_not_there() {
     let (code, said) = check(&site, &["check-config", &file]);
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains(cache.to_str().unwrap()), "{said}");
-    assert!(said.contains("ogrepath"), "both at once: {said}");
+    assert!(
+        said.contains("ogrepath"),
+        "both mistakes are reported: {said}"
+    );
     let (code, said) = check(&site, &["serve", "--config", &file]);
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains(cache.to_str().unwrap()), "{said}");
@@ -87,10 +90,10 @@ fn folders_and_programs_that_are_not_there() {
 }
 
 #[test]
-fn a_port_that_is_taken() {
+fn a_port_in_use_is_reported() {
     let first = Daemon::start("");
     let site = Site::new(&format!("\n[builder]\nbindport = {}", first.port));
-    // Two names of one section are a mistake; so the port goes where the rest is.
+    // A second section for the same keys is a mistake, so the port is written into the first.
     let text = fs::read_to_string(site.config()).unwrap();
     let text = text
         .replace("[builder]\n", "")
@@ -102,7 +105,7 @@ fn a_port_that_is_taken() {
 }
 
 #[test]
-fn keys_of_the_reference_without_a_meaning_are_named_and_ignored() {
+fn keys_of_the_reference_without_effect_are_logged_and_ignored() {
     let daemon = Daemon::start("ntphost = ntp.buildd\n[snapmanager]\nproxyport = 1");
     let said = daemon.said();
     assert!(
@@ -113,10 +116,10 @@ fn keys_of_the_reference_without_a_meaning_are_named_and_ignored() {
 }
 
 #[test]
-fn the_shipped_configuration_is_good() {
+fn the_shipped_configuration_passes_check_config() {
     let site = Site::new("");
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("buildd-slave.conf");
-    // With a home that is there; this machine's need not have a file cache.
+    // The configured home may lack a file cache on this machine, so the site's is used.
     let home = format!("[slave]\nhome = {}\n", site.path("home").display());
     let text = fs::read_to_string(shipped)
         .unwrap()
@@ -127,7 +130,7 @@ fn the_shipped_configuration_is_good() {
 }
 
 #[test]
-fn a_command_line_that_makes_no_sense() {
+fn a_wrong_command_line_shows_the_usage_and_exits_with_2() {
     let site = Site::new("");
     for args in [
         &["frobnicate"][..],

@@ -1,5 +1,6 @@
-//! Processes killed at any moment of a build: what is told afterwards is what the journal can
-//! prove, nothing is left, and the builder goes on (slave spec §5, daemon restart).
+//! Kills of processes at random moments of a build (docs/wire.md §5, daemon restart).
+//!
+//! The answer afterwards is what the journal proves, no process is left, and the builder is usable.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher as _, Hasher as _};
@@ -13,34 +14,34 @@ use serde_json::json;
 use crate::support::{Daemon, Process};
 
 const DICT: &str = "statusform = dict";
-/// How many builds are killed, and in how many sites at a time.
+/// The number of killed builds, and of sites that run them in parallel.
 const ROUNDS: u64 = 52;
 const SITES: u64 = 4;
-/// What is built: a stage with a process that stays, and two results.
+/// A build stage with a process that stays, and two results.
 const SBUILD: &str =
     "(sleep 1000 &); printf Hello > $work/h.deb; echo $$ > $work/i.deb; changes h.deb i.deb";
 
-/// Numbers that look like chance, the same for the same seed (splitmix64).
+/// Pseudo-random numbers, the same for the same seed (splitmix64).
 struct Chance(u64);
 
 impl Chance {
-    fn below(&mut self, bound: u64) -> u64 {
+    fn below(&mut self, limit: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % bound
+        (z ^ (z >> 31)) % limit
     }
 }
 
-/// What is killed.
+/// The process to kill.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Victim {
     Daemon,
     Shim,
-    /// The daemon, then the shim.
+    /// First the daemon, then the shim.
     Both,
-    /// The same the other way round: the daemon may see the shim die.
+    /// First the shim, then the daemon, which may see the shim die.
     ShimFirst,
     Stage,
 }
@@ -57,7 +58,7 @@ fn is_shim(process: &Process) -> bool {
     process.command.contains(" internal shim ")
 }
 
-/// Kills one that `select` picks, if there is one.
+/// Kills a random one of the processes that `select` picks; returns whether there was one.
 fn kill_one(daemon: &Daemon, chance: &mut Chance, select: impl Fn(&Process) -> bool) -> bool {
     let mut found = daemon.strays();
     found.retain(select);
@@ -68,7 +69,8 @@ fn kill_one(daemon: &Daemon, chance: &mut Chance, select: impl Fn(&Process) -> b
     kill(Pid::from_raw(found[at].pid), Signal::SIGKILL).is_ok()
 }
 
-/// Starts a build, kills after a while, and checks everything. `usual` is what a build takes.
+/// Starts a build, kills a process after a while, and checks everything. `usual` is the time that
+/// an undisturbed build takes.
 fn round(daemon: &mut Daemon, chance: &mut Chance, usual: Duration) {
     let victim = VICTIMS[usize::try_from(chance.below(VICTIMS.len() as u64)).unwrap()];
     let micros = u64::try_from(usual.as_micros()).unwrap() * 13 / 10;
@@ -99,7 +101,7 @@ fn round(daemon: &mut Daemon, chance: &mut Chance, usual: Duration) {
     if matches!(victim, Victim::Daemon | Victim::ShimFirst | Victim::Both) {
         daemon.restart();
     }
-    // Never forgotten: it goes on or it waits, and says so at once.
+    // The builder has not forgotten the build: BUILDING or WAITING, from the first answer on.
     let state = daemon.state();
     assert!(
         ["BUILDING", "WAITING"].contains(&state.as_str()),
@@ -118,7 +120,7 @@ fn round(daemon: &mut Daemon, chance: &mut Chance, usual: Duration) {
             }
         }
         "BuildStatus.BUILDERFAIL" => {}
-        // Somebody killed what the stage was doing, which is not to be told from its own doing.
+        // A killed program of a stage looks like one that failed.
         "BuildStatus.CHROOTFAIL" | "BuildStatus.PACKAGEFAIL" => {
             assert_eq!(victim, Victim::Stage, "{what}: {verdict}: {}", daemon.log());
         }
@@ -130,30 +132,30 @@ fn round(daemon: &mut Daemon, chance: &mut Chance, usual: Duration) {
     );
     assert_eq!(daemon.strays().len(), 0, "{what}: {:?}", daemon.strays());
     let tree = daemon.path("home/build-b1");
-    // One that was killed in CLEANUP has not removed it.
+    // A program killed in CLEANUP has not removed the tree.
     assert!(
         victim == Victim::Stage || !tree.exists(),
-        "{what}: its tree is left"
+        "{what}: its work tree is left"
     );
-    // The same after another restart, and the same files.
+    // Another restart changes neither the answer nor the cache.
     daemon.check_same_after_restart();
     daemon.check_cache();
     daemon.clean();
     assert_eq!(daemon.names("home/journal"), [""; 0], "{what}");
-    assert!(!tree.exists(), "{what}: its tree is left");
+    assert!(!tree.exists(), "{what}: its work tree is left");
     assert_eq!(daemon.names("home/filecache"), before, "{what}");
     daemon.reset();
     let status = daemon.build_to_end("b1", json!({}));
     assert_eq!(
         status["build_status"], "BuildStatus.OK",
-        "{what}: the next one"
+        "{what}: the next build"
     );
     daemon.clean();
 }
 
-/// To see a failure again: `BUILDD_TEST_SEED=…` with the number that it printed.
+/// To repeat a failure, set `BUILDD_TEST_SEED` to the number that the test printed.
 #[test]
-fn anything_killed_at_any_moment() {
+fn a_kill_at_any_moment_loses_no_build_and_leaves_no_process() {
     let seed = std::env::var("BUILDD_TEST_SEED").map_or_else(
         |_| RandomState::new().build_hasher().finish(),
         |text| text.parse().unwrap(),

@@ -1,5 +1,7 @@
-//! A disk that is full, or can only be read: the builder says so, blames no package, loses no
-//! verdict, and goes on when there is room again (slave spec §5).
+//! Disks that are full or read-only (docs/wire.md §5).
+//!
+//! The builder reports the disk, fails no package for it, loses no verdict, and works again when
+//! the disk has space.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
@@ -13,10 +15,10 @@ use crate::support::mounts::{
 };
 use crate::support::{Daemon, Site, run, until};
 
-/// The disks of these tests are smaller than any sensible reserve.
+/// The disks of these tests are smaller than the default reserve.
 const DICT: &str = "statusform = dict\n[limits]\nreserve = 1";
 
-/// Fills the disk of `folder` but for `left` bytes.
+/// Fills the disk of `folder`, except for `left` bytes.
 fn fill(folder: &Path, left: u64) {
     let mut file = OpenOptions::new()
         .create(true)
@@ -28,7 +30,7 @@ fn fill(folder: &Path, left: u64) {
     file.set_len(len.saturating_sub(left)).unwrap();
 }
 
-fn make_room(folder: &Path) {
+fn free_the_disk(folder: &Path) {
     fs::remove_file(folder.join("ballast")).unwrap();
 }
 
@@ -40,7 +42,7 @@ fn small_home() -> Site {
     site
 }
 
-/// A site whose journal is on a disk of `kib` KiB, and the rest is not.
+/// A site whose journal is on a disk of `kib` KiB, apart from the rest.
 fn small_journal(kib: u32) -> Site {
     let site = Site::new(DICT);
     let journal = site.path("home/journal");
@@ -61,7 +63,7 @@ fn journaled(daemon: &Daemon) -> Json {
 }
 
 #[test]
-fn a_build_that_cannot_be_journaled_is_refused() {
+fn a_build_is_refused_when_the_journal_is_full() {
     if !may_mount("a journal on a full disk") {
         return;
     }
@@ -77,7 +79,7 @@ fn a_build_that_cannot_be_journaled_is_refused() {
                 assert_eq!(daemon.state(), "IDLE");
                 assert_eq!(daemon.names("home/journal"), ["ballast"]);
             }
-            // What has been accepted comes to its end, and that is in the journal.
+            // An accepted build ends, and the journal has its verdict.
             Ok(_) => {
                 accepted += 1;
                 let status = daemon.wait_over();
@@ -90,7 +92,7 @@ fn a_build_that_cannot_be_journaled_is_refused() {
         }
         assert_eq!(daemon.strays().len(), 0, "{:?}", daemon.strays());
         assert!(!daemon.path("home/build-b1").exists());
-        make_room(&journal);
+        free_the_disk(&journal);
     }
     assert!(refused > 5 && accepted > 2, "{refused} {accepted}");
     daemon.check_same_after_restart();
@@ -98,9 +100,9 @@ fn a_build_that_cannot_be_journaled_is_refused() {
     daemon.check_cache();
 }
 
-/// There is room for bytes, but not for another file.
+/// The file system has free blocks and no free inode.
 #[test]
-fn a_journal_that_can_hold_no_more_files() {
+fn a_build_is_refused_when_the_journal_has_no_inodes() {
     if !may_mount("a journal on a disk that holds few files") {
         return;
     }
@@ -141,9 +143,9 @@ fn a_journal_that_can_hold_no_more_files() {
     daemon.check_usable();
 }
 
-/// Everything is on one disk, which is full from some moment on.
+/// The home is on one disk, which a test fills in the given stage.
 #[test]
-fn the_disk_is_full_from_any_stage_on() {
+fn a_disk_full_in_any_stage_is_builderfail() {
     if !may_mount("a build on a full disk") {
         return;
     }
@@ -174,20 +176,20 @@ fn the_disk_is_full_from_any_stage_on() {
         assert_eq!(journaled(&daemon)["status"], "BUILDERFAIL", "{stage}");
         daemon.check_same_after_restart();
         assert_eq!(daemon.strays().len(), 0, "{:?}", daemon.strays());
-        // Still full.
+        // The disk is still full.
         daemon.clean();
         assert_eq!(daemon.names("home/journal"), [""; 0], "{stage}");
         assert_eq!(daemon.names("home/filecache"), before, "{stage}");
         assert!(!daemon.path("home/build-b1").exists(), "{stage}");
         daemon.check_cache();
-        make_room(&home);
+        free_the_disk(&home);
     }
     daemon.check_usable();
 }
 
-/// The results are there, only their names cannot be written any more.
+/// The results are in the cache, and the journal has no space for the log.
 #[test]
-fn results_are_not_forgotten_by_a_full_journal() {
+fn a_full_journal_keeps_the_list_of_results() {
     if !may_mount("a verdict on a full disk") {
         return;
     }
@@ -211,7 +213,7 @@ fn results_are_not_forgotten_by_a_full_journal() {
     assert_eq!(daemon.names("home/filecache").len(), before.len() + 301);
     fill(&journal, 0);
     daemon.let_go("umount");
-    // A log with holes proves nothing.
+    // A log with gaps does not prove that the build succeeded.
     assert_eq!(verdict_of(&daemon.wait_over()), "BUILDERFAIL");
     let verdict = journaled(&daemon);
     assert_eq!(verdict["files"].as_array().unwrap().len(), 301, "{verdict}");
@@ -220,12 +222,12 @@ fn results_are_not_forgotten_by_a_full_journal() {
     daemon.check_same_after_restart();
     daemon.clean();
     assert_eq!(daemon.names("home/filecache"), before);
-    make_room(&journal);
+    free_the_disk(&journal);
     daemon.check_usable();
 }
 
 #[test]
-fn an_abort_needs_no_room() {
+fn an_abort_works_on_a_full_disk() {
     if !may_mount("an abort on a full disk") {
         return;
     }
@@ -244,12 +246,12 @@ fn an_abort_needs_no_room() {
     assert_eq!(verdict_of(&daemon.wait_over()), "ABORTED");
     daemon.check_same_after_restart();
     daemon.clean();
-    make_room(&home);
+    free_the_disk(&home);
     daemon.check_usable();
 }
 
 #[test]
-fn results_that_do_not_fit_are_the_builders_failure() {
+fn results_larger_than_the_disk_are_builderfail() {
     if !may_mount("a cache on a full disk") {
         return;
     }
@@ -270,14 +272,14 @@ fn results_that_do_not_fit_are_the_builders_failure() {
     daemon.build("b1", json!({}));
     let status = daemon.wait_over();
     assert_eq!(verdict_of(&status), "BUILDERFAIL", "{}", daemon.log());
-    assert_eq!(daemon.names("home/filecache"), kept, "nothing of it stays");
+    assert_eq!(daemon.names("home/filecache"), kept, "no result stays");
     daemon.check_same_after_restart();
     daemon.clean();
     daemon.check_usable();
 }
 
 #[test]
-fn a_log_that_finds_no_room_stops_no_build() {
+fn a_log_that_cannot_be_written_does_not_stop_the_build() {
     if !may_mount("a log on a full disk") {
         return;
     }
@@ -294,11 +296,15 @@ fn a_log_that_finds_no_room_stops_no_build() {
     daemon.let_go("sbuild");
     daemon.wait_at("rest");
     assert_eq!(daemon.state(), "BUILDING");
-    make_room(&journal);
+    free_the_disk(&journal);
     daemon.let_go("rest");
     let status = daemon.wait_over();
     let log = daemon.log();
-    assert_eq!(verdict_of(&status), "BUILDERFAIL", "no package is blamed");
+    assert_eq!(
+        verdict_of(&status),
+        "BUILDERFAIL",
+        "the package does not fail"
+    );
     for line in [
         "before\n",
         "some of the log could not be written",
@@ -312,7 +318,7 @@ fn a_log_that_finds_no_room_stops_no_build() {
 }
 
 #[test]
-fn a_daemon_does_not_start_on_a_disk_it_cannot_write() {
+fn the_daemon_does_not_start_on_a_read_only_disk() {
     if !may_mount("a start on a read-only disk") {
         return;
     }
@@ -328,14 +334,14 @@ fn a_daemon_does_not_start_on_a_disk_it_cannot_write() {
     Daemon::start_in(site).check_usable();
 }
 
-/// A disk that fails under a build and its daemon: the kernel makes ext4 read-only then.
+/// An ext4 disk that a test can make fail: the kernel then makes it read-only.
 struct FailingDisk {
     image: std::path::PathBuf,
     folder: std::path::PathBuf,
 }
 
 impl FailingDisk {
-    /// Mounts one; none where that cannot be had.
+    /// Mounts one; `None` where this machine has no ext4 or loop devices.
     fn mount(site: &Site, folder: &Path) -> Option<Self> {
         let disk = Self {
             image: site.path("image"),
@@ -359,7 +365,7 @@ impl FailingDisk {
         succeeds(mount.arg(&self.image).arg(&self.folder))
     }
 
-    /// What makes the kernel find an error.
+    /// The file in `/sys` that triggers an error of the file system.
     fn switch(&self) -> std::path::PathBuf {
         let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
         let folder = format!(" {} ", self.folder.display());
@@ -380,7 +386,7 @@ impl FailingDisk {
         fs::write(self.switch(), "1").unwrap();
     }
 
-    /// What an operator does about it, when nobody uses it.
+    /// Repairs it, as an operator does when no process uses it.
     fn repair(&self) {
         unmount(&self.folder);
         Command::new("e2fsck")
@@ -397,7 +403,7 @@ fn succeeds(command: &mut Command) -> bool {
 }
 
 #[test]
-fn a_disk_that_becomes_read_only() {
+fn a_disk_that_becomes_read_only_is_builderfail_until_it_is_repaired() {
     let what = "a disk that fails in mid-build";
     if !may_mount(what) {
         return;
@@ -408,11 +414,11 @@ fn a_disk_that_becomes_read_only() {
         return not_run(what, "mkfs.ext4 and loop devices");
     };
     site.fill_home();
-    // What the test put there by hand.
+    // The failing disk must not lose the files that the test has written.
     assert!(succeeds(Command::new("sync").arg("-f").arg(&home)));
     let mut daemon = Daemon::start_in(site);
 
-    // In mid-build.
+    // The disk fails during a build.
     daemon.on("sbuild", "hold; echo x > $work/x || exit 3");
     daemon.build("b1", json!({}));
     daemon.wait_at("sbuild");
@@ -423,10 +429,10 @@ fn a_disk_that_becomes_read_only() {
     assert_eq!(daemon.strays().len(), 0, "{:?}", daemon.strays());
     let said = daemon.said();
     assert!(said.contains("Read-only file system"), "{said}");
-    // It cannot be forgotten yet, and the answer says why.
+    // `clean` fails while the disk is read-only, and the fault says why.
     let reason = daemon.refused("clean", &[]);
     assert!(reason.contains("Read-only"), "{reason}");
-    assert_eq!(daemon.ok("status", &[]), status, "it waits on");
+    assert_eq!(daemon.ok("status", &[]), status, "the build still waits");
     daemon.stop();
     disk.repair();
     daemon.restart();
@@ -434,7 +440,7 @@ fn a_disk_that_becomes_read_only() {
     daemon.clean();
     daemon.check_usable();
 
-    // Before a build.
+    // The disk fails before a build.
     disk.fail();
     let reason = daemon.refused("build", &daemon.parameters("b2", json!({})));
     assert!(reason.contains("Read-only"), "{reason}");

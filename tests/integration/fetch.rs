@@ -1,5 +1,4 @@
-//! `ensurepresent` in the open (slave spec §1.4, §5): slow, broken and hostile servers, and who
-//! has to wait for them.
+//! `ensurepresent` against slow, broken and hostile servers (docs/wire.md §1.4, §5).
 
 use std::io::{BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -19,7 +18,7 @@ fn ensure(daemon: &Daemon, bytes: &[u8], url: &str) -> Json {
     daemon.ok("ensurepresent", &params)
 }
 
-/// Checks that a file could not be had, that the answer says why, and that nothing is left.
+/// Checks that a download failed and left nothing; returns the reason in the answer.
 fn check_absent(daemon: &Daemon, answer: &Json, before: &[String]) -> String {
     assert_eq!(answer[0], false, "{answer}");
     assert_eq!(daemon.names("home/filecache"), before);
@@ -28,7 +27,7 @@ fn check_absent(daemon: &Daemon, answer: &Json, before: &[String]) -> String {
 
 /// Vector 22: the reference answered nothing at all while it downloaded.
 #[test]
-fn v22_downloads_hold_nobody_up() {
+fn v22_downloads_delay_no_other_call() {
     let daemon = Daemon::start("");
     daemon.on("sbuild", "hold");
     let gate = Gate::default();
@@ -74,7 +73,7 @@ fn v22_downloads_hold_nobody_up() {
 }
 
 #[test]
-fn one_download_for_all_who_want_the_file() {
+fn equal_requests_share_one_download() {
     let daemon = Daemon::start("");
     let gate = Gate::default();
     let closed = gate.clone();
@@ -109,7 +108,7 @@ fn one_download_for_all_who_want_the_file() {
     until("the first request", || {
         (!files.heads().is_empty()).then_some(())
     });
-    // Calls of before are read by now, or will be before this one is answered.
+    // The daemon reads all earlier calls before it answers this one.
     daemon.ok("echo", &[]);
     gate.open();
     for stream in streams {
@@ -122,7 +121,7 @@ fn one_download_for_all_who_want_the_file() {
 }
 
 #[test]
-fn what_is_not_the_file_is_not_kept() {
+fn a_wrong_or_broken_answer_is_not_kept() {
     let daemon = Daemon::start("[limits]\nfetch_retries = 0\nfetch_size = 1K");
     let before = daemon.names("home/filecache");
     let files = FileServer::start(|head, stream| match head.split(' ').nth(1).unwrap() {
@@ -192,7 +191,7 @@ fn what_is_not_the_file_is_not_kept() {
 }
 
 #[test]
-fn a_silent_server_is_given_up() {
+fn a_silent_server_runs_into_the_timeout() {
     let daemon = Daemon::start("[limits]\nfetch_retries = 0\nfetch_idle_timeout = 1");
     let before = daemon.names("home/filecache");
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -211,7 +210,7 @@ fn a_silent_server_is_given_up() {
 }
 
 #[test]
-fn a_passing_trouble_is_waited_out() {
+fn a_download_is_retried_after_a_503() {
     let daemon = Daemon::start("");
     let count = AtomicUsize::new(0);
     let files = FileServer::start(
@@ -228,7 +227,7 @@ fn a_passing_trouble_is_waited_out() {
 }
 
 #[test]
-fn credentials_go_to_the_server_and_nowhere_else() {
+fn credentials_reach_only_the_server() {
     let daemon = Daemon::start("[limits]\nfetch_retries = 0");
     let files = FileServer::start(|head, stream| match head.split(' ').nth(1).unwrap() {
         "/hello?token=hush77" => send(stream, "200 OK", HELLO),
@@ -241,7 +240,7 @@ fn credentials_go_to_the_server_and_nowhere_else() {
     };
     let answer = fetch("hello?token=hush77", HELLO, "buildd");
     assert_eq!(answer, json!([true, "Download"]));
-    // "buildd:hush77", and a librarian's macaroon, which has no user.
+    // "buildd:hush77"; then a macaroon of a librarian, which has no user.
     assert!(
         files.heads()[0]
             .to_lowercase()
@@ -255,7 +254,7 @@ fn credentials_go_to_the_server_and_nowhere_else() {
 }
 
 #[test]
-fn a_large_file_comes_whole() {
+fn a_large_file_is_downloaded_whole() {
     static LARGE: [u8; 5 << 20] = [b'x'; 5 << 20];
     let daemon = Daemon::start("");
     let files = FileServer::of(&LARGE);
@@ -268,7 +267,7 @@ fn a_large_file_comes_whole() {
 }
 
 #[test]
-fn the_caller_may_go_away() {
+fn a_download_outlives_its_caller() {
     let daemon = Daemon::start("");
     let gate = Gate::default();
     let closed = gate.clone();

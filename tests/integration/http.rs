@@ -1,4 +1,4 @@
-//! What is not XML-RPC: verbs, paths, versions of HTTP, and the files of the cache.
+//! HTTP below XML-RPC: verbs, paths, versions of HTTP, and the files of the cache.
 
 use std::io::{BufReader, Write};
 use std::net::TcpStream;
@@ -11,7 +11,7 @@ const ECHO: &str = "<?xml version='1.0'?><methodCall><methodName>echo</methodNam
                     <param><value>hi</value></param></params></methodCall>";
 
 #[test]
-fn v18_other_verbs_on_rpc() {
+fn v18_rpc_accepts_only_post() {
     let daemon = Daemon::start("");
     for path in ["/rpc", "/rpc/", "/rpc/x"] {
         for verb in ["GET", "HEAD"] {
@@ -23,7 +23,7 @@ fn v18_other_verbs_on_rpc() {
 }
 
 #[test]
-fn v19_rpc_is_a_leaf() {
+fn v19_paths_below_rpc_are_rpc() {
     let daemon = Daemon::start("");
     for path in ["/rpc", "/rpc/", "/rpc/x/y"] {
         let answer = daemon.post(path, ECHO.as_bytes());
@@ -35,9 +35,9 @@ fn v19_rpc_is_a_leaf() {
 }
 
 #[test]
-fn v20_http_1_0_is_answered_whole_and_closed() {
+fn v20_http_1_0_gets_an_answer_with_its_length() {
     let daemon = Daemon::start("");
-    // Reads to the end of the connection, and refuses an answer that is chunked.
+    // `post` reads to the end of the connection and fails for a chunked answer.
     let answer = daemon.post("/rpc", ECHO.as_bytes());
     let length = answer.header("Content-Length").unwrap().parse::<usize>();
     assert_eq!(length.unwrap(), answer.body.len());
@@ -63,7 +63,7 @@ fn a_connection_is_kept_between_calls() {
 }
 
 #[test]
-fn a_file_of_the_cache_whole_and_in_part() {
+fn a_cached_file_is_served_whole_and_by_ranges() {
     let daemon = Daemon::start("");
     let sum = daemon.add_file(b"0123456789");
     let path = format!("/filecache/{sum}");
@@ -107,7 +107,7 @@ fn http_1_0_gets_a_large_file_with_its_length() {
 }
 
 #[test]
-fn nothing_but_sums_and_the_log_is_served() {
+fn only_cached_files_and_the_log_are_served() {
     let daemon = Daemon::start("");
     let sum = daemon.add_file(b"0123456789");
     let unfinished = daemon.path("home/filecache/.tmp-x");
@@ -153,7 +153,7 @@ fn nothing_but_sums_and_the_log_is_served() {
 }
 
 #[test]
-fn the_log_grows_while_the_build_runs_and_goes_with_it() {
+fn the_log_grows_with_the_build_and_is_removed_by_clean() {
     let daemon = Daemon::start("");
     daemon.on("update", "echo first; hold");
     daemon.on("sbuild", "echo second; hold; . \"$site/good\"");
@@ -189,7 +189,7 @@ fn the_log_grows_while_the_build_runs_and_goes_with_it() {
 }
 
 #[test]
-fn the_tail_is_the_last_two_kibibytes() {
+fn the_log_tail_is_the_last_two_kibibytes() {
     let daemon = Daemon::start("");
     daemon.on(
         "sbuild",

@@ -1,5 +1,6 @@
-//! A journal that is torn, strange or somebody else's: the daemon starts, tells what is known,
-//! and `clean` makes it IDLE (slave spec §5, daemon restart).
+//! A damaged or foreign journal (docs/wire.md §5, daemon restart).
+//!
+//! The daemon starts, reports what it can read, and `clean` makes the builder IDLE.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
@@ -27,7 +28,7 @@ const FILES: [&str; 9] = [
     "shim.err",
 ];
 
-/// What may have become of a file.
+/// The damage to a file.
 #[derive(Debug, Clone)]
 enum Damage {
     Cut(usize),
@@ -57,7 +58,7 @@ fn damage(daemon: &Daemon, file: &str, damage: &Damage) {
     }
 }
 
-/// The damages that every file gets, `len` bytes long as it is.
+/// The damages to a file of about `len` bytes.
 fn damages(len: usize) -> Vec<Damage> {
     let mut damages = vec![
         Damage::Garbage(b"{\"status\":".to_vec()),
@@ -70,7 +71,7 @@ fn damages(len: usize) -> Vec<Damage> {
     damages
 }
 
-/// Whatever the journal says now: the daemon starts, says it is the build's, and can be cleaned.
+/// Checks that the daemon starts, that the build waits, and that `clean` forgets it.
 fn check_recovers(daemon: &mut Daemon, what: &str) {
     daemon.restart();
     let status = daemon.ok("status_dict", &[]);
@@ -84,8 +85,7 @@ fn check_recovers(daemon: &mut Daemon, what: &str) {
     daemon.kill();
 }
 
-/// Has a build come to its end; returns with the daemon dead and the entry put by, to be used
-/// again and again.
+/// Ends a build, kills the daemon and moves the journal entry away, for [`put_back`].
 fn entry_of_a_build(daemon: &mut Daemon) {
     daemon.build_to_end("b1", json!({}));
     daemon.kill();
@@ -101,7 +101,7 @@ fn put_back(daemon: &Daemon) {
 }
 
 #[test]
-fn a_torn_entry_of_a_build_that_is_over() {
+fn a_damaged_entry_of_an_ended_build_can_be_cleaned() {
     let mut daemon = Daemon::start(DICT);
     entry_of_a_build(&mut daemon);
     for file in FILES {
@@ -122,7 +122,7 @@ fn a_torn_entry_of_a_build_that_is_over() {
 }
 
 #[test]
-fn a_torn_entry_of_a_build_that_runs() {
+fn a_damaged_entry_of_a_running_build_can_be_aborted_and_cleaned() {
     let mut daemon = Daemon::start(DICT);
     for file in ["spec.json", "lock", "stages", "abort", "verdict.json"] {
         let mut cases = damages(100);
@@ -138,7 +138,7 @@ fn a_torn_entry_of_a_build_that_runs() {
             daemon.kill();
             damage(&daemon, file, &case);
             daemon.restart();
-            // It goes on, is being aborted, or is over and dead: never IDLE.
+            // The builder may be in any state but IDLE.
             match daemon.state().as_str() {
                 "BUILDING" => {
                     daemon.ok("abort", &[]);
@@ -163,13 +163,13 @@ fn a_torn_entry_of_a_build_that_runs() {
 }
 
 #[test]
-fn any_bytes_in_any_file() {
+fn any_bytes_in_any_file_can_be_cleaned() {
     let mut daemon = Daemon::start(DICT);
     entry_of_a_build(&mut daemon);
     let mut runner = TestRunner::new(Config::with_cases(32));
     let bytes = prop_oneof![
         prop::collection::vec(any::<u8>(), 0..300),
-        // Near to what could stand there.
+        // Bytes like those of a real file.
         "[{}\",:0-9a-z \\[\\]]{0,80}".prop_map(String::into_bytes),
         "\\{\"status\":\"[A-Z]{0,9}\",\"reason\":\"\",\"dependencies\":\"\",\"files\":\\[\\],\"stages\":\\[\\]\\}"
             .prop_map(String::into_bytes),
@@ -189,7 +189,7 @@ fn any_bytes_in_any_file() {
 }
 
 #[test]
-fn an_entry_of_a_newer_version() {
+fn an_entry_of_a_newer_version_is_read_and_an_unknown_verdict_is_builderfail() {
     let mut daemon = Daemon::start(DICT);
     let change = |daemon: &Daemon, file: &str, from: &str, to: &str| {
         let path = daemon.path("home/journal/b1").join(file);
@@ -197,7 +197,7 @@ fn an_entry_of_a_newer_version() {
         assert!(text.contains(from), "{text}");
         fs::write(&path, text.replacen(from, to, 1)).unwrap();
     };
-    // Fields that nobody knows here are no obstacle.
+    // An unknown field is ignored.
     daemon.build_to_end("b1", json!({}));
     let before = daemon.ok("status", &[]);
     daemon.kill();
@@ -206,7 +206,7 @@ fn an_entry_of_a_newer_version() {
     daemon.restart();
     assert_eq!(daemon.ok("status", &[]), before);
     daemon.clean();
-    // Nor is a stage.
+    // So is an unknown stage.
     daemon.build_to_end("b1", json!({}));
     let before = daemon.ok("status", &[]);
     daemon.kill();
@@ -215,7 +215,7 @@ fn an_entry_of_a_newer_version() {
     daemon.restart();
     assert_eq!(daemon.ok("status", &[]), before);
     daemon.clean();
-    // A verdict is: what it means for the package, nobody can say. Its files are not forgotten.
+    // An unknown verdict is BUILDERFAIL, and `clean` still removes the results.
     let before = daemon.names("home/filecache");
     daemon.build_to_end("b1", json!({}));
     assert!(daemon.names("home/filecache").len() > before.len());
@@ -232,7 +232,7 @@ fn an_entry_of_a_newer_version() {
 }
 
 #[test]
-fn of_two_entries_the_one_that_lives_counts() {
+fn a_running_build_wins_over_another_entry() {
     let mut daemon = Daemon::start(DICT);
     daemon.build_to_end("b2", json!({}));
     let (entry, kept) = (daemon.path("home/journal/b2"), daemon.path("kept"));
@@ -243,7 +243,7 @@ fn of_two_entries_the_one_that_lives_counts() {
     daemon.wait_at("sbuild");
     daemon.kill();
     fs::rename(&kept, &entry).unwrap();
-    // Even if the clock says that it is older: that may have been put right meanwhile.
+    // The time of the other entry is later, as after a jump of the clock.
     let later = SystemTime::now() + Duration::from_secs(1_000_000);
     fs::File::open(&entry).unwrap().set_modified(later).unwrap();
     daemon.restart();
@@ -263,7 +263,7 @@ fn of_two_entries_the_one_that_lives_counts() {
 }
 
 #[test]
-fn what_is_no_build_is_left_alone_and_in_nobodys_way() {
+fn files_that_are_no_builds_are_left_alone() {
     let mut daemon = Daemon::start(DICT);
     daemon.kill();
     let journal = daemon.path("home/journal");
@@ -273,7 +273,7 @@ fn what_is_no_build_is_left_alone_and_in_nobodys_way() {
     fs::create_dir(journal.join(".hidden")).unwrap();
     symlink("/etc", journal.join("etc")).unwrap();
     if daemon.heeds_modes() {
-        // Root's, as on every disk.
+        // This folder belongs to root, as on every ext4 disk.
         fs::create_dir(journal.join("lost+found")).unwrap();
     }
     let there = daemon.names("home/journal");
@@ -291,15 +291,15 @@ fn what_is_no_build_is_left_alone_and_in_nobodys_way() {
     daemon.restart();
     assert_eq!(daemon.state(), "IDLE");
     assert_eq!(daemon.names("home/journal"), there);
-    // Unless a build needs the name.
+    // A build of that name replaces the file.
     daemon.build_to_end("notes", json!({}));
     daemon.clean();
     daemon.check_usable();
 }
 
-/// Clocks of hosts are put right while builds run: nothing waits by them.
+/// Clocks of hosts jump while builds run.
 #[test]
-fn times_in_the_future_or_the_past_mislead_nobody() {
+fn wrong_file_times_do_not_matter() {
     let mut daemon = Daemon::start(DICT);
     let day = Duration::from_secs(86_400);
     for time in [SystemTime::UNIX_EPOCH, SystemTime::now() + 10_000 * day] {
@@ -329,11 +329,11 @@ fn times_in_the_future_or_the_past_mislead_nobody() {
     daemon.check_usable();
 }
 
-/// An abort reaches the process of a build also if the journal has its number wrong.
+/// The journal has a wrong process id.
 #[test]
-fn an_abort_finds_its_build_without_the_journals_help() {
+fn an_abort_finds_its_build_despite_a_wrong_pid() {
     let daemon = Daemon::start(DICT);
-    // A process of the same user that must not be hit.
+    // A process of the same user that must not be killed.
     let owner = fs::metadata(daemon.path("home")).unwrap();
     let mut bystander = Command::new("sleep");
     bystander.arg("600").uid(owner.uid()).gid(owner.gid());
@@ -356,7 +356,11 @@ fn an_abort_finds_its_build_without_the_journals_help() {
         assert_eq!(status["build_status"], "BuildStatus.ABORTED", "{text}");
         daemon.clean();
     }
-    assert_eq!(bystander.try_wait().unwrap(), None, "it lives");
+    assert_eq!(
+        bystander.try_wait().unwrap(),
+        None,
+        "the other process lives"
+    );
     bystander.kill().unwrap();
     bystander.wait().unwrap();
     daemon.check_usable();

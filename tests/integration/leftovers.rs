@@ -1,5 +1,5 @@
-//! What dead builds have left is found at start, named and removed; nothing else is (slave spec
-//! §5, daemon restart, rm -rf with mounts left).
+//! The daemon removes what dead builds have left when it starts, and nothing else (docs/wire.md §5,
+//! daemon restart, rm -rf with mounts left).
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, chown, symlink};
@@ -24,14 +24,14 @@ fn make_tree(site: &Site, name: &str) {
     }
 }
 
-/// The same, as a build leaves it: with a link to one of its files.
+/// A work tree: the same with a link to a file of the build.
 fn make_work_tree(site: &Site, name: &str) {
     make_tree(site, name);
     let file = site.path("home/filecache").join(site.dsc());
     symlink(file, site.path(&format!("{name}/hello_1.dsc"))).unwrap();
 }
 
-/// A process of the daemon's user that says it is of the build with this run directory.
+/// A process of the daemon's user whose environment names the journal entry `run`.
 fn process_of(site: &Site, run: &Path) -> Child {
     let owner = fs::metadata(site.path("home")).unwrap();
     Command::new("sleep")
@@ -198,7 +198,7 @@ fn a_running_build_keeps_its_tree_until_its_process_ends() {
 }
 
 #[test]
-fn a_session_of_a_dead_build_goes_whoever_owns_it() {
+fn a_dead_builds_session_is_removed_even_if_subordinate_ids_own_it() {
     let what = "a session left by a dead build";
     let site = Site::new("");
     let ranges = fs::read_to_string("/etc/subuid").unwrap_or_default();
@@ -233,9 +233,9 @@ fn a_session_of_a_dead_build_goes_whoever_owns_it() {
     );
 }
 
-/// However oddly somebody has named his folders, what the daemon itself lives by is no leftover.
+/// The configured file cache may have the name of a work tree.
 #[test]
-fn the_folders_of_the_configuration_are_no_leftovers() {
+fn configured_folders_are_not_leftovers() {
     let site = Site::new("");
     let (home, cache) = (site.path("home"), site.path("home/build-cache"));
     fs::rename(site.path("home/filecache"), &cache).unwrap();
@@ -261,7 +261,7 @@ fn the_folders_of_the_configuration_are_no_leftovers() {
 }
 
 #[test]
-fn no_mount_is_entered() {
+fn leftovers_with_mounts_are_not_entered() {
     if !may_mount("leftovers with something mounted in them") {
         return;
     }
@@ -274,7 +274,7 @@ fn no_mount_is_entered() {
     make_work_tree(&site, "home/build-dead3");
     make_work_tree(&site, "home/build-dead4");
     let precious = site.path("precious");
-    // Of the same file system: only the kernel can tell them from folders.
+    // Bind mounts of the same file system look like folders.
     let mounts = [
         site.path("home/build-dead1/a/b"),
         site.path("home/build-dead2"),
@@ -292,22 +292,22 @@ fn no_mount_is_entered() {
 
     let mut daemon = Daemon::start_in(site);
     whole(&daemon);
-    assert!(!daemon.path("home/build-dead4").exists(), "the others go");
+    assert!(
+        !daemon.path("home/build-dead4").exists(),
+        "a tree without mounts is removed"
+    );
     let said = daemon.said();
     for number in [1, 3] {
         let named = format!("home/.left-build-dead{number}, left by an earlier build: ");
         assert!(said.contains(&named), "{said}");
     }
-    // What is mounted there is no build's.
+    // The mounted folder is not the tree of a build.
     assert!(!said.contains("build-dead2"), "{said}");
     assert_eq!(daemon.state(), "IDLE");
     daemon.check_usable();
-    // Nor by a build of that name, which cannot be.
+    // A build of that name fails and does not enter the mount either.
     daemon.reset();
-    daemon.on(
-        "clean",
-        ": what a site's own program removes is its own affair",
-    );
+    daemon.on("clean", ": the site program removes nothing");
     let status = daemon.build_to_end("dead2", json!({}));
     assert_eq!(status["build_status"], "BuildStatus.BUILDERFAIL");
     daemon.clean();
@@ -315,7 +315,7 @@ fn no_mount_is_entered() {
     daemon.reset();
 
     for mount in [
-        // It was moved up with the folder it is in.
+        // The mount moved with the folder that holds it.
         daemon.path("home/.left-build-dead1/.removing-1/b"),
         daemon.path("home/.left-build-dead1/a/b"),
         mounts[1].clone(),

@@ -1,5 +1,6 @@
-//! A build from `build` to `clean`: the stages and how they are called (slave spec §3.1, §3.4),
-//! and that a refused call changes nothing (§2.4).
+//! A build from `build` to `clean`: its stages and their programs (docs/wire.md §3.1, §3.4).
+//!
+//! A refused call changes nothing (docs/wire.md §2.4).
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -15,7 +16,7 @@ fn all_stages() -> Json {
 }
 
 #[test]
-fn every_program_is_called_as_in_2008() {
+fn site_programs_get_the_arguments_of_2008() {
     let daemon = Daemon::start("");
     let lines = [
         "deb http://a/ hardy main",
@@ -55,7 +56,7 @@ fn every_program_is_called_as_in_2008() {
 }
 
 #[test]
-fn a_build_that_asks_for_nothing_special() {
+fn a_build_without_arguments_skips_ogre_and_sources() {
     let daemon = Daemon::start("");
     daemon.build_to_end("b1", json!({}));
     assert_eq!(
@@ -75,7 +76,7 @@ fn a_build_that_asks_for_nothing_special() {
 }
 
 #[test]
-fn both_names_of_the_build_type_are_taken() {
+fn both_names_of_the_build_type_are_accepted() {
     for form in ["", "statusform = dict"] {
         let daemon = Daemon::start(form);
         for name in ["debian", "binarypackage"] {
@@ -89,7 +90,7 @@ fn both_names_of_the_build_type_are_taken() {
 }
 
 #[test]
-fn what_a_program_finds_around_it() {
+fn a_site_program_runs_in_home_with_a_fixed_environment() {
     let daemon = Daemon::start("");
     daemon.on(
         "update",
@@ -115,7 +116,7 @@ fn what_a_program_finds_around_it() {
 }
 
 #[test]
-fn every_stage_has_its_verdict_and_its_closing_stages() {
+fn each_failed_stage_has_its_verdict_and_closing_stages() {
     let daemon = Daemon::start("");
     let all = "unpack mount ogre sources update sbuild scan umount clean";
     for (stage, verdict, called) in [
@@ -163,7 +164,7 @@ fn a_program_that_cannot_be_started_fails_its_stage() {
 }
 
 #[test]
-fn keys_need_a_chroot_made_here() {
+fn trusted_keys_with_a_site_program_for_unpack_are_chrootfail() {
     let daemon = Daemon::start("");
     let status = daemon.build_to_end("b1", json!({"trusted_keys": ["a2V5"]}));
     assert_eq!(status["build_status"], "BuildStatus.CHROOTFAIL");
@@ -171,7 +172,7 @@ fn keys_need_a_chroot_made_here() {
 }
 
 #[test]
-fn the_first_failure_wins() {
+fn the_first_failure_decides_the_verdict() {
     let daemon = Daemon::start("");
     for stage in ["update", "umount", "clean"] {
         daemon.on(stage, "exit 1");
@@ -181,7 +182,7 @@ fn the_first_failure_wins() {
 }
 
 #[test]
-fn a_home_that_cannot_be_written_fails_init() {
+fn a_read_only_home_is_builderfail_in_init() {
     let daemon = Daemon::start("");
     if !daemon.heeds_modes() {
         return;
@@ -201,7 +202,7 @@ fn a_home_that_cannot_be_written_fails_init() {
 }
 
 #[test]
-fn fast_cleanup_leaves_everything() {
+fn fast_cleanup_skips_the_closing_stages() {
     let daemon = Daemon::start("");
     let status = daemon.build_to_end("b1", json!({"fast_cleanup": true}));
     assert_eq!(status["build_status"], "BuildStatus.OK");
@@ -212,12 +213,12 @@ fn fast_cleanup_leaves_everything() {
 }
 
 #[test]
-fn a_build_may_come_again_and_finds_nothing_of_the_last() {
+fn a_repeated_build_id_starts_with_an_empty_tree() {
     let daemon = Daemon::start("");
     fs::create_dir_all(daemon.path("home/build-b1/old")).unwrap();
     daemon.give(&daemon.path("home/build-b1"));
     daemon.give(&daemon.path("home/build-b1/old"));
-    // It may be somebody's, until it shows that it was a build's.
+    // A tree without a link to a build's file may belong to a person.
     let status = daemon.build_to_end("b1", json!({}));
     assert_eq!(status["build_status"], "BuildStatus.BUILDERFAIL");
     assert!(daemon.log().contains("is not the tree of a build"));
@@ -238,7 +239,7 @@ fn a_build_may_come_again_and_finds_nothing_of_the_last() {
 }
 
 #[test]
-fn arguments_nobody_knows_are_named_in_the_log_but_not_shown() {
+fn unknown_arguments_are_logged_by_name_without_values() {
     let daemon = Daemon::start("");
     let args = json!({"secrets": {"token": "hidden"}, "launchpad_instance": "shown-not"});
     assert_eq!(
@@ -255,14 +256,14 @@ fn arguments_nobody_knows_are_named_in_the_log_but_not_shown() {
 }
 
 #[test]
-fn the_build_url_is_the_first_line() {
+fn the_build_url_is_the_first_line_of_the_log() {
     let daemon = Daemon::start("");
     daemon.build_to_end("b1", json!({"build_url": "https://launchpad.net/1"}));
     assert!(daemon.log().starts_with("https://launchpad.net/1\n"));
 }
 
 #[test]
-fn what_cannot_be_built_is_refused_before_anything_happens() {
+fn invalid_build_arguments_are_refused_before_any_stage() {
     let daemon = Daemon::start("");
     let good = daemon.parameters("b1", json!({}));
     let dsc = good[3]["hello_1.dsc"].clone();
@@ -325,8 +326,8 @@ fn what_cannot_be_built_is_refused_before_anything_happens() {
     daemon.check_usable();
 }
 
-/// Vector 21 and the first defect of §2.4: the reference took over the id of a refused build, and
-/// emptied the log.
+/// Vector 21 and the first defect of docs/wire.md §2.4. The reference took over the id of a refused
+/// build and emptied the log.
 #[test]
 fn v21_a_refused_build_changes_nothing() {
     for form in ["", "statusform = dict"] {
@@ -343,7 +344,7 @@ fn v21_a_refused_build_changes_nothing() {
         let refuse = |state: &str| {
             let reason = daemon.refused("build", &daemon.parameters("b2", json!({})));
             assert!(reason.contains(state), "{reason}");
-            // Not valid either: still nothing happens.
+            // An invalid id changes nothing either.
             daemon.refused("build", &daemon.parameters("b/2", json!({})));
             let unknown = [
                 json!("b2"),
@@ -379,7 +380,7 @@ fn v21_a_refused_build_changes_nothing() {
 }
 
 #[test]
-fn of_builds_that_come_at_once_one_is_taken() {
+fn one_of_several_simultaneous_builds_is_accepted() {
     let daemon = Daemon::start("");
     daemon.on("sbuild", "hold");
     let taken = thread::scope(|scope| {
@@ -408,7 +409,7 @@ fn of_builds_that_come_at_once_one_is_taken() {
 }
 
 #[test]
-fn the_builder_waits_only_when_all_is_cleaned_up() {
+fn the_builder_waits_only_after_cleanup() {
     let daemon = Daemon::start("");
     daemon.on("clean", "hold; rm -rf $work");
     daemon.build("b1", json!({}));

@@ -1,7 +1,7 @@
-//! The program as its users meet it: a daemon of its own for each test, spoken to over the wire.
+//! Integration tests of the slave: each test starts a daemon and calls it over the wire.
 //!
-//! No test needs root or a chroot: programs of a site (`tests/fixtures/bin/site-program`) stand in
-//! for the stages. Started by root, the daemons run as the user `buildd` if there is one.
+//! No test needs root or a chroot: the site program `tests/fixtures/bin/site-program` stands in for
+//! each stage. Daemons that root starts run as the user `buildd` if there is one.
 
 mod abort;
 mod cache;

@@ -1,5 +1,4 @@
-//! What becomes of a build when the daemon, or the process that does the build, goes away
-//! (slave spec §5, daemon restart): it is never forgotten.
+//! A build is never forgotten when the daemon or its shim dies (docs/wire.md §5, daemon restart).
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -15,7 +14,7 @@ fn all_stages() -> Json {
     json!({"archives": ["deb http://a/ hardy main"], "ogrecomponent": "main"})
 }
 
-/// Has every stage hold, and then do its work.
+/// Makes every stage wait at its `hold` before it does its work.
 fn hold_everywhere(daemon: &Daemon) {
     for stage in STAGES {
         let work = match stage {
@@ -50,17 +49,13 @@ fn a_build_survives(mut end: impl FnMut(&mut Daemon)) {
     assert_eq!(status["build_status"], "BuildStatus.OK");
     let sum = status["filemap"]["h.deb"].as_str().unwrap();
     assert_eq!(daemon.get(&format!("/filecache/{sum}")).text(), "Hello");
-    assert_eq!(
-        daemon.called(),
-        STAGES.join(" "),
-        "each stage was done once"
-    );
+    assert_eq!(daemon.called(), STAGES.join(" "), "each stage ran once");
     daemon.clean();
     daemon.check_usable();
 }
 
 #[test]
-fn a_build_survives_the_death_of_the_daemon_in_every_stage() {
+fn a_build_survives_a_kill_of_the_daemon_in_every_stage() {
     a_build_survives(Daemon::kill);
 }
 
@@ -70,7 +65,7 @@ fn a_build_survives_a_stop_of_the_daemon_in_every_stage() {
 }
 
 #[test]
-fn a_build_ends_while_no_daemon_is_there() {
+fn a_build_that_ends_without_a_daemon_keeps_its_verdict() {
     let mut daemon = Daemon::start("");
     daemon.on("sbuild", "hold; printf Hello > $work/h.deb; changes h.deb");
     daemon.build("b1", json!({}));
@@ -100,7 +95,7 @@ fn a_build_ends_while_no_daemon_is_there() {
 }
 
 #[test]
-fn what_waits_is_the_same_after_a_restart() {
+fn a_waiting_build_is_the_same_after_a_restart() {
     for form in ["", "statusform = dict"] {
         let mut daemon = Daemon::start(form);
         let cached = daemon.names("home/filecache");
@@ -145,7 +140,7 @@ fn what_waits_is_the_same_after_a_restart() {
 }
 
 #[test]
-fn an_abort_goes_on_after_a_restart() {
+fn an_abort_continues_after_a_restart() {
     let mut daemon = Daemon::start("statusform = dict");
     daemon.on("sbuild", "hold");
     daemon.on("umount", "hold");
@@ -163,14 +158,14 @@ fn an_abort_goes_on_after_a_restart() {
     daemon.check_usable();
 }
 
-/// The build may be done when an abort comes: what was answered then holds after a restart too.
+/// The answer to an abort holds after a restart, even if the build had ended.
 #[test]
-fn an_abort_that_came_too_late_for_the_build_is_still_one_after_a_restart() {
+fn an_abort_after_the_verdict_still_counts_after_a_restart() {
     let mut daemon = Daemon::start("statusform = dict");
     let before = daemon.names("home/filecache");
     daemon.build_to_end("b1", json!({}));
     daemon.kill();
-    // What an abort leaves in the journal between the verdict and the daemon's look at it.
+    // An abort leaves this file if it comes after the verdict, before the daemon has read it.
     std::fs::write(daemon.path("home/journal/b1/abort"), "").unwrap();
     daemon.restart();
     let status = daemon.ok("status", &[]);
@@ -188,8 +183,8 @@ fn kill_shim(daemon: &Daemon) {
     kill(Pid::from_raw(shim_pid(daemon)), Signal::SIGKILL).unwrap();
 }
 
-/// The end of every build whose shim has died: the builder's failure, and a clean slate.
-fn check_buried(daemon: &Daemon, stage: &str) {
+/// Checks that a build whose shim has died is BUILDERFAIL and leaves nothing behind.
+fn check_builderfail(daemon: &Daemon, stage: &str) {
     let status = daemon.wait_over();
     assert_eq!(status["build_status"], "BuildStatus.BUILDERFAIL", "{stage}");
     assert_eq!(status["build_id"], "b1");
@@ -205,7 +200,7 @@ fn check_buried(daemon: &Daemon, stage: &str) {
 }
 
 #[test]
-fn a_build_whose_process_is_killed_failed_on_the_builder() {
+fn a_killed_shim_is_builderfail() {
     let daemon = Daemon::start("");
     for stage in ["unpack", "update", "sbuild", "umount", "clean"] {
         daemon.reset();
@@ -216,12 +211,12 @@ fn a_build_whose_process_is_killed_failed_on_the_builder() {
             daemon.log().contains("is here\n").then_some(())
         });
         kill_shim(&daemon);
-        check_buried(&daemon, stage);
+        check_builderfail(&daemon, stage);
     }
 }
 
 #[test]
-fn the_daemon_and_the_process_of_the_build_are_killed() {
+fn a_killed_shim_and_daemon_are_builderfail_after_a_restart() {
     let mut daemon = Daemon::start("");
     for stage in ["unpack", "sbuild", "clean"] {
         daemon.reset();
@@ -234,12 +229,12 @@ fn the_daemon_and_the_process_of_the_build_are_killed() {
         daemon.kill();
         kill_shim(&daemon);
         daemon.restart();
-        check_buried(&daemon, stage);
+        check_builderfail(&daemon, stage);
     }
 }
 
 #[test]
-fn the_process_of_an_adopted_build_is_killed() {
+fn a_shim_killed_after_a_restart_is_builderfail() {
     let mut daemon = Daemon::start("");
     daemon.on("sbuild", "echo $name is here; sleep 1000 & hold");
     daemon.build("b1", json!({}));
@@ -251,11 +246,11 @@ fn the_process_of_an_adopted_build_is_killed() {
     daemon.restart();
     assert_eq!(daemon.state(), "BUILDING");
     kill_shim(&daemon);
-    check_buried(&daemon, "sbuild");
+    check_builderfail(&daemon, "sbuild");
 }
 
 #[test]
-fn processes_that_left_the_session_do_not_outlive_a_killed_build() {
+fn processes_in_other_sessions_die_with_a_killed_shim() {
     let daemon = Daemon::start("");
     daemon.on("sbuild", "echo $name is here; stubborn; hold");
     daemon.build("b1", json!({}));
@@ -264,11 +259,11 @@ fn processes_that_left_the_session_do_not_outlive_a_killed_build() {
         daemon.log().contains("is here\n").then_some(())
     });
     kill_shim(&daemon);
-    check_buried(&daemon, "sbuild");
+    check_builderfail(&daemon, "sbuild");
 }
 
 #[test]
-fn a_second_daemon_does_not_start() {
+fn a_second_daemon_on_one_journal_does_not_start() {
     let daemon = Daemon::start("");
     daemon.on("sbuild", "hold; exit 2");
     daemon.build("b1", json!({}));
@@ -279,13 +274,13 @@ fn a_second_daemon_does_not_start() {
     let journal = daemon.path("home/journal").display().to_string();
     assert!(said.contains(&journal), "{said}");
     assert!(!said.contains("ready"), "{said}");
-    assert_eq!(daemon.state(), "BUILDING", "the first goes on");
+    assert_eq!(daemon.state(), "BUILDING", "the first daemon runs");
     daemon.let_go("sbuild");
     assert_eq!(daemon.wait_over()["build_status"], "BuildStatus.GIVENBACK");
 }
 
 #[test]
-fn what_a_crash_left_half_done_is_swept() {
+fn half_written_files_of_a_crash_are_removed_at_start() {
     let site = Site::new("");
     let cached = site.names("home/filecache");
     for folder in [

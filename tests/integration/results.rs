@@ -1,5 +1,4 @@
-//! What a build brings back: its files, through the cache (slave spec §3.6), and its log, without
-//! the credentials of a private archive (§3.10).
+//! The results of a build in the cache, and its log without credentials (docs/wire.md §3.6, §3.10).
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -10,7 +9,7 @@ use serde_json::json;
 use crate::support::{Daemon, sha1, until};
 
 #[test]
-fn results_are_told_and_served() {
+fn results_are_listed_and_served_until_clean() {
     let daemon = Daemon::start("");
     daemon.on(
         "sbuild",
@@ -53,9 +52,9 @@ fn arch_tag_names_the_changes_file() {
     assert!(status["filemap"]["hello_1_lpia.changes"].is_string());
 }
 
-/// Vector 24: the reference tried to remove the one file twice, and could never be cleaned.
+/// Vector 24. The reference removed the one file twice and could never be cleaned.
 #[test]
-fn v24_results_with_equal_bytes() {
+fn v24_results_with_equal_bytes_can_be_cleaned() {
     let daemon = Daemon::start("");
     let before = daemon.names("home/filecache");
     daemon.on(
@@ -71,7 +70,7 @@ fn v24_results_with_equal_bytes() {
 }
 
 #[test]
-fn clean_works_when_a_result_is_gone_already() {
+fn clean_works_when_a_result_is_missing() {
     let daemon = Daemon::start("");
     let before = daemon.names("home/filecache");
     let status = daemon.build_to_end("b1", json!({}));
@@ -83,7 +82,7 @@ fn clean_works_when_a_result_is_gone_already() {
 }
 
 #[test]
-fn an_input_stays_even_where_a_result_has_its_bytes() {
+fn an_input_with_the_bytes_of_a_result_stays_in_the_cache() {
     let daemon = Daemon::start("");
     let before = daemon.names("home/filecache");
     daemon.on("sbuild", "cp $work/hello_1.dsc $work/h.deb; changes h.deb");
@@ -93,7 +92,7 @@ fn an_input_stays_even_where_a_result_has_its_bytes() {
     assert_eq!(daemon.names("home/filecache"), before);
 }
 
-/// Writes a .changes by hand: `h.deb` holding `x`, as `line` has it.
+/// A script that writes `h.deb` with the content `x`, and a .changes with the line `line`.
 fn changes(line: &str) -> String {
     format!(
         "cd $work; printf x > h.deb; cat > hello_1_i386.changes << 'END'\nFormat: 1.8\nFiles:\n \
@@ -102,7 +101,7 @@ fn changes(line: &str) -> String {
 }
 
 #[test]
-fn a_build_without_what_it_promised_failed() {
+fn results_that_do_not_match_their_changes_are_packagefail() {
     let daemon = Daemon::start("");
     let before = daemon.names("home/filecache");
     fs::write(daemon.path("home/secret"), "x").unwrap();
@@ -123,7 +122,7 @@ fn a_build_without_what_it_promised_failed() {
         ("a link to the chroot", replaced("ln -s hello_1.dsc h.deb")),
         ("a pipe", replaced("mkfifo h.deb")),
         ("a folder", replaced("mkdir h.deb")),
-        ("a wrong sum", changes(&good.replace('9', "8"))),
+        ("a wrong hash", changes(&good.replace('9', "8"))),
         ("a wrong size", changes(&good.replace(" 1 ", " 2 "))),
         ("a file outside", at("../secret")),
         ("a file by its path", at("/etc/passwd")),
@@ -167,7 +166,7 @@ fn a_build_without_what_it_promised_failed() {
     );
 }
 
-/// The build program makes the secret up as it runs, so that no file of the test holds it.
+/// The build program composes the secret as it runs, so that no file of the test holds it.
 const TELL: &str = "pass=sec; pass=${pass}ret99; echo \"Get:1 http://buildd:$pass@ppa/ x\"; echo \
                     \"x,proxyauth=me:$pass,y\"; printf \"at the end http://u:$pass@h/\"; ";
 
@@ -208,7 +207,7 @@ fn the_log_of_a_public_build_is_as_it_was_printed() {
 }
 
 #[test]
-fn the_passwords_of_archives_are_in_no_log_and_go_with_the_build() {
+fn the_passwords_of_archives_are_not_logged_and_go_with_the_build() {
     let daemon = Daemon::start("");
     let args = json!({
         "archive_private": true,
@@ -229,7 +228,7 @@ fn the_passwords_of_archives_are_in_no_log_and_go_with_the_build() {
 }
 
 #[test]
-fn what_a_build_must_know_is_for_its_user_alone() {
+fn files_with_passwords_are_readable_by_the_builds_user_only() {
     let daemon = Daemon::start("");
     daemon.on("sbuild", "hold");
     daemon.build(
@@ -238,7 +237,7 @@ fn what_a_build_must_know_is_for_its_user_alone() {
     );
     daemon.wait_at("sbuild");
     for name in daemon.files_holding("hush77") {
-        // The list of calls is the test's own.
+        // The list of calls belongs to the test.
         let mut ways = Path::new(&name)
             .ancestors()
             .take_while(|way| way != &Path::new("home"));

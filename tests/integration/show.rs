@@ -1,4 +1,4 @@
-//! What the slave shows to those who watch it: numbers, health, running logs, and its own log.
+//! Metrics, health, running logs, and the daemon's own log.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -9,8 +9,8 @@ use serde_json::json;
 use crate::support::rpc::render_call;
 use crate::support::{Answer, Daemon, FileServer, Site, connect, exchange, send, until};
 
-/// Returns the value of a number as `/metrics` shows it; `name` comes with its labels.
-fn number(daemon: &Daemon, name: &str) -> Option<f64> {
+/// Returns the value of a metric; `name` includes its labels.
+fn metric(daemon: &Daemon, name: &str) -> Option<f64> {
     let answer = daemon.get("/metrics");
     assert_eq!(answer.status, 200);
     let kind = answer.header("Content-Type").unwrap();
@@ -23,12 +23,12 @@ fn number(daemon: &Daemon, name: &str) -> Option<f64> {
 }
 
 #[test]
-fn numbers_of_a_build_and_of_an_abort() {
+fn metrics_count_builds_stages_aborts_and_faults() {
     let daemon = Daemon::start("");
-    let state = |word: &str| number(&daemon, &format!("buildd_slave_state{{state=\"{word}\"}}"));
+    let state = |word: &str| metric(&daemon, &format!("buildd_slave_state{{state=\"{word}\"}}"));
     assert_eq!((state("idle"), state("building")), (Some(1.0), Some(0.0)));
     let stored = "buildd_slave_stored_entries{store=\"filecache\"}";
-    assert_eq!(number(&daemon, stored), Some(2.0));
+    assert_eq!(metric(&daemon, stored), Some(2.0));
     daemon.on("sbuild", "hold");
     daemon.build("1-1", json!({}));
     daemon.wait_at("sbuild");
@@ -36,7 +36,7 @@ fn numbers_of_a_build_and_of_an_abort() {
     daemon.ok("abort", &[]);
     daemon.wait_over();
     assert_eq!(state("waiting"), Some(1.0));
-    let value = |name: &str| number(&daemon, name);
+    let value = |name: &str| metric(&daemon, name);
     assert_eq!(value("buildd_slave_aborts_total"), Some(1.0));
     assert_eq!(value("buildd_slave_abort_seconds_count"), Some(1.0));
     let aborted = "buildd_slave_builds_total{verdict=\"ABORTED\"}";
@@ -46,14 +46,14 @@ fn numbers_of_a_build_and_of_an_abort() {
     daemon.refused("abort", &[]);
     let faults = "buildd_slave_calls_total{method=\"abort\",outcome=\"fault\"}";
     assert_eq!(value(faults), Some(1.0));
-    // What a client makes up does not become a label.
+    // A method name from a client does not become a label.
     assert!(daemon.call("no_such_thing", &[]).is_err());
     assert!(!daemon.get("/metrics").text().contains("no_such_thing"));
     assert_eq!(daemon.post("/metrics", b"").status, 405);
 }
 
 #[test]
-fn health_says_what_is_wrong() {
+fn healthz_names_the_problem() {
     let daemon = Daemon::start("");
     let answer = daemon.get("/healthz");
     assert_eq!((answer.status, answer.text().as_str()), (200, "ok\n"));
@@ -65,7 +65,7 @@ fn health_says_what_is_wrong() {
     assert!(text.contains("less than [limits] reserve"), "{text}");
 }
 
-/// Asks for a log in HTTP/1.0, where its end is the connection's.
+/// Follows a log in HTTP/1.0, where the log ends with the connection.
 fn follow(daemon: &Daemon, id: &str) -> TcpStream {
     let mut stream = connect(daemon.port).unwrap();
     let request = format!("GET /log/{id}?follow HTTP/1.0\r\n\r\n");
@@ -91,10 +91,10 @@ fn a_running_log_is_followed_to_its_end() {
     while !String::from_utf8_lossy(&seen).contains("\nbefore\n") {
         let mut part = [0; 4096];
         let count = first.read(&mut part).unwrap();
-        assert!(count > 0, "it ended");
+        assert!(count > 0, "the log ended");
         seen.extend_from_slice(&part[..count]);
     }
-    // One who goes away is nothing to the others.
+    // One follower hangs up; the others go on.
     drop(followers.remove(0));
     let waiting = thread::spawn(move || {
         let mut text = String::new();
@@ -109,7 +109,7 @@ fn a_running_log_is_followed_to_its_end() {
         let (_, body) = text.split_once("\r\n\r\n").unwrap();
         assert_eq!(body, log);
     }
-    // Over already: all of it, and at once the end.
+    // A log of an ended build is sent whole.
     let mut text = String::new();
     follow(&daemon, "8-1").read_to_string(&mut text).unwrap();
     assert_eq!(text.split_once("\r\n\r\n").unwrap().1, log);
@@ -118,7 +118,7 @@ fn a_running_log_is_followed_to_its_end() {
 }
 
 #[test]
-fn a_running_log_over_its_bound_has_both_its_ends() {
+fn a_running_log_over_its_limit_keeps_its_head_and_tail() {
     let daemon = Daemon::start("[limits]\nlog_size = 4000\n");
     daemon.on("sbuild", "seq 10000; echo now; hold; echo after");
     daemon.build("8-1", json!({}));
@@ -133,7 +133,7 @@ fn a_running_log_over_its_bound_has_both_its_ends() {
     );
     let part = daemon.request("GET", "/log/8-1", "Range: bytes=10-19\r\n");
     assert_eq!((part.status, part.text().as_str()), (206, &log[10..20]));
-    // A part is of what stays as it is: whoever fetches a log by parts does not see it change.
+    // A range may only touch the part of a log that will not change.
     let part = daemon.request("GET", "/filecache/buildlog", "Range: bytes=2000-\r\n");
     assert_eq!(part.status, 416);
 
@@ -148,7 +148,7 @@ fn a_running_log_over_its_bound_has_both_its_ends() {
 }
 
 #[test]
-fn a_line_for_each_change_of_state_and_each_stage() {
+fn the_daemon_logs_each_state_and_stage() {
     let daemon = Daemon::start("");
     daemon.build_to_end("8-1", json!({}));
     daemon.ok("clean", &[]);

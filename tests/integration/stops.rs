@@ -1,5 +1,4 @@
-//! How the daemon stops, and what keeps it from starting: exit codes, and sentences that say what
-//! to do.
+//! Stops of the daemon, and reasons why it does not start: exit codes and messages.
 
 use std::fs;
 use std::net::TcpListener;
@@ -20,7 +19,7 @@ fn serve(site: &Site) -> Command {
     site.command(&["serve", "--config", site.config().to_str().unwrap()])
 }
 
-/// Sends the signal, perhaps twice, and checks that the daemon ends well.
+/// Sends the signal `times` times, and checks that the daemon exits with 0.
 fn stop(daemon: &mut Daemon, signal: Signal, times: u32) {
     for _ in 0..times {
         daemon.signal(signal);
@@ -34,15 +33,15 @@ fn stop(daemon: &mut Daemon, signal: Signal, times: u32) {
 }
 
 #[test]
-fn a_stop_is_a_good_end_whatever_goes_on() {
+fn a_stop_exits_with_0_and_keeps_builds_and_aborts_running() {
     let mut daemon = Daemon::start(DICT);
     for signal in STOPS {
         for times in [1, 2] {
-            // Idle.
+            // The builder is idle.
             stop(&mut daemon, signal, times);
             daemon.restart();
             assert_eq!(daemon.state(), "IDLE");
-            // In mid-build.
+            // A build is running.
             daemon.reset();
             daemon.on("sbuild", "hold; exit 2");
             daemon.build("b1", json!({}));
@@ -50,7 +49,7 @@ fn a_stop_is_a_good_end_whatever_goes_on() {
             stop(&mut daemon, signal, times);
             daemon.restart();
             assert_eq!(daemon.state(), "BUILDING");
-            // In mid-abort.
+            // An abort is running.
             daemon.on("umount", "hold");
             daemon.ok("abort", &[]);
             daemon.wait_at("umount");
@@ -66,10 +65,10 @@ fn a_stop_is_a_good_end_whatever_goes_on() {
 }
 
 #[test]
-fn a_hang_up_changes_nothing() {
+fn sighup_is_ignored() {
     let daemon = Daemon::start(DICT);
     daemon.signal(Signal::SIGHUP);
-    until("word of it", || {
+    until("log line", || {
         daemon.said().contains("hang-up ignored").then_some(())
     });
     daemon.on("sbuild", "hold; exit 2");
@@ -85,7 +84,7 @@ fn a_hang_up_changes_nothing() {
 }
 
 #[test]
-fn a_stop_in_mid_download_leaves_nothing_half_done() {
+fn a_stop_during_a_download_leaves_no_partial_file() {
     let gate = Gate::default();
     let waiting = gate.clone();
     let server = FileServer::start(move |_, stream| {
@@ -112,10 +111,7 @@ fn a_stop_in_mid_download_leaves_nothing_half_done() {
             (daemon.names("home/filecache").len() > before.len()).then_some(())
         });
         stop(&mut daemon, signal, 1);
-        assert!(
-            asking.join().unwrap().is_err(),
-            "nobody says that it is there"
-        );
+        assert!(asking.join().unwrap().is_err(), "the call is not answered");
         daemon.restart();
         assert_eq!(daemon.names("home/filecache"), before);
     }
@@ -124,7 +120,7 @@ fn a_stop_in_mid_download_leaves_nothing_half_done() {
 }
 
 #[test]
-fn a_stop_in_mid_clean_forgets_all_or_nothing() {
+fn a_stop_during_clean_forgets_the_build_wholly_or_not_at_all() {
     let mut daemon = Daemon::start(DICT);
     for round in 0..6_u64 {
         daemon.reset();
@@ -160,9 +156,9 @@ fn a_stop_in_mid_clean_forgets_all_or_nothing() {
     daemon.check_usable();
 }
 
-/// As an operator may do, who finds the process and not the daemon.
+/// An operator may signal the shim instead of calling `abort`.
 #[test]
-fn a_signal_to_the_process_of_a_build_aborts_it() {
+fn a_signal_to_the_shim_aborts_its_build() {
     let daemon = Daemon::start(DICT);
     for signal in STOPS {
         for times in [1, 2] {
@@ -184,7 +180,7 @@ fn a_signal_to_the_process_of_a_build_aborts_it() {
 }
 
 #[test]
-fn a_port_that_is_taken() {
+fn a_port_in_use_stops_the_start_and_not_the_build() {
     let mut daemon = Daemon::start(DICT);
     daemon.on("sbuild", "hold; exit 2");
     daemon.build("b1", json!({}));
@@ -200,7 +196,7 @@ fn a_port_that_is_taken() {
         said.contains(&expect) && said.contains("`ss -ltnp`"),
         "{said}"
     );
-    // It was none of the build's business.
+    // The build was not affected.
     daemon.configure(DICT);
     daemon.restart();
     assert_eq!(daemon.state(), "BUILDING");
@@ -208,7 +204,7 @@ fn a_port_that_is_taken() {
     assert_eq!(daemon.wait_over()["build_status"], "BuildStatus.GIVENBACK");
 }
 
-/// Starts a daemon that cannot start; returns what it says.
+/// Runs a daemon that cannot start; returns its output.
 fn does_not_start(site: &Site, change: impl Fn(&mut Command)) -> String {
     let mut command = serve(site);
     change(&mut command);
@@ -219,36 +215,33 @@ fn does_not_start(site: &Site, change: impl Fn(&mut Command)) -> String {
 }
 
 #[test]
-fn a_host_that_lacks_something() {
+fn each_missing_requirement_of_the_host_is_reported_with_its_remedy() {
     let site = Site::new("");
-    // Sessions are this host's business only if no program of the site's makes them.
+    // The daemon checks the host for sessions only if no site program makes them.
     site.reconfigure(|line| match line.contains("path = ") {
         true => None,
         false => Some(line.replace("isolation = none", "isolation = unshare")),
     });
     if nix::unistd::geteuid().is_root() {
         let text = fs::read_to_string(site.config()).unwrap();
-        let stranger = |user: &str| {
+        let set_user = |user: &str| {
             site.reconfigure(|line| match line.starts_with("user = ") {
                 true => Some(format!("user = {user}")),
                 false => Some(line.to_owned()),
             });
         };
-        stranger("nobody-at-all");
+        set_user("nobody-at-all");
         let said = does_not_start(&site, |_| {});
         assert!(
             said.contains("no user nobody-at-all on this host; try: useradd"),
             "{said}"
         );
-        stranger("root");
+        set_user("root");
         let said = does_not_start(&site, |_| {});
-        assert!(
-            said.contains("set [slave] user to another user than root"),
-            "{said}"
-        );
-        // Somebody without subordinate ids, to whom all else belongs.
+        assert!(said.contains("set [slave] user to another user than root"), "{said}");
+        // The user nobody owns all files and has no subordinate ids.
         let other = nix::unistd::User::from_name("nobody").unwrap().unwrap();
-        stranger("nobody");
+        set_user("nobody");
         for folder in ["", "home", "home/filecache"] {
             let (uid, gid) = (other.uid.as_raw(), other.gid.as_raw());
             std::os::unix::fs::chown(site.path(folder), Some(uid), Some(gid)).unwrap();
@@ -265,13 +258,13 @@ fn a_host_that_lacks_something() {
             site.give(&site.path(folder));
         }
     }
-    // No newuidmap where programs are looked for. The user need not be looked up by a program.
+    // PATH has no newuidmap.
     let said = does_not_start(&site, |command| {
         command.env("PATH", site.path("bin"));
     });
     assert!(said.contains("newuidmap is not installed"), "{said}");
     assert!(said.contains("apt-get install uidmap"), "{said}");
-    // A home that is not there.
+    // The home is missing.
     fs::remove_dir_all(site.path("home")).unwrap();
     fs::write(site.path("home"), "").unwrap();
     let said = does_not_start(&site, |command| {
@@ -281,7 +274,7 @@ fn a_host_that_lacks_something() {
 }
 
 #[test]
-fn the_answer_to_a_build_is_true_also_when_a_stop_comes_with_it() {
+fn an_accepted_build_is_kept_when_the_daemon_is_killed_with_the_call() {
     let mut daemon = Daemon::start(DICT);
     for round in 0..10_u64 {
         daemon.reset();
@@ -304,10 +297,7 @@ fn the_answer_to_a_build_is_true_also_when_a_stop_comes_with_it() {
         daemon.restart();
         let state = daemon.ok("status_dict", &[]);
         if state["builder_status"] == "BuilderStatus.IDLE" {
-            assert!(
-                !answered,
-                "round {round}: it was accepted, and is forgotten"
-            );
+            assert!(!answered, "round {round}: an accepted build is forgotten");
             continue;
         }
         let status: Json = daemon.wait_over();

@@ -1,12 +1,12 @@
-//! What the end of the build program and the words in its log make of a build: the column of 2008
-//! of slave spec §3.5 and §3.7, and the clocks.
+//! The verdict from the exit code and the log of the build program, and from the timeouts: the 2008
+//! columns of docs/wire.md §3.5 and §3.7.
 
 use serde_json::json;
 
 use crate::support::Daemon;
 
-/// Builds with a build program that prints `log` and ends by `end`; returns the bare word of the
-/// verdict and the dependencies.
+/// Builds with a program that prints `log` and ends with the command `end`; returns the verdict
+/// without its prefix, and the dependencies.
 fn verdict(daemon: &Daemon, log: &str, end: &str) -> (String, String) {
     daemon.on("sbuild", &format!("cat << 'END'\n{log}\nEND\n{end}"));
     daemon.build("b1", json!({}));
@@ -30,7 +30,7 @@ fn verdict(daemon: &Daemon, log: &str, end: &str) -> (String, String) {
 }
 
 #[test]
-fn exit_codes() {
+fn each_exit_code_has_its_verdict() {
     let daemon = Daemon::start("");
     for (end, word) in [
         ("exit 1", "PACKAGEFAIL"),
@@ -50,7 +50,7 @@ fn exit_codes() {
 }
 
 #[test]
-fn dependencies_to_wait_for() {
+fn missing_dependencies_in_the_log_are_depfail_after_exit_code_1() {
     let daemon = Daemon::start("");
     for (log, dependencies) in [
         (
@@ -95,7 +95,7 @@ fn dependencies_to_wait_for() {
 }
 
 #[test]
-fn reasons_to_give_back() {
+fn transient_errors_in_the_log_are_givenback() {
     let daemon = Daemon::start("");
     for log in [
         "E: There are problems and -y was used without --force-yes",
@@ -109,7 +109,7 @@ fn reasons_to_give_back() {
 }
 
 #[test]
-fn a_silent_build_is_ended() {
+fn a_build_without_output_runs_into_the_silence_timeout() {
     let daemon = Daemon::start("[limits]\nsilence = 1");
     let (word, _) = verdict(&daemon, "and now nothing", "stubborn; sleep 1000");
     assert_eq!(word, "PACKAGEFAIL");
@@ -118,7 +118,7 @@ fn a_silent_build_is_ended() {
 }
 
 #[test]
-fn a_build_that_takes_too_long_is_ended() {
+fn a_build_that_takes_too_long_is_packagefail() {
     let daemon = Daemon::start("[limits]\nbuild_time = 2");
     let (word, _) = verdict(&daemon, "", "while sleep 0.1; do echo busy; done");
     assert_eq!(word, "PACKAGEFAIL");
@@ -126,7 +126,7 @@ fn a_build_that_takes_too_long_is_ended() {
 }
 
 #[test]
-fn a_stage_that_takes_too_long_is_ended() {
+fn a_stage_that_takes_too_long_is_chrootfail() {
     let daemon = Daemon::start("[limits]\nstage_time = 1");
     daemon.on("update", "stubborn; sleep 1000");
     let status = daemon.build_to_end("b1", json!({}));

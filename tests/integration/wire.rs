@@ -1,6 +1,7 @@
-//! The calls and answers of slave spec §1, in both generations; numbers are those of its §8.
+//! The calls and answers of docs/wire.md §1, in both forms of `status`.
 //!
-//! What needs a build of some kind is in `lifecycle`, `abort`, `fetch` (21 to 24).
+//! The numbers in test names are those of docs/wire.md §8. Vectors 18 to 24 are in `http`,
+//! `lifecycle`, `fetch`, `abort` and `results`.
 
 use serde_json::{Value as Json, json};
 
@@ -9,7 +10,7 @@ use crate::support::{Daemon, Fault, FileServer, sha1};
 const DICT: &str = "statusform = dict";
 /// SHA-1 of `Hello World`.
 const HELLO: &str = "0a4d55a8d778e5022fab701977c5d840bbc486d0";
-/// A sum of nothing that is there.
+/// A hash that no file has.
 const ABSENT: &str = "00000000000000000000000000000000000000ff";
 
 fn fault(daemon: &Daemon, method: &str, params: &[Json]) -> Fault {
@@ -17,7 +18,7 @@ fn fault(daemon: &Daemon, method: &str, params: &[Json]) -> Fault {
 }
 
 #[test]
-fn v1_v2_echo_gives_back_any_values() {
+fn v1_v2_echo_returns_any_values() {
     let daemon = Daemon::start("");
     assert_eq!(daemon.ok("echo", &[]), json!([]));
     let values = json!([
@@ -39,14 +40,14 @@ fn v1_v2_echo_gives_back_any_values() {
 }
 
 #[test]
-fn v3_v4_a_fresh_tuple_slave() {
+fn v3_v4_an_idle_slave_in_the_tuple_form() {
     let daemon = Daemon::start("");
     assert_eq!(daemon.ok("info", &[]), json!(["1.0", "i386", ["debian"]]));
     assert_eq!(daemon.ok("status", &[]), json!(["BuilderStatus.IDLE", ""]));
 }
 
 #[test]
-fn v3_v4_a_fresh_dict_slave() {
+fn v3_v4_an_idle_slave_in_the_dict_form() {
     let daemon = Daemon::start(DICT);
     let info = daemon.ok("info", &[]);
     assert_eq!(info, json!(["1.0", "i386", ["binarypackage"]]));
@@ -69,7 +70,7 @@ fn status_dict_is_served_in_either_form() {
 }
 
 #[test]
-fn v5_to_v9_ensurepresent_and_the_file_it_brings() {
+fn v5_to_v9_ensurepresent_fetches_a_file_once() {
     let daemon = Daemon::start("");
     let files = FileServer::start(|head, stream| match head.split(' ').nth(1) {
         Some("/hello") => crate::support::send(stream, "200 OK", b"Hello World"),
@@ -87,7 +88,7 @@ fn v5_to_v9_ensurepresent_and_the_file_it_brings() {
     assert_eq!(ensure(HELLO, &url), json!([true, "Cache"]));
     assert_eq!(ensure(HELLO, &json!("")), json!([true, "Cache"]));
     assert_eq!(ensure(HELLO, &Json::Null), json!([true, "No URL"]));
-    assert_eq!(files.heads().len(), 1, "what is there is not fetched again");
+    assert_eq!(files.heads().len(), 1, "a cached file is not fetched again");
 
     let file = daemon.get(&format!("/filecache/{HELLO}"));
     assert_eq!((file.status, file.text().as_str()), (200, "Hello World"));
@@ -105,7 +106,7 @@ fn v5_to_v9_ensurepresent_and_the_file_it_brings() {
 }
 
 #[test]
-fn v10_v11_what_is_not_known_is_answered_not_refused() {
+fn v10_v11_unknown_builders_and_hashes_are_answered_without_a_fault() {
     for form in ["", DICT] {
         let daemon = Daemon::start(form);
         let build = |number: usize, value: Json| {
@@ -140,7 +141,7 @@ fn v10_v11_what_is_not_known_is_answered_not_refused() {
 }
 
 #[test]
-fn v12_v13_v17_refusals_of_an_idle_builder() {
+fn v12_v13_v17_an_idle_builder_refuses_wrong_calls() {
     for form in ["", DICT] {
         let daemon = Daemon::start(form);
         let id = |id: Json| {
@@ -184,7 +185,7 @@ fn v12_v13_v17_refusals_of_an_idle_builder() {
 }
 
 #[test]
-fn a_refusal_names_the_state() {
+fn a_refused_call_names_the_state() {
     let daemon = Daemon::start("");
     for method in ["abort", "clean"] {
         let reason = daemon.refused(method, &[]);
@@ -193,7 +194,7 @@ fn a_refusal_names_the_state() {
 }
 
 #[test]
-fn v14_v15_unknown_methods() {
+fn v14_v15_unknown_methods_are_fault_8001() {
     let daemon = Daemon::start("");
     for (method, text) in [
         ("frob", "procedure frob not found"),
@@ -207,7 +208,7 @@ fn v14_v15_unknown_methods() {
 }
 
 #[test]
-fn v16_a_body_that_is_no_call() {
+fn v16_a_body_that_is_no_call_is_fault_8002() {
     let daemon = Daemon::start("");
     let response = "<?xml version='1.0'?><methodResponse><params/></methodResponse>";
     let entity = "<?xml version='1.0'?><!DOCTYPE x [<!ENTITY e 'x'>]>\
@@ -227,7 +228,7 @@ fn v16_a_body_that_is_no_call() {
 }
 
 #[test]
-fn a_result_that_cannot_be_encoded() {
+fn an_answer_that_cannot_be_encoded_is_fault_8002() {
     let daemon = Daemon::start("");
     let body = "<methodCall><methodName>echo</methodName><params><param><value>\
                 <i8>4294967296</i8></value></param></params></methodCall>";
@@ -236,7 +237,7 @@ fn a_result_that_cannot_be_encoded() {
 }
 
 #[test]
-fn calls_as_other_masters_write_them() {
+fn calls_without_params_and_in_latin_1_are_read() {
     let daemon = Daemon::start("");
     let call = |body: &[u8]| {
         let answer = daemon.post("/rpc", body);
@@ -253,7 +254,7 @@ fn calls_as_other_masters_write_them() {
 }
 
 #[test]
-fn an_answer_looks_like_the_reference_s() {
+fn an_answer_has_the_header_and_first_line_of_the_reference() {
     let daemon = Daemon::start("");
     let body = "<methodCall><methodName>status</methodName></methodCall>";
     let answer = daemon.post("/rpc", body.as_bytes());
@@ -268,7 +269,7 @@ fn an_answer_looks_like_the_reference_s() {
 }
 
 #[test]
-fn a_file_put_into_the_cache_by_hand_is_present() {
+fn a_file_copied_into_the_cache_is_present() {
     let daemon = Daemon::start("");
     let sum = daemon.add_file(b"by hand");
     assert_eq!(sum, sha1(b"by hand"));
@@ -277,7 +278,7 @@ fn a_file_put_into_the_cache_by_hand_is_present() {
 }
 
 #[test]
-fn what_is_no_sum_is_never_present_and_never_a_path() {
+fn a_name_that_is_no_hash_is_never_present_nor_a_path() {
     let daemon = Daemon::start("");
     let files = FileServer::of(b"Hello World");
     let before = (daemon.names("home"), daemon.names("home/filecache"));
@@ -299,5 +300,5 @@ fn what_is_no_sum_is_never_present_and_never_a_path() {
     }
     let after = (daemon.names("home"), daemon.names("home/filecache"));
     assert_eq!(after, before);
-    assert_eq!(files.heads().len(), 0, "and nothing is fetched for it");
+    assert_eq!(files.heads().len(), 0, "nothing is fetched");
 }

@@ -1,4 +1,4 @@
-//! A private archive of one package, asking for a password, at an address of this machine.
+//! A private archive with one package, which requires a password, on the loopback.
 
 use std::fmt::Write as _;
 use std::fs::{self, Permissions};
@@ -13,20 +13,19 @@ use tiny_http::{Header, Response, Server};
 
 use crate::support::machine::{stdout, sum};
 
-/// An archive that is served until the test ends.
+/// An archive, served until the test ends.
 pub(crate) struct Archive {
     port: u16,
     requests: Arc<AtomicUsize>,
 }
 
-/// The user and password the archive asks for; the third is what HTTP makes of them.
+/// The required user and password, then both as an `Authorization` header.
 pub(crate) const USER: &str = "buildd";
 pub(crate) const PASSWORD: &str = "correct-horse-battery";
 const BASIC: &str = "Basic YnVpbGRkOmNvcnJlY3QtaG9yc2UtYmF0dGVyeQ==";
 
 impl Archive {
-    /// Serves an archive, below `dir`, with the package `name` in it; `script` is run, by root of
-    /// whatever it is installed into, after that.
+    /// Serves an archive in `dir` with the package `name`, whose postinst is `script`.
     pub(crate) fn with_package(dir: PathBuf, name: &str, script: &str) -> Self {
         let control = dir.join("tree/DEBIAN");
         fs::create_dir_all(&control).unwrap();
@@ -63,12 +62,12 @@ impl Archive {
         Self { port, requests }
     }
 
-    /// How often it was asked for something.
+    /// The number of requests so far.
     pub(crate) fn requests(&self) -> usize {
         self.requests.load(Ordering::Relaxed)
     }
 
-    /// The line of apt's sources, password included.
+    /// The line for apt's sources, with the password.
     pub(crate) fn line(&self) -> String {
         let port = self.port;
         format!("deb [trusted=yes] http://{USER}:{PASSWORD}@127.0.0.1:{port}/ ./")
@@ -93,7 +92,7 @@ fn serve(server: &Server, dir: &Path, count: &AtomicUsize) {
             Ok(bytes) => Response::from_data(bytes),
             Err(_) => Response::from_string("no").with_status_code(404),
         };
-        // A client that went away is its own affair.
+        // The client may have hung up.
         let _ = request.respond(answer);
     }
 }

@@ -1,4 +1,4 @@
-//! Archives that misbehave: never the package's fault, and the sentence says whose.
+//! Broken archives: the build is given back, and its last line names the archive.
 
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -13,16 +13,16 @@ use crate::support::machine::machine;
 use crate::support::package::Package;
 use crate::support::real_slave::Slave;
 
-/// An archive at a port of this machine; what it has no answer for is not found.
+/// An archive on the loopback; every path without an answer is a 404.
 struct Server {
     port: u16,
 }
 
-/// What is said to a request for a path.
+/// The answer to a request for a path.
 #[derive(Clone)]
 enum Answer {
     Bytes(Vec<u8>),
-    /// Nothing at all, for as long as the client waits.
+    /// No answer, for as long as the client waits.
     Silence,
 }
 
@@ -45,7 +45,7 @@ impl Server {
     }
 }
 
-/// One request a connection will do.
+/// Serves one request of a connection.
 fn serve(mut stream: TcpStream, answers: &HashMap<&'static str, Answer>) {
     let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
     let request = lines.next().and_then(Result::ok).unwrap_or_default();
@@ -58,7 +58,7 @@ fn serve(mut stream: TcpStream, answers: &HashMap<&'static str, Answer>) {
     let (status, body) = match answers.get(name) {
         Some(Answer::Bytes(bytes)) => ("200 OK", bytes.as_slice()),
         Some(Answer::Silence) => {
-            // Until the client hangs up.
+            // This waits until the client hangs up.
             let _ = lines.next();
             return;
         }
@@ -73,9 +73,9 @@ fn serve(mut stream: TcpStream, answers: &HashMap<&'static str, Answer>) {
         .and_then(|()| stream.write_all(body));
 }
 
-/// Builds a package that wants something of the archives `lines`; it is given back, and the verdict
-/// has `said`.
-fn from(test: &str, config: &str, lines: &[String], said: &str) {
+/// Builds a package that needs a package from the archives `lines`, and checks that it is given
+/// back with `said` in its last line.
+fn build_is_given_back(test: &str, config: &str, lines: &[String], said: &str) {
     let Some(machine) = machine() else { return };
     let slave = Slave::start(machine, test, config);
     let package = Package {
@@ -91,16 +91,16 @@ fn from(test: &str, config: &str, lines: &[String], said: &str) {
 }
 
 #[test]
-fn an_archive_that_is_not_there() {
+fn a_missing_archive_is_givenback() {
     let server = Server::start(HashMap::new());
-    from("archive-404", "", &[server.line()], "404");
+    build_is_given_back("archive-404", "", &[server.line()], "404");
 }
 
 #[test]
-fn an_archive_that_says_nothing() {
+fn a_silent_archive_is_givenback_after_the_timeout() {
     let silent = HashMap::from([("Release", Answer::Silence), ("InRelease", Answer::Silence)]);
     let server = Server::start(silent);
-    from(
+    build_is_given_back(
         "archive-stalls",
         "[limits]\nstage_time = 30",
         &[server.line()],
@@ -109,18 +109,18 @@ fn an_archive_that_says_nothing() {
 }
 
 #[test]
-fn an_archive_whose_lists_are_not_those_it_names() {
+fn a_hash_mismatch_of_package_lists_is_givenback() {
     let release = "Date: Thu, 01 Jan 2026 00:00:00 UTC\nSHA256:\n \
         0000000000000000000000000000000000000000000000000000000000000000 14 Packages\n";
     let server = Server::start(HashMap::from([
         ("Release", Answer::Bytes(release.into())),
         ("Packages", Answer::Bytes(b"Package: far\n\n".to_vec())),
     ]));
-    from("archive-sum", "", &[server.line()], "Hash Sum mismatch");
+    build_is_given_back("archive-sum", "", &[server.line()], "Hash Sum mismatch");
 }
 
 #[test]
-fn an_archive_that_has_expired() {
+fn an_expired_archive_is_givenback() {
     let release = "Date: Thu, 01 Jan 2015 00:00:00 UTC\n\
         Valid-Until: Thu, 08 Jan 2015 00:00:00 UTC\nSHA256:\n \
         e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855 0 Packages\n";
@@ -128,11 +128,11 @@ fn an_archive_that_has_expired() {
         ("Release", Answer::Bytes(release.into())),
         ("Packages", Answer::Bytes(Vec::new())),
     ]));
-    from("archive-expired", "", &[server.line()], "is expired");
+    build_is_given_back("archive-expired", "", &[server.line()], "is expired");
 }
 
 #[test]
-fn a_package_of_an_archive_that_is_not_what_its_list_says() {
+fn a_hash_mismatch_of_a_package_is_givenback() {
     let Some(machine) = machine() else { return };
     let folder = machine.folder("archive-of-damaged");
     let archive = Archive::with_package(folder.clone(), "far", "");
@@ -143,5 +143,5 @@ fn a_package_of_an_archive_that_is_not_what_its_list_says() {
     std::fs::write(&deb, bytes).unwrap();
     let mut lines = vec![archive.line()];
     lines.extend(machine.archives());
-    from("damaged-package", "", &lines, "The archive failed");
+    build_is_given_back("damaged-package", "", &lines, "The archive failed");
 }

@@ -1,4 +1,4 @@
-//! Builds that go well: what comes out, and what a master can check of it.
+//! Successful builds and their results.
 
 use std::fs;
 use std::path::Path;
@@ -10,8 +10,7 @@ use crate::support::machine::{machine, stdout, sum};
 use crate::support::package::Package;
 use crate::support::real_slave::{Ended, Slave};
 
-/// Fetches all results and checks them by the `.changes`, as an upload queue would; returns the
-/// names of the files it lists.
+/// Fetches all results and checks their hashes in the `.changes`; returns the listed names.
 fn verify(slave: &Slave, ended: &Ended) -> Vec<String> {
     for (name, sum) in &ended.files {
         slave.fetch(name, sum);
@@ -34,7 +33,7 @@ fn verify(slave: &Slave, ended: &Ended) -> Vec<String> {
     listed
 }
 
-/// Asserts that a `.deb` is what its name says, and that dpkg could install it.
+/// Asserts that the fields of a `.deb` match its name, and that dpkg can unpack it.
 fn assert_installable(deb: &Path) {
     let field = |name: &str| stdout(Command::new("dpkg-deb").arg("-f").arg(deb).arg(name));
     let name = format!(
@@ -50,7 +49,7 @@ fn assert_installable(deb: &Path) {
 }
 
 #[test]
-fn hello() {
+fn hello_builds_with_debug_symbols() {
     let Some(machine) = machine() else { return };
     let slave = Slave::start(machine, "hello", "");
     let source: Vec<_> = fs::read_dir(&machine.hello)

@@ -1,4 +1,4 @@
-//! The forms that a chroot's tarball may have.
+//! The formats of chroot tarballs.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -12,17 +12,17 @@ use crate::support::real_slave::Slave;
 use crate::support::until;
 
 #[test]
-fn a_tarball_is_unpacked_by_its_content_whatever_its_layout() {
+fn every_compression_and_layout_of_a_tarball_is_unpacked() {
     let Some(machine) = machine() else { return };
     let slave = Slave::start(machine, "forms", "");
     let source = slave.pack(&Package::new("toy", "echo not reached"));
-    // Enough of a system for a session, too little for apt: a build gets as far as UPDATE.
+    // The tree is enough for a session and too little for apt, so a build reaches UPDATE.
     let tree = slave.dir.join("tree/chroot-autobuild");
     for folder in ["etc", "usr/bin", "var", "dev"] {
         fs::create_dir_all(tree.join(folder)).unwrap();
     }
     symlink("usr/bin", tree.join("bin")).unwrap();
-    // What cannot be made without root is left out.
+    // The unpacker skips device nodes.
     stdout(
         Command::new("mknod")
             .arg(tree.join("dev/null"))

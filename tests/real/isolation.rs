@@ -1,4 +1,4 @@
-//! What a build cannot do, and what it cannot see.
+//! Isolation: network, processes, files and passwords that a build must not reach.
 
 use std::fs;
 use std::net::TcpListener;
@@ -13,10 +13,10 @@ use crate::support::machine::machine;
 use crate::support::package::Package;
 use crate::support::real_slave::Slave;
 
-/// What a build may not reach: sockets of the host, by their addresses.
+/// Sockets of the host, which a build must not reach.
 struct Host {
     tcp: TcpListener,
-    /// A socket that is in no file system.
+    /// The name of an abstract Unix socket.
     name: String,
     _unix: UnixListener,
 }
@@ -30,9 +30,9 @@ impl Host {
         Self { tcp, name, _unix }
     }
 
-    /// A script that tries them all.
+    /// A script that tries to connect to all of them.
     fn script(&self) -> String {
-        // Connecting a datagram socket sends nothing: it only asks for a route.
+        // Connecting a datagram socket sends nothing and only needs a route.
         format!(
             "try() {{ perl -MIO::Socket::INET -e '
                  my $s = IO::Socket::INET->new(Proto => shift, PeerAddr => shift, Timeout => 5);
@@ -78,16 +78,17 @@ fn apt_has_a_network_and_the_build_has_none() {
 }
 
 #[test]
-fn a_builder_without_a_network() {
+fn a_builder_without_a_network_reaches_no_archive() {
     let Some(machine) = machine() else { return };
     let slave = Slave::start(machine, "no-network", "network = never");
-    // An archive at the loopback of the host, which nothing in this session is to reach.
+    // The archive listens on the loopback of the host, which no session may reach.
     let archive = Archive::with_package(machine.folder("no-network/archive"), "near", "");
     let package = Package {
         build_depends: "near",
         ..Package::new("toy", "echo not reached")
     };
-    // With lists in the chroot apt fails to fetch, without it does not know the package.
+    // With package lists in the chroot apt fails to download; without, it does not know the
+    // package.
     let ended = slave.build(&package, json!({"archives": [archive.line()]}));
     assert_eq!(archive.requests(), 0);
     assert!(
@@ -101,7 +102,7 @@ fn a_builder_without_a_network() {
 }
 
 #[test]
-fn a_daemon_that_a_package_leaves_does_not_hold_up_its_build() {
+fn a_background_process_does_not_delay_its_build() {
     let Some(machine) = machine() else { return };
     let slave = Slave::start(machine, "left-daemon", "[limits]\nsilence = 60");
     let package = Package::new("toy", "setsid sleep 4242 &\necho left");
@@ -111,14 +112,14 @@ fn a_daemon_that_a_package_leaves_does_not_hold_up_its_build() {
 }
 
 #[test]
-fn the_password_of_a_private_archive_is_nowhere() {
+fn the_password_of_a_private_archive_is_in_no_file_nor_log() {
     let Some(machine) = machine() else { return };
     let slave = Slave::start(machine, "private", "");
     let folder = machine.folder("private/archive");
     let archive = Archive::with_package(folder, "only-in-private", "");
     let package = Package {
         build_depends: "only-in-private",
-        // It must be there for apt; a package that looks for it and prints it is the worst case.
+        // apt needs the password in its sources; this package prints them.
         ..Package::new(
             "toy",
             "cat /etc/apt/sources.list /etc/apt/sources.list.d/* || true",
@@ -145,14 +146,14 @@ fn root_in_the_session_sees_nothing_of_the_host() {
     let Some(machine) = machine() else { return };
     let slave = Slave::start(machine, "hostile", "");
     let folder = machine.folder("hostile/archive");
-    // Every host that builds has it, and no chroot.
+    // Every builder has this file, and no chroot has it.
     const OF_THE_HOST: &str = "/usr/bin/sbuild";
     assert!(Path::new(OF_THE_HOST).exists());
     assert!(
         std::env::var_os("CARGO").is_some(),
-        "the daemon has this of us"
+        "the daemon inherits CARGO"
     );
-    // Below the /proc of a command there is the session's, with every process that entered it.
+    // A command has a /proc of its own, mounted over that of the session.
     let script = format!(
         "exec >/var/tmp/seen 2>&1
          umount /proc
@@ -189,7 +190,7 @@ fn assert_without_password(path: &Path) {
         }
         return;
     }
-    // The chroot is larger than all the rest, and older than the password.
+    // The chroot tarball is skipped: it is large and older than the password.
     if fs::metadata(path).unwrap().len() > 64 << 20 {
         return;
     }

@@ -1,4 +1,4 @@
-//! The disk: a build gets what it is promised, and the builder keeps its reserve.
+//! Disk limits: a build gets its promised space, and the builder keeps its reserve.
 
 use std::fs;
 use std::path::PathBuf;
@@ -35,7 +35,7 @@ impl Drop for SmallDisk {
     }
 }
 
-/// Builds, on a disk of its own of 400 MiB with a reserve of 100, a package that runs `script`.
+/// Builds a package that runs `script`, on a disk of 400 MiB with a reserve of 100 MiB.
 fn on_a_small_disk(machine: &'static Machine, name: &str, promise: &str, script: &str) -> Ended {
     let disk = SmallDisk::mount(machine, machine.folder(&format!("disk-of-{name}")), "400M");
     let config = format!(
@@ -52,7 +52,7 @@ fn on_a_small_disk(machine: &'static Machine, name: &str, promise: &str, script:
 #[test]
 fn a_package_that_fills_the_disk_leaves_the_reserve() {
     let Some(machine) = machine() else { return };
-    // Slowly enough to be seen, and then for ever; it never meets a full disk.
+    // The package writes slowly enough for the daemon to stop it before the disk is full.
     let script = "for n in $(seq 1000); do head -c 4M /dev/zero >big-$n; sleep 0.1; done";
     let ended = on_a_small_disk(machine, "fills-disk", "50M", script);
     ended.assert("PACKAGEFAIL");
@@ -62,9 +62,9 @@ fn a_package_that_fills_the_disk_leaves_the_reserve() {
 }
 
 #[test]
-fn a_builder_that_does_not_have_what_it_promises() {
+fn a_builder_with_less_disk_than_promised_is_builderfail() {
     let Some(machine) = machine() else { return };
-    // All at once, gone again when the build ends, as compilers do.
+    // The package fills the disk at once and removes the file, as compilers do.
     let script = "head -c 1G /dev/zero >big || { rm big; exit 1; }";
     let ended = on_a_small_disk(machine, "small-disk", "1G", script);
     ended.assert("BUILDERFAIL");

@@ -1,4 +1,4 @@
-//! Packages that misbehave: each comes to its end, by its own fault, and the log says how.
+//! Packages that misbehave: each fails, and its log names the reason.
 
 use std::fs;
 
@@ -10,7 +10,7 @@ use crate::support::package::Package;
 use crate::support::real_slave::{Ended, Slave};
 
 #[test]
-fn silence_is_ended_after_an_autopsy() {
+fn a_silent_build_is_killed_after_an_autopsy() {
     let Some(machine) = machine() else { return };
     let slave = Slave::start(machine, "silent", "[limits]\nsilence = 30");
     let script = "perl -MIO::Socket::INET -e '# silent-marker
@@ -38,10 +38,10 @@ fn silence_is_ended_after_an_autopsy() {
 }
 
 #[test]
-fn the_same_line_again_and_again() {
+fn endless_output_is_cut_and_packagefail() {
     let Some(machine) = machine() else { return };
     let slave = Slave::start(machine, "endless", "[limits]\nlog_size = 64K");
-    // That a clock ends what goes on for ever is tested where the clocks are.
+    // The timeouts have tests of their own, so this output ends.
     let script = "echo first words\nyes the same line | head -c 5M\nexit 1";
     let ended = slave.build(&Package::new("toy", script), json!({}));
     ended.assert("PACKAGEFAIL");
@@ -62,7 +62,7 @@ fn the_same_line_again_and_again() {
 }
 
 #[test]
-fn forks_without_end() {
+fn a_fork_bomb_hits_the_process_limit() {
     let Some(machine) = machine() else { return };
     let slave = Slave::start(machine, "forks", "[limits]\nprocesses = 300");
     let script = "perl -e 'for (;;) { my $p = fork; defined $p or do { print \"no fork: $!\\n\"; exit 1 } }' 2>&1";
@@ -74,7 +74,7 @@ fn forks_without_end() {
 }
 
 #[test]
-fn eats_memory() {
+fn a_memory_hog_hits_the_memory_limit() {
     let Some(machine) = machine() else { return };
     let slave = Slave::start(machine, "memory", "[limits]\nmemory = 600M");
     let script = "perl -e 'my @x; push @x, \"x\" x 10_000_000 for 1..200; print \"all of it\\n\"'";
@@ -86,7 +86,7 @@ fn eats_memory() {
 }
 
 #[test]
-fn a_mess_is_cleaned_up() {
+fn odd_files_and_processes_are_cleaned_up() {
     let Some(machine) = machine() else { return };
     let slave = Slave::start(machine, "mess", "overlay = disk");
     let script = "mkdir ../mess && cd ../mess
@@ -107,10 +107,10 @@ fn a_mess_is_cleaned_up() {
 }
 
 #[test]
-fn a_package_that_kills_its_parents() {
+fn a_package_that_kills_its_parents_is_packagefail() {
     let Some(machine) = machine() else { return };
     let slave = Slave::start(machine, "parricide", "");
-    // Root's half of it comes with the dependency: what it can see, it may kill.
+    // The dependency's postinst runs as root in the session and kills everything it can see.
     let folder = machine.folder("parricide/archive");
     let archive = Archive::with_package(folder, "killer", "(sleep 1; kill -9 -1) & echo armed");
     let package = Package {
@@ -125,12 +125,12 @@ fn a_package_that_kills_its_parents() {
     slave.clean(&ended);
 }
 
-/// Builds a package whose `.changes` lists one file more: `name`, made by `script` in the folder of
-/// the results.
+/// Builds a package whose `.changes` also lists the file `name`, which `script` makes in the folder
+/// of the results.
 fn with_a_result(test: &str, name: &str, size: &str, script: &str, config: &str) -> (Slave, Ended) {
     let machine = machine().unwrap();
     let slave = Slave::start(machine, test, config);
-    // By a dependency that has put itself in the place of dpkg-genchanges.
+    // A dependency replaces dpkg-genchanges.
     let tamper = format!(
         "mv /usr/bin/dpkg-genchanges /usr/bin/real-genchanges
          cat >/usr/bin/dpkg-genchanges <<'END'\n\
@@ -162,7 +162,7 @@ fn with_a_result(test: &str, name: &str, size: &str, script: &str, config: &str)
 }
 
 #[test]
-fn a_result_is_not_a_file_of_the_host() {
+fn a_result_outside_the_work_tree_is_packagefail() {
     if machine().is_none() {
         return;
     }
@@ -174,7 +174,7 @@ fn a_result_is_not_a_file_of_the_host() {
 }
 
 #[test]
-fn a_result_does_not_replace_an_input() {
+fn a_result_named_like_an_input_does_not_replace_it() {
     if machine().is_none() {
         return;
     }
@@ -184,14 +184,18 @@ fn a_result_does_not_replace_an_input() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
         if name.len() == 40 {
-            assert_eq!(sum("sha1sum", &path), name, "the cache lies");
+            assert_eq!(
+                sum("sha1sum", &path),
+                name,
+                "a cached file has another hash"
+            );
         }
     }
     slave.clean(&ended);
 }
 
 #[test]
-fn a_result_that_is_a_pipe() {
+fn a_result_that_is_a_pipe_is_packagefail() {
     if machine().is_none() {
         return;
     }
@@ -202,7 +206,7 @@ fn a_result_that_is_a_pipe() {
 }
 
 #[test]
-fn a_result_larger_than_any_disk() {
+fn a_result_over_the_limit_is_packagefail() {
     if machine().is_none() {
         return;
     }

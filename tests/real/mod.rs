@@ -1,7 +1,7 @@
-//! Real builds: the real binary, a real chroot, sbuild, and packages made for what they do.
+//! Real builds: a real chroot, sbuild, and small packages that tests make.
 //!
-//! `make real` sets this up and runs it; plain `cargo test` says what it did not run and passes.
-//! Needs root: the daemon is started as root and becomes `buildd` by itself.
+//! `make real` prepares the machine and runs these tests as root; the daemon becomes `buildd`.
+//! Without that preparation the tests pass and print `NOT RUN`.
 
 mod archive;
 mod archives;

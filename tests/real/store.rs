@@ -1,5 +1,4 @@
-//! The store of unpacked chroots: what goes when room is needed, what stays, and what a crash
-//! leaves of a chroot that was being unpacked.
+//! The store of unpacked chroots: eviction, and crashes during unpacking.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -16,8 +15,8 @@ use crate::support::package::Package;
 use crate::support::real_slave::Slave;
 use crate::support::{DEADLINE, within};
 
-/// Packs enough of a system for a session, too little for apt, and `mib` MiB of ballast. A build in
-/// it stays in UPDATE for ten seconds.
+/// Packs a chroot with `mib` MiB of ballast, too small for apt. A build in it stays in UPDATE for
+/// ten seconds.
 fn chroot(slave: &Slave, name: &str, mib: usize) -> (PathBuf, String) {
     let tree = slave.dir.join(format!("tree-{name}"));
     for folder in ["etc", "usr/bin", "var"] {
@@ -39,7 +38,7 @@ fn own_store(machine: &'static Machine, name: &str, config: &str) -> (Slave, Pat
     (Slave::start_with(machine, name, &chroots, config), chroots)
 }
 
-/// The names in the store, without the files that tell who uses what.
+/// The names in the store, without the `.use` files.
 fn trees(chroots: &Path) -> Vec<String> {
     let names = fs::read_dir(chroots).unwrap().flatten();
     let mut names: Vec<String> = names
@@ -77,7 +76,7 @@ fn end(slave: &Slave) {
 }
 
 #[test]
-fn the_chroot_used_longest_ago_goes_unless_somebody_uses_it() {
+fn the_least_recently_used_chroot_is_evicted_unless_in_use() {
     let Some(machine) = machine() else { return };
     let limits = "[limits]\nchroots_size = 8M\nreserve = 1M";
     let (slave, chroots) = own_store(machine, "evict", limits);
@@ -94,7 +93,7 @@ fn the_chroot_used_longest_ago_goes_unless_somebody_uses_it() {
     let said = format!("Evicting the unpacked chroot {b} ");
     assert!(slave.log().contains(&said), "{}", slave.log());
 
-    // While that build goes on, another daemon builds in the same store.
+    // During that build another daemon builds in the same store.
     let other = Slave::start_with(
         machine,
         "evict-other",
@@ -113,7 +112,7 @@ fn the_chroot_used_longest_ago_goes_unless_somebody_uses_it() {
     assert_eq!(trees(&chroots), sorted(&[&e]));
     end(&other);
 
-    // One that cannot fit whatever goes leaves no trace, and the others where they are.
+    // A chroot larger than the limit evicts nothing and leaves nothing.
     begin(&slave, &source, &a);
     end(&slave);
     slave.begin_in(&large, &source, json!({}));
@@ -124,7 +123,7 @@ fn the_chroot_used_longest_ago_goes_unless_somebody_uses_it() {
     assert_eq!(trees(&chroots), sorted(&[&a, &e]));
 }
 
-/// Waits for a condition and asks for it without a pause, as it may soon be over.
+/// Waits for a condition without pauses, as it may hold for a short time only.
 fn until_soon(what: &str, holds: impl Fn() -> bool) {
     let begun = Instant::now();
     while !holds() {
@@ -134,7 +133,7 @@ fn until_soon(what: &str, holds: impl Fn() -> bool) {
 
 fn signal(words: &[&str], signal: Signal) {
     for pid in processes(words) {
-        // It may have ended by itself, or with its parent.
+        // The process may have ended already.
         let _ = kill(pid, signal);
     }
 }
@@ -154,7 +153,7 @@ fn processes(words: &[&str]) -> Vec<Pid> {
 }
 
 #[test]
-fn a_chroot_half_unpacked_by_a_crash_never_counts() {
+fn a_chroot_half_unpacked_by_a_crash_is_removed() {
     let Some(machine) = machine() else { return };
     let (mut slave, chroots) = own_store(machine, "torn", "[limits]\nreserve = 1M");
     let source = slave.pack(&Package::new("toy", "echo not reached"));
@@ -165,14 +164,14 @@ fn a_chroot_half_unpacked_by_a_crash_never_counts() {
         until_soon("chroot half unpacked", || {
             trees(&chroots).iter().any(|name| name.starts_with(".tmp-"))
         });
-        // It goes no further while the rest is killed.
+        // The unpacking is stopped while the daemon and the shim are killed.
         signal(&["unpack", &place], Signal::SIGSTOP);
         slave.kill();
         let run = slave.dir.join("journal").join(slave.id());
         signal(&["shim", run.to_str().unwrap()], Signal::SIGKILL);
         signal(&["unpack", &place], Signal::SIGKILL);
         if journal_is_lost {
-            // Before the sweep at the start has a chance: nobody knows of that build any more.
+            // Without its journal entry the next daemon does not know the build.
             until_soon("end of the unpacking", || {
                 processes(&["unpack", &place]).is_empty()
             });

@@ -1,4 +1,4 @@
-//! A build that has to die, and one that has to live.
+//! Builds that an abort must end, and builds that must survive.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use crate::support::machine::machine;
 use crate::support::package::Package;
 use crate::support::real_slave::Slave;
 
-/// Tells whether a process of this machine has `marker` in its command line.
+/// Returns whether a process of this machine has `marker` in its command line.
 fn lives(marker: &str) -> bool {
     let processes = fs::read_dir("/proc").unwrap().flatten();
     processes
@@ -18,11 +18,11 @@ fn lives(marker: &str) -> bool {
 }
 
 #[test]
-fn an_abort_leaves_nothing_of_the_most_stubborn_package() {
+fn an_abort_ends_processes_that_ignore_signals() {
     let Some(machine) = machine() else { return };
     let slave = Slave::start(machine, "abort", "");
     let marker = "stubborn-marker-7341";
-    // In sessions of their own, orphans, deaf to all that can be ignored; and the build waits.
+    // The processes are orphans in sessions of their own and ignore every signal they can.
     let script = format!(
         "stubborn() {{ setsid sh -c 'trap \"\" TERM HUP INT QUIT PIPE; : >up-$$; (while :; do sleep 1; done) & \
          while :; do sleep 1; done' {marker} & }}
@@ -46,7 +46,10 @@ fn an_abort_leaves_nothing_of_the_most_stubborn_package() {
             break;
         }
         assert_eq!(status, aborting);
-        assert!(asked.elapsed() < Duration::from_secs(3), "it still lives");
+        assert!(
+            asked.elapsed() < Duration::from_secs(3),
+            "the abort takes too long"
+        );
     }
     assert!(!lives(marker));
     slave.assert_gone();
@@ -70,7 +73,7 @@ fn a_build_outlives_the_daemon_that_is_killed() {
     ended.assert("OK");
     ended.assert_said("all the way");
 
-    // And a result that waits is there as well after the next kill.
+    // The waiting results survive the next kill.
     slave.kill();
     slave.start_again();
     assert_eq!(slave.end().files, ended.files);
@@ -78,14 +81,14 @@ fn a_build_outlives_the_daemon_that_is_killed() {
 }
 
 #[test]
-fn a_build_too_large_for_memory_starts_again_on_disk() {
+fn a_build_too_large_for_the_memory_overlay_restarts_on_disk() {
     let Some(machine) = machine() else { return };
     let slave = Slave::start(
         machine,
         "layer",
         "overlay = tmpfs\n[limits]\nmemory_layer = 200M",
     );
-    // As compilers and archivers do: what could not be finished is removed before the failure.
+    // The package removes the partial file before it fails, as compilers do.
     let script = "head -c 300M /dev/zero >big || { rm big; exit 1; }";
     let ended = slave.build(&Package::new("toy", script), json!({}));
     ended.assert("OK");

@@ -1,4 +1,4 @@
-//! Builds that fail: each is told from the others, as a master does other things then.
+//! Failed builds: each cause has its verdict.
 
 use std::fs::{self, OpenOptions};
 
@@ -9,7 +9,7 @@ use crate::support::package::Package;
 use crate::support::real_slave::Slave;
 
 #[test]
-fn a_package_whose_build_fails() {
+fn a_failed_package_is_packagefail() {
     let Some(machine) = machine() else { return };
     let slave = Slave::start(machine, "failing", "");
     let package = Package::new("toy", "echo 'toy.c:1: error: no such luck'\nexit 1");
@@ -19,7 +19,7 @@ fn a_package_whose_build_fails() {
     slave.clean(&ended);
 }
 
-/// Builds a package that waits for `wanted`, and for what the archive has.
+/// Builds a package with the build dependencies `both`, and checks that it waits for `wanted`.
 fn dep_wait(test: &str, wanted: &'static str, both: &'static str) {
     let Some(machine) = machine() else { return };
     let slave = Slave::start(machine, test, "");
@@ -35,7 +35,7 @@ fn dep_wait(test: &str, wanted: &'static str, both: &'static str) {
 }
 
 #[test]
-fn a_build_dependency_that_does_not_exist() {
+fn a_missing_build_dependency_is_depfail() {
     dep_wait(
         "missing-dependency",
         "no-such-package-xyz",
@@ -44,12 +44,12 @@ fn a_build_dependency_that_does_not_exist() {
 }
 
 #[test]
-fn a_build_dependency_that_is_too_old() {
+fn a_too_old_build_dependency_is_depfail() {
     dep_wait("old-dependency", "hello (>= 99)", "hello (>= 99), bc");
 }
 
 #[test]
-fn a_package_for_another_architecture() {
+fn a_package_for_another_architecture_is_packagefail() {
     let Some(machine) = machine() else { return };
     let slave = Slave::start(machine, "other-arch", "");
     let other = if machine.arch == "s390x" {
@@ -69,14 +69,14 @@ fn a_package_for_another_architecture() {
 }
 
 #[test]
-fn a_chroot_tarball_that_is_none() {
+fn a_damaged_chroot_tarball_is_chrootfail() {
     let Some(machine) = machine() else { return };
     let slave = Slave::start(machine, "damaged-chroot", "");
     let source = slave.pack(&Package::new("toy", "echo not reached"));
     let noise = slave.dir.join("noise");
     let random = |n: u32| n.wrapping_mul(2_654_435_761).to_be_bytes();
     fs::write(&noise, Vec::from_iter((0..250_000).flat_map(random))).unwrap();
-    // Whole members, then an end in the middle of one.
+    // This tarball ends in the middle of a member.
     let cut = slave.dir.join("cut");
     fs::copy(&machine.chroot, &cut).unwrap();
     let file = OpenOptions::new().write(true).open(&cut).unwrap();
@@ -91,7 +91,7 @@ fn a_chroot_tarball_that_is_none() {
 }
 
 #[test]
-fn an_archive_that_cannot_be_reached() {
+fn an_unreachable_archive_is_givenback() {
     let Some(machine) = machine() else { return };
     let slave = Slave::start(machine, "unreachable", "");
     let package = Package {

@@ -1,4 +1,4 @@
-//! A daemon of a site: started, stopped, killed, and spoken to as masters do.
+//! A daemon in a site: starts, stops, kills, and the calls of a master.
 
 use std::fs::OpenOptions;
 use std::ops::Deref;
@@ -40,19 +40,22 @@ impl Daemon {
         Self { site, child, port }
     }
 
-    /// Starts the daemon again, after it was stopped or killed; its port is another one.
+    /// Starts the daemon again after a stop or a kill, at another port.
     pub(crate) fn restart(&mut self) {
-        assert!(self.child.try_wait().unwrap().is_some(), "it still runs");
+        assert!(
+            self.child.try_wait().unwrap().is_some(),
+            "the daemon still runs"
+        );
         (self.child, self.port) = launch(&self.site);
     }
 
-    /// Asks the daemon to end, and waits for it.
+    /// Stops the daemon with SIGTERM and waits for its end.
     pub(crate) fn stop(&mut self) {
         self.signal(Signal::SIGTERM);
         until("end of the daemon", || self.child.try_wait().unwrap());
     }
 
-    /// Ends the daemon without a chance to say a word.
+    /// Kills the daemon with SIGKILL.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -68,7 +71,7 @@ impl Daemon {
         until("end of the daemon", || self.child.try_wait().unwrap()).code()
     }
 
-    /// Kills the daemon, starts it again, and checks that it says the same of the build.
+    /// Kills the daemon, starts it again, and checks that `status` answers the same.
     pub(crate) fn check_same_after_restart(&mut self) {
         let before = self.ok("status", &[]);
         self.kill();
@@ -80,7 +83,7 @@ impl Daemon {
         self.child.id()
     }
 
-    /// The processes of builds: all but the daemon.
+    /// All processes of the site but the daemon.
     pub(crate) fn strays(&self) -> Vec<super::Process> {
         let own = self.pid().cast_signed();
         let mut processes = self.processes();
@@ -88,27 +91,27 @@ impl Daemon {
         processes
     }
 
-    /// What the daemon has said so far.
+    /// The log of the daemon so far.
     pub(crate) fn said(&self) -> String {
         self.read("daemon.log")
     }
 
     // ---- the wire ----
 
-    /// Makes a call as the masters of both generations do: HTTP/1.0, a connection each.
+    /// Makes a call as masters do: HTTP/1.0, one connection for each call.
     pub(crate) fn call(&self, method: &str, params: &[Json]) -> Result<Json, Fault> {
         let answer = self.post("/rpc", render_call(method, params).as_bytes());
         assert_eq!(answer.status, 200, "{method}: {}", answer.text());
         parse_answer(&answer.body)
     }
 
-    /// Makes a call that has to be answered.
+    /// Makes a call that must succeed.
     pub(crate) fn ok(&self, method: &str, params: &[Json]) -> Json {
         self.call(method, params)
             .unwrap_or_else(|fault| panic!("{method}: {fault:?}"))
     }
 
-    /// Makes a call that has to be refused, with the reference's code; returns the reason.
+    /// Makes a call that must fail with fault 8002; returns the reason.
     pub(crate) fn refused(&self, method: &str, params: &[Json]) -> String {
         match self.call(method, params) {
             Err(Fault { code: 8002, text }) => text,
@@ -138,7 +141,7 @@ impl Daemon {
         exchange(self.port, head.as_bytes()).unwrap()
     }
 
-    /// The log of the build, as masters fetch it.
+    /// The log of the build.
     pub(crate) fn log(&self) -> String {
         let answer = self.get("/filecache/buildlog");
         assert_eq!(answer.status, 200);
@@ -185,27 +188,27 @@ impl Daemon {
         })
     }
 
-    /// The bare word of the builder's state.
+    /// The state of the builder, without its prefix.
     pub(crate) fn state(&self) -> String {
         let status = self.ok("status_dict", &[]);
         let word = status["builder_status"].as_str().unwrap();
         word.strip_prefix("BuilderStatus.").unwrap().to_owned()
     }
 
-    /// The end of the log that `status` tells in BUILDING.
+    /// The log tail in the answer to `status` while a build runs.
     pub(crate) fn log_tail(&self) -> String {
         let status = self.ok("status_dict", &[]);
         let tail = status["logtail"]["base64"].as_str().expect("a log tail");
         String::from_utf8_lossy(&BASE64_STANDARD.decode(tail).unwrap()).into_owned()
     }
 
-    /// Cleans a build that waits.
+    /// Cleans a waiting build.
     pub(crate) fn clean(&self) {
         assert_eq!(self.ok("clean", &[]), json!("BuilderStatus.IDLE"));
         assert_eq!(self.state(), "IDLE");
     }
 
-    /// Checks that a build still goes well from beginning to end.
+    /// Checks that a build still succeeds.
     pub(crate) fn check_usable(&self) {
         self.reset();
         let status = self.build_to_end("after-1", json!({}));
@@ -229,7 +232,7 @@ fn launch(site: &Site) -> (Child, u16) {
         .stderr(file)
         .spawn()
         .unwrap();
-    let port = until("word that the daemon is ready", || {
+    let port = until("ready line of the daemon", || {
         let said = site.read("daemon.log").split_off(before);
         let ended = child.try_wait().unwrap();
         assert!(ended.is_none(), "the daemon ended, {ended:?}: {said}");
@@ -239,7 +242,7 @@ fn launch(site: &Site) -> (Child, u16) {
     (child, port)
 }
 
-/// Ends the daemon; its builds are the site's to end. A failed test shows what there is to know.
+/// Kills the daemon; the site kills its builds. A failed test prints the logs.
 impl Drop for Daemon {
     fn drop(&mut self) {
         if std::thread::panicking() {

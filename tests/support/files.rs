@@ -1,4 +1,4 @@
-//! A server that files are fetched from: it counts who asks, and answers as the test says.
+//! An HTTP server for downloads: it records requests and answers as a test wants.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -35,7 +35,7 @@ impl FileServer {
         Self { port, heads }
     }
 
-    /// Starts a server of one file.
+    /// Starts a server with one file.
     pub(crate) fn of(bytes: &'static [u8]) -> Self {
         Self::start(move |_, stream| send(stream, "200 OK", bytes))
     }
@@ -57,7 +57,7 @@ fn read_head(stream: &TcpStream) -> String {
     head
 }
 
-/// Sends a whole answer. That the other side has gone away is its own affair.
+/// Sends a whole answer; errors are ignored, as the client may have hung up.
 pub(crate) fn send(stream: &mut TcpStream, status: &str, body: &[u8]) {
     let head = format!(
         "HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n",
@@ -66,7 +66,7 @@ pub(crate) fn send(stream: &mut TcpStream, status: &str, body: &[u8]) {
     let _ = stream.write_all(&[head.as_bytes(), body].concat());
 }
 
-/// What several threads wait at until it is opened.
+/// A gate that threads wait at until it is opened.
 #[derive(Clone, Default)]
 pub(crate) struct Gate(Arc<(Mutex<bool>, Condvar)>);
 

@@ -1,11 +1,11 @@
-//! HTTP by hand: what is sent is what the test says, byte by byte.
+//! An HTTP client that sends exactly the bytes of a test.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 
 use super::DEADLINE;
 
-/// What a server answered.
+/// The answer of a server.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -27,7 +27,7 @@ impl Answer {
     }
 }
 
-/// Connects to the local `port`; no read of it takes longer than a test may.
+/// Connects to the local `port`, with a read timeout.
 pub(crate) fn connect(port: u16) -> std::io::Result<TcpStream> {
     let stream = TcpStream::connect(("127.0.0.1", port))?;
     stream.set_read_timeout(Some(DEADLINE))?;
@@ -41,8 +41,8 @@ pub(crate) fn exchange(port: u16, request: &[u8]) -> std::io::Result<Answer> {
     read_answer(&mut BufReader::new(stream), request.starts_with(b"HEAD"))
 }
 
-/// Reads one answer, which has to tell its length; a `headless` one has no body.
-pub(crate) fn read_answer(stream: &mut impl BufRead, headless: bool) -> std::io::Result<Answer> {
+/// Reads one answer, which must have a Content-Length. The answer to HEAD (`to_head`) has no body.
+pub(crate) fn read_answer(stream: &mut impl BufRead, to_head: bool) -> std::io::Result<Answer> {
     let mut lines = Vec::new();
     loop {
         let mut line = String::new();
@@ -67,7 +67,7 @@ pub(crate) fn read_answer(stream: &mut impl BufRead, headless: bool) -> std::io:
     assert_eq!(answer.header("Transfer-Encoding"), None, "{answer:?}");
     let length = answer.header("Content-Length").expect("a Content-Length");
     let length: u64 = length.parse().unwrap();
-    if !headless {
+    if !to_head {
         let read = stream.take(length).read_to_end(&mut answer.body)?;
         assert_eq!(read as u64, length, "the body is as long as announced");
     }

@@ -1,4 +1,4 @@
-//! What all tests share: the chroot's tarball, one store of unpacked chroots, a place on the disk.
+//! The machine for real builds: a chroot tarball, a store of unpacked chroots, and a folder.
 
 use std::fs;
 use std::io::Write as _;
@@ -9,21 +9,21 @@ use std::sync::OnceLock;
 
 use nix::unistd::{User, geteuid};
 
-/// The machine as `make real` has prepared it.
+/// The machine, prepared by `make real`.
 pub(crate) struct Machine {
     /// The tarball, within `home`.
     pub(crate) chroot: PathBuf,
     pub(crate) chroot_sum: String,
     /// The folder with the source of Debian's `hello`.
     pub(crate) hello: PathBuf,
-    /// A folder of the user that builds; `make real` empties it before.
+    /// A folder of the user that builds, empty at the start.
     pub(crate) home: PathBuf,
     pub(crate) arch: String,
     pub(crate) suite: String,
     user: User,
 }
 
-/// Returns the machine, or nothing, having said so loudly, where none was prepared.
+/// Returns the machine. If none was prepared, prints `NOT RUN` and returns `None`.
 pub(crate) fn machine() -> Option<&'static Machine> {
     static MACHINE: OnceLock<Option<Machine>> = OnceLock::new();
     MACHINE.get_or_init(Machine::prepared).as_ref()
@@ -33,7 +33,7 @@ impl Machine {
     fn prepared() -> Option<Self> {
         let path = |name| std::env::var_os(name).map(PathBuf::from);
         let Some(tarball) = path("BUILDD_TEST_CHROOT") else {
-            // Past the capture of tests' output.
+            // The test harness does not capture this, unlike `eprintln!`.
             let loud = "\n*** NOT RUN: real builds (set up by make real) ***\n";
             std::io::stderr().write_all(loud.as_bytes()).unwrap();
             return None;
@@ -41,7 +41,7 @@ impl Machine {
         let user = User::from_name("buildd").unwrap().expect("a user buildd");
         assert!(
             geteuid().is_root() || geteuid() == user.uid,
-            "real builds want root, or the user buildd"
+            "real builds need root or the user buildd"
         );
         let home = path("BUILDD_TEST_HOME").expect("BUILDD_TEST_HOME, as .ci/real sets it");
         let chroot = home.join("chroot.tar");
@@ -80,7 +80,7 @@ impl Machine {
         }
     }
 
-    /// The machine's own Debian archive, as lines for a build's `archives`.
+    /// The Debian archive of this machine, as lines for the `archives` of a build.
     pub(crate) fn archives(&self) -> Vec<String> {
         let format = "deb $(REPO_URI) $(RELEASE) $(COMPONENT)";
         let mut command = Command::new("apt-get");
@@ -93,7 +93,7 @@ impl Machine {
     }
 }
 
-/// Runs a command that has to work, and returns its output without the line's end.
+/// Runs a command that must succeed; returns its output without the final newline.
 pub(crate) fn stdout(command: &mut Command) -> String {
     let output = command.output().unwrap();
     let complaint = String::from_utf8_lossy(&output.stderr);
@@ -101,7 +101,7 @@ pub(crate) fn stdout(command: &mut Command) -> String {
     String::from_utf8(output.stdout).unwrap().trim_end().into()
 }
 
-/// Returns the digest of a file, by a program (`sha1sum`) that is no part of what is tested.
+/// Returns the hash of a file, computed by `program`, such as `sha1sum`.
 pub(crate) fn sum(program: &str, file: &Path) -> String {
     let line = stdout(Command::new(program).arg(file));
     line.split(' ').next().unwrap().to_owned()

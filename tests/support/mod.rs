@@ -1,4 +1,4 @@
-//! What the tests share: a site with a daemon, the wire, servers of files, processes.
+//! Support for all suites: sites, daemons, the wire, file servers, processes, real builds.
 
 mod daemon;
 mod files;
@@ -20,16 +20,16 @@ pub(crate) use site::Site;
 
 use std::time::{Duration, Instant};
 
-/// The longest that anything here may take.
+/// The longest that a test waits for one event.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Asks `probe` until it has an answer.
+/// Calls `probe` until it returns a value.
 pub(crate) fn until<T>(what: &str, probe: impl FnMut() -> Option<T>) -> T {
     within(DEADLINE, what, probe)
 }
 
-/// Asks `probe` until it has an answer, for that long.
+/// Calls `probe` until it returns a value, no longer than `limit`.
 pub(crate) fn within<T>(limit: Duration, what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {

@@ -1,4 +1,4 @@
-//! Source packages for tests: no debhelper, a build in a second, and a script of the test's own.
+//! Source packages for tests: they build in a second, without debhelper, and run a given script.
 
 use std::fs;
 use std::fs::Permissions;
@@ -13,12 +13,12 @@ pub(crate) struct Package {
     pub(crate) name: &'static str,
     pub(crate) architecture: &'static str,
     pub(crate) build_depends: &'static str,
-    /// What `debian/rules build` runs, by `sh -e`.
+    /// The script that `debian/rules build` runs by `sh -e`.
     pub(crate) script: String,
 }
 
 impl Package {
-    /// A package that builds, whatever is changed of it then.
+    /// A package that builds if `script` succeeds.
     pub(crate) fn new(name: &'static str, script: impl Into<String>) -> Self {
         Self {
             name,

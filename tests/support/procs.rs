@@ -1,4 +1,4 @@
-//! Processes: those a site's commands have left, and commands that have to end in time.
+//! Processes of a site, and commands with a deadline.
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -39,7 +39,7 @@ pub(crate) fn marked(site: &Path) -> Vec<Process> {
     found
 }
 
-/// Kills them until there are none.
+/// Kills the processes with the mark of `site` until there are none.
 pub(crate) fn kill_marked(site: &Path) {
     let begun = Instant::now();
     while begun.elapsed() < DEADLINE {
@@ -54,7 +54,7 @@ pub(crate) fn kill_marked(site: &Path) {
     }
 }
 
-/// Runs a command that has to end by itself; returns its exit code and all it printed.
+/// Runs a command to its end; returns its exit code and output.
 pub(crate) fn run(mut command: Command) -> (Option<i32>, String) {
     let mut child = command
         .stdout(Stdio::piped())

@@ -1,4 +1,4 @@
-//! A daemon of one test, and the calls a master makes, each by `buildd-slave probe`.
+//! A daemon for real builds, and the calls of a master, made by `buildd-slave probe`.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -17,16 +17,16 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_buildd-slave");
 /// A daemon with a journal, a file cache and sessions of its own.
 pub(crate) struct Slave {
     pub(crate) machine: &'static Machine,
-    /// Everything this daemon has on disk, but the store of chroots.
+    /// The folder of all files of this daemon but the unpacked chroots.
     pub(crate) dir: PathBuf,
     pub(crate) process: Child,
     pub(crate) url: String,
 }
 
-/// How a build ended, and what a master then fetches.
+/// The end of a build, with all that a master fetches.
 #[derive(Debug)]
 pub(crate) struct Ended {
-    /// The bare word, `OK`.
+    /// The verdict without its prefix, such as `OK`.
     pub(crate) status: String,
     pub(crate) dependencies: String,
     pub(crate) files: Map<String, Value>,
@@ -34,7 +34,7 @@ pub(crate) struct Ended {
 }
 
 impl Ended {
-    /// Asserts the verdict; the log is on the disk for whoever wants to know why not.
+    /// Asserts the verdict; a failure shows the last line of the log.
     pub(crate) fn assert(&self, status: &str) {
         let reason = self.log.lines().next_back().unwrap_or_default();
         assert_eq!(self.status, status, "{reason}");
@@ -77,7 +77,7 @@ impl Slave {
         }
     }
 
-    /// Kills the daemon, and nothing else, as the kernel would.
+    /// Kills the daemon and no process of a build.
     pub(crate) fn kill(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
@@ -105,7 +105,7 @@ impl Slave {
         self.call("status", &[])
     }
 
-    /// Sends files into the cache; returns the name and sum of each, as `build` wants them.
+    /// Sends files into the cache; returns their names and hashes, as `build` expects them.
     pub(crate) fn send(&self, files: &[PathBuf]) -> Value {
         stdout(self.probe(&["send"]).args(files));
         let named = files.iter().map(|file| {
@@ -115,10 +115,10 @@ impl Slave {
         Value::Object(named.collect())
     }
 
-    /// Begins a build in the machine's chroot; it is called by the test's name.
+    /// Begins a build in the chroot of the machine.
     pub(crate) fn begin(&self, files: &[PathBuf], args: Value) {
         let begin = || self.begin_in(&self.machine.chroot_sum, files, args);
-        // The store is shared: whoever comes first unpacks, the others find it unpacked.
+        // The first build unpacks the chroot into the shared store, the others wait for it.
         static UNPACKED: Once = Once::new();
         let mut begin = Some(begin);
         UNPACKED.call_once(|| {
@@ -130,13 +130,13 @@ impl Slave {
         }
     }
 
-    /// Begins a build in a chroot that is in the cache by the given sum.
+    /// Begins a build in a cached chroot, given by its hash.
     pub(crate) fn begin_in(&self, chroot: &str, files: &[PathBuf], args: Value) {
         let files = self.send(files);
         self.begin_with(chroot, files, args);
     }
 
-    /// Begins a build of files that are in the cache.
+    /// Begins a build of cached files.
     pub(crate) fn begin_with(&self, chroot: &str, files: Value, args: Value) {
         let mut all = json!({"suite": self.machine.suite, "arch_indep": false});
         all.as_object_mut()
@@ -147,7 +147,7 @@ impl Slave {
         assert_eq!(answer, json!(["BuilderStatus.BUILDING", self.id()]));
     }
 
-    /// The id that this daemon's builds have.
+    /// The id of the builds of this daemon.
     pub(crate) fn id(&self) -> String {
         let name = self.dir.file_name().unwrap().to_str().unwrap();
         format!("{name}-1")
@@ -186,9 +186,9 @@ impl Slave {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    /// Waits for the end of the build, whatever that is.
+    /// Waits for the end of the build.
     pub(crate) fn wait(&self) {
-        // Its exit code says whether the build went well; the status says more.
+        // The exit code is that of the build, which `status` shows in more detail.
         self.probe(&["wait"]).output().unwrap();
     }
 
@@ -208,14 +208,14 @@ impl Slave {
         }
     }
 
-    /// Fetches a result, verified, into this test's folder.
+    /// Fetches a result into the folder of this test and verifies its hash.
     pub(crate) fn fetch(&self, name: &str, sum: &Value) -> PathBuf {
         let to = self.dir.join(name);
         stdout(self.probe(&["get", sum.as_str().unwrap(), "-o"]).arg(&to));
         to
     }
 
-    /// Cleans; nothing of the build may be left then but its inputs.
+    /// Cleans the build and checks that only its inputs are left.
     pub(crate) fn clean(&self, ended: &Ended) {
         assert_eq!(self.call("clean", &[]), json!("BuilderStatus.IDLE"));
         assert_eq!(self.status(), json!(["BuilderStatus.IDLE", ""]));
@@ -238,7 +238,7 @@ impl Slave {
     }
 }
 
-/// A failed test leaves no build behind that would slow down the others.
+/// Ends the build of a failed test, which would slow down the others.
 impl Drop for Slave {
     fn drop(&mut self) {
         if thread::panicking() {
@@ -250,9 +250,9 @@ impl Drop for Slave {
     }
 }
 
-/// Starts a daemon and waits until it answers; its words go to `dir/daemon.log`.
+/// Starts a daemon and waits until it is ready; it logs to `dir/daemon.log`.
 fn serve(dir: &Path) -> (Child, String) {
-    // With a file that its starter has left open: no build is to have it.
+    // The daemon inherits an open file, which no build may inherit.
     let mut process = Command::new("sh")
         .args(["-c", "exec 9<\"$0\"; exec \"$0\" \"$@\"", PROGRAM])
         .arg("serve")

@@ -1,11 +1,11 @@
-//! XML-RPC by hand, with JSON for values: `null` is nil, `{"base64": "…"}` is bytes.
+//! An XML-RPC client with JSON for values: `null` is nil, `{"base64": "…"}` is bytes.
 
 use std::iter::Peekable;
 
 use serde_json::{Map, Value as Json, json};
 use xml::reader::{EventReader, Events, XmlEvent};
 
-/// A refusal.
+/// A fault.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Fault {
     pub(crate) code: i64,
@@ -24,7 +24,7 @@ pub(crate) fn render_call(method: &str, params: &[Json]) -> String {
     )
 }
 
-/// Writes a value as it stands in calls and answers.
+/// Writes a `<value>`.
 pub(crate) fn render(value: &Json) -> String {
     let inner = match value {
         Json::Null => "<nil/>".to_owned(),
@@ -60,7 +60,7 @@ fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;")
 }
 
-/// Reads an answer, which has to be one.
+/// Reads an answer; fails for any other document.
 pub(crate) fn parse_answer(body: &[u8]) -> Result<Json, Fault> {
     let document = document(body);
     assert_eq!(document.name, "methodResponse");
@@ -75,7 +75,7 @@ pub(crate) fn parse_answer(body: &[u8]) -> Result<Json, Fault> {
     }
 }
 
-/// An element of a document, attributes apart.
+/// An element of a document, without its attributes.
 pub(crate) struct Element {
     pub(crate) name: String,
     pub(crate) text: String,
@@ -146,6 +146,6 @@ pub(crate) fn value(value: &Element) -> Json {
             };
             Json::Object(typed.children.iter().map(member).collect::<Map<_, _>>())
         }
-        other => panic!("<{other}> is no type of XML-RPC"),
+        other => panic!("<{other}> is not an XML-RPC type"),
     }
 }

@@ -13,7 +13,7 @@ use super::mounts;
 use super::procs::{self, Process};
 use super::{sha1, until};
 
-/// The programs of a site by the names they have here, with their keys.
+/// The site programs: section, key, and the name in the tests.
 const PROGRAMS: [(&str, &str, &str); 9] = [
     ("allmanagers", "unpackpath", "unpack"),
     ("allmanagers", "mountpath", "mount"),
@@ -27,14 +27,14 @@ const PROGRAMS: [(&str, &str, &str); 9] = [
 ];
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_buildd-slave");
-/// What is in the files of every build.
+/// The content of the chroot and of the source of every build.
 const CHROOT: &[u8] = b"a chroot";
 const DSC: &[u8] = b"Source: hello\nVersion: 1\n";
 
 pub(crate) struct Site {
     dir: tempfile::TempDir,
     user: Option<User>,
-    /// What every command has in its environment besides.
+    /// Additional environment variables of every command.
     environment: Vec<(&'static str, OsString)>,
 }
 
@@ -62,8 +62,8 @@ impl Site {
         site.fill_home();
         let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/bin/site-program");
         for (_, _, name) in PROGRAMS {
-            // By another process: a file that this one has open for writing, if only in a child
-            // about to be, cannot be run.
+            // Another process copies the program: a file cannot be run while a forked child of this
+            // process still has it open for writing.
             let mut install = Command::new("install");
             install.arg(&program).arg(site.path("bin").join(name));
             assert!(install.status().unwrap().success());
@@ -72,21 +72,21 @@ impl Site {
         site
     }
 
-    /// Makes the home ready for a first start; also one that a test has just mounted.
+    /// Fills a new home, which a test may have mounted.
     pub(crate) fn fill_home(&self) {
         fs::create_dir(self.path("home/filecache")).unwrap();
         self.give(&self.path("home"));
         self.fill_cache();
     }
 
-    /// Puts the files of every build into the cache; also into one that a test has just mounted.
+    /// Puts the files of every build into a new cache, which a test may have mounted.
     pub(crate) fn fill_cache(&self) {
         self.give(&self.path("home/filecache"));
         self.add_file(CHROOT);
         self.add_file(DSC);
     }
 
-    /// Checks that the cache has nothing half-done, and no file under a wrong sum.
+    /// Checks that the cache has no partial file and no file with a wrong hash.
     pub(crate) fn check_cache(&self) {
         for name in self.names("home/filecache") {
             let bytes = fs::read(self.path("home/filecache").join(&name)).unwrap();
@@ -114,14 +114,14 @@ impl Site {
         fs::write(self.config(), text).unwrap();
     }
 
-    /// Changes lines of the configuration: those that `line` returns nothing for are left out.
+    /// Replaces each line of the configuration by `line` of it; `None` deletes the line.
     pub(crate) fn reconfigure(&self, line: impl Fn(&str) -> Option<String>) {
         let text = fs::read_to_string(self.config()).unwrap();
         let lines: Vec<String> = text.lines().filter_map(line).collect();
         fs::write(self.config(), lines.join("\n")).unwrap();
     }
 
-    /// Who the daemon becomes, if the tests are run by root. For attacks on that user's limits.
+    /// The user that a daemon started by root becomes.
     pub(crate) fn user(&self) -> Option<&User> {
         self.user.as_ref()
     }
@@ -145,20 +145,20 @@ impl Site {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// Lets the daemon's user own what is at `path`.
+    /// Makes the daemon's user the owner of `path`.
     pub(crate) fn give(&self, path: &Path) {
         if let Some(user) = &self.user {
             chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
         }
     }
 
-    /// Whether the daemon's user is bound by the modes of files, unlike root.
+    /// Whether file modes restrict the daemon's user, unlike root.
     pub(crate) fn heeds_modes(&self) -> bool {
         self.user.is_some() || !Uid::effective().is_root()
     }
 
-    /// The program under test, with the mark of the site's processes. Started by root it becomes
-    /// the site's user by itself, who may not even be able to reach it where it was built.
+    /// The program under test, with the mark of the site. Root starts it in the build folder, which
+    /// the site's user may not be able to read, and the program becomes that user.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let own = self.path("buildd-slave");
         let mut command = match (own.exists(), &self.user) {
@@ -181,14 +181,13 @@ impl Site {
         command
     }
 
-    /// Lets the site's commands say all they have to say.
+    /// Makes the site's commands log at level `trace`.
     pub(crate) fn talkative(mut self) -> Self {
         self.environment.push(("RUST_LOG", "trace".into()));
         self
     }
 
-    /// From now on commands have this in their environment, and are the site's user's from the
-    /// beginning.
+    /// Adds environment variables to all later commands, and starts them as the site's user.
     pub(crate) fn start_with(&mut self, environment: Vec<(&'static str, OsString)>) {
         self.environment = environment;
         let mut copy = Command::new("install");
@@ -196,13 +195,13 @@ impl Site {
         assert!(copy.status().unwrap().success());
     }
 
-    /// Says in shell what a program does from now on; see the fixture for what it may call.
+    /// Sets the shell script of a site program; the fixture has the functions that it may call.
     pub(crate) fn on(&self, program: &str, script: &str) {
         assert!(PROGRAMS.iter().any(|(_, _, name)| *name == program));
         fs::write(self.path("on").join(program), script).unwrap();
     }
 
-    /// Takes back what `on` said of any program, and forgets what was called.
+    /// Removes all scripts of `on` and the list of calls.
     pub(crate) fn reset(&self) {
         for folder in [self.path("on"), self.path("")] {
             for entry in fs::read_dir(folder).unwrap() {
@@ -216,7 +215,7 @@ impl Site {
         }
     }
 
-    /// Waits for a program to be in its `hold`.
+    /// Waits until a program is in its `hold`.
     pub(crate) fn wait_at(&self, program: &str) {
         let path = self.path(&format!("at-{program}"));
         until(&format!("{program} at its hold"), || {
@@ -235,13 +234,13 @@ impl Site {
         self.read("calls").lines().map(words).collect()
     }
 
-    /// The programs called, in order, separated by blanks.
+    /// The names of the called programs in order, separated by blanks.
     pub(crate) fn called(&self) -> String {
         let names: Vec<String> = self.calls().iter().map(|call| call[0].clone()).collect();
         names.join(" ")
     }
 
-    /// Puts a file into the cache, by hand.
+    /// Writes a file into the cache.
     pub(crate) fn add_file(&self, bytes: &[u8]) -> String {
         let sum = sha1(bytes);
         fs::write(self.path("home/filecache").join(&sum), bytes).unwrap();
@@ -256,8 +255,8 @@ impl Site {
         sha1(DSC)
     }
 
-    /// The names in a folder of the site, sorted, but for a daemon's lock; none if there is no such
-    /// folder.
+    /// The sorted names in a folder of the site, without the daemon's lock. A missing folder has
+    /// none.
     pub(crate) fn names(&self, folder: &str) -> Vec<String> {
         let Ok(entries) = fs::read_dir(self.path(folder)) else {
             return Vec::new();
@@ -271,7 +270,7 @@ impl Site {
         names
     }
 
-    /// Every file below the site's folder that holds `text`, by its path in there.
+    /// The paths of all files with `text` in them, relative to the site's folder.
     pub(crate) fn files_holding(&self, text: &str) -> Vec<String> {
         let found = holding(self.dir.path(), text.as_bytes());
         let name = |path: PathBuf| {
@@ -283,7 +282,7 @@ impl Site {
         found.into_iter().map(name).collect()
     }
 
-    /// The living processes that were started, at whatever remove, by this site's commands.
+    /// The living processes that this site's commands started, directly or not.
     pub(crate) fn processes(&self) -> Vec<Process> {
         procs::marked(self.dir.path())
     }
@@ -305,7 +304,7 @@ fn holding(folder: &Path, text: &[u8]) -> Vec<PathBuf> {
     found
 }
 
-/// Leaves no process and no mount behind, however the test ended.
+/// Kills all processes and removes all mounts of the site.
 impl Drop for Site {
     fn drop(&mut self) {
         procs::kill_marked(self.dir.path());

@@ -1,4 +1,4 @@
-//! The farm's database, looked at from outside: one small interface for both engines.
+//! Access to the farm's database, the same for both engines.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use postgres::types::Type;
 use rusqlite::types::ValueRef;
 use serde_json::{Value as Json, json};
 
-/// Where the rows are.
+/// The kind of database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Engine {
     Sqlite,
@@ -21,7 +21,7 @@ pub(crate) enum Database {
 }
 
 impl Database {
-    /// What `[database] url` is to say.
+    /// The value of `[database] url`.
     pub(crate) fn url(&self) -> String {
         match self {
             Self::Sqlite(path) => format!("sqlite:{}", path.display()),
@@ -45,7 +45,7 @@ impl Database {
         done.unwrap_or_else(|error| panic!("{error}: {sql}"));
     }
 
-    /// The rows of a query, an array each; truth is 1 or 0, whatever the engine thinks of it.
+    /// The rows of a query, an array each. Booleans are 1 or 0 on both engines.
     pub(crate) fn rows(&self, sql: &str) -> Vec<Json> {
         match self {
             Self::Sqlite(path) => {
@@ -85,7 +85,7 @@ impl Database {
         value.as_i64().unwrap_or_else(|| panic!("{sql}: {value}"))
     }
 
-    /// Lets ids that rows of ours were given by hand not be given again.
+    /// Makes the engine skip the ids that a test has inserted.
     pub(crate) fn skip_ids(&self, tables: &[&str]) {
         if let Self::Postgres(_) = self {
             for table in tables {
@@ -97,7 +97,7 @@ impl Database {
         }
     }
 
-    /// Keeps everyone from writing until dropped; reading goes on.
+    /// Blocks all writes until dropped; reads still work.
     pub(crate) fn hold(&self) -> Held {
         match self {
             Self::Sqlite(path) => {
@@ -121,7 +121,7 @@ impl Database {
     }
 }
 
-/// A transaction that is in everyone's way; it changes nothing.
+/// A transaction that holds locks and changes nothing.
 pub(crate) enum Held {
     Sqlite { _connection: rusqlite::Connection },
     Postgres { _client: postgres::Client },

@@ -1,8 +1,8 @@
-//! A slave that is a script: real HTTP, real XML-RPC, and whatever manners a test asks for.
+//! A fake slave: it answers real HTTP and XML-RPC, and misbehaves as a test wants.
 //!
-//! Each has an address of its own, so it can vanish (connections are refused) and come back. It
-//! reacts to calls as a slave does, in either form of `status`, keeps a record of every one, and
-//! of what no master should have asked. A thousand of them fit into a test.
+//! Each fake has its own address, so it can vanish (connections are refused) and come back. It
+//! answers calls as a slave does, in both forms of `status`. It records every call, and those that
+//! no master should make. A test can have a thousand fakes.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -17,7 +17,7 @@ use super::fake_http;
 use super::fake_slave::{Slave, Work};
 use crate::support::{Gate, within};
 
-/// A request, as it came.
+/// A request that a fake has received.
 #[derive(Clone, Debug)]
 pub(crate) struct Call {
     pub(crate) at: Instant,
@@ -27,22 +27,22 @@ pub(crate) struct Call {
     pub(crate) args: Vec<Json>,
 }
 
-/// What a fake does with a request instead of what a slave would do.
+/// An answer that differs from that of a slave.
 #[derive(Clone)]
 pub(crate) enum Does {
-    /// Refuses it.
+    /// Answers with this fault.
     Fault(&'static str),
-    /// Answers this; nothing changes.
+    /// Answers this value; the state does not change.
     Answer(Json),
     /// Answers with this status line, `500 Internal Server Error`.
     Http(&'static str),
-    /// Answers with a page that is no XML-RPC.
+    /// Answers with a page that is not XML-RPC.
     Garbage,
-    /// Hangs up without a word.
+    /// Hangs up without an answer.
     HangUp,
-    /// Says nothing at all, until the fake ends or is told otherwise.
+    /// Does not answer until the fake ends or a test changes it.
     Stall,
-    /// Does as a slave would, but waits before it says so.
+    /// Acts as a slave and answers when the gate opens.
     Late(Gate),
     /// Sends other bytes than those of the file.
     Bytes(Vec<u8>),
@@ -52,14 +52,14 @@ pub(crate) enum Does {
     HoldAt(usize, Gate),
 }
 
-/// A fake slave; gone when dropped.
+/// A fake slave; it vanishes when dropped.
 pub(crate) struct Fake {
     address: SocketAddr,
     shared: Arc<Shared>,
     acceptor: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// What the threads of a fake share.
+/// The state that the threads of a fake share.
 pub(super) struct Shared {
     inner: Mutex<Inner>,
     changed: Condvar,
@@ -70,16 +70,16 @@ pub(super) struct Inner {
     calls: Vec<Call>,
     always: HashMap<String, Does>,
     once: HashMap<String, VecDeque<Does>>,
-    /// How long every answer takes.
+    /// The delay of every answer.
     pub(super) delay: Duration,
-    /// Counts how often it came and went; threads of an earlier life end.
+    /// Counts vanishings and returns; threads of an earlier life end.
     life: u32,
     up: bool,
     open: Vec<TcpStream>,
 }
 
 impl Fake {
-    /// Starts an idle slave of `tag` that speaks the form of today.
+    /// Starts an idle slave of `tag` with today's form of `status`.
     pub(crate) fn start(tag: &str) -> Self {
         let mut fake = Self {
             address: SocketAddr::from((next_address(), 0)),
@@ -102,14 +102,14 @@ impl Fake {
         fake
     }
 
-    /// Starts one that speaks the tuples of 2008.
+    /// Starts one with the tuples of 2008.
     pub(crate) fn start_2008(tag: &str) -> Self {
         let fake = Self::start(tag);
         fake.slave(|slave| slave.tuple = true);
         fake
     }
 
-    /// The URL that a builder's row has.
+    /// The URL for the row of a builder.
     pub(crate) fn url(&self) -> String {
         format!("http://{}/", self.address)
     }
@@ -126,7 +126,7 @@ impl Fake {
         let shared = Arc::clone(&self.shared);
         let accept = move || {
             for stream in listener.incoming() {
-                // Out of file descriptors, say; the master sees a slave that is slow to answer.
+                // Without a free file descriptor the fake is slow to answer.
                 let Ok(stream) = stream else { continue };
                 if !shared.lock().take_in(life, &stream) {
                     return;
@@ -140,7 +140,7 @@ impl Fake {
         address
     }
 
-    /// Goes away: connections break, and new ones are refused.
+    /// Closes all connections and refuses new ones.
     pub(crate) fn vanish(&self) {
         let open = {
             let mut inner = self.shared.lock();
@@ -155,21 +155,21 @@ impl Fake {
         for stream in open {
             let _ = stream.shutdown(std::net::Shutdown::Both);
         }
-        // Wakes the acceptor, who sees that its life is over.
+        // This wakes the acceptor, which sees that its life is over.
         let _ = TcpStream::connect(self.address);
         if let Some(acceptor) = self.acceptor.lock().unwrap().take() {
             let _ = acceptor.join();
         }
     }
 
-    /// Comes back where it was, with all it knew.
+    /// Listens again at its address, with the state it had.
     pub(crate) fn come_back(&self) {
         assert_eq!(self.listen(self.address), self.address);
     }
 
-    // ---- what the test says ----
+    // ---- settings ----
 
-    /// Looks at the slave or changes it.
+    /// Reads or changes the state of the slave.
     pub(crate) fn slave<T>(&self, look: impl FnOnce(&mut Slave) -> T) -> T {
         let mut inner = self.shared.lock();
         inner.slave.pass_time();
@@ -179,25 +179,25 @@ impl Fake {
         seen
     }
 
-    /// What the next builds come to.
+    /// Sets the outcome of the next builds.
     pub(crate) fn works(&self, work: Work) {
         self.slave(|slave| slave.work = work);
     }
 
-    /// From now on: `what` is a method, the last part of a path (a sum, `buildlog`), or `*`.
+    /// Sets the answer to `what`: a method, the last part of a path (a hash, `buildlog`), or `*`.
     pub(crate) fn on(&self, what: &str, does: Does) {
         self.shared.lock().always.insert(what.to_owned(), does);
         self.shared.changed.notify_all();
     }
 
-    /// As `on`, for the next request only; several wait in line.
+    /// As `on`, for the next request only; several calls form a queue.
     pub(crate) fn once(&self, what: &str, does: Does) {
         let mut inner = self.shared.lock();
         let line = inner.once.entry(what.to_owned()).or_default();
         line.push_back(does);
     }
 
-    /// Takes back all that `on` and `once` said.
+    /// Undoes all calls of `on` and `once`.
     pub(crate) fn behave(&self) {
         let mut inner = self.shared.lock();
         inner.always.clear();
@@ -206,12 +206,12 @@ impl Fake {
         self.shared.changed.notify_all();
     }
 
-    /// How long every answer takes from now on.
+    /// Sets the delay of every answer.
     pub(crate) fn delay(&self, delay: Duration) {
         self.shared.lock().delay = delay;
     }
 
-    // ---- what the test sees ----
+    // ---- records ----
 
     pub(crate) fn calls(&self) -> Vec<Call> {
         self.shared.lock().calls.clone()
@@ -224,7 +224,7 @@ impl Fake {
         calls.map(|call| call.args.clone()).collect()
     }
 
-    /// The methods called so far, in order; `status` many times in a row counts once.
+    /// The methods called so far, in order; repeated `status` calls count once.
     pub(crate) fn methods(&self) -> String {
         let inner = self.shared.lock();
         let mut methods: Vec<&str> = inner.calls.iter().map(|c| c.method.as_str()).collect();
@@ -250,7 +250,7 @@ impl Fake {
         self.slave(|slave| slave.accepted.clone())
     }
 
-    /// What no master should have asked: a build of a slave that has one, and the like.
+    /// The calls that no master should make, such as `build` to a slave that builds.
     pub(crate) fn misdeeds(&self) -> Vec<String> {
         self.slave(|slave| slave.misdeeds.clone())
     }
@@ -267,7 +267,7 @@ impl Shared {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until the fake goes away or its manners change.
+    /// Waits until the fake vanishes or its answers change.
     pub(super) fn stall(&self, life: u32, what: &str) {
         let mut inner = self.lock();
         while inner.life == life && matches!(inner.standing(what), Some(Does::Stall)) {
@@ -280,12 +280,12 @@ impl Shared {
 }
 
 impl Inner {
-    /// Takes note of a connection; tells whether its life goes on.
+    /// Records a connection; returns whether its life still lasts.
     fn take_in(&mut self, life: u32, stream: &TcpStream) -> bool {
         if self.life != life {
             return false;
         }
-        // Those that ended have no peer any more.
+        // A closed connection has no peer.
         self.open.retain(|stream| stream.peer_addr().is_ok());
         self.open.extend(stream.try_clone());
         true
@@ -307,7 +307,7 @@ impl Inner {
         self.always.get(what).or_else(|| self.always.get("*"))
     }
 
-    /// What to do with a request, if not the usual.
+    /// The answer to a request, if it differs from that of a slave.
     pub(super) fn manners(&mut self, what: &str) -> Option<Does> {
         let next = self.once.get_mut(what).and_then(VecDeque::pop_front);
         next.or_else(|| self.standing(what).cloned())
@@ -319,7 +319,7 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
     thread.stack_size(256 << 10).spawn(work).unwrap()
 }
 
-/// An address of this host that nothing else uses, so that a port given up stays free.
+/// An address of this host that nothing else uses, so that a port stays free after a close.
 pub(crate) fn next_address() -> Ipv4Addr {
     static COUNT: AtomicU32 = AtomicU32::new(1);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -329,7 +329,7 @@ pub(crate) fn next_address() -> Ipv4Addr {
     Ipv4Addr::new(127, 64 | a, b, c)
 }
 
-/// Checks what has to hold of any farm's slaves when all is over.
+/// Checks at the end of a test that no slave got a wrong call.
 pub(crate) fn check_manners<'a>(fakes: impl IntoIterator<Item = &'a Fake> + Clone) {
     for fake in fakes.clone() {
         assert_eq!(fake.misdeeds(), Vec::<String>::new(), "{}", fake.url());
@@ -337,7 +337,7 @@ pub(crate) fn check_manners<'a>(fakes: impl IntoIterator<Item = &'a Fake> + Clon
     check_once_each(fakes);
 }
 
-/// Checks that no try at a build was made twice, and that no slave was asked to build while it did.
+/// Checks that no attempt was built twice, and that no busy slave got a `build` call.
 pub(crate) fn check_once_each<'a>(fakes: impl IntoIterator<Item = &'a Fake>) {
     let mut seen = HashSet::new();
     for fake in fakes {
@@ -350,7 +350,7 @@ pub(crate) fn check_once_each<'a>(fakes: impl IntoIterator<Item = &'a Fake>) {
     }
 }
 
-/// The answer of a slave that has not got what it needs.
+/// The answer of a slave that lacks a file.
 pub(crate) fn unknown_sum() -> Does {
     Does::Answer(json!(["BuilderStatus.UNKNOWNSUM", "CHROOTSUM -> abc"]))
 }

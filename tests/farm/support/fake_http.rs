@@ -1,4 +1,4 @@
-//! How a fake slave speaks: HTTP/1.1 with connections that are kept, by hand.
+//! The HTTP/1.1 server of a fake slave, with persistent connections.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
@@ -11,7 +11,7 @@ use super::fake::{Does, Shared};
 use super::fake_slave::Refusal;
 use crate::support::rpc::{document, render, value};
 
-/// A request, and whether the other side wants another one after it.
+/// A request, and whether the connection stays open after it.
 struct Request {
     verb: String,
     path: String,
@@ -19,14 +19,14 @@ struct Request {
     keep: bool,
 }
 
-/// What is sent: the head's middle, and the body.
+/// An answer: the status, the type, and the body.
 struct Answer {
     status: &'static str,
     kind: &'static str,
     body: Arc<[u8]>,
 }
 
-/// Serves a connection until either side has enough. `life` is the fake's when it was accepted.
+/// Serves a connection until either side closes it. `life` is that of the fake at the accept.
 pub(super) fn serve(shared: &Shared, stream: TcpStream, life: u32) {
     let _ = stream.set_nodelay(true);
     let Ok(reading) = stream.try_clone() else {
@@ -198,7 +198,7 @@ fn send_head(stream: &mut TcpStream, answer: &Answer) -> Option<()> {
     stream.write_all(head.as_bytes()).ok()
 }
 
-/// Reads a call, which has to be one.
+/// Reads a call; fails for anything else.
 fn parse_call(body: &[u8]) -> (String, Vec<Json>) {
     let call = document(body);
     assert_eq!(call.name, "methodCall");

@@ -1,4 +1,4 @@
-//! What a slave is made of, without a wire: its state, its cache, and how calls change them.
+//! The state and the cache of a fake slave, and how calls change them.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -9,11 +9,11 @@ use serde_json::{Value as Json, json};
 
 use crate::support::sha1;
 
-/// What a slave is doing.
+/// The state of a slave.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum State {
     Idle,
-    /// Without an end: until the test says so.
+    /// Without `until`, the build runs until the test ends it.
     Building {
         cookie: String,
         until: Option<Instant>,
@@ -26,29 +26,29 @@ pub(crate) enum State {
         cookie: String,
         result: Outcome,
     },
-    /// A word that no slave says.
+    /// A status that no slave has.
     Strange(String),
 }
 
-/// What a build came to.
+/// The outcome of a build.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Outcome {
-    /// The bare word, `OK`.
+    /// Without its prefix, such as `OK`.
     pub(crate) verdict: String,
-    /// Names and sums; the bytes are in the cache, unless the test wants it otherwise.
+    /// Names and hashes; the bytes are usually in the cache.
     pub(crate) files: Vec<(String, String)>,
     pub(crate) dependencies: String,
 }
 
-/// How the next builds go.
+/// The outcome of the next builds.
 #[derive(Clone, Debug)]
 pub(crate) struct Work {
-    /// How long they take; without, until the test ends them.
+    /// The time they take; with `None`, they run until the test ends them.
     pub(crate) takes: Option<Duration>,
     pub(crate) verdict: String,
-    /// What they make; without, a package with the name of the source.
+    /// The files they make; with `None`, a package with the name of the source.
     pub(crate) files: Option<Vec<(String, Vec<u8>)>>,
-    /// What they claim to have made, if that is something else.
+    /// The names and hashes that they report, if these differ from the files.
     pub(crate) claims: Option<Vec<(String, String)>>,
     pub(crate) dependencies: String,
     pub(crate) log: Vec<u8>,
@@ -67,7 +67,7 @@ impl Work {
         }
     }
 
-    /// Builds that go on until the test ends them.
+    /// Builds that run until the test ends them.
     pub(crate) fn goes_on() -> Self {
         Self {
             takes: None,
@@ -97,8 +97,8 @@ impl Work {
     }
 }
 
-/// What builds of certain sources come to, by `NAME_VERSION`, whichever slave has them: one after the
-/// other, and the last for ever.
+/// The outcomes of the builds of a source, by `NAME_VERSION`, on any slave. Each build takes the
+/// next outcome, and the last one repeats.
 #[derive(Clone, Default)]
 pub(crate) struct Plans(Arc<Mutex<HashMap<String, VecDeque<Work>>>>);
 
@@ -123,26 +123,26 @@ pub(crate) struct Slave {
     pub(crate) state: State,
     pub(crate) tag: String,
     pub(crate) version: Option<String>,
-    /// Speaks the tuples of 2008.
+    /// Whether `status` answers with the tuples of 2008.
     pub(crate) tuple: bool,
     pub(crate) work: Work,
-    /// What counts before `work`.
+    /// These take precedence over `work`.
     pub(crate) plans: Plans,
-    /// How long an abort takes; without, for ever.
+    /// The time an abort takes; with `None`, it never ends.
     pub(crate) abort_takes: Option<Duration>,
-    /// The sums it was told to fetch.
+    /// The hashes of `ensurepresent` calls.
     pub(crate) present: HashSet<String>,
-    /// What it can be asked for.
+    /// The files it serves, by name.
     pub(crate) files: HashMap<String, Arc<[u8]>>,
     pub(crate) accepted: Vec<String>,
     pub(crate) misdeeds: Vec<String>,
     source: String,
 }
 
-/// What a build is of that nobody has asked for.
+/// The source of a build that no master has requested.
 const NAMELESS: &str = "nameless_0";
 
-/// Why a slave refuses.
+/// The reason why a slave refuses a call.
 pub(super) struct Refusal(pub(super) i64, pub(super) String);
 
 impl Slave {
@@ -163,7 +163,7 @@ impl Slave {
         }
     }
 
-    /// Puts it into a state that follows from the clock.
+    /// Moves it to the state that is due by now.
     pub(crate) fn pass_time(&mut self) {
         let over = |until: &Option<Instant>| until.is_some_and(|until| until <= Instant::now());
         match self.state.clone() {
@@ -180,7 +180,7 @@ impl Slave {
         }
     }
 
-    /// Ends the build under way with what `work` says.
+    /// Ends the running build with the outcome in `work`.
     pub(crate) fn finish(&mut self) {
         let State::Building { cookie, .. } = self.state.clone() else {
             panic!("nothing is built: {:?}", self.state);
@@ -205,7 +205,7 @@ impl Slave {
         self.wait(&cookie, result);
     }
 
-    /// Has a finished build of that name.
+    /// Makes it wait with a finished build of that name.
     pub(crate) fn wait(&mut self, cookie: &str, result: Outcome) {
         let cookie = cookie.to_owned();
         self.state = State::Waiting { cookie, result };
@@ -370,7 +370,7 @@ impl Slave {
 }
 
 impl Outcome {
-    /// Whether files and dependencies go with the verdict.
+    /// Whether the answer has files and dependencies for this verdict.
     fn is_telling(&self) -> bool {
         ["OK", "PACKAGEFAIL", "DEPFAIL"].contains(&self.verdict.as_str())
     }

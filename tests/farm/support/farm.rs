@@ -15,10 +15,10 @@ use super::fake::next_address;
 use super::postgres;
 use crate::support::{Answer, DEADLINE, Site, read_answer, run, until, within};
 
-/// Keys of `[master]` that let a test end soon.
+/// Keys of `[master]` with short intervals.
 pub(crate) const QUICK: &str = "scan_interval = 1\nlease = 2\ntail_interval = 1\nrpc_timeout = 5\n";
 
-/// A farm on this host; nothing of it outlives the test.
+/// A farm on this host, which ends with the test.
 pub(crate) struct Farm {
     site: Site,
     pub(crate) db: Database,
@@ -62,7 +62,7 @@ impl Farm {
     pub(crate) fn configure(&self, more: &str) {
         let [public, upload, restricted, restricted_upload] = self.ports;
         let address = self.address;
-        // PostgreSQL's URL has percent signs, which the file doubles nowhere.
+        // The configuration file needs no escape for the percent signs of the URL.
         self.site.configure(&format!(
             "[database]\nurl = {}\npatience = 20\n[librarian]\nbindhost = {address}\n\
              bindport = {public}\nupload_port = {upload}\nrestricted_port = {restricted}\n\
@@ -101,7 +101,7 @@ impl Farm {
         run(self.farm_command(args))
     }
 
-    /// Runs a command that has to go well.
+    /// Runs a command that must succeed; returns its output.
     pub(crate) fn ok(&self, args: &[&str]) -> String {
         let (code, printed) = self.run(args);
         assert_eq!(code, Some(0), "{args:?}: {printed}");
@@ -113,7 +113,7 @@ impl Farm {
         self.ok(&["librarian", "gc", "--dry-run"]);
     }
 
-    /// One pass, as cron ran it; returns what it said.
+    /// Runs one pass, as cron does; returns its log.
     pub(crate) fn scan(&self) -> Said {
         Said(self.ok(&["master", "scan"]))
     }
@@ -128,7 +128,7 @@ impl Farm {
         self.start("librarian", &["librarian", "serve"], "librarian ready")
     }
 
-    /// Starts a process that logs to `NAME.log`; it has to say `ready`.
+    /// Starts a process that logs to `NAME.log`, and waits until it logs `ready`.
     pub(crate) fn start(&self, name: &str, args: &[&str], ready: &str) -> Process {
         let log = format!("{name}.log");
         let before = self.read(&log).len();
@@ -148,7 +148,7 @@ impl Farm {
             log: self.path(&log),
             before,
         };
-        until(&format!("word that {name} is ready"), || {
+        until(&format!("ready line of {name}"), || {
             let said = process.said();
             let ended = process.child.try_wait().unwrap();
             assert!(ended.is_none(), "{name} ended, {ended:?}: {}", said.0);
@@ -157,7 +157,7 @@ impl Farm {
         process
     }
 
-    /// Asks the database until the row is as expected.
+    /// Waits until the query returns the expected row.
     pub(crate) fn wait_row(&self, sql: &str, expected: &serde_json::Value) {
         self.wait_row_within(DEADLINE, sql, expected);
     }
@@ -174,7 +174,7 @@ impl Farm {
     }
 }
 
-/// A failed test shows what there is to know.
+/// A failed test prints the logs.
 impl Drop for Farm {
     fn drop(&mut self) {
         if std::thread::panicking() {
@@ -195,13 +195,13 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Ends it without a chance to say a word.
+    /// Kills the process with SIGKILL.
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// Asks it to end, and waits for that.
+    /// Stops the process with SIGTERM and waits for its end.
     pub(crate) fn stop(mut self) {
         let pid = Pid::from_raw(self.child.id().try_into().unwrap());
         kill(pid, Signal::SIGTERM).unwrap();
@@ -209,13 +209,13 @@ impl Process {
         assert!(status.success(), "{status}: {}", self.said().0);
     }
 
-    /// What it has said so far.
+    /// The log so far.
     pub(crate) fn said(&self) -> Said {
         let mut text = fs::read(&self.log).unwrap_or_default();
         Said(String::from_utf8_lossy(&text.split_off(self.before)).into_owned())
     }
 
-    /// Waits until it has said `text`.
+    /// Waits until the log has `text`.
     pub(crate) fn wait_said(&self, text: &str) {
         until(text, || self.said().0.contains(text).then_some(()));
     }
@@ -249,7 +249,7 @@ impl Said {
     }
 }
 
-/// Ports that nobody has at an address that nobody else uses.
+/// Free ports at an address that no other test uses.
 fn free_ports(address: Ipv4Addr) -> [u16; 4] {
     let listeners = [(); 4].map(|()| TcpListener::bind((address, 0)).unwrap());
     listeners.map(|listener| listener.local_addr().unwrap().port())

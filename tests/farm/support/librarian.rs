@@ -1,4 +1,4 @@
-//! A librarian of its own for a test: started, stopped, killed, and spoken to.
+//! A librarian for one test, with its upload and download clients.
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
@@ -16,7 +16,7 @@ use super::database::Database;
 use super::postgres;
 use crate::support::{Answer, DEADLINE, Site, exchange, run, until};
 
-/// Runs a test on SQLite, for which there is no URL yet, and on PostgreSQL where that is installed.
+/// Runs a test on SQLite, which needs no URL, and on PostgreSQL if it is installed.
 pub(crate) fn on_both(test: impl Fn(Option<String>)) {
     eprintln!("---- on SQLite");
     test(None);
@@ -39,7 +39,8 @@ pub(crate) struct Librarian {
 }
 
 impl Librarian {
-    /// Starts one on `database`, SQLite without; `more` follows the keys of `[librarian]`.
+    /// Starts a librarian on PostgreSQL at `database`, or on SQLite. `more` follows the keys of
+    /// `[librarian]`.
     pub(crate) fn start(database: Option<String>, more: &str) -> Self {
         let site = Site::new("");
         let own = site.path("home/farm.db");
@@ -59,7 +60,7 @@ impl Librarian {
         librarian
     }
 
-    /// Writes the configuration; the commands are to find the ports that the system chose.
+    /// Writes the configuration with the port of the running librarian.
     fn configure(&self) {
         self.site.configure(&format!(
             "[database]\nurl = {}\n[librarian]\nbindport = 0\nrestricted_port = 0\nupload_port = 0\n\
@@ -70,7 +71,7 @@ impl Librarian {
         ));
     }
 
-    /// Starts it again, after it was stopped or killed; its ports are others.
+    /// Starts the librarian again after a stop or a kill, at other ports.
     pub(crate) fn restart(&mut self) {
         assert!(self.child.try_wait().unwrap().is_some(), "it still runs");
         self.public = 0;
@@ -88,7 +89,7 @@ impl Librarian {
             .stderr(file)
             .spawn()
             .unwrap();
-        let ports = until("word that the librarian is ready", || {
+        let ports = until("ready line of the librarian", || {
             let said = self.said().split_off(before);
             let ended = self.child.try_wait().unwrap();
             assert!(ended.is_none(), "the librarian ended, {ended:?}: {said}");
@@ -116,7 +117,7 @@ impl Librarian {
         self.configure();
     }
 
-    /// Asks it to end, and waits for that.
+    /// Stops the librarian with SIGTERM and waits for its end.
     pub(crate) fn stop(&mut self) {
         kill(
             Pid::from_raw(self.child.id().try_into().unwrap()),
@@ -127,13 +128,13 @@ impl Librarian {
         assert!(ended.success(), "{ended}");
     }
 
-    /// Ends it without a chance to say a word.
+    /// Kills the librarian with SIGKILL.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// What it has said so far.
+    /// The log so far.
     pub(crate) fn said(&self) -> String {
         self.site.read("librarian.log")
     }
@@ -144,12 +145,12 @@ impl Librarian {
         self.site.command(&args)
     }
 
-    /// Runs one of its commands to the end; returns exit code and all it printed.
+    /// Runs a `librarian` command; returns its exit code and output.
     pub(crate) fn run(&self, args: &[&str]) -> (Option<i32>, String) {
         run(self.command(args))
     }
 
-    /// Asks the database for one number.
+    /// Runs a query that returns one number.
     pub(crate) fn number(&self, question: &str) -> i64 {
         self.db.number(question)
     }
@@ -182,7 +183,7 @@ impl Librarian {
         exchange(port, &[head.as_bytes(), body].concat()).unwrap()
     }
 
-    /// Uploads a public file that has to be taken; returns its number.
+    /// Uploads a public file, which must succeed; returns its number.
     pub(crate) fn add(&self, name: &str, body: &[u8]) -> i64 {
         let answer = self.put(self.public, &format!("/{name}"), "", body);
         assert_eq!(answer.status, 201, "{}", answer.text());
@@ -208,12 +209,12 @@ impl Librarian {
         outer.flat_map(list).flat_map(list).collect()
     }
 
-    /// How many uploads are on disk and not complete.
+    /// The number of incomplete uploads on disk.
     pub(crate) fn unfinished(&self) -> usize {
         self.site.names("home/librarian/incoming").len()
     }
 
-    /// Makes every blob look as if it had been there for so long.
+    /// Sets the time of every blob to `age` ago.
     pub(crate) fn age_blobs(&self, age: Duration) {
         for path in self.blobs() {
             let then = SystemTime::now() - age;
@@ -222,7 +223,7 @@ impl Librarian {
     }
 }
 
-/// Leaves nothing behind; a failed test shows what there is to know.
+/// Kills the process; a failed test prints the log.
 impl Drop for Librarian {
     fn drop(&mut self) {
         if std::thread::panicking() {
@@ -233,12 +234,12 @@ impl Drop for Librarian {
     }
 }
 
-/// A process that is none.
+/// A process that ends at once, as a placeholder.
 fn idle() -> Child {
     std::process::Command::new("true").spawn().unwrap()
 }
 
-/// A conversation at an upload port.
+/// A connection to an upload port.
 pub(crate) struct Store(BufReader<TcpStream>);
 
 impl Store {
@@ -253,7 +254,7 @@ impl Store {
         self
     }
 
-    /// Sends one file, headers as whole lines.
+    /// Sends one file; `headers` are whole lines.
     pub(crate) fn store(&mut self, name: &str, headers: &str, body: &[u8]) -> &mut Self {
         let head = format!(
             "STORE {} {name}\r\nDatabase-Name: farm\r\n{headers}\r\n",
@@ -262,16 +263,16 @@ impl Store {
         self.send(&[head.as_bytes(), body].concat())
     }
 
-    /// The next line of the answer; empty at the end.
+    /// The next line of the answer; empty after the last one.
     pub(crate) fn line(&mut self) -> String {
         let mut line = String::new();
-        // A reset after the last line is an end too.
+        // A connection reset after the last line counts as its end.
         let _ = self.0.read_line(&mut line);
         assert!(line.is_empty() || line.ends_with("\r\n"), "{line:?}");
         line.trim_end().to_owned()
     }
 
-    /// The number of the file that was just stored.
+    /// Reads the answer to an upload; returns the number of the file.
     pub(crate) fn stored(&mut self) -> i64 {
         let line = self.line();
         let ids = line

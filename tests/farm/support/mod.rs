@@ -1,4 +1,4 @@
-//! What the tests of the farm share: farms, their database, fake slaves, a librarian.
+//! Support for the tests of the farm: farms, their database, fake slaves, a librarian.
 
 pub(crate) mod database;
 pub(crate) mod fake;
@@ -14,11 +14,11 @@ pub(crate) use fake::{Does, Fake};
 pub(crate) use fake_slave::{State, Work};
 pub(crate) use farm::{Farm, QUICK};
 
-/// A number from the environment, for trials larger than what every run can bear.
+/// A number from the environment, for larger load tests.
 pub(crate) fn from_env<T: std::str::FromStr>(name: &str, default: T) -> T {
     let given = std::env::var(name).ok();
     given.map_or(default, |text| {
         let number = text.parse().ok();
-        number.unwrap_or_else(|| panic!("{name}: {text:?} is no number"))
+        number.unwrap_or_else(|| panic!("{name}: {text:?} is not a number"))
     })
 }

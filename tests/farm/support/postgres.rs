@@ -1,9 +1,8 @@
-//! Where do tests get a PostgreSQL from? One private server for the test process, a database for
-//! each test.
+//! One private PostgreSQL server for the test process, with a database for each test.
 //!
-//! It lives in a temporary folder, listens on a Unix socket in there and nowhere else, and keeps
-//! nothing safe from a crash. A shell holds it: when the pipe from this process closes, however
-//! this process ended, the shell stops the server, waits for it and removes the folder.
+//! The server has a temporary folder, listens on a Unix socket in it and on no port, and never
+//! calls fsync. A shell starts it and waits on a pipe from this process. When this process ends,
+//! the pipe closes, and the shell stops the server and removes the folder.
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::chown;
@@ -15,7 +14,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use nix::unistd::{Uid, User};
 
-/// Makes a cluster in `$2` with the programs of `$1`, says `ready`, and serves until stdin ends.
+/// Makes a cluster in `$2` with the programs of `$1`, prints `ready`, and serves until stdin ends.
 const KEEPER: &str = r#"
 cd "$2" || exit 1
 "$1/initdb" -D data -U postgres -A trust -E UTF8 --no-locale --no-sync >initdb.log 2>&1 ||
@@ -37,9 +36,9 @@ cd / && rm -rf "$2"
 /// A running server.
 struct Server {
     folder: PathBuf,
-    /// The end of its stdin is the server's.
+    /// The server ends with the stdin of this shell.
     _keeper: Child,
-    /// Two databases cannot be copied from the template at once.
+    /// PostgreSQL cannot create two databases at once.
     making: Mutex<()>,
 }
 
@@ -61,10 +60,10 @@ pub(crate) fn database() -> Option<String> {
 
 fn start() -> Option<Server> {
     let Some(programs) = programs() else {
-        eprintln!("PostgreSQL is not installed: what needs it is not tested");
+        eprintln!("PostgreSQL is not installed: its tests do not run");
         return None;
     };
-    // A socket's path has to be short.
+    // The path of a socket must be short.
     let folder = tempfile::Builder::new()
         .prefix("buildd-pg-")
         .tempdir_in("/tmp")
@@ -84,7 +83,7 @@ fn start() -> Option<Server> {
     let mut keeper = keeper
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        // Ctrl-C at the terminal is for this process; the keeper learns of it by the pipe.
+        // Ctrl-C must not kill the shell, which stops the server when the pipe closes.
         .process_group(0)
         .spawn()
         .unwrap();

@@ -1,4 +1,4 @@
-//! Rows for tests that need a farm's furniture and not its history.
+//! Rows that a test inserts directly into the database.
 
 use std::fmt::Write as _;
 use std::io::Read as _;
@@ -8,15 +8,15 @@ use serde_json::Value as Json;
 use super::fake::Fake;
 use super::farm::Farm;
 
-/// Ids of queue rows are those of their builds and this, so that none is taken for the other.
+/// The offset of the id of a queue row from that of its build, so that no test mixes them up.
 pub(crate) const QUEUE: i64 = 100_000;
-/// What the librarian adds has higher ids than this, and what tests add has lower ones.
+/// Rows of the librarian have ids above this, rows of tests have ids below.
 const TOP: i64 = 10_000_000;
-/// The sum of every chroot; fakes fetch nothing.
+/// The hash of every chroot; fakes fetch nothing.
 pub(crate) const CHROOT_SUM: &str = "c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0";
 
 impl Farm {
-    /// One series of one architecture, with a chroot and a primary archive.
+    /// Inserts one series with one architecture, a chroot and a primary archive.
     pub(crate) fn furnish(&self) {
         self.migrate();
         self.db.execute(&format!(
@@ -45,7 +45,7 @@ impl Farm {
         ]);
     }
 
-    /// Adds a builder that is to have jobs at once; returns its id.
+    /// Adds a CLEAN builder that can take jobs at once; returns its id.
     pub(crate) fn add_builder(&self, name: &str, fake: &Fake) -> i64 {
         let builder = self.db.number(&format!(
             "INSERT INTO builder (name, url, manual, clean_status, created_at)
@@ -58,8 +58,8 @@ impl Farm {
         builder
     }
 
-    /// Adds builds `from..=to` with a published source, a `.dsc` and a waiting queue row each;
-    /// `score` tells a build's.
+    /// Adds builds `from..=to` with a published source, a `.dsc` and a waiting queue row each.
+    /// `score` returns the score of a build.
     pub(crate) fn add_builds(&self, from: i64, to: i64, score: impl Fn(i64) -> i64) {
         let builds: Vec<i64> = (from..=to).collect();
         for builds in builds.chunks(500) {
@@ -97,7 +97,7 @@ impl Farm {
                  created_at)",
                 &|id| format!("({id}, {id}, 1, 1, 0, 1, 0, 0)"),
             );
-            // By hand: no chore may change the order under test.
+            // The score is manual, so that no chore changes the order.
             insert(
                 "build_queue (id, build_id, status, processor_id, lastscore, manual, created_at)",
                 &|id| format!("({}, {id}, 0, 1, {}, TRUE, 0)", id + QUEUE, score(id)),
@@ -108,18 +108,18 @@ impl Farm {
             .skip_ids(&["source", "publication", "build", "build_queue"]);
     }
 
-    /// The row of a build: state, builder, failure count; and of its job, if any: status, builder.
+    /// The state, builder and failure count of a build; then the status and builder of its job.
     pub(crate) fn build(&self, build: i64) -> Json {
         self.db.row(&build_sql(build))
     }
 
-    /// Waits until a build is in a state; its number is that of the enumeration.
+    /// Waits until a build is in a state, given by its number.
     pub(crate) fn wait_state(&self, build: i64, state: i64) {
         let sql = format!("SELECT state FROM build WHERE id = {build}");
         self.wait_row(&sql, &serde_json::json!([state]));
     }
 
-    /// The log of a build as the librarian has it, unpacked.
+    /// The log of a build from the librarian, decompressed.
     pub(crate) fn stored_log(&self, build: i64) -> String {
         let row = self.db.row(&format!(
             "SELECT a.id, a.filename FROM build b JOIN library_alias a ON a.id = b.log_alias_id
@@ -138,7 +138,7 @@ impl Farm {
         text
     }
 
-    /// The name that a try at a build has at the slave.
+    /// The name of an attempt at the slave.
     pub(crate) fn cookie(&self, build: i64, attempt: i64) -> String {
         format!("{build}-{}.{attempt}", build + QUEUE)
     }
@@ -151,7 +151,7 @@ fn build_sql(build: i64) -> String {
     )
 }
 
-/// A sum that no other build's `.dsc` has.
+/// The hash of the `.dsc` of a build, different for each build.
 pub(crate) fn dsc_sum(build: i64) -> String {
     format!("{build:040x}")
 }
