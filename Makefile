@@ -17,7 +17,8 @@ help: ## list the targets
 demo: setup build ## run a farm on this host that builds two Debian packages; results in demo/
 	@.ci/demo $(BINARY)
 
-test: try-setup check unit it hostile farm real ## run all of: check, unit, it, hostile, farm, real
+test: try-setup ## run all of: check, unit, it, hostile, farm, real; print the time of each
+	@MAKE='$(MAKE)' .ci/timed check unit it hostile farm real
 
 setup: ## install the packages that builds need, and add the user buildd (root or sudo)
 	@.ci/setup
