@@ -33,6 +33,8 @@ use signal_hook::iterator::Signals;
 use content::Content;
 use table::Line;
 
+use crate::support::mounts::not_run;
+
 /// The rows to measure and the number of runs, separated by blanks; `.ci/bench` sets it.
 const ROWS_VARIABLE: &str = "BUILDD_BENCH";
 
@@ -64,8 +66,7 @@ pub(crate) struct Plan {
 #[ignore = "takes minutes on a quiet machine: make bench"]
 fn prints_one_table() {
     let Ok(words) = std::env::var(ROWS_VARIABLE) else {
-        eprintln!("*** NOT RUN: measurements (set up by make bench) ***");
-        return;
+        return not_run("measurements", "make bench");
     };
     let (numbers, names): (Vec<&str>, Vec<&str>) = words
         .split_whitespace()
