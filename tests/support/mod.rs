@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 
 /// The longest that a test waits for one event.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+/// The longest pause between two probes; the first ones are shorter.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Calls `probe` until it returns a value.
@@ -32,12 +33,14 @@ pub(crate) fn until<T>(what: &str, probe: impl FnMut() -> Option<T>) -> T {
 /// Calls `probe` until it returns a value, no longer than `limit`.
 pub(crate) fn within<T>(limit: Duration, what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
     let begun = Instant::now();
+    let mut pause = Duration::from_millis(1);
     loop {
         if let Some(answer) = probe() {
             return answer;
         }
         assert!(begun.elapsed() < limit, "no {what} in {limit:?}");
-        std::thread::sleep(PAUSE);
+        std::thread::sleep(pause);
+        pause = PAUSE.min(pause * 2);
     }
 }
 

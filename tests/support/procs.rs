@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -42,6 +42,7 @@ pub(crate) fn marked(site: &Path) -> Vec<Process> {
 /// Kills the processes with the mark of `site` until there are none.
 pub(crate) fn kill_marked(site: &Path) {
     let begun = Instant::now();
+    let mut pause = Duration::from_millis(1);
     while begun.elapsed() < DEADLINE {
         let left = marked(site);
         if left.is_empty() {
@@ -50,7 +51,8 @@ pub(crate) fn kill_marked(site: &Path) {
         for process in left {
             let _ = kill(Pid::from_raw(process.pid), Signal::SIGKILL);
         }
-        std::thread::sleep(super::PAUSE);
+        std::thread::sleep(pause);
+        pause = super::PAUSE.min(pause * 2);
     }
 }
 

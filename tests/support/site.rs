@@ -60,16 +60,24 @@ impl Site {
             fs::create_dir(site.path(folder)).unwrap();
         }
         site.fill_home();
-        let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/bin/site-program");
-        for (_, _, name) in PROGRAMS {
-            // Another process copies the program: a file cannot be run while a forked child of this
-            // process still has it open for writing.
-            let mut install = Command::new("install");
-            install.arg(&program).arg(site.path("bin").join(name));
-            assert!(install.status().unwrap().success());
-        }
+        site.install_programs();
         site.configure(more);
         site
+    }
+
+    /// Puts the site program into `bin` under all its names.
+    fn install_programs(&self) {
+        let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/bin/site-program");
+        let (_, _, first) = PROGRAMS[0];
+        let copy = self.path("bin").join(first);
+        // Another process copies the program: a file cannot be run while a forked child of this
+        // process still has it open for writing.
+        let mut install = Command::new("install");
+        install.arg(&program).arg(&copy);
+        assert!(install.status().unwrap().success());
+        for (_, _, name) in &PROGRAMS[1..] {
+            fs::hard_link(&copy, self.path("bin").join(name)).unwrap();
+        }
     }
 
     /// Fills a new home, which a test may have mounted.
