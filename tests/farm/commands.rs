@@ -11,18 +11,13 @@ use super::support::{Engine, Farm, QUICK};
 use crate::support::sha1;
 
 on_both_engines! {
-    a_command_on_an_empty_farm_names_the_next_step
-    a_chroot_needs_a_running_librarian
-    each_pocket_has_its_own_chroot
-    series_and_architectures_are_listed_as_they_were_added
+    a_command_names_the_step_that_is_missing
+    chroots_architectures_and_series_are_listed_as_set
     an_unknown_or_ambiguous_name_is_refused_with_a_suggestion
     the_secret_of_a_private_archive_is_not_shown
-    a_submitted_source_becomes_a_build_for_each_architecture_with_a_chroot
-    the_librarian_serves_the_files_of_a_submitted_source
-    submitting_a_source_again_adds_nothing
+    a_submitted_source_becomes_stored_files_and_builds
+    a_known_broken_or_changed_source_adds_no_files
     a_newer_version_supersedes_the_older
-    a_broken_source_is_refused_and_nothing_of_it_is_stored
-    a_changed_source_under_a_known_version_is_refused
 }
 
 impl Farm {
@@ -80,17 +75,29 @@ impl Farm {
     }
 }
 
-fn a_command_on_an_empty_farm_names_the_next_step(engine: Engine) {
+fn a_command_names_the_step_that_is_missing(engine: Engine) {
     let farm = Farm::new(engine, QUICK);
     let said = farm.ok(&["master", "series", "list"]);
     assert!(said.contains("`buildd-slave master series add"), "{said}");
     let said = farm.refused(&["master", "arch", "add", "hoary", "i386"]);
     assert!(said.contains("none exists yet"), "{said}");
+    add_hoary(&farm);
+    let said = farm.refused(&["master", "chroot", "set", "hoary", "i386", &chroot(&farm)]);
+    assert!(
+        said.contains("is `buildd-slave librarian serve` running there?"),
+        "{said}"
+    );
+    assert_eq!(farm.json(&["master", "chroot", "list"]), json!([]));
 }
 
 /// A farm with ubuntu hoary 5.04 for i386, without a chroot.
 fn with_hoary(engine: Engine) -> Farm {
     let farm = Farm::new(engine, QUICK);
+    add_hoary(&farm);
+    farm
+}
+
+fn add_hoary(farm: &Farm) {
     let version = ["--version", "5.04"];
     farm.ok(&[
         &["master", "series", "add", "ubuntu", "hoary"],
@@ -99,7 +106,6 @@ fn with_hoary(engine: Engine) -> Farm {
     .concat());
     let processor = ["--processor", "386", "--family", "x86"];
     farm.ok(&[&["master", "arch", "add", "hoary", "i386"], &processor[..]].concat());
-    farm
 }
 
 /// Writes a chroot tarball; returns its path.
@@ -109,17 +115,7 @@ fn chroot(farm: &Farm) -> String {
     chroot.display().to_string()
 }
 
-fn a_chroot_needs_a_running_librarian(engine: Engine) {
-    let farm = with_hoary(engine);
-    let said = farm.refused(&["master", "chroot", "set", "hoary", "i386", &chroot(&farm)]);
-    assert!(
-        said.contains("is `buildd-slave librarian serve` running there?"),
-        "{said}"
-    );
-    assert_eq!(farm.json(&["master", "chroot", "list"]), json!([]));
-}
-
-fn each_pocket_has_its_own_chroot(engine: Engine) {
+fn chroots_architectures_and_series_are_listed_as_set(engine: Engine) {
     let farm = with_hoary(engine);
     let _librarian = farm.librarian();
     let set = farm.json(&["master", "chroot", "set", "hoary", "i386", &chroot(&farm)]);
@@ -146,16 +142,8 @@ fn each_pocket_has_its_own_chroot(engine: Engine) {
     farm.ok(&[
         "master", "chroot", "remove", "hoary", "i386", "--pocket", "SECURITY",
     ]);
-    let arches = farm.json(&["master", "arch", "list"]);
-    assert_eq!(arches[0]["chroots"], json!(["RELEASE"]));
     let said = farm.refused(&["master", "chroot", "set", "hoary", "i386", "999"]);
     assert!(said.contains("no file 999 in the librarian"), "{said}");
-}
-
-fn series_and_architectures_are_listed_as_they_were_added(engine: Engine) {
-    let farm = with_hoary(engine);
-    let _librarian = farm.librarian();
-    farm.ok(&["master", "chroot", "set", "hoary", "i386", &chroot(&farm)]);
     let arches = farm.json(&["master", "arch", "list"]);
     let expect = json!([{"series": "ubuntu/hoary", "arch": "i386", "processor": "386",
         "family": "x86", "enabled": true, "virtualized": false, "nominated": false,
@@ -295,8 +283,11 @@ fn hello(id: i64, arch: &str, all: bool, new: bool) -> Json {
         "new": new})
 }
 
-fn a_submitted_source_becomes_a_build_for_each_architecture_with_a_chroot(engine: Engine) {
-    let Submitted { done, ids, .. } = Submitted::new(engine);
+fn a_submitted_source_becomes_stored_files_and_builds(engine: Engine) {
+    let submitted = Submitted::new(engine);
+    let Submitted {
+        farm, done, ids, ..
+    } = &submitted;
     let (amd64, i386) = (&done["builds"][0], &done["builds"][1]);
     assert_eq!(*amd64, hello(ids[0], "amd64", false, true));
     assert_eq!(*i386, hello(ids[1], "i386", true, true));
@@ -306,11 +297,8 @@ fn a_submitted_source_becomes_a_build_for_each_architecture_with_a_chroot(engine
         (&done["component"], &done["known"]),
         (&json!("universe"), &json!(false))
     );
-}
 
-fn the_librarian_serves_the_files_of_a_submitted_source(engine: Engine) {
-    let submitted = Submitted::new(engine);
-    let Submitted { farm, ids, .. } = &submitted;
+    // A slave would fetch exactly the submitted files.
     let shown = farm.json(&["master", "show", &ids[1].to_string()]);
     let files = shown["source_files"].as_array().unwrap();
     assert_eq!(files.len(), 2);
@@ -327,7 +315,7 @@ fn the_librarian_serves_the_files_of_a_submitted_source(engine: Engine) {
     );
 }
 
-fn submitting_a_source_again_adds_nothing(engine: Engine) {
+fn a_known_broken_or_changed_source_adds_no_files(engine: Engine) {
     let submitted = Submitted::new(engine);
     let Submitted { farm, ids, .. } = &submitted;
     let files = submitted.files();
@@ -335,33 +323,7 @@ fn submitting_a_source_again_adds_nothing(engine: Engine) {
     assert_eq!(again["known"], json!(true));
     assert_eq!(again["builds"][1], hello(ids[1], "i386", true, false));
     assert_eq!(submitted.files(), files);
-}
 
-fn a_newer_version_supersedes_the_older(engine: Engine) {
-    let submitted = Submitted::new(engine);
-    let Submitted { farm, ids, .. } = &submitted;
-    let newer = farm.dsc("hello", "2", "i386", "");
-    let said = farm.ok(&["master", "submit", &newer, "--series", "hoary"]);
-    for expect in [
-        "hello 2 for ubuntu/hoary RELEASE (primary, main)\nsupersedes 1\n",
-        "\nno build for amd64: the source is for i386\n\
-         no build for hppa: it has no chroot for RELEASE\n",
-    ] {
-        assert!(said.contains(expect), "{said}");
-    }
-    let said = farm.refused(&submitted.submit());
-    assert!(
-        said.contains("hello 1: the newer 2 is already published in hoary RELEASE"),
-        "{said}"
-    );
-    let why = farm.json(&["master", "queue", "why", &ids[0].to_string()]);
-    assert_eq!(why["why"], "Its source is no longer published in primary.");
-}
-
-fn a_broken_source_is_refused_and_nothing_of_it_is_stored(engine: Engine) {
-    let submitted = Submitted::new(engine);
-    let farm = &submitted.farm;
-    let files = submitted.files();
     let dsc = PathBuf::from(farm.dsc("broken", "1", "any", ""));
     let tarball = dsc.with_file_name("broken_1.tar.gz");
     let bytes = fs::read(&tarball).unwrap();
@@ -395,16 +357,33 @@ fn a_broken_source_is_refused_and_nothing_of_it_is_stored(engine: Engine) {
             .number("SELECT count(*) FROM source WHERE name = 'broken'"),
         0
     );
-}
 
-fn a_changed_source_under_a_known_version_is_refused(engine: Engine) {
-    let submitted = Submitted::new(engine);
-    let farm = &submitted.farm;
-    let files = submitted.files();
+    // The name and version are known, and the bytes are others.
     let changed = farm.dsc("hello", "1", "any all", "Homepage: http://x\n");
     let said = farm.refused(&["master", "submit", &changed, "--series", "hoary"]);
     assert!(said.contains("with a different hello_1.dsc"), "{said}");
     assert_eq!(submitted.files(), files);
+}
+
+fn a_newer_version_supersedes_the_older(engine: Engine) {
+    let submitted = Submitted::new(engine);
+    let Submitted { farm, ids, .. } = &submitted;
+    let newer = farm.dsc("hello", "2", "i386", "");
+    let said = farm.ok(&["master", "submit", &newer, "--series", "hoary"]);
+    for expect in [
+        "hello 2 for ubuntu/hoary RELEASE (primary, main)\nsupersedes 1\n",
+        "\nno build for amd64: the source is for i386\n\
+         no build for hppa: it has no chroot for RELEASE\n",
+    ] {
+        assert!(said.contains(expect), "{said}");
+    }
+    let said = farm.refused(&submitted.submit());
+    assert!(
+        said.contains("hello 1: the newer 2 is already published in hoary RELEASE"),
+        "{said}"
+    );
+    let why = farm.json(&["master", "queue", "why", &ids[0].to_string()]);
+    assert_eq!(why["why"], "Its source is no longer published in primary.");
 }
 
 #[test]

@@ -8,16 +8,12 @@ use super::support::farm::{Process, on_both_engines};
 use super::support::{Engine, Farm, QUICK};
 
 on_both_engines! {
-    a_builder_has_a_processor_and_a_name_and_url_of_its_own
+    the_name_and_url_of_a_builder_are_unique_until_it_is_removed
     the_builder_list_hides_passwords
-    enabling_a_builder_forgets_its_failures
-    a_builder_shows_its_events
-    a_removed_builder_can_be_added_again
+    enabling_a_builder_forgets_its_failures_and_is_an_event
     a_rescored_build_moves_in_the_queue
-    a_waiting_build_has_a_reason_and_no_log
-    cancel_does_what_it_can
-    a_cancelled_build_can_be_retried_once
-    a_failed_build_is_listed_and_not_retried_in_a_released_series
+    a_cancelled_build_leaves_the_queue_and_can_be_retried_once
+    waiting_and_failed_builds_are_explained
     published_packages_end_a_dep_wait
 }
 
@@ -56,21 +52,22 @@ fn kinds(shown: &Json) -> Vec<&Json> {
     events.iter().map(|event| &event["kind"]).collect()
 }
 
-fn a_builder_has_a_processor_and_a_name_and_url_of_its_own(engine: Engine) {
+fn the_name_and_url_of_a_builder_are_unique_until_it_is_removed(engine: Engine) {
     let farm = Farm::new(engine, QUICK);
     farm.ok(&["master", "series", "add", "ubuntu", "hoary"]);
     assert!(farm.refused(&BOB).contains("no --processor given"));
     farm.ok(&["master", "arch", "add", "hoary", "i386"]);
     let said = farm.ok(&BOB);
     assert!(said.contains("not probed yet"), "{said}");
-    assert!(
-        farm.refused(&BOB)
-            .contains("builder bob already exists")
-    );
+    assert!(farm.refused(&BOB).contains("builder bob already exists"));
     assert_eq!(farm.run(&[&FROG[..], &VIRTUAL[..3]].concat()).0, Some(2));
     farm.ok(&[&FROG[..], &VIRTUAL[..]].concat());
     let twin = ["master", "builder", "add", "twin", "http://frog:8221/rpc"];
     assert!(farm.refused(&twin).contains("frog already has that URL"));
+    farm.ok(&["master", "builder", "remove", "bob"]);
+    let left = farm.json(&["master", "builder", "list"]);
+    assert_eq!(left.as_array().unwrap().len(), 1);
+    farm.ok(&BOB);
 }
 
 fn the_builder_list_hides_passwords(engine: Engine) {
@@ -94,7 +91,7 @@ fn the_builder_list_hides_passwords(engine: Engine) {
     assert_eq!(url, "http://me:pa55@bob:80/");
 }
 
-fn enabling_a_builder_forgets_its_failures(engine: Engine) {
+fn enabling_a_builder_forgets_its_failures_and_is_an_event(engine: Engine) {
     let farm = with_builders(engine);
     farm.db.execute("UPDATE builder SET clean_status = 0");
     assert_eq!(status(&farm, "bob"), "Idle");
@@ -111,26 +108,12 @@ fn enabling_a_builder_forgets_its_failures(engine: Engine) {
     farm.ok(&["master", "builder", "auto", "frog"]);
     farm.ok(&["master", "builder", "drain", "frog", "--wait"]);
     assert!(status(&farm, "frog").ends_with("(manual)"));
-}
-
-fn a_builder_shows_its_events(engine: Engine) {
-    let farm = with_builders(engine);
-    farm.ok(&["master", "builder", "disable", "bob", "--reason", "no disk"]);
-    farm.ok(&["master", "builder", "enable", "bob"]);
     let shown = farm.json(&["master", "builder", "show", "bob"]);
     assert_eq!(kinds(&shown), ["added", "disabled", "enabled"]);
     assert!(
         farm.refused(&["master", "builder", "show", "bop"])
             .contains("did you mean bob?")
     );
-}
-
-fn a_removed_builder_can_be_added_again(engine: Engine) {
-    let farm = with_builders(engine);
-    farm.ok(&["master", "builder", "remove", "bob"]);
-    let left = farm.json(&["master", "builder", "list"]);
-    assert_eq!(left.as_array().unwrap().len(), 1);
-    farm.ok(&BOB);
 }
 
 /// A farm with a waiting build of each of two sources, `a` submitted before `b`.
@@ -201,20 +184,7 @@ fn a_rescored_build_moves_in_the_queue(engine: Engine) {
     assert_eq!(farm.run(&["master", "rescore", b]).0, Some(2));
 }
 
-fn a_waiting_build_has_a_reason_and_no_log(engine: Engine) {
-    let Queue {
-        farm,
-        a,
-        _librarian,
-        ..
-    } = Queue::new(engine);
-    let why = farm.json(&["master", "queue", "why", &a]);
-    assert_eq!(why["why"], "There is no non-virtual builder for i386.");
-    let said = farm.refused(&["master", "log", &a]);
-    assert!(said.contains("is waiting and has no log yet"), "{said}");
-}
-
-fn cancel_does_what_it_can(engine: Engine) {
+fn a_cancelled_build_leaves_the_queue_and_can_be_retried_once(engine: Engine) {
     let queue = Queue::new(engine);
     let Queue { farm, a, b, .. } = &queue;
     let (code, said) = farm.run(&["master", "cancel", a, "999"]);
@@ -229,30 +199,24 @@ fn cancel_does_what_it_can(engine: Engine) {
         said.contains("is CANCELLED: only waiting or running builds"),
         "{said}"
     );
-}
-
-fn a_cancelled_build_can_be_retried_once(engine: Engine) {
-    let Queue {
-        farm,
-        a,
-        _librarian,
-        ..
-    } = Queue::new(engine);
-    farm.ok(&["master", "cancel", &a]);
-    let retried = farm.json(&["master", "retry", &a]);
+    let retried = farm.json(&["master", "retry", a]);
     assert_eq!(
         (&retried[0]["was"], &retried[0]["score"]),
         (&json!("CANCELLED"), &json!(4005))
     );
-    let said = farm.refused(&["master", "retry", &a]);
+    let said = farm.refused(&["master", "retry", a]);
     assert!(said.contains("it is already in the queue"), "{said}");
-    let shown = farm.json(&["master", "show", &a]);
+    let shown = farm.json(&["master", "show", a]);
     assert_eq!(kinds(&shown), ["submitted", "cancelled", "retried"]);
 }
 
-fn a_failed_build_is_listed_and_not_retried_in_a_released_series(engine: Engine) {
+fn waiting_and_failed_builds_are_explained(engine: Engine) {
     let queue = Queue::new(engine);
     let Queue { farm, a, .. } = &queue;
+    let why = farm.json(&["master", "queue", "why", a]);
+    assert_eq!(why["why"], "There is no non-virtual builder for i386.");
+    let said = farm.refused(&["master", "log", a]);
+    assert!(said.contains("is waiting and has no log yet"), "{said}");
     queue.end_a("2");
     farm.db.execute("UPDATE series SET status = 4");
     let said = farm.refused(&["master", "retry", a]);
@@ -261,10 +225,7 @@ fn a_failed_build_is_listed_and_not_retried_in_a_released_series(engine: Engine)
         "{said}"
     );
     let said = farm.refused(&["master", "log", a]);
-    assert!(
-        said.contains("is FAILEDTOBUILD, and has no log"),
-        "{said}"
-    );
+    assert!(said.contains("is FAILEDTOBUILD, and has no log"), "{said}");
     let failed = ["--state", "failedtobuild", "--source", "a"];
     let failed = farm.json(&[&["master", "builds"], &failed[..]].concat());
     assert_eq!(failed[0]["id"].to_string(), *a);

@@ -238,7 +238,10 @@ fn each_missing_requirement_of_the_host_is_reported_with_its_remedy() {
         );
         set_user("root");
         let said = does_not_start(&site, |_| {});
-        assert!(said.contains("set [slave] user to another user than root"), "{said}");
+        assert!(
+            said.contains("set [slave] user to another user than root"),
+            "{said}"
+        );
         // The user nobody owns all files and has no subordinate ids.
         let other = nix::unistd::User::from_name("nobody").unwrap().unwrap();
         set_user("nobody");
