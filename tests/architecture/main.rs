@@ -32,8 +32,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("prometheus::", &["metrics.rs"]),
 ];
 
-/// What a pure file may not name. Plain values of the standard library, such as `IpAddr`,
-/// `Duration` and `ExitStatus`, are no effects.
+/// The names of effects, which a pure file may not contain. Plain values of the standard library,
+/// such as `IpAddr`, `Duration` and `ExitStatus`, are no effects.
 const EFFECTS: &[&str] = &[
     "std::fs",
     "std::env",

@@ -37,7 +37,7 @@ fn table(head: &str) -> Vec<Vec<String>> {
 }
 
 /// The words in backticks.
-fn quoted(cell: &str) -> Vec<String> {
+pub(crate) fn quoted(cell: &str) -> Vec<String> {
     let odd = cell.split('`').skip(1).step_by(2);
     odd.map(str::to_owned).collect()
 }

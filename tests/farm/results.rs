@@ -1,5 +1,5 @@
-//! Results on their way from a slave to the uploader, whatever the slave sends (docs/farm.md §2.11,
-//! §3.6, §8 item 9).
+//! Results on their way from a slave to the uploader, whatever the slave sends
+//! (docs/farm.md §2.11, §3.6, §8 item 9).
 
 use std::collections::BTreeMap;
 
