@@ -18,7 +18,7 @@ pub(crate) enum Call {
     StatusDict,
     EnsurePresent {
         /// Unchecked: a malformed SHA-1 gets an answer, not a fault.
-        sum: String,
+        sha1: String,
         /// `None` only asks whether the file is present.
         url: Option<String>,
         credentials: Option<Credentials>,
@@ -92,8 +92,8 @@ fn without_params(call: Call, params: Vec<Value>) -> Result<Call, Error> {
 }
 
 fn ensure_present(params: Vec<Value>) -> Result<Call, Error> {
-    let [sum, url, username, password] = exactly(params)?;
-    let sum = string("parameter 1 (sum)", sum)?;
+    let [sha1, url, username, password] = exactly(params)?;
+    let sha1 = string("parameter 1 (sum)", sha1)?;
     let url = optional_string("parameter 2 (url)", url)?;
     // Masters that cannot send nil send an empty string.
     let username = optional_string("parameter 3 (username)", username)?.unwrap_or_default();
@@ -101,30 +101,30 @@ fn ensure_present(params: Vec<Value>) -> Result<Call, Error> {
     let given = !(username.is_empty() && password.is_empty());
     let credentials = given.then_some(Credentials { username, password });
     Ok(Call::EnsurePresent {
-        sum,
+        sha1,
         url,
         credentials,
     })
 }
 
 fn build(params: Vec<Value>) -> Result<Call, Error> {
-    let [build_id, build_type, chroot_sum, files, args] = exactly(params)?;
+    let [build_id, build_type, chroot_sha1, files, args] = exactly(params)?;
     let build_type = string("parameter 2 (build type)", build_type)?;
-    let chroot_sum = string("parameter 3 (chroot sum)", chroot_sum)?;
+    let chroot_sha1 = string("parameter 3 (chroot sum)", chroot_sha1)?;
     let Value::Struct(files) = files else {
         return Err(Error::kind("parameter 4 (filemap)", "struct", &files));
     };
     let files = files
         .into_iter()
-        .map(|(name, sum)| {
-            let sum = string(&format!("parameter 4 (filemap), {name:?}"), sum)?;
-            Ok((name, sum))
+        .map(|(name, sha1)| {
+            let sha1 = string(&format!("parameter 4 (filemap), {name:?}"), sha1)?;
+            Ok((name, sha1))
         })
         .collect::<Result<_, Error>>()?;
     Ok(Call::Build(BuildCall {
         build_id,
         build_type,
-        chroot_sum,
+        chroot_sha1,
         files,
         args,
     }))
@@ -234,14 +234,14 @@ mod tests {
                 json!([SHA1, "http://h/", username, password]),
             );
             let Call::EnsurePresent {
-                sum,
+                sha1,
                 url,
                 credentials,
             } = call.unwrap()
             else {
                 panic!("other")
             };
-            assert_eq!((sum.as_str(), url.as_deref()), (SHA1, Some("http://h/")));
+            assert_eq!((sha1.as_str(), url.as_deref()), (SHA1, Some("http://h/")));
             assert_eq!(credentials, expected);
         }
     }
@@ -250,10 +250,10 @@ mod tests {
     fn an_empty_url_is_not_an_absent_url() {
         for (given, expected) in [(json!(null), None), (json!(""), Some(""))] {
             let call = parse("ensurepresent", json!(["../x", given, "", ""])).unwrap();
-            let Call::EnsurePresent { sum, url, .. } = call else {
+            let Call::EnsurePresent { sha1, url, .. } = call else {
                 panic!("other")
             };
-            assert_eq!((sum.as_str(), url.as_deref()), ("../x", expected));
+            assert_eq!((sha1.as_str(), url.as_deref()), ("../x", expected));
         }
     }
 

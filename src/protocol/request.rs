@@ -13,7 +13,7 @@ use crate::xmlrpc::Value;
 pub(crate) struct BuildCall {
     pub(super) build_id: Value,
     pub(super) build_type: String,
-    pub(super) chroot_sum: String,
+    pub(super) chroot_sha1: String,
     pub(super) files: Vec<(String, String)>,
     pub(super) args: Value,
 }
@@ -24,8 +24,8 @@ impl BuildCall {
     }
 
     /// Returns the SHA-1 of the chroot, unchecked.
-    pub(crate) fn chroot_sum(&self) -> &str {
-        &self.chroot_sum
+    pub(crate) fn chroot_sha1(&self) -> &str {
+        &self.chroot_sha1
     }
 
     /// Returns name and SHA-1 of each source file, unchecked, in the order of the call.
@@ -47,7 +47,7 @@ impl BuildCall {
         };
         let build_id = BuildId::parse(&build_id)
             .map_err(|invalid| Error::value("parameter 1 (build id)", invalid))?;
-        let chroot = Sha1Hex::parse(&self.chroot_sum)
+        let chroot = Sha1Hex::parse(&self.chroot_sha1)
             .map_err(|invalid| Error::value("parameter 3 (chroot sum)", invalid))?;
         let files = self
             .files
@@ -147,7 +147,7 @@ mod tests {
         BuildCall {
             build_id: Value::from_json(build_id).unwrap(),
             build_type: "debian".into(),
-            chroot_sum: chroot.into(),
+            chroot_sha1: chroot.into(),
             files: files
                 .iter()
                 .map(|&(name, sha1)| (name.into(), sha1.into()))

@@ -79,7 +79,7 @@ impl Handler {
             Call::Status => self.status(self.form),
             Call::StatusDict => self.status(StatusForm::Dict),
             Call::EnsurePresent {
-                sum,
+                sha1,
                 url,
                 credentials,
             } => {
@@ -88,7 +88,7 @@ impl Handler {
                     .map(|c| (c.username.as_str(), c.password.as_str()));
                 let (present, info) =
                     self.fetcher
-                        .ensure_present(&sum, url.as_deref(), credentials);
+                        .ensure_present(&sha1, url.as_deref(), credentials);
                 ensure_present(present, &info)
             }
             Call::Build(call) => self.build(call)?,
@@ -151,11 +151,11 @@ impl Handler {
             return Ok(unknown_builder(call.build_type(), &BUILD_TYPES));
         }
         let absent = |hash: &str| !Sha1Hex::parse(hash).is_ok_and(|sha1| self.holds(&sha1));
-        if absent(call.chroot_sum()) {
-            return Ok(unknown_sum(SumKind::Chroot, call.chroot_sum(), "No URL"));
+        if absent(call.chroot_sha1()) {
+            return Ok(unknown_sum(SumKind::Chroot, call.chroot_sha1(), "No URL"));
         }
-        if let Some((_, sum)) = call.files().iter().find(|(_, sum)| absent(sum)) {
-            return Ok(unknown_sum(SumKind::File, sum, "No URL"));
+        if let Some((_, sha1)) = call.files().iter().find(|(_, sha1)| absent(sha1)) {
+            return Ok(unknown_sum(SumKind::File, sha1, "No URL"));
         }
         let request = call
             .into_request()
