@@ -20,8 +20,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tiny_http::{HTTPVersion, Header, Method, StatusCode};
 
-/// A body up to this long needs no permit. Every connection may hold one in memory at once, with
-/// an answer several times as long that the client does not read.
+/// A body up to this length, in bytes, needs no permit. Each connection may hold one such body in
+/// memory, and an unread answer several times as long.
 const SHORT_BODY_BYTES: usize = 16 << 10;
 
 /// The answer to a client whose connection is evicted.
@@ -186,7 +186,8 @@ impl Connection<'_> {
             framing.keep_alive = false;
             Response::text(500, "internal error")
         });
-        // The rest of the body may never come, so the next request cannot be waited for.
+        // The client may never send the rest of the body, so the connection serves no further
+        // request.
         let still_sending = unread > 0;
         framing.keep_alive &= !still_sending && !matches!(response.body, Body::Stream(_));
         let keep_alive = framing.keep_alive;
@@ -267,7 +268,7 @@ impl Connection<'_> {
 
     /// Writes an answer, or 503 if it needs a permit and its quota is used up.
     fn answer(&self, mut response: Response, mut framing: Framing) -> io::Result<()> {
-        // A 304 has no body, but `Content-Length` states the length the client's copy has.
+        // A 304 has no body, but its `Content-Length` is the length of the client's copy.
         framing.head_only |= response.status == 304;
         let wanted = match response.body {
             _ if framing.head_only => None,

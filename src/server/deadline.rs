@@ -10,8 +10,8 @@ use std::io::{Error, ErrorKind, Read, Result, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-/// Bytes per `sendfile` call. The kernel moves this many at once; in a longer call it would wait
-/// up to the whole timeout for each such part.
+/// Bytes per `sendfile` call. The kernel sends this many at once, and applies the whole timeout to
+/// each such part of a longer call.
 const SEND_BYTES: usize = 64 << 10;
 
 /// A borrowed socket that fails with [`ErrorKind::TimedOut`] after its deadline.

@@ -9,7 +9,7 @@ use super::message::find;
 use httparse::Status;
 use tiny_http::{HTTPVersion, Header, Method};
 
-/// Most headers of a request; each takes memory beyond its bytes.
+/// The largest number of headers in a request; each takes memory beyond its bytes.
 const HEADERS: usize = 64;
 
 /// A request up to its body.
@@ -154,8 +154,8 @@ fn read_target(target: &str) -> Result<(String, String), Refusal> {
     Ok((decode_path(path)?, query.to_owned()))
 }
 
-/// Percent-decodes a path once and refuses a path that could name a different file than it shows.
-/// A path with `..` gets 404, as in the reference (docs/wire.md §1.7).
+/// Percent-decodes a path once and refuses a path that could name a different file than it shows. A
+/// path with `..` gets 404, as in launchpad-buildd (docs/wire.md §1.7).
 fn decode_path(path: &str) -> Result<String, Refusal> {
     const BAD_PATH: Refusal = refusal(400, "bad path");
     let mut decoded = Vec::with_capacity(path.len());

@@ -1,6 +1,6 @@
 //! Pure: the limits on what clients may make the server spend.
 //!
-//! The defaults suit a builder with one master; the configuration overrides them. `http` and
+//! The configuration overrides all defaults but `uploads` and `lowest_rate`. `http` and
 //! `connection` enforce them.
 
 use std::time::Duration;
@@ -16,7 +16,8 @@ pub(crate) struct Limits {
     pub(crate) body_bytes: usize,
     /// Concurrent requests whose body is a stream; one more is answered 503.
     pub(crate) uploads: usize,
-    /// Open connections, and so threads; one more is answered 503 at once.
+    /// Open connections, and so threads. One more evicts an idle connection, or is answered 503 at
+    /// once.
     pub(crate) connections: usize,
     /// Open connections from one IPv4 address or IPv6 /64 network.
     pub(crate) connections_per_peer: usize,

@@ -54,7 +54,7 @@ pub(crate) enum Error {
     /// The threads, one for each connection, cannot be started.
     #[error("cannot start {0} threads: raise the limit on processes or allow fewer connections")]
     Threads(usize),
-    /// An entry of the allow list is neither an address nor a block of them.
+    /// An entry of the allow list is neither an address nor a block of addresses.
     #[error("not an address or block: {0:?}: write 192.0.2.7, 10.0.0.0/8, ::1 or 2001:db8::/32")]
     Cidr(String),
     /// Another system call failed, for a thread or for signal handling.

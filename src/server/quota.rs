@@ -1,4 +1,4 @@
-//! Limits what is in use at once, in all and per peer, without waiting.
+//! Limits concurrent use, in all and per peer. A request over a limit fails at once.
 //!
 //! `connection` uses it for downloads, uploads and the bytes of long bodies. Connections are
 //! counted by `slots`, because they can be evicted.

@@ -1,10 +1,10 @@
 //! Limits open connections, in all and per peer, and evicts idle ones for new ones.
 //!
-//! When all slots are in use, a new connection evicts one of the peer that holds the most slots:
-//! the connection that has waited longest for its client. It evicts nothing if its own peer
-//! holds as many. So idle or slow clients cannot block other peers, from however many addresses.
-//! A connection that is being served is never evicted. `http` takes slots; `connection` and
-//! `wire` record what a connection waits for.
+//! When all slots are in use, a new connection evicts an older one: of the peer with the most
+//! slots, the one that has waited longest for its client. If its own peer holds as many slots, the
+//! new connection evicts nothing. So idle or slow clients cannot block other peers, even with many
+//! addresses. A connection that is being served is never evicted. `http` takes slots; `connection`
+//! and `wire` record what a connection waits for.
 
 use super::quota::quota_key;
 use crate::metrics::metrics;
@@ -103,8 +103,8 @@ impl ConnectionSlots {
         })
     }
 
-    /// Evicts idle connections until `count` are ending, whatever their peer holds. Returns whether
-    /// any are ending.
+    /// Evicts idle connections of any peer until `count` are ending. Returns whether any are
+    /// ending.
     pub(super) fn evict_idle(&self, count: usize) -> bool {
         let mut occupied = lock(&self.occupied);
         while occupied.evicted < count && occupied.evict_one(0) {}
@@ -113,8 +113,8 @@ impl ConnectionSlots {
 }
 
 impl Occupied {
-    /// Evicts the longest idle connection of the peer with the most slots, if that is more than
-    /// `own`. Returns false if there is none.
+    /// Evicts the longest idle connection of the peer with the most slots, if that peer has more
+    /// than `own`. Returns false if no connection can be evicted.
     fn evict_one(&mut self, own: usize) -> bool {
         loop {
             let larger = self.by_peer.values().filter(|slots| slots.len() > own);

@@ -95,7 +95,7 @@ impl Handler for Echo {
                 }
                 Err(error) => {
                     let _ = self.errors.lock().unwrap().send(error.kind());
-                    return Response::text(408, "no more came");
+                    return Response::text(408, "body incomplete");
                 }
             }
         }

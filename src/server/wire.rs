@@ -143,9 +143,9 @@ impl<'a> Wire<'a> {
 
 /// Reads a body that is not held in memory.
 ///
-/// A read fails with [`ErrorKind::TimedOut`] after `request_secs` of silence, or when the body has
-/// taken longer than `request_secs` plus the time that the lowest rate allows. It fails with
-/// [`ErrorKind::UnexpectedEof`] when the peer stops sending before the end.
+/// A read fails with [`ErrorKind::TimedOut`] after `request_secs` of silence. It also fails so when
+/// the body has taken longer than `request_secs` plus the time that the lowest rate allows. It
+/// fails with [`ErrorKind::UnexpectedEof`] when the peer stops sending before the end.
 pub(crate) struct BodyReader<'w, 'a> {
     wire: &'w mut Wire<'a>,
     left: u64,
