@@ -16,7 +16,7 @@ use crate::xmlrpc::{self, Fault, Value};
 
 /// Applies to each of: resolving the name, connecting, sending a request.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// The largest answer to a call.
+/// The most bytes read of an answer. `xmlrpc` refuses documents over 2 MiB.
 const MAX_ANSWER_BYTES: u64 = 64 << 20;
 const CHUNK_BYTES: usize = 256 << 10;
 
@@ -126,7 +126,7 @@ impl Client {
         }
     }
 
-    /// Calls `method` and returns its answer. An answer of more than 64 MiB is an error.
+    /// Calls `method` and returns its answer. An answer over 2 MiB is an error.
     pub(crate) fn call(&self, method: &str, params: &[Value]) -> Result<Value, Error> {
         let url = format!("{}/rpc", self.base);
         let idle = match method {
@@ -163,7 +163,8 @@ impl Client {
         }
     }
 
-    /// Requests the file at `path` from byte `from` on. If it is not longer, the download is empty.
+    /// Requests the file at `path` from byte `from` on. If the file is not longer, the download is
+    /// empty.
     pub(crate) fn get(&self, path: &str, from: u64) -> Result<Download, Error> {
         let url = format!("{}{path}", self.base);
         let mut request = self.authorized(self.agent.get(&url));

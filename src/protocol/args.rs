@@ -1,6 +1,6 @@
 //! Pure: parses the last parameter of `build`, a struct of arguments (docs/wire.md §3.3).
 //!
-//! A value of the wrong kind is refused before a build starts. Of an unknown argument only the name
+//! A value of the wrong kind is refused before a build starts. Only the name of an unknown argument
 //! is stored, because its value may be a secret.
 
 use std::fmt;

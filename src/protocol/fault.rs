@@ -1,7 +1,8 @@
 //! Pure: makes the faults that answer a failed call (docs/wire.md §1.3).
 //!
-//! The two codes are those of the reference. The text has the reason after `error: `, where the
-//! reference has only `error`. Masters check only that the answer is a fault; people read the text.
+//! The two codes are those of launchpad-buildd. The text has the reason after `error: `, where
+//! launchpad-buildd has only `error`. Masters check only that the answer is a fault; people read
+//! the text.
 
 use super::BuilderStatus;
 use crate::xmlrpc::{self, Fault};
@@ -56,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn faults_have_the_codes_and_texts_of_the_reference() {
+    fn faults_have_the_codes_of_launchpad_buildd_and_a_reason() {
         let state = fault_state("build", BuilderStatus::Idle, BuilderStatus::Building);
         let unparsable = xmlrpc::parse_call(b"<methodCall").unwrap_err();
         for (fault, code, string) in [

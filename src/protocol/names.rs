@@ -82,7 +82,7 @@ name!(
     /// The name of a source or result file in a build directory, without a path.
     ///
     /// The directory's own entries are refused, and names that a command could read as an option
-    /// (docs/wire.md §5).
+    /// (docs/wire.md §1.4).
     FileName,
     "file name",
     |text| {

@@ -1,6 +1,6 @@
 //! Pure: renders and parses the answers to all calls but `status` (docs/wire.md §1.4).
 //!
-//! The texts equal those of the reference, including the boxed ones that masters copy into their
+//! The texts equal those of launchpad-buildd, including the boxed ones that masters copy to their
 //! logs. The slave renders them, the master and the clients parse them.
 
 use super::{BuildId, BuilderStatus, Error, StatusForm};
@@ -51,7 +51,7 @@ pub(crate) fn building(id: &BuildId) -> Value {
 
 /// Returns the answer to a `build` of an unknown type.
 pub(crate) fn unknown_builder(build_type: &str, known: &[&str]) -> Value {
-    // The reference prints a Python list.
+    // launchpad-buildd prints a Python list.
     let text = format!("{build_type} not in ['{}']", known.join("', '"));
     Value::Array(vec![
         "BuilderStatus.UNKNOWNBUILDER".into(),
@@ -61,12 +61,12 @@ pub(crate) fn unknown_builder(build_type: &str, known: &[&str]) -> Value {
 
 /// Returns the answer to a `build` that needs a file missing from the cache. `info` is the text
 /// that `ensurepresent` would return.
-pub(crate) fn unknown_sum(kind: SumKind, sum: &str, info: &str) -> Value {
+pub(crate) fn unknown_sum(kind: SumKind, sha1: &str, info: &str) -> Value {
     let (name, indent) = match kind {
         SumKind::Chroot => ("CHROOTSUM", 12),
         SumKind::File => ("FILESUM", 16),
     };
-    let mut text = format!("{name} -> {sum}");
+    let mut text = format!("{name} -> {sha1}");
     for line in ["***** INFO *****", info, "****************"] {
         text.push_str(&format!("\n{:indent$}{line}", ""));
     }
@@ -95,7 +95,10 @@ impl Info {
                     version: version.clone(),
                     arch_tag: arch_tag.clone(),
                 }),
-                _ => Err(Error::value("info", "not version, architecture, types")),
+                _ => Err(Error::value(
+                    "info",
+                    "expected a version, an architecture and the build types",
+                )),
             },
             other => Err(Error::kind("info", "array", other)),
         }
@@ -107,7 +110,10 @@ pub(crate) fn parse_present(answer: &Value) -> Result<(bool, String), Error> {
     match answer {
         Value::Array(items) => match &items[..] {
             [Value::Bool(present), Value::String(info), ..] => Ok((*present, info.clone())),
-            _ => Err(Error::value("ensurepresent", "not a flag and a text")),
+            _ => Err(Error::value(
+                "ensurepresent",
+                "expected a boolean and a text",
+            )),
         },
         other => Err(Error::kind("ensurepresent", "array", other)),
     }
@@ -129,7 +135,7 @@ pub(crate) fn parse_building(answer: &Value) -> Result<Option<String>, Error> {
             let word = word.trim_start_matches("BuilderStatus.");
             Ok(Some(format!("{word}: {reason}")))
         }
-        _ => Err(Error::value("build", "not a status and a text")),
+        _ => Err(Error::value("build", "expected a status and a text")),
     }
 }
 
@@ -140,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_equal_those_of_the_reference() {
+    fn answers_equal_those_of_launchpad_buildd() {
         let id = BuildId::parse("8-1").unwrap();
         for (answer, expected) in [
             (

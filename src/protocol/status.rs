@@ -51,7 +51,7 @@ pub(crate) enum BuildStatus {
     Ok,
     /// A build dependency is missing; retry when it is available (dep-wait).
     DepFail,
-    /// The result does not depend on the package; retry later (give-back).
+    /// The failure says nothing about the package; retry later (give-back).
     GivenBack,
     PackageFail,
     ChrootFail,

@@ -14,7 +14,7 @@ pub(crate) use parse::{parse_call, parse_response};
 pub(crate) use value::{Value, decode_base64};
 pub(crate) use write::{render_call, render_fault, render_response};
 
-/// Largest accepted document, in bytes; the HTTP limit on bodies is lower.
+/// Largest accepted document, in bytes. The HTTP limit on bodies is lower by default.
 const MAX_DOCUMENT_BYTES: usize = 2 * 1024 * 1024;
 /// Deepest accepted nesting of elements: about twenty arrays within arrays.
 const MAX_DEPTH: usize = 64;

@@ -1,6 +1,6 @@
 //! Pure: renders a call, an answer or a fault as a document.
 //!
-//! The bytes equal those of Python's `xmlrpc.client`, so every master of the reference can read
+//! The bytes equal those of Python's `xmlrpc.client`, so every master of launchpad-buildd can read
 //! them. Characters that XML 1.0 does not allow are dropped.
 
 use base64::Engine;
