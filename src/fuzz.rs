@@ -15,9 +15,9 @@ use proptest::test_runner::{TestError, TestRunner};
 
 /// Inputs per run of the test runner.
 const INPUTS_PER_ROUND: u32 = 256;
-/// Most edits to one input.
+/// The most edits to one input.
 const MAX_EDITS: usize = 8;
-/// Longest input, in bytes.
+/// The longest input, in bytes.
 const MAX_LEN: usize = 64 << 10;
 /// Bytes that are special to some parser.
 const SPECIAL: &[u8] = b"\0\t\n\r \"%&'+,-./09:;<=>?@AZ[\\]_az{|}~\x7f\x80\xc0\xe0\xed\xf0\xff";

@@ -15,8 +15,8 @@ use ureq::unversioned::transport::{DefaultConnector, NextTimeout, time};
 
 use crate::sys::hashing_writer::PIECE_BYTES;
 
-/// Returns the common settings: no proxy, no decoding, no status is an error, a timeout for each
-/// wait: `connect` for each of resolving, connecting and sending, `idle` for each read and write.
+/// Returns the common settings: no proxy, no decoding, and no status is an error. Each wait has a
+/// timeout: `connect` for resolving, connecting and sending, `idle` for each read and write.
 pub(crate) fn config(connect: Duration, idle: Duration) -> ConfigBuilder<AgentScope> {
     let (connect, idle) = (Some(connect), Some(idle));
     ureq::Agent::config_builder()

@@ -1,8 +1,8 @@
 //! Pure: parses the files, sizes and checksums of a .changes.
 //!
 //! `Files`, `Checksums-Sha1` and `Checksums-Sha256` must list the same files with the same sizes.
-//! Only plain file names are accepted (docs/wire.md §5, names in .changes). The callers,
-//! `verify_results` and the master, open and check the files themselves.
+//! Only plain file names are accepted (docs/wire.md §3.6). The callers, `verify_results` and the
+//! master, open and check the files themselves.
 
 use super::Error;
 use super::control::{Field, Paragraph};

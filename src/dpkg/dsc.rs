@@ -1,7 +1,7 @@
 //! Pure: parses a .dsc, the description of a source package.
 //!
 //! Sizes and SHA-1 hashes come from `Checksums-Sha1`. The signature is not verified: the submitter
-//! vouches for the file. `source` looks for the files on disk.
+//! is responsible for the file. `source` looks for the files on disk.
 
 use super::Error;
 use super::control::{Field, Paragraph};

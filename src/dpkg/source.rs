@@ -1,6 +1,6 @@
 //! Finds the files of a source package beside its .dsc.
 //!
-//! Only the .dsc is read; of the other files, existence and size are checked. Hashes are checked
+//! Only the .dsc is read. The other files must exist with their listed sizes. Hashes are checked
 //! later, when a file is copied or sent.
 
 use std::fs;

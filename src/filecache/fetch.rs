@@ -28,8 +28,8 @@ const MAX_REDIRECTS: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// The size of the send buffer, which only has to hold the head of a request.
 const HEAD_BYTES: usize = 32 << 10;
-/// The most calls that may wait for downloads at a time; a master may have as many connections.
-/// Each occupies a server thread, and other calls need threads too.
+/// The most calls that may wait for downloads at a time: by default, one peer may open as many
+/// connections. Each call occupies a server thread, and other calls need threads too.
 const MAX_CALLS: usize = 64;
 /// The time after which the rate of a download is checked.
 const PACE_GRACE: Duration = Duration::from_secs(60);
@@ -149,7 +149,8 @@ impl Fetcher {
         answer
     }
 
-    /// Returns whether the cache has the file, and updates the metrics. The error is an answer.
+    /// Returns whether the cache has the file, and updates the metrics. `Err` holds the answer to
+    /// send.
     fn is_cached(&self, sha1: &Sha1Hex) -> Result<bool, Answer> {
         let held = self.store.hold(sha1).map_err(|error| {
             log::error!("reading {sha1} from the cache: {error}");

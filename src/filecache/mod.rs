@@ -33,7 +33,7 @@ pub(crate) enum Error {
     #[error(transparent)]
     NoRoom(#[from] Shortage),
     /// The pinned entries are unknown, so nothing can be evicted or added.
-    #[error("cannot read from or write to the journal which files are in use: {0}")]
+    #[error("cannot access the journal's record of the files in use: {0}")]
     Pins(#[source] io::Error),
     /// The source of the bytes failed, not the cache.
     #[error("cannot read the incoming file: {0}")]

@@ -7,9 +7,9 @@
 //! ```
 //! A process joins or makes a pid namespace for its children only, hence the three steps. When ARGV
 //! ends, the kernel kills all other processes of the new pid namespace. So a daemon that holds the
-//! output open cannot delay a build. The session can see the second step and the third only; their
-//! root and environment are the session's, not the host's. The exit code is ARGV's, or 128 plus the
-//! signal.
+//! output open cannot delay a build. The session can see only the second and the third step, so
+//! these have the session's root and environment, not the host's. The exit code is ARGV's, or 128
+//! plus the signal.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;

@@ -44,7 +44,7 @@ pub(crate) enum Error {
         message: String,
     },
     #[error(
-        "user namespaces are refused on this host: {0}; `buildd-slave doctor` says how to fix it"
+        "user namespaces are refused on this host: {0}; `buildd-slave doctor` shows how to fix it"
     )]
     Unshare(String),
     #[error("{0}")]

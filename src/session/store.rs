@@ -297,12 +297,12 @@ fn remove_if_abandoned(store: &Path, name: &str, path: &Path, ids: SubIds) {
     }
 }
 
-/// The process of an UNPACK stage: `internal unpack STORE SHA1 TARBALL OWNER SIZE RESERVE NOTES`.
-/// Appends the number of evicted chroots to the file NOTES. Exits with 1 if the tarball is at
-/// fault; if the host is, returns an error.
+/// Runs `internal unpack STORE SHA1 TARBALL OWNER SIZE RESERVE EVICTIONS`, the process of UNPACK.
+/// Appends the number of evicted chroots to the file EVICTIONS. Exits with 1 if the tarball is at
+/// fault; returns an error if the host is.
 pub(crate) fn run(args: &[OsString]) -> io::Result<ExitCode> {
-    let [store, sha1, tarball, owner, size, reserve, notes] = args else {
-        let usage = "unpack: STORE SHA1 TARBALL OWNER SIZE RESERVE NOTES";
+    let [store, sha1, tarball, owner, size, reserve, evictions] = args else {
+        let usage = "unpack: STORE SHA1 TARBALL OWNER SIZE RESERVE EVICTIONS";
         return Err(io::Error::other(usage));
     };
     let (sha1, owner) = (sha1.to_string_lossy(), owner.to_string_lossy());
@@ -315,8 +315,11 @@ pub(crate) fn run(args: &[OsString]) -> io::Result<ExitCode> {
     let result = own_sub_ids().and_then(|ids| unpack(store, &sha1, tarball, &owner, ids, limits));
     let evicted = metrics().evictions.with_label_values(&["chroots"]).get();
     if evicted > 0 {
-        let mut notes = OpenOptions::new().append(true).create(true).open(notes)?;
-        writeln!(notes, "chroots {evicted}")?;
+        let mut file = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(evictions)?;
+        writeln!(file, "chroots {evicted}")?;
     }
     match result {
         Ok(_) => Ok(ExitCode::SUCCESS),

@@ -1,7 +1,7 @@
 //! Runs a site program with a timeout, optional stdin and captured output.
 //!
-//! The program runs in a new process group, which is killed at its end or at the timeout. The
-//! output is kept up to a limit and returned. Used for resets, uploads and notifications.
+//! The program runs in a new process group, which is killed at its end or at the timeout. If the
+//! program fails, the error holds a part of its output. Used for resets, uploads and notifications.
 
 use std::fs::File;
 use std::io::{self, Read, Write as _};
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn output_is_returned_and_the_timeout_holds() {
+    fn a_failure_holds_the_output_and_a_timeout_ends_the_program() {
         assert_eq!(sh("test \"$(cat)\" = hello", "hello", 60), Ok(()));
         assert_eq!(sh("exit 0", &"x".repeat(1 << 20), 60), Ok(()));
         let failed = sh("echo a; echo b >&2; exit 3", "", 60).unwrap_err();

@@ -38,12 +38,12 @@ pub(crate) struct ResourceControl {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct BuildLimits {
     pub(crate) memory_bytes: u64,
-    /// Threads count.
+    /// Threads included.
     pub(crate) processes: u64,
     memory: Option<PathBuf>,
     pids: Option<PathBuf>,
-    /// Threads that ran on the host before the build. An rlimit on processes counts all of the
-    /// user's, other builds' included, so these are added to it.
+    /// The threads on the host before the build. RLIMIT_NPROC counts all threads of the user, other
+    /// builds included, so this number is added to it.
     #[serde(rename = "others")]
     other_threads: u64,
 }

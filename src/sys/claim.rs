@@ -30,7 +30,7 @@ pub(crate) fn claim(folder: &Path) -> Result<File, Error> {
     let mut file = open().map_err(fs::Error::at("open", &path))?;
     match file.try_lock() {
         Ok(()) => {
-            // The pid is missing on a full disk; a daemon must start there all the same.
+            // On a full disk the pid is missing, but the daemon must still start.
             let _ = std::fs::write(&path, std::process::id().to_string());
             Ok(file)
         }

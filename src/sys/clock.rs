@@ -13,8 +13,8 @@ pub(crate) fn ms_of(time: SystemTime) -> i64 {
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// Returns the time since 1970 at which something was last used. A time in the future is invalid,
-/// and counts as the oldest.
+/// Returns the time since 1970 at which a cache entry was last used. A time in the future is
+/// invalid, and counts as the oldest.
 pub(crate) fn used_at(time: SystemTime) -> Duration {
     let past = time <= SystemTime::now();
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();

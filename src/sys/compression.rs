@@ -14,7 +14,7 @@ pub(crate) enum Compression {
 pub(crate) const MAGIC_BYTES: usize = 6;
 
 impl Compression {
-    /// Detects it from a file's name; `None` if that is not a tarball's.
+    /// Detects the compression from a file's name; `None` if it is not a tarball's name.
     pub(crate) fn by_name(name: &str) -> Option<Self> {
         let (_, extension) = name.rsplit_once(".tar")?;
         Some(match extension {
@@ -27,7 +27,7 @@ impl Compression {
         })
     }
 
-    /// Detects it from a file's first bytes.
+    /// Detects the compression from a file's first bytes.
     pub(crate) fn by_magic(bytes: &[u8]) -> Self {
         match bytes {
             [0x1f, 0x8b, ..] => Self::Gzip,
@@ -38,7 +38,7 @@ impl Compression {
         }
     }
 
-    /// Returns the option that makes tar decompress it.
+    /// Returns the option that makes tar decompress such a tarball.
     pub(crate) fn tar_option(self) -> Option<&'static str> {
         match self {
             Self::None => None,

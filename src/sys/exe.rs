@@ -2,7 +2,7 @@
 //!
 //! This binary starts by `/proc/self/exe`, never by name. So it stays the same program after an
 //! upgrade, and a mapped root can run it without access to the folders above it. Other programs
-//! start by a tether, so that they do not outlive the shim.
+//! start by `internal tether`, so that they do not outlive the shim.
 
 use std::ffi::{OsStr, OsString};
 use std::io;

@@ -47,8 +47,8 @@ impl Error {
 
 /// A file being written under a `.tmp-` name; removed when dropped before [`TempFile::persist`].
 ///
-/// The open file is locked. By the lock, [`sweep_temps`] in any process tells a file being written
-/// from one that a crash left.
+/// The open file is locked. So [`sweep_temps`], in any process, removes only files that a crash
+/// left.
 #[derive(Debug)]
 pub(crate) struct TempFile {
     file: Flock<File>,

@@ -1,4 +1,4 @@
-//! Facts about this host: kernel, memory, disk, time, installed packages.
+//! Reads facts about this host, such as kernel, memory and disk, and formats commands for the log.
 
 use std::ffi::OsStr;
 use std::fs;

@@ -1,4 +1,4 @@
-//! Wrappers around the operating system; nothing here knows builds or the farm.
+//! Wrappers around the operating system. Nothing here depends on another area.
 
 pub(crate) mod bounded_command;
 pub(crate) mod cgroup;

@@ -106,7 +106,7 @@ fn kill_until_gone(timeout: Duration, select: impl Fn() -> Vec<Process>) -> Vec<
 pub(crate) fn kill_descendants(timeout: Duration) -> Vec<Process> {
     let me = Pid::this().as_raw();
     // Reaps in each round: the init of a pid namespace ends only once all processes in it are
-    // reaped, and some of them are reparented to this process.
+    // reaped. Some of them are reparented to this process.
     let left = kill_until_gone(timeout, || {
         reap_zombies();
         descendants(&all(), me)
