@@ -1,7 +1,7 @@
 //! Pure: configures apt in a session, and interprets its failures.
 //!
 //! Sources are written in the one-line and the deb822 form. Lines that apt would reject are left
-//! out and reported, as in the reference (docs/wire.md §3.2).
+//! out and reported (docs/wire.md §3.2).
 
 use std::fmt::Write as _;
 

@@ -1,7 +1,7 @@
 //! Describes the processes of a build for its log, before a timeout kills them.
 //!
-//! Shown are state, kernel wait channel, CPU time so far and at present, and open sockets. Lines
-//! and time are limited, so that the kill is never delayed for long.
+//! It shows state, kernel wait channel, CPU time so far and at present, and open sockets. Lines and
+//! time are limited, so that the kill is never delayed for long.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
@@ -215,7 +215,8 @@ fn socket_table(pid: i32) -> HashMap<String, String> {
     table
 }
 
-/// Parses a line of `/proc/net/tcp` and its like: `SL: LOCAL REMOTE STATE …`, the inode tenth.
+/// Parses a line of `/proc/net/tcp`, `tcp6`, `udp` or `udp6`: `SL: LOCAL REMOTE STATE …`; the tenth
+/// field is the inode.
 fn parse_inet(kind: &str, line: &str) -> Option<(String, String)> {
     let fields: Vec<&str> = line.split_whitespace().collect();
     let (local, remote) = (

@@ -25,7 +25,8 @@ pub(crate) use tail::{Tail, tail};
 
 /// The longest unfinished line held back for scrubbing; a longer one is written in pieces.
 const MAX_HELD_BYTES: usize = 64 << 10;
-/// The end of such a line that stays held back: longer than any credential, so that none is cut.
+/// The bytes at the end of such a line that stay held back: more than any credential has, so that
+/// none is cut.
 const STILL_HELD_BYTES: usize = 4 << 10;
 
 /// An open build log.
@@ -45,7 +46,7 @@ pub(crate) struct BuildLog {
     /// The bytes written after the head was full.
     past_head: u64,
     error: Option<io::Error>,
-    /// True if a write failed and the log does not say so yet.
+    /// True if a write failed and the log has no notice of that yet.
     has_hole: bool,
 }
 
@@ -130,7 +131,7 @@ impl BuildLog {
         if let Some(&last) = bytes.last() {
             self.at_line_start = last == b'\n';
             if self.has_hole {
-                // While this line cannot be written, nothing after it can.
+                // If the notice cannot be written, the next write tries again.
                 let notice = b"\n[... some of the log could not be written here ...]\n";
                 self.has_hole = self.append_limited(notice).is_err();
             }

@@ -1,7 +1,7 @@
 //! Runs one command of a stage under its timeouts, and passes its output to a sink.
 //!
-//! It never kills: on a timeout or an abort, the caller kills the whole session and every other
-//! descendant, since a stage is more than one process.
+//! This file kills no process, since a stage is more than one. On a timeout or an abort, the caller
+//! kills the whole session and every other descendant.
 
 use std::io::{self, Read as _};
 use std::path::PathBuf;
@@ -51,7 +51,7 @@ pub(crate) struct Deadlines {
     pub(crate) silence: Duration,
 }
 
-/// The time for output after the command has exited: a daemon it left running may hold the pipe.
+/// The time for output after the command has exited: a daemon that it left may hold the pipe.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 const CHUNK_BYTES: usize = 64 << 10;
 /// The time between two checks of the disk.

@@ -1,4 +1,4 @@
-//! Watches the disk while a build runs, and decides whose fault a full one is.
+//! Watches the disk while a build runs, and decides whose fault a full disk is.
 //!
 //! A build is promised `[limits] disk`; `[limits] reserve` stays free for the builder. The shim
 //! checks every second, and ends a build that would use the reserve.
@@ -68,7 +68,7 @@ impl Disk {
         }
     }
 
-    /// The size of all files in the folder of results. Links to inputs hardly count.
+    /// The size of all files in the folder of results. Links to inputs add few bytes.
     fn results_bytes(&self) -> u64 {
         let entries = fs::read_dir(&self.results).into_iter().flatten().flatten();
         let sizes = entries.filter_map(|entry| Some(entry.metadata().ok()?.len()));

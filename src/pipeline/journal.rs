@@ -2,11 +2,13 @@
 //!
 //! | file | written by | content |
 //! | --- | --- | --- |
-//! | `spec.json` | starter | what to build and how, without passwords, which go through a pipe |
+//! | `spec.json` | starter | request and settings, without passwords, which go through a pipe |
 //! | `lock` | starter, held by the shim | the pid of the shim; locked while the shim lives |
 //! | `bounds` | starter | the limits and control groups of the build |
 //! | `stages` | shim | a line for each stage begun: seconds since 1970 and its name |
-//! | `log` | shim | the build log |
+//! | `log`, `log.*` | shim | the build log, and its segments over the limit |
+//! | `shim.err` | shim | its stderr; empty unless the shim itself failed |
+//! | `sbuild.conf` | shim | the configuration of sbuild |
 //! | `tree` | shim | nothing; its existence shows that the work tree belongs to this build |
 //! | `results` | shim | a line for each result, its SHA-1, before it enters the file cache |
 //! | `evicted` | shim, unpacking | lines of `filecache` or `chroots`, and the entries evicted |
@@ -54,8 +56,9 @@ pub(crate) struct Outcome {
 
 /// Becomes `abort`: a rename needs no disk space.
 const ABORT_SPARE: &str = ".abort";
-/// Becomes `verdict.json`. Its size in bytes is enough for some five hundred files.
+/// Becomes `verdict.json`.
 const VERDICT_SPARE: &str = ".verdict";
+/// Its size: enough for about five hundred files.
 const VERDICT_BYTES: usize = 64 << 10;
 
 /// The journal entry of one build.
@@ -158,8 +161,8 @@ impl JournalEntry {
         written.map(|()| child)
     }
 
-    /// The environment variable of every process of the build on this host. It identifies them
-    /// when the shim is dead, even after they changed parent, session and group.
+    /// The environment variable of every process of the build on this host. It identifies these
+    /// processes after the shim's death, even if they changed parent, session and group.
     pub(crate) fn mark(&self) -> (&'static str, &OsStr) {
         (MARK, self.0.as_os_str())
     }
@@ -275,7 +278,7 @@ impl JournalEntry {
         self.0.join("evicted")
     }
 
-    /// Records that so many files of the cache were evicted for the results.
+    /// Records the number of files that the file cache evicted for the results.
     pub(crate) fn record_evictions(&self, files: u64) -> io::Result<()> {
         self.append("evicted", &format!("filecache {files}"))
     }
@@ -300,11 +303,11 @@ impl JournalEntry {
 
     /// Asks the shim to abort; does nothing if the build has ended meanwhile.
     pub(crate) fn abort(&self) -> io::Result<()> {
-        let asked = self.0.join("abort");
-        let written = fs::rename(self.0.join(ABORT_SPARE), &asked)
-            .or_else(|_| File::create(&asked).map(drop));
+        let path = self.0.join("abort");
+        let written =
+            fs::rename(self.0.join(ABORT_SPARE), &path).or_else(|_| File::create(&path).map(drop));
         if let Err(error) = written {
-            log::warn!("cannot write {}: {error}", asked.display());
+            log::warn!("cannot write {}: {error}", path.display());
         }
         self.signal(Signal::SIGTERM)
     }
@@ -381,7 +384,7 @@ pub(crate) fn pinned(journal: &Path) -> io::Result<HashSet<Sha1Hex>> {
         }
         let entry = JournalEntry(path);
         let text = or_nothing(fs::read_to_string(entry.0.join("spec.json")))?;
-        // An unreadable spec belongs to no build any more.
+        // An unreadable spec names no files to pin.
         if let Ok(Spec { request, .. }) = serde_json::from_str(&text) {
             pins.insert(request.chroot);
             pins.extend(request.files.iter().map(|(_, sha1)| sha1.clone()));

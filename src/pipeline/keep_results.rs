@@ -1,4 +1,4 @@
-//! Brings the results of a build into the file cache.
+//! Stores the results of a build in the file cache.
 
 use std::cell::Cell;
 use std::io::{self, Read};

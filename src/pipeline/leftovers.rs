@@ -1,9 +1,9 @@
 //! Removes the leftovers of builds, and ends a build whose shim died.
 //!
 //! A build has three things outside its journal entry: its session, a chroot being unpacked, and
-//! its work tree. CLEANUP removes them, the starter of a shim does so after its death, and a
-//! starting daemon does so for builds that no journal has. Only files named by a build and of the
-//! expected form are removed, and no mount is entered.
+//! its work tree. CLEANUP removes them. If the shim dies, its starter removes them. A starting
+//! daemon removes those of builds that are not in the journal. Only files named by a build and of
+//! the expected form are removed, and no mount is entered.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -21,7 +21,7 @@ use super::spec::{Settings, Spec};
 
 /// The prefix of a work tree that is being removed.
 const REMOVING: &str = ".left-";
-/// The time that killed processes get to disappear.
+/// The time in which killed processes must disappear.
 const KILL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Removes the session's folder and a half-unpacked chroot, if they exist.
@@ -107,9 +107,9 @@ pub(crate) fn remove_all(spec: &Spec, has_work_tree: bool) -> Vec<String> {
         .collect()
 }
 
-/// Removes processes, work trees and sessions of builds that `journal` does not have. `known` is
-/// its one build, which is left alone, as are folders in use. Errors are logged; the next start of
-/// the daemon tries again.
+/// Removes processes, work trees and sessions of builds that are not in `journal`. Leaves alone
+/// `known`, the journal's one build, and folders in use. Errors are logged; the next start of the
+/// daemon tries again.
 pub(crate) fn sweep(settings: &Settings, journal: &Path, known: Option<&BuildId>) {
     let is_stray = |entry: &OsStr| {
         let ours = Path::new(entry).parent() == Some(journal);
@@ -120,9 +120,7 @@ pub(crate) fn sweep(settings: &Settings, journal: &Path, known: Option<&BuildId>
         .partition(|(_, entry)| is_stray(entry));
     for (process, entry) in &strays {
         let (pid, name, entry) = (process.pid, &process.name, entry.display());
-        log::warn!(
-            "killing process {pid} ({name}) of {entry}, a build that the journal does not have"
-        );
+        log::warn!("killing process {pid} ({name}) of {entry}, a build that is not in the journal");
     }
     if !strays.is_empty() {
         for process in procs::kill_marked(MARK, is_stray, KILL_TIMEOUT) {

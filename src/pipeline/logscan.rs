@@ -18,7 +18,7 @@ const MAX_LINE_BYTES: usize = 8 << 10;
 /// The relations kept from apt's list of unmet dependencies.
 const MAX_UNMET: usize = 256;
 
-/// A line that tells why a build ended.
+/// A line that shows why a build ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sign {
     /// apt could not fetch an index or a package.

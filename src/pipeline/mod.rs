@@ -1,9 +1,10 @@
 //! One build: from a checked request to a verdict, a log and results in the cache.
 //!
 //! `shim` is the process of one build, `journal` its files on disk. `stage` decides which stage
-//! comes next, `stages` does it, `running` and `command` run its programs under timeouts. `logscan`
-//! reads the log as it is written, `verdict` classifies the exit of sbuild, `depwait` finds missing
-//! build dependencies. `verify_results` and `keep_results` bring the results into the cache.
+//! comes next, `stages` carries it out, `running` and `command` run its programs under timeouts.
+//! `logscan` reads the log as it is written, `verdict` classifies the exit of sbuild, `depwait`
+//! finds missing build dependencies. `verify_results` and `keep_results` bring the results into the
+//! cache.
 
 mod apt;
 pub(crate) mod autopsy;

@@ -1,7 +1,7 @@
 //! A running build: its session, its log, and the programs it runs.
 //!
 //! Every program runs under the shim's timeouts, writes to the build log, and can be killed at any
-//! time. `stages` decides what to run, `shim` in which order.
+//! time. `stages` chooses the programs; `shim` runs the stages in order.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -71,8 +71,8 @@ pub(crate) struct Build {
 
 /// A disk with less free space, in bytes, counts as full.
 const FULL_BYTES: u64 = 16 << 20;
-/// The timeout for killing all processes when no abort waits for it: on a busy machine, the kernel
-/// is slow to free a tree of 200,000 files.
+/// The timeout for killing all processes when no abort waits for it. On a busy machine, the kernel
+/// needs long to free a tree of 200,000 files.
 const KILL_TIMEOUT: Duration = Duration::from_secs(60);
 /// The least available memory, in bytes, for a layer in memory.
 const MEMORY_LAYER_BYTES: u64 = 4 << 30;

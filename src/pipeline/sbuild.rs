@@ -1,7 +1,7 @@
 //! Pure: the command line, configuration and environment of sbuild.
 //!
 //! For the sbuild of Debian 12 (0.85) and Debian 13 (0.89). An unknown variable in the
-//! configuration is fatal to sbuild, so differences depend on its version.
+//! configuration is fatal to sbuild, so the configuration depends on the version.
 
 use std::path::Path;
 
@@ -52,7 +52,7 @@ pub(crate) fn configuration(host: &str, minor: u32) -> String {
         "$bd_uninstallable_explainer = '';",
         "$log_filter = 0;",
         "$log_colour = 0;",
-        // The shim has the silence timeout.
+        // The shim enforces the silence timeout.
         "$stalled_pkg_timeout = 0;",
     ];
     if minor >= 87 {
@@ -126,7 +126,7 @@ pub(crate) fn build_options(spec: &Spec) -> String {
     options.join(" ")
 }
 
-/// Returns the arguments of the 2008 `sbuild-package` (docs/wire.md §3.4).
+/// Returns the arguments of the 2008 `sbuild-package` (docs/wire.md §4.3).
 pub(crate) fn site_arguments(spec: &Spec) -> Vec<String> {
     let args = &spec.request.args;
     let mut arguments = vec![spec.request.build_id.to_string()];

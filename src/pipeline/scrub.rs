@@ -1,9 +1,9 @@
 //! Pure: removes credentials from log lines.
 //!
-//! Removed are `user:password@` in URLs and `,proxyauth=user:token` (docs/wire.md §3.10). The
+//! It removes `user:password@` in URLs and `,proxyauth=user:token` (docs/wire.md §3.10). The
 //! userinfo of a URL ends at the first `/`, blank, quote, `<` or `>`. So a port and a later `@`, as
-//! in `http://h:80/a b@c`, are no password. A raw `/` in a password is no valid URL and not
-//! recognised. `http://user@host/` holds no secret and stays.
+//! in `http://h:80/a b@c`, are not taken for a password. A password with a raw `/` makes an invalid
+//! URL and stays. `http://user@host/` holds no secret and stays.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
@@ -46,7 +46,7 @@ pub(crate) fn scrub_always(text: &str) -> String {
     String::from_utf8_lossy(&remove_credentials(text.as_bytes())).into_owned()
 }
 
-/// Returns where credentials may begin that the end of `text` cuts off.
+/// Returns the position of credentials that the end of `text` may have cut off.
 pub(super) fn unfinished(text: &[u8]) -> Option<usize> {
     let open = |start: &[u8]| {
         let at = text

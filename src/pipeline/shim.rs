@@ -1,8 +1,8 @@
 //! The shim: the process of one build, which outlives the daemon that started it.
 //!
 //! `internal shim ENTRY` leads a session of its own and is the reaper of all its descendants. It
-//! holds the lock of its journal entry as stdout, reads the spec from stdin, is the only writer of
-//! the build log, and writes the verdict as its last act. SIGTERM requests an abort.
+//! holds the lock of its journal entry as stdout and reads the spec from stdin. It alone writes the
+//! build log, and its last act is to write the verdict. SIGTERM requests an abort.
 
 use std::ffi::OsString;
 use std::io;
@@ -26,7 +26,7 @@ use super::running::{Build, StageError};
 use super::spec::Spec;
 use super::stage::{Failure, Record, Stage};
 
-/// Does the build of the journal entry that `args` names.
+/// Runs the build of the journal entry that `args` names.
 pub(crate) fn run(args: &[OsString]) -> io::Result<()> {
     // The process that started the daemon may have left files open.
     exe::close_inherited();
@@ -84,7 +84,7 @@ fn log_header(build: &mut Build) {
     }
 }
 
-/// Runs the stages, and returns the one outcome.
+/// Runs the stages, and returns the outcome.
 fn build(mut build: Build) -> Outcome {
     log_header(&mut build);
     let mut record = Record::default();

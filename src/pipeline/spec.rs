@@ -39,7 +39,7 @@ pub(crate) struct Settings {
     pub(crate) apt_proxy: Option<String>,
     /// Site programs that replace built-in stages, called with the arguments of 2008.
     pub(crate) programs: Programs,
-    // Journals call it `clocks`.
+    // Its name in journal entries is `clocks`.
     #[serde(rename = "clocks")]
     pub(crate) timeouts: Timeouts,
     pub(crate) log_bytes: u64,

@@ -54,7 +54,7 @@ impl Stage {
     }
 
     /// The verdict when this stage fails without a more specific one. A failed REAP is ignored, as
-    /// in the reference.
+    /// in launchpad-buildd.
     pub(crate) const fn failure_status(self) -> Option<BuildStatus> {
         match self {
             Self::Init | Self::Umount | Self::Cleanup => Some(BuildStatus::BuilderFail),
@@ -116,7 +116,7 @@ pub(crate) struct Record {
     stuck: bool,
 }
 
-/// A verdict other than OK, with the sentence that says why.
+/// A verdict, with one sentence that explains it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Failure {
     pub(crate) status: BuildStatus,

@@ -1,4 +1,4 @@
-//! Does the stages of a build, each built in or by a site program.
+//! Carries out the stages of a build, each built in or by a site program.
 //!
 //! `shim` calls them in order; `running` has the functions that they share.
 
@@ -79,8 +79,8 @@ impl Build {
             .record_work_tree()
             .map_err(|error| failed(&error))?;
         fs::create_dir(&tree).map_err(|error| failed(&error))?;
-        for (name, sum) in self.spec.request.files.iter() {
-            let target = self.spec.settings.filecache.join(sum.as_str());
+        for (name, sha1) in self.spec.request.files.iter() {
+            let target = self.spec.settings.filecache.join(sha1.as_str());
             symlink(target, tree.join(name.as_str())).map_err(|error| failed(&error))?;
         }
         Ok(())
@@ -92,22 +92,22 @@ impl Build {
             let tarball = tarball.display().to_string();
             return self.run_site_program(Stage::Unpack, &program, &[tarball]);
         }
-        let sum = self.spec.request.chroot.to_string();
-        let held = store::hold(&self.spec.settings.chroots, &sum);
+        let sha1 = self.spec.request.chroot.to_string();
+        let held = store::hold(&self.spec.settings.chroots, &sha1);
         self.chroot = Some(held.map_err(|error| {
             Failure::new(
                 BuildStatus::BuilderFail,
-                format!("cannot use the chroot cache: {error}"),
+                format!("cannot use the chroot store: {error}"),
             )
         })?);
-        if store::tree(&self.spec.settings.chroots, &sum).is_dir() {
+        if store::tree(&self.spec.settings.chroots, &sha1).is_dir() {
             self.log.line("The chroot is unpacked already.");
             return Ok(());
         }
         let mut command = exe::internal("unpack");
         command
             .arg(&self.spec.settings.chroots)
-            .arg(&sum)
+            .arg(&sha1)
             .arg(&tarball)
             .arg(self.spec.request.build_id.as_str())
             .arg(self.spec.settings.space.chroots.to_string())
@@ -315,7 +315,7 @@ impl Build {
             Network::Always => enter::Network::Host,
             Network::Never => enter::Network::Session,
         };
-        // /proc gives this very program, even if another version is installed meanwhile.
+        // /proc names the running program, even if another version is installed meanwhile.
         let program = PathBuf::from(format!("/proc/{}/exe", std::process::id()));
         let arguments = sbuild::arguments(
             &self.spec,

@@ -31,7 +31,7 @@ impl From<ExitStatus> for Exit {
     }
 }
 
-/// The verdict as far as exit and log decide it.
+/// The verdict that follows from exit and log; [`DepCheck`](Self::DepCheck) leaves it open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Ok,
@@ -116,7 +116,7 @@ fn classify_stage(code: i32, begun: bool, findings: &Findings) -> Classification
             format!("The chroot could not be used ({stage})."),
         ),
         Some(stage) if stage.starts_with("apt-get-") => classify_update(stage, findings),
-        // Before `begun` only: sbuild may name an earlier stage.
+        // Only before `begun`: after it, sbuild may still name an earlier stage.
         Some(stage @ ("fetch-src" | "check-space" | "init" | "abort")) if !begun => classified(
             Verdict::BuilderFail,
             format!("sbuild failed before the build ({stage})."),
@@ -139,9 +139,9 @@ fn classify_stage(code: i32, begun: bool, findings: &Findings) -> Classification
     }
 }
 
-/// Classifies the exit of a site's `sbuildpath` program by the exit codes of 2008: 0 built,
-/// 1 dep-wait candidate, 2 give-back, 3 package failure, others builder failure
-/// (docs/wire.md §3.5).
+/// Classifies the exit of a site's `sbuildpath` program by the exit codes of 2008 (docs/wire.md
+/// §3.5). They are: 0 built, 1 dep-wait candidate, 2 give-back, 3 package failure, others builder
+/// failure.
 pub(crate) fn classify_site(exit: Exit, findings: &Findings) -> Classification {
     let code = match package_exit_code(exit, "The build program") {
         Ok(code) => code,

@@ -1,8 +1,8 @@
 //! Verifies the results of a build against its .changes, and passes them to a store.
 //!
-//! Each file is verified while the store reads it: a wrong size or checksum is a read error at its
-//! end, so that the store never keeps such a file. The package made the files, so they are not
-//! trusted: only regular files are opened, and no links (docs/wire.md §5, names in .changes).
+//! Each file is verified while the store reads it. A wrong size or checksum is a read error at its
+//! end, so the store never keeps such a file. The package made the files, so they are not trusted:
+//! only regular files are opened, and no links (docs/wire.md §3.6).
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -101,7 +101,7 @@ fn store_entry(dir: &Path, entry: &Entry, store: &mut Store<'_>) -> Result<Sha1H
 
 /// Opens a regular file of `dir` and returns it with its size in bytes.
 ///
-/// `O_NONBLOCK` keeps the open of a FIFO from waiting for its writer.
+/// With `O_NONBLOCK`, opening a FIFO does not wait for its writer.
 fn open_regular(dir: &Path, name: &FileName) -> Result<(File, u64), Error> {
     let wrong = |problem: String| Error {
         file: name.clone(),
@@ -229,9 +229,9 @@ mod tests {
                 let mut bytes = Vec::new();
                 from.read_to_end(&mut bytes)?;
                 assert_eq!(size, bytes.len() as u64);
-                let sum = Sha1::from(&bytes).digest().to_string();
+                let sha1 = Sha1::from(&bytes).digest().to_string();
                 kept.push((name.to_string(), bytes));
-                Ok(Sha1Hex::parse(&sum).unwrap())
+                Ok(Sha1Hex::parse(&sha1).unwrap())
             },
         );
         let verified = verified.map_err(|e| e.to_string())?;

@@ -53,9 +53,9 @@ struct QueuedEffect {
     done: Sender<io::Result<()>>,
 }
 
-/// The time after its own abort timeout in which an aborted shim must end before it is killed.
+/// The time beyond `abort_time` after which the daemon kills an aborted shim (docs/wire.md §3.9).
 const GRACE: Duration = Duration::from_secs(8);
-/// The further time for a shim in CLEANUP; masters wait 180 s in all (docs/wire.md §1.8).
+/// The extra time for a shim in CLEANUP. Masters wait 180 s in all (docs/wire.md §1.8).
 const CLEANUP_GRACE: Duration = Duration::from_secs(120);
 
 impl Daemon {

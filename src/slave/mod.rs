@@ -1,7 +1,7 @@
 //! The slave daemon: IDLE, BUILDING, (ABORTING), WAITING, and IDLE again.
 //!
-//! `state` decides transitions, `shared_state` holds the state and logs its changes, `daemon`
-//! performs their effects in order, `recover` derives the state from the journal at start.
+//! `state` decides transitions, `shared_state` holds the state and logs its changes, and `daemon`
+//! performs their effects in order. `recover` derives the state from the journal at start.
 //! `handler` turns requests into calls and answers, `show` serves metrics, health and growing logs.
 
 mod daemon;

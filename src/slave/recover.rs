@@ -1,8 +1,8 @@
 //! Recovers the builder's state from the journal when the daemon starts.
 //!
 //! If the shim is alive, the build is running. If there is a verdict, the build waits. If neither,
-//! the shim died, and the verdict is BUILDERFAIL with the log so far. No content of the journal
-//! keeps the daemon from starting, or a build from being cleaned.
+//! the shim died, and the verdict is BUILDERFAIL with the log so far. The daemon starts, and builds
+//! can be cleaned, with any content of the journal.
 
 use std::fs;
 use std::io::{self, ErrorKind};

@@ -8,8 +8,8 @@
 //! ```
 //! If a Clean fails, NotCleaned turns IDLE into WAITING again.
 //!
-//! A call in a state without an arrow for it is refused and changes nothing
-//! (docs/wire.md §2.2, §2.4). Runs are numbered, so that a late event of an earlier run is ignored.
+//! A call in a state without an arrow for it is refused and changes nothing (docs/wire.md §2.2).
+//! Runs are numbered, so that a late event of an earlier run is ignored.
 
 use crate::pipeline::journal::Outcome;
 use crate::protocol::{BuildId, BuildStatus, BuilderStatus};

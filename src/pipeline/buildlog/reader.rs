@@ -1,6 +1,6 @@
 //! Reads a build log from another process while it is written.
 //!
-//! [`Snapshot`] is the log at one moment, [`Follow`] reads on as it grows; `tail` reads its end. A
+//! [`Snapshot`] is the log at one moment, [`Follow`] reads it as it grows; `tail` reads its end. A
 //! reader works in any state of the files: the writer may be running, finished or killed.
 
 use std::fs::File;
@@ -131,13 +131,13 @@ impl Snapshot {
         self.parts.iter().map(Part::len).sum()
     }
 
-    /// True if the log has segments besides its own file.
+    /// True if the log has segments in addition to its own file.
     pub(crate) fn is_in_parts(&self) -> bool {
         self.parts.len() > 1
     }
 
-    /// Returns the log's own file, the bytes of it that belong to the log, and the time of the last
-    /// write to any file of the log.
+    /// Returns the log's own file and the number of its bytes that belong to the log. The time is
+    /// that of the last write to any file of the log.
     pub(crate) fn into_beginning(self) -> (File, u64, SystemTime) {
         match self.parts.into_iter().next() {
             Some(Part::File { file, len }) => (file, len, self.modified),
@@ -181,7 +181,7 @@ impl Read for Snapshot {
 pub(crate) struct Follow {
     path: PathBuf,
     now: Option<Current>,
-    /// The length of the log's own file when reading went on in a segment: a join appends there.
+    /// The length of the log's own file when reading moved to a segment: a join appends there.
     head: u64,
 }
 
@@ -304,7 +304,7 @@ impl Follow {
         })
     }
 
-    /// Goes on in the log's own file after a join.
+    /// Continues in the log's own file after a join.
     fn switch_to_joined(&mut self, position: u64) -> io::Result<Step> {
         let mut file = match open(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Step::Wait),
@@ -331,7 +331,7 @@ impl Follow {
 }
 
 enum Step {
-    /// There are no more bytes now.
+    /// No bytes are available now.
     Wait,
     /// The next file is open.
     Continue,

@@ -33,8 +33,8 @@ impl Tail {
         })
     }
 
-    /// True if these files still hold the end of the log: the last one is not full, and no file
-    /// was added, which a full disk may cause earlier.
+    /// True if these files still hold the end of the log: the last one is not full, and no file was
+    /// added. On a full disk, the writer may add a file earlier.
     pub(crate) fn is_current(&self) -> bool {
         let last = self.files.last().and_then(|last| last.file.metadata().ok());
         let changed = fs::metadata(&self.folder).and_then(|about| about.modified());

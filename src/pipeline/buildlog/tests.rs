@@ -204,8 +204,8 @@ fn snapshot(path: &Path) -> Vec<u8> {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
-    /// A follower and a late reader see every byte once or in a marker, whether the writer ends the
-    /// log or another process joins it after the writer's death.
+    /// A follower and a late reader see every byte once or in a marker. The writer ends the log, or
+    /// another process joins it after the writer's death.
     #[test]
     fn readers_see_every_byte_or_a_marker(
         limit in 2u64..200,
