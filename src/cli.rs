@@ -17,13 +17,13 @@ use crate::slave::{self, Serve};
     version,
     after_help = "\
 Examples:
-  buildd-slave serve                         run the slave daemon
-  buildd-slave build hello_2.10-3.dsc        build one package, without a daemon
-  buildd-slave chroot create bookworm.tar    create a chroot tarball
-  buildd-slave probe localhost:8221 status   print the status of a slave
-  buildd-slave librarian serve               run the file store
-  buildd-slave master --help                 list the commands that manage the farm
-  buildd-slave doctor                        check this host and print the commands that fix it
+  buildd-slave serve                         # run the slave daemon
+  buildd-slave build hello_2.10-3.dsc        # build one package, without a daemon
+  buildd-slave chroot create bookworm.tar    # create a chroot tarball
+  buildd-slave probe localhost:8221 status   # print the status of a slave
+  buildd-slave librarian serve               # run the file store
+  buildd-slave master --help                 # list the commands that manage the farm
+  buildd-slave doctor                        # check this host and print the commands that fix it
 
 Without a command, buildd-slave runs `serve`."
 )]

@@ -118,6 +118,7 @@ Removes, in this order:
   - the content of files that expired more than a week ago
   - files that nothing in the database refers to, if they are older than a week, and have no
     expiry date or expired more than a week ago
+  - tokens older than a day
   - data on disk that belongs to no file, if older than a day
 
 It is safe to run while a librarian is serving.
@@ -132,7 +133,7 @@ struct Gc {
 }
 
 impl Args {
-    /// Whether the command must run as the owner of the library's files.
+    /// Returns whether the command must run as the owner of the library's files.
     fn owns_files(&self) -> bool {
         matches!(self.command, Command::Serve | Command::Gc(_))
     }

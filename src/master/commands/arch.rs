@@ -18,7 +18,7 @@ use crate::master::rows::series::{self, ArchSeries, Series};
 const EXAMPLES: &str = "\
 Examples:
   buildd-slave master arch add hoary i386
-  buildd-slave master arch add ubuntu/hoary i386 --processor 386 --family x86
+  buildd-slave master arch add ubuntu/hoary powerpc --processor ppc --family powerpc
   buildd-slave master arch disable hoary i386
   buildd-slave master arch list
 

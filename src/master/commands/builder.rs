@@ -26,18 +26,19 @@ const POLL_INTERVAL: Duration = Duration::from_secs(1);
 const EXAMPLES: &str = "\
 Examples:
   buildd-slave master builder add bob http://bob:8221 --processor i386
-  buildd-slave master builder add vm1 http://vm1:8221 --processor amd64 \\
+  buildd-slave master builder add vm1 http://vm1:8221 --processor i386 \\
     --virtual --vm-host host1 --reset 1.1
   buildd-slave master builder disable bob --reason 'new disk on Monday'
+  buildd-slave master builder enable bob
   buildd-slave master builder drain bob --wait && ssh bob poweroff
-  buildd-slave master builder enable bob";
+  buildd-slave master builder auto bob";
 
 #[derive(Debug, Subcommand)]
 #[command(after_help = EXAMPLES)]
 pub(super) enum Verb {
     /// Register a builder
     Add(Add),
-    /// List builders and what each is doing
+    /// List builders with their status
     List {
         /// Include removed builders
         #[arg(long)]
@@ -61,7 +62,7 @@ pub(super) enum Verb {
         #[arg(long, value_name = "TEXT")]
         reason: Option<String>,
     },
-    /// Let a builder finish its build, and dispatch no more builds to it
+    /// Let a builder finish its build, and dispatch no more builds to it until `auto`
     Drain {
         /// Name of the builder
         name: String,
@@ -69,7 +70,7 @@ pub(super) enum Verb {
         #[arg(long)]
         wait: bool,
     },
-    /// Stop dispatching builds to a builder
+    /// Stop dispatching builds to a builder until `auto`; a running build continues
     Manual {
         /// Name of the builder
         name: String,

@@ -21,11 +21,12 @@ use crate::sys::clock::now_ms;
 const EXAMPLES: &str = "\
 Examples:
   buildd-slave master chroot set hoary i386 chroot-hoary-i386.tar.gz
-  buildd-slave master chroot set hoary i386 17                 the librarian file with id 17
+  buildd-slave master chroot set hoary i386 17                 # the librarian file with id 17
   buildd-slave master chroot set hoary i386 sec.tar.gz --pocket SECURITY
   buildd-slave master chroot list
 
-A build uses the chroot of its own pocket, or else of the closest pocket below, RELEASE last.
+Without a chroot for its own pocket, a build uses that of an earlier pocket: UPDATES, SECURITY or
+RELEASE, in this order.
 `buildd-slave chroot create` creates chroot tarballs.";
 
 #[derive(Debug, Subcommand)]

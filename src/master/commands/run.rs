@@ -9,9 +9,9 @@ use super::open::Site;
 /// Scan every builder once, then exit
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Probes every builder, collects finished builds and dispatches waiting ones. Meant for cron;
-`master run` does the same continuously, and scans all builders in parallel. Builders leased by a
-running master are skipped.
+Probes the enabled builders, collects finished builds and dispatches waiting ones. Builders leased
+by a running master are skipped. This command is for cron; `master run` scans continuously,
+and all builders in parallel.
 
 Examples:
   buildd-slave master scan
@@ -30,7 +30,7 @@ and the next master collects them. Started as root, the master switches to the u
 
 Examples:
   buildd-slave master run
-  buildd-slave master run --with-librarian      master and librarian")]
+  buildd-slave master run --with-librarian      # master and librarian")]
 pub(super) struct RunArgs {
     /// Run the librarian in the same process
     #[arg(long)]
