@@ -158,7 +158,7 @@ pub(crate) struct Credentials {
     pub(crate) password: Secret,
 }
 
-/// How a build is isolated from the host.
+/// The isolation of a build from the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Isolation {
     /// User namespaces and an overlay, built in.
@@ -167,7 +167,7 @@ pub(crate) enum Isolation {
     None,
 }
 
-/// When the session has a network.
+/// The time during which the session has a network.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Network {
     /// Until the build dependencies are installed; not while the package is built.
@@ -178,7 +178,7 @@ pub(crate) enum Network {
     Never,
 }
 
-/// Where a session's writable layer lives.
+/// The storage of a session's writable layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Overlay {
     /// In memory if the kernel supports it and enough memory is free, else on disk.
@@ -358,8 +358,8 @@ fn read_proxy(reader: &mut Reader<'_>) -> Option<Secret> {
     Some(Secret(url))
 }
 
-/// Whether `text` consists of ASCII letters, digits and characters of `also`, and begins with a
-/// letter or digit.
+/// Returns whether `text` consists of ASCII letters, digits and characters of `also`, and begins
+/// with a letter or digit.
 fn is_name(text: &str, also: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphanumeric())
         && text

@@ -18,7 +18,7 @@ const VARIABLE: &str = "BUILDD_SLAVE_CONFIG";
 /// Read when neither `--config` nor the environment names a file; need not exist.
 pub(crate) const DEFAULT_PATH: &str = "/etc/buildd-slave/buildd-slave.conf";
 
-/// Why no configuration could be loaded.
+/// An error in loading the configuration.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error("cannot read configuration {}: {source}", path.display())]

@@ -29,7 +29,7 @@ pub(crate) struct Database {
     /// A path, `sqlite:PATH` or `postgresql://…`, which may hold a password. Defaults to `farm.db`
     /// below `[slave] home`.
     pub(crate) url: Secret,
-    /// How long to wait for a lost database to return. Defaults to 60 seconds.
+    /// Timeout for a lost database to return. Defaults to 60 seconds.
     pub(crate) patience: Duration,
 }
 
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn values_of_every_kind() {
+    fn values_of_every_kind_are_parsed() {
         let farm = parse(
             "[database]\nurl = postgresql://farm:hu%(s)h@db/farm\npatience = 5m\n\
              [librarian]\nroot = /lib\nbindhost = ::1 0.0.0.0\nbindport = 1\nupload_port = none\n\

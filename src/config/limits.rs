@@ -21,15 +21,15 @@ pub(crate) struct Limits {
     pub(crate) downloads: u32,
     /// Concurrent followers of a running log. Defaults to 16.
     pub(crate) followers: u32,
-    /// To receive a whole request. Defaults to 30 seconds.
+    /// Timeout to receive a whole request. Defaults to 30 seconds.
     pub(crate) request_timeout: Duration,
-    /// Between requests on one connection. Defaults to 60 seconds.
+    /// Timeout between requests on one connection. Defaults to 60 seconds.
     pub(crate) idle_timeout: Duration,
-    /// For the peer to accept the next part of a response. Defaults to 60 seconds.
+    /// Timeout for the peer to accept the next part of a response. Defaults to 60 seconds.
     pub(crate) write_timeout: Duration,
-    /// Defaults to 10 seconds.
+    /// Timeout to connect for a download. Defaults to 10 seconds.
     pub(crate) fetch_connect_timeout: Duration,
-    /// Without a byte of a download. Defaults to 30 seconds.
+    /// Timeout without a byte of a download. Defaults to 30 seconds.
     pub(crate) fetch_idle_timeout: Duration,
     /// Bytes per second; a slower download fails. Defaults to 16 KiB.
     pub(crate) fetch_lowest_rate: u64,
@@ -37,19 +37,19 @@ pub(crate) struct Limits {
     pub(crate) fetch_size: u64,
     /// Retries after a transient failure. Defaults to 3.
     pub(crate) fetch_retries: u32,
-    /// Kept free on the file systems of cache, chroots and builds. Defaults to 512 MiB.
+    /// Space kept free on the file systems of cache, chroots and builds. Defaults to 512 MiB.
     pub(crate) reserve: u64,
     /// Size of the file cache. Defaults to 20 GiB.
     pub(crate) cache_size: u64,
     /// Size of all unpacked chroots. Defaults to 20 GiB.
     pub(crate) chroots_size: u64,
-    /// For a whole build. Defaults to 24 hours.
+    /// Timeout for a whole build. Defaults to 24 hours.
     pub(crate) build_time: Duration,
-    /// Without output in the build log. Defaults to 150 minutes, as in launchpad-buildd.
+    /// Timeout without output in the build log. Defaults to 150 minutes, as in launchpad-buildd.
     pub(crate) silence: Duration,
-    /// For any stage except SBUILD. Defaults to 1 hour.
+    /// Timeout for any stage except SBUILD. Defaults to 1 hour.
     pub(crate) stage_time: Duration,
-    /// For an aborted build to end. Defaults to 2 seconds.
+    /// Timeout for an aborted build to end. Defaults to 2 seconds.
     pub(crate) abort_time: Duration,
     /// Size of a build log. Defaults to 200 MiB.
     pub(crate) log_size: u64,

@@ -12,21 +12,22 @@ const S: &str = "master";
 pub(crate) struct Master {
     /// Holds downloaded results. Defaults to `results` below `[slave] home`.
     pub(crate) results: PathBuf,
-    /// Between two scans of a builder. Defaults to 15 s.
+    /// Interval between two scans of a builder. Defaults to 15 s.
     pub(crate) scan_interval: Duration,
-    /// For a slave's answer; `ensurepresent` gets 20 times as long. Defaults to 40 s.
+    /// Timeout for a slave's answer; that of `ensurepresent` is 20 times as long. Defaults to 40 s.
     pub(crate) rpc_timeout: Duration,
-    /// After that time without renewal, another master may lease the builder. Defaults to 45 s.
+    /// Duration of a lease. Without a renewal, another master may then lease the builder. Defaults
+    /// to 45 s.
     pub(crate) lease: Duration,
-    /// For a slave to abort a build; then the builder fails. Defaults to 3 m.
+    /// Timeout for a slave to abort a build; then the builder fails. Defaults to 3 m.
     pub(crate) cancel_timeout: Duration,
-    /// Before a given-back job is dispatched again. Defaults to 5 m.
+    /// Delay before a given-back job is dispatched again. Defaults to 5 m.
     pub(crate) give_back_delay: Duration,
-    /// Between two writes of log tails to the database. Defaults to 15 s.
+    /// Interval between two writes of log tails to the database. Defaults to 15 s.
     pub(crate) tail_interval: Duration,
-    /// Between two checks of dep-wait builds. Defaults to 1 h.
+    /// Interval between two checks of dep-wait builds. Defaults to 1 h.
     pub(crate) depwait_interval: Duration,
-    /// Between two rescorings of the queue. Defaults to 5 m.
+    /// Interval between two rescorings of the queue. Defaults to 5 m.
     pub(crate) rescore_interval: Duration,
     /// Concurrent downloads of results. Defaults to 64.
     pub(crate) downloads: u32,

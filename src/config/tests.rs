@@ -127,7 +127,7 @@ fn old_section_names_are_read() {
 }
 
 #[test]
-fn values_of_every_kind() {
+fn values_of_every_kind_are_parsed() {
     let config = parse(
         "\u{feff}[slave]\nHOME = /srv\nbindhost = ::1, 10.0.0.1\n  10.0.0.2\n\
          allow = 10.0.0.0/8 ::1\nusername = u\npassword = p;#%(x)s\n\

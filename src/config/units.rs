@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_and_times() {
+    fn sizes_and_times_are_parsed() {
         for (text, expected) in [
             ("0", Some(0)),
             ("512", Some(512)),
