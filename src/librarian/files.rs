@@ -36,7 +36,7 @@ pub(crate) fn upload(
     let name = name.filter(|name| name::is_good(name)).ok_or_else(|| {
         at(io::Error::new(
             io::ErrorKind::InvalidInput,
-            "the library does not accept this file name",
+            "the librarian does not accept this file name",
         ))
     })?;
     let mut file = File::open(path).map_err(at)?;

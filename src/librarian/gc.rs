@@ -7,6 +7,7 @@
 //!   expiry date or expired a week ago.
 //! * Duplicate contents are merged.
 //! * Contents without an alias are removed.
+//! * Tokens older than a day are removed.
 //! * Blobs without a content are removed once they are a day old.
 //!
 //! The foreign keys are read from the database, so that a table added later is covered. Rows are
@@ -22,7 +23,7 @@ use super::rows::TOKEN_LIFE_MS;
 use crate::db::{self, Db, Engine, Tx, params};
 
 const DAY_MS: i64 = 24 * 3600 * 1000;
-/// How long a file is kept after its expiry or its creation.
+/// Time that a file is kept after its expiry or its creation.
 const GRACE_MS: i64 = 7 * DAY_MS;
 /// 2038-01-01: this date or a later one means never (docs/farm.md §4.5).
 pub(super) const NEVER_MS: i64 = 2_145_916_800_000;

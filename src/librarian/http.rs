@@ -232,7 +232,8 @@ fn token(request: &Request) -> Option<String> {
     route::parameter(&request.query, "token").or_else(basic)
 }
 
-/// Whether the client has the file already: it sends the date it received with the file.
+/// Returns whether the client has the file already. The client sends the date that it received
+/// with the file.
 fn is_unmodified(request: &Request, response: &Response) -> bool {
     let Some(since) = request.header("If-Modified-Since") else {
         return false;

@@ -38,7 +38,7 @@ pub(super) fn by_name(name: &str) -> &'static str {
         .map_or(UNKNOWN, |(_, kind)| *kind)
 }
 
-/// Whether a type can be stored and sent as a header.
+/// Returns whether a type can be stored and sent as a header.
 pub(super) fn is_good(kind: &str) -> bool {
     (1..=200).contains(&kind.len()) && kind.bytes().all(|byte| matches!(byte, b' '..=b'~'))
 }

@@ -42,7 +42,7 @@ use crate::protocol::Sha1Hex;
 use crate::server;
 use crate::sys;
 
-/// Why the librarian or a client of it failed.
+/// An error of the librarian or of a client of it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error(transparent)]

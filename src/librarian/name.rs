@@ -6,7 +6,7 @@
 /// Longest name, in bytes: the limit of file systems, on which clients save the file.
 const MAX_BYTES: usize = 255;
 
-/// Whether a file may have this name.
+/// Returns whether a file may have this name.
 pub(super) fn is_good(name: &str) -> bool {
     (1..=MAX_BYTES).contains(&name.len())
         && !name.contains(|c: char| c == '/' || c.is_control())
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn good_and_bad_names() {
+    fn a_name_is_one_path_component_without_control_characters() {
         for good in [
             "HelloWorld.txt",
             "a b",

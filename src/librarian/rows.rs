@@ -13,7 +13,7 @@ use crate::sys::digest::hex;
 
 use crate::db::{self, Engine, Tx, params};
 
-/// How long a token is valid.
+/// Lifetime of a token.
 pub(super) const TOKEN_LIFE_MS: i64 = 24 * 3600 * 1000;
 /// Random bytes of a token, written as two digits each.
 const TOKEN_BYTES: usize = 16;
@@ -89,7 +89,7 @@ pub(super) fn insert(
     Ok((content_id, alias_id))
 }
 
-/// Whether a content with that id exists.
+/// Returns whether a content with that id exists.
 pub(super) fn has_content(tx: &mut Tx<'_>, id: i64) -> Result<bool, db::Error> {
     let row = tx.query_opt("SELECT 1 FROM library_content WHERE id = $1", &params![id])?;
     Ok(row.is_some())
@@ -147,7 +147,7 @@ pub(crate) fn issue_token(tx: &mut Tx<'_>, alias_id: i64, now: i64) -> Result<St
     Ok(token)
 }
 
-/// Whether the token is valid for that file at `now`.
+/// Returns whether the token is valid for that file at `now`.
 pub(super) fn is_valid_token(
     tx: &mut Tx<'_>,
     alias_id: i64,

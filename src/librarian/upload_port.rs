@@ -24,7 +24,7 @@ pub(super) struct StorePort {
     pub(super) limits: Limits,
 }
 
-/// Why a connection ends.
+/// The end of a connection.
 enum End {
     /// The client closed it, or was idle.
     Closed,
