@@ -73,7 +73,7 @@ fn dsc_path(text: &str) -> Result<PathBuf, &'static str> {
     is_dsc.then(|| text.into()).ok_or("not a .dsc file")
 }
 
-/// Why a build could not start or finish.
+/// An error that keeps a build from starting or finishing.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error(transparent)]

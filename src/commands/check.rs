@@ -1,7 +1,7 @@
 //! `buildd-slave check-config`: checks a configuration file and the paths in it.
 //!
-//! Parses the file like the daemon. Checks paths as the user that builds, which root becomes.
-//! Repairs nothing.
+//! Parses the file like the daemon. Checks paths as the user that builds; root becomes that
+//! user. Repairs nothing.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

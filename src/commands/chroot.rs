@@ -1,7 +1,7 @@
 //! `buildd-slave chroot`: creates a chroot tarball, updates it, or opens a shell in it.
 //!
-//! Does without root what the chroot tool of 2008 did (docs/wire.md §4.5). Started as root, it runs
-//! as the slave's user. A tarball is replaced atomically.
+//! Does the tasks of the chroot tool of 2008 without root (docs/wire.md §4.5). Started as root, it
+//! runs as the slave's user. A tarball is replaced atomically.
 
 mod archives;
 mod create;
@@ -118,7 +118,7 @@ struct ShellArgs {
     shown_as: Option<PathBuf>,
 }
 
-/// Why a chroot command failed.
+/// An error of a chroot command.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error(transparent)]

@@ -1,6 +1,6 @@
 //! `buildd-slave doctor`: checks whether this host can build.
 //!
-//! Collects the facts and starts real sessions, as the user that builds, which root becomes.
+//! Collects the facts and starts real sessions, as the user that builds. Root becomes that user.
 //! `checks` grades the facts. Everything created for a trial is removed.
 
 mod checks;

@@ -84,7 +84,7 @@ enum Action {
     Call(Vec<OsString>),
 }
 
-/// Why a probe failed.
+/// An error of a probe.
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error(transparent)]

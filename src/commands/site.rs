@@ -15,7 +15,7 @@ use crate::config_file;
 use crate::privileges;
 use crate::sys::{self, user};
 
-/// Why user and folders cannot be chosen, or a file cannot be used.
+/// An error in choosing user and folders, or in using a file.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error(transparent)]
@@ -45,7 +45,7 @@ pub(super) struct Site {
 }
 
 impl Site {
-    /// Reads the configuration (`given` is `--config`) and finds out which user this is.
+    /// Reads the configuration (`given` is `--config`) and looks up the current user.
     pub(super) fn find(given: Option<&Path>) -> Result<Self, Error> {
         let read = |defaults: &_| config_file::load(given, defaults).map(|read| read.0);
         let mut defaults = config_file::host_defaults();

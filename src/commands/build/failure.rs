@@ -73,7 +73,7 @@ fn is_error(line: &str) -> bool {
     starts.iter().any(|text| line.starts_with(text)) || holds.iter().any(|text| line.contains(text))
 }
 
-/// Whether a line is neither blank, a rule, nor a headline of sbuild.
+/// Returns whether a line is neither blank, a rule, nor a headline of sbuild.
 fn has_content(line: &str) -> bool {
     let headline =
         line == "Finished" || line.starts_with("| ") || line.starts_with("Build finished at ");
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn of_many_errors_the_first_and_the_last_are_shown() {
+    fn the_first_and_the_last_of_many_errors_are_shown() {
         let log: String = (0..1000).map(|n| format!("a.c:{n}: error: x\n")).collect();
         let shown = failure_lines(&log);
         assert_eq!(shown.len(), SHOWN_LINES);

@@ -18,7 +18,7 @@ use crate::pipeline::journal::JournalEntry;
 
 use super::progress::{Step, last_line, stage_line, status_line};
 
-/// How often the status line is redrawn.
+/// Interval at which the status line is redrawn.
 const TICK: Duration = Duration::from_millis(250);
 /// Bytes at the end of the log that are searched for its last line.
 const TAIL_BYTES: usize = 2048;

@@ -73,13 +73,13 @@ fn entry(uri: &str, name: &str, components: &[&str], suite: &str) -> Option<Stri
     (wanted && remote).then(|| format!("deb {uri} {name} {}", components.join(" ")))
 }
 
-/// Whether a `Signed-By` names a keyring of the distribution itself.
+/// Returns whether a `Signed-By` names a keyring of the distribution itself.
 fn is_own_keyring(signed_by: &str) -> bool {
     let file = signed_by.rsplit('/').next().unwrap_or_default();
     file.starts_with("debian-archive-") || file.starts_with("ubuntu-archive-")
 }
 
-/// Whether the lines include the suite itself, not only its pockets.
+/// Returns whether the lines include the suite itself, not only its pockets.
 pub(super) fn include_suite(lines: &[String], suite: &str) -> bool {
     lines
         .iter()
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_line_sources_of_the_release_only() {
+    fn only_one_line_entries_of_the_suite_are_found() {
         let list = "# deb http://h/debian bookworm main\n\
             deb http://h/debian bookworm main contrib # comment\n\
             deb-src http://h/debian bookworm main\n\
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn deb822_sources_of_the_release_only() {
+    fn only_deb822_entries_of_the_suite_are_found() {
         let text = "Types: deb deb-src\n# http://snapshot\nURIs: http://h/debian\n\
             Suites: bookworm bookworm-updates\nComponents: main\n\
             Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n\n\

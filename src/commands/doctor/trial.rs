@@ -1,4 +1,4 @@
-//! Unpacks a tiny chroot and starts real sessions over it, to see whether builds can.
+//! Unpacks a tiny chroot and starts real sessions over it, to check whether this host can.
 //!
 //! The chroot consists of four empty folders. The trial uses the configured folders, since file
 //! systems differ in what they allow. All files are removed afterwards.
