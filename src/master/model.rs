@@ -84,7 +84,7 @@ stored! {
 }
 
 stored! {
-    /// Whether a builder may get a job. A builder with a job is DIRTY.
+    /// The clean status of a builder. Only a CLEAN one gets a job; one with a job is DIRTY.
     CleanStatus {
         Clean = 0, "CLEAN";
         Dirty = 1, "DIRTY";
@@ -93,11 +93,11 @@ stored! {
 }
 
 stored! {
-    /// How a virtual builder is reset (docs/farm.md §3.4).
+    /// The protocol by which a virtual builder is reset (docs/farm.md §3.4).
     ResetProtocol {
         /// The slave is up when the command exits.
         Synchronous = 11, "1.1";
-        /// The command only accepts the request. `master builder cleaned` reports its end.
+        /// The command only accepts the request. `master builder clean` reports its end.
         Asynchronous = 20, "2.0";
     }
 }

@@ -1,7 +1,7 @@
 //! `master log`: prints the log of a build.
 //!
-//! A finished log comes from the librarian, a followed one from the slave. Of a running build, the
-//! database has the last lines. Bytes are printed unchanged.
+//! A finished log comes from the librarian, a followed one from the slave. The database has the
+//! last lines of a running build's log. Bytes are printed unchanged.
 
 use std::io::{self, Write};
 use std::thread;
@@ -141,7 +141,7 @@ fn write_tail(build: &Build, job: &QueueEntry, out: &mut dyn Write) -> Result<()
     Ok(())
 }
 
-/// Follows the log on the slave. Returns false if the slave does not have it (any more).
+/// Follows the log on the slave. Returns false if the slave does not have the log.
 fn follow_on_slave(build: &Build, cookie: &str, out: &mut dyn Write) -> Result<bool, Error> {
     let url = build.builder.as_ref().map_or("", |(_, url)| url.as_str());
     let slave = SlaveUrl::parse(url).map_err(|error| Error::Refused(error.to_string()))?;

@@ -44,7 +44,7 @@ pub(super) fn run(site: &Site, screen: Screen, id: i64) -> Result<(), Error> {
     screen.sheet(&sheet)
 }
 
-/// Adds what the build is, its state and its builder.
+/// Adds the names of the build, its state and its builder.
 fn identity_lines(sheet: &mut Sheet, build: &Build) {
     let name = &build.name;
     let builder = build.builder.as_ref().map(|(name, _)| name);

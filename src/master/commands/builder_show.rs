@@ -1,4 +1,4 @@
-//! `master builder list` and `master builder show`: print builders and what they are doing.
+//! `master builder list` and `master builder show`: print builders with their status.
 //!
 //! The data is that of the last scan. No slave is contacted.
 

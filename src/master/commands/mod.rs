@@ -103,7 +103,7 @@ enum Command {
 }
 
 impl Args {
-    /// Tells whether the command creates files that must belong to the farm's user.
+    /// Returns whether the command creates files that must belong to the farm's user.
     fn owns_files(&self) -> bool {
         matches!(self.command, Command::Scan(_) | Command::Run(_))
     }

@@ -29,7 +29,7 @@ impl Screen {
         Self { json, width }
     }
 
-    /// Tells whether text goes to a terminal.
+    /// Returns whether text goes to a terminal.
     pub(super) fn is_terminal(&self) -> bool {
         self.width.is_some() && !self.json
     }

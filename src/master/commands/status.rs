@@ -16,7 +16,7 @@ const MASTER_TIMEOUT_MS: i64 = 60_000;
 pub(super) const NO_MASTER: &str =
     "no master is running, so nothing will be built; start one with `buildd-slave master run`";
 
-/// Tells whether any master is running.
+/// Returns whether any master is running.
 pub(super) fn is_master_alive(tx: &mut Tx<'_>) -> Result<bool, db::Error> {
     registry::any_master_is_alive(tx, now_ms() - MASTER_TIMEOUT_MS)
 }

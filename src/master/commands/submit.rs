@@ -43,7 +43,7 @@ all builds succeed.";
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
-    /// Source control file; the files it lists are read from the same folder
+    /// The .dsc file of the source package; its other files must be in the same folder
     #[arg(value_name = "X.dsc")]
     dsc: PathBuf,
     /// Series to build for: NAME, or DISTRIBUTION/NAME
@@ -115,7 +115,7 @@ pub(super) fn run(args: Args, site: &Site, screen: Screen) -> Result<bool, Error
         .all(|build| build.state == BuildState::FullyBuilt))
 }
 
-/// Reads every file and compares it with what the .dsc says of it.
+/// Reads every file and compares its hash with the .dsc.
 fn parts(package: &Package) -> Result<Vec<SourceFile>, Error> {
     let mut parts = Vec::new();
     for (path, name, expected) in package.files() {
@@ -313,7 +313,7 @@ fn wait(site: &Site, screen: Screen, ids: Vec<i64>, from: &[Build]) -> Result<Ve
     }
 }
 
-/// Tells whether a build is finished. MANUALDEPWAIT counts, although the farm may retry it later.
+/// Returns whether a build is finished. MANUALDEPWAIT counts, although the farm may retry it later.
 fn is_finished(state: BuildState) -> bool {
     match state {
         BuildState::NeedsBuild

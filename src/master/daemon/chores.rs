@@ -16,15 +16,15 @@ use crate::sys::clock::now_ms as now;
 
 /// Interval between two rounds.
 const ROUND: Duration = Duration::from_secs(2);
-/// How long the singleton is owned without a renewal. Every chore is shorter.
+/// Lease of the singleton. Every chore is shorter.
 const LEASE: Duration = Duration::from_secs(90);
 /// Timeout of one notification.
 const NOTIFY_TIMEOUT: Duration = Duration::from_secs(30);
 const ENTRIES_EVERY: Duration = Duration::from_secs(60);
 const PRUNE_EVERY: Duration = Duration::from_secs(6 * 3600);
-/// How long events are kept, in milliseconds.
+/// Age at which events are deleted, in milliseconds.
 const EVENTS_KEPT_MS: i64 = 90 * 24 * 3600 * 1000;
-/// How long delivery of a notification is retried, in milliseconds.
+/// Age at which an undelivered notification is dropped, in milliseconds.
 const NOTIFICATION_KEPT_MS: i64 = 24 * 3600 * 1000;
 /// Delay after a failed delivery.
 const NOTIFY_RETRY_DELAY: Duration = Duration::from_secs(60);

@@ -43,7 +43,7 @@ impl<'a> Pass<'a> {
     fn begin(farm: &'a Farm) -> Result<Self, db::Error> {
         let process = process_name();
         let until = now() + millis(farm.config.lease);
-        // Not announced as a process: running masters would reduce their share.
+        // A pass does not announce itself: running masters would reduce their shares.
         let limit = i64::from(i32::MAX);
         let taken = farm
             .db

@@ -31,10 +31,10 @@ const WAKE_EVERY: Duration = Duration::from_millis(500);
 const UPLOAD_EVERY: Duration = Duration::from_secs(1);
 /// Interval of the reports on how late looks are.
 const REPORT_EVERY: Duration = Duration::from_secs(60);
-/// How long a stop waits for running looks.
+/// Longest wait of a stop for running looks.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Why a master cannot start, or has stopped.
+/// An error that keeps a master from starting, or stops it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error(transparent)]
@@ -74,7 +74,7 @@ pub(crate) fn run(config: &config::Farm, db: Db, with_librarian: bool) -> Result
                 if let Err(error) = library.run_until_signal("the librarian stops") {
                     log::error!("librarian: {error}");
                 }
-                // It stops on the same signals. Without a signal, it has failed.
+                // The librarian stops on the same signals. If there was none, it has failed.
                 workers.librarian_ended();
             })
         })
@@ -140,7 +140,7 @@ fn spawn_periodic(
 fn handle_signals(workers: &Arc<Workers>) -> std::io::Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     let workers = Arc::clone(workers);
-    let hear = move || {
+    let handle = move || {
         for signal in &mut signals {
             if signal == SIGHUP {
                 log::info!("SIGHUP ignored: the configuration is read at start only");
@@ -150,7 +150,7 @@ fn handle_signals(workers: &Arc<Workers>) -> std::io::Result<()> {
             }
         }
     };
-    spawn("signals", hear).map(drop)
+    spawn("signals", handle).map(drop)
 }
 
 /// Runs a thread for each leased builder until the process stops; returns the threads that are

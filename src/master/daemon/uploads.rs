@@ -42,7 +42,7 @@ struct Record {
 
 #[derive(Debug, Serialize, Deserialize)]
 struct UploaderResult {
-    /// Why the upload failed; `None` if it succeeded.
+    /// The reason of the failure; `None` if the upload succeeded.
     reason: Option<String>,
 }
 

@@ -1,4 +1,4 @@
-//! The threads of a master: their leases, their signals, the idle builders, and the stop flag.
+//! Holds what the threads of a master share: leases, signals, idle builders, and the stop flag.
 //!
 //! Another process takes over a builder if this one is gone or has more than its share. The lease
 //! of a builder is not returned during a look at it.
@@ -49,7 +49,7 @@ struct Idle {
     virtualized: bool,
 }
 
-/// The thread of one builder, as others see it.
+/// The part of a builder's thread that other threads use.
 pub(crate) struct Worker {
     fence: Fence,
     signal: Mutex<Signal>,
@@ -66,7 +66,7 @@ enum Signal {
     Exit,
 }
 
-/// Whether the process is stopping.
+/// The stop flag of the process.
 #[derive(Default)]
 struct Stop {
     requested: Mutex<bool>,

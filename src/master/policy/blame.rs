@@ -231,7 +231,7 @@ mod tests {
             }
         }
 
-        fn until_out(&mut self) -> u32 {
+        fn secs_until_disabled(&mut self) -> u32 {
             while self.until_verdict(None).builder != Fail {}
             self.clock_secs
         }
@@ -239,12 +239,15 @@ mod tests {
 
     #[test]
     fn a_dead_idle_builder_is_disabled_after_six_minutes_and_a_quarter() {
-        assert_eq!(Failing::new(Kind::Passing).until_out(), 6 * 60 + 15);
+        assert_eq!(
+            Failing::new(Kind::Passing).secs_until_disabled(),
+            6 * 60 + 15
+        );
     }
 
     #[test]
     fn a_machine_that_cannot_be_reset_is_disabled_after_75_seconds() {
-        assert_eq!(Failing::new(Kind::Dispatch).until_out(), 75);
+        assert_eq!(Failing::new(Kind::Dispatch).secs_until_disabled(), 75);
     }
 
     #[test]

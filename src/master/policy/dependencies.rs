@@ -18,7 +18,7 @@ pub(crate) struct Known {
     pub(crate) component: String,
 }
 
-/// A line that names no dependency. Only an operator can retry the build.
+/// A line that cannot be parsed, or names no package. Only an operator can retry the build.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("dependencies {line:?}: {reason}; retry the build with `master retry`")]
 pub(crate) struct Unparsable {

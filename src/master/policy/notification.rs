@@ -16,7 +16,7 @@ pub(crate) struct Notification<'a> {
     /// Milliseconds from dispatch to now.
     pub(crate) took_ms: i64,
     pub(crate) log_url: Option<&'a str>,
-    /// Why the build ended, if the state does not say it all.
+    /// The reason for the state; `None` if the state is enough.
     pub(crate) reason: Option<&'a str>,
 }
 

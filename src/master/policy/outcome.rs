@@ -1,7 +1,7 @@
-//! Pure: decides what a slave's verdict means for the build (docs/farm.md §2.10, §3.8).
+//! Pure: maps a slave's verdict to the outcome of the build (docs/farm.md §2.10, §3.8).
 //!
 //! The caller stores the log first, except for [`Outcome::Unexpected`]. `blame` decides about the
-//! builder; otherwise the next look finds it DIRTY and cleans it.
+//! builder if a failure is counted. Otherwise the next look finds the builder DIRTY and cleans it.
 
 use crate::master::model::BuildState;
 use crate::protocol::BuildStatus;
@@ -27,8 +27,8 @@ pub(crate) enum Outcome {
     Unexpected,
 }
 
-/// Returns what a verdict means. A build that was being cancelled is CANCELLED under every verdict,
-/// and its results are ignored.
+/// Returns the outcome for a verdict. Under every verdict, a build that was being cancelled is
+/// CANCELLED, and its results are ignored.
 pub(crate) fn outcome(status: BuildStatus, cancelling: bool) -> Outcome {
     let ended = |state, keeps_dependencies, notify| Outcome::Ended {
         state,

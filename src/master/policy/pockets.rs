@@ -1,6 +1,6 @@
 //! Pure: decides which pockets and components a build may use, and which pockets a series accepts.
 //!
-//! The tables of docs/farm.md §2.12 and §2.13, and the apt sources that follow from them. Launchpad
+//! Holds the tables of docs/farm.md §2.12 and §2.13, and makes apt sources from them. Launchpad
 //! knows Ubuntu's components only; Debian's are added here.
 
 use std::fmt;

@@ -21,7 +21,7 @@ pub(crate) struct Scored {
     /// The component of the current publication, else the source's own.
     pub(crate) component: String,
     pub(crate) section: String,
-    /// How long the job has been in the queue, in seconds. Only the rules of 2008 use it.
+    /// Time in the queue, in seconds. Only the rules of 2008 use it.
     pub(crate) queued_secs: i64,
     pub(crate) private: bool,
     /// Whether the archive is a rebuild of another one. Only today's rules use it.

@@ -49,7 +49,7 @@ pub(crate) struct EligibleBuilder {
     pub(crate) availability: Availability,
 }
 
-/// Whether a builder can take a job, and if not, why.
+/// The state of a builder that decides whether it gets a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Availability {
     Idle,

@@ -17,7 +17,8 @@ pub(crate) struct Fence {
 /// A process that has not announced itself for this long is deleted.
 const FORGET_AFTER_MS: i64 = 24 * 60 * 60 * 1000;
 
-/// Records that this process is alive, and deletes processes that have not said so for a day.
+/// Records that this process is alive, and deletes processes that have not announced themselves for
+/// a day.
 pub(crate) fn announce(tx: &mut Tx<'_>, me: &str, host: &str, now: i64) -> Result<(), Error> {
     tx.execute(
         "INSERT INTO master_process (owner, host, started_at, seen_at) VALUES ($1, $2, $3, $3)

@@ -27,7 +27,7 @@ use crate::sys::clock::now_ms as now;
 
 /// Jobs claimed for one dispatch until one can be built (docs/farm.md §3.1).
 const TRIES: u32 = 10;
-/// How long a job waits if the farm lacks something for it, such as a chroot.
+/// Delay of a job for which the farm lacks something, such as a chroot.
 const POSTPONE: Duration = Duration::from_secs(60);
 
 /// The outcome of a dispatch.

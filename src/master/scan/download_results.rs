@@ -1,7 +1,7 @@
 //! Downloads a build's results from its slave into `incoming/`.
 //!
 //! Each file is streamed to a temporary file while a second thread hashes it. Its SHA-1 must be the
-//! one that the slave announced (docs/farm.md §9). When all files are there and the .changes
+//! one that the slave announced (docs/farm.md §2.11). When all files are there and the .changes
 //! matches them, their folder is renamed from `grabbing/` to `incoming/` and synced to disk. Only
 //! then does the caller record them. A repeated download of the same attempt finds the results
 //! complete, or replaces them.
@@ -32,7 +32,7 @@ const STALE_AFTER: Duration = Duration::from_secs(24 * 3600);
 const MIN_RATE: u64 = 16 << 10;
 const GRACE: Duration = Duration::from_secs(60);
 
-/// Why a download of results failed.
+/// An error in the download of results.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// The slave sent a wrong file, or none.
@@ -286,7 +286,7 @@ fn try_fetch(
     Ok(bytes)
 }
 
-/// Why a download was not saved.
+/// An error in saving a download.
 pub(crate) enum SaveError {
     Client(client::Error),
     TooLong,

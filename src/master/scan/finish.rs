@@ -2,7 +2,7 @@
 //! verdict, and cleans the slave, in that order.
 //!
 //! A process killed in between leaves the slave WAITING. The next process starts again and skips
-//! the completed steps. `policy::outcome` says what a verdict means.
+//! the completed steps. `policy::outcome` maps a verdict to an outcome.
 
 use std::fs::File;
 use std::io::{BufWriter, Write as _};

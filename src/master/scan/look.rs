@@ -34,7 +34,7 @@ pub(crate) enum Next {
     Gone,
 }
 
-/// Why a look failed.
+/// The failure of a look.
 #[derive(Debug)]
 pub(crate) enum LookError {
     /// The database, the librarian or the disk failed. It counts against no builder and no job, and
@@ -126,7 +126,7 @@ pub(crate) struct Scanner<'a> {
     pub(crate) mode: ScanMode,
     /// Failed looks in a row.
     pub(crate) consecutive: u32,
-    /// Why results in the last `status` were invalid.
+    /// The problem with invalid results in the last `status`.
     pub(crate) invalid_results: Option<String>,
     /// The build that the slave still has without a job for it, and since when.
     pub(super) unwanted_build: Option<(String, Instant)>,
@@ -199,7 +199,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// The form of `status` that the slave uses; the old form before its first answer.
+    /// The form of `status` that the slave uses; the tuple form before its first answer.
     pub(crate) fn form(view: &View) -> StatusForm {
         view.builder.form.unwrap_or(StatusForm::Tuple)
     }

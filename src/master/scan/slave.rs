@@ -1,7 +1,7 @@
 //! Calls a slave's methods, and parses the answers into types.
 //!
 //! Each call has a timeout and its own connection. Both forms of `status` are accepted, and
-//! [`Status`] says which one it was.
+//! [`Status`] has the form of the answer.
 
 use crate::client::{self, Client, InvalidUrl, SlaveUrl, Timeouts, shown_url};
 use crate::config;
@@ -14,7 +14,7 @@ use crate::xmlrpc::Value;
 const FETCH_FACTOR: u32 = 20;
 const VERSION: &str = "builder_version";
 
-/// Why a slave gave no usable answer.
+/// An error in a call to a slave.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error("{url}: {source}")]
@@ -37,7 +37,7 @@ pub(crate) struct Status {
     pub(crate) form: StatusForm,
     /// The slave's version. Only the dict form has it.
     pub(crate) version: Option<String>,
-    /// Why some of the announced results are left out of the record.
+    /// The announced results that are malformed; the record does not have them.
     pub(crate) invalid_results: Vec<protocol::Error>,
 }
 

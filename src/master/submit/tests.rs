@@ -240,8 +240,7 @@ fn a_newer_version_supersedes_an_older_one() {
         let statuses = [PublishingStatus::Superseded, PublishingStatus::Published];
         assert_eq!(site.statuses(), statuses);
         let waiting = db.read(|tx| builds::view(tx, old.new[0])).unwrap().unwrap();
-        // The build stays in the queue until its dispatch, which makes it SUPERSEDED, since it has
-        // no component any more.
+        // The build stays in the queue without a component. Its dispatch makes it SUPERSEDED.
         assert_eq!(
             (waiting.state, waiting.component),
             (BuildState::NeedsBuild, None)

@@ -133,7 +133,7 @@ fn step(db: &Db, fence: Fence, now: i64, dice: u32) -> Option<i64> {
 struct Shared {
     clock: AtomicI64,
     ended: Mutex<Vec<i64>>,
-    /// How often a process found that it had lost a lease.
+    /// The number of times that a process found its lease lost.
     lost_leases: AtomicU32,
 }
 
