@@ -2,7 +2,7 @@
 //!
 //! The layers, lowest first: `model`, `policy` (pure decisions), `rows` (SQL), `farm` and `queue`,
 //! `submit` and `scan` (one look at one builder), `daemon` (the processes), `commands`. A file
-//! imports only from the layers below its own; `tests/architecture.rs` checks that.
+//! imports only from the layers below its own; `tests/architecture` checks that.
 
 pub(crate) mod commands;
 mod daemon;
