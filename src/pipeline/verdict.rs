@@ -139,9 +139,9 @@ fn classify_stage(code: i32, begun: bool, findings: &Findings) -> Classification
     }
 }
 
-/// Classifies the exit of a site's `sbuildpath` program by the exit codes of 2008 (docs/wire.md
-/// §3.5). They are: 0 built, 1 dep-wait candidate, 2 give-back, 3 package failure, others builder
-/// failure.
+/// Classifies the exit of a site's `sbuildpath` program by the exit codes of 2008, which are: 0
+/// built, 1 dep-wait candidate, 2 give-back, 3 package failure, others builder failure
+/// (docs/wire.md §3.5).
 pub(crate) fn classify_site(exit: Exit, findings: &Findings) -> Classification {
     let code = match package_exit_code(exit, "The build program") {
         Ok(code) => code,
