@@ -32,7 +32,7 @@ Examples:
   buildd-slave build hello_2.10-3.dsc
   buildd-slave build hello_2.10-3.dsc --suite trixie --output ../results
   buildd-slave build hello_2.10-3.dsc --chroot bookworm.tar.zst --arch-all
-  buildd-slave build hello_2.10-3.dsc --archive 'deb http://deb.debian.org/debian sid main'
+  buildd-slave build hello_2.10-3.dsc --archive 'deb http://deb.example.org/debian sid main'
 
 Exit code: 0 if the package was built, 1 if not, 2 for a wrong command line.";
 

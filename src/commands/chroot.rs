@@ -160,7 +160,7 @@ fn tarball_path(text: &str) -> Result<PathBuf, &'static str> {
 pub(super) fn archive_line(text: &str) -> Result<String, &'static str> {
     let good = text.starts_with("deb") && !text.contains(|c: char| c.is_control() && c != '\t');
     good.then(|| text.to_owned())
-        .ok_or("not a line of sources.list, such as: deb http://deb.debian.org/debian sid main")
+        .ok_or("not a line of sources.list, such as: deb http://deb.example.org/debian sid main")
 }
 
 /// Checks the form of a package name, so that mmdebstrap cannot take it for an option.
