@@ -14,7 +14,7 @@ use crate::sys::user;
 pub(crate) enum Error {
     #[error(
         "no user {0} on this host; try: useradd --system --user-group --create-home --home-dir \
-         /var/lib/{0} {0} && usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {0}"
+         /var/lib/{0} {0}"
     )]
     NoUser(String),
     #[error("builds do not run as root: set [slave] user to another user than {0}")]
@@ -60,6 +60,5 @@ mod tests {
         assert!(matches!(become_builder("root"), Err(Error::Root(_))));
         let unknown = become_builder("no-such-user").unwrap_err().to_string();
         assert!(unknown.contains("useradd --system"), "{unknown}");
-        assert!(unknown.contains("usermod --add-subuids"), "{unknown}");
     }
 }

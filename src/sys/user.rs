@@ -37,6 +37,7 @@ pub(crate) fn become_user(command: &mut Command, user: &User) {
 
 /// Executes this program again as `user`, with `args`. Returns only on failure.
 pub(crate) fn reexec_as(user: &User, args: &[OsString]) -> io::Error {
+    debug_assert!(!user.uid.is_root(), "root would execute itself without end");
     let mut command = exe::this_program(args);
     become_user(&mut command, user);
     command.exec()
