@@ -155,7 +155,10 @@ fn why_not_retry(build: &Build) -> Option<String> {
         return Some(match state {
             BuildState::FullyBuilt => "it is FULLYBUILT; submit a new version instead".to_owned(),
             BuildState::NeedsBuild => "it is already in the queue".to_owned(),
-            _ => format!("it is {state}; `master cancel {}` cancels it", build.id),
+            BuildState::Building => {
+                format!("it is BUILDING; `master cancel {}` cancels it", build.id)
+            }
+            _ => format!("it is {state}; wait until it has ended"),
         });
     }
     if !pockets::accepts(build.archive_purpose, build.series_status, pocket) {

@@ -27,9 +27,10 @@ Examples:
   buildd-slave master series list
 
 STATUS decides which pockets of the primary archive accept builds:
-  EXPERIMENTAL, DEVELOPMENT, OBSOLETE    RELEASE only
-  FROZEN                                 all pockets
-  CURRENT, SUPPORTED                     all but RELEASE
+  EXPERIMENTAL, DEVELOPMENT    RELEASE only
+  FROZEN                       all pockets
+  CURRENT, SUPPORTED           all but RELEASE
+  OBSOLETE                     none: no builds are dispatched
 
 The nominated architecture builds the packages with `Architecture: all`.";
 
