@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{build, check, chroot, doctor, exit_code, probe};
+use crate::commands::{build, check_config, chroot, doctor, exit_code, probe};
 use crate::librarian;
 use crate::logger;
 use crate::master::commands as master;
@@ -47,7 +47,7 @@ enum Command {
     /// Manage the build farm
     Master(master::Args),
     /// Check a configuration file
-    CheckConfig(check::Args),
+    CheckConfig(check_config::Args),
     /// Check whether this host can build
     Doctor(doctor::Args),
 }
@@ -62,7 +62,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Probe(args) => probe::run(&args),
         Command::Librarian(args) => exit_code(librarian::run(args)),
         Command::Master(args) => master::run(args),
-        Command::CheckConfig(args) => check::run(&args),
+        Command::CheckConfig(args) => check_config::run(&args),
         Command::Doctor(args) => doctor::run(&args),
     }
 }

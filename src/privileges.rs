@@ -4,10 +4,11 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::os::unix::process::CommandExt as _;
 
 use nix::unistd::User;
 
-use crate::sys::user;
+use crate::sys::{exe, user};
 
 /// Why this process cannot run as the user that builds.
 #[derive(Debug, thiserror::Error)]
@@ -41,7 +42,7 @@ pub(crate) fn become_builder(name: &str) -> Result<(), Error> {
     let builder = builder(name)?;
     if user::am_root() {
         let args: Vec<OsString> = std::env::args_os().skip(1).collect();
-        let error = user::reexec_as(&builder, &args);
+        let error = reexec_as(&builder, &args);
         return Err(Error::CannotBecome(name.to_owned(), error));
     }
     match user::effective() {
@@ -49,6 +50,17 @@ pub(crate) fn become_builder(name: &str) -> Result<(), Error> {
         Some(me) => Err(Error::OtherUser(me.name)),
         None => Err(Error::OtherUser("a user without a name".to_owned())),
     }
+}
+
+/// Executes this program again as `builder`, with `args`. Returns only on failure.
+fn reexec_as(builder: &User, args: &[OsString]) -> io::Error {
+    debug_assert!(
+        !builder.uid.is_root(),
+        "root would execute itself without end"
+    );
+    let mut command = exe::this_program(args);
+    user::become_user(&mut command, builder);
+    command.exec()
 }
 
 #[cfg(test)]

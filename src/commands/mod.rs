@@ -3,7 +3,7 @@
 //! Each file has the `Args` and the `run` of its command.
 
 pub(crate) mod build;
-pub(crate) mod check;
+pub(crate) mod check_config;
 pub(crate) mod chroot;
 pub(crate) mod doctor;
 mod output;

@@ -7,7 +7,6 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, chown, fchown};
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::thread;
@@ -18,6 +17,7 @@ use nix::unistd::{Pid, User, mkdtemp};
 use signal_hook::consts::{SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::sys::user::become_user;
 use crate::sys::{self, exe, wait};
 
 use super::output::Output;
@@ -66,13 +66,9 @@ impl Staging {
     /// Returns the command that runs this program's `subcommand` as the user, in the folder.
     pub(super) fn command(&self, subcommand: &[&str]) -> Command {
         let mut command = exe::this_program(subcommand);
+        become_user(&mut command, &self.user);
         command
-            .uid(self.user.uid.as_raw())
-            .gid(self.user.gid.as_raw())
             .current_dir(&self.dir)
-            .env("HOME", &self.user.dir)
-            .env("USER", &self.user.name)
-            .env("LOGNAME", &self.user.name)
             .env_remove("TMPDIR")
             .env_remove("XDG_CACHE_HOME");
         command

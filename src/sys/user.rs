@@ -1,13 +1,9 @@
 //! Looks up users, and starts processes as another user.
 
-use std::ffi::OsString;
-use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
 use nix::unistd::{Uid, User};
-
-use super::exe;
 
 /// Returns the user called `name`, if the host has one.
 pub(crate) fn lookup(name: &str) -> Option<User> {
@@ -33,14 +29,6 @@ pub(crate) fn become_user(command: &mut Command, user: &User) {
         .env("HOME", &user.dir)
         .env("USER", &user.name)
         .env("LOGNAME", &user.name);
-}
-
-/// Executes this program again as `user`, with `args`. Returns only on failure.
-pub(crate) fn reexec_as(user: &User, args: &[OsString]) -> io::Error {
-    debug_assert!(!user.uid.is_root(), "root would execute itself without end");
-    let mut command = exe::this_program(args);
-    become_user(&mut command, user);
-    command.exec()
 }
 
 #[cfg(test)]
