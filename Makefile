@@ -56,7 +56,7 @@ hostile: ## attack the daemon with up to 2,000 concurrent clients
 
 # These tests mostly wait for each other's processes.
 farm: ## test librarian, master and slaves together, on SQLite and on PostgreSQL
-	$(CARGO) test --locked --test suites farm:: -- --test-threads 4
+	$(CARGO) test --locked --test suites farm:: -- --test-threads 6
 
 real: ## build real packages in a chroot (needs root or sudo, and the network)
 	@.ci/real
