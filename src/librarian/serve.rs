@@ -31,7 +31,8 @@ pub(super) fn run(farm: &Farm) -> Result<(), Error> {
     Ok(bind(farm)?.run_until_signal("stopping")?)
 }
 
-/// Opens the library and listens on all ports. Connections are served once the group runs.
+/// Opens the library, listens on all ports, and then logs them. Connections are served once the
+/// group runs.
 pub(crate) fn bind(farm: &Farm) -> Result<Group, Error> {
     let config = &farm.librarian;
     let blobs = Blobs::open(&config.root, farm.limits.reserve)?;
@@ -44,6 +45,8 @@ pub(crate) fn bind(farm: &Farm) -> Result<Group, Error> {
     let mut servers = Group::default();
     // With port 0, the URL gets the port that the kernel chose for the first address.
     let mut base = None;
+    // Logged when every port listens: a client may connect to any of them at the first line.
+    let mut ports = Vec::new();
     for host in &config.bindhost {
         let public = listen(farm, host, config.bindport, Clients::Public)?;
         let address = local(&public)?;
@@ -57,12 +60,12 @@ pub(crate) fn bind(farm: &Farm) -> Result<Group, Error> {
             base: base.clone(),
             uploaders: config.upload_allow.clone(),
         };
-        log::info!("librarian ready! downloads at http://{address}/");
+        ports.push(format!("librarian ready! downloads at http://{address}/"));
         let protocol = public.http(Arc::new(http(false)));
         servers.add(public, protocol);
         if let Some(port) = config.restricted_port {
             let server = listen(farm, host, port, Clients::Farm)?;
-            log::info!("restricted files at http://{}/", local(&server)?);
+            ports.push(format!("restricted files at http://{}/", local(&server)?));
             let protocol = server.http(Arc::new(http(true)));
             servers.add(server, protocol);
         }
@@ -77,7 +80,7 @@ pub(crate) fn bind(farm: &Farm) -> Result<Group, Error> {
             } else {
                 "uploads"
             };
-            log::info!("{kind} by STORE at {}", local(&server)?);
+            ports.push(format!("{kind} by STORE at {}", local(&server)?));
             let protocol = StorePort {
                 library: Arc::clone(&library),
                 restricted,
@@ -87,6 +90,7 @@ pub(crate) fn bind(farm: &Farm) -> Result<Group, Error> {
             servers.add(server, Arc::new(protocol));
         }
     }
+    ports.iter().for_each(|port| log::info!("{port}"));
     Ok(servers)
 }
 

@@ -163,15 +163,17 @@ fn serve(config: &Config) -> Result<(), Error> {
 /// Binds every address, then serves all of them until a signal stops the daemon.
 fn listen(config: &Config, handler: &Arc<Handler>) -> Result<(), Error> {
     let mut servers = Group::default();
+    // Logged when every address listens: a client may connect to any of them at the first line.
+    let mut addresses = Vec::new();
     for host in &config.slave.bindhost {
         let address = server::address(host, config.slave.bindport);
         let server = Server::bind(address, config.limits.http(), access(config))?;
+        addresses.push(server.local_addr()?);
         let protocol = server.http(Arc::clone(handler) as Arc<dyn server::Handler>);
-        log::info!(
-            "daemon ready! listening at http://{}/",
-            server.local_addr()?
-        );
         servers.add(server, protocol);
+    }
+    for address in addresses {
+        log::info!("daemon ready! listening at http://{address}/");
     }
     Ok(servers.run_until_signal("stopping; a running build continues")?)
 }

@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::io::Write;
+use std::net::TcpListener;
 
 use serde_json::Value as Json;
 
 use super::support::librarian::{Librarian, on_both};
-use crate::support::sha1;
+use crate::support::{Site, run, sha1};
 
 #[test]
 fn get_returns_what_add_stored() {
@@ -51,6 +52,21 @@ fn get_returns_what_add_stored() {
         assert_eq!(code, Some(0));
         assert!(fs::read(site.path("home/zwei ü.tar")).unwrap() == bytes);
     });
+}
+
+#[test]
+fn the_librarian_is_ready_only_when_every_port_listens() {
+    let site = Site::new("");
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    site.configure(&format!(
+        "[librarian]\nbindport = 0\nupload_port = {port}\nurl = http://127.0.0.1:0/\n"
+    ));
+    let config = site.config().display().to_string();
+    let (code, said) = run(site.command(&["librarian", "serve", "--config", &config]));
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("Address already in use"), "{said}");
+    assert!(!said.contains("ready!"), "{said}");
 }
 
 #[test]

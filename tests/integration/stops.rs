@@ -204,6 +204,20 @@ fn a_port_in_use_stops_the_start_and_not_the_build() {
     assert_eq!(daemon.wait_over()["build_status"], "BuildStatus.GIVENBACK");
 }
 
+#[test]
+fn a_daemon_is_ready_only_when_every_address_listens() {
+    let site = Site::new("");
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    // The first address is free, the second is taken.
+    let addresses = format!("bindhost = 127.0.0.2 127.0.0.1\nbindport = {port}");
+    site.reconfigure(|line| Some(line.replace("bindport = 0", &addresses)));
+    let (code, said) = run(serve(&site));
+    assert_eq!(code, Some(1), "{said}");
+    let expect = format!("cannot listen on 127.0.0.1:{port}: ");
+    assert!(said.contains(&expect) && !said.contains("ready!"), "{said}");
+}
+
 /// Runs a daemon that cannot start; returns its output.
 fn does_not_start(site: &Site, change: impl Fn(&mut Command)) -> String {
     let mut command = serve(site);
