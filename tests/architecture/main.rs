@@ -173,7 +173,7 @@ fn the_master_imports_only_lower_layers() {
                     report(line, format!("layer {own}, {place}, may not import {to}"));
                 }
             }
-            if supers(code) + 1 >= file.depth() && file.depth() > 1 && supers(code) > 0 {
+            if supers(code) > 0 && supers(code) + 1 >= file.depth() {
                 report(line, "name another layer by `crate::master::`".to_owned());
             }
         }

@@ -194,10 +194,11 @@ fn functions(lines: &[&str]) -> Vec<(usize, usize)> {
     for (index, line) in lines.iter().enumerate() {
         let code = line.trim_start();
         let indent = &line[..line.len() - code.len()];
-        let is_function = ["fn ", "pub fn ", "pub(crate) fn ", "pub(super) fn "]
-            .iter()
-            .any(|start| code.starts_with(start));
-        if !is_function || code.ends_with(';') || code.ends_with("{}") || code.ends_with('}') {
+        let is_function = code.split_once("fn ").is_some_and(|(before, _)| {
+            let mut words = before.split_whitespace();
+            words.all(|word| word == "const" || word.starts_with("pub"))
+        });
+        if !is_function || code.ends_with([';', '}']) {
             continue;
         }
         let end = format!("{indent}}}");
