@@ -13,8 +13,7 @@ use super::open::Site;
 use super::screen::Screen;
 use super::table::{Cell, Column, Table, column, wrapping};
 use super::{Error, names};
-use crate::master::model::Archive;
-use crate::master::model::ArchivePurpose;
+use crate::master::model::{Archive, ArchivePurpose};
 use crate::master::rows::archives;
 
 const EXAMPLES: &str = "\

@@ -12,8 +12,7 @@ use super::screen::Screen;
 use super::table::{Cell, Column, Table, column, wrapping};
 use super::{Error, names};
 use crate::db::{self, Tx};
-use crate::master::model::Archive;
-use crate::master::model::{ArchivePurpose, SeriesStatus};
+use crate::master::model::{Archive, ArchivePurpose, SeriesStatus};
 use crate::master::rows::archives;
 use crate::master::rows::series::{self, Series};
 

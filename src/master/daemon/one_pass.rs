@@ -14,8 +14,7 @@ use crate::config;
 use crate::db::{self, Db, Tx};
 
 use super::uploads;
-use crate::master::farm::process_name;
-use crate::master::farm::{Farm, millis};
+use crate::master::farm::{Farm, millis, process_name};
 use crate::master::policy::next_step::{self, ScanMode, Step};
 use crate::master::rows::builders;
 use crate::master::rows::leases::{self, Fence};

@@ -13,8 +13,7 @@ use crate::db;
 use crate::sys::clock::now_ms as now;
 use crate::sys::host;
 
-use crate::master::farm::process_name;
-use crate::master::farm::{Farm, millis};
+use crate::master::farm::{Farm, millis, process_name};
 use crate::master::policy::next_step::ScanMode;
 use crate::master::rows::leases::{self, Fence};
 use crate::master::rows::queue;

@@ -1,6 +1,6 @@
 //! Files of the librarian, for the tables that refer to them.
 
-use crate::db::{Column, Error, Row, Tx, params};
+use crate::db::{Error, Row, Tx, params};
 
 /// A file of the librarian.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,26 +34,22 @@ pub(super) const COLUMN_COUNT: usize = 5;
 
 /// Reads [`COLUMNS`], which start at column `at`.
 pub(super) fn read(row: &Row, at: usize) -> Result<File, Error> {
-    let found = read_if_any(row, at)?;
-    found.ok_or_else(|| Error::Refused("a file without an alias".to_owned()))
+    let size: Option<i64> = row.get(at + 3)?;
+    let sha1: Option<String> = row.get(at + 4)?;
+    Ok(File {
+        alias: row.get(at)?,
+        name: row.get(at + 1)?,
+        restricted: row.get(at + 2)?,
+        content: size.zip(sha1).map(|(size, sha1)| Content { size, sha1 }),
+    })
 }
 
 /// Like [`read`], for an outer join. `None` if the join found no alias.
 pub(super) fn read_if_any(row: &Row, at: usize) -> Result<Option<File>, Error> {
-    fn get<T: Column>(row: &Row, at: usize) -> Result<T, Error> {
-        row.get(at)
+    match row.get::<Option<i64>>(at)? {
+        Some(_) => read(row, at).map(Some),
+        None => Ok(None),
     }
-    let Some(alias) = get::<Option<i64>>(row, at)? else {
-        return Ok(None);
-    };
-    let size: Option<i64> = row.get(at + 3)?;
-    let sha1: Option<String> = row.get(at + 4)?;
-    Ok(Some(File {
-        alias,
-        name: row.get(at + 1)?,
-        restricted: row.get(at + 2)?,
-        content: size.zip(sha1).map(|(size, sha1)| Content { size, sha1 }),
-    }))
 }
 
 /// Returns the file of an alias; `None` if there is no such alias.

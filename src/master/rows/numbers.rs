@@ -3,8 +3,10 @@
 //! Most queries could use a parameter. A partial index serves only queries whose text contains the
 //! number.
 
-use crate::master::model::{ArchivePurpose, BuildState, CleanStatus, JobStatus, SeriesStatus};
-use crate::master::model::{PublishingStatus, ResetProtocol};
+use crate::master::model::{
+    ArchivePurpose, BuildState, CleanStatus, JobStatus, PublishingStatus, ResetProtocol,
+    SeriesStatus,
+};
 
 pub(super) const NEEDS_BUILD: i64 = BuildState::NeedsBuild.number();
 pub(super) const BUILDING: i64 = BuildState::Building.number();
@@ -17,7 +19,6 @@ pub(super) const CANCELLING: i64 = JobStatus::Cancelling.number();
 pub(super) const SUSPENDED: i64 = JobStatus::Suspended.number();
 
 pub(super) const CLEAN: i64 = CleanStatus::Clean.number();
-pub(super) const DIRTY: i64 = CleanStatus::Dirty.number();
 pub(super) const CLEANING: i64 = CleanStatus::Cleaning.number();
 
 pub(super) const ASYNCHRONOUS: i64 = ResetProtocol::Asynchronous.number();

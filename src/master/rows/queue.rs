@@ -8,10 +8,10 @@ use super::builders::Builder;
 use super::bulk;
 use super::leases::{Fence, hold, hold_if};
 use super::numbers::{
-    BUILDING, CANCELLING, CLEAN, DIRTY, NEEDS_BUILD, PUBLISHED, RUNNING, SUSPENDED, WAITING,
+    BUILDING, CANCELLING, CLEAN, NEEDS_BUILD, PUBLISHED, RUNNING, SUSPENDED, WAITING,
 };
 use crate::db::{Error, Row, Tx, Value, params};
-use crate::master::model::BuildState;
+use crate::master::model::{BuildState, CleanStatus};
 
 /// The ids of a claimed job and its build, and the number of this attempt, from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +100,7 @@ pub(crate) fn claim(
         ),
         &params![build, fence.builder, now],
     )?;
-    set_clean_status(tx, fence, DIRTY, now)?;
+    set_clean_status(tx, fence, CleanStatus::Dirty, now)?;
     Ok(Some(Claim {
         queue,
         build,
@@ -109,9 +109,14 @@ pub(crate) fn claim(
 }
 
 /// Sets the clean status of a builder whose row this transaction has locked.
-fn set_clean_status(tx: &mut Tx<'_>, fence: Fence, number: i64, now: i64) -> Result<(), Error> {
+fn set_clean_status(
+    tx: &mut Tx<'_>,
+    fence: Fence,
+    clean: CleanStatus,
+    now: i64,
+) -> Result<(), Error> {
     let sql = "UPDATE builder SET clean_status = $3, clean_changed_at = $2 WHERE id = $1";
-    tx.execute(sql, &params![fence.builder, now, number])
+    tx.execute(sql, &params![fence.builder, now, clean])
         .map(drop)
 }
 
@@ -203,7 +208,7 @@ pub(crate) fn discard(
          WHERE id = $1",
         &params![build, state, now],
     )?;
-    set_clean_status(tx, fence, CLEAN, now)?;
+    set_clean_status(tx, fence, CleanStatus::Clean, now)?;
     Ok(true)
 }
 
