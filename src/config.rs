@@ -186,6 +186,8 @@ pub(crate) enum Overlay {
     Disk,
     /// Needs Linux 6.6 or newer.
     Tmpfs,
+    /// No overlay: a copy of the chroot on disk for each session.
+    Copy,
 }
 
 impl Config {
@@ -250,6 +252,7 @@ const OVERLAYS: &[(&str, Overlay)] = &[
     ("auto", Overlay::Auto),
     ("disk", Overlay::Disk),
     ("tmpfs", Overlay::Tmpfs),
+    ("copy", Overlay::Copy),
 ];
 
 impl Slave {

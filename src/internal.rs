@@ -34,13 +34,11 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
     }
     let result = match name.to_str() {
         Some("outer") => outer::run(args),
-        Some("init") => done(
-            args.first()
-                .map_or(Ok(()), |merged| init::run(Path::new(merged))),
-        ),
-        Some("enter") => enter::join(args),
-        Some("enter-pid") => enter::unshare_pids(args),
-        Some("enter-run") => enter::run(args),
+        Some("init") => match args {
+            [merged, resolver] => done(init::run(Path::new(merged), resolver.as_encoded_bytes())),
+            _ => Err(io::Error::other("init: MERGED RESOLVER")),
+        },
+        Some("enter") => enter::run(args),
         Some("session-files") => done(files::run(args)),
         Some("virt") => done(virt::run(args)),
         Some("unpack") => store::run(args),

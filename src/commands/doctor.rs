@@ -13,10 +13,11 @@ use std::process::ExitCode;
 
 use crate::commands::report::{Finding, Grade};
 use crate::commands::stdout;
-use crate::config::{Config, Isolation};
+use crate::config::{Config, Isolation, Network};
 use crate::config_file::{self, ConfigOption};
 use crate::privileges;
 use crate::server::{self, Access, Limits, Server};
+use crate::session::{outside, seccomp};
 use crate::sys::{cgroup, exe, host, user};
 use checks::Trial;
 
@@ -160,6 +161,10 @@ fn check_sessions(config: &Config, as_builder: bool, report: &mut Report) {
     }
     for finding in checks::sessions(&trial, config.slave.overlay) {
         report.print(finding);
+    }
+    report.print(checks::system_calls(seccomp::is_known()));
+    if config.slave.network == Network::Always {
+        report.print(checks::outside(outside::check_host()));
     }
 }
 

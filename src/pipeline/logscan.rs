@@ -41,6 +41,8 @@ pub(crate) enum Sign {
     ArchSkipped,
     /// A write found the disk full.
     NoSpace,
+    /// dpkg could not rename a folder of the chroot, as no overlay allows it.
+    CannotRename,
     /// A process was killed, most likely because memory ran out.
     Killed,
     /// sbuild stopped a silent build.
@@ -119,6 +121,7 @@ const SIGNS: &[(Sign, At, &str)] = &[
         " not in arch list or does not match any arch wildcards",
     ),
     (Sign::NoSpace, At::Any, "No space left on device"),
+    (Sign::CannotRename, At::Any, "Invalid cross-device link"),
     (
         Sign::NoSpace,
         At::Message,

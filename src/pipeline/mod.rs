@@ -12,6 +12,7 @@ pub(crate) mod buildlog;
 mod command;
 mod depwait;
 mod disk;
+pub(crate) mod interim;
 pub(crate) mod journal;
 mod keep_results;
 pub(crate) mod leftovers;

@@ -13,8 +13,8 @@ use crate::protocol::{BuildStatus, FileName, Sha1Hex};
 use crate::session::files::{self, Task};
 use crate::session::idmap::SubIds;
 use crate::session::live::{Session, remove_folder};
-use crate::session::outer::SessionSpec;
-use crate::session::{enter, launch, store};
+use crate::session::outer::{Layer, SessionSpec};
+use crate::session::{enter, launch, machine, outside, store};
 use crate::sys::cgroup::{BuildLimits, Hits};
 use crate::sys::wait::HOST_FAILED;
 use crate::sys::{self, exe, host, procs};
@@ -36,8 +36,31 @@ pub(crate) enum StageError {
     Failed(Failure),
     /// An abort was requested; everything is killed already.
     Aborted,
-    /// The writable layer in memory is full: the build is retried with a layer on disk.
+    /// The build starts again from the beginning, with other storage for what it writes.
+    Restart(Restart),
+}
+
+/// Why a build starts again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Restart {
+    /// The writable layer in memory is full: the next one is on disk.
     LayerFull,
+    /// The layer is an overlay, in which no folder of the chroot can be renamed: the next session
+    /// gets a copy of the chroot.
+    CannotRename,
+}
+
+impl Restart {
+    /// Returns the line of the build log.
+    pub(crate) const fn sentence(self) -> &'static str {
+        match self {
+            Self::LayerFull => "The writable layer in memory is full: once more, on disk.",
+            Self::CannotRename => {
+                "dpkg cannot rename a folder of the chroot, because the session is an overlay over \
+                 it: once more, in a copy of the chroot."
+            }
+        }
+    }
 }
 
 impl From<Failure> for StageError {
@@ -62,8 +85,12 @@ pub(crate) struct Build {
     pub(super) session: Option<Session>,
     pub(super) in_memory: bool,
     memory_is_too_small: bool,
+    /// True if a folder of the chroot must be renamed, which an overlay refuses.
+    needs_copy: bool,
     /// True if a program reported a full disk.
     saw_disk_full: bool,
+    /// True if dpkg could not rename a folder.
+    saw_rename_fail: bool,
     disk: Disk,
     /// `None` if an older program started the shim.
     limits: Option<BuildLimits>,
@@ -94,7 +121,9 @@ impl Build {
             session: None,
             in_memory: false,
             memory_is_too_small: false,
+            needs_copy: false,
             saw_disk_full: false,
+            saw_rename_fail: false,
             disk,
             limits: BuildLimits::inherited(),
         }
@@ -111,11 +140,16 @@ impl Build {
             &self.spec.settings.chroots,
             self.spec.request.chroot.as_str(),
         );
+        // A 32-bit program may be unable to read the inode numbers of an overlay in memory.
+        let fits_memory = !machine::is_32_bit(&base);
         let mut spec = SessionSpec {
             base,
             dir: dir.to_owned(),
-            memory_bytes: None,
-            network: self.spec.settings.network != Network::Never,
+            layer: Layer::Disk,
+            resolver: match self.spec.settings.network {
+                Network::Always => outside::resolver(),
+                Network::BuildDeps | Network::Never => String::new(),
+            },
         };
         let memory_limit = self
             .limits
@@ -124,14 +158,14 @@ impl Build {
         // The layer counts as the build's memory as well: half is for its processes.
         let available = host::available_memory_bytes().min(memory_limit);
         let use_memory = match self.spec.settings.overlay {
-            _ if self.memory_is_too_small => false,
-            Overlay::Disk => false,
+            _ if self.memory_is_too_small || self.needs_copy || !fits_memory => false,
+            Overlay::Disk | Overlay::Copy => false,
             Overlay::Tmpfs => true,
             Overlay::Auto => host::memory_layer_works() && available >= MEMORY_LAYER_BYTES,
         };
         if use_memory {
             let limit = self.spec.settings.memory_layer_bytes.unwrap_or(u64::MAX);
-            spec.memory_bytes = Some(limit.min(available / 2));
+            spec.layer = Layer::Memory(limit.min(available / 2));
             match start(ids, &spec) {
                 Ok(session) => {
                     self.in_memory = true;
@@ -142,15 +176,26 @@ impl Build {
                     "Cannot keep the writable layer in memory ({reason}); it is on disk."
                 )),
             }
-            spec.memory_bytes = None;
+            spec.layer = Layer::Disk;
             remove_folder(dir, ids).map_err(|error| error.to_string())?;
         }
         self.in_memory = false;
+        if self.needs_copy || self.spec.settings.overlay == Overlay::Copy {
+            spec.layer = Layer::Copy;
+        }
         start(ids, &spec)
     }
 
     pub(super) fn session_pid(&self) -> i32 {
         self.session.as_ref().map_or(0, Session::init_pid)
+    }
+
+    /// The network in which the gate listens, as a path of its namespace.
+    pub(super) fn gate_network(&self) -> PathBuf {
+        self.session
+            .as_ref()
+            .map(Session::gate_network)
+            .unwrap_or_default()
     }
 
     /// Changes files in the session, and logs the messages.
@@ -171,10 +216,10 @@ impl Build {
     pub(super) fn session_command(&self, words: &[&str]) -> Command {
         let (program, rest) = words.split_first().expect("a command has a name");
         let network = match self.spec.settings.network {
-            Network::Never => enter::Network::Session,
-            Network::BuildDeps | Network::Always => enter::Network::Host,
+            Network::Never => enter::Network::Alone,
+            Network::BuildDeps | Network::Always => enter::Network::Gate(self.gate_network()),
         };
-        let mut command = enter::command(self.session_pid(), network, program);
+        let mut command = enter::command(self.session_pid(), &network, program);
         command.args(rest);
         command
     }
@@ -244,6 +289,10 @@ impl Build {
         self.log.flush();
         let findings = scan.finish();
         self.saw_disk_full |= findings.sign(Sign::NoSpace).is_some();
+        // In other programs the same message may concern any two folders.
+        self.saw_rename_fail |= findings
+            .sign(Sign::CannotRename)
+            .is_some_and(|line| line.contains("unable to move aside"));
         Ok((exit, findings))
     }
 
@@ -346,18 +395,34 @@ impl Build {
         }
     }
 
-    /// Ends a session whose layer in memory was too small; the next layer is on disk.
-    pub(crate) fn switch_to_disk(&mut self) {
-        self.memory_is_too_small = true;
+    /// Ends the session, and chooses the storage of the next one.
+    pub(crate) fn restart(&mut self, why: Restart) {
+        match why {
+            Restart::LayerFull => self.memory_is_too_small = true,
+            Restart::CannotRename => self.needs_copy = true,
+        }
         self.saw_disk_full = false;
+        self.saw_rename_fail = false;
         self.kill_everything();
         // The retry must not find the files of the first attempt.
+        let _ = std::fs::remove_file(self.entry.build_began_file());
         let _ = sys::fs::remove_tree(&self.spec.work_tree());
+    }
+
+    /// Returns why a failed stage may succeed when the build starts again.
+    pub(super) fn restart_reason(&self) -> Option<Restart> {
+        let is_copy = self.needs_copy || self.spec.settings.overlay == Overlay::Copy;
+        if self.layer_was_too_small() {
+            Some(Restart::LayerFull)
+        } else {
+            let failed = self.saw_rename_fail && !is_copy && self.session.is_some();
+            failed.then_some(Restart::CannotRename)
+        }
     }
 
     /// True if a failure may come from a layer in memory that was too small. Most programs remove
     /// unfinished files, so an error message of a full disk counts as well.
-    pub(super) fn layer_was_too_small(&self) -> bool {
+    fn layer_was_too_small(&self) -> bool {
         let is_full = || host::free_bytes(&self.root()).is_some_and(|free| free < FULL_BYTES);
         self.in_memory && self.session.is_some() && (self.saw_disk_full || is_full())
     }
@@ -386,14 +451,14 @@ impl Build {
     /// build has hit one since `before`.
     pub(super) fn blame_limit(&mut self, failure: Failure, before: Hits) -> StageError {
         if self.layer_was_too_small() {
-            return StageError::LayerFull;
+            return StageError::Restart(Restart::LayerFull);
         }
         let now = self.hits();
         let full = self.disk_is_full() || self.disk.below_reserve().is_some();
         let (problem, limit) = match &self.limits {
             Some(limits) if now.oom_kills > before.oom_kills => {
                 if self.layer_bytes() > limits.memory_bytes / 4 {
-                    return StageError::LayerFull;
+                    return StageError::Restart(Restart::LayerFull);
                 }
                 let mib = limits.memory_bytes >> 20;
                 let limit = format!("it may use {mib} MiB ([limits] memory)");
@@ -452,12 +517,17 @@ impl Build {
     }
 }
 
+/// Starts a session. The error is the last line that its processes printed.
 fn start(ids: SubIds, spec: &SessionSpec) -> Result<Session, String> {
     let (mut messages, log) = io::pipe().map_err(|error| error.to_string())?;
     Session::start(ids, spec, log).map_err(|error| {
         let mut text = String::new();
         let _ = io::Read::read_to_string(&mut messages, &mut text);
-        format!("{error} {}", text.trim())
+        let last = text.trim().lines().last().map(str::to_owned);
+        format!(
+            "The session could not start: {}",
+            last.unwrap_or_else(|| error.to_string())
+        )
     })
 }
 

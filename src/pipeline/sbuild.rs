@@ -76,11 +76,13 @@ pub(crate) fn arguments(
     minor: u32,
     program: &Path,
     init: i32,
-    network: &str,
+    network: &[String],
 ) -> Vec<String> {
     let program = program.display().to_string();
-    let virt = ["internal", "virt", &program, &init.to_string(), network]
-        .map(|word| format!("--autopkgtest-virt-server-opt={word}"));
+    let init = init.to_string();
+    let virt = ["internal", "virt", &program, &init];
+    let virt = virt.into_iter().chain(network.iter().map(String::as_str));
+    let virt = virt.map(|word| format!("--autopkgtest-virt-server-opt={word}"));
     let mut arguments: Vec<String> = [
         "--chroot-mode=autopkgtest",
         "--nolog",
@@ -211,7 +213,7 @@ mod tests {
     #[test]
     fn arguments_for_sbuild_and_for_the_site_program_of_2008() {
         let plain = spec(json!({"suite": "bookworm"}));
-        let line = arguments(&plain, 85, Path::new("/proc/1/exe"), 42, "host").join(" ");
+        let line = arguments(&plain, 85, Path::new("/proc/1/exe"), 42, &[]).join(" ");
         assert!(
             line.ends_with("--dist=bookworm --arch=amd64 --no-arch-all hello_2.10-3.dsc"),
             "{line}"
@@ -221,7 +223,7 @@ mod tests {
             "suite": "noble", "arch_tag": "armhf", "arch_indep": true,
             "archive_purpose": "PPA", "ogrecomponent": "main"
         }));
-        let line = arguments(&full, 91, Path::new("/x"), 42, "host").join(" ");
+        let line = arguments(&full, 91, Path::new("/x"), 42, &[]).join(" ");
         assert!(
             line.ends_with(
                 "--dist=noble --arch=armhf --arch-all --no-apt-distclean hello_2.10-3.dsc"

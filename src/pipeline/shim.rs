@@ -106,11 +106,9 @@ fn build(mut build: Build) -> Outcome {
         };
         times.push((stage, begun.elapsed().as_secs_f64()));
         next = match result {
-            Err(StageError::LayerFull) => {
-                build
-                    .log
-                    .line("The writable layer in memory is full: once more, on disk.");
-                build.switch_to_disk();
+            Err(StageError::Restart(why)) => {
+                build.log.line(why.sentence());
+                build.restart(why);
                 Some(Stage::Init)
             }
             Ok(()) => stage.next(true, &build.spec.request.args),
@@ -147,7 +145,7 @@ fn record_error(error: StageError, stage: Stage, record: &mut Record, build: &mu
                 record.fail(failure);
             }
         }
-        StageError::LayerFull => {}
+        StageError::Restart(_) => {}
     }
 }
 

@@ -44,9 +44,9 @@ impl Build {
             Stage::Umount => self.umount(),
             Stage::Cleanup => self.cleanup(),
         };
-        match result {
-            Err(StageError::Failed(_)) if self.layer_was_too_small() => Err(StageError::LayerFull),
-            other => other,
+        match (result, self.restart_reason()) {
+            (Err(StageError::Failed(_)), Some(why)) => Err(StageError::Restart(why)),
+            (result, _) => result,
         }
     }
 
@@ -126,9 +126,17 @@ impl Build {
         let ids = self.sub_ids()?;
         let dir = self.spec.session_dir();
         remove_folder(&dir, ids).map_err(|error| failed(error.to_string()))?;
-        let session = self.start_session(ids, &dir).map_err(failed)?;
+        let mut session = self.start_session(ids, &dir).map_err(failed)?;
+        let gate = session.take_gate().expect("a new session has a gate");
+        let port = gate.local_addr().map_err(|e| failed(e.to_string()))?.port();
+        super::interim::start(gate);
+        if self.spec.settings.network == Network::Always {
+            session
+                .connect_outside()
+                .map_err(|error| failed(error.to_string()))?;
+        }
         self.session = Some(session);
-        let mut files = apt::settings(self.spec.settings.apt_proxy.as_deref());
+        let mut files = apt::settings(Some(&format!("http://127.0.0.1:{port}")));
         files.push(NewFile {
             path: "/CurrentlyBuilding".into(),
             content: sbuild::currently_building(&self.spec).into_bytes(),
@@ -311,9 +319,12 @@ impl Build {
             },
         )?;
         let network = match self.spec.settings.network {
-            Network::BuildDeps => enter::Network::NotInBuild,
-            Network::Always => enter::Network::Host,
-            Network::Never => enter::Network::Session,
+            Network::BuildDeps => enter::Network::GateUntilBuild {
+                namespace: self.gate_network(),
+                file: self.entry.build_began_file(),
+            },
+            Network::Always => enter::Network::Gate(self.gate_network()),
+            Network::Never => enter::Network::Alone,
         };
         // /proc names the running program, even if another version is installed meanwhile.
         let program = PathBuf::from(format!("/proc/{}/exe", std::process::id()));
@@ -322,7 +333,7 @@ impl Build {
             minor,
             &program,
             self.session_pid(),
-            network.word(),
+            &network.words(),
         );
         let (mark, mark_value) = self.entry.mark();
         let mut command = exe::tethered("sbuild");

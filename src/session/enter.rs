@@ -1,82 +1,83 @@
 //! Runs one command inside a session.
 //!
-//! ```text
-//! internal enter PID NET -- ARGV…     joins the session's namespaces, becomes its root
-//!  └ internal enter-pid NET -- …      unshares pids (and the network), inside the session's
-//!     └ internal enter-run -- …       mounts its own /proc, runs ARGV, reaps
-//! ```
-//! A process joins or makes a pid namespace for its children only, hence the three steps. When ARGV
-//! ends, the kernel kills all other processes of the new pid namespace. So a daemon that holds the
-//! output open cannot delay a build. The session can see only the second and the third step, so
-//! these have the session's root and environment, not the host's. The exit code is ARGV's, or 128
-//! plus the signal.
+//! `internal enter PID NET -- ARGV…` runs outside the session, where nothing of the session sees it.
+//! It joins the namespaces of the session's init and starts ARGV there: the first program of the
+//! chroot's own. When ARGV ends, the processes that it left behind are killed, so a daemon that
+//! holds the output open cannot delay a build. The exit code is ARGV's, or 128 plus the signal.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
-use std::path::Path;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::time::Duration;
 
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, setns, unshare};
-use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::Signal;
-use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::Pid;
+use nix::fcntl::{OFlag, openat};
+use nix::sched::{CloneFlags, setns};
+use nix::sys::personality::{self, Persona};
+use nix::sys::stat::Mode;
+use nix::unistd::fchdir;
 
-use crate::sys::exe;
-use crate::sys::stderr;
 use crate::sys::wait::exit_code;
+use crate::sys::{exe, procs, stderr};
 
-use super::netlink;
 use super::outer::become_root;
+use super::{files, seccomp};
 
 /// The network that a command in the session uses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Network {
-    /// The host's network.
-    Host,
-    /// Only a loopback interface if the command is `dpkg-buildpackage`, else the host's network.
-    NotInBuild,
-    /// The session's network, which has only a loopback interface.
-    Session,
+    /// A loopback interface, without the gate.
+    Alone,
+    /// A loopback interface, on which the gate listens: the network of this namespace.
+    Gate(PathBuf),
+    /// The gate's, but [`Self::Alone`] for the build itself. The file is created before the build
+    /// starts: from then on, the gate serves nobody.
+    GateUntilBuild { namespace: PathBuf, file: PathBuf },
 }
 
 impl Network {
-    pub(crate) const fn word(self) -> &'static str {
+    /// Returns the words on the command line of `internal enter`.
+    pub(crate) fn words(&self) -> Vec<String> {
+        let text = |path: &PathBuf| path.display().to_string();
         match self {
-            Self::Host => "host",
-            Self::NotInBuild => "not-in-build",
-            Self::Session => "session",
+            Self::Alone => Vec::new(),
+            Self::Gate(namespace) => vec![text(namespace)],
+            Self::GateUntilBuild { namespace, file } => vec![text(namespace), text(file)],
+        }
+    }
+
+    fn of_words(words: &[OsString]) -> io::Result<Self> {
+        match words {
+            [] => Ok(Self::Alone),
+            [namespace] => Ok(Self::Gate(namespace.into())),
+            [namespace, file] => Ok(Self::GateUntilBuild {
+                namespace: namespace.into(),
+                file: file.into(),
+            }),
+            _ => Err(io::Error::other("enter: PID [NETWORK [FILE]] -- ARGV…")),
         }
     }
 }
 
-/// Returns the arguments of this binary that make it run a command in the session; the command
-/// follows them.
-pub(crate) fn prefix(init_pid: i32, network: Network) -> Vec<String> {
-    [
-        "internal",
-        "enter",
-        &init_pid.to_string(),
-        network.word(),
-        "--",
-    ]
-    .map(str::to_owned)
-    .to_vec()
-}
-
 /// Returns a command that runs `program` in the session of `init_pid`.
-pub(crate) fn command(init_pid: i32, network: Network, program: &str) -> Command {
-    let mut command = exe::this_program(prefix(init_pid, network));
-    command.arg(program);
+pub(crate) fn command(init_pid: i32, network: &Network, program: &str) -> Command {
+    let mut command = exe::internal("enter");
+    command
+        .arg(init_pid.to_string())
+        .args(network.words())
+        .args(["--", program]);
     command
 }
 
 /// Opens the namespace of type `kind` of process `pid`.
 pub(crate) fn namespace_of(pid: &OsStr, kind: &str) -> io::Result<File> {
-    let path = Path::new("/proc").join(pid).join("ns").join(kind);
-    File::open(&path).map_err(|error| {
+    open_namespace(&Path::new("/proc").join(pid).join("ns").join(kind))
+}
+
+fn open_namespace(path: &Path) -> io::Result<File> {
+    File::open(path).map_err(|error| {
         io::Error::new(
             error.kind(),
             format!("the session has ended ({}: {error})", path.display()),
@@ -95,78 +96,95 @@ fn split(args: &[OsString]) -> io::Result<(&[OsString], &[OsString])> {
     ))
 }
 
-/// Step one: joins the session.
-pub(crate) fn join(args: &[OsString]) -> io::Result<ExitCode> {
+/// The entry point `internal enter`: joins the session and runs the command in it.
+pub(crate) fn run(args: &[OsString]) -> io::Result<ExitCode> {
+    // The command would inherit what this process has inherited.
+    exe::close_inherited();
     let (own, argv) = split(args)?;
-    let [pid, network] = own else {
-        return Err(io::Error::other("enter: PID NET -- ARGV…"));
+    let ([pid, network @ ..], [program, arguments @ ..]) = (own, argv) else {
+        return Err(io::Error::other("enter: no command"));
     };
     ignore_keyboard()?;
-    let mut opened = vec![
+    let init = pid.to_str().and_then(|pid| pid.parse().ok());
+    let init = init.ok_or_else(|| io::Error::other("enter: PID is no number"))?;
+    let host_proc = File::options()
+        .read(true)
+        .custom_flags((OFlag::O_PATH | OFlag::O_DIRECTORY).bits())
+        .open("/proc")?;
+    let is_build = runs_the_build(argv);
+    let network = match Network::of_words(network)? {
+        Network::GateUntilBuild { file, .. } if is_build => {
+            File::create(file)?;
+            Network::Alone
+        }
+        network => network,
+    };
+    join(&host_proc, pid, &network)?;
+    fchdir(&host_proc)?;
+    if is_build {
+        // Processes that a package's scripts left behind may still have the gate's network.
+        sweep(init)?;
+        std::env::set_current_dir("/")?;
+        files::forget_secrets()?;
+    }
+    std::env::set_current_dir("/")?;
+    let spawned = environment(Command::new(program).args(arguments)).spawn();
+    let mut child = match spawned {
+        Ok(child) => child,
+        Err(error) => {
+            stderr::line(format_args!("{}: {error}", Path::new(program).display()));
+            return Ok(ExitCode::from(127));
+        }
+    };
+    let status = child.wait()?;
+    fchdir(&host_proc)?;
+    sweep(init)?;
+    Ok(ExitCode::from(exit_code(status)))
+}
+
+/// Joins all namespaces of the session, and becomes its root with the limits of its processes.
+fn join(host_proc: &File, pid: &OsStr, network: &Network) -> io::Result<()> {
+    let network = match network {
+        Network::Alone => namespace_of(pid, "net")?,
+        Network::Gate(namespace) | Network::GateUntilBuild { namespace, .. } => {
+            open_namespace(namespace)?
+        }
+    };
+    let opened = [
         (namespace_of(pid, "user")?, CloneFlags::CLONE_NEWUSER),
         (namespace_of(pid, "ipc")?, CloneFlags::CLONE_NEWIPC),
         (namespace_of(pid, "uts")?, CloneFlags::CLONE_NEWUTS),
-        (namespace_of(pid, "mnt")?, CloneFlags::CLONE_NEWNS),
+        (namespace_of(pid, "cgroup")?, CloneFlags::CLONE_NEWCGROUP),
+        (network, CloneFlags::CLONE_NEWNET),
         (namespace_of(pid, "pid")?, CloneFlags::CLONE_NEWPID),
+        (namespace_of(pid, "mnt")?, CloneFlags::CLONE_NEWNS),
     ];
-    if network == Network::Session.word() {
-        opened.push((namespace_of(pid, "net")?, CloneFlags::CLONE_NEWNET));
-    }
     for (namespace, kind) in opened {
         setns(namespace, kind)?;
     }
     become_root()?;
-    let isolate = network == Network::NotInBuild.word() && runs_the_build(argv);
-    let status = exe::internal("enter-pid")
-        .env_clear()
-        .env(
-            "TERM",
-            std::env::var_os("TERM").unwrap_or_else(|| "dumb".into()),
-        )
-        .args([if isolate { "alone" } else { "shared" }, "--"])
-        .args(argv)
-        .status()?;
-    Ok(ExitCode::from(exit_code(status)))
+    personality::set(persona_of(host_proc, pid)?)?;
+    seccomp::apply()
 }
 
-/// Returns whether a command line, which sbuild wraps in `env`, `runuser` and `sh`, is the build.
-fn runs_the_build(argv: &[OsString]) -> bool {
-    argv.iter()
-        .any(|arg| Path::new(arg).file_name() == Some(OsStr::new("dpkg-buildpackage")))
+/// Returns the personality of the session's init. Only the session's root may read it.
+fn persona_of(host_proc: &File, pid: &OsStr) -> io::Result<Persona> {
+    let path = Path::new(pid).join("personality");
+    let file = openat(
+        host_proc,
+        &path,
+        OFlag::O_RDONLY | OFlag::O_CLOEXEC,
+        Mode::empty(),
+    )?;
+    let text = io::read_to_string(File::from(file))?;
+    let bits = i32::from_str_radix(text.trim(), 16).map_err(io::Error::other)?;
+    Ok(Persona::from_bits_retain(bits))
 }
 
-/// Step two: makes a pid namespace below the session's, and a network namespace if NET is `alone`.
-pub(crate) fn unshare_pids(args: &[OsString]) -> io::Result<ExitCode> {
-    set_pdeathsig(Signal::SIGKILL)?;
-    ignore_keyboard()?;
-    let (own, argv) = split(args)?;
-    let [network] = own else {
-        return Err(io::Error::other("enter-pid: NET -- ARGV…"));
-    };
-    unshare(CloneFlags::CLONE_NEWPID)?;
-    if network == "alone" {
-        unshare(CloneFlags::CLONE_NEWNET)?;
-        netlink::loopback_up()?;
-    }
-    let status = exe::internal("enter-run").arg("--").args(argv).status()?;
-    Ok(ExitCode::from(exit_code(status)))
-}
-
-/// Step three: mounts `/proc` for the new pid namespace and runs the command.
-pub(crate) fn run(args: &[OsString]) -> io::Result<ExitCode> {
-    set_pdeathsig(Signal::SIGKILL)?;
-    ignore_keyboard()?;
-    let (_, argv) = split(args)?;
-    let [program, rest @ ..] = argv else {
-        return Err(io::Error::other("enter: no command"));
-    };
-    unshare(CloneFlags::CLONE_NEWNS)?;
-    let none = None::<&str>;
-    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
-    mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), none)?;
-    std::env::set_current_dir("/")?;
-    let spawned = Command::new(program)
-        .args(rest)
+/// Gives a command the environment of a login of the session's root.
+fn environment(command: &mut Command) -> &mut Command {
+    let term = std::env::var_os("TERM").unwrap_or_else(|| "dumb".into());
+    command
         .env_clear()
         .env(
             "PATH",
@@ -174,32 +192,31 @@ pub(crate) fn run(args: &[OsString]) -> io::Result<ExitCode> {
         )
         .env("HOME", "/root")
         .env("LANG", "C.UTF-8")
-        .env(
-            "TERM",
-            std::env::var_os("TERM").unwrap_or_else(|| "dumb".into()),
-        )
-        .spawn();
-    let child = match spawned {
-        Ok(child) => child,
-        Err(error) => {
-            stderr::line(format_args!("{}: {error}", Path::new(program).display()));
-            return Ok(ExitCode::from(127));
-        }
-    };
-    let wanted = Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?);
-    loop {
-        match waitpid(None, None)? {
-            WaitStatus::Exited(pid, code) if pid == wanted => {
-                return Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)));
-            }
-            WaitStatus::Signaled(pid, signal, _) if pid == wanted => {
-                return Ok(ExitCode::from(
-                    u8::try_from(128 + signal as i32).unwrap_or(1),
-                ));
-            }
-            _ => {}
-        }
+        .env("TERM", term)
+}
+
+/// The time for killing what a command left behind.
+const SWEEP_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Kills the processes that a command left behind: the kernel made them children of the session's
+/// init. The working folder must be the host's `/proc`.
+fn sweep(init: i32) -> io::Result<()> {
+    let left = procs::kill_below(Path::new("."), init, SWEEP_TIMEOUT);
+    match left.first() {
+        None => Ok(()),
+        Some(process) => Err(io::Error::other(format!(
+            "cannot kill {} processes that were left behind, such as {} ({})",
+            left.len(),
+            process.pid,
+            process.name
+        ))),
     }
+}
+
+/// Returns whether a command line, which sbuild wraps in `env`, `runuser` and `sh`, is the build.
+fn runs_the_build(argv: &[OsString]) -> bool {
+    argv.iter()
+        .any(|arg| Path::new(arg).file_name() == Some(OsStr::new("dpkg-buildpackage")))
 }
 
 /// Ignores Ctrl-C and Ctrl-\, which the terminal sends to the command as well.

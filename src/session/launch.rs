@@ -6,11 +6,15 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, IoSliceMut, Read as _, Write as _};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 
 use nix::unistd::{Gid, Uid, User};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
 use crate::sys::cgroup::LIMITS_VAR;
 use crate::sys::exe;
@@ -26,6 +30,8 @@ pub(crate) const MARK: &str = "BUILDD_SLAVE_RUN";
 pub(crate) struct Namespace {
     child: Child,
     answers: BufReader<ChildStdout>,
+    /// The other end of the child's stdin.
+    socket: UnixStream,
 }
 
 /// Looks up the caller's subordinate ids in `/etc/subuid` and `/etc/subgid`.
@@ -63,6 +69,10 @@ pub(crate) fn launch(
     task: &[OsString],
     log: impl Into<Stdio>,
 ) -> Result<Namespace, Error> {
+    let (socket, stdin) = UnixStream::pair().map_err(|source| Error::Start {
+        what: "a pair of sockets".into(),
+        source,
+    })?;
     let kept = std::env::vars_os()
         .filter(|(name, _)| name == "PATH" || name == MARK || name == LIMITS_VAR);
     let mut child = exe::internal("outer")
@@ -71,7 +81,7 @@ pub(crate) fn launch(
         // and the limits apply to all processes of a build.
         .env_clear()
         .envs(kept)
-        .stdin(Stdio::piped())
+        .stdin(OwnedFd::from(stdin))
         .stdout(Stdio::piped())
         .stderr(log)
         // Outside the terminal's foreground group: only the command in the session gets Ctrl-C.
@@ -81,9 +91,12 @@ pub(crate) fn launch(
             what: "a namespace".into(),
             source,
         })?;
-    let mut stdin = child.stdin.take().expect("stdin is piped");
     let answers = BufReader::new(child.stdout.take().expect("stdout is piped"));
-    let mut namespace = Namespace { child, answers };
+    let mut namespace = Namespace {
+        child,
+        answers,
+        socket,
+    };
     match namespace.answer() {
         Ok(line) if line == "unshared" => {}
         Ok(line) => return Err(Error::Unshare(line)),
@@ -94,7 +107,8 @@ pub(crate) fn launch(
     let gids = idmap::arguments(pid, map, ids.first_gid, Gid::effective().as_raw());
     write_map("newuidmap", &uids)?;
     write_map("newgidmap", &gids)?;
-    stdin
+    namespace
+        .socket
         .write_all(b"mapped\n")
         .map_err(|source| Error::Start {
             what: "a mapped namespace".into(),
@@ -160,6 +174,30 @@ impl Namespace {
                 source,
             }),
         }
+    }
+
+    /// Returns the two descriptors that the child sends over its stdin.
+    pub(crate) fn receive_pair(&self) -> Result<[OwnedFd; 2], Error> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut byte = [0];
+        let mut data = [IoSliceMut::new(&mut byte)];
+        let flags = RecvFlags::CMSG_CLOEXEC;
+        recvmsg(&self.socket, &mut data, &mut control, flags).map_err(|errno| Error::Start {
+            what: "the session's network".into(),
+            source: errno.into(),
+        })?;
+        let messages = control.drain();
+        let received: Vec<_> = messages
+            .filter_map(|message| match message {
+                RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
+                _ => None,
+            })
+            .flatten()
+            .collect();
+        received
+            .try_into()
+            .map_err(|_| Error::Child("the process that sets up the session ended early".into()))
     }
 
     /// Waits for the end of the child.

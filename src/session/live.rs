@@ -1,23 +1,29 @@
 //! Starts and ends sessions.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::ErrorKind;
+use std::net::TcpListener;
+use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::idmap::{Map, SubIds};
 use super::launch::{self, Namespace, launch};
-use super::outer::SessionSpec;
-use super::{Error, at, store};
+use super::outer::{Layer, SessionSpec};
+use super::{Error, at, outside, store};
 
 /// A running session; dropping it kills it.
 #[derive(Debug)]
 pub(crate) struct Session {
     namespace: Namespace,
     init: Pid,
+    network: File,
+    gate: Option<TcpListener>,
+    /// The process that connects the network to the outside.
+    outside: Option<Child>,
     dir: PathBuf,
     ids: SubIds,
 }
@@ -31,8 +37,16 @@ impl Session {
         log: impl Into<Stdio>,
     ) -> Result<Self, Error> {
         fs::create_dir_all(&spec.dir).map_err(at(&spec.dir))?;
-        if spec.memory_bytes.is_none() {
+        if !matches!(spec.layer, Layer::Memory(_)) {
             launch::run(ids, Map::Wide, &["chown".into(), spec.dir.clone().into()])?;
+        }
+        if spec.layer == Layer::Copy {
+            let task = [
+                "copy".into(),
+                spec.base.clone().into(),
+                spec.dir.clone().into(),
+            ];
+            launch::run(ids, Map::Session, &task)?;
         }
         let spec_text = serde_json::to_string(spec).expect("a session's spec is plain data");
         let mut namespace = launch(
@@ -41,6 +55,7 @@ impl Session {
             &["session".into(), spec_text.into()],
             log,
         )?;
+        let [network, gate] = namespace.receive_pair()?;
         let init = namespace
             .answer()?
             .strip_prefix("init ")
@@ -51,6 +66,9 @@ impl Session {
             "ready" => Ok(Self {
                 namespace,
                 init,
+                network: network.into(),
+                gate: Some(gate.into()),
+                outside: None,
                 dir: spec.dir.clone(),
                 ids,
             }),
@@ -63,8 +81,34 @@ impl Session {
         self.init.as_raw()
     }
 
+    /// The session's gate, as a path of its namespace.
+    pub(crate) fn gate_network(&self) -> PathBuf {
+        format!(
+            "/proc/{}/fd/{}",
+            std::process::id(),
+            self.network.as_raw_fd()
+        )
+        .into()
+    }
+
+    /// Connects the gate's network to the outside.
+    pub(crate) fn connect_outside(&mut self) -> Result<(), Error> {
+        let network = self.network.try_clone().map_err(at(self.gate_network()))?;
+        self.outside = Some(outside::connect(self.init_pid(), network)?);
+        Ok(())
+    }
+
+    /// Takes the socket that listens on the loopback of the session's gate.
+    pub(crate) fn take_gate(&mut self) -> Option<TcpListener> {
+        self.gate.take()
+    }
+
     /// Kills all processes of the session. The kernel removes the mounts with the last of them.
     pub(crate) fn kill(&mut self) {
+        if let Some(mut outside) = self.outside.take() {
+            let _ = outside.kill();
+            let _ = outside.wait();
+        }
         if !self.namespace.has_ended() {
             let _ = kill(self.init, Signal::SIGKILL);
             self.namespace.kill();

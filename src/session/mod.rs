@@ -5,10 +5,12 @@
 //! all processes and mounts of the session end too.
 //!
 //! ```text
-//! shim ── outer (user, mount, ipc, uts namespace; mounts the overlay)
-//!          └── init (pid namespace; pivots; reaps)
-//!                └── … commands that `enter` runs: apt, sbuild's commands, the build
+//! shim ── outer (user, mount, ipc, uts, cgroup namespaces; mounts the overlay; the gate's network)
+//!          └── init (pid namespace; pivots; reaps; a network without a gate)
+//! enter ── a command inside: apt, sbuild's commands, the build
 //! ```
+//! `enter` stays outside and joins the namespaces. In a session runs nothing of this program but
+//! init, which was loaded before the session had a root.
 
 pub(crate) mod enter;
 pub(crate) mod files;
@@ -16,8 +18,11 @@ pub(crate) mod idmap;
 pub(crate) mod init;
 pub(crate) mod launch;
 pub(crate) mod live;
+pub(crate) mod machine;
 pub(crate) mod netlink;
 pub(crate) mod outer;
+pub(crate) mod outside;
+pub(crate) mod seccomp;
 pub(crate) mod store;
 pub(crate) mod virt;
 
@@ -36,6 +41,16 @@ pub(crate) enum Error {
     NoSubIds { user: String, file: &'static str },
     #[error("{0} is not installed, so no session can start; as root: apt-get install uidmap")]
     NoMapper(&'static str),
+    #[error(
+        "[slave] network = always needs pasta, which is not installed; as root: apt-get install \
+         passt"
+    )]
+    NoPasta,
+    #[error(
+        "[slave] network = always needs {device}: {source}; as root: modprobe tun && chmod 0666 \
+         {device}"
+    )]
+    NoTun { device: String, source: io::Error },
     #[error("cannot start {what}: {source}")]
     Start { what: String, source: io::Error },
     #[error("{program} refused: {message}")]

@@ -6,21 +6,23 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead as _, Read as _, Write as _};
-use std::os::fd::AsRawFd as _;
+use std::io::{self, BufRead as _, IoSlice, Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
 
 use nix::fcntl::OFlag;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
-use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nix::unistd::{Gid, Uid, setgroups, sethostname, setresgid, setresuid};
 use serde::{Deserialize, Serialize};
 
-use crate::sys::cgroup::LIMITS_VAR;
 use crate::sys::compression::{Compression, MAGIC_BYTES};
 use crate::sys::exe;
 use crate::sys::stderr;
@@ -31,25 +33,43 @@ use crate::sys::wait::exit_code;
 pub(crate) struct SessionSpec {
     /// The chroot's tree in the store; never written to.
     pub(crate) base: PathBuf,
-    /// The session's own folder; holds the writable layer unless that is in memory.
+    /// The session's own folder; holds what the session writes unless that is in memory.
     pub(crate) dir: PathBuf,
-    /// The size limit in bytes of a writable layer in memory; `None` puts the layer on disk.
-    pub(crate) memory_bytes: Option<u64>,
-    /// Whether the session uses the host's network; else it has only a loopback interface.
-    pub(crate) network: bool,
+    pub(crate) layer: Layer,
+    /// The content of `/etc/resolv.conf`; empty where no name server can be reached.
+    pub(crate) resolver: String,
 }
+
+/// The place of what a session writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Layer {
+    /// An overlay over the chroot, in memory, of at most this many bytes.
+    Memory(u64),
+    /// An overlay over the chroot, on disk.
+    Disk,
+    /// A copy of the chroot's tree on disk: folders of the chroot can be renamed in it.
+    Copy,
+}
+
+/// The name of every session's host.
+pub(crate) const HOST_NAME: &str = "buildd";
 
 /// The mount point of the writable layer in the outer namespace, until init has pivoted. Every host
 /// has this folder.
 const STAGE: &str = "/tmp";
+/// The folder, in a session's own, that has the copy of the chroot's tree.
+const COPY: &str = "upper";
 const NONE: Option<&str> = None;
 
 /// Carries out the task that `args` name in a new namespace.
 pub(crate) fn run(args: &[OsString]) -> io::Result<ExitCode> {
+    // The caller may have inherited files that the session must not get.
+    exe::close_inherited();
     let text = |n: usize| args.get(n).map(PathBuf::from).unwrap_or_default();
     match args.first().and_then(|task| task.to_str()) {
         Some("unpack") => unpack(&text(1), &text(2)),
         Some("chown") => chown_to_root(&text(1)),
+        Some("copy") => copy(&text(1), &text(2)),
         Some("remove") => remove(&text(1)),
         Some("measure") => measure(&text(1)),
         Some("session") => {
@@ -163,6 +183,28 @@ fn unpack(tarball: &Path, dir: &Path) -> io::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Copies the tree of `base` into the session folder `dir`, sharing blocks where the file system
+/// can. The mapped root must own `dir`.
+fn copy(base: &Path, dir: &Path) -> io::Result<ExitCode> {
+    enter_new(CloneFlags::CLONE_NEWNS)?;
+    let (base, dir) = (open_folder(base)?, open_folder(dir)?);
+    become_root()?;
+    mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)?;
+    mount_layer(&dir, Layer::Disk)?;
+    // The folders of an overlay, so that a leftover is recognized as a session's.
+    for folder in [COPY, "work"] {
+        fs::create_dir(format!("{STAGE}/{folder}"))?;
+    }
+    let status = Command::new("cp")
+        .args(["--archive", "--reflink=auto", "--no-target-directory", "."])
+        .arg(format!("{STAGE}/{COPY}"))
+        .current_dir(by_descriptor(&base))
+        .stdin(Stdio::null())
+        .stdout(io::stderr())
+        .status()?;
+    Ok(ExitCode::from(exit_code(status)))
+}
+
 /// Changes the owner of `dir` from the caller to the mapped root.
 fn chown_to_root(dir: &Path) -> io::Result<ExitCode> {
     enter_new(CloneFlags::empty())?;
@@ -189,28 +231,60 @@ fn measure(dir: &Path) -> io::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Mounts the overlay, starts the session's init and waits for its end.
+/// Sets up the session's root, starts its init and waits for its end.
+///
+/// A session has two networks, each with a loopback interface only. On the first, the gate listens:
+/// the parent gets the network and the listening socket. The second is that of init and the build.
 fn session(spec: &SessionSpec) -> io::Result<ExitCode> {
-    let mut flags = CloneFlags::CLONE_NEWNS
-        | CloneFlags::CLONE_NEWPID
-        | CloneFlags::CLONE_NEWIPC
-        | CloneFlags::CLONE_NEWUTS;
-    flags.set(CloneFlags::CLONE_NEWNET, !spec.network);
-    enter_new(flags)?;
+    enter_new(
+        CloneFlags::CLONE_NEWNS
+            | CloneFlags::CLONE_NEWPID
+            | CloneFlags::CLONE_NEWIPC
+            | CloneFlags::CLONE_NEWUTS
+            | CloneFlags::CLONE_NEWCGROUP
+            | CloneFlags::CLONE_NEWNET,
+    )?;
     let (base, dir) = (open_folder(&spec.base)?, open_folder(&spec.dir)?);
     become_root()?;
-    if !spec.network {
-        super::netlink::loopback_up()?;
-    }
+    sethostname(HOST_NAME)?;
+    super::netlink::loopback_up()?;
+    let gate = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    // Until init changes the root, `/proc` is the host's.
+    let network = File::open("/proc/self/ns/net")?;
+    unshare(CloneFlags::CLONE_NEWNET)?;
+    super::netlink::loopback_up()?;
     mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)?;
-    mount_layer(&dir, spec.memory_bytes)?;
-    let merged = mount_overlay(&base)?;
-    run_init(&merged)
+    mount_layer(&dir, spec.layer)?;
+    let root = match spec.layer {
+        Layer::Copy => mount_copy()?,
+        Layer::Memory(_) | Layer::Disk => mount_overlay(&base)?,
+    };
+    send_network(&network, &gate)?;
+    drop((network, gate));
+    // Both this process and init are killed when their parents end, so neither outlives the shim.
+    let mut init = start_init(&root, &spec.resolver)?;
+    Ok(ExitCode::from(exit_code(init.wait()?)))
 }
 
-/// Mounts the writable layer at [`STAGE`]: a tmpfs of at most `memory_bytes`, or `dir` on disk.
-fn mount_layer(dir: &File, memory_bytes: Option<u64>) -> io::Result<()> {
-    if let Some(bytes) = memory_bytes {
+/// Sends a network and a socket in it to the parent, over the socket that is this process's stdin.
+/// The parent has no access to this process's files in `/proc`.
+fn send_network(network: &File, socket: &TcpListener) -> io::Result<()> {
+    let descriptors = [network.as_raw_fd(), socket.as_raw_fd()];
+    let message = [ControlMessage::ScmRights(&descriptors)];
+    let stdin = io::stdin().as_raw_fd();
+    sendmsg::<()>(
+        stdin,
+        &[IoSlice::new(b"g")],
+        &message,
+        MsgFlags::empty(),
+        None,
+    )?;
+    Ok(())
+}
+
+/// Mounts the folder of what the session writes at [`STAGE`]: a tmpfs, or `dir` on disk.
+fn mount_layer(dir: &File, layer: Layer) -> io::Result<()> {
+    if let Layer::Memory(bytes) = layer {
         // Empty files take memory too, so inodes are limited to one for each page.
         let options = format!("size={bytes},mode=0755,nr_inodes={}", bytes / 4096);
         mount(
@@ -234,9 +308,10 @@ fn mount_overlay(base: &File) -> io::Result<String> {
         fs::create_dir(format!("{STAGE}/{folder}"))?;
     }
     // `userxattr`: without it removing a folder of the base fails with EIO. `volatile`: the layer
-    // is temporary, so nothing in it needs a sync.
+    // is temporary, so nothing in it needs a sync. `xino=on`: all files of the tree then have one
+    // device number, without which `tar --one-file-system` leaves files out.
     let options = format!(
-        "userxattr,volatile,lowerdir={},upperdir={STAGE}/upper,workdir={STAGE}/work",
+        "userxattr,volatile,xino=on,lowerdir={},upperdir={STAGE}/upper,workdir={STAGE}/work",
         by_descriptor(base).display()
     );
     mount(
@@ -250,11 +325,22 @@ fn mount_overlay(base: &File) -> io::Result<String> {
     Ok(merged)
 }
 
-/// Starts the session's init with the root at `merged`, reports its pid and waits for its end.
-fn run_init(merged: &str) -> io::Result<ExitCode> {
+/// Makes the copy of the chroot a mount point, and returns its path.
+fn mount_copy() -> io::Result<String> {
+    let copy = format!("{STAGE}/{COPY}");
+    let path = Some(copy.as_str());
+    mount(path, copy.as_str(), NONE, MsFlags::MS_BIND, NONE)?;
+    Ok(copy)
+}
+
+/// Starts the session's init with the root at `merged`, and reports its pid.
+fn start_init(merged: &str, resolver: &str) -> io::Result<Child> {
+    // The session can read the arguments and the environment of its process 1.
     let mut init = exe::internal("init")
+        .arg0("init")
         .arg(merged)
-        .env_remove(LIMITS_VAR)
+        .arg(resolver)
+        .env_clear()
         .stdin(Stdio::piped())
         .spawn()?;
     send_line(&format!("init {}", init.id()))?;
@@ -262,6 +348,5 @@ fn run_init(merged: &str) -> io::Result<ExitCode> {
     // init reads the end of the pipe instead, and ends too.
     let mut pipe = init.stdin.take().expect("stdin is piped");
     pipe.write_all(b"go\n")?;
-    // Both this process and init are killed when their parents end, so neither outlives the shim.
-    Ok(ExitCode::from(exit_code(init.wait()?)))
+    Ok(init)
 }

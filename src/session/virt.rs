@@ -1,6 +1,6 @@
 //! A virtualisation server for sbuild's `autopkgtest` mode: gives it the existing session.
 //!
-//! sbuild runs `internal virt PROGRAM PID NET` and speaks a line protocol on stdin and stdout; see
+//! sbuild runs `internal virt PROGRAM PID NETWORK…` and speaks a line protocol on stdin and stdout; see
 //! autopkgtest's README.virtualisation-server. sbuild waits for an answer without timeout, so every
 //! line gets one.
 
@@ -41,20 +41,23 @@ fn answer(line: &str, execute: &[String], alive: bool) -> Option<String> {
 }
 
 /// Speaks the protocol until `quit` or the end of the input. `args` are the path of this program,
-/// the pid of the session's init, and the network word of [`super::enter`].
+/// the pid of the session's init, and the words of the network (see [`super::enter`]).
 pub(crate) fn run(args: &[OsString]) -> io::Result<()> {
-    let [program, pid, network] = args else {
-        return Err(io::Error::other("virt: PROGRAM PID NET"));
+    let [program, pid, network @ ..] = args else {
+        return Err(io::Error::other("virt: PROGRAM PID NETWORK…"));
     };
-    let words = [
+    let mut words = vec![
         program.as_os_str(),
         "internal".as_ref(),
         "enter".as_ref(),
         pid,
-        network,
-        "--".as_ref(),
     ];
-    let execute = words.map(|word| word.to_string_lossy().into_owned());
+    words.extend(network.iter().map(OsString::as_os_str));
+    words.push("--".as_ref());
+    let execute: Vec<String> = words
+        .iter()
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect();
     let mut out = io::stdout().lock();
     writeln!(out, "ok")?;
     for line in io::stdin().lock().lines() {

@@ -9,14 +9,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 
-use crate::config::{Config, Isolation, Limits};
+use crate::config::{Config, Isolation, Limits, Network};
 use crate::config_file::{self, ConfigOption};
 use crate::filecache::{self, FetchLimits, Fetcher, Rules, Store};
 use crate::pipeline::journal::pinned;
 use crate::pipeline::spec::Settings;
 use crate::privileges;
 use crate::server::{self, Access, Group, Server};
-use crate::session::{self, launch, store};
+use crate::session::{self, launch, outside, store};
 use crate::sys;
 use crate::sys::cgroup::{self, ResourceControl};
 use crate::sys::user;
@@ -127,6 +127,9 @@ fn serve(config: &Config) -> Result<(), Error> {
         folders.push(("chroots", slave.chroots.clone()));
         folders.push(("sessions", slave.sessions.clone()));
         store::sweep(&slave.chroots, launch::check_host()?)?;
+        if slave.network == Network::Always {
+            outside::check_host()?;
+        }
     }
     let journal = slave.journal.clone();
     let rules = Rules {

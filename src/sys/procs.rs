@@ -49,7 +49,11 @@ fn parse_stat(text: &str) -> Option<Process> {
 
 /// Returns every process that `/proc` shows.
 pub(crate) fn all() -> Vec<Process> {
-    let Ok(entries) = fs::read_dir("/proc") else {
+    all_in(Path::new("/proc"))
+}
+
+fn all_in(proc: &Path) -> Vec<Process> {
+    let Ok(entries) = fs::read_dir(proc) else {
         return Vec::new();
     };
     entries
@@ -113,6 +117,19 @@ pub(crate) fn kill_descendants(timeout: Duration) -> Vec<Process> {
     });
     reap_zombies();
     left
+}
+
+/// Kills the descendants of process `root`, as the folder `proc` shows them. Returns those that
+/// survive `timeout`.
+pub(crate) fn kill_below(proc: &Path, root: i32, timeout: Duration) -> Vec<Process> {
+    let children = proc.join(format!("{root}/task/{root}/children"));
+    kill_until_gone(timeout, || {
+        // The kernel may be built without this file.
+        match fs::read(&children) {
+            Ok(list) if list.is_empty() => Vec::new(),
+            _ => descendants(&all_in(proc), root),
+        }
+    })
 }
 
 /// Kills every process, except this one, whose environment has a variable `name` with a `wanted`

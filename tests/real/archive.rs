@@ -27,8 +27,14 @@ const BASIC: &str = "Basic YnVpbGRkOmNvcnJlY3QtaG9yc2UtYmF0dGVyeQ==";
 impl Archive {
     /// Serves an archive in `dir` with the package `name`, whose postinst is `script`.
     pub(crate) fn with_package(dir: PathBuf, name: &str, script: &str) -> Self {
+        Self::with_files(dir, name, script, |_| ())
+    }
+
+    /// The same; `add` puts files into the package's tree.
+    pub(crate) fn with_files(dir: PathBuf, name: &str, script: &str, add: fn(&Path)) -> Self {
         let control = dir.join("tree/DEBIAN");
         fs::create_dir_all(&control).unwrap();
+        add(&dir.join("tree"));
         let postinst = control.join("postinst");
         fs::write(&postinst, format!("#!/bin/sh\n{script}\n")).unwrap();
         fs::set_permissions(&postinst, Permissions::from_mode(0o755)).unwrap();
@@ -65,6 +71,11 @@ impl Archive {
     /// The number of requests so far.
     pub(crate) fn requests(&self) -> usize {
         self.requests.load(Ordering::Relaxed)
+    }
+
+    /// The configuration that lets a slave's builds reach this archive, on the host's loopback.
+    pub(crate) fn gate(&self) -> String {
+        format!("[gate]\nprivate = 127.0.0.1:{}", self.port)
     }
 
     /// The line for apt's sources, with the password.

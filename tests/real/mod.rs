@@ -10,6 +10,7 @@ mod chroots;
 mod isolation;
 mod limits;
 mod misbehaving;
+mod sessions;
 mod store;
 mod survival;
 mod verdicts;

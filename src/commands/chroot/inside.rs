@@ -7,7 +7,7 @@ use std::fs;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
-use std::process::{ExitCode, ExitStatus, Stdio};
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{getpgrp, tcsetpgrp};
@@ -18,7 +18,7 @@ use crate::protocol::Sha1Hex;
 use crate::session::files::{self, NewFile, Task};
 use crate::session::idmap::SubIds;
 use crate::session::live::{Session, remove_folder};
-use crate::session::outer::SessionSpec;
+use crate::session::outer::{Layer, SessionSpec};
 use crate::session::store::{self, StoreLimits};
 use crate::session::{self, enter, launch};
 
@@ -45,8 +45,11 @@ const POLICY: &str = "usr/sbin/policy-rc.d";
 /// Upgrades the packages in `tar`; messages call it `shown`.
 pub(super) fn update(site: &Site, tar: &Path, shown: &Path) -> Result<ExitCode, Error> {
     with_chroot(site, tar, shown, |chroot| {
-        if let Some(url) = &site.config.apt_proxy {
-            let content = format!("Acquire::http::Proxy \"{}\";\n", url.expose());
+        {
+            let gate = chroot.session.take_gate().expect("gate");
+            let port = gate.local_addr().unwrap().port();
+            crate::pipeline::interim::start(gate);
+            let content = format!("Acquire::http::Proxy \"http://127.0.0.1:{port}\";\n");
             let file = NewFile {
                 path: PROXY.to_owned(),
                 content: content.into_bytes(),
@@ -102,7 +105,7 @@ fn with_chroot(
     site: &Site,
     tar: &Path,
     shown: &Path,
-    work: impl FnOnce(&Chroot) -> Result<ExitCode, Error>,
+    work: impl FnOnce(&mut Chroot) -> Result<ExitCode, Error>,
 ) -> Result<ExitCode, Error> {
     ignore_keyboard_signals().map_err(at(tar))?;
     site.make_folders()?;
@@ -119,19 +122,20 @@ fn with_chroot(
     let spec = SessionSpec {
         base: tree.root.clone(),
         dir: site.config.slave.sessions.join(name),
-        memory_bytes: None,
-        network: true,
+        // dpkg may have to rename folders of the chroot, which no overlay allows.
+        layer: Layer::Copy,
+        resolver: String::new(),
     };
     let session = Session::start(ids, &spec, Stdio::inherit()).inspect_err(|_| {
         // Report the first failure, not this one.
         let _ = remove_folder(&spec.dir, ids);
     })?;
-    let chroot = Chroot {
+    let mut chroot = Chroot {
         session,
         tree: tree.root.clone(),
         sha1,
     };
-    let result = work(&chroot);
+    let result = work(&mut chroot);
     let removed = chroot.session.remove();
     let code = result?;
     removed?;
@@ -139,10 +143,15 @@ fn with_chroot(
 }
 
 impl Chroot {
+    fn command(&self, program: &str) -> Command {
+        let network = enter::Network::Gate(self.session.gate_network());
+        enter::command(self.session.init_pid(), &network, program)
+    }
+
     /// Runs a command in the session; it inherits stdout and stderr.
     fn run(&self, words: &[&str], stdin: Stdio) -> Result<ExitStatus, Error> {
         let (program, rest) = words.split_first().expect("a command has a name");
-        enter::command(self.session.init_pid(), enter::Network::Host, program)
+        self.command(program)
             .args(rest)
             .stdin(stdin)
             .status()
@@ -152,7 +161,7 @@ impl Chroot {
     /// Packs the session's tree and replaces `tar` with it, in the same compression.
     fn repack(&self, tar: &Path, shown: &Path) -> Result<(), Error> {
         print(&format!("Packing {}.", shown.display()));
-        let mut command = enter::command(self.session.init_pid(), enter::Network::Host, "tar");
+        let mut command = self.command("tar");
         command
             .args(["--create", "--one-file-system", "--numeric-owner"])
             .args(["--sort=name", "--anchored", "--no-wildcards-match-slash"])

@@ -8,6 +8,7 @@ use debversion::Version;
 
 use crate::commands::report::Finding;
 use crate::config::Overlay;
+use crate::session;
 use crate::session::idmap::{COUNT, first_of_range};
 
 /// The oldest sbuild that works in a session.
@@ -198,6 +199,28 @@ pub(super) const PROGRAMS: [(&str, &str, &str); 6] = [
     ("zstd", "unpack .tar.zst chroots", "zstd"),
     ("mmdebstrap", "create chroots", "mmdebstrap"),
 ];
+
+/// Grades the filter of system calls, which exists for some processors.
+pub(super) fn system_calls(filter_is_known: bool) -> Finding {
+    let subject = "system calls";
+    if filter_is_known {
+        return Finding::ok(subject, "those that no build needs are refused");
+    }
+    let processor = std::env::consts::ARCH;
+    Finding::warn(
+        subject,
+        format!("there is no filter for {processor}: a build can use the kernel's keyrings"),
+    )
+}
+
+/// Grades the connection of builds to the outside.
+pub(super) fn outside(usable: Result<(), session::Error>) -> Finding {
+    let subject = "network of builds";
+    match usable {
+        Ok(()) => Finding::ok(subject, "connected by pasta"),
+        Err(error) => Finding::fail(subject, error.to_string()),
+    }
+}
 
 /// Checks for one of [`PROGRAMS`]. Only tar is always needed.
 pub(super) fn program((name, purpose, package): (&str, &str, &str), path: Option<&str>) -> Finding {

@@ -12,7 +12,7 @@ use super::checks::Trial;
 use crate::session::idmap::SubIds;
 use crate::session::launch::own_sub_ids;
 use crate::session::live::{Session, remove_folder};
-use crate::session::outer::SessionSpec;
+use crate::session::outer::{Layer, SessionSpec};
 use crate::session::store::{self, StoreLimits};
 use crate::sys::host;
 
@@ -97,8 +97,8 @@ fn session(
     let spec = SessionSpec {
         base: base.to_owned(),
         dir: dir.to_owned(),
-        memory_bytes,
-        network: true,
+        layer: memory_bytes.map_or(Layer::Disk, Layer::Memory),
+        resolver: String::new(),
     };
     match Session::start(ids, &spec, file) {
         Ok(session) => session.remove().map_err(|error| error.to_string()),
