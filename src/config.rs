@@ -5,6 +5,7 @@
 //! the paths. The shipped `buildd-slave.conf` documents each key for operators.
 
 mod farm;
+mod gate;
 mod limits;
 mod master;
 mod programs;
@@ -15,6 +16,7 @@ mod tests;
 mod units;
 
 pub(crate) use farm::Farm;
+pub(crate) use gate::Gate;
 pub(crate) use limits::Limits;
 pub(crate) use master::{Master, Scoring};
 pub(crate) use programs::Programs;
@@ -114,6 +116,7 @@ pub(crate) struct Config {
     pub(crate) programs: Programs,
     /// `[proxy] apt`: URL of the HTTP proxy for apt in the session. Defaults to none.
     pub(crate) apt_proxy: Option<Secret>,
+    pub(crate) gate: Gate,
 }
 
 /// `[slave]`, also called `[builder]`.
@@ -205,10 +208,11 @@ impl Config {
         let programs = Programs::read(reader);
         programs.check(reader, slave.isolation);
         Self {
-            slave,
             limits: Limits::read(reader),
             programs,
             apt_proxy: read_proxy(reader),
+            gate: Gate::read(reader, &slave.home),
+            slave,
         }
     }
 }
@@ -347,7 +351,8 @@ fn read_credentials(reader: &mut Reader<'_>) -> Option<Credentials> {
 fn read_proxy(reader: &mut Reader<'_>) -> Option<Secret> {
     let url = reader.secret("proxy", "apt")?;
     let host = url.strip_prefix("http://").unwrap_or_default();
-    if host.is_empty() || host.starts_with('/') || host.contains(|c: char| !c.is_ascii_graphic()) {
+    let bad = host.is_empty() || host.contains(|c: char| !c.is_ascii_graphic());
+    if bad || crate::gate::Upstream::parse(&url).is_err() {
         // The URL may contain a password, so the message does not repeat it.
         reader.error(
             "proxy",

@@ -132,12 +132,19 @@ fn read_from(path: &Path, required: bool) -> Result<(String, String), Error> {
 pub(crate) fn check_paths(config: &Config) -> Vec<String> {
     let slave = &config.slave;
     let mut problems = Vec::new();
-    for (key, dir) in [("home", &slave.home), ("filecache", &slave.filecache)] {
+    for (key, dir) in [
+        ("[slave] home", &slave.home),
+        ("[slave] filecache", &slave.filecache),
+    ] {
         problems.extend(check_dir(key, dir, &slave.user));
     }
-    let mut on_demand = vec![("journal", &slave.journal)];
+    let mut on_demand = vec![("[slave] journal", &slave.journal)];
     if slave.isolation == Isolation::Unshare {
-        on_demand.extend([("chroots", &slave.chroots), ("sessions", &slave.sessions)]);
+        on_demand.extend([
+            ("[slave] chroots", &slave.chroots),
+            ("[slave] sessions", &slave.sessions),
+            ("[gate] cache", &config.gate.cache),
+        ]);
     }
     for (key, dir) in on_demand {
         let can_be_created = dir.parent().is_some_and(can_write_in);
@@ -180,7 +187,7 @@ fn check_dir(key: &str, dir: &Path, user: &str) -> Option<String> {
         ),
         Ok(_) => return None,
     };
-    Some(format!("[slave] {key}: {shown} {problem}; try: {fix}"))
+    Some(format!("{key}: {shown} {problem}; try: {fix}"))
 }
 
 fn can_write_in(dir: &Path) -> bool {
@@ -303,6 +310,7 @@ mod tests {
                 format!("[slave]\nchroots = {}/no/such", home.display()),
                 "[slave] chroots: ",
             ),
+            (format!("[gate]\ncache = {shown}"), "[gate] cache: "),
             (
                 format!("[debianmanager]\nsbuildpath = {shown}"),
                 "[debianmanager] sbuildpath: ",

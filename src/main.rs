@@ -12,6 +12,7 @@ mod dpkg;
 mod filecache;
 #[cfg(test)]
 mod fuzz;
+mod gate;
 mod http_client;
 mod internal;
 mod librarian;

@@ -101,6 +101,26 @@ fn the_2008_configuration_works() {
 }
 
 #[test]
+fn hosts_of_the_gate_are_checked() {
+    let config =
+        parse("[slave]\nhome = /srv\n[gate]\nredirect_to = CDN.example *.a.example:8080\n");
+    let hosts: Vec<String> = config
+        .gate
+        .redirect_to
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(hosts, ["cdn.example", "*.a.example:8080"]);
+    assert_eq!(config.gate.cache, std::path::Path::new("/srv/aptcache"));
+    assert_eq!(
+        error("[gate]\nprivate = localhost http://a.example/"),
+        "x.conf: [gate] private: not understood (given \"http://a.example/\"); write hosts such as \
+         cdn.example.org, cdn.example.org:8080 or *.example.org, separated by spaces"
+    );
+    assert!(error("[gate]\nredirect_to = 127.1").contains("not understood"));
+}
+
+#[test]
 fn obsolete_keys_give_a_warning() {
     let text = "[builder]\nntphost: ntp\nsharepath = /usr/share/launchpad-buildd\n\
                 [snapmanager]\nproxyport = 8222\n[proxy]\nsnapstore = http://x/\n";

@@ -108,6 +108,7 @@ impl Settings {
             limits,
             programs,
             apt_proxy,
+            gate: _,
         } = config;
         Self {
             home: slave.home.clone(),

@@ -17,7 +17,7 @@ use sources::{check, circles, imported, imports, names, sources, supers};
 /// The homes of outside crates; folders end in `/`.
 const CRATES: &[(&str, &[&str])] = &[
     ("tiny_http::", &["server/"]),
-    ("httparse::", &["server/"]),
+    ("httparse::", &["server/", "gate/"]),
     (
         "ureq::",
         &[
