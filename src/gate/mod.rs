@@ -9,9 +9,6 @@
 //! link.rs ──▶ connect.rs: looks a name up once and checks its addresses by address.rs
 //! ```
 
-// Until `pipeline` starts it.
-#![allow(dead_code, unused_imports)]
-
 mod address;
 mod body;
 mod cache;

@@ -38,6 +38,20 @@ impl FromStr for HostPattern {
     }
 }
 
+impl HostPattern {
+    /// Returns the hosts, with their ports, of apt's sources in either form.
+    pub(crate) fn of_sources(text: &str) -> Vec<Self> {
+        let uris = text.lines().flat_map(uris);
+        let urls = uris.filter_map(|uri| Url::parse(uri, Userinfo::Drop).ok());
+        urls.map(|url| Self {
+            host: url.origin.host,
+            subdomains: false,
+            port: Some(url.origin.port),
+        })
+        .collect()
+    }
+}
+
 impl TryFrom<String> for HostPattern {
     type Error = Malformed;
 
@@ -253,6 +267,21 @@ mod tests {
     fn tunnels(rules: &Rules, authority: &str) -> bool {
         let (host, port) = split_authority(authority).unwrap();
         rules.tunnel(&host, port.unwrap()).is_ok()
+    }
+
+    #[test]
+    fn hosts_are_found_in_sources_of_both_forms() {
+        let text = "# deb http://off.example/ sid main\n\
+                    deb [arch=amd64] http://user:word@mirror.lan:3142/debian sid main\n\n\
+                    Types: deb\nURIs: https://one.example/debian http://[fd00::1]/\n";
+        let hosts: Vec<String> = HostPattern::of_sources(text)
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(
+            hosts,
+            ["mirror.lan:3142", "one.example:443", "[fd00::1]:80"]
+        );
     }
 
     #[test]

@@ -29,6 +29,38 @@ pub(crate) const UPGRADE: [&str; 10] = [
     "-oDPkg::Options::=--force-confold",
     "dist-upgrade",
 ];
+/// Collects the hashes of files from package lists, a line at a time.
+#[derive(Debug, Default)]
+pub(crate) struct FileHashes {
+    name: Option<String>,
+    sha256: Option<String>,
+    bytes: Option<u64>,
+}
+
+impl FileHashes {
+    /// Reads a line, the empty one after a package included. Returns path, SHA-256 and size of a
+    /// file when its package ends.
+    pub(crate) fn feed(&mut self, line: &str) -> Option<(String, String, u64)> {
+        let line = line.trim_end();
+        if line.is_empty() {
+            let Self {
+                name,
+                sha256,
+                bytes,
+            } = std::mem::take(self);
+            return Some((name?, sha256?, bytes?));
+        }
+        if let Some(name) = line.strip_prefix("Filename: ") {
+            self.name = Some(name.to_owned());
+        } else if let Some(sha256) = line.strip_prefix("SHA256: ") {
+            self.sha256 = Some(sha256.to_owned());
+        } else if let Some(bytes) = line.strip_prefix("Size: ") {
+            self.bytes = bytes.parse().ok();
+        }
+        None
+    }
+}
+
 /// Prints all package lists of apt.
 pub(crate) const PACKAGE_LISTS: [&str; 3] = [
     "sh",
@@ -51,8 +83,9 @@ const fn apt_get(rest: [&'static str; 3]) -> [&'static str; 8] {
     ]
 }
 
-/// Returns the settings of apt and dpkg for every session (docs/wire.md §3.2).
-pub(crate) fn settings(proxy: Option<&str>) -> Vec<NewFile> {
+/// Returns the settings of apt and dpkg for every session (docs/wire.md §3.2). `gate` is the URL of
+/// the session's gate.
+pub(crate) fn settings(gate: Option<&str>) -> Vec<NewFile> {
     let file = |path: &str, content: String| NewFile {
         path: path.into(),
         content: content.into_bytes(),
@@ -70,9 +103,7 @@ pub(crate) fn settings(proxy: Option<&str>) -> Vec<NewFile> {
          APT::Update::Error-Mode \"any\";\n\
          APT::Get::Always-Include-Phased-Updates \"true\";\n",
     );
-    if let Some(url) = proxy {
-        let _ = writeln!(conf, "Acquire::http::Proxy \"{url}\";");
-    }
+    conf.push_str(&gate.map(apt_proxy).unwrap_or_default());
     let pin = |pocket: &str| format!("Package: *\nPin: release a=*-{pocket}\nPin-Priority: 500\n");
     vec![
         file("/etc/apt/apt.conf.d/99buildd-slave", conf),
@@ -84,6 +115,18 @@ pub(crate) fn settings(proxy: Option<&str>) -> Vec<NewFile> {
             "force-unsafe-io\n".into(),
         ),
     ]
+}
+
+/// Returns the settings that send apt through the gate at `url`.
+pub(crate) fn apt_proxy(url: &str) -> String {
+    ["http", "https"]
+        .map(|scheme| {
+            format!(
+                "Acquire::{scheme}::Proxy \"{url}\";\n\
+                 Acquire::{scheme}::Proxy-Auto-Detect \"\";\n"
+            )
+        })
+        .concat()
 }
 
 /// Decodes `trusted_keys`, each the base64 of an OpenPGP keyring, armoured or not.
@@ -272,6 +315,17 @@ fn field(option: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hashes_are_collected_at_the_end_of_each_package() {
+        let mut hashes = FileHashes::default();
+        let text = "Package: a\nFilename: pool/a.deb\nSize: 7\nSHA256: 00ff\n\nPackage: b\n\n";
+        let found: Vec<_> = text
+            .split('\n')
+            .filter_map(|line| hashes.feed(line))
+            .collect();
+        assert_eq!(found, [("pool/a.deb".to_owned(), "00ff".to_owned(), 7)]);
+    }
 
     #[test]
     fn one_line_sources_are_also_written_as_deb822() {

@@ -273,11 +273,6 @@ impl JournalEntry {
             .collect())
     }
 
-    /// The file that exists from the start of the package's own build: the gate is closed then.
-    pub(crate) fn build_began_file(&self) -> PathBuf {
-        self.0.join("build-began")
-    }
-
     /// The file that counts the cache entries evicted for this build.
     pub(crate) fn evictions_file(&self) -> PathBuf {
         self.0.join("evicted")

@@ -25,6 +25,7 @@ use super::command::{CommandOutcome, Deadlines, Mailbox, OutOfSpace};
 use super::disk::Disk;
 use super::journal::JournalEntry;
 use super::logscan::{Findings, LogScan, Sign};
+use super::network::BuildNetwork;
 use super::sbuild;
 use super::spec::Spec;
 use super::stage::{Failure, Stage};
@@ -83,6 +84,8 @@ pub(crate) struct Build {
     /// Keeps the chroot's tree from being evicted.
     pub(super) chroot: Option<store::Held>,
     pub(super) session: Option<Session>,
+    /// `None` if sessions have no network.
+    pub(super) network: Option<BuildNetwork>,
     pub(super) in_memory: bool,
     memory_is_too_small: bool,
     /// True if a folder of the chroot must be renamed, which an overlay refuses.
@@ -119,6 +122,7 @@ impl Build {
             began: Instant::now(),
             chroot: None,
             session: None,
+            network: None,
             in_memory: false,
             memory_is_too_small: false,
             needs_copy: false,
@@ -190,12 +194,63 @@ impl Build {
         self.session.as_ref().map_or(0, Session::init_pid)
     }
 
-    /// The network in which the gate listens, as a path of its namespace.
-    pub(super) fn gate_network(&self) -> PathBuf {
-        self.session
-            .as_ref()
-            .map(Session::gate_network)
-            .unwrap_or_default()
+    /// The network of the session's commands, or of sbuild with `until_build`.
+    pub(super) fn network_of_commands(&self, until_build: bool) -> enter::Network {
+        let Some(session) = self.session.as_ref().filter(|_| self.network.is_some()) else {
+            return enter::Network::Alone;
+        };
+        let namespace = session.gate_network();
+        if until_build && self.spec.settings.network == Network::BuildDeps {
+            let folder = self.entry.path().to_owned();
+            return enter::Network::GateUntilBuild { namespace, folder };
+        }
+        enter::Network::Gate(namespace)
+    }
+
+    /// Starts the gate of a new session, unless builds have no network. Returns its URL for apt.
+    pub(super) fn start_network(&mut self) -> Result<Option<String>, String> {
+        let private = self.spec.request.args.archive_private;
+        let settings = self.spec.settings.gate.as_ref();
+        let (Some(session), Some(settings)) = (&mut self.session, settings) else {
+            return Ok(None);
+        };
+        if self.spec.settings.network == Network::Never {
+            return Ok(None);
+        }
+        let socket = session.take_gate().expect("a new session has a gate");
+        let started = BuildNetwork::start(socket, settings, private).and_then(|network| {
+            network.close_on_request(self.entry.path())?;
+            Ok(network)
+        });
+        let network = started.map_err(|error| format!("The gate could not start: {error}"))?;
+        if self.spec.settings.network == Network::Always {
+            session
+                .connect_outside()
+                .map_err(|error| error.to_string())?;
+        }
+        let url = network.url();
+        self.network = Some(network);
+        Ok(Some(url))
+    }
+
+    /// Lets the session reach the archives of its sources. No program of a package has run yet.
+    pub(super) fn allow_sources(&self) -> io::Result<()> {
+        if let Some(network) = &self.network {
+            network.allow(&files::change(self.session_pid(), &Task::ReadSources)?);
+        }
+        Ok(())
+    }
+
+    /// Blames what the gate refused, rather than the archive: a retry would not help.
+    pub(super) fn blame_network(&self, failure: Failure) -> Failure {
+        let refusals = self.network.as_ref().map(BuildNetwork::refusals);
+        match refusals.unwrap_or_default().first() {
+            Some(refusal) if failure.status == BuildStatus::GivenBack => {
+                let reason = format!("{refusal} {}", failure.reason);
+                Failure::new(BuildStatus::ChrootFail, reason)
+            }
+            _ => failure,
+        }
     }
 
     /// Changes files in the session, and logs the messages.
@@ -215,10 +270,7 @@ impl Build {
     /// Returns a command that runs inside the session.
     pub(super) fn session_command(&self, words: &[&str]) -> Command {
         let (program, rest) = words.split_first().expect("a command has a name");
-        let network = match self.spec.settings.network {
-            Network::Never => enter::Network::Alone,
-            Network::BuildDeps | Network::Always => enter::Network::Gate(self.gate_network()),
-        };
+        let network = self.network_of_commands(false);
         let mut command = enter::command(self.session_pid(), &network, program);
         command.args(rest);
         command
@@ -377,6 +429,9 @@ impl Build {
         if let Some(mut session) = self.session.take() {
             session.kill();
         }
+        if let Some(network) = &self.network {
+            network.close();
+        }
         let abort = self.spec.settings.timeouts.abort;
         let timeout = if self.mailbox.abort_requested() {
             abort
@@ -405,7 +460,6 @@ impl Build {
         self.saw_rename_fail = false;
         self.kill_everything();
         // The retry must not find the files of the first attempt.
-        let _ = std::fs::remove_file(self.entry.build_began_file());
         let _ = sys::fs::remove_tree(&self.spec.work_tree());
     }
 

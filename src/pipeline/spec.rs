@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, Network, Overlay, Programs};
+use crate::gate::{self, CacheSettings, HostPattern, Upstream};
 use crate::protocol::BuildRequest;
 
 use super::scrub::scrub_always;
@@ -36,7 +37,9 @@ pub(crate) struct Settings {
     /// Missing in the journal of older daemons.
     #[serde(default)]
     pub(crate) network: Network,
-    pub(crate) apt_proxy: Option<String>,
+    /// Missing in the journal of older daemons, whose shims had no gate.
+    #[serde(default)]
+    pub(crate) gate: Option<GateSettings>,
     /// Site programs that replace built-in stages, called with the arguments of 2008.
     pub(crate) programs: Programs,
     // Its name in journal entries is `clocks`.
@@ -87,6 +90,63 @@ impl Default for Space {
     }
 }
 
+/// The settings of a build's gate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct GateSettings {
+    pub(crate) redirect_to: Vec<HostPattern>,
+    private: Vec<HostPattern>,
+    cache: PathBuf,
+    /// The size of the cache, and the space that it leaves free, in bytes.
+    cache_bytes: u64,
+    reserve_bytes: u64,
+    connect: Duration,
+    idle: Duration,
+    /// In bytes per second.
+    lowest_rate: u64,
+    file_bytes: u64,
+    /// `[proxy] apt`.
+    upstream: Option<String>,
+}
+
+impl GateSettings {
+    pub(crate) fn of(config: &Config) -> Self {
+        let (gate, limits) = (&config.gate, &config.limits);
+        Self {
+            redirect_to: gate.redirect_to.clone(),
+            private: gate.private.clone(),
+            cache: gate.cache.clone(),
+            cache_bytes: gate.cache_size,
+            reserve_bytes: limits.reserve,
+            connect: limits.fetch_connect_timeout,
+            idle: limits.fetch_idle_timeout,
+            lowest_rate: limits.fetch_lowest_rate,
+            file_bytes: limits.fetch_size,
+            upstream: config.apt_proxy.as_ref().map(|url| url.expose().to_owned()),
+        }
+    }
+
+    /// Returns what the gate itself takes. A private build has no cache.
+    pub(crate) fn of_gate(&self, private: bool) -> gate::Settings {
+        let mut settings = gate::Settings::new(gate::Limits {
+            connect: self.connect,
+            server_idle: self.idle,
+            lowest_rate: self.lowest_rate,
+            file_bytes: self.file_bytes,
+            ..gate::Limits::default()
+        });
+        settings.private.clone_from(&self.private);
+        // The configuration was checked when it was read.
+        let upstream = self.upstream.as_deref();
+        settings.upstream = upstream.and_then(|url| Upstream::parse(url).ok());
+        settings.cache = (!private).then(|| CacheSettings {
+            dir: self.cache.clone(),
+            limit: self.cache_bytes,
+            reserve: self.reserve_bytes,
+        });
+        settings
+    }
+}
+
 /// The timeouts of a build.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Timeouts {
@@ -107,8 +167,7 @@ impl Settings {
             slave,
             limits,
             programs,
-            apt_proxy,
-            gate: _,
+            ..
         } = config;
         Self {
             home: slave.home.clone(),
@@ -119,7 +178,7 @@ impl Settings {
             parallel: slave.parallel,
             overlay: slave.overlay,
             network: slave.network,
-            apt_proxy: apt_proxy.as_ref().map(|url| url.expose().to_owned()),
+            gate: Some(GateSettings::of(config)),
             programs: programs.clone(),
             timeouts: Timeouts {
                 total: limits.build_time,
@@ -184,7 +243,9 @@ impl Spec {
         for line in &mut spec.request.args.archives {
             *line = scrub_always(line);
         }
-        spec.settings.apt_proxy = spec.settings.apt_proxy.as_deref().map(scrub_always);
+        if let Some(gate) = &mut spec.settings.gate {
+            gate.upstream = gate.upstream.as_deref().map(scrub_always);
+        }
         spec
     }
 }

@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use crate::config::Network;
 use crate::protocol::BuildStatus;
-use crate::session::enter;
 use crate::session::files::{NewFile, Task};
 use crate::session::live::remove_folder;
 use crate::session::store;
@@ -19,6 +18,7 @@ use crate::sys::cgroup::LIMITS_VAR;
 use crate::sys::{self, exe, host};
 
 use super::logscan::Findings;
+use super::network::BuildNetwork;
 use super::running::{Build, StageError, StageResult};
 use super::stage::{Failure, Stage};
 use super::verdict::{self, Classification, Exit, Verdict};
@@ -126,17 +126,10 @@ impl Build {
         let ids = self.sub_ids()?;
         let dir = self.spec.session_dir();
         remove_folder(&dir, ids).map_err(|error| failed(error.to_string()))?;
-        let mut session = self.start_session(ids, &dir).map_err(failed)?;
-        let gate = session.take_gate().expect("a new session has a gate");
-        let port = gate.local_addr().map_err(|e| failed(e.to_string()))?.port();
-        super::interim::start(gate);
-        if self.spec.settings.network == Network::Always {
-            session
-                .connect_outside()
-                .map_err(|error| failed(error.to_string()))?;
-        }
+        let session = self.start_session(ids, &dir).map_err(failed)?;
         self.session = Some(session);
-        let mut files = apt::settings(Some(&format!("http://127.0.0.1:{port}")));
+        let gate = self.start_network().map_err(failed)?;
+        let mut files = apt::settings(gate.as_deref());
         files.push(NewFile {
             path: "/CurrentlyBuilding".into(),
             content: sbuild::currently_building(&self.spec).into_bytes(),
@@ -205,6 +198,8 @@ impl Build {
             );
             return Ok(());
         }
+        self.allow_sources()
+            .map_err(|error| chroot_failure("cannot read apt's sources", &error))?;
         let mut findings = self.fetch_lists()?;
         if findings.0 != Exit::Code(0) {
             self.log.line(&format!(
@@ -217,11 +212,28 @@ impl Build {
             findings = self.fetch_lists()?;
         }
         if findings.0 == Exit::Code(0) {
+            self.learn_hashes();
             findings = self.run_scanned(Stage::Update, self.session_command(&apt::UPGRADE))?;
         }
         match findings {
             (Exit::Code(0), _) => Ok(()),
-            (_, findings) => Err(apt::blame_update(&findings, self.disk_is_full()).into()),
+            (_, findings) => {
+                let failure = apt::blame_update(&findings, self.disk_is_full());
+                Err(self.blame_network(failure).into())
+            }
+        }
+    }
+
+    /// Tells the gate the hashes of all packages, while the build goes on. Without them it only
+    /// caches fewer files.
+    fn learn_hashes(&mut self) {
+        let Some(network) = self.network.clone() else {
+            return;
+        };
+        let command = self.session_command(&apt::PACKAGE_LISTS);
+        if let Err(error) = network.learn_hashes(command) {
+            self.log
+                .line(&format!("Cannot read the hashes of packages: {error}"));
         }
     }
 
@@ -258,7 +270,10 @@ impl Build {
                 let reason = format!("There is no network for builds here. {}", failure.reason);
                 Err(Failure::new(BuildStatus::ChrootFail, reason).into())
             }
-            Err(StageError::Failed(failure)) => Err(self.blame_limit(failure, before)),
+            Err(StageError::Failed(failure)) => {
+                let failure = self.blame_network(failure);
+                Err(self.blame_limit(failure, before))
+            }
             other => other,
         }
     }
@@ -273,6 +288,14 @@ impl Build {
     }
 
     fn umount(&mut self) -> StageResult {
+        for line in self
+            .network
+            .as_ref()
+            .map(BuildNetwork::report)
+            .unwrap_or_default()
+        {
+            self.log.line(&line);
+        }
         match self.spec.settings.programs.umount.clone() {
             Some(program) => self.run_site_program(Stage::Umount, &program, &[]),
             None => {
@@ -318,14 +341,7 @@ impl Build {
                 )
             },
         )?;
-        let network = match self.spec.settings.network {
-            Network::BuildDeps => enter::Network::GateUntilBuild {
-                namespace: self.gate_network(),
-                file: self.entry.build_began_file(),
-            },
-            Network::Always => enter::Network::Gate(self.gate_network()),
-            Network::Never => enter::Network::Alone,
-        };
+        let network = self.network_of_commands(true);
         // /proc names the running program, even if another version is installed meanwhile.
         let program = PathBuf::from(format!("/proc/{}/exe", std::process::id()));
         let arguments = sbuild::arguments(

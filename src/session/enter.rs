@@ -7,8 +7,10 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
@@ -32,10 +34,13 @@ pub(crate) enum Network {
     Alone,
     /// A loopback interface, on which the gate listens: the network of this namespace.
     Gate(PathBuf),
-    /// The gate's, but [`Self::Alone`] for the build itself. The file is created before the build
-    /// starts: from then on, the gate serves nobody.
-    GateUntilBuild { namespace: PathBuf, file: PathBuf },
+    /// The gate's, but [`Self::Alone`] for the build itself. Before the build starts, the gate is
+    /// closed for good, by [`GATE_SOCKET`] in this folder.
+    GateUntilBuild { namespace: PathBuf, folder: PathBuf },
 }
+
+/// The socket that closes the gate of a build: it is closed when an answer of one byte comes.
+pub(crate) const GATE_SOCKET: &str = "gate";
 
 impl Network {
     /// Returns the words on the command line of `internal enter`.
@@ -44,7 +49,7 @@ impl Network {
         match self {
             Self::Alone => Vec::new(),
             Self::Gate(namespace) => vec![text(namespace)],
-            Self::GateUntilBuild { namespace, file } => vec![text(namespace), text(file)],
+            Self::GateUntilBuild { namespace, folder } => vec![text(namespace), text(folder)],
         }
     }
 
@@ -52,11 +57,11 @@ impl Network {
         match words {
             [] => Ok(Self::Alone),
             [namespace] => Ok(Self::Gate(namespace.into())),
-            [namespace, file] => Ok(Self::GateUntilBuild {
+            [namespace, folder] => Ok(Self::GateUntilBuild {
                 namespace: namespace.into(),
-                file: file.into(),
+                folder: folder.into(),
             }),
-            _ => Err(io::Error::other("enter: PID [NETWORK [FILE]] -- ARGV…")),
+            _ => Err(io::Error::other("enter: PID [NETWORK [FOLDER]] -- ARGV…")),
         }
     }
 }
@@ -113,8 +118,8 @@ pub(crate) fn run(args: &[OsString]) -> io::Result<ExitCode> {
         .open("/proc")?;
     let is_build = runs_the_build(argv);
     let network = match Network::of_words(network)? {
-        Network::GateUntilBuild { file, .. } if is_build => {
-            File::create(file)?;
+        Network::GateUntilBuild { folder, .. } if is_build => {
+            close_gate(&folder)?;
             Network::Alone
         }
         network => network,
@@ -140,6 +145,19 @@ pub(crate) fn run(args: &[OsString]) -> io::Result<ExitCode> {
     fchdir(&host_proc)?;
     sweep(init)?;
     Ok(ExitCode::from(exit_code(status)))
+}
+
+/// Has the shim close the gate, and waits until it is closed.
+fn close_gate(folder: &Path) -> io::Result<()> {
+    // The path of a socket must be short; that of a journal entry may be long.
+    let opened = File::open(folder)?;
+    let path = format!("/proc/self/fd/{}/{GATE_SOCKET}", opened.as_raw_fd());
+    let closed = UnixStream::connect(path).and_then(|mut gate| gate.read_exact(&mut [0]));
+    closed.map_err(|error| {
+        io::Error::other(format!(
+            "the gate could not be closed before the build: {error}"
+        ))
+    })
 }
 
 /// Joins all namespaces of the session, and becomes its root with the limits of its processes.

@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, symlink};
+use std::path::Path;
 use std::process::Stdio;
 
 use nix::fcntl::OFlag;
@@ -35,6 +36,8 @@ pub(crate) enum Task {
     Write(Vec<NewFile>),
     /// Replace all of apt's sources, in the format that the chroot uses.
     Sources { one_line: String, deb822: String },
+    /// Print the text of all of apt's sources, and of the lists of mirrors that they name.
+    ReadSources,
     /// Point `sources.list` at the list of a component (the 2008 model of components).
     Ogre(String),
 }
@@ -86,6 +89,7 @@ pub(crate) fn run(args: &[OsString]) -> io::Result<()> {
         }
         Task::Sources { one_line, deb822 } => replace_sources(&one_line, &deb822),
         Task::Ogre(component) => ogre(&component),
+        Task::ReadSources => print_sources(),
     }
 }
 
@@ -99,6 +103,25 @@ pub(crate) fn forget_secrets() -> io::Result<()> {
 
 const LIST: &str = "/etc/apt/sources.list";
 const PARTS: &str = "/etc/apt/sources.list.d";
+
+fn print_sources() -> io::Result<()> {
+    let mut text = read_regular(LIST);
+    let parts = fs::read_dir(PARTS).into_iter().flatten().flatten();
+    for path in parts.map(|entry| entry.path()) {
+        if path
+            .extension()
+            .is_some_and(|kind| kind == "list" || kind == "sources")
+        {
+            text.push('\n');
+            text.push_str(&read_regular(path));
+        }
+    }
+    let mirrors = text.split_ascii_whitespace();
+    let mirrors = mirrors.filter_map(|word| word.strip_prefix("mirror+file:"));
+    let lists: Vec<String> = mirrors.map(read_regular).collect();
+    let mut out = io::stdout().lock();
+    writeln!(out, "{text}\n{}", lists.join("\n"))
+}
 
 fn replace_sources(one_line: &str, deb822: &str) -> io::Result<()> {
     let parts: Vec<_> = fs::read_dir(PARTS)
@@ -133,7 +156,7 @@ fn replace_sources(one_line: &str, deb822: &str) -> io::Result<()> {
 }
 
 /// Reads at most 1 MiB of a regular file. Anything else, such as a pipe, reads as empty.
-fn read_regular(path: &str) -> String {
+fn read_regular(path: impl AsRef<Path>) -> String {
     let flags = OFlag::O_NONBLOCK.bits();
     let mut text = String::new();
     if let Ok(file) = File::options().read(true).custom_flags(flags).open(path)

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -92,6 +92,23 @@ pub(crate) fn used_bytes(path: &Path) -> Option<u64> {
     let stat = statvfs(path).ok()?;
     let blocks = stat.blocks().saturating_sub(stat.blocks_free());
     Some(blocks.saturating_mul(stat.fragment_size()))
+}
+
+/// Returns the text of all of this host's own apt sources.
+pub(crate) fn apt_sources() -> String {
+    let parts = fs::read_dir("/etc/apt/sources.list.d")
+        .into_iter()
+        .flatten();
+    let parts = parts.flatten().map(|entry| entry.path());
+    let in_use = |path: &PathBuf| {
+        path.extension()
+            .is_some_and(|kind| kind == "list" || kind == "sources")
+    };
+    let files = std::iter::once(PathBuf::from("/etc/apt/sources.list")).chain(parts.filter(in_use));
+    let texts: Vec<String> = files
+        .map(|path| fs::read_to_string(path).unwrap_or_default())
+        .collect();
+    texts.join("\n")
 }
 
 /// Returns the installed version of a Debian package.

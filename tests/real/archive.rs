@@ -73,11 +73,6 @@ impl Archive {
         self.requests.load(Ordering::Relaxed)
     }
 
-    /// The configuration that lets a slave's builds reach this archive, on the host's loopback.
-    pub(crate) fn gate(&self) -> String {
-        format!("[gate]\nprivate = 127.0.0.1:{}", self.port)
-    }
-
     /// The line for apt's sources, with the password.
     pub(crate) fn line(&self) -> String {
         let port = self.port;

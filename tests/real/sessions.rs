@@ -63,13 +63,13 @@ fn assert_closed(ended: &Ended, eyes: &str) {
 fn a_session_shows_nothing_of_the_host_to_root_and_to_the_build() {
     let Some(machine) = machine() else { return };
     let archive = Archive::with_package(
-        machine.folder("closed/archive"),
+        machine.folder("closed-archive"),
         "looks",
         &format!(
             "cat > /usr/local/bin/look <<'END'\n{LOOK}END\nsh /usr/local/bin/look root > /var/tmp/seen 2>&1"
         ),
     );
-    let slave = Slave::start(machine, "closed", &archive.gate());
+    let slave = Slave::start(machine, "closed", "");
     let package = Package {
         build_depends: "looks",
         ..Package::new("toy", "cat /var/tmp/seen\nsh /usr/local/bin/look build")
@@ -109,12 +109,12 @@ fn a_tree_has_one_device_number_wherever_the_layer_is() {
 fn a_folder_of_the_chroot_that_dpkg_must_rename_costs_a_second_start() {
     let Some(machine) = machine() else { return };
     // No package owns this folder of the chroot, so dpkg moves it aside to make it a file.
-    let archive = Archive::with_files(machine.folder("rename/archive"), "replaces", "", |tree| {
+    let archive = Archive::with_files(machine.folder("rename-archive"), "replaces", "", |tree| {
         let folder = tree.join("etc/systemd/system");
         fs::create_dir_all(&folder).unwrap();
         fs::write(folder.join("timers.target.wants"), "a file now").unwrap();
     });
-    let slave = Slave::start(machine, "rename", &archive.gate());
+    let slave = Slave::start(machine, "rename", "");
     let package = Package {
         build_depends: "replaces",
         ..Package::new("toy", "cat /etc/systemd/system/timers.target.wants")

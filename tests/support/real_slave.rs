@@ -63,7 +63,8 @@ impl Slave {
         let cache = machine.folder(&format!("{name}/filecache"));
         fs::hard_link(&machine.chroot, cache.join(&machine.chroot_sum)).unwrap();
         let text = format!(
-            "[slave]\nhome = {}\nchroots = {}\nbindport = 0\n{config}\n",
+            "[slave]\nhome = {}\nchroots = {}\nbindport = 0\n{config}\n\
+             # The archives of tests listen on the loopback.\n[gate]\nprivate = 127.0.0.1\n",
             dir.display(),
             chroots.display()
         );

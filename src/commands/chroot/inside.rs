@@ -13,7 +13,9 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{getpgrp, tcsetpgrp};
 
 use crate::commands::site::{Site, at};
-use crate::pipeline::{UPDATE, UPGRADE};
+use crate::pipeline::network::BuildNetwork;
+use crate::pipeline::spec::GateSettings;
+use crate::pipeline::{UPDATE, UPGRADE, apt_proxy};
 use crate::protocol::Sha1Hex;
 use crate::session::files::{self, NewFile, Task};
 use crate::session::idmap::SubIds;
@@ -45,18 +47,6 @@ const POLICY: &str = "usr/sbin/policy-rc.d";
 /// Upgrades the packages in `tar`; messages call it `shown`.
 pub(super) fn update(site: &Site, tar: &Path, shown: &Path) -> Result<ExitCode, Error> {
     with_chroot(site, tar, shown, |chroot| {
-        {
-            let gate = chroot.session.take_gate().expect("gate");
-            let port = gate.local_addr().unwrap().port();
-            crate::pipeline::interim::start(gate);
-            let content = format!("Acquire::http::Proxy \"http://127.0.0.1:{port}\";\n");
-            let file = NewFile {
-                path: PROXY.to_owned(),
-                content: content.into_bytes(),
-                mode: 0o644,
-            };
-            files::change(chroot.session.init_pid(), &Task::Write(vec![file])).map_err(at(tar))?;
-        }
         let strict = ["-oAPT::Update::Error-Mode=any"];
         let refresh: Vec<&str> = UPDATE.into_iter().chain(strict).collect();
         for words in [&refresh[..], &UPGRADE, &["apt-get", "clean"]] {
@@ -105,7 +95,7 @@ fn with_chroot(
     site: &Site,
     tar: &Path,
     shown: &Path,
-    work: impl FnOnce(&mut Chroot) -> Result<ExitCode, Error>,
+    work: impl FnOnce(&Chroot) -> Result<ExitCode, Error>,
 ) -> Result<ExitCode, Error> {
     ignore_keyboard_signals().map_err(at(tar))?;
     site.make_folders()?;
@@ -135,7 +125,13 @@ fn with_chroot(
         tree: tree.root.clone(),
         sha1,
     };
-    let result = work(&mut chroot);
+    let result = chroot.start_gate(site, tar).and_then(|network| {
+        let code = work(&chroot);
+        for line in network.refusals() {
+            print(&line);
+        }
+        code
+    });
     let removed = chroot.session.remove();
     let code = result?;
     removed?;
@@ -143,6 +139,24 @@ fn with_chroot(
 }
 
 impl Chroot {
+    /// Starts the gate to the archives of the chroot's own sources, for apt.
+    fn start_gate(&mut self, site: &Site, tar: &Path) -> Result<BuildNetwork, Error> {
+        let init = self.session.init_pid();
+        let socket = self.session.take_gate().expect("a new session has a gate");
+        let start = || {
+            let network = BuildNetwork::start(socket, &GateSettings::of(&site.config), false)?;
+            network.allow(&files::change(init, &Task::ReadSources)?);
+            let file = NewFile {
+                path: PROXY.to_owned(),
+                content: apt_proxy(&network.url()).into_bytes(),
+                mode: 0o644,
+            };
+            files::change(init, &Task::Write(vec![file]))?;
+            Ok(network)
+        };
+        start().map_err(|error| at(tar)(error).into())
+    }
+
     fn command(&self, program: &str) -> Command {
         let network = enter::Network::Gate(self.session.gate_network());
         enter::command(self.session.init_pid(), &network, program)
