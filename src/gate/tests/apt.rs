@@ -6,10 +6,10 @@ use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::support::*;
-use crate::gate::{CacheSettings, Fetched};
+use crate::gate::{CacheSettings, Fetched, Limits, Settings};
 
 /// A flat repository of packages `name`, each of about `bytes`.
 fn repository(dir: &Path, names: &[&str], bytes: usize) {
@@ -245,43 +245,65 @@ fn apt_shows_the_reason_of_a_refusal() {
     assert_eq!(server.connections(), 0);
 }
 
-/// Measures `apt-get update` and 100 MB of packages, with the gate and without, in pairs.
+/// Measures `apt-get update` and 100 MB of packages, with the gate and without, in pairs: from a
+/// server on loopback, or from the archive of `GATE_SOURCE`, a line of apt's sources, the packages
+/// `GATE_PACKAGES`.
 #[test]
 #[ignore = "measures; run it alone, in a release build"]
 fn speed_of_apt_through_the_gate() {
     let repo = tempfile::tempdir().unwrap();
     let names: Vec<String> = (0..100).map(|n| format!("package{n}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    repository(repo.path(), &names, 1_000_000);
-    let server = serve(repo.path().to_path_buf());
-    // Without the gate, the server is apt's proxy: apt cannot resolve its name.
-    let source = format!("deb [trusted=yes] {} ./\n", server.url("/repo"));
-    let apt = Apt::new(&source);
-    let download = [&["download"], names.as_slice()].concat();
-    let time = |port: u16| {
+    let Ok(source) = std::env::var("GATE_SOURCE") else {
+        repository(repo.path(), &names, 1_000_000);
+        let server = serve(repo.path().to_path_buf());
+        // Without the gate, the server is apt's proxy: apt cannot resolve its name.
+        let source = format!("deb [trusted=yes] {} ./\n", server.url("/repo"));
+        return measure(&source, &names, Some(server.port), &settings());
+    };
+    let packages = std::env::var("GATE_PACKAGES").unwrap();
+    let packages: Vec<&str> = packages.split_whitespace().collect();
+    let mut settings = Settings::new(Limits::default());
+    let host = source.split('/').nth(2).unwrap();
+    settings.private = vec![host.parse().unwrap()];
+    measure(&source, &packages, None, &settings);
+}
+
+/// Prints the times of all pairs and their ratios; `direct` is the proxy without the gate.
+fn measure(source: &str, packages: &[&str], direct: Option<u16>, settings: &Settings) {
+    const PAIRS: usize = 11;
+    let apt = Apt::new(source);
+    let time = |proxy: Option<u16>| {
         apt.forget();
         let begun = Instant::now();
-        let updated = apt.run(Some(port), &["update"]);
+        let updated = apt.run(proxy, &["update"]);
         assert!(updated.status.success(), "{}", text(&updated));
-        let downloaded = apt.run(Some(port), &download);
+        let downloaded = apt.run(proxy, &[&["download"], packages].concat());
         assert!(downloaded.status.success(), "{}", text(&downloaded));
         let time = begun.elapsed();
-        for name in &names {
-            fs::remove_file(apt.dir.path().join(format!("{name}_1%3a1.0+x~1_all.deb"))).unwrap();
+        for entry in fs::read_dir(apt.dir.path()).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "deb") {
+                fs::remove_file(path).unwrap();
+            }
         }
         time
     };
-    let mut pairs: Vec<(Duration, Duration)> = Vec::new();
-    for _ in 0..11 {
-        let site = Site::start(&[&source], settings());
-        pairs.push((time(server.port), time(site.port)));
-    }
-    let mut ratios: Vec<f64> = Vec::new();
-    for (without, with) in &pairs {
-        ratios.push(with.as_secs_f64() / without.as_secs_f64());
+    let mut ratios = Vec::new();
+    for pair in 0..PAIRS {
+        let site = Site::start(&[source], settings.clone());
+        let proxy = Some(site.port);
+        // Each goes first in half of the pairs.
+        let (without, with) = if pair % 2 == 0 {
+            (time(direct), time(proxy))
+        } else {
+            let with = time(proxy);
+            (time(direct), with)
+        };
         eprintln!("without {without:?}, with {with:?}");
+        assert!(!site.gate.record().is_empty());
+        ratios.push(with.as_secs_f64() / without.as_secs_f64());
     }
     ratios.sort_by(f64::total_cmp);
-    eprintln!("ratios {ratios:.3?}");
-    eprintln!("median {:.3}", ratios[ratios.len() / 2]);
+    eprintln!("ratios {ratios:.3?}\nmedian {:.3}", ratios[PAIRS / 2]);
 }
