@@ -20,14 +20,16 @@ pub(crate) struct Field<'a> {
 pub(crate) struct Paragraph<'a>(Vec<Field<'a>>);
 
 impl<'a> Paragraph<'a> {
-    /// Reads the first paragraph of `text`.
+    /// Reads the first paragraph of `text`, as dpkg does.
     pub(crate) fn parse(text: &'a str) -> Result<Self, Error> {
         let mut fields: Vec<Field<'a>> = Vec::new();
         let mut in_armour_header = false;
+        let mut is_signed = false;
         for (index, line) in text.lines().enumerate() {
             let number = index + 1;
-            if line.starts_with("-----BEGIN PGP SIGNED MESSAGE") && fields.is_empty() {
-                in_armour_header = true;
+            let is_armour = |mark: &str| line.trim_end() == mark;
+            if is_armour("-----BEGIN PGP SIGNED MESSAGE-----") && fields.is_empty() {
+                (in_armour_header, is_signed) = (true, true);
             } else if line.trim().is_empty() {
                 if !fields.is_empty() {
                     break;
@@ -35,11 +37,16 @@ impl<'a> Paragraph<'a> {
                 in_armour_header = false;
             } else if in_armour_header || line.starts_with('#') {
                 continue;
-            } else if line.starts_with("-----BEGIN PGP SIGNATURE") {
+            } else if is_signed && is_armour("-----BEGIN PGP SIGNATURE-----") {
                 break;
             } else {
                 add_line(&mut fields, number, line)?;
             }
+        }
+        if is_signed && !has_signature(text) {
+            let problem = "the OpenPGP signature has no end";
+            let line = text.lines().count();
+            return Err(Error::Line { line, problem });
         }
         Ok(Self(fields))
     }
@@ -50,6 +57,13 @@ impl<'a> Paragraph<'a> {
             .iter()
             .find(|field| field.name.eq_ignore_ascii_case(name))
     }
+}
+
+/// Returns whether a clear-signed text has a whole signature; it is not verified.
+fn has_signature(text: &str) -> bool {
+    let mut lines = text.lines().map(str::trim_end);
+    lines.any(|line| line == "-----BEGIN PGP SIGNATURE-----")
+        && lines.any(|line| line == "-----END PGP SIGNATURE-----")
 }
 
 fn add_line<'a>(fields: &mut Vec<Field<'a>>, number: usize, line: &'a str) -> Result<(), Error> {
@@ -66,7 +80,12 @@ fn add_line<'a>(fields: &mut Vec<Field<'a>>, number: usize, line: &'a str) -> Re
     }
     let (name, value) = line
         .split_once(':')
+        .map(|(name, value)| (name.trim_end(), value))
+        .filter(|(name, _)| !name.is_empty() && !name.contains(char::is_whitespace))
         .ok_or_else(|| wrong("neither a field nor blank"))?;
+    if name.starts_with('-') {
+        return Err(wrong("a field cannot start with a hyphen"));
+    }
     if fields
         .iter()
         .any(|field| field.name.eq_ignore_ascii_case(name))
@@ -104,6 +123,8 @@ mod tests {
         };
         check(" a\n", "line 1: continuation line without a field");
         check("A: b\nfoo\n", "line 2: neither a field nor blank");
+        check("A: b\nfoo bar: c\n", "line 2: neither a field nor blank");
+        check("-A: b\n", "line 1: a field cannot start with a hyphen");
         check("A: b\na: c\n", "line 2: field given twice");
     }
 }

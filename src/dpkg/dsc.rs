@@ -1,18 +1,22 @@
 //! Pure: parses a .dsc, the description of a source package.
 //!
-//! Sizes and SHA-1 hashes come from `Checksums-Sha1`. The signature is not verified: the submitter
-//! is responsible for the file. `source` looks for the files on disk.
+//! It takes what `dpkg-source -x` takes: `Source`, `Version` and `Files` are mandatory, the
+//! `Checksums-…` fields are not. The signature is not verified: the submitter is responsible for
+//! the file. `source` looks for the files on disk.
 
 use super::Error;
 use super::control::{Field, Paragraph};
 use crate::protocol::{FileName, Sha1Hex};
+
+/// The largest .dsc accepted, in bytes.
+pub(crate) const MAX_BYTES: u64 = 8 << 20;
 
 /// A source package.
 #[derive(Debug)]
 pub(crate) struct Dsc {
     pub(crate) source: String,
     pub(crate) version: String,
-    /// The architectures of `Architecture`, separated by one blank.
+    /// The architectures of `Architecture`, separated by one blank; `any` without that field.
     pub(crate) architecture: String,
     /// `Build-Indep-Architecture`: where to build the architecture-independent packages.
     pub(crate) indep_architecture: Option<String>,
@@ -24,44 +28,83 @@ pub(crate) struct Dsc {
     pub(crate) files: Vec<SourceFile>,
 }
 
-/// A file of a source package, other than the .dsc.
+/// A file of a source package, other than the .dsc. Hashes are lower-case hexadecimal; each file
+/// has at least one.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct SourceFile {
     pub(crate) name: FileName,
     /// In bytes.
     pub(crate) size: u64,
-    pub(crate) sha1: Sha1Hex,
+    pub(crate) md5: Option<String>,
+    pub(crate) sha1: Option<Sha1Hex>,
+    pub(crate) sha256: Option<String>,
+}
+
+/// A list of files in a .dsc.
+#[derive(Clone, Copy)]
+enum List {
+    Files,
+    Sha1,
+    Sha256,
+}
+
+impl List {
+    const ALL: [Self; 3] = [Self::Files, Self::Sha1, Self::Sha256];
+
+    const fn field(self) -> &'static str {
+        match self {
+            Self::Files => "Files",
+            Self::Sha1 => "Checksums-Sha1",
+            Self::Sha256 => "Checksums-Sha256",
+        }
+    }
+
+    /// The number of hexadecimal digits of its hashes.
+    const fn digits(self) -> usize {
+        match self {
+            Self::Files => 32,
+            Self::Sha1 => 40,
+            Self::Sha256 => 64,
+        }
+    }
 }
 
 impl Dsc {
-    pub(crate) fn parse(text: &str) -> Result<Self, Error> {
-        let paragraph = Paragraph::parse(text)?;
+    /// Parses the bytes of a file. Bytes that are not UTF-8 are harmless: the fields that matter
+    /// are ASCII.
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, Error> {
+        if bytes.len() as u64 > MAX_BYTES {
+            return Err(Error::TooLarge(MAX_BYTES));
+        }
+        let text = String::from_utf8_lossy(bytes);
+        let paragraph = Paragraph::parse(&text)?;
         let field = |name| paragraph.get(name).ok_or(Error::NoField(name));
-        let checksums = field("Checksums-Sha1")?;
-        let files = checksums
-            .lines
-            .iter()
-            .enumerate()
-            .filter(|(_, line)| !line.is_empty())
-            .map(|(offset, line)| source_file(checksums, offset, line))
-            .collect::<Result<_, _>>()?;
-        let list = |name| paragraph.get(name).map(|field| field.lines.join(" "));
+        let (source, version) = (field("Source")?, field("Version")?);
+        field("Files")?;
+        let mut files = Vec::new();
+        for list in List::ALL {
+            if let Some(field) = paragraph.get(list.field()) {
+                add_files(&mut files, list, field)?;
+            }
+        }
+        let joined = |name| paragraph.get(name).map(|field| field.lines.join(" "));
         let packages = paragraph.get("Package-List");
         let section = packages.and_then(|field| {
             let first = field.lines.iter().find(|line| !line.is_empty())?;
             first.split_ascii_whitespace().nth(2).map(str::to_owned)
         });
+        let architecture = joined("Architecture").unwrap_or_else(|| "any".to_owned());
         Ok(Self {
-            source: field("Source")?.lines.concat(),
-            version: field("Version")?.lines.concat(),
-            architecture: words(&field("Architecture")?.lines.join(" ")).join(" "),
-            indep_architecture: list("Build-Indep-Architecture"),
-            binaries: words(&list("Binary").unwrap_or_default())
+            source: checked("Source", source, is_source_name)?,
+            version: checked("Version", version, is_version)?,
+            architecture: words(&architecture).join(" "),
+            indep_architecture: joined("Build-Indep-Architecture"),
+            binaries: words(&joined("Binary").unwrap_or_default())
                 .into_iter()
                 .map(str::to_owned)
                 .collect(),
             section,
-            maintainer: list("Maintainer"),
+            maintainer: joined("Maintainer"),
             files,
         })
     }
@@ -70,6 +113,56 @@ impl Dsc {
     pub(crate) fn is_only_arch_all(&self) -> bool {
         self.architecture == "all"
     }
+
+    /// The name of the .dsc that sbuild expects, `SOURCE_VERSION.dsc` without an epoch. The file
+    /// itself may have any name.
+    ///
+    /// # Errors
+    /// The name is longer than a file name may be.
+    pub(crate) fn file_name(&self) -> Result<FileName, Error> {
+        let (source, version) = (&self.source, &self.version);
+        let bare = version.split_once(':').map_or(&**version, |(_, rest)| rest);
+        FileName::parse(&format!("{source}_{bare}.dsc"))
+            .map_err(|error| Error::Name(error.to_string()))
+    }
+}
+
+/// Returns the value of a field that must satisfy `is_valid`.
+fn checked(
+    name: &'static str,
+    field: &Field<'_>,
+    is_valid: fn(&str) -> bool,
+) -> Result<String, Error> {
+    let value = field.lines.concat();
+    match is_valid(&value) {
+        true => Ok(value),
+        false => Err(Error::Field {
+            field: name,
+            line: field.line,
+            problem: format!("{value:?} is not valid"),
+        }),
+    }
+}
+
+/// Returns whether dpkg's changelog parser accepts the name; sbuild makes paths of it.
+fn is_source_name(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-+.".contains(&b))
+}
+
+/// Returns whether the text is a version by dpkg's rules: `[EPOCH:]UPSTREAM[-REVISION]`.
+fn is_version(text: &str) -> bool {
+    let (epoch, rest) = text.split_once(':').unwrap_or(("0", text));
+    let (upstream, revision) = rest.rsplit_once('-').unwrap_or((rest, "0"));
+    !epoch.is_empty()
+        && epoch.bytes().all(|b| b.is_ascii_digit())
+        && upstream.starts_with(|c: char| c.is_ascii_digit())
+        && !revision.is_empty()
+        && rest
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-+:.~".contains(&b))
 }
 
 /// Splits a list at commas and blanks.
@@ -80,82 +173,86 @@ fn words(text: &str) -> Vec<&str> {
         .collect()
 }
 
-fn source_file(checksums: &Field<'_>, offset: usize, line: &str) -> Result<SourceFile, Error> {
-    let wrong = |problem: String| Error::Field {
-        field: "Checksums-Sha1",
-        line: checksums.line + offset,
-        problem,
-    };
-    let words: Vec<&str> = line.split_ascii_whitespace().collect();
-    let &[sha1, size, name] = &words[..] else {
-        return Err(wrong("expected checksum, size and name".to_owned()));
-    };
-    Ok(SourceFile {
-        name: FileName::parse(name).map_err(|error| wrong(error.to_string()))?,
-        size: size
-            .parse()
-            .map_err(|_| wrong(format!("{size:?} is not a size")))?,
-        sha1: Sha1Hex::parse(sha1).map_err(|error| wrong(error.to_string()))?,
+/// Adds the hashes of one list to `files`, and the files that other lists lack.
+fn add_files(files: &mut Vec<SourceFile>, list: List, field: &Field<'_>) -> Result<(), Error> {
+    for (offset, line) in field.lines.iter().enumerate() {
+        if line.is_empty() {
+            continue;
+        }
+        let wrong = |problem: String| Error::Field {
+            field: list.field(),
+            line: field.line + offset,
+            problem,
+        };
+        let (hash, size, name) = parse_line(list, line).map_err(wrong)?;
+        let known = files.iter().position(|file| file.name == name);
+        let index = known.unwrap_or_else(|| {
+            files.push(SourceFile {
+                name,
+                size,
+                md5: None,
+                sha1: None,
+                sha256: None,
+            });
+            files.len() - 1
+        });
+        let file = files.get_mut(index).expect("the index is of this list");
+        if file.size != size {
+            let problem = format!("{}: {size} bytes, but {} before", file.name, file.size);
+            return Err(wrong(problem));
+        }
+        if add_hash(file, list, hash).map_err(wrong)? {
+            return Err(wrong(format!("{} has two different hashes", file.name)));
+        }
+    }
+    Ok(())
+}
+
+/// Sets the hash of a list. Returns whether the list has given another one before.
+fn add_hash(file: &mut SourceFile, list: List, hash: &str) -> Result<bool, String> {
+    let text = hash.to_owned();
+    Ok(match list {
+        List::Files => file.md5.replace(text).is_some_and(|old| old != hash),
+        List::Sha256 => file.sha256.replace(text).is_some_and(|old| old != hash),
+        List::Sha1 => {
+            let sha1 = Sha1Hex::parse(hash).map_err(|error| error.to_string())?;
+            let old = file.sha1.replace(sha1);
+            old.is_some_and(|old| old.as_str() != hash)
+        }
     })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SHA1: &str = "f7bebf6f9c62a2295e889f66e05ce9bfaed9ace3";
-
-    fn text(architecture: &str, file: &str) -> String {
-        format!(
-            "-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\nFormat: 3.0 (quilt)\n\
-             Source: hello\nBinary: hello, hello-doc\nArchitecture: {architecture}\n\
-             Version: 2.10-3\nMaintainer: A <a@b.c>\nPackage-List:\n \
-             hello deb contrib/devel optional arch=any\n hello-doc deb doc optional arch=all\n\
-             Checksums-Sha1:\n {file}\nFiles:\n x\n\n-----BEGIN PGP SIGNATURE-----\n"
-        )
+/// Parses a line of a list: hash, size and name, with dpkg's rules for each.
+fn parse_line(list: List, line: &str) -> Result<(&str, u64, FileName), String> {
+    let words: Vec<&str> = line.split_ascii_whitespace().collect();
+    let &[hash, size, name] = &words[..] else {
+        return Err("expected checksum, size and name".to_owned());
+    };
+    let is_hash =
+        hash.len() == list.digits() && hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    if !is_hash {
+        let digits = list.digits();
+        return Err(format!("{hash:?} is not a checksum of {digits} digits"));
     }
-
-    #[test]
-    fn files_have_sizes_and_hashes() {
-        let line = format!("{SHA1} 725946 hello_2.10.orig.tar.gz");
-        let dsc = Dsc::parse(&text("any all", &line)).unwrap();
-        assert_eq!(
-            (dsc.source.as_str(), dsc.version.as_str()),
-            ("hello", "2.10-3")
-        );
-        assert_eq!(dsc.architecture, "any all");
-        assert!(!dsc.is_only_arch_all());
-        assert_eq!(dsc.binaries, ["hello", "hello-doc"]);
-        assert_eq!(dsc.section.as_deref(), Some("contrib/devel"));
-        assert_eq!(dsc.maintainer.as_deref(), Some("A <a@b.c>"));
-        let [file] = &dsc.files[..] else {
-            panic!("{dsc:?}")
-        };
-        assert_eq!(file.name.as_str(), "hello_2.10.orig.tar.gz");
-        assert_eq!((file.size, file.sha1.as_str()), (725_946, SHA1));
-        assert!(Dsc::parse(&text("all", &line)).unwrap().is_only_arch_all());
+    let size = match size.bytes().all(|b| b.is_ascii_digit()) {
+        true => size.parse().ok(),
+        false => None,
     }
-
-    #[test]
-    fn errors_name_field_and_line() {
-        for (line, expect) in [
-            (
-                format!("{SHA1} 1"),
-                "Checksums-Sha1, line 14: expected checksum, size and name",
-            ),
-            (
-                format!("{SHA1} many x"),
-                "Checksums-Sha1, line 14: \"many\" is not a size",
-            ),
-            (
-                format!("{SHA1} 1 ../x"),
-                "Checksums-Sha1, line 14: invalid file name \"../x\"",
-            ),
-        ] {
-            let error = Dsc::parse(&text("any", &line)).unwrap_err().to_string();
-            assert_eq!(error, expect);
-        }
-        let none = Dsc::parse("Source: x\n").unwrap_err().to_string();
-        assert_eq!(none, "no Checksums-Sha1 field");
+    .ok_or_else(|| format!("{size:?} is not a size"))?;
+    let is_name = name.len() > 1
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-+:.,=_~".contains(&b));
+    if !is_name {
+        return Err(format!("invalid file name {name:?}"));
     }
+    let name = FileName::parse(name).map_err(|error| error.to_string())?;
+    if name.as_str().ends_with(".dsc") {
+        return Err(format!("{name} is a .dsc, which cannot be part of another"));
+    }
+    Ok((hash, size, name))
 }
+
+#[cfg(test)]
+mod tests;

@@ -30,6 +30,9 @@ pub(crate) enum Error {
         line: usize,
         problem: String,
     },
+    /// The source or version gives no file name.
+    #[error("{0}")]
+    Name(String),
     /// A source package that is unreadable or incomplete.
     #[error("{}: {problem}", path.display())]
     Source { path: PathBuf, problem: String },

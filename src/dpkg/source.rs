@@ -3,21 +3,20 @@
 //! Only the .dsc is read. The other files must exist with their listed sizes. Hashes are checked
 //! later, when a file is copied or sent.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use crate::protocol::{FileName, Sha1Hex};
+use crate::protocol::FileName;
 
 use super::Error;
-use super::dsc::Dsc;
-
-/// The largest .dsc accepted, in bytes.
-const MAX_DSC_BYTES: u64 = 8 << 20;
+use super::dsc::{self, Dsc, SourceFile};
 
 /// A source package whose files all exist.
 #[derive(Debug)]
 pub(crate) struct Source {
     pub(crate) path: PathBuf,
+    /// The name of the .dsc that sbuild expects; its name on disk may differ.
     pub(crate) name: FileName,
     pub(crate) dsc: Dsc,
 }
@@ -25,12 +24,7 @@ pub(crate) struct Source {
 impl Source {
     /// Reads the .dsc at `path` and checks that the files it lists exist with their sizes.
     pub(crate) fn find(path: &Path) -> Result<Self, Error> {
-        let size = fs::metadata(path).map_err(wrong(path))?.len();
-        if size > MAX_DSC_BYTES {
-            return Err(wrong(path)(Error::TooLarge(MAX_DSC_BYTES)));
-        }
-        let text = fs::read(path).map_err(wrong(path))?;
-        let dsc = Dsc::parse(&String::from_utf8_lossy(&text)).map_err(wrong(path))?;
+        let dsc = read_dsc(path).map_err(wrong(path))?;
         for file in &dsc.files {
             let beside = path.with_file_name(file.name.as_str());
             let found = fs::metadata(&beside)
@@ -42,17 +36,16 @@ impl Source {
                 )));
             }
         }
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let name = FileName::parse(&name).map_err(wrong(path))?;
+        let name = dsc.file_name().map_err(wrong(path))?;
         let path = path.to_owned();
         Ok(Self { path, name, dsc })
     }
 
-    /// All files, the .dsc first: path, name, and the SHA-1 from the .dsc.
-    pub(crate) fn files(&self) -> impl Iterator<Item = (PathBuf, &FileName, Option<&Sha1Hex>)> {
+    /// All files, the .dsc first: path, name, and how the .dsc lists it.
+    pub(crate) fn files(&self) -> impl Iterator<Item = (PathBuf, &FileName, Option<&SourceFile>)> {
         let others = self.dsc.files.iter().map(|file| {
             let path = self.path.with_file_name(file.name.as_str());
-            (path, &file.name, Some(&file.sha1))
+            (path, &file.name, Some(file))
         });
         std::iter::once((self.path.clone(), &self.name, None)).chain(others)
     }
@@ -63,6 +56,15 @@ impl Source {
         let stem = name.strip_suffix(".dsc").unwrap_or(name);
         format!("{stem}_{arch}.build")
     }
+}
+
+/// Reads and parses a .dsc, not more of it than the limit.
+pub(crate) fn read_dsc(path: &Path) -> Result<Dsc, String> {
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(dsc::MAX_BYTES + 1).read_to_end(&mut bytes))
+        .map_err(|error| error.to_string())?;
+    Dsc::parse(&bytes).map_err(|error| error.to_string())
 }
 
 /// Adds the path to an error.
@@ -85,10 +87,8 @@ mod tests {
         let find = || Source::find(&dsc).map_err(|error| error.to_string());
         assert!(find().unwrap_err().contains("x_1.dsc: No such file"));
 
-        let sha1 = "f7bebf6f9c62a2295e889f66e05ce9bfaed9ace3";
-        let text = format!(
-            "Source: x\nVersion: 1\nArchitecture: any\nChecksums-Sha1:\n {sha1} 3 x_1.tar.gz\n"
-        );
+        let md5 = "900150983cd24fb0d6963f7d28e17f72";
+        let text = format!("Source: x\nVersion: 3:1\nFiles:\n {md5} 3 x_1.tar.gz\n");
         fs::write(&dsc, text).unwrap();
         let error = find().unwrap_err();
         assert!(
@@ -106,6 +106,13 @@ mod tests {
         fs::write(dir.path().join("x_1.tar.gz"), "abc").unwrap();
         let source = find().unwrap();
         assert_eq!(source.files().count(), 2);
+        assert_eq!(source.log_name("amd64"), "x_1_amd64.build");
+
+        let other = dir.path().join("other.dsc");
+        fs::rename(&dsc, &other).unwrap();
+        let source = Source::find(&other).unwrap();
+        let names: Vec<&str> = source.files().map(|(_, name, _)| name.as_str()).collect();
+        assert_eq!(names, ["x_1.dsc", "x_1.tar.gz"]);
         assert_eq!(source.log_name("amd64"), "x_1_amd64.build");
     }
 }

@@ -182,7 +182,7 @@ fn add(args: &Add, farm: &Farm) -> Result<(), Error> {
     });
     for path in &args.files {
         let kind = args.content_type.as_deref();
-        let added = upload(&uploader, path, kind, expires_at, args.restricted);
+        let added = upload(&uploader, path, None, kind, expires_at, args.restricted);
         let Added {
             id,
             url,

@@ -19,11 +19,12 @@ use crate::sys::digest::hex;
 /// Uploads of at least this size show their progress.
 const LARGE_BYTES: u64 = 64 << 20;
 
-/// Uploads the file at `path` under its own name. The other arguments are those of
-/// [`Uploader::add`].
+/// Uploads the file at `path`, under its own name if `name` is `None`. The other arguments are
+/// those of [`Uploader::add`].
 pub(crate) fn upload(
     uploader: &Uploader,
     path: &Path,
+    name: Option<&str>,
     content_type: Option<&str>,
     expires_at: Option<i64>,
     restricted: bool,
@@ -32,7 +33,8 @@ pub(crate) fn upload(
         path: path.to_owned(),
         source,
     };
-    let name = path.file_name().and_then(|name| name.to_str());
+    let own = || path.file_name().and_then(|name| name.to_str());
+    let name = name.or_else(own);
     let name = name.filter(|name| name::is_good(name)).ok_or_else(|| {
         at(io::Error::new(
             io::ErrorKind::InvalidInput,

@@ -186,7 +186,8 @@ mod tests {
     #[test]
     fn indep_dependencies_count_only_when_built() {
         let dsc = "-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\nBuild-Depends-Arch: a\n\
-                   Build-Depends-Indep: b,\n c\n-----BEGIN PGP SIGNATURE-----\n";
+                   Build-Depends-Indep: b,\n c\n-----BEGIN PGP SIGNATURE-----\n\
+                   -----END PGP SIGNATURE-----\n";
         let check = |indep, expect: &str| {
             let deps = BuildDeps::parse(dsc, "amd64", indep).unwrap();
             let missing = deps.unsatisfied(Available::new(&deps));

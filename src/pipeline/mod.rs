@@ -9,6 +9,7 @@
 mod apt;
 pub(crate) mod autopsy;
 pub(crate) mod buildlog;
+mod check_source;
 mod command;
 mod depwait;
 mod disk;

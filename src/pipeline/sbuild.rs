@@ -175,27 +175,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-
-    fn spec(args: serde_json::Value) -> Spec {
-        let sha1 = "0a4d55a8d778e5022fab701977c5d840bbc486d0";
-        let second = json!({"secs": 1, "nanos": 0});
-        serde_json::from_value(json!({
-            "request": {
-                "build_id": "8-1", "chroot": sha1, "files": [["hello_2.10-3.dsc", sha1]],
-                "args": args
-            },
-            "settings": {
-                "home": "/h", "filecache": "/h/f", "chroots": "/h/c", "sessions": "/h/s",
-                "arch": "amd64", "parallel": 4, "overlay": "Auto", "network": "BuildDeps",
-                "programs": {"unpack": null, "mount": null, "umount": null, "clean": null,
-                    "process_scan": null, "sbuild": null, "sbuild_args": ["--nolog", "--batch"],
-                    "update": null, "ogre": null, "sources": null},
-                "clocks": {"total": second, "silence": second, "stage": second, "abort": second},
-                "log_bytes": 1000, "memory_layer_bytes": null
-            }
-        }))
-        .unwrap()
-    }
+    use crate::pipeline::spec::tests::spec;
 
     #[test]
     fn the_minor_version_is_parsed_from_debian_versions() {

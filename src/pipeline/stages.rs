@@ -10,6 +10,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::config::Network;
+use crate::dpkg::dsc;
 use crate::protocol::BuildStatus;
 use crate::session::files::{NewFile, Task};
 use crate::session::live::remove_folder;
@@ -22,12 +23,10 @@ use super::network::BuildNetwork;
 use super::running::{Build, StageError, StageResult};
 use super::stage::{Failure, Stage};
 use super::verdict::{self, Classification, Exit, Verdict};
-use super::{apt, keep_results, leftovers, sbuild};
+use super::{apt, check_source, keep_results, leftovers, sbuild};
 
 /// The wait before the second `apt-get update`: the mirror may be in the middle of a push.
 const UPDATE_RETRY: Duration = Duration::from_secs(10);
-/// Larger than any real .dsc, in bytes.
-const MAX_DSC_BYTES: u64 = 1 << 20;
 
 impl Build {
     pub(crate) fn stage(&mut self, stage: Stage) -> StageResult {
@@ -79,6 +78,10 @@ impl Build {
             .record_work_tree()
             .map_err(|error| failed(&error))?;
         fs::create_dir(&tree).map_err(|error| failed(&error))?;
+        if self.spec.settings.programs.sbuild.is_none() {
+            let name = check_source::check(&self.spec)?;
+            self.spec.request.rename_dsc(name);
+        }
         for (name, sha1) in self.spec.request.files.iter() {
             let target = self.spec.settings.filecache.join(sha1.as_str());
             symlink(target, tree.join(name.as_str())).map_err(|error| failed(&error))?;
@@ -400,11 +403,11 @@ impl Build {
 
     /// Returns the build dependencies that the package lists of the chroot lack.
     fn missing_dependencies(&mut self) -> Result<Option<String>, StageError> {
-        let dsc = self.spec.work_tree().join(self.spec.request.dsc().as_str());
+        let path = self.spec.work_tree().join(self.spec.request.dsc().as_str());
         let arch_indep = self.spec.request.args.arch_indep;
         let mut text = Vec::new();
         let read =
-            File::open(&dsc).and_then(|file| file.take(MAX_DSC_BYTES).read_to_end(&mut text));
+            File::open(&path).and_then(|file| file.take(dsc::MAX_BYTES).read_to_end(&mut text));
         let text = String::from_utf8_lossy(if read.is_ok() { &text } else { b"" });
         let Ok(mut query) = apt::Query::new(&text, self.spec.arch(), arch_indep) else {
             return Ok(None);

@@ -80,7 +80,20 @@ pub(crate) struct BuildRequest {
 impl BuildRequest {
     /// Returns the name of the source package's `.dsc` file.
     pub(crate) fn dsc(&self) -> &FileName {
-        self.files.dsc()
+        let (name, _) = self.files.dsc();
+        name
+    }
+
+    pub(crate) fn dsc_sha1(&self) -> &Sha1Hex {
+        let (_, sha1) = self.files.dsc();
+        sha1
+    }
+
+    /// Gives the `.dsc` file another name, which must end in `.dsc` too.
+    pub(crate) fn rename_dsc(&mut self, name: FileName) {
+        if let Some(entry) = self.files.0.iter_mut().find(|(old, _)| is_dsc(old)) {
+            entry.0 = name;
+        }
     }
 }
 
@@ -93,13 +106,11 @@ impl BuildRequest {
 pub(crate) struct SourceFiles(Vec<(FileName, Sha1Hex)>);
 
 impl SourceFiles {
-    fn dsc(&self) -> &FileName {
-        let (name, _) = self
-            .0
+    fn dsc(&self) -> &(FileName, Sha1Hex) {
+        self.0
             .iter()
             .find(|(name, _)| is_dsc(name))
-            .expect("SourceFiles has one .dsc");
-        name
+            .expect("SourceFiles has one .dsc")
     }
 }
 

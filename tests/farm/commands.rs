@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value as Json, json};
 
+use super::support::fake_slave::md5;
 use super::support::farm::{Process, on_both_engines};
 use super::support::{Engine, Farm, QUICK};
 use crate::support::sha1;
@@ -16,6 +17,7 @@ on_both_engines! {
     an_unknown_or_ambiguous_name_is_refused_with_a_suggestion
     the_secret_of_a_private_archive_is_not_shown
     a_submitted_source_becomes_stored_files_and_builds
+    a_dsc_is_stored_under_the_name_that_sbuild_expects
     a_known_broken_or_changed_source_adds_no_files
     a_newer_version_supersedes_the_older
 }
@@ -45,10 +47,11 @@ impl Farm {
         let dsc = folder.join(format!("{name}_{version}.dsc"));
         let text = format!(
             "Format: 3.0 (native)\nSource: {name}\nBinary: {name}\nArchitecture: {hint}\n\
-             Version: {version}\nMaintainer: A B <a@example.org>\n{more}Checksums-Sha1:\n {} {} \
-             {tarball}\n",
+             Version: {version}\nMaintainer: A B <a@example.org>\n{more}Checksums-Sha1:\n {} {size} \
+             {tarball}\nFiles:\n {} {size} {tarball}\n",
             sha1(bytes.as_bytes()),
-            bytes.len()
+            md5(bytes.as_bytes()),
+            size = bytes.len()
         );
         fs::write(&dsc, text).unwrap();
         dsc.display().to_string()
@@ -313,6 +316,35 @@ fn a_submitted_source_becomes_stored_files_and_builds(engine: Engine) {
         (&shown["state"], &shown["score"]),
         (&json!("NEEDSBUILD"), &json!(3255))
     );
+}
+
+fn a_dsc_is_stored_under_the_name_that_sbuild_expects(engine: Engine) {
+    let submitted = Submitted::new(engine);
+    let farm = &submitted.farm;
+    let dsc = PathBuf::from(farm.dsc("odd", "1", "any", ""));
+    let text = fs::read_to_string(&dsc).unwrap();
+    let (start, sha1_line) = text.split_once("Checksums-Sha1:\n").unwrap();
+    let (_, files) = sha1_line.split_once("Files:\n").unwrap();
+    let md5_only = |files: &str| {
+        let other = dsc.with_file_name("other.dsc");
+        let text = format!("{start}Files:\n{files}").replace("Version: 1", "Version: 3:1");
+        fs::write(&other, text).unwrap();
+        other.display().to_string()
+    };
+    let (md5, rest) = files.trim_start().split_once(' ').unwrap();
+    let wrong: String = md5.chars().rev().collect();
+    let path = md5_only(&format!(" {wrong} {rest}"));
+    let said = farm.refused(&["master", "submit", &path, "--series", "hoary"]);
+    assert!(said.contains("odd_1.tar.gz: its MD5 is not"), "{said}");
+
+    let path = md5_only(files);
+    let done = farm.json(&["master", "submit", &path, "--series", "hoary"]);
+    assert_eq!(done["version"], json!("3:1"));
+    let id = done["builds"][0]["id"].to_string();
+    let shown = farm.json(&["master", "show", &id]);
+    let names = shown["source_files"].as_array().unwrap().iter();
+    let names: Vec<_> = names.map(|file| &file["filename"]).collect();
+    assert_eq!(names, ["odd_1.dsc", "odd_1.tar.gz"]);
 }
 
 fn a_known_broken_or_changed_source_adds_no_files(engine: Engine) {

@@ -106,3 +106,41 @@ fn a_package_for_all_architectures_is_built_where_asked_for() {
     assert_installable(&slave.dir.join("toy_1.0_all.deb"));
     slave.clean(&ended);
 }
+
+#[test]
+fn a_dsc_of_another_name_with_md5_only_is_built() {
+    let Some(machine) = machine() else { return };
+    let slave = Slave::start(machine, "odd-dsc", "");
+    let mut files = slave.pack(&Package::new("toy", "echo fine"));
+    let text = fs::read_to_string(&files[0]).unwrap();
+    let mut old: Vec<&str> = Vec::new();
+    let mut dropping = false;
+    for line in text.lines() {
+        dropping = line.starts_with("Checksums-") || (dropping && line.starts_with(' '));
+        if !dropping {
+            old.push(line);
+        }
+    }
+    assert!(text.contains("Checksums-Sha1:") && old.contains(&"Files:"));
+    files[0] = files[0].with_file_name("odd.dsc");
+    fs::write(&files[0], old.join("\r\n")).unwrap();
+    slave.begin(&files, json!({}));
+    let ended = slave.end();
+    ended.assert("OK");
+    let listed = verify(&slave, &ended);
+    assert!(listed.contains(&format!("toy_1.0_{}.deb", machine.arch)));
+    slave.clean(&ended);
+}
+
+#[test]
+fn an_unusable_dsc_is_packagefail_before_the_chroot_is_unpacked() {
+    let Some(machine) = machine() else { return };
+    let slave = Slave::start(machine, "bad-dsc", "");
+    let files = slave.pack(&Package::new("toy", "echo fine"));
+    slave.begin_in(&machine.chroot_sum, &files[..1], json!({}));
+    let ended = slave.end();
+    ended.assert("PACKAGEFAIL");
+    ended.assert_said("it lists toy_1.0.tar.xz, which is not among the files of the build");
+    assert!(!ended.log.contains("] UNPACK"));
+    slave.clean(&ended);
+}

@@ -95,8 +95,10 @@ impl BuildFolder {
         fs::create_dir(&settings.filecache).map_err(Error::at(&settings.filecache))?;
         let cache = Store::open(&settings.filecache, Rules::none())?;
         let mut files = Vec::new();
-        for (path, name, hash) in source.files() {
+        for (path, name, listed) in source.files() {
             let mut file = File::open(&path).map_err(Error::at(&path))?;
+            // The build checks all hashes; this one is checked before it starts.
+            let hash = listed.and_then(|listed| listed.sha1.as_ref());
             let kept = cache
                 .put(&mut file, None, hash)
                 .map_err(|error| match error {

@@ -119,7 +119,7 @@ fn set(
         Ok(id) if !path.exists() => id,
         _ => {
             let uploader = Uploader::new(&site.farm.librarian.upload_url);
-            librarian::upload(&uploader, path, None, None, false)?.id
+            librarian::upload(&uploader, path, None, None, None, false)?.id
         }
     };
     let (full, file) = site.db.write(|tx| {

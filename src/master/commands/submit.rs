@@ -17,6 +17,7 @@ use super::screen::{Screen, stderr_line};
 use super::series::PRIMARY;
 use super::table::{Cell, Column, Table, column};
 use super::{Error, status, units};
+use crate::dpkg::dsc::SourceFile as Listed;
 use crate::dpkg::source::Source as Package;
 use crate::librarian::{self, Uploader};
 use crate::master::model::{BuildState, Pocket, Urgency};
@@ -25,7 +26,7 @@ use crate::master::rows::builds::Build;
 use crate::master::rows::sources::Source;
 use crate::master::submit::{Outcome, SourceFile, Submission};
 use crate::sys::clock::now_ms;
-use crate::sys::digest::sha1_of;
+use crate::sys::digest::{Hashes, hashes_of};
 
 /// Time between two polls while waiting for builds.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -115,27 +116,37 @@ pub(super) fn run(args: Args, site: &Site, screen: Screen) -> Result<bool, Error
         .all(|build| build.state == BuildState::FullyBuilt))
 }
 
-/// Reads every file and compares its hash with the .dsc.
+/// Reads every file and compares its hashes with the .dsc.
 fn parts(package: &Package) -> Result<Vec<SourceFile>, Error> {
     let mut parts = Vec::new();
-    for (path, name, expected) in package.files() {
-        let (sha1, size) = sha1_of(&path).map_err(Error::at(&path))?;
-        if let Some(expected) = expected
-            && expected.as_str() != sha1
-        {
+    for (path, name, listed) in package.files() {
+        let hashes = hashes_of(&path).map_err(Error::at(&path))?;
+        if let Some(kind) = listed.and_then(|listed| difference(listed, &hashes)) {
             return Err(Error::Refused(format!(
-                "{}: its SHA-1 is {sha1}, but the .dsc lists {expected}",
+                "{}: its {kind} is not the one that the .dsc lists; fetch the file again",
                 path.display()
             )));
         }
         parts.push(SourceFile {
             name: name.as_str().to_owned(),
-            sha1,
-            size: i64::try_from(size).unwrap_or(i64::MAX),
+            sha1: hashes.sha1,
+            size: i64::try_from(hashes.length).unwrap_or(i64::MAX),
             alias: None,
         });
     }
     Ok(parts)
+}
+
+/// Returns the hash in which a file differs from the .dsc.
+fn difference(listed: &Listed, hashes: &Hashes) -> Option<&'static str> {
+    let sha1 = listed.sha1.as_ref().map(|sha1| sha1.as_str());
+    [
+        ("SHA-256", listed.sha256.as_deref(), &hashes.sha256),
+        ("SHA-1", sha1, &hashes.sha1),
+        ("MD5", listed.md5.as_deref(), &hashes.md5),
+    ]
+    .into_iter()
+    .find_map(|(kind, listed, hash)| listed.is_some_and(|listed| listed != hash).then_some(kind))
 }
 
 fn read_restrictions(path: &Path) -> Result<ArchSpecific, Error> {
@@ -187,7 +198,14 @@ fn upload_missing(
         let Some(part) = part.filter(|part| part.alias.is_none()) else {
             continue;
         };
-        let added = librarian::upload(&uploader, &path, None, None, restricted)?;
+        let added = librarian::upload(
+            &uploader,
+            &path,
+            Some(name.as_str()),
+            None,
+            None,
+            restricted,
+        )?;
         if added.sha1 != part.sha1 {
             return Err(Error::Refused(format!(
                 "{}: the file changed during the upload; submit it again",

@@ -412,7 +412,8 @@ pub(crate) fn changes(name: &str, version: &str, tag: &str, files: &[(&str, &[u8
     text
 }
 
-fn md5(bytes: &[u8]) -> String {
+/// Returns the MD5 of bytes, in hexadecimal.
+pub(crate) fn md5(bytes: &[u8]) -> String {
     use md5::Digest as _;
     let sum = md5::Md5::digest(bytes);
     sum.iter().map(|byte| format!("{byte:02x}")).collect()
