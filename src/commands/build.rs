@@ -19,7 +19,7 @@ use nix::unistd::{AccessFlags, User, eaccess};
 use crate::config_file::ConfigOption;
 use crate::dpkg::{self, source::Source};
 use crate::filecache;
-use crate::protocol::Suite;
+use crate::protocol::{BuildProfile, Suite};
 use crate::session;
 use crate::sys;
 
@@ -32,6 +32,7 @@ Examples:
   buildd-slave build hello_2.10-3.dsc
   buildd-slave build hello_2.10-3.dsc --suite trixie --output ../results
   buildd-slave build hello_2.10-3.dsc --chroot bookworm.tar.zst --arch-all
+  buildd-slave build hello_2.10-3.dsc --debug-symbols --profile nodoc --profile nocheck
   buildd-slave build hello_2.10-3.dsc --archive 'deb http://deb.example.org/debian sid main'
 
 Exit code: 0 if the package was built, 1 if not, 2 for a wrong command line.";
@@ -55,6 +56,12 @@ pub(crate) struct Args {
     /// Also build the architecture-independent packages
     #[arg(long)]
     arch_all: bool,
+    /// Also make packages with debug symbols (NAME-dbgsym)
+    #[arg(long)]
+    debug_symbols: bool,
+    /// Build profile, such as nodoc or nocheck; can be repeated
+    #[arg(long, value_name = "NAME", value_parser = BuildProfile::parse)]
+    profile: Vec<BuildProfile>,
     /// Line of sources.list that replaces those of the chroot; can be repeated
     #[arg(long, value_name = "LINE", value_parser = chroot::archive_line)]
     archive: Vec<String>,
@@ -146,6 +153,12 @@ fn as_user(user: User, site: &Site, source: &Source, args: &Args) -> Result<Exit
     }
     if args.arch_all {
         command.arg("--arch-all");
+    }
+    if args.debug_symbols {
+        command.arg("--debug-symbols");
+    }
+    for profile in &args.profile {
+        command.arg("--profile").arg(profile.as_str());
     }
     for line in &args.archive {
         command.arg("--archive").arg(line);

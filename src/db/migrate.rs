@@ -7,7 +7,10 @@ use super::value::params;
 use super::{Engine, Error, Tx};
 
 /// The migrations in order. The version of the schema is the number of migrations that have run.
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001.sql"),
+    include_str!("migrations/0002.sql"),
+];
 
 /// The key of the advisory lock for migrations; an arbitrary number, the same in all processes.
 const LOCK: i64 = 0x6275_696c_6464;

@@ -96,6 +96,30 @@ fn a_newer_database_is_refused() {
 }
 
 #[test]
+fn an_archive_of_the_first_schema_is_kept() {
+    both_at(|url| {
+        let first_schema = |tx: &mut Tx<'_>| {
+            tx.batch(
+                "ALTER TABLE archive DROP COLUMN build_debug_symbols;
+                ALTER TABLE archive DROP COLUMN build_profiles;
+                UPDATE schema_version SET version = 1;
+                INSERT INTO distribution (name) VALUES ('ubuntu');
+                INSERT INTO archive (distribution_id, name, purpose)
+                SELECT id, 'primary', 0 FROM distribution;",
+            )
+        };
+        Db::open(url).unwrap().write(first_schema).unwrap();
+        let sql = "SELECT name, build_debug_symbols, build_profiles FROM archive";
+        let rows = Db::open(url).unwrap().read(|tx| tx.query(sql, &[]));
+        let rows = rows.unwrap();
+        let [row] = &rows[..] else { panic!("{rows:?}") };
+        let (name, profiles): (String, String) = (row.get(0).unwrap(), row.get(2).unwrap());
+        assert_eq!((name.as_str(), profiles.as_str()), ("primary", ""));
+        assert!(!row.get::<bool>(1).unwrap());
+    });
+}
+
+#[test]
 fn processes_that_start_together_migrate_once() {
     both_at(|url| {
         thread::scope(|scope| {

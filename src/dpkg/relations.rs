@@ -7,6 +7,7 @@ use debian_control::relations::{BuildProfile, VersionConstraint};
 use debversion::Version;
 
 use super::arch;
+use crate::protocol::BuildProfile as ActiveProfile;
 
 /// True if `version` satisfies the version constraint of `relation`, or if there is none.
 pub(crate) fn allows(relation: &Relation, version: &Version) -> bool {
@@ -22,8 +23,8 @@ pub(crate) fn allows(relation: &Relation, version: &Version) -> bool {
     }
 }
 
-/// True if `relation` applies on `arch` with no build profile active.
-pub(crate) fn applies(relation: &Relation, arch: &str) -> bool {
+/// True if `relation` applies on `arch` with these active build profiles.
+pub(crate) fn applies(relation: &Relation, arch: &str, profiles: &[ActiveProfile]) -> bool {
     let archs = relation.architectures.as_deref().unwrap_or_default();
     let matches_arch = |arch_list: &[String]| match arch_list.first() {
         None => true,
@@ -32,10 +33,12 @@ pub(crate) fn applies(relation: &Relation, arch: &str) -> bool {
             .any(|entry| arch::matches(arch, entry.trim_start_matches('!'))),
         Some(_) => arch_list.iter().any(|entry| arch::matches(arch, entry)),
     };
+    let is_active = |name: &str| profiles.iter().any(|profile| profile.as_str() == name);
     let holds = |formula: &Vec<BuildProfile>| {
-        formula
-            .iter()
-            .all(|term| matches!(term, BuildProfile::Disabled(_)))
+        formula.iter().all(|term| match term {
+            BuildProfile::Enabled(name) => is_active(name),
+            BuildProfile::Disabled(name) => !is_active(name),
+        })
     };
     matches_arch(archs) && (relation.profiles.is_empty() || relation.profiles.iter().any(holds))
 }

@@ -220,6 +220,10 @@ pub(crate) struct Archive {
     /// The URL for apt; if empty, builds use the apt sources of the chroot.
     pub(crate) base_url: String,
     pub(crate) has_secret: bool,
+    /// Whether its builds also make packages with debug symbols.
+    pub(crate) debug_symbols: bool,
+    /// The active build profiles of its builds, separated by blanks.
+    pub(crate) profiles: String,
 }
 
 impl Archive {

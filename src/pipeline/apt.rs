@@ -9,7 +9,7 @@ use crate::protocol::BuildStatus;
 use crate::session::files::NewFile;
 use crate::xmlrpc::decode_base64;
 
-use super::depwait::{Available, BuildDeps};
+use super::depwait::{Available, BuildDeps, Target};
 use super::logscan::{Findings, Sign};
 use super::stage::Failure;
 use crate::dpkg::Error;
@@ -181,8 +181,8 @@ pub(crate) struct Query {
 
 impl Query {
     /// Takes the text of a `.dsc`.
-    pub(crate) fn new(dsc: &str, arch: &str, arch_indep: bool) -> Result<Self, Error> {
-        let deps = BuildDeps::parse(dsc, arch, arch_indep)?;
+    pub(crate) fn new(dsc: &str, target: Target<'_>) -> Result<Self, Error> {
+        let deps = BuildDeps::parse(dsc, target)?;
         let available = Available::new(&deps);
         Ok(Self {
             deps,
@@ -351,9 +351,14 @@ mod tests {
     #[test]
     fn missing_dependencies_are_found_across_any_cut() {
         let dsc = "Source: x\nBuild-Depends: debhelper (>= 13), libnew-dev (>= 2) | libother-dev\n";
+        let amd64 = Target {
+            arch: "amd64",
+            arch_indep: false,
+            profiles: &[],
+        };
         let lists = "Package: debhelper\nVersion: 13.1\n\nPackage: libnew-dev\nVersion: 1.9\n\n";
         for cut in 0..lists.len() {
-            let mut query = Query::new(dsc, "amd64", false).unwrap();
+            let mut query = Query::new(dsc, amd64).unwrap();
             query.feed(&lists.as_bytes()[..cut]);
             query.feed(&lists.as_bytes()[cut..]);
             assert_eq!(

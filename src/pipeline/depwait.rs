@@ -1,7 +1,7 @@
 //! Pure: finds the build dependencies of a .dsc that an archive cannot satisfy.
 //!
 //! Direct build dependencies count, with alternatives, versions, `[arch]` lists and `<profile>`
-//! formulas; no profile is active. They are matched against all versions in the package lists,
+//! formulas. They are matched against all versions in the package lists,
 //! virtual packages included (docs/wire.md §3.7). Only packages that the .dsc names are kept in
 //! memory. The shim feeds the package lists of the build's chroot.
 
@@ -15,17 +15,27 @@ use debversion::Version;
 use crate::dpkg::Error;
 use crate::dpkg::control::Paragraph;
 use crate::dpkg::relations::{allows, applies, render};
+use crate::protocol::BuildProfile;
+
+/// The properties of a build that decide which dependencies apply.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Target<'a> {
+    pub(crate) arch: &'a str,
+    /// Whether `Build-Depends-Indep` counts.
+    pub(crate) arch_indep: bool,
+    /// The active build profiles.
+    pub(crate) profiles: &'a [BuildProfile],
+}
 
 /// The build dependencies that apply: a list of groups, each satisfied by one alternative.
 #[derive(Debug)]
 pub(crate) struct BuildDeps(Vec<Vec<Relation>>);
 
 impl BuildDeps {
-    /// Parses the dependencies in the text of a .dsc on `arch`. `Build-Depends-Indep` counts only
-    /// with `arch_indep`.
-    pub(crate) fn parse(dsc: &str, arch: &str, arch_indep: bool) -> Result<Self, Error> {
+    /// Parses the dependencies in the text of a .dsc that apply to `target`.
+    pub(crate) fn parse(dsc: &str, target: Target<'_>) -> Result<Self, Error> {
         let paragraph = Paragraph::parse(dsc)?;
-        let indep = arch_indep.then_some("Build-Depends-Indep");
+        let indep = target.arch_indep.then_some("Build-Depends-Indep");
         let mut groups = Vec::new();
         for name in ["Build-Depends", "Build-Depends-Arch"]
             .into_iter()
@@ -41,7 +51,7 @@ impl BuildDeps {
                 problem,
             })?;
             for mut group in relations.0 {
-                group.retain(|relation| applies(relation, arch));
+                group.retain(|relation| applies(relation, target.arch, target.profiles));
                 if !group.is_empty() {
                     groups.push(group);
                 }
@@ -154,9 +164,26 @@ mod tests {
         Package: libbar-dev\nVersion: 1\n\n\
         Package: libbar-dev\nVersion: 1.5\n";
 
+    const AMD64: Target<'static> = Target {
+        arch: "amd64",
+        arch_indep: false,
+        profiles: &[],
+    };
+
     fn unsatisfied(depends: &str) -> Option<String> {
-        let deps =
-            BuildDeps::parse(&format!("Build-Depends: {depends}\n"), "amd64", false).unwrap();
+        unsatisfied_with(depends, &[])
+    }
+
+    fn unsatisfied_with(depends: &str, profiles: &[&str]) -> Option<String> {
+        let profiles: Vec<_> = profiles
+            .iter()
+            .map(|name| BuildProfile::parse(name).unwrap())
+            .collect();
+        let target = Target {
+            profiles: &profiles,
+            ..AMD64
+        };
+        let deps = BuildDeps::parse(&format!("Build-Depends: {depends}\n"), target).unwrap();
         let mut available = Available::new(&deps);
         PACKAGES.lines().for_each(|line| available.feed(line));
         deps.unsatisfied(available)
@@ -184,18 +211,37 @@ mod tests {
     }
 
     #[test]
+    fn dependencies_follow_the_active_profiles() {
+        let check = |depends: &str, profiles: &[&str], expect: Option<&str>| {
+            let missing = unsatisfied_with(depends, profiles);
+            assert_eq!(missing.as_deref(), expect, "{depends} {profiles:?}");
+        };
+        check("nope <!nodoc>", &[], Some("nope"));
+        check("nope <!nodoc>", &["nodoc"], None);
+        check("nope <cross>", &["cross"], Some("nope"));
+        check("nope <!nocheck !nodoc>", &["nodoc"], None);
+        check("nope <!nocheck> <!nodoc>", &["nodoc"], Some("nope"));
+        check("nope <!nocheck> <!nodoc>", &["nodoc", "nocheck"], None);
+        check("nope <stage1 !nodoc>", &["stage1", "nodoc"], None);
+    }
+
+    #[test]
     fn indep_dependencies_count_only_when_built() {
         let dsc = "-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\nBuild-Depends-Arch: a\n\
                    Build-Depends-Indep: b,\n c\n-----BEGIN PGP SIGNATURE-----\n\
                    -----END PGP SIGNATURE-----\n";
         let check = |indep, expect: &str| {
-            let deps = BuildDeps::parse(dsc, "amd64", indep).unwrap();
+            let target = Target {
+                arch_indep: indep,
+                ..AMD64
+            };
+            let deps = BuildDeps::parse(dsc, target).unwrap();
             let missing = deps.unsatisfied(Available::new(&deps));
             assert_eq!(missing.as_deref(), Some(expect));
         };
         check(false, "a");
         check(true, "a, b, c");
-        let error = BuildDeps::parse("Build-Depends: a b\n", "amd64", false).unwrap_err();
+        let error = BuildDeps::parse("Build-Depends: a b\n", AMD64).unwrap_err();
         assert!(
             error.to_string().starts_with("Build-Depends, line 1: "),
             "{error}"

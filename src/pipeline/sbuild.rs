@@ -6,6 +6,7 @@
 use std::path::Path;
 
 use super::spec::Spec;
+use crate::protocol::BuildProfile;
 
 /// The environment of sbuild.
 pub(crate) const ENVIRONMENT: [(&str, &str); 5] = [
@@ -109,6 +110,12 @@ pub(crate) fn arguments(
         }
         .to_owned(),
     );
+    let profiles = &spec.request.args.build_profiles;
+    if !profiles.is_empty() {
+        let profiles: Vec<&str> = profiles.iter().map(BuildProfile::as_str).collect();
+        let profiles = profiles.join(",");
+        arguments.push(format!("--profiles={profiles}"));
+    }
     if minor >= 91 {
         arguments.push("--no-apt-distclean".to_owned());
     }
@@ -235,5 +242,13 @@ mod tests {
         assert!(!configuration("h", 85).contains("unshare_mmdebstrap"));
         assert!(configuration("h", 89).contains("$unshare_mmdebstrap_auto_create = 0;"));
         assert!(configuration("a'b.example", 85).contains("<buildd@ab.example>"));
+    }
+
+    #[test]
+    fn profiles_reach_sbuild() {
+        let line = |args| arguments(&spec(args), 85, Path::new("/x"), 42, "host").join(" ");
+        assert!(!line(json!({})).contains("--profiles"));
+        let two = line(json!({"build_profiles": ["nodoc", "pkg.hello.small"]}));
+        assert!(two.contains(" --profiles=nodoc,pkg.hello.small "), "{two}");
     }
 }

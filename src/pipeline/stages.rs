@@ -18,6 +18,7 @@ use crate::session::store;
 use crate::sys::cgroup::LIMITS_VAR;
 use crate::sys::{self, exe, host};
 
+use super::depwait::Target;
 use super::logscan::Findings;
 use super::network::BuildNetwork;
 use super::running::{Build, StageError, StageResult};
@@ -404,12 +405,16 @@ impl Build {
     /// Returns the build dependencies that the package lists of the chroot lack.
     fn missing_dependencies(&mut self) -> Result<Option<String>, StageError> {
         let path = self.spec.work_tree().join(self.spec.request.dsc().as_str());
-        let arch_indep = self.spec.request.args.arch_indep;
+        let target = Target {
+            arch: self.spec.arch(),
+            arch_indep: self.spec.request.args.arch_indep,
+            profiles: &self.spec.request.args.build_profiles,
+        };
         let mut text = Vec::new();
         let read =
             File::open(&path).and_then(|file| file.take(dsc::MAX_BYTES).read_to_end(&mut text));
         let text = String::from_utf8_lossy(if read.is_ok() { &text } else { b"" });
-        let Ok(mut query) = apt::Query::new(&text, self.spec.arch(), arch_indep) else {
+        let Ok(mut query) = apt::Query::new(&text, target) else {
             return Ok(None);
         };
         let command = self.session_command(&apt::PACKAGE_LISTS);

@@ -7,7 +7,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Error, Suite};
+use super::{BuildProfile, Error, Suite};
 use crate::xmlrpc::{Value, decode_base64};
 
 /// The only supported kind of base image.
@@ -33,6 +33,8 @@ pub(crate) struct BuildArgs {
     pub(crate) archive_purpose: Option<String>,
     pub(crate) ogrecomponent: Option<Suite>,
     pub(crate) build_debug_symbols: bool,
+    /// The active build profiles; an argument of this project's masters only.
+    pub(crate) build_profiles: Vec<BuildProfile>,
     /// The first line of the log.
     pub(crate) build_url: Option<String>,
     /// Whether to leave the mounts and the work tree, because the machine is discarded afterwards.
@@ -61,6 +63,7 @@ impl BuildArgs {
             archive_purpose: args.line("archive_purpose")?,
             ogrecomponent: args.word("ogrecomponent")?,
             build_debug_symbols: args.flag("build_debug_symbols")?,
+            build_profiles: args.profiles("build_profiles")?,
             build_url: args.line("build_url")?,
             fast_cleanup: args.flag("fast_cleanup")?,
             image_type: args.image_type("image_type")?,
@@ -86,6 +89,7 @@ impl fmt::Debug for BuildArgs {
             .field("archive_purpose", &self.archive_purpose)
             .field("ogrecomponent", &self.ogrecomponent)
             .field("build_debug_symbols", &self.build_debug_symbols)
+            .field("build_profiles", &self.build_profiles)
             .field("build_url", &self.build_url)
             .field("fast_cleanup", &self.fast_cleanup)
             .field("image_type", &self.image_type)
@@ -168,6 +172,16 @@ impl Members {
             .collect()
     }
 
+    fn profiles(&mut self, name: &str) -> Result<Vec<BuildProfile>, Error> {
+        let texts = self.texts(name)?.into_iter().enumerate();
+        texts
+            .map(|(index, text)| {
+                let invalid = |invalid| Error::value(&item_name(name, index), invalid);
+                BuildProfile::parse(&text).map_err(invalid)
+            })
+            .collect()
+    }
+
     fn keys(&mut self, name: &str) -> Result<Vec<String>, Error> {
         let keys = self.texts(name)?;
         match keys.iter().position(|key| decode_base64(key).is_none()) {
@@ -214,6 +228,7 @@ mod tests {
             "archive_purpose": "PPA",
             "archives": ["deb http://buildd:secret@h/ jammy main", "deb http://h/ jammy\tuniverse"],
             "build_debug_symbols": false,
+            "build_profiles": ["nodoc", "pkg.hello.small"],
             "build_url": "https://h/1",
             "builder_constraints": ["gpu"],
             "distribution": "ubuntu",
@@ -242,6 +257,9 @@ mod tests {
             archive_purpose: Some("PPA".into()),
             ogrecomponent: word("universe"),
             build_debug_symbols: false,
+            build_profiles: ["nodoc", "pkg.hello.small"]
+                .map(|name| BuildProfile::parse(name).unwrap())
+                .into(),
             build_url: Some("https://h/1".into()),
             fast_cleanup: false,
             image_type: Some("chroot".into()),
@@ -307,6 +325,10 @@ mod tests {
             (
                 json!({"trusted_keys": ["a2V5", "%"]}),
                 "trusted_keys[1]: not base64",
+            ),
+            (
+                json!({"build_profiles": ["nodoc", "a b"]}),
+                "build_profiles[1]: invalid build profile \"a b\"",
             ),
             (
                 json!({"image_type": "lxd"}),

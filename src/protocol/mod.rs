@@ -16,7 +16,7 @@ mod status;
 pub(crate) use args::BuildArgs;
 pub(crate) use call::{Call, Credentials};
 pub(crate) use fault::{fault_refused, fault_state, fault_unparsable, fault_unrenderable};
-pub(crate) use names::{BuildId, FileName, Invalid, Sha1Hex, Suite};
+pub(crate) use names::{BuildId, BuildProfile, FileName, Invalid, Sha1Hex, Suite};
 pub(crate) use record::{StatusForm, StatusRecord, render_status};
 pub(crate) use reply::{
     BUILD_TYPES, Info, SumKind, builder_state, building, ensure_present, parse_building,

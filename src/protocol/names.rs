@@ -100,6 +100,14 @@ name!(
     |text| text.len() <= 64 && is_word(text)
 );
 
+name!(
+    /// A build profile, such as `nodoc` or `pkg.hello.small`. It has no comma, blank or `!`, which
+    /// are syntax of dpkg.
+    BuildProfile,
+    "build profile",
+    |text| text.len() <= 64 && is_word(text)
+);
+
 /// Returns whether the text is a word that a shell, a path or an option parser takes literally.
 fn is_word(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphanumeric())

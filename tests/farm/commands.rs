@@ -16,6 +16,7 @@ on_both_engines! {
     chroots_architectures_and_series_are_listed_as_set
     an_unknown_or_ambiguous_name_is_refused_with_a_suggestion
     the_secret_of_a_private_archive_is_not_shown
+    an_archive_asks_for_debug_symbols_and_profiles
     a_submitted_source_becomes_stored_files_and_builds
     a_dsc_is_stored_under_the_name_that_sbuild_expects
     a_known_broken_or_changed_source_adds_no_files
@@ -185,6 +186,28 @@ fn an_unknown_or_ambiguous_name_is_refused_with_a_suggestion(engine: Engine) {
     let (code, said) = farm.run(&["master", "series", "set", "ubuntu/hoary", "--status", "OLD"]);
     assert!(
         code == Some(2) && said.contains("none of EXPERIMENTAL, "),
+        "{said}"
+    );
+}
+
+fn an_archive_asks_for_debug_symbols_and_profiles(engine: Engine) {
+    let farm = with_hoary(engine);
+    let set = ["master", "archive", "set", "ubuntu", "primary"];
+    let shown = |more: &[&str]| {
+        let done = farm.json(&[&set[..], more].concat());
+        (done["debug_symbols"].clone(), done["profiles"].clone())
+    };
+    let asked = shown(&["--debug-symbols", "yes", "--profiles", "nodoc,nocheck"]);
+    assert_eq!(asked, (json!(true), json!("nodoc nocheck")));
+    // Other settings stay.
+    assert_eq!(shown(&["--score", "3"]), asked);
+    let list = farm.json(&["master", "archive", "list"]);
+    assert_eq!(list[0]["profiles"], json!("nodoc nocheck"));
+    let none = shown(&["--debug-symbols", "no", "--profiles", ""]);
+    assert_eq!(none, (json!(false), json!("")));
+    let (code, said) = farm.run(&[&set[..], &["--profiles", "!nodoc"]].concat());
+    assert!(
+        code == Some(2) && said.contains("invalid build profile"),
         "{said}"
     );
 }

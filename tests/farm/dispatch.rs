@@ -83,6 +83,8 @@ fn a_slave_gets_files_then_a_build_with_all_arguments(engine: Engine) {
             ("suite", json!("hoary-updates")),
             ("archive_purpose", json!("PRIMARY")),
             ("archive_private", json!(false)),
+            ("build_debug_symbols", json!(false)),
+            ("build_profiles", Json::Null),
         ] {
             assert_eq!(args[name], expected, "{name} in {args}");
         }
@@ -103,8 +105,9 @@ fn secrets_reach_only_the_slave(engine: Engine) {
     let secret = "s3cr3t-of-the-archive";
     farm.db.execute(&format!(
         "INSERT INTO archive (id, distribution_id, owner, name, purpose, private, base_url,
-                              buildd_secret)
-           VALUES (2, 1, 'cprov', 'ppa', 2, TRUE, 'http://private.ppa/cprov/ubuntu', '{secret}');
+                              buildd_secret, build_debug_symbols, build_profiles)
+           VALUES (2, 1, 'cprov', 'ppa', 2, TRUE, 'http://private.ppa/cprov/ubuntu', '{secret}',
+                   TRUE, 'nodoc nocheck');
          UPDATE build SET archive_id = 2;
          UPDATE publication SET archive_id = 2;
          INSERT INTO published_binary (arch_series_id, archive_id, name, version, component,
@@ -129,6 +132,8 @@ fn secrets_reach_only_the_slave(engine: Engine) {
     assert!(secrets.len() > 1);
     let args = &fake.called("build")[0][4];
     assert_eq!(args["archive_private"], true);
+    assert_eq!(args["build_debug_symbols"], true);
+    assert_eq!(args["build_profiles"], json!(["nodoc", "nocheck"]));
     let archives = args["archives"].to_string();
     assert!(
         archives.contains(&format!("http://buildd:{secret}@private.ppa/")),

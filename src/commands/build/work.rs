@@ -121,6 +121,8 @@ impl BuildFolder {
         let args = BuildArgs {
             suite: Some(suite),
             arch_indep: args.arch_all || source.dsc.is_only_arch_all(),
+            build_debug_symbols: args.debug_symbols,
+            build_profiles: args.profile.clone(),
             archives: args.archive.clone(),
             trusted_keys: args.key.iter().map(key).collect::<Result<_, Error>>()?,
             ..BuildArgs::default()

@@ -15,12 +15,14 @@ use super::table::{Cell, Column, Table, column, wrapping};
 use super::{Error, names};
 use crate::master::model::{Archive, ArchivePurpose};
 use crate::master::rows::archives;
+use crate::protocol::{BuildProfile, Invalid};
 
 const EXAMPLES: &str = "\
 Examples:
   buildd-slave master archive set ubuntu primary --url http://archive.example.org/ubuntu
   buildd-slave master archive add ubuntu tools --owner cprov --url http://ppa.example.org/cprov
   buildd-slave master archive add ubuntu embargo --private --secret-file secret --score 100
+  buildd-slave master archive set ubuntu primary --debug-symbols yes --profiles nodoc,nocheck
   buildd-slave master archive list
 
 The purpose of an archive decides which pockets and components its builds use. Each distribution
@@ -85,6 +87,12 @@ struct Settings {
     /// Build for it on virtual builders only
     #[arg(long, value_name = "yes|no", value_parser = yes_or_no)]
     virtualized: Option<bool>,
+    /// Also make packages with debug symbols
+    #[arg(long, value_name = "yes|no", value_parser = yes_or_no)]
+    debug_symbols: Option<bool>,
+    /// Active build profiles, separated by commas; empty for none
+    #[arg(long, value_name = "NAMES", value_parser = profiles)]
+    profiles: Option<String>,
     /// Dispatch its builds; with no, they stay in the queue
     #[arg(long, value_name = "yes|no", value_parser = yes_or_no)]
     enabled: Option<bool>,
@@ -96,6 +104,20 @@ fn yes_or_no(text: &str) -> Result<bool, &'static str> {
         "no" => Ok(false),
         _ => Err("expected yes or no"),
     }
+}
+
+/// Checks names of build profiles; returns them separated by one blank.
+fn profiles(text: &str) -> Result<String, Invalid> {
+    let names: Result<Vec<_>, _> = text
+        .split([',', ' '])
+        .filter(|name| !name.is_empty())
+        .map(BuildProfile::parse)
+        .collect();
+    Ok(names?
+        .iter()
+        .map(BuildProfile::as_str)
+        .collect::<Vec<_>>()
+        .join(" "))
 }
 
 pub(super) fn run(verb: Verb, site: &Site, screen: Screen) -> Result<bool, Error> {
@@ -124,6 +146,8 @@ fn add(args: &Add, site: &Site, screen: Screen) -> Result<(), Error> {
             relative_score: 0,
             base_url: String::new(),
             has_secret: secret.is_some(),
+            debug_symbols: false,
+            profiles: String::new(),
         };
         let name = archive.short_name();
         if archives::all(tx)?
@@ -176,6 +200,10 @@ impl Settings {
         archive.private = (archive.private || self.private) && !self.public;
         archive.relative_score = self.score.map_or(archive.relative_score, i64::from);
         archive.virtualized = self.virtualized.unwrap_or(archive.virtualized);
+        archive.debug_symbols = self.debug_symbols.unwrap_or(archive.debug_symbols);
+        if let Some(profiles) = &self.profiles {
+            archive.profiles.clone_from(profiles);
+        }
         archive.enabled = self.enabled.unwrap_or(archive.enabled);
         if archive.private && !archive.base_url.is_empty() && !archive.has_secret {
             return Err(
@@ -224,6 +252,7 @@ fn object(archive: &Archive) -> Value {
     json!({"id": archive.id, "distribution": &archive.distribution, "owner": &archive.owner,
         "name": &archive.name, "purpose": archive.purpose.word(), "private": archive.private,
         "virtualized": archive.virtualized, "enabled": archive.enabled,
+        "debug_symbols": archive.debug_symbols, "profiles": &archive.profiles,
         "score": archive.relative_score, "url": &archive.base_url})
 }
 
@@ -235,6 +264,8 @@ const COLUMNS: &[Column] = &[
     column("private", "PRIVATE"),
     column("virtualized", "VIRTUAL"),
     column("enabled", "ENABLED"),
+    column("debug_symbols", "DBGSYM"),
+    column("profiles", "PROFILES"),
     column("score", "SCORE"),
     wrapping("url", "URL"),
 ];
@@ -250,6 +281,8 @@ fn list(site: &Site, screen: Screen) -> Result<(), Error> {
             Cell::flag(archive.private),
             Cell::flag(archive.virtualized),
             Cell::flag(archive.enabled),
+            Cell::flag(archive.debug_symbols),
+            Cell::text(&archive.profiles),
             Cell::number(archive.relative_score),
             Cell::text(&archive.base_url),
         ]);

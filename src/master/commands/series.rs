@@ -160,6 +160,8 @@ fn add(tx: &mut Tx<'_>, series: &Series) -> Result<Series, db::Error> {
                 relative_score: 0,
                 base_url: String::new(),
                 has_secret: false,
+                debug_symbols: false,
+                profiles: String::new(),
             },
         )?;
     }

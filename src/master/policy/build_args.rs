@@ -27,6 +27,10 @@ pub(crate) struct Dispatch {
     pub(crate) archives: Vec<String>,
     /// OpenPGP keys, each in base64.
     pub(crate) trusted_keys: Vec<String>,
+    /// Whether to make packages with debug symbols too.
+    pub(crate) debug_symbols: bool,
+    /// The active build profiles.
+    pub(crate) profiles: Vec<String>,
     /// Whether the builder is virtual: its machine is reset after the build.
     pub(crate) virtualized: bool,
     /// The build's web page.
@@ -50,7 +54,7 @@ pub(crate) fn build_args(dispatch: &Dispatch) -> Value {
         ("arch_tag", dispatch.arch_tag.as_str().into()),
         ("archive_private", Value::Bool(dispatch.private)),
         ("archive_purpose", purpose(dispatch).word().into()),
-        ("build_debug_symbols", Value::Bool(false)),
+        ("build_debug_symbols", Value::Bool(dispatch.debug_symbols)),
         ("fast_cleanup", Value::Bool(dispatch.virtualized)),
         ("image_type", IMAGE_TYPE.into()),
         ("ogrecomponent", dispatch.component.as_str().into()),
@@ -58,6 +62,10 @@ pub(crate) fn build_args(dispatch: &Dispatch) -> Value {
         ("suite", dispatch.suite.as_str().into()),
         ("trusted_keys", texts(&dispatch.trusted_keys)),
     ];
+    // launchpad-buildd ignores this argument.
+    if !dispatch.profiles.is_empty() {
+        members.push(("build_profiles", texts(&dispatch.profiles)));
+    }
     if !dispatch.archives.is_empty() {
         members.push(("archives", texts(&dispatch.archives)));
     }
@@ -83,7 +91,7 @@ fn purpose(dispatch: &Dispatch) -> ArchivePurpose {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::{BuildArgs, Suite};
+    use crate::protocol::{BuildArgs, BuildProfile, Suite};
 
     fn dispatch() -> Dispatch {
         Dispatch {
@@ -96,6 +104,8 @@ mod tests {
             component: "universe".into(),
             archives: vec!["deb http://buildd:k@h/ hoary main".into()],
             trusted_keys: vec!["a2V5".into()],
+            debug_symbols: true,
+            profiles: vec!["nodoc".into(), "nocheck".into()],
             virtualized: false,
             build_url: Some("http://farm/builds/8".into()),
         }
@@ -121,7 +131,10 @@ mod tests {
             archive_private: true,
             archive_purpose: Some("PRIMARY".into()),
             ogrecomponent: word("universe"),
-            build_debug_symbols: false,
+            build_debug_symbols: true,
+            build_profiles: ["nodoc", "nocheck"]
+                .map(|name| BuildProfile::parse(name).unwrap())
+                .into(),
             build_url: Some("http://farm/builds/8".into()),
             fast_cleanup: false,
             image_type: Some("chroot".into()),
@@ -132,16 +145,17 @@ mod tests {
     }
 
     #[test]
-    fn unset_archives_and_build_url_are_left_out() {
+    fn unset_archives_profiles_and_build_url_are_left_out() {
         let bare = Dispatch {
             archives: Vec::new(),
+            profiles: Vec::new(),
             build_url: None,
             ..dispatch()
         };
         let members = members(&bare);
         let names = members.iter().map(|(name, _)| name.as_str());
         let names: Vec<&str> = names.collect();
-        for name in ["archives", "build_url"] {
+        for name in ["archives", "build_profiles", "build_url"] {
             assert!(!names.contains(&name), "{names:?}");
         }
     }

@@ -274,6 +274,8 @@ mod tests {
                 relative_score: 0,
                 base_url: base_url.into(),
                 has_secret: false,
+                debug_symbols: false,
+                profiles: String::new(),
             },
             secret: None,
             has_binaries: true,

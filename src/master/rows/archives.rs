@@ -11,9 +11,10 @@ const ROWS_PER_INSERT: usize = 200;
 
 /// The columns that [`read`] reads: of archive `a` and its distribution `d`.
 pub(super) const COLUMNS: &str = "a.id, d.id, d.name, a.owner, a.name, a.purpose, a.private,
-    a.require_virtualized, a.enabled, a.relative_score, a.base_url, a.buildd_secret IS NOT NULL";
+    a.require_virtualized, a.enabled, a.relative_score, a.base_url, a.buildd_secret IS NOT NULL,
+    a.build_debug_symbols, a.build_profiles";
 /// The number of [`COLUMNS`].
-pub(super) const COLUMN_COUNT: usize = 12;
+pub(super) const COLUMN_COUNT: usize = 14;
 
 /// Returns all archives, ordered by distribution, owner and name.
 pub(crate) fn all(tx: &mut Tx<'_>) -> Result<Vec<Archive>, Error> {
@@ -40,6 +41,8 @@ pub(super) fn read(row: &Row) -> Result<Archive, Error> {
         relative_score: row.get(9)?,
         base_url: row.get(10)?,
         has_secret: row.get(11)?,
+        debug_symbols: row.get(12)?,
+        profiles: row.get(13)?,
     })
 }
 
@@ -72,7 +75,7 @@ pub(crate) fn add(tx: &mut Tx<'_>, archive: &Archive) -> Result<i64, Error> {
 pub(crate) fn set(tx: &mut Tx<'_>, archive: &Archive) -> Result<(), Error> {
     let sql = "
         UPDATE archive SET private = $2, require_virtualized = $3, enabled = $4,
-            relative_score = $5, base_url = $6
+            relative_score = $5, base_url = $6, build_debug_symbols = $7, build_profiles = $8
         WHERE id = $1";
     tx.execute(
         sql,
@@ -83,6 +86,8 @@ pub(crate) fn set(tx: &mut Tx<'_>, archive: &Archive) -> Result<(), Error> {
             archive.enabled,
             archive.relative_score,
             &archive.base_url,
+            archive.debug_symbols,
+            &archive.profiles,
         ],
     )
     .map(drop)

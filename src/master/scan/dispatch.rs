@@ -216,6 +216,7 @@ fn send_file(scanner: &mut Scanner<'_>, view: &View, file: &File) -> Result<(), 
 fn arguments(view: &View, candidate: &Candidate) -> Dispatch {
     let name = &candidate.name;
     let component = candidate.component.clone().unwrap_or_default();
+    let own_profiles = candidate.archive.archive.profiles.split_whitespace();
     let archives = archive_lines(&AptSources {
         own: &candidate.archive,
         others: Vec::new(),
@@ -234,6 +235,8 @@ fn arguments(view: &View, candidate: &Candidate) -> Dispatch {
         private: candidate.archive.archive.private,
         archives,
         trusted_keys: Vec::new(),
+        debug_symbols: candidate.archive.archive.debug_symbols,
+        profiles: own_profiles.map(str::to_owned).collect(),
         virtualized: view.builder.virtualized,
         build_url: None,
         component,

@@ -131,6 +131,8 @@ fn archive(distribution_id: i64, name: &str) -> Archive {
         relative_score: 0,
         base_url: String::new(),
         has_secret: false,
+        debug_symbols: false,
+        profiles: String::new(),
     }
 }
 
