@@ -8,14 +8,17 @@ use std::path::Path;
 use super::spec::Spec;
 use crate::protocol::BuildProfile;
 
-/// The environment of sbuild.
-pub(crate) const ENVIRONMENT: [(&str, &str); 5] = [
+/// The environment of sbuild itself. Only what [`configuration`] lets through reaches the package.
+pub(crate) const ENVIRONMENT: [(&str, &str); 4] = [
     ("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"),
     ("LANG", "C.UTF-8"),
     ("LC_ALL", "C.UTF-8"),
-    ("TERM", "unknown"),
     ("TZ", "UTC"),
 ];
+
+/// The folder in which a source is unpacked and built: that of Debian's own builders, and the
+/// default of sbuild since 0.87.1.
+const BUILD_PATH: &str = "/build/reproducible-path";
 
 /// Returns the minor number of a Debian version of sbuild, such as 85 for `0.85.0`.
 pub(crate) fn minor(version: &str) -> u32 {
@@ -29,20 +32,22 @@ pub(crate) fn minor(version: &str) -> u32 {
         .unwrap_or(85)
 }
 
-/// Returns the configuration file for a session that is ready: the settings of launchpad-buildd's
-/// `.sbuildrc` (docs/wire.md §3.4). `host` becomes part of the maintainer's address.
-pub(crate) fn configuration(host: &str, minor: u32) -> String {
+/// Returns the configuration file for a session that is ready. The package gets the environment
+/// that plain sbuild gives it, without the settings of a user (docs/wire.md §3.4).
+pub(crate) fn configuration(minor: u32) -> String {
     let mut lines = vec![
         // Without this mode the exit codes 2 and 3 never occur.
         "$sbuild_mode = 'buildd';",
         "$mailto = '';",
+        // The maintainer of the .changes. It does not name the host, which packages could record.
+        "$maintainer_name = 'Build Daemon <buildd@localhost>';",
         "$apt_update = 0;",
         "$apt_distupgrade = 0;",
         "$apt_allow_unauthenticated = 0;",
         "$resolve_alternatives = 1;",
-        "$build_environment = { 'LANG' => 'C.UTF-8', 'TERM' => 'unknown', 'V' => '1' };",
-        "$environment_filter = \
-         ['^PATH$', '^DEB_BUILD_OPTIONS$', '^LANG$', '^LC_ALL$', '^TERM$', '^TZ$'];",
+        "$build_environment = {};",
+        // sbuild adds LC_ALL, HOME, SHELL, and the build's PATH.
+        "$environment_filter = ['^PATH$', '^DEB_BUILD_OPTIONS$'];",
         "$purge_build_deps = 'never';",
         "$purge_build_directory = 'never';",
         "$run_lintian = 0;",
@@ -56,18 +61,13 @@ pub(crate) fn configuration(host: &str, minor: u32) -> String {
         // The shim enforces the silence timeout.
         "$stalled_pkg_timeout = 0;",
     ];
+    let build_path = format!("$build_path = '{BUILD_PATH}';");
+    lines.push(&build_path);
     if minor >= 87 {
         lines.push("$unshare_mmdebstrap_auto_create = 0;");
     }
-    let mut text = lines.join("\n");
-    let host: String = host
-        .chars()
-        .filter(|c| c.is_ascii_alphanumeric() || "-.".contains(*c))
-        .collect();
-    text.push_str(&format!(
-        "\n$maintainer_name = 'Build Daemon <buildd@{host}>';\n1;\n"
-    ));
-    text
+    lines.push("1;\n");
+    lines.join("\n")
 }
 
 /// Returns the arguments of sbuild. `program` is the path of this binary, `init` the pid of the
@@ -238,10 +238,13 @@ mod tests {
     }
 
     #[test]
-    fn the_configuration_fits_the_version_and_cleans_the_host_name() {
-        assert!(!configuration("h", 85).contains("unshare_mmdebstrap"));
-        assert!(configuration("h", 89).contains("$unshare_mmdebstrap_auto_create = 0;"));
-        assert!(configuration("a'b.example", 85).contains("<buildd@ab.example>"));
+    fn the_configuration_fits_the_version_and_names_no_host() {
+        let old = configuration(85);
+        assert!(!old.contains("unshare_mmdebstrap"));
+        assert!(old.contains("$build_path = '/build/reproducible-path';\n"));
+        assert!(old.contains("<buildd@localhost>"));
+        assert!(old.ends_with("\n1;\n"));
+        assert!(configuration(89).contains("$unshare_mmdebstrap_auto_create = 0;"));
     }
 
     #[test]

@@ -268,7 +268,6 @@ pub(super) mod tests {
             "settings": {
                 "home": "/h", "filecache": "/h/f", "chroots": "/h/c", "sessions": "/h/s",
                 "arch": "amd64", "parallel": 4, "overlay": "Auto", "network": "BuildDeps",
-                "apt_proxy": null,
                 "programs": {"unpack": null, "mount": null, "umount": null, "clean": null,
                     "process_scan": null, "sbuild": null, "sbuild_args": ["--nolog", "--batch"],
                     "update": null, "ogre": null, "sources": null},

@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::config::Network;
 use crate::dpkg::dsc;
 use crate::protocol::BuildStatus;
-use crate::session::files::{NewFile, Task};
+use crate::session::files::Task;
 use crate::session::live::remove_folder;
 use crate::session::store;
 use crate::sys::cgroup::LIMITS_VAR;
@@ -133,13 +133,10 @@ impl Build {
         let session = self.start_session(ids, &dir).map_err(failed)?;
         self.session = Some(session);
         let gate = self.start_network().map_err(failed)?;
-        let mut files = apt::settings(gate.as_deref());
-        files.push(NewFile {
-            path: "/CurrentlyBuilding".into(),
-            content: sbuild::currently_building(&self.spec).into_bytes(),
-            mode: 0o644,
-        });
+        let files = apt::settings(gate.as_deref());
+        let currently_building = sbuild::currently_building(&self.spec);
         self.change_files(&Task::Write(files))
+            .and_then(|()| self.change_files(&Task::CurrentlyBuilding(currently_building)))
             .map_err(|error| chroot_failure("cannot prepare the session", &error))
     }
 
@@ -337,14 +334,12 @@ impl Build {
         ));
         let minor = sbuild::minor(version.as_deref().unwrap_or_default());
         let configuration = self.entry.path().join("sbuild.conf");
-        fs::write(&configuration, sbuild::configuration(&host::name(), minor)).map_err(
-            |error| {
-                Failure::new(
-                    BuildStatus::BuilderFail,
-                    format!("{}: {error}", configuration.display()),
-                )
-            },
-        )?;
+        fs::write(&configuration, sbuild::configuration(minor)).map_err(|error| {
+            Failure::new(
+                BuildStatus::BuilderFail,
+                format!("{}: {error}", configuration.display()),
+            )
+        })?;
         let network = self.network_of_commands(true);
         // /proc names the running program, even if another version is installed meanwhile.
         let program = PathBuf::from(format!("/proc/{}/exe", std::process::id()));

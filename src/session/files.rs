@@ -38,6 +38,8 @@ pub(crate) enum Task {
     Sources { one_line: String, deb822: String },
     /// Print the text of all of apt's sources, and of the lists of mirrors that they name.
     ReadSources,
+    /// Write `/CurrentlyBuilding` if something in the chroot reads it.
+    CurrentlyBuilding(String),
     /// Point `sources.list` at the list of a component (the 2008 model of components).
     Ogre(String),
 }
@@ -88,6 +90,10 @@ pub(crate) fn run(args: &[OsString]) -> io::Result<()> {
             Ok(())
         }
         Task::Sources { one_line, deb822 } => replace_sources(&one_line, &deb822),
+        Task::CurrentlyBuilding(text) if reads_currently_building() => {
+            replace("/CurrentlyBuilding", text.as_bytes(), 0o644)
+        }
+        Task::CurrentlyBuilding(_) => Ok(()),
         Task::Ogre(component) => ogre(&component),
         Task::ReadSources => print_sources(),
     }
@@ -99,6 +105,28 @@ pub(crate) fn forget_secrets() -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
+}
+
+/// Returns whether `/CurrentlyBuilding` has readers: pkgbinarymangler, and source packages of
+/// Ubuntu, such as its kernels, which take the file for the sign of a build on a builder.
+fn reads_currently_building() -> bool {
+    let mangler = ["/etc/pkgbinarymangler", "/usr/bin/pkgstripfiles"];
+    mangler.iter().any(|path| fs::metadata(path).is_ok())
+        || is_ubuntu(&read_regular("/etc/os-release"))
+}
+
+/// Returns whether the text of an os-release file is that of Ubuntu or a derivative.
+fn is_ubuntu(os_release: &str) -> bool {
+    os_release
+        .lines()
+        .filter_map(|line| line.split_once('='))
+        .filter(|(key, _)| matches!(*key, "ID" | "ID_LIKE"))
+        .any(|(_, value)| {
+            value
+                .trim_matches(['"', '\''])
+                .split(' ')
+                .any(|id| id == "ubuntu")
+        })
 }
 
 const LIST: &str = "/etc/apt/sources.list";
@@ -178,4 +206,17 @@ fn ogre(component: &str) -> io::Result<()> {
         format!("this chroot has no list for component {component}; its sources stay unchanged")
     };
     writeln!(io::stdout().lock(), "{outcome}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ubuntu_and_its_derivatives_are_recognized() {
+        assert!(is_ubuntu("NAME=\"Ubuntu\"\nID=ubuntu\nID_LIKE=debian\n"));
+        assert!(is_ubuntu("ID=linuxmint\nID_LIKE=\"ubuntu debian\"\n"));
+        assert!(!is_ubuntu("ID=debian\nHOME_URL=\"ubuntu\"\n"));
+        assert!(!is_ubuntu(""));
+    }
 }

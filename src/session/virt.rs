@@ -4,7 +4,7 @@
 //! autopkgtest's README.virtualisation-server. sbuild waits for an answer without timeout, so every
 //! line gets one.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::io::{self, BufRead, Write};
 
@@ -54,6 +54,8 @@ pub(crate) fn run(args: &[OsString]) -> io::Result<()> {
     ];
     words.extend(network.iter().map(OsString::as_os_str));
     words.push("--".as_ref());
+    // sbuild adds the variables of each command. The package gets no others.
+    words.extend(["env", "-i"].map(OsStr::new));
     let execute: Vec<String> = words
         .iter()
         .map(|word| word.to_string_lossy().into_owned())
