@@ -6,11 +6,13 @@
 use std::fmt::Write as _;
 
 use crate::protocol::BuildStatus;
-use crate::session::files::NewFile;
+use crate::session::files::{Lists, NewFile, SecretLists};
 use crate::xmlrpc::decode_base64;
 
+use super::apt_auth::Logins;
 use super::depwait::{Available, BuildDeps, Target};
 use super::logscan::{Findings, Sign};
+use super::scrub::scrub_always;
 use super::stage::Failure;
 use crate::dpkg::Error;
 
@@ -214,11 +216,13 @@ impl Query {
     }
 }
 
-/// The same sources in both forms of apt.
-#[derive(Debug, Default, PartialEq, Eq)]
+/// The sources of a build for its session.
+#[derive(Debug, Default)]
 pub(crate) struct Sources {
-    pub(crate) one_line: String,
-    pub(crate) deb822: String,
+    /// Without passwords.
+    pub(crate) public: Lists,
+    /// `None` if no line has a password.
+    pub(crate) secret: Option<SecretLists>,
     /// The numbers, from 1, of the lines left out. The lines are not kept: they may hold passwords.
     pub(crate) unreadable: Vec<usize>,
 }
@@ -234,16 +238,28 @@ struct Entry<'a> {
 /// Translates the lines of `archives`, keeping their order.
 pub(crate) fn translate(lines: &[String]) -> Sources {
     let mut sources = Sources::default();
+    let (mut logins, mut private) = (Logins::default(), Lists::default());
     for (number, line) in (1..).zip(lines) {
-        match parse(line) {
-            Some(entry) => {
-                let _ = writeln!(sources.one_line, "{}", line.trim());
-                write_stanza(&mut sources.deb822, &entry);
-            }
-            None => sources.unreadable.push(number),
-        }
+        let Some(entry) = parse(line) else {
+            sources.unreadable.push(number);
+            continue;
+        };
+        write_entry(&mut private, line, &entry);
+        let uri = logins.take(entry.uri);
+        let public_line = scrub_always(&line.replace(entry.uri, &uri));
+        let public_entry = Entry { uri: &uri, ..entry };
+        write_entry(&mut sources.public, &public_line, &public_entry);
     }
+    sources.secret = logins.any().then(|| SecretLists {
+        auth: logins.conf(),
+        lists: private,
+    });
     sources
+}
+
+fn write_entry(lists: &mut Lists, line: &str, entry: &Entry<'_>) {
+    let _ = writeln!(lists.one_line, "{}", line.trim());
+    write_stanza(&mut lists.deb822, entry);
 }
 
 fn parse(line: &str) -> Option<Entry<'_>> {
@@ -337,15 +353,42 @@ mod tests {
         ];
         let sources = translate(&lines.map(str::to_owned));
         assert_eq!(sources.unreadable, [0_usize; 0]);
-        assert_eq!(sources.one_line.lines().count(), 3);
+        let private = sources.secret.unwrap();
+        let auth = "machine ppa.example/x/ login u password p\n";
+        assert_eq!(private.auth.as_deref(), Some(auth));
+        let (first, rest) = sources.public.one_line.split_once('\n').unwrap();
+        assert_eq!(first, lines[0]);
         assert_eq!(
-            sources.deb822,
+            rest,
+            "deb [arch=amd64,i386 trusted=yes signed-by=/k.gpg] https://ppa.example/x \
+             noble main # why\ndeb file:/srv/repo ./\n"
+        );
+        assert!(
+            private
+                .lists
+                .one_line
+                .contains(" https://u:p@ppa.example/x ")
+        );
+        assert!(
+            private
+                .lists
+                .deb822
+                .contains("\nURIs: https://u:p@ppa.example/x\n")
+        );
+        assert_eq!(
+            sources.public.deb822,
             "Types: deb\nURIs: http://archive.example/debian\nSuites: bookworm\n\
              Components: main contrib\n\n\
-             Types: deb\nURIs: https://u:p@ppa.example/x\nSuites: noble\nComponents: main\n\
+             Types: deb\nURIs: https://ppa.example/x\nSuites: noble\nComponents: main\n\
              Architectures: amd64 i386\nTrusted: yes\nSigned-By: /k.gpg\n\n\
              Types: deb\nURIs: file:/srv/repo\nSuites: ./\n\n"
         );
+    }
+
+    #[test]
+    fn sources_without_passwords_have_no_secret_lists() {
+        let sources = translate(&["deb http://h/debian sid main".to_owned()]);
+        assert!(sources.secret.is_none());
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! cache.
 
 mod apt;
+mod apt_auth;
 pub(crate) mod autopsy;
 pub(crate) mod buildlog;
 mod check_source;

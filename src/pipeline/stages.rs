@@ -167,12 +167,12 @@ impl Build {
                 "Line {number} of archives is not valid in sources.list; it is left out."
             ));
         }
-        for line in sources.one_line.lines() {
+        for line in sources.public.one_line.lines() {
             self.log.line(line);
         }
         let task = Task::Sources {
-            one_line: sources.one_line,
-            deb822: sources.deb822,
+            public: sources.public,
+            secret: sources.secret,
         };
         self.change_files(&task)
             .map_err(|error| chroot_failure("cannot write apt's sources", &error))

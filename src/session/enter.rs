@@ -25,7 +25,7 @@ use crate::sys::wait::exit_code;
 use crate::sys::{exe, procs, stderr};
 
 use super::outer::become_root;
-use super::{files, seccomp};
+use super::{seccomp, secrets};
 
 /// The network that a command in the session uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -130,7 +130,7 @@ pub(crate) fn run(args: &[OsString]) -> io::Result<ExitCode> {
         // Processes that a package's scripts left behind may still have the gate's network.
         sweep(init)?;
         std::env::set_current_dir("/")?;
-        files::forget_secrets()?;
+        secrets::remove()?;
     }
     std::env::set_current_dir("/")?;
     let spawned = environment(Command::new(program).args(arguments)).spawn();

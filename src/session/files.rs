@@ -20,6 +20,7 @@ use crate::sys::exe;
 use super::enter::namespace_of;
 use super::init::replace;
 use super::outer::become_root;
+use super::secrets::{self, LIST, OWN_PART, own_sources};
 
 /// A file to create or replace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,13 +30,32 @@ pub(crate) struct NewFile {
     pub(crate) mode: u32,
 }
 
+/// The same sources in both formats of apt.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Lists {
+    pub(crate) one_line: String,
+    pub(crate) deb822: String,
+}
+
+/// Sources with passwords.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct SecretLists {
+    /// The passwords in the format of apt_auth.conf(5); `None` if it cannot express them.
+    pub(crate) auth: Option<String>,
+    /// With the passwords in the URIs.
+    pub(crate) lists: Lists,
+}
+
 /// A change to the files of a session.
 #[derive(Serialize, Deserialize)]
 pub(crate) enum Task {
     /// Create or replace these files.
     Write(Vec<NewFile>),
     /// Replace all of apt's sources, in the format that the chroot uses.
-    Sources { one_line: String, deb822: String },
+    Sources {
+        public: Lists,
+        secret: Option<SecretLists>,
+    },
     /// Print the text of all of apt's sources, and of the lists of mirrors that they name.
     ReadSources,
     /// Write `/CurrentlyBuilding` if something in the chroot reads it.
@@ -89,21 +109,13 @@ pub(crate) fn run(args: &[OsString]) -> io::Result<()> {
             }
             Ok(())
         }
-        Task::Sources { one_line, deb822 } => replace_sources(&one_line, &deb822),
+        Task::Sources { public, secret } => sources(&public, secret),
         Task::CurrentlyBuilding(text) if reads_currently_building() => {
             replace("/CurrentlyBuilding", text.as_bytes(), 0o644)
         }
         Task::CurrentlyBuilding(_) => Ok(()),
         Task::Ogre(component) => ogre(&component),
         Task::ReadSources => print_sources(),
-    }
-}
-
-/// Removes the passwords of archives. The working process must be in the session.
-pub(crate) fn forget_secrets() -> io::Result<()> {
-    match fs::remove_file("/etc/apt/auth.conf.d/buildd-slave.conf") {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
     }
 }
 
@@ -129,7 +141,6 @@ fn is_ubuntu(os_release: &str) -> bool {
         })
 }
 
-const LIST: &str = "/etc/apt/sources.list";
 const PARTS: &str = "/etc/apt/sources.list.d";
 
 fn print_sources() -> io::Result<()> {
@@ -151,7 +162,31 @@ fn print_sources() -> io::Result<()> {
     writeln!(out, "{text}\n{}", lists.join("\n"))
 }
 
-fn replace_sources(one_line: &str, deb822: &str) -> io::Result<()> {
+fn sources(public: &Lists, secret: Option<SecretLists>) -> io::Result<()> {
+    let Some(SecretLists { auth, lists }) = secret else {
+        return replace_sources(public, 0o644);
+    };
+    match auth {
+        Some(auth) if secrets::has_auth_parts() => {
+            secrets::write_auth(&auth)?;
+            replace_sources(public, 0o644)
+        }
+        _ => {
+            replace_sources(&lists, 0o600)?;
+            let is_deb822 = own_sources() == OWN_PART;
+            secrets::keep_public(match is_deb822 {
+                true => &public.deb822,
+                false => &public.one_line,
+            })?;
+            writeln!(
+                io::stdout().lock(),
+                "apt finds the passwords in its sources until the build starts; only root can read them."
+            )
+        }
+    }
+}
+
+fn replace_sources(lists: &Lists, mode: u32) -> io::Result<()> {
     let parts: Vec<_> = fs::read_dir(PARTS)
         .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
         .unwrap_or_default();
@@ -173,13 +208,9 @@ fn replace_sources(one_line: &str, deb822: &str) -> io::Result<()> {
     }
     if modern {
         let _ = fs::remove_file(LIST);
-        replace(
-            &format!("{PARTS}/buildd-slave.sources"),
-            deb822.as_bytes(),
-            0o644,
-        )
+        replace(OWN_PART, lists.deb822.as_bytes(), mode)
     } else {
-        replace(LIST, one_line.as_bytes(), 0o644)
+        replace(LIST, lists.one_line.as_bytes(), mode)
     }
 }
 

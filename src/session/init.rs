@@ -5,8 +5,8 @@
 //! is killed, the kernel kills the session's processes and removes its mounts.
 
 use std::fs::{self, File};
-use std::io::{self, BufRead as _};
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, symlink};
+use std::io::{self, BufRead as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -266,7 +266,12 @@ pub(crate) fn replace(path: &str, content: &[u8], mode: u32) -> io::Result<()> {
     if fs::symlink_metadata(path).is_ok() {
         fs::remove_file(path)?;
     }
-    fs::write(path, content)?;
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(path)?;
+    file.write_all(content)?;
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 

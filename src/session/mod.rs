@@ -23,6 +23,7 @@ pub(crate) mod netlink;
 pub(crate) mod outer;
 pub(crate) mod outside;
 pub(crate) mod seccomp;
+mod secrets;
 pub(crate) mod store;
 pub(crate) mod virt;
 

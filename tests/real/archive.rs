@@ -75,8 +75,13 @@ impl Archive {
 
     /// The line for apt's sources, with the password.
     pub(crate) fn line(&self) -> String {
+        self.line_at("/")
+    }
+
+    /// The same for a path of the archive, which serves its files at every path.
+    pub(crate) fn line_at(&self, path: &str) -> String {
         let port = self.port;
-        format!("deb [trusted=yes] http://{USER}:{PASSWORD}@127.0.0.1:{port}/ ./")
+        format!("deb [trusted=yes] http://{USER}:{PASSWORD}@127.0.0.1:{port}{path} ./")
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::archive::{Archive, PASSWORD};
+use super::archive::{Archive, PASSWORD, USER};
 use crate::support::machine::machine;
 use crate::support::package::Package;
 use crate::support::real_slave::Slave;
@@ -111,21 +111,28 @@ fn a_background_process_does_not_delay_its_build() {
     slave.clean(&ended);
 }
 
-#[test]
-fn the_password_of_a_private_archive_is_in_no_file_nor_log() {
+/// Builds with a private archive at `path`; the package looks for the password everywhere.
+fn build_with_a_private_archive(test: &str, path: &str) {
     let Some(machine) = machine() else { return };
-    let slave = Slave::start(machine, "private", "");
-    let folder = machine.folder("private/archive");
+    let slave = Slave::start(machine, test, "");
+    let folder = machine.folder(&format!("{test}/archive"));
     let archive = Archive::with_package(folder, "only-in-private", "");
+    let (first, second) = PASSWORD.split_once('-').unwrap();
     let package = Package {
         build_depends: "only-in-private",
-        // apt needs the password in its sources; this package prints them.
         ..Package::new(
             "toy",
-            "cat /etc/apt/sources.list /etc/apt/sources.list.d/* || true",
+            format!(
+                "word={first}; word=$word-{second}
+                 cat /etc/apt/sources.list /etc/apt/sources.list.d/* || true
+                 if grep -rsl \"$word\" /etc /var /build /run /tmp /root /proc/[0-9]*/environ; then
+                     exit 1
+                 fi
+                 echo \"left: $(ls /etc/apt/auth.conf.d).\""
+            ),
         )
     };
-    let mut archives = vec![archive.line()];
+    let mut archives = vec![archive.line_at(path)];
     archives.extend(machine.archives());
     let args = json!({"archives": archives, "archive_private": true});
     slave.begin(&slave.pack(&package), args);
@@ -133,12 +140,29 @@ fn the_password_of_a_private_archive_is_in_no_file_nor_log() {
     assert_without_password(&slave.dir.join("journal"));
     let ended = slave.end();
     ended.assert("OK");
-    ended.assert_said("only-in-private");
+    ended.assert_said("Setting up only-in-private");
+    ended.assert_said("\nleft: .\n");
+    let public = archive
+        .line_at(path)
+        .replace(&format!("{USER}:{PASSWORD}@"), "");
+    let uri = public.split(' ').nth(2).unwrap();
+    let (_, built) = ended.log.split_once("info: source package").unwrap();
+    assert!(built.contains(uri), "the build has no sources");
     assert!(!ended.log.contains(PASSWORD));
     for part in ["journal", "filecache", "daemon.log"] {
         assert_without_password(&slave.dir.join(part));
     }
     slave.clean(&ended);
+}
+
+#[test]
+fn the_password_of_a_private_archive_is_in_no_file_nor_log() {
+    build_with_a_private_archive("private", "/");
+}
+
+#[test]
+fn a_password_that_apts_file_cannot_hold_is_gone_before_the_build() {
+    build_with_a_private_archive("private-path", "/%41");
 }
 
 #[test]
