@@ -223,7 +223,7 @@ fn make_devices() -> io::Result<()> {
             Some("devpts"),
             "dev/pts",
             Some("devpts"),
-            MsFlags::empty(),
+            MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC,
             options,
         ),
     )?;

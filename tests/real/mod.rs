@@ -11,6 +11,7 @@ mod environment;
 mod isolation;
 mod limits;
 mod misbehaving;
+mod plain_sbuild;
 mod sessions;
 mod store;
 mod survival;
