@@ -91,8 +91,8 @@ fn set_up(merged: &Path, resolver: &[u8]) -> io::Result<()> {
 const PER_LINUX32: i32 = 8;
 
 fn write_files(resolver: &[u8]) -> io::Result<()> {
-    let hosts =
-        format!("127.0.0.1\tlocalhost {HOST_NAME}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+    // As plain sbuild writes it.
+    let hosts = format!("127.0.0.1 localhost\n127.0.1.1 {HOST_NAME}\n");
     replace("/etc/hosts", hosts.as_bytes(), 0o644)?;
     replace("/etc/hostname", format!("{HOST_NAME}\n").as_bytes(), 0o644)?;
     replace("/etc/resolv.conf", resolver, 0o644)?;

@@ -51,8 +51,8 @@ pub(crate) enum Layer {
     Copy,
 }
 
-/// The name of every session's host.
-pub(crate) const HOST_NAME: &str = "buildd";
+/// The name of every session's host, as in plain sbuild.
+pub(crate) const HOST_NAME: &str = "sbuild";
 
 /// The mount point of the writable layer in the outer namespace, until init has pivoted. Every host
 /// has this folder.
