@@ -1,5 +1,6 @@
 //! Parses the command line and runs the command.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -9,6 +10,7 @@ use crate::librarian;
 use crate::logger;
 use crate::master::commands as master;
 use crate::slave::{self, Serve};
+use crate::sys::exe;
 
 /// A Debian package build farm: slave, librarian and master in one program
 #[derive(Debug, Parser)]
@@ -54,6 +56,8 @@ enum Command {
 
 /// Parses the command line and runs the command.
 pub(crate) fn run() -> ExitCode {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    exe::close_inherited_except(&args);
     logger::start();
     match Cli::parse().command.unwrap_or_default() {
         Command::Serve(args) => slave::run(&args),

@@ -20,6 +20,8 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
     let Some((name, args)) = args.split_first() else {
         return ExitCode::from(2);
     };
+    // A build or a session must not use a file that the daemon or a person had open.
+    exe::close_inherited();
     // Files in a chroot get the modes Debian expects, whatever the inherited umask.
     umask(Mode::from_bits_truncate(0o022));
     let done = |result: io::Result<()>| result.map(|()| ExitCode::SUCCESS);
@@ -45,6 +47,7 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
         Some("autopsy") => done(autopsy::run(args)),
         Some("shim") => done(shim::run(args)),
         Some("tether") => done(exe::tether(args)),
+        Some("detach") => done(exe::detach(args)),
         _ => Err(io::Error::other("no such internal command")),
     };
     result.unwrap_or_else(|error| {

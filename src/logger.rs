@@ -4,16 +4,19 @@
 //! with passwords. The master's loggers have the names of 2008: `root.builders.x86` logs the
 //! builders of that family.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 
 use log::{Level, Record};
 
+use crate::sys::terminal_filter::filtered;
+
 /// Starts logging at the level of `RUST_LOG`, by default `info`.
 pub(crate) fn start() {
+    let terminal = std::io::stderr().is_terminal();
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "info".into());
     env_logger::Builder::new()
         .parse_filters(&filter)
-        .format(|out, record| {
+        .format(move |out, record| {
             if record.level() > Level::Info && !is_own(record) {
                 return Ok(());
             }
@@ -22,7 +25,11 @@ pub(crate) fn start() {
                 name if name == "root" || name.starts_with("root.") => format!(" {name}"),
                 _ => String::new(),
             };
-            writeln!(out, "{time} {}{logger}: {}", record.level(), record.args())
+            let mut text = record.args().to_string();
+            if terminal {
+                text = filtered(&text);
+            }
+            writeln!(out, "{time} {}{logger}: {text}", record.level())
         })
         .init();
 }

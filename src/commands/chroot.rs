@@ -4,8 +4,11 @@
 //! runs as the slave's user. A tarball is replaced atomically.
 
 mod archives;
+mod console;
 mod create;
+mod detached;
 mod inside;
+mod interrupts;
 mod pack;
 
 use std::fs;
@@ -14,11 +17,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
+use nix::sys::signal::Signal;
 use nix::unistd::User;
 
 use crate::protocol::{Sha1Hex, Suite};
 use crate::session;
 use crate::sys::compression::Compression;
+use crate::sys::output;
 
 use super::site::{self, Site};
 use super::staging::Staging;
@@ -140,6 +145,8 @@ pub(crate) enum Error {
          reachable; --archive names another one. `buildd-slave doctor` checks this host"
     )]
     Mmdebstrap { status: String, output: String },
+    #[error("stopped by {0}; nothing was saved")]
+    Stopped(Signal),
     #[error("{program} failed ({status}); {} is unchanged", tar.display())]
     Program {
         program: String,
@@ -264,7 +271,7 @@ pub(super) fn sha1(tar: &Path) -> Result<Sha1Hex, Error> {
 /// Returns the default chroot tarball of `suite`; creates it if absent.
 pub(super) fn find_or_create(site: &Site, suite: &Suite) -> Result<PathBuf, Error> {
     let tar = site.default_chroot(suite.as_str());
-    let mut out = io::stdout().lock();
+    let mut out = output::stdout();
     if let Ok(found) = fs::metadata(&tar) {
         let age = found
             .modified()

@@ -22,7 +22,7 @@ use crate::client::{follow_log, print_log, retry_transient};
 use crate::protocol::{self, BuildStatus, Invalid, Sha1Hex, StatusRecord};
 use crate::server;
 use crate::sys::fs;
-use crate::sys::stderr;
+use crate::sys::{output, stderr, terminal_filter};
 use crate::xmlrpc::{self, Value};
 
 /// Interval between two status calls.
@@ -120,7 +120,7 @@ enum Error {
 }
 
 pub(crate) fn run(args: &Args) -> ExitCode {
-    let mut out = io::stdout().lock();
+    let mut out = output::stdout();
     let done = perform(args, &mut out).and_then(|success| {
         out.flush().map_err(Error::Output)?;
         Ok(success)
@@ -195,7 +195,8 @@ fn parse_word(word: &str) -> Result<Value, xmlrpc::Error> {
 }
 
 fn print_json(value: &Value, out: &mut dyn Write) -> Result<(), Error> {
-    writeln!(out, "{}", value.to_json()).map_err(Error::Output)
+    let json = terminal_filter::escaped_json(&value.to_json().to_string());
+    writeln!(out, "{json}").map_err(Error::Output)
 }
 
 /// Waits until no build runs. Returns whether the verdict is OK.

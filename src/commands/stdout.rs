@@ -3,6 +3,10 @@
 use std::fmt::Display;
 use std::io::{self, Write as _};
 
+use crate::sys::output;
+
 pub(super) fn line(text: impl Display) -> io::Result<()> {
-    writeln!(io::stdout().lock(), "{text}")
+    let mut out = output::stdout();
+    writeln!(out, "{text}")?;
+    out.flush()
 }

@@ -3,7 +3,7 @@
 //! `add` and `get` talk HTTP to a running librarian. `gc`, and `get` with a number, also use the
 //! database. Results go to stdout.
 
-use std::io::{self, Write as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use super::files::{Download, upload};
@@ -18,7 +18,7 @@ use crate::db::Db;
 use crate::privileges;
 use crate::sys::clock;
 use crate::sys::fs::TempFile;
-use crate::sys::user;
+use crate::sys::{output, user};
 use std::process::ExitCode;
 
 const DAY_MS: i64 = 24 * 3600 * 1000;
@@ -205,7 +205,7 @@ fn add(args: &Add, farm: &Farm) -> Result<(), Error> {
 fn get(args: &Get, farm: &Farm) -> Result<(), Error> {
     let download = locate(&args.id_or_url, farm)?;
     if args.output.as_deref() == Some(Path::new("-")) {
-        let mut out = io::stdout().lock();
+        let mut out = output::stdout();
         download.fetch(&mut |chunk| out.write_all(chunk).map_err(Error::Output))?;
         return out.flush().map_err(Error::Output);
     }
@@ -263,7 +263,7 @@ fn summary(removed: &Removed, verb: &str) -> String {
 }
 
 fn print(line: &str) -> Result<(), Error> {
-    writeln!(io::stdout().lock(), "{line}").map_err(Error::Output)
+    writeln!(output::stdout(), "{line}").map_err(Error::Output)
 }
 
 #[cfg(test)]

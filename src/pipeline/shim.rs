@@ -17,7 +17,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::protocol::BuildStatus;
-use crate::sys::{exe, host};
+use crate::sys::host;
 
 use super::buildlog::BuildLog;
 use super::command::{Event, Mailbox};
@@ -28,8 +28,6 @@ use super::stage::{Failure, Record, Stage};
 
 /// Runs the build of the journal entry that `args` names.
 pub(crate) fn run(args: &[OsString]) -> io::Result<()> {
-    // The process that started the daemon may have left files open.
-    exe::close_inherited();
     let entry = JournalEntry::existing(args.first().map(PathBuf::from).unwrap_or_default());
     // This fails only for a process that leads a group already.
     let _ = setsid();

@@ -1,6 +1,6 @@
 //! Runs one command inside a session.
 //!
-//! `internal enter PID NET -- ARGV…` runs outside the session, where nothing of the session sees it.
+//! `internal enter PID … -- ARGV…` runs outside the session, where nothing of the session sees it.
 //! It joins the namespaces of the session's init and starts ARGV there: the first program of the
 //! chroot's own. When ARGV ends, the processes that it left behind are killed, so a daemon that
 //! holds the output open cannot delay a build. The exit code is ARGV's, or 128 plus the signal.
@@ -25,6 +25,7 @@ use crate::sys::wait::exit_code;
 use crate::sys::{exe, procs, stderr};
 
 use super::outer::become_root;
+use super::terminal::{self, Terminal};
 use super::{seccomp, secrets};
 
 /// The network that a command in the session uses.
@@ -68,9 +69,29 @@ impl Network {
 
 /// Returns a command that runs `program` in the session of `init_pid`.
 pub(crate) fn command(init_pid: i32, network: &Network, program: &str) -> Command {
+    command_with(init_pid, None, network, program)
+}
+
+/// Like [`command`], for a program that must not reach the caller's terminal.
+pub(crate) fn detached(
+    init_pid: i32,
+    network: &Network,
+    terminal: Terminal,
+    program: &str,
+) -> Command {
+    command_with(init_pid, Some(terminal), network, program)
+}
+
+fn command_with(
+    init_pid: i32,
+    terminal: Option<Terminal>,
+    network: &Network,
+    program: &str,
+) -> Command {
     let mut command = exe::internal("enter");
     command
         .arg(init_pid.to_string())
+        .args(terminal.map(Terminal::word))
         .args(network.words())
         .args(["--", program]);
     command
@@ -103,12 +124,11 @@ fn split(args: &[OsString]) -> io::Result<(&[OsString], &[OsString])> {
 
 /// The entry point `internal enter`: joins the session and runs the command in it.
 pub(crate) fn run(args: &[OsString]) -> io::Result<ExitCode> {
-    // The command would inherit what this process has inherited.
-    exe::close_inherited();
     let (own, argv) = split(args)?;
-    let ([pid, network @ ..], [program, arguments @ ..]) = (own, argv) else {
+    let ([pid, options @ ..], [program, arguments @ ..]) = (own, argv) else {
         return Err(io::Error::other("enter: no command"));
     };
+    let (terminal, network) = Terminal::of_words(options);
     ignore_keyboard()?;
     let init = pid.to_str().and_then(|pid| pid.parse().ok());
     let init = init.ok_or_else(|| io::Error::other("enter: PID is no number"))?;
@@ -133,7 +153,10 @@ pub(crate) fn run(args: &[OsString]) -> io::Result<ExitCode> {
         secrets::remove()?;
     }
     std::env::set_current_dir("/")?;
-    let spawned = environment(Command::new(program).args(arguments)).spawn();
+    let mut command = Command::new(program);
+    // Kept until the command has ended, so that its end is the end of the terminal.
+    let _terminal = terminal::give(terminal, &mut command)?;
+    let spawned = environment(command.args(arguments)).spawn();
     let mut child = match spawned {
         Ok(child) => child,
         Err(error) => {

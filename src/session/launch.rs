@@ -10,7 +10,6 @@ use std::io::{BufRead as _, BufReader, IoSliceMut, Read as _, Write as _};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt as _;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 
 use nix::unistd::{Gid, Uid, User};
@@ -84,8 +83,6 @@ pub(crate) fn launch(
         .stdin(OwnedFd::from(stdin))
         .stdout(Stdio::piped())
         .stderr(log)
-        // Outside the terminal's foreground group: only the command in the session gets Ctrl-C.
-        .process_group(0)
         .spawn()
         .map_err(|source| Error::Start {
             what: "a namespace".into(),

@@ -25,6 +25,7 @@ pub(crate) mod outside;
 pub(crate) mod seccomp;
 mod secrets;
 pub(crate) mod store;
+pub(crate) mod terminal;
 pub(crate) mod virt;
 
 use std::io;

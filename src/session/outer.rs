@@ -20,7 +20,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
-use nix::unistd::{Gid, Uid, setgroups, sethostname, setresgid, setresuid};
+use nix::unistd::{Gid, Uid, setgroups, sethostname, setresgid, setresuid, setsid};
 use serde::{Deserialize, Serialize};
 
 use crate::sys::compression::{Compression, MAGIC_BYTES};
@@ -63,8 +63,9 @@ const NONE: Option<&str> = None;
 
 /// Carries out the task that `args` name in a new namespace.
 pub(crate) fn run(args: &[OsString]) -> io::Result<ExitCode> {
-    // The caller may have inherited files that the session must not get.
-    exe::close_inherited();
+    // The session's processes must not reach the terminal of the person who started it, neither
+    // through this process nor by its signals.
+    setsid()?;
     let text = |n: usize| args.get(n).map(PathBuf::from).unwrap_or_default();
     match args.first().and_then(|task| task.to_str()) {
         Some("unpack") => unpack(&text(1), &text(2)),

@@ -14,6 +14,7 @@ use std::process::Command;
 
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
+use nix::unistd::setsid;
 
 use super::cgroup::LIMITS_VAR;
 
@@ -51,13 +52,34 @@ pub(crate) fn tethered(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
+/// Returns a command for `program` in a login session of its own. It has no controlling terminal, so
+/// it cannot type into the caller's.
+pub(crate) fn detached(program: impl AsRef<OsStr>) -> Command {
+    let mut command = internal("detach");
+    command.arg(program);
+    command
+}
+
+/// The entry point `internal detach`, used by [`detached`]: executes the program. Returns only on
+/// failure.
+pub(crate) fn detach(argv: &[OsString]) -> io::Result<()> {
+    setsid()?;
+    Err(execute(argv))
+}
+
 /// Closes all inherited descriptors but stdin, stdout and stderr, so that no child gets them. Must
 /// be called before this process opens a file.
 pub(crate) fn close_inherited() {
+    close_inherited_except(&[]);
+}
+
+/// Like [`close_inherited`], but keeps descriptors that an argument names as a file, such as
+/// `/dev/fd/63` from a shell's `<(…)`.
+pub(crate) fn close_inherited_except(args: &[OsString]) {
     let entries = std::fs::read_dir("/proc/self/fd").into_iter().flatten();
     let numbers: Vec<RawFd> = entries
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|number| *number > 2)
+        .filter(|number| *number > 2 && !args.iter().any(|arg| names_descriptor(arg, *number)))
         .collect();
     for number in numbers {
         // The descriptor of the listing itself is closed already.
@@ -65,19 +87,43 @@ pub(crate) fn close_inherited() {
     }
 }
 
+/// Returns whether an argument contains the path of a descriptor.
+fn names_descriptor(arg: &OsStr, number: RawFd) -> bool {
+    let arg = arg.to_string_lossy();
+    let path = ["/dev/fd/", "/proc/self/fd/"];
+    let found = path.iter().find_map(|path| arg.split_once(path));
+    found.is_some_and(|(_, rest)| rest == number.to_string())
+}
+
 /// The entry point `internal tether`, used by [`tethered`]: executes the program. Returns only on
 /// failure.
 pub(crate) fn tether(argv: &[OsString]) -> io::Result<()> {
-    let [program, args @ ..] = argv else {
-        return Err(io::Error::other("tether: no program"));
-    };
     set_pdeathsig(Signal::SIGKILL)?;
+    Err(execute(argv))
+}
+
+/// Executes a program. Returns only on failure.
+fn execute(argv: &[OsString]) -> io::Error {
+    let [program, args @ ..] = argv else {
+        return io::Error::other("no program");
+    };
     let error = Command::new(program)
         .args(args)
         .env_remove(LIMITS_VAR)
         .exec();
-    Err(io::Error::new(
-        error.kind(),
-        format!("{}: {error}", program.display()),
-    ))
+    io::Error::new(error.kind(), format!("{}: {error}", program.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_descriptor_that_an_argument_names_is_recognized() {
+        for arg in ["/dev/fd/63", "--key=/dev/fd/63", "/proc/self/fd/63"] {
+            assert!(names_descriptor(arg.as_ref(), 63), "{arg}");
+            assert!(!names_descriptor(arg.as_ref(), 6), "{arg}");
+        }
+        assert!(!names_descriptor("63".as_ref(), 63));
+    }
 }

@@ -15,6 +15,7 @@ use signal_hook::iterator::Signals;
 
 use crate::pipeline::buildlog;
 use crate::pipeline::journal::JournalEntry;
+use crate::sys::{output, terminal_filter};
 
 use super::progress::{Step, last_line, stage_line, status_line};
 
@@ -131,7 +132,8 @@ impl Screen {
             let end = String::from_utf8_lossy(&end);
             // Some terminals wrap a line that fills the last column.
             let width = self.width.saturating_sub(1);
-            let line = status_line(self.began.elapsed(), step, last_line(&end), width);
+            let last = last_line(&end).replace(terminal_filter::is_control, " ");
+            let line = status_line(self.began.elapsed(), step, &last, width);
             self.draw(&line);
         }
     }
@@ -139,7 +141,7 @@ impl Screen {
     /// Prints a permanent line.
     fn print(&self, line: &str) {
         self.clear();
-        let _ = writeln!(io::stdout().lock(), "{line}");
+        let _ = writeln!(output::stdout(), "{line}");
     }
 
     /// Erases the status line.

@@ -12,6 +12,7 @@ use crate::pipeline::buildlog;
 use crate::pipeline::journal::Outcome;
 use crate::protocol::BuildStatus;
 use crate::sys::digest::hex;
+use crate::sys::{output, terminal_filter};
 
 use super::Error;
 use super::failure::failure_lines;
@@ -67,12 +68,16 @@ pub(super) fn print(
     log: &Path,
     took: Duration,
 ) -> io::Result<()> {
-    let mut out = io::stdout().lock();
+    let mut out = output::stdout();
     if !matches!(ending.status, BuildStatus::Ok | BuildStatus::Aborted) {
         let text = buildlog::tail(log, LOG_BYTES, false)?;
         let text = String::from_utf8_lossy(&text);
         for line in failure_lines(&text) {
-            writeln!(out, "  | {}", line.replace(|c: char| c.is_control(), " "))?;
+            writeln!(
+                out,
+                "  | {}",
+                line.replace(terminal_filter::is_control, " ")
+            )?;
         }
     }
     let Outcome { status, reason, .. } = ending;

@@ -2,18 +2,18 @@
 
 use std::collections::VecDeque;
 use std::fs;
-use std::io::{self, BufRead as _, BufReader, IsTerminal as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::path::Path;
-use std::process::{ChildStderr, Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::process::{ChildStderr, Stdio};
 use std::thread;
 use std::time::Instant;
 
 use crate::commands::site::at;
 use crate::protocol::Suite;
 use crate::sys::compression::Compression;
+use crate::sys::{exe, output};
 
+use super::interrupts::Interrupts;
 use super::pack::pack;
 use super::{Error, archives};
 
@@ -40,33 +40,33 @@ pub(super) fn create(mut recipe: Recipe, to: &Path, shown: &Path) -> Result<(), 
     }
     let name = to.to_string_lossy();
     let compression = Compression::by_name(&name).unwrap_or(Compression::None);
-    let terminal = io::stderr().is_terminal();
-    ignore_keyboard_signals().map_err(at(to))?;
-    let mut mmdebstrap = Command::new("mmdebstrap")
+    let interrupts = Interrupts::catch().map_err(at(to))?;
+    let no_program = |source| Error::NoProgram {
+        program: "mmdebstrap",
+        package: "mmdebstrap uidmap",
+        source,
+    };
+    let program = exe::find_program("mmdebstrap");
+    let program = program.ok_or_else(|| no_program(io::ErrorKind::NotFound.into()))?;
+    // It runs programs of packages, which must not reach this terminal.
+    let mut mmdebstrap = exe::detached(program)
         .args(arguments(&recipe))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(if terminal {
-            Stdio::inherit()
-        } else {
-            Stdio::piped()
-        })
+        .stderr(Stdio::piped())
         .spawn()
-        .map_err(|source| Error::NoProgram {
-            program: "mmdebstrap",
-            package: "mmdebstrap uidmap",
-            source,
-        })?;
+        .map_err(no_program)?;
+    interrupts.attend(&mmdebstrap);
     let stream = mmdebstrap.stdout.take().expect("stdout is piped");
-    let stderr = mmdebstrap.stderr.take();
-    let printer = stderr.map(|stderr| thread::spawn(|| print_progress(stderr)));
+    let stderr = mmdebstrap.stderr.take().expect("stderr is piped");
+    let printer = thread::spawn(|| print_progress(stderr));
     let packed = pack(stream, compression, to, || {
-        let status = mmdebstrap.wait().map_err(at(to))?;
-        let lines = printer.map(|thread| thread.join().unwrap_or_default());
+        let status = interrupts.wait(&mut mmdebstrap).map_err(at(to))?;
+        let lines = printer.join().unwrap_or_default();
+        interrupts.check()?;
         if status.success() {
             return Ok(());
         }
-        let lines = lines.unwrap_or_default();
         let output = lines.iter().map(|line| format!("\n  | {line}")).collect();
         let status = status.to_string();
         Err(Error::Mmdebstrap { status, output })
@@ -74,7 +74,7 @@ pub(super) fn create(mut recipe: Recipe, to: &Path, shown: &Path) -> Result<(), 
     let seconds = begun.elapsed().as_secs();
     // The tarball is complete even if stdout is closed.
     let _ = writeln!(
-        io::stdout().lock(),
+        output::stdout(),
         "{} {:>10} {} ({seconds} s)",
         packed.sha1,
         packed.size,
@@ -134,7 +134,7 @@ fn print_progress(stderr: ChildStderr) -> VecDeque<String> {
     let mut last = VecDeque::new();
     for line in BufReader::new(stderr).lines().map_while(Result::ok) {
         if line.starts_with("I: ") {
-            let _ = writeln!(io::stdout().lock(), "{line}");
+            let _ = writeln!(output::stdout(), "{line}");
         }
         last.push_back(line);
         if last.len() > KEPT_LINES {
@@ -142,16 +142,6 @@ fn print_progress(stderr: ChildStderr) -> VecDeque<String> {
         }
     }
     last
-}
-
-/// Ignores SIGINT and SIGQUIT in this process, which must clean up after its child processes. They
-/// still receive both signals from the terminal.
-pub(super) fn ignore_keyboard_signals() -> io::Result<()> {
-    let flag = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGQUIT] {
-        signal_hook::flag::register(signal, Arc::clone(&flag))?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

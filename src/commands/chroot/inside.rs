@@ -5,12 +5,8 @@
 
 use std::fs;
 use std::io::{self, IsTerminal as _, Write as _};
-use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
-
-use nix::sys::signal::{SigSet, Signal};
-use nix::unistd::{getpgrp, tcsetpgrp};
 
 use crate::commands::site::{Site, at};
 use crate::pipeline::network::BuildNetwork;
@@ -22,11 +18,14 @@ use crate::session::idmap::SubIds;
 use crate::session::live::{Session, remove_folder};
 use crate::session::outer::{Layer, SessionSpec};
 use crate::session::store::{self, StoreLimits};
+use crate::session::terminal::Terminal;
 use crate::session::{self, enter, launch};
+use crate::sys::output;
 
-use super::Error;
-use super::create::ignore_keyboard_signals;
+use super::detached::{self, Input, copy_to_stderr};
+use super::interrupts::Interrupts;
 use super::pack::{Packed, compression_of, pack, sha1};
+use super::{Error, console};
 
 /// Configures the proxy in the session; not packed.
 const PROXY: &str = "/etc/apt/apt.conf.d/99buildd-slave-proxy";
@@ -50,7 +49,7 @@ pub(super) fn update(site: &Site, tar: &Path, shown: &Path) -> Result<ExitCode, 
         let strict = ["-oAPT::Update::Error-Mode=any"];
         let refresh: Vec<&str> = UPDATE.into_iter().chain(strict).collect();
         for words in [&refresh[..], &UPGRADE, &["apt-get", "clean"]] {
-            let status = chroot.run(words, Stdio::null())?;
+            let status = chroot.run(words, Input::Empty)?;
             if !status.success() {
                 return Err(failed(&words.join(" "), status, shown));
             }
@@ -68,8 +67,7 @@ pub(super) fn shell(site: &Site, tar: &Path, shown: &Path, save: bool) -> Result
             "Opening a shell in {}. Changes {fate} when the shell exits.",
             shown.display()
         ));
-        let status = chroot.run(&["bash", "--login"], Stdio::inherit())?;
-        take_terminal_back();
+        let status = chroot.login()?;
         // On a terminal, the user is asked: the exit code is that of the last command there.
         let wanted = save && (status.success() || io::stdin().is_terminal());
         if wanted && confirm_save(shown) {
@@ -86,6 +84,7 @@ pub(super) fn shell(site: &Site, tar: &Path, shown: &Path, save: bool) -> Result
 /// A session over the tree of a tarball.
 struct Chroot {
     session: Session,
+    interrupts: Interrupts,
     tree: PathBuf,
     sha1: Sha1Hex,
 }
@@ -97,7 +96,7 @@ fn with_chroot(
     shown: &Path,
     work: impl FnOnce(&Chroot) -> Result<ExitCode, Error>,
 ) -> Result<ExitCode, Error> {
-    ignore_keyboard_signals().map_err(at(tar))?;
+    let interrupts = Interrupts::catch().map_err(at(tar))?;
     site.make_folders()?;
     let ids = launch::own_sub_ids()?;
     let sha1 = sha1(tar)?;
@@ -116,12 +115,16 @@ fn with_chroot(
         layer: Layer::Copy,
         resolver: String::new(),
     };
-    let session = Session::start(ids, &spec, Stdio::inherit()).inspect_err(|_| {
+    let (messages, log) = io::pipe().map_err(at(tar))?;
+    let messages = copy_to_stderr(messages);
+    let session = Session::start(ids, &spec, log).inspect_err(|_| {
+        let _ = messages.join();
         // Report the first failure, not this one.
         let _ = remove_folder(&spec.dir, ids);
     })?;
     let mut chroot = Chroot {
         session,
+        interrupts,
         tree: tree.root.clone(),
         sha1,
     };
@@ -157,25 +160,43 @@ impl Chroot {
         start().map_err(|error| at(tar)(error).into())
     }
 
-    fn command(&self, program: &str) -> Command {
-        let network = enter::Network::Gate(self.session.gate_network());
-        enter::command(self.session.init_pid(), &network, program)
+    /// Runs a command in the session, through pipes.
+    fn run(&self, words: &[&str], input: Input) -> Result<ExitStatus, Error> {
+        self.interrupts.check()?;
+        let command = self.command(Terminal::None, words);
+        self.ended(detached::run(command, input, &self.interrupts))
     }
 
-    /// Runs a command in the session; it inherits stdout and stderr.
-    fn run(&self, words: &[&str], stdin: Stdio) -> Result<ExitStatus, Error> {
+    /// Runs a login shell, with a terminal of its own if a person sits at this one.
+    fn login(&self) -> Result<ExitStatus, Error> {
+        let words = ["bash", "--login"];
+        if !console::is_present() {
+            return self.run(&words, Input::Stdin);
+        }
+        self.interrupts.check()?;
+        let command = self.command(Terminal::New, &words);
+        self.ended(console::run(command, &self.interrupts))
+    }
+
+    fn command(&self, terminal: Terminal, words: &[&str]) -> Command {
         let (program, rest) = words.split_first().expect("a command has a name");
-        self.command(program)
-            .args(rest)
-            .stdin(stdin)
-            .status()
-            .map_err(|error| at(&self.tree)(error).into())
+        let init = self.session.init_pid();
+        let network = enter::Network::Gate(self.session.gate_network());
+        let mut command = enter::detached(init, &network, terminal, program);
+        command.args(rest);
+        command
+    }
+
+    fn ended(&self, status: io::Result<ExitStatus>) -> Result<ExitStatus, Error> {
+        self.interrupts.check()?;
+        Ok(status.map_err(at(&self.tree))?)
     }
 
     /// Packs the session's tree and replaces `tar` with it, in the same compression.
     fn repack(&self, tar: &Path, shown: &Path) -> Result<(), Error> {
         print(&format!("Packing {}.", shown.display()));
-        let mut command = self.command("tar");
+        self.interrupts.check()?;
+        let mut command = self.command(Terminal::None, &["tar"]);
         command
             .args(["--create", "--one-file-system", "--numeric-owner"])
             .args(["--sort=name", "--anchored", "--no-wildcards-match-slash"])
@@ -187,11 +208,16 @@ impl Chroot {
             .args(["--warning=no-xdev", "--directory=/", "."])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .spawn()
             .map_err(at(tar))?;
+        self.interrupts.attend(&child);
         let stream = child.stdout.take().expect("stdout is piped");
+        let messages = copy_to_stderr(child.stderr.take().expect("stderr is piped"));
         let Packed { sha1, size } = pack(stream, compression_of(tar)?, tar, || {
-            let status = child.wait().map_err(at(tar))?;
+            let status = self.interrupts.wait(&mut child).map_err(at(tar))?;
+            let _ = messages.join();
+            self.interrupts.check()?;
             if status.success() {
                 return Ok(());
             }
@@ -265,20 +291,7 @@ fn failed(program: &str, status: ExitStatus, tar: &Path) -> Error {
 
 /// Prints a line and ignores write errors.
 fn print(line: &str) {
-    let _ = writeln!(io::stdout().lock(), "{line}");
-}
-
-/// Makes this process group the terminal's foreground group again, as it was before the shell.
-fn take_terminal_back() {
-    let stdin = io::stdin();
-    if stdin.is_terminal() {
-        let mut signals = SigSet::empty();
-        signals.add(Signal::SIGTTOU);
-        // If this fails, reading the answer fails too, which means no.
-        let _ = signals.thread_block();
-        let _ = tcsetpgrp(stdin.as_fd(), getpgrp());
-        let _ = signals.thread_unblock();
-    }
+    let _ = writeln!(output::stdout(), "{line}");
 }
 
 /// Asks on a terminal whether to save; without a terminal, `--save` is the answer.
@@ -286,7 +299,7 @@ fn confirm_save(tar: &Path) -> bool {
     if !io::stdin().is_terminal() {
         return true;
     }
-    let mut out = io::stdout().lock();
+    let mut out = output::stdout();
     let _ = write!(out, "Save the changed chroot as {}? [Y/n] ", tar.display());
     let _ = out.flush();
     let mut answer = String::new();

@@ -1,7 +1,7 @@
 //! `master log`: prints the log of a build.
 //!
 //! A finished log comes from the librarian, a followed one from the slave. The database has the
-//! last lines of a running build's log. Bytes are printed unchanged.
+//! last lines of a running build's log.
 
 use std::io::{self, Write};
 use std::thread;
@@ -19,13 +19,14 @@ use crate::librarian::{self, Download};
 use crate::master::model::{self, JobStatus};
 use crate::master::rows::builds::{Build, QueueEntry};
 use crate::master::rows::files::File;
+use crate::sys::output;
 
 /// Time between two polls while following a log.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 pub(super) fn run(site: &Site, screen: Screen, id: i64, follow: bool) -> Result<bool, Error> {
     if !screen.json {
-        write_log(site, id, follow, &mut io::stdout().lock())?;
+        write_log(site, id, follow, &mut output::stdout())?;
         return Ok(true);
     }
     let mut text = Vec::new();

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::Error;
 use super::table::{Sheet, Table, printable};
-use crate::sys::stderr;
+use crate::sys::{output, stderr, terminal_filter};
 
 /// The output format of results.
 #[derive(Clone, Copy, Debug)]
@@ -74,12 +74,12 @@ impl Screen {
             Some(_) => format!("{json:#}\n"),
             None => format!("{json}\n"),
         };
-        print(&text)
+        print(&terminal_filter::escaped_json(&text))
     }
 }
 
 fn print(text: &str) -> Result<(), Error> {
-    let mut stdout = io::stdout().lock();
+    let mut stdout = output::stdout();
     stdout
         .write_all(text.as_bytes())
         .and_then(|()| stdout.flush())
