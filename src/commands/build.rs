@@ -25,7 +25,7 @@ use crate::sys;
 
 use super::chroot;
 use super::site::{self, Site};
-use super::staging::Staging;
+use super::staging::{self, Staging};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -120,6 +120,10 @@ impl Error {
 /// Builds; returns success only for the verdict OK.
 pub(crate) fn run(args: Args) -> Result<ExitCode, Error> {
     let site = Site::find(args.config.file.as_deref())?;
+    let _staging = match &args.shown_as {
+        Some(_) => staging::hold_current()?,
+        None => None,
+    };
     let source = Source::find(&args.dsc)?;
     fs::create_dir_all(&args.output).map_err(Error::at(&args.output))?;
     eaccess(&args.output, AccessFlags::W_OK | AccessFlags::X_OK)

@@ -26,7 +26,7 @@ use crate::sys::compression::Compression;
 use crate::sys::output;
 
 use super::site::{self, Site};
-use super::staging::Staging;
+use super::staging::{self, Staging};
 use create::Recipe;
 
 const EXAMPLES: &str = "\
@@ -181,6 +181,16 @@ fn package(text: &str) -> Result<String, &'static str> {
 
 pub(crate) fn run(args: Args) -> Result<ExitCode, Error> {
     let site = Site::find(None)?;
+    let _staging = match &args.command {
+        Command::Create(CreateArgs { shown_as, .. })
+        | Command::Update(UpdateArgs { shown_as, .. })
+        | Command::Shell(ShellArgs { shown_as, .. })
+            if shown_as.is_some() =>
+        {
+            staging::hold_current()?
+        }
+        _ => None,
+    };
     match (args.command, site.run_as.clone()) {
         (Command::Create(args), user) => create(&site, user, &args),
         (Command::Update(args), None) => {
@@ -209,6 +219,7 @@ fn create(site: &Site, user: Option<User>, args: &CreateArgs) -> Result<ExitCode
     };
     let shown = args.shown_as.as_ref().unwrap_or(&args.out);
     let Some(user) = user else {
+        site.make_folders()?;
         let recipe = Recipe {
             suite,
             arch: site.config.slave.architecturetag.clone(),

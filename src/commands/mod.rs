@@ -6,6 +6,7 @@ pub(crate) mod build;
 pub(crate) mod check_config;
 pub(crate) mod chroot;
 pub(crate) mod doctor;
+mod leftovers;
 mod output;
 pub(crate) mod probe;
 mod report;

@@ -9,11 +9,14 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::stat::{Mode, umask};
 
+use crate::sys;
 use crate::sys::fs::TempFile;
 
 use super::site::{Error, at};
 
 const CHUNK_BYTES: usize = 256 << 10;
+/// The start of the names of unfinished files. Other programs do not use it.
+const PREFIX: &str = ".buildd-slave-";
 
 /// A temporary file that `finish` renames to its destination; removed if dropped before.
 pub(super) struct Output {
@@ -22,9 +25,14 @@ pub(super) struct Output {
 }
 
 impl Output {
+    /// Creates the temporary file beside `to`, and removes those of interrupted commands there.
     pub(super) fn create(to: &Path) -> Result<Self, Error> {
         let parent = to.parent().filter(|dir| !dir.as_os_str().is_empty());
-        let temp = TempFile::create(parent.unwrap_or_else(|| Path::new(".")))?;
+        let parent = parent.unwrap_or_else(|| Path::new("."));
+        if let Err(error) = sys::fs::sweep_named(parent, PREFIX) {
+            log::warn!("{error}");
+        }
+        let temp = TempFile::create_named(parent, PREFIX)?;
         let to = to.to_owned();
         Ok(Self { temp, to })
     }

@@ -15,6 +15,8 @@ use crate::config_file;
 use crate::privileges;
 use crate::sys::{self, user};
 
+use super::leftovers;
+
 /// An error in choosing user and folders, or in using a file.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -84,7 +86,7 @@ impl Site {
         self.config.slave.home.join("tarballs")
     }
 
-    /// Creates the folders that do not exist.
+    /// Creates the folders that do not exist, and removes what interrupted commands have left.
     pub(super) fn make_folders(&self) -> Result<(), Error> {
         let slave = &self.config.slave;
         fs::create_dir_all(&slave.home).map_err(at(&slave.home))?;
@@ -96,6 +98,7 @@ impl Site {
         ] {
             sys::fs::make_private(dir)?;
         }
+        leftovers::sweep(self);
         Ok(())
     }
 }

@@ -17,9 +17,11 @@ use nix::unistd::{Pid, User, mkdtemp};
 use signal_hook::consts::{SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::sys::locked_folder::LockedFolder;
 use crate::sys::user::become_user;
 use crate::sys::{self, exe, wait};
 
+use super::leftovers::{STAGING, sweep_staging};
 use super::output::Output;
 use super::site::{Error, at};
 
@@ -28,13 +30,21 @@ use super::site::{Error, at};
 pub(super) struct Staging {
     dir: PathBuf,
     user: User,
+    _lock: Option<LockedFolder>,
 }
 
 impl Staging {
-    /// Creates the folder below `home`.
+    /// Creates the folder below `home`, and removes those of interrupted commands.
     pub(super) fn make(home: &Path, user: User) -> Result<Self, Error> {
-        let dir = mkdtemp(&home.join(".staging-XXXXXX")).map_err(|errno| at(home)(errno.into()))?;
-        let staging = Self { dir, user };
+        sweep_staging(home);
+        let template = home.join(format!("{STAGING}XXXXXX"));
+        let dir = mkdtemp(&template).map_err(|errno| at(home)(errno.into()))?;
+        let lock = LockedFolder::hold(&dir).map_err(at(&dir))?;
+        let staging = Self {
+            dir,
+            user,
+            _lock: lock,
+        };
         let (uid, gid) = (staging.user.uid.as_raw(), staging.user.gid.as_raw());
         chown(&staging.dir, Some(uid), Some(gid)).map_err(at(&staging.dir))?;
         Ok(staging)
@@ -132,6 +142,12 @@ impl Staging {
         let found = fs::symlink_metadata(&path).map_err(at(&path))?;
         Ok(found.ino())
     }
+}
+
+/// Locks the folder in which root runs this process, which may outlive root's.
+pub(super) fn hold_current() -> Result<Option<LockedFolder>, Error> {
+    let dir = Path::new(".");
+    LockedFolder::hold(dir).map_err(at(dir))
 }
 
 impl Drop for Staging {

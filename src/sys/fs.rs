@@ -59,10 +59,15 @@ pub(crate) struct TempFile {
 impl TempFile {
     /// Creates an empty file in `dir` with a unique name.
     pub(crate) fn create(dir: &Path) -> Result<Self, Error> {
+        Self::create_named(dir, TEMP_PREFIX)
+    }
+
+    /// Creates an empty file in `dir` with a unique name that begins with `prefix`.
+    pub(crate) fn create_named(dir: &Path, prefix: &str) -> Result<Self, Error> {
         static COUNTER: AtomicU64 = AtomicU64::new(0);
         loop {
             let number = COUNTER.fetch_add(1, Ordering::Relaxed);
-            let path = dir.join(format!("{TEMP_PREFIX}{}-{number}", process::id()));
+            let path = dir.join(format!("{prefix}{}-{number}", process::id()));
             let file = match OpenOptions::new()
                 .write(true)
                 .create_new(true)
@@ -159,12 +164,17 @@ impl Drop for TempFile {
 
 /// Removes the temporary files in `dir` that no process has locked.
 pub(crate) fn sweep_temps(dir: &Path) -> Result<(), Error> {
+    sweep_named(dir, TEMP_PREFIX)
+}
+
+/// Removes the files of [`TempFile::create_named`] in `dir` that no process has locked.
+pub(crate) fn sweep_named(dir: &Path, prefix: &str) -> Result<(), Error> {
     for entry in fs::read_dir(dir).map_err(Error::at("list", dir))? {
         let entry = entry.map_err(Error::at("list", dir))?;
         if !entry
             .file_name()
             .as_encoded_bytes()
-            .starts_with(TEMP_PREFIX.as_bytes())
+            .starts_with(prefix.as_bytes())
         {
             continue;
         }

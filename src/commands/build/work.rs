@@ -11,6 +11,7 @@ use std::time::Instant;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 
 use crate::commands::chroot;
+use crate::commands::leftovers::HAND;
 use crate::commands::site::Site;
 use crate::dpkg::source::Source;
 use crate::filecache::{self, Rules, Store};
@@ -22,6 +23,7 @@ use crate::pipeline::spec::{Settings, Spec};
 use crate::protocol::{BuildArgs, BuildId, BuildRequest, BuildStatus, SourceFiles, Suite};
 use crate::sys;
 use crate::sys::cgroup::ResourceControl;
+use crate::sys::locked_folder::LockedFolder;
 
 use super::{Args, Error, follow, report};
 
@@ -38,7 +40,7 @@ pub(super) fn build(site: &Site, source: &Source, args: &Args) -> Result<ExitCod
         Some(tarball) => tarball.clone(),
         None => chroot::find_or_create(site, &suite)?,
     };
-    let name = format!("hand-{}-{}", source.dsc.source, std::process::id());
+    let name = format!("{HAND}{}-{}", source.dsc.source, std::process::id());
     let build_id = BuildId::parse(&name).map_err(|error| Error::source(&args.dsc, error))?;
     let folder = BuildFolder::create(site.work_folder().join(name))?;
     let spec = folder.spec(site, source, &tarball, build_id, suite, args)?;
@@ -46,9 +48,9 @@ pub(super) fn build(site: &Site, source: &Source, args: &Args) -> Result<ExitCod
         stage.next(true, &spec.request.args)
     });
 
-    let signals = follow::signals().map_err(Error::at(&folder.0))?;
-    let (run, shim) = JournalEntry::start(&folder.0, &spec, &ResourceControl::find())
-        .map_err(Error::at(&folder.0))?;
+    let signals = follow::signals().map_err(Error::at(folder.0.path()))?;
+    let (run, shim) = JournalEntry::start(folder.0.path(), &spec, &ResourceControl::find())
+        .map_err(Error::at(folder.0.path()))?;
     follow::follow(&run, shim, stages.count(), signals);
     let ending = match run.state().map_err(Error::at(run.path()))? {
         EntryState::Finished(ending) => ending,
@@ -71,13 +73,12 @@ pub(super) fn build(site: &Site, source: &Source, args: &Args) -> Result<ExitCod
 }
 
 /// The folder of one build; removed when dropped.
-struct BuildFolder(PathBuf);
+struct BuildFolder(LockedFolder);
 
 impl BuildFolder {
     fn create(path: PathBuf) -> Result<Self, Error> {
-        sys::fs::remove_tree(&path)?;
-        fs::create_dir(&path).map_err(Error::at(&path))?;
-        Ok(Self(path))
+        let folder = LockedFolder::create(path.clone()).map_err(Error::at(&path))?;
+        Ok(Self(folder))
     }
 
     /// Fills the file cache and returns the spec of the build.
@@ -91,7 +92,7 @@ impl BuildFolder {
         args: &Args,
     ) -> Result<Spec, Error> {
         let mut settings = Settings::of(&site.config);
-        settings.filecache = self.0.join("files");
+        settings.filecache = self.0.path().join("files");
         fs::create_dir(&settings.filecache).map_err(Error::at(&settings.filecache))?;
         let cache = Store::open(&settings.filecache, Rules::none())?;
         let mut files = Vec::new();
@@ -140,7 +141,7 @@ impl BuildFolder {
 
 impl Drop for BuildFolder {
     fn drop(&mut self) {
-        if let Err(error) = sys::fs::remove_tree(&self.0) {
+        if let Err(error) = sys::fs::remove_tree(self.0.path()) {
             log::warn!("{error}");
         }
     }

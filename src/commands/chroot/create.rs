@@ -3,14 +3,18 @@
 use std::collections::VecDeque;
 use std::fs;
 use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{ChildStderr, Stdio};
 use std::thread;
 use std::time::Instant;
 
+use crate::commands::leftovers::BOOTSTRAP;
 use crate::commands::site::at;
 use crate::protocol::Suite;
+use crate::session::{launch, store};
 use crate::sys::compression::Compression;
+use crate::sys::locked_folder::LockedFolder;
 use crate::sys::{exe, output};
 
 use super::interrupts::Interrupts;
@@ -49,8 +53,10 @@ pub(super) fn create(mut recipe: Recipe, to: &Path, shown: &Path) -> Result<(), 
     let program = exe::find_program("mmdebstrap");
     let program = program.ok_or_else(|| no_program(io::ErrorKind::NotFound.into()))?;
     // It runs programs of packages, which must not reach this terminal.
+    let place = Place::create().map_err(at(&std::env::temp_dir()))?;
     let mut mmdebstrap = exe::detached(program)
         .args(arguments(&recipe))
+        .env("TMPDIR", place.0.path())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -70,7 +76,8 @@ pub(super) fn create(mut recipe: Recipe, to: &Path, shown: &Path) -> Result<(), 
         let output = lines.iter().map(|line| format!("\n  | {line}")).collect();
         let status = status.to_string();
         Err(Error::Mmdebstrap { status, output })
-    })?;
+    });
+    let packed = packed.inspect_err(|_| interrupts.end(&mut mmdebstrap))?;
     let seconds = begun.elapsed().as_secs();
     // The tarball is complete even if stdout is closed.
     let _ = writeln!(
@@ -81,6 +88,29 @@ pub(super) fn create(mut recipe: Recipe, to: &Path, shown: &Path) -> Result<(), 
         shown.display()
     );
     Ok(())
+}
+
+/// The folder in which mmdebstrap works; removed when dropped.
+struct Place(LockedFolder);
+
+impl Place {
+    fn create() -> io::Result<Self> {
+        let name = format!("{BOOTSTRAP}{}", std::process::id());
+        let folder = LockedFolder::create(std::env::temp_dir().join(name))?;
+        // mmdebstrap's mapped root must pass it.
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o711))?;
+        Ok(Self(folder))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // What mmdebstrap left belongs to subordinate ids.
+        let removed = launch::own_sub_ids().and_then(|ids| store::remove(self.0.path(), ids));
+        if let Err(error) = removed {
+            log::warn!("{error}");
+        }
+    }
 }
 
 /// Returns the arguments of mmdebstrap, which writes an uncompressed tarball to its stdout.

@@ -3,11 +3,11 @@
 //! The session's base is the unpacked chroot shared with builds, which is read-only, or a private
 //! copy if there is none. Session and private copy are always removed.
 
-use std::fs;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
 
+use crate::commands::leftovers::HAND;
 use crate::commands::site::{Site, at};
 use crate::pipeline::network::BuildNetwork;
 use crate::pipeline::spec::GateSettings;
@@ -20,6 +20,7 @@ use crate::session::outer::{Layer, SessionSpec};
 use crate::session::store::{self, StoreLimits};
 use crate::session::terminal::Terminal;
 use crate::session::{self, enter, launch};
+use crate::sys::locked_folder::LockedFolder;
 use crate::sys::output;
 
 use super::detached::{self, Input, copy_to_stderr};
@@ -100,8 +101,9 @@ fn with_chroot(
     site.make_folders()?;
     let ids = launch::own_sub_ids()?;
     let sha1 = sha1(tar)?;
-    let name = format!("hand-chroot-{}", std::process::id());
-    let tree = Tree::find(site, &name, tar, &sha1, ids).map_err(|error| match error {
+    let name = format!("{HAND}chroot-{}", std::process::id());
+    let folder = Folder::create(site.work_folder().join(&name), ids)?;
+    let tree = Tree::find(site, &folder, &name, tar, &sha1).map_err(|error| match error {
         Error::Session(session::Error::Tarball { reason, .. }) => {
             let path = shown.to_owned();
             session::Error::Tarball { path, reason }.into()
@@ -229,12 +231,30 @@ impl Chroot {
     }
 }
 
+/// The folder of one command, with the private tree if there is one; removed when dropped.
+struct Folder {
+    place: LockedFolder,
+    ids: SubIds,
+}
+
+impl Folder {
+    fn create(path: PathBuf, ids: SubIds) -> Result<Self, Error> {
+        let place = LockedFolder::create(path.clone()).map_err(at(&path))?;
+        Ok(Self { place, ids })
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if let Err(error) = store::remove(self.place.path(), self.ids) {
+            log::warn!("{error}");
+        }
+    }
+}
+
 /// The unpacked tree of a tarball.
 struct Tree {
     root: PathBuf,
-    /// The folder of a private tree, to be removed.
-    private: Option<PathBuf>,
-    ids: SubIds,
     /// Keeps the shared tree from being evicted.
     _held: Option<store::Held>,
 }
@@ -242,10 +262,10 @@ struct Tree {
 impl Tree {
     fn find(
         site: &Site,
+        folder: &Folder,
         name: &str,
         tar: &Path,
         sha1: &Sha1Hex,
-        ids: SubIds,
     ) -> Result<Self, Error> {
         let chroots = &site.config.slave.chroots;
         let root = store::tree(chroots, sha1.as_str());
@@ -253,31 +273,15 @@ impl Tree {
         if root.is_dir() {
             return Ok(Self {
                 root,
-                private: None,
-                ids,
                 _held: Some(held),
             });
         }
-        let folder = site.work_folder().join(name);
-        fs::create_dir(&folder).map_err(at(&folder))?;
-        let mut tree = Self {
-            root: PathBuf::new(),
-            private: Some(folder.clone()),
-            ids,
-            _held: None,
-        };
         let tar = std::path::absolute(tar).map_err(at(tar))?;
-        tree.root = store::unpack(&folder, sha1.as_str(), &tar, name, ids, StoreLimits::NONE)?;
-        Ok(tree)
-    }
-}
-
-impl Drop for Tree {
-    fn drop(&mut self) {
-        let folder = self.private.as_deref();
-        if let Some(Err(error)) = folder.map(|folder| store::remove(folder, self.ids)) {
-            log::warn!("{error}");
-        }
+        let (store, sha1, limits) = (folder.place.path(), sha1.as_str(), StoreLimits::NONE);
+        Ok(Self {
+            root: store::unpack(store, sha1, &tar, name, folder.ids, limits)?,
+            _held: None,
+        })
     }
 }
 

@@ -68,6 +68,15 @@ impl Interrupts {
         child.wait()
     }
 
+    /// Ends a program that is no longer needed.
+    pub(super) fn end(&self, child: &mut Child) {
+        if let Ok(pid) = child.id().try_into() {
+            // Fails if the program has ended.
+            let _ = killpg(Pid::from_raw(pid), Signal::SIGTERM);
+        }
+        let _ = self.wait(child);
+    }
+
     /// Fails if a signal has asked for the end of the command.
     pub(super) fn check(&self) -> Result<(), Error> {
         match lock(&self.state).stopped {
