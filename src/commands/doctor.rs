@@ -17,7 +17,8 @@ use crate::config::{Config, Isolation, Network};
 use crate::config_file::{self, ConfigOption};
 use crate::privileges;
 use crate::server::{self, Access, Limits, Server};
-use crate::session::{outside, seccomp};
+use crate::session::launch::own_sub_ids;
+use crate::session::{outside, seccomp, store, store_owner};
 use crate::sys::{cgroup, exe, host, user};
 use checks::Trial;
 
@@ -158,6 +159,14 @@ fn check_sessions(config: &Config, as_builder: bool, report: &mut Report) {
         if let Ok(value) = fs::read_to_string(path) {
             report.print(checks::sysctl(setting, &value, namespaces_work));
         }
+    }
+    if as_builder && let Ok(ids) = own_sub_ids() {
+        let store = &config.slave.chroots;
+        let trees = store::trees(store);
+        let problems = trees
+            .iter()
+            .filter_map(|sha1| store_owner::problem(store, sha1, ids));
+        report.print(checks::store(trees.len(), problems.collect()));
     }
     for finding in checks::sessions(&trial, config.slave.overlay) {
         report.print(finding);

@@ -7,6 +7,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -21,6 +22,8 @@ use super::spec::{Settings, Spec};
 
 /// The prefix of a work tree that is being removed.
 const REMOVING: &str = ".left-";
+/// The prefix of a work tree that cannot be removed, because it belongs to another user.
+const ASIDE: &str = ".foreign-";
 /// The time in which killed processes must disappear.
 const KILL_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -172,6 +175,16 @@ pub(super) fn is_work_tree(path: &Path, filecache: &Path) -> bool {
     entries
         .filter_map(|entry| fs::read_link(entry.path()).ok())
         .any(|target| target.parent() == Some(filecache))
+}
+
+/// Renames a work tree that cannot be removed, so that its name is free.
+pub(super) fn move_aside(tree: &Path) -> io::Result<()> {
+    let name = tree.file_name().unwrap_or_default().to_string_lossy();
+    let aside = |number: u32| tree.with_file_name(format!("{ASIDE}{name}-{number}"));
+    let free = (0..)
+        .map(aside)
+        .find(|path| fs::symlink_metadata(path).is_err());
+    fs::rename(tree, free.unwrap_or_else(|| aside(0)))
 }
 
 fn log_removal<E: std::fmt::Display>(path: &Path, removed: Result<(), E>) {

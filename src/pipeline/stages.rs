@@ -2,9 +2,9 @@
 //!
 //! `shim` calls them in order; `running` has the functions that they share.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read as _};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{DirBuilderExt as _, symlink};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::dpkg::dsc;
 use crate::protocol::BuildStatus;
 use crate::session::files::Task;
 use crate::session::live::remove_folder;
-use crate::session::store;
+use crate::session::{store, store_owner};
 use crate::sys::cgroup::LIMITS_VAR;
 use crate::sys::{self, exe, host};
 
@@ -73,12 +73,24 @@ impl Build {
                 "Removing {}, left by an earlier build",
                 tree.display()
             ));
-            sys::fs::remove_tree(&tree).map_err(|error| failed(&error))?;
+            if let Err(error) = sys::fs::remove_tree(&tree) {
+                self.log
+                    .line(&format!("{error}; moving it aside, for root to remove"));
+                leftovers::move_aside(&tree).map_err(|error| failed(&error))?;
+            }
         }
         self.entry
             .record_work_tree()
             .map_err(|error| failed(&error))?;
-        fs::create_dir(&tree).map_err(|error| failed(&error))?;
+        // A program of the site may build as another user.
+        let mode = match self.spec.settings.programs.sbuild {
+            Some(_) => 0o755,
+            None => 0o700,
+        };
+        DirBuilder::new()
+            .mode(mode)
+            .create(&tree)
+            .map_err(|error| failed(&error))?;
         if self.spec.settings.programs.sbuild.is_none() {
             let name = check_source::check(&self.spec)?;
             self.spec.request.rename_dsc(name);
@@ -97,6 +109,13 @@ impl Build {
             return self.run_site_program(Stage::Unpack, &program, &[tarball]);
         }
         let sha1 = self.spec.request.chroot.to_string();
+        let ids = self.sub_ids()?;
+        let discarded = store_owner::discard_unusable(&self.spec.settings.chroots, &sha1, ids);
+        let discarded =
+            discarded.map_err(|error| Failure::new(BuildStatus::BuilderFail, error.to_string()))?;
+        if let Some(sentence) = discarded {
+            self.log.line(&sentence);
+        }
         let held = store::hold(&self.spec.settings.chroots, &sha1);
         self.chroot = Some(held.map_err(|error| {
             Failure::new(
@@ -130,7 +149,12 @@ impl Build {
         let ids = self.sub_ids()?;
         let dir = self.spec.session_dir();
         remove_folder(&dir, ids).map_err(|error| failed(error.to_string()))?;
-        let session = self.start_session(ids, &dir).map_err(failed)?;
+        let session = self.start_session(ids, &dir).map_err(|reason| {
+            failed(format!(
+                "The session could not start: {reason}; `buildd-slave doctor` on the builder \
+                 shows whether sessions work there"
+            ))
+        })?;
         self.session = Some(session);
         let gate = self.start_network().map_err(failed)?;
         let files = apt::settings(gate.as_deref());

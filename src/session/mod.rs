@@ -25,6 +25,7 @@ pub(crate) mod outside;
 pub(crate) mod seccomp;
 mod secrets;
 pub(crate) mod store;
+pub(crate) mod store_owner;
 pub(crate) mod terminal;
 pub(crate) mod virt;
 
@@ -66,6 +67,8 @@ pub(crate) enum Error {
     Unshare(String),
     #[error("{0}")]
     Child(String),
+    #[error("unpacked chroot: {0}")]
+    Unusable(String),
     #[error("{path}: {source}")]
     Io { path: PathBuf, source: io::Error },
     #[error("unpacked chroot: {0}")]

@@ -63,7 +63,7 @@ pub(crate) fn temp_tree(store: &Path, sha1: &str, owner: &str) -> PathBuf {
     store.join(format!(".tmp-{sha1}-{owner}"))
 }
 
-fn use_file(store: &Path, sha1: &str) -> PathBuf {
+pub(super) fn use_file(store: &Path, sha1: &str) -> PathBuf {
     store.join(format!("{sha1}.use"))
 }
 
@@ -266,7 +266,7 @@ fn scan(store: &Path, own: Option<&str>, ids: SubIds) -> Result<(Vec<Tree>, u64)
 }
 
 /// Takes the exclusive lock of a tree; `None` if another process unpacks or uses the tree.
-fn try_lock(path: &Path) -> io::Result<Option<File>> {
+pub(super) fn try_lock(path: &Path) -> io::Result<Option<File>> {
     let file = open_use_file(path)?;
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
@@ -369,6 +369,15 @@ pub(crate) fn sweep(store: &Path, ids: SubIds) -> Result<(), Error> {
     let folder = File::open(store).map_err(at(store))?;
     folder.lock().map_err(at(store))?;
     scan(store, None, ids).map(drop)
+}
+
+/// Returns the SHA-1s of the unpacked chroots; none if the store cannot be read.
+pub(crate) fn trees(store: &Path) -> Vec<String> {
+    let entries = fs::read_dir(store).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| !name.starts_with('.') && tree(store, name).is_dir())
+        .collect()
 }
 
 /// Returns the number of unpacked chroots and their recorded size; measures none.

@@ -16,7 +16,7 @@ use crate::pipeline::journal::pinned;
 use crate::pipeline::spec::Settings;
 use crate::privileges;
 use crate::server::{self, Access, Group, Server};
-use crate::session::{self, launch, outside, store};
+use crate::session::{self, launch, outside, store, store_owner};
 use crate::sys;
 use crate::sys::cgroup::{self, ResourceControl};
 use crate::sys::user;
@@ -126,7 +126,9 @@ fn serve(config: &Config) -> Result<(), Error> {
         folder(&slave.sessions)?;
         folders.push(("chroots", slave.chroots.clone()));
         folders.push(("sessions", slave.sessions.clone()));
-        store::sweep(&slave.chroots, launch::check_host()?)?;
+        let ids = launch::check_host()?;
+        store_owner::discard_all_unusable(&slave.chroots, ids);
+        store::sweep(&slave.chroots, ids)?;
         if slave.network == Network::Always {
             outside::check_host()?;
         }
@@ -138,6 +140,14 @@ fn serve(config: &Config) -> Result<(), Error> {
         pinned: Box::new(move || pinned(&journal)),
         ..Rules::none()
     };
+    match sys::fs::make_unreadable(&slave.filecache) {
+        Ok(false) => {}
+        Ok(true) => log::info!(
+            "other users could read the file cache {}; its mode is 0700 now",
+            slave.filecache.display()
+        ),
+        Err(error) => log::warn!("other users can read the file cache: {error}"),
+    }
     let cache = Arc::new(Store::open(&slave.filecache, rules)?);
     let _cache = claim("file cache", &slave.filecache)?;
     let fetcher = Fetcher::new(fetch_limits(&config.limits), Arc::clone(&cache));

@@ -207,6 +207,17 @@ pub(crate) fn make_private(dir: &Path) -> Result<(), Error> {
     fs::set_permissions(dir, mode).map_err(Error::at("make private", dir))
 }
 
+/// Sets the mode of a directory to 0700 if other users have any access; returns whether they had.
+pub(crate) fn make_unreadable(dir: &Path) -> Result<bool, Error> {
+    let found = fs::metadata(dir).map_err(Error::at("examine", dir))?;
+    if found.mode() & 0o077 == 0 {
+        return Ok(false);
+    }
+    let mode = Permissions::from_mode(0o700);
+    fs::set_permissions(dir, mode).map_err(Error::at("make private", dir))?;
+    Ok(true)
+}
+
 /// Syncs a directory, so that its present names are on disk.
 pub(crate) fn fsync_dir(dir: &Path) -> Result<(), Error> {
     File::open(dir)

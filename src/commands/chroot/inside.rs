@@ -19,7 +19,7 @@ use crate::session::live::{Session, remove_folder};
 use crate::session::outer::{Layer, SessionSpec};
 use crate::session::store::{self, StoreLimits};
 use crate::session::terminal::Terminal;
-use crate::session::{self, enter, launch};
+use crate::session::{self, enter, launch, store_owner};
 use crate::sys::locked_folder::LockedFolder;
 use crate::sys::output;
 
@@ -269,6 +269,9 @@ impl Tree {
     ) -> Result<Self, Error> {
         let chroots = &site.config.slave.chroots;
         let root = store::tree(chroots, sha1.as_str());
+        if let Some(sentence) = store_owner::discard_unusable(chroots, sha1.as_str(), folder.ids)? {
+            print(&sentence);
+        }
         let held = store::hold(chroots, sha1.as_str())?;
         if root.is_dir() {
             return Ok(Self {

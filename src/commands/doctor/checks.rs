@@ -160,6 +160,21 @@ pub(super) fn sessions(trial: &Trial, overlay: Overlay) -> Vec<Finding> {
     ]
 }
 
+/// Checks the store of `count` unpacked chroots; `problems` are those that no session can use.
+pub(super) fn store(count: usize, problems: Vec<String>) -> Finding {
+    let subject = "unpacked chroots";
+    if problems.is_empty() {
+        return Finding::ok(subject, format!("{count}, owned by the subordinate ids"));
+    }
+    let found = format!(
+        "{} of {count} cannot be used: {}",
+        problems.len(),
+        problems.join("; ")
+    );
+    Finding::warn(subject, found)
+        .fix("systemctl restart buildd-slave, which discards them; a build unpacks them again")
+}
+
 /// Checks the installed version of sbuild.
 pub(super) fn sbuild(installed: Option<&str>) -> Finding {
     let subject = "sbuild";

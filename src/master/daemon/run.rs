@@ -4,6 +4,8 @@
 //! reports, chores and uploads have one thread each. Any number of processes share a database. A
 //! killed process leaves its work to the others, so a stop waits only briefly for running looks.
 
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -56,7 +58,8 @@ pub(crate) enum Error {
 pub(crate) fn run(config: &config::Farm, db: Db, with_librarian: bool) -> Result<(), Error> {
     raise_open_files();
     let path = &config.master.results;
-    let made = std::fs::create_dir_all(path);
+    // An operator may open the folder to other users: the mode of an existing one stays.
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.map_err(|source| Error::Results {
         path: path.clone(),
         source,
