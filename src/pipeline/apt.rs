@@ -14,6 +14,7 @@ use super::depwait::{Available, BuildDeps, Target};
 use super::logscan::{Findings, Sign};
 use super::scrub::scrub_always;
 use super::stage::Failure;
+use super::verdict::{self, Classification, Verdict};
 use crate::dpkg::Error;
 
 /// Refreshes the package lists. [`settings`] makes every list that cannot be fetched an error.
@@ -159,7 +160,15 @@ pub(crate) fn blame_update(findings: &Findings, disk_full: bool) -> Failure {
     if let Some(line) = archive.iter().find_map(|sign| findings.sign(*sign)) {
         return archive_failed(line);
     }
-    let error = findings.sign(Sign::Error).unwrap_or("apt gives no reason");
+    if let Some(Classification { verdict, reason }) = verdict::classify_session(findings) {
+        let status = match verdict {
+            Verdict::BuilderFail => BuildStatus::BuilderFail,
+            _ => BuildStatus::ChrootFail,
+        };
+        return Failure::new(status, reason);
+    }
+    let error = findings.sign(Sign::Error);
+    let error = error.unwrap_or("apt failed without an error message; the log shows its output");
     let reason = format!("The chroot could not be brought up to date: {error}");
     Failure::new(BuildStatus::ChrootFail, reason)
 }

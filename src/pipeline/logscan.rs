@@ -43,6 +43,10 @@ pub(crate) enum Sign {
     NoSpace,
     /// dpkg could not rename a folder of the chroot, as no overlay allows it.
     CannotRename,
+    /// The chroot has no such program, or cannot run it.
+    CannotRun,
+    /// The session itself failed, or a step of the host that makes it.
+    SessionFailed,
     /// A process was killed, most likely because memory ran out.
     Killed,
     /// sbuild stopped a silent build.
@@ -121,6 +125,10 @@ const SIGNS: &[(Sign, At, &str)] = &[
         " not in arch list or does not match any arch wildcards",
     ),
     (Sign::NoSpace, At::Any, "No space left on device"),
+    (Sign::CannotRun, At::Any, "buildd-slave: cannot run "),
+    (Sign::SessionFailed, At::Any, "buildd-slave enter: "),
+    (Sign::SessionFailed, At::Any, "buildd-slave unpack: "),
+    (Sign::SessionFailed, At::Any, "buildd-slave virt: "),
     (Sign::CannotRename, At::Any, "Invalid cross-device link"),
     (
         Sign::NoSpace,

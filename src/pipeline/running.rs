@@ -310,7 +310,9 @@ impl Build {
         match exit {
             Exit::Code(0) => Ok(()),
             Exit::Code(code) if code == i32::from(HOST_FAILED) => {
-                builder(format!("{name} could not be started; see the log."))
+                let why = findings.sign(Sign::SessionFailed);
+                let why = why.unwrap_or("the log shows why");
+                builder(format!("{name} could not be done on this builder: {why}"))
             }
             _ if findings.sign(Sign::NoSpace).is_some() || self.disk_is_full() => {
                 builder(format!("{name} failed: the builder's disk is full."))
@@ -578,10 +580,7 @@ fn start(ids: SubIds, spec: &SessionSpec) -> Result<Session, String> {
         let mut text = String::new();
         let _ = io::Read::read_to_string(&mut messages, &mut text);
         let last = text.trim().lines().last().map(str::to_owned);
-        format!(
-            "The session could not start: {}",
-            last.unwrap_or_else(|| error.to_string())
-        )
+        last.unwrap_or_else(|| error.to_string())
     })
 }
 

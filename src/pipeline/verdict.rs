@@ -104,17 +104,7 @@ fn classify_stage(code: i32, begun: bool, findings: &Findings) -> Classification
         Some("install-deps" | "install-deps-env" | "explain-bd-uninstallable") => {
             classify_install(code, findings)
         }
-        Some(
-            stage @ ("create-session"
-            | "create-build-dir"
-            | "lock-session"
-            | "chroot-arch"
-            | "run-chroot-setup-commands"
-            | "resolver setup"),
-        ) => classified(
-            Verdict::ChrootFail,
-            format!("The chroot could not be used ({stage})."),
-        ),
+        Some(stage) if is_of_chroot(stage) => classify_chroot(stage, findings),
         Some(stage) if stage.starts_with("apt-get-") => classify_update(stage, findings),
         // Only before `begun`: after it, sbuild may still name an earlier stage.
         Some(stage @ ("fetch-src" | "check-space" | "init" | "abort")) if !begun => classified(
@@ -137,6 +127,76 @@ fn classify_stage(code: i32, begun: bool, findings: &Findings) -> Classification
         }
         Some(_) | None => classify_package(code, findings),
     }
+}
+
+/// sbuild's stages that fail if the chroot cannot be used: the failure, and how to find its cause.
+const CHROOT_STAGES: [(&str, &str, &str); 6] = [
+    (
+        "create-session",
+        "sbuild could not use the session of the chroot",
+        "check that sh and dpkg run in it: buildd-slave chroot shell TAR",
+    ),
+    (
+        "create-build-dir",
+        "sbuild could not create the folder of the build in the chroot",
+        "check that its /build and /tmp are folders: buildd-slave chroot shell TAR",
+    ),
+    (
+        "lock-session",
+        "sbuild could not lock the chroot",
+        "check that perl and a writable /var/lock are in it: buildd-slave chroot shell TAR",
+    ),
+    (
+        "chroot-arch",
+        "sbuild could not find out the architecture of the chroot",
+        "check that dpkg --print-architecture works in it: buildd-slave chroot shell TAR",
+    ),
+    (
+        "run-chroot-setup-commands",
+        "A set-up command of sbuild failed in the chroot",
+        "the log shows the command",
+    ),
+    (
+        "resolver setup",
+        "sbuild could not prepare apt in the chroot",
+        "check that apt works in it: buildd-slave chroot update TAR",
+    ),
+];
+
+fn is_of_chroot(stage: &str) -> bool {
+    CHROOT_STAGES.iter().any(|(name, _, _)| *name == stage)
+}
+
+/// Classifies a failure in one of [`CHROOT_STAGES`].
+fn classify_chroot(stage: &str, findings: &Findings) -> Classification {
+    if let Some(classification) = classify_session(findings) {
+        return classification;
+    }
+    let known = CHROOT_STAGES.iter().find(|(name, _, _)| *name == stage);
+    let (_, problem, mend) = known.unwrap_or(&CHROOT_STAGES[0]);
+    let problem = format!("{problem} ({stage})");
+    let shown = with_line(&problem, findings.sign(Sign::Error));
+    let shown = shown.trim_end_matches('.');
+    classified(Verdict::ChrootFail, format!("{shown}; {mend}"))
+}
+
+/// Classifies a failure of the session itself; `None` if the log shows none.
+pub(super) fn classify_session(findings: &Findings) -> Option<Classification> {
+    if let Some(line) = findings.sign(Sign::CannotRun) {
+        let problem = with_line("The chroot cannot run a program", Some(line));
+        let mend = "install its package in the chroot: buildd-slave chroot shell TAR --save";
+        return Some(classified(
+            Verdict::ChrootFail,
+            format!("{problem}; {mend}"),
+        ));
+    }
+    let line = findings.sign(Sign::SessionFailed)?;
+    let problem = with_line("The session failed", Some(line));
+    let mend = "`buildd-slave doctor` on the builder shows whether sessions work there";
+    Some(classified(
+        Verdict::BuilderFail,
+        format!("{problem}; {mend}"),
+    ))
 }
 
 /// Classifies the exit of a site's `sbuildpath` program by the exit codes of 2008, which are: 0

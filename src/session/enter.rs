@@ -160,7 +160,10 @@ pub(crate) fn run(args: &[OsString]) -> io::Result<ExitCode> {
     let mut child = match spawned {
         Ok(child) => child,
         Err(error) => {
-            stderr::line(format_args!("{}: {error}", Path::new(program).display()));
+            stderr::line(format_args!(
+                "buildd-slave: cannot run {} in the chroot: {error}",
+                Path::new(program).display()
+            ));
             return Ok(ExitCode::from(127));
         }
     };

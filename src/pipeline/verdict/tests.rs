@@ -126,13 +126,45 @@ fn a_broken_source_or_dependency_fails_the_package() {
 }
 
 #[test]
+fn a_failed_session_is_named_with_its_mend() {
+    let footer = "| Summary\nFail-Stage: create-session\nStatus: failed\n";
+    let said = "buildd-slave enter: the session has ended (/proc/7/ns/user: gone)\n";
+    check(
+        1,
+        &scan(&format!("{said}{footer}")),
+        Verdict::BuilderFail,
+        "The session failed: buildd-slave enter: the session has ended (/proc/7/ns/user: gone); \
+         `buildd-slave doctor` on the builder shows whether sessions work there",
+    );
+    let said = "buildd-slave: cannot run /bin/sh in the chroot: No such file or directory\n";
+    check(
+        1,
+        &scan(&format!("{said}{footer}")),
+        Verdict::ChrootFail,
+        "The chroot cannot run a program: buildd-slave: cannot run /bin/sh in the chroot: \
+         No such file or directory; install its package in the chroot: buildd-slave chroot shell \
+         TAR --save",
+    );
+    // Once the package's build has begun, the package could have printed the line.
+    let begun = "dpkg-buildpackage: info: source package hello\n";
+    let footer = "| Summary\nFail-Stage: build\nStatus: attempted\n";
+    check(
+        2,
+        &scan(&format!("{begun}{said}{footer}")),
+        Verdict::PackageFail,
+        "The package failed to build (stage build).",
+    );
+}
+
+#[test]
 fn a_broken_chroot_or_builder_is_not_the_packages_fault() {
     use Verdict::{BuilderFail, ChrootFail};
     check(
         1,
         &log!("create-session"),
         ChrootFail,
-        "The chroot could not be used (create-session).",
+        "sbuild could not use the session of the chroot (create-session): E: Error creating chroot \
+         session: skipping hello; check that sh and dpkg run in it: buildd-slave chroot shell TAR",
     );
     check(
         3,
