@@ -11,9 +11,19 @@ use nix::sys::stat::{Mode, umask};
 
 use crate::pipeline::{autopsy, shim};
 use crate::session::{enter, files, init, outer, store, virt};
+use crate::sys::cgroup::{self, Side};
+use crate::sys::exe;
 use crate::sys::stderr;
 use crate::sys::wait::HOST_FAILED;
-use crate::sys::{cgroup, exe};
+
+/// Applies the limits of the build to this process.
+fn join_limits(name: &OsString, args: &[OsString]) -> io::Result<()> {
+    cgroup::join_inherited(Side::Host)?;
+    match args.first() {
+        Some(init) if name == "enter" => cgroup::join_session(init),
+        _ => Ok(()),
+    }
+}
 
 /// Runs the entry point that `args` name. Errors go to stderr, which is usually the build log.
 pub(crate) fn run(args: &[OsString]) -> ExitCode {
@@ -27,7 +37,7 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
     let done = |result: io::Result<()>| result.map(|()| ExitCode::SUCCESS);
     // The shim stays outside, so that it survives a build that hits its limits.
     if name != "shim"
-        && let Err(error) = cgroup::join_inherited()
+        && let Err(error) = join_limits(name, args)
     {
         stderr::line(format_args!(
             "cannot apply the limits of this build: {error}"

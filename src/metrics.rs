@@ -51,6 +51,9 @@ pub(crate) struct Metrics {
     pub(crate) evictions: IntCounterVec,
     /// Damaged entries removed. Label `store`.
     pub(crate) damaged: IntCounterVec,
+    /// 1 for what enforces a limit of builds, 0 for the others. Labels `resource` (`memory`,
+    /// `processes`) and `by`.
+    pub(crate) build_limits: IntGaugeVec,
     /// Open connections.
     pub(crate) connections: IntGauge,
     /// Requests and connections refused. Label `status`, the HTTP status; 503 means overload.
@@ -104,6 +107,11 @@ impl Metrics {
             stored_entries: all.gauges("stored_entries", "Entries stored", &["store"]),
             evictions: all.counters("evictions_total", "Entries evicted", &["store"]),
             damaged: all.counters("damaged_total", "Damaged entries removed", &["store"]),
+            build_limits: all.gauges(
+                "build_limits",
+                "1 for what enforces the limit of builds on a resource, else 0",
+                &["resource", "by"],
+            ),
             connections: all.gauge("connections", "Open connections"),
             refused: all.counters(
                 "refused_total",

@@ -4,6 +4,7 @@
 //! `checks` grades the facts. Everything created for a trial is removed.
 
 mod checks;
+mod daemon;
 mod trial;
 
 use std::fs;
@@ -19,8 +20,8 @@ use crate::privileges;
 use crate::server::{self, Access, Limits, Server};
 use crate::session::launch::own_sub_ids;
 use crate::session::{outside, seccomp, store, store_owner};
-use crate::sys::{cgroup, exe, host, user};
-use checks::Trial;
+use crate::sys::{exe, host, user};
+use checks::{Free, Trial};
 
 /// Check whether this host can build
 #[derive(Debug, clap::Args)]
@@ -81,7 +82,7 @@ fn check(config: &Config, report: &mut Report) {
     if config.slave.isolation == Isolation::Unshare {
         check_sessions(config, as_builder, report);
         report.print(checks::sbuild(host::package_version("sbuild").as_deref()));
-        report.print(checks::limits(cgroup::offered()));
+        report.print(checks::limits(&daemon::ask(config), &daemon::forecast()));
     }
     for program in checks::PROGRAMS {
         let path = exe::find_program(program.0).map(|path| path.display().to_string());
@@ -118,7 +119,15 @@ fn check_folders(config: &Config, report: &mut Report) {
     }
     for folder in folders {
         let shown = folder.display().to_string();
-        report.print(checks::space(&shown, host::free_bytes(folder)));
+        let reserve = Free {
+            bytes: config.limits.reserve,
+            inodes: config.limits.reserve_inodes.into(),
+        };
+        let free = host::disk_of(folder).ok().map(|disk| Free {
+            bytes: disk.free_bytes,
+            inodes: disk.free_inodes,
+        });
+        report.print(checks::space(&shown, free, reserve));
     }
 }
 

@@ -61,6 +61,10 @@ pub(crate) struct Limits {
     pub(crate) processes: u32,
     /// Disk space a build may use. Defaults to 4 GiB.
     pub(crate) disk: u64,
+    /// Inodes kept free on the file systems of cache, chroots and builds. Defaults to 1000.
+    pub(crate) reserve_inodes: u32,
+    /// Inodes a build may use. Defaults to 262144, which `disk` has on an ext4 file system.
+    pub(crate) inodes: u32,
     /// All results of a build. Defaults to 20 GiB.
     pub(crate) results: u64,
 }
@@ -95,6 +99,8 @@ impl Limits {
             memory: reader.some_bytes(L, "memory"),
             processes: reader.count(L, "processes", 64, 8192),
             disk: reader.bytes(L, "disk", 4 << 30),
+            reserve_inodes: reader.count(L, "reserve_inodes", 1, 1000),
+            inodes: reader.count(L, "inodes", 1, 262_144),
             results: reader.bytes(L, "results", 20 << 30),
         }
     }

@@ -19,7 +19,7 @@ use super::settings::CacheSettings;
 use super::wire::PIECE_BYTES;
 use crate::cache_eviction::{Item, Space};
 use crate::sys::fs::{self, Error, TEMP_PREFIX, TempFile};
-use crate::sys::host::free_bytes;
+use crate::sys::host::disk_of;
 
 /// The lock file in the folder.
 const LOCK: &str = ".lock";
@@ -120,7 +120,7 @@ impl Cache {
             limit: self.settings.limit,
             key: "cache_size",
             incoming,
-            free: free_bytes(dir).unwrap_or(u64::MAX),
+            free: disk_of(dir).map_or(u64::MAX, |disk| disk.free_bytes),
             reserve: self.settings.reserve,
         };
         let Ok(evicted) = space.plan(items, bytes) else {

@@ -31,16 +31,22 @@ pub(crate) enum CommandOutcome {
     Aborted,
     /// A timeout expired; the text continues a sentence that begins with the stage.
     TimedOut(String),
-    OutOfSpace(OutOfSpace),
+    Exceeded(Exceeded),
 }
 
-/// The limit on disk space that a build exceeded.
+/// The limit that a build exceeded while a command ran.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum OutOfSpace {
+pub(crate) enum Exceeded {
     /// The file system of this folder has too little space left.
     Disk(PathBuf),
+    /// The file system of this folder has too few free inodes.
+    Inodes(PathBuf),
     /// The files that sbuild copied out of the session have this many bytes.
     Results(u64),
+    /// The processes use this many bytes.
+    Memory(u64),
+    /// The processes have this many threads.
+    Processes(u64),
 }
 
 /// The limits on the time of one command.
@@ -54,11 +60,11 @@ pub(crate) struct Deadlines {
 /// The time for output after the command has exited: a daemon that it left may hold the pipe.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 const CHUNK_BYTES: usize = 64 << 10;
-/// The time between two checks of the disk.
-const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+/// The time between two checks of the limits.
+const WATCH_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Returns the limit on disk space that the build exceeds, if any.
-pub(crate) type Watch<'a> = dyn Fn() -> Option<OutOfSpace> + 'a;
+/// Returns the limit that the build exceeds, if any.
+pub(crate) type Watch<'a> = dyn FnMut() -> Option<Exceeded> + 'a;
 
 /// Receives the events of a shim.
 #[derive(Debug)]
@@ -94,13 +100,14 @@ impl Mailbox {
     }
 
     /// Runs `command` with an empty stdin and all output to `sink`, until it ends or `watch` finds
-    /// a full disk. With `abortable`, an earlier or a new abort request ends the wait as well.
+    /// an exceeded limit. With `abortable`, an abort request ends the wait as well, even an earlier
+    /// one.
     pub(crate) fn run(
         &mut self,
         mut command: Command,
         deadlines: Deadlines,
         abortable: bool,
-        watch: &Watch<'_>,
+        watch: &mut Watch<'_>,
         sink: &mut dyn FnMut(&[u8]),
     ) -> io::Result<CommandOutcome> {
         if abortable && self.abort_requested() {
@@ -129,7 +136,7 @@ impl Mailbox {
         &mut self,
         mut running: Running,
         abortable: bool,
-        watch: &Watch<'_>,
+        watch: &mut Watch<'_>,
         sink: &mut dyn FnMut(&[u8]),
     ) -> CommandOutcome {
         loop {
@@ -182,14 +189,14 @@ impl Running {
     /// Returns the outcome if the command is over, or out of space or time.
     ///
     /// Called before each event: a command that never stops printing never lets a wait time out.
-    fn outcome(&mut self, watch: &Watch<'_>) -> Option<CommandOutcome> {
+    fn outcome(&mut self, watch: &mut Watch<'_>) -> Option<CommandOutcome> {
         if let (Some(exit), true) = (self.exit, self.closed) {
             return Some(CommandOutcome::Exited(exit));
         }
         let now = Instant::now();
         if now >= self.next_watch {
             if let Some(found) = watch() {
-                return Some(CommandOutcome::OutOfSpace(found));
+                return Some(CommandOutcome::Exceeded(found));
             }
             self.next_watch = now + WATCH_INTERVAL;
         }
@@ -273,7 +280,7 @@ mod tests {
         command.args(["-c", script]);
         let mut seen = Vec::new();
         let end = mailbox
-            .run(command, deadlines, true, &|| None, &mut |bytes| {
+            .run(command, deadlines, true, &mut || None, &mut |bytes| {
                 seen.extend_from_slice(bytes)
             })
             .unwrap();
@@ -324,15 +331,15 @@ mod tests {
             shell("exec sleep 5", hours(), &[Event::Abort]).0,
             CommandOutcome::Aborted
         );
-        let full = OutOfSpace::Results(7);
+        let full = Exceeded::Results(7);
         let end = Mailbox::new().run(
             Command::new("yes"),
             hours(),
             true,
-            &|| Some(full.clone()),
+            &mut || Some(full.clone()),
             &mut |_| {},
         );
-        assert_eq!(end.unwrap(), CommandOutcome::OutOfSpace(full.clone()));
+        assert_eq!(end.unwrap(), CommandOutcome::Exceeded(full.clone()));
     }
 
     #[test]

@@ -1,30 +1,63 @@
 //! Watches the disk while a build runs, and decides whose fault a full disk is.
 //!
-//! A build is promised `[limits] disk`; `[limits] reserve` stays free for the builder. The shim
-//! checks every second, and ends a build that would use the reserve.
+//! A build is promised `[limits] disk` and `inodes`; `reserve` and `reserve_inodes` stay free for
+//! the builder. The shim checks while a command runs, and ends a build that would use the reserve.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::protocol::BuildStatus;
+use crate::sys::fs::DiskUsage;
 use crate::sys::host;
 
-use super::command::OutOfSpace;
+use super::command::Exceeded;
 use super::spec::{Settings, Spec};
 use super::stage::Failure;
+
+/// A resource of a file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Resource {
+    Bytes,
+    Inodes,
+}
+
+impl Resource {
+    fn of(self, amount: DiskUsage) -> u64 {
+        match self {
+            Self::Bytes => amount.bytes,
+            Self::Inodes => amount.inodes,
+        }
+    }
+
+    /// Returns an amount with its unit.
+    fn shown(self, amount: u64) -> String {
+        match self {
+            Self::Bytes => format!("{} MiB", amount >> 20),
+            Self::Inodes => format!("{amount} inodes"),
+        }
+    }
+
+    /// The key of the promise in `[limits]`.
+    const fn key(self) -> &'static str {
+        match self {
+            Self::Bytes => "disk",
+            Self::Inodes => "inodes",
+        }
+    }
+}
 
 /// The file systems that a build writes to, as they were when it started.
 #[derive(Debug)]
 pub(super) struct Disk {
-    reserve_bytes: u64,
-    promised_bytes: u64,
+    reserve: DiskUsage,
+    promised: DiskUsage,
     /// The folder that sbuild copies results to.
     results: PathBuf,
     /// The limit on the size of all results.
     result_bytes: u64,
-    /// A folder on each file system, and the bytes that were free beyond the reserve.
-    free_at_start: Vec<(PathBuf, u64)>,
+    /// A folder on each file system, and what was free beyond the reserve.
+    free_at_start: Vec<(PathBuf, DiskUsage)>,
 }
 
 impl Disk {
@@ -35,23 +68,33 @@ impl Disk {
             sessions,
             filecache,
             chroots,
-            reserve_bytes,
             ..
         } = &spec.settings;
+        let reserve = DiskUsage {
+            bytes: spec.settings.reserve_bytes,
+            inodes: spec.settings.reserve_inodes,
+        };
         let mut devices = Vec::new();
         let mut free_at_start = Vec::new();
         for folder in [home, sessions, filecache, chroots, entry] {
             let device = fs::metadata(folder).ok().map(|about| about.dev());
-            if let (Some(device), Some(free)) = (device, host::free_bytes(folder))
+            if let (Some(device), Some(free)) = (device, free(folder))
                 && !devices.contains(&device)
             {
                 devices.push(device);
-                free_at_start.push((folder.to_owned(), free.saturating_sub(*reserve_bytes)));
+                let beyond = DiskUsage {
+                    bytes: free.bytes.saturating_sub(reserve.bytes),
+                    inodes: free.inodes.saturating_sub(reserve.inodes),
+                };
+                free_at_start.push((folder.to_owned(), beyond));
             }
         }
         Self {
-            reserve_bytes: *reserve_bytes,
-            promised_bytes: spec.settings.disk_bytes,
+            reserve,
+            promised: DiskUsage {
+                bytes: spec.settings.disk_bytes,
+                inodes: spec.settings.inodes,
+            },
             results: spec.work_tree(),
             result_bytes: spec.settings.result_bytes,
             free_at_start,
@@ -59,11 +102,12 @@ impl Disk {
     }
 
     /// Returns the limit on disk space that the build exceeds now.
-    pub(super) fn shortage(&self) -> Option<OutOfSpace> {
+    pub(super) fn shortage(&self) -> Option<Exceeded> {
         let results = self.results_bytes();
         match self.below_reserve() {
-            Some(folder) => Some(OutOfSpace::Disk(folder)),
-            None if results > self.result_bytes => Some(OutOfSpace::Results(results)),
+            Some((folder, Resource::Bytes)) => Some(Exceeded::Disk(folder)),
+            Some((folder, Resource::Inodes)) => Some(Exceeded::Inodes(folder)),
+            None if results > self.result_bytes => Some(Exceeded::Results(results)),
             None => None,
         }
     }
@@ -75,54 +119,73 @@ impl Disk {
         sizes.fold(0, u64::saturating_add)
     }
 
-    /// Returns a folder on a file system whose free space is below the reserve.
-    pub(super) fn below_reserve(&self) -> Option<PathBuf> {
-        let short =
-            |folder: &Path| host::free_bytes(folder).is_some_and(|free| free < self.reserve_bytes);
-        self.free_at_start
-            .iter()
-            .find(|(folder, _)| short(folder))
-            .map(|(folder, _)| folder.clone())
+    /// Returns a folder on a file system that has less than the reserve, and of which resource.
+    pub(super) fn below_reserve(&self) -> Option<(PathBuf, Resource)> {
+        self.free_at_start.iter().find_map(|(folder, _)| {
+            let free = free(folder)?;
+            let short = |it: &Resource| it.of(free) < it.of(self.reserve);
+            let resource = [Resource::Bytes, Resource::Inodes]
+                .into_iter()
+                .find(short)?;
+            Some((folder.clone(), resource))
+        })
     }
 
-    /// Decides whose fault a full disk is, from the bytes that the build uses.
-    pub(super) fn blame(&self, used_bytes: u64) -> Failure {
-        let least = self.free_at_start.iter().min_by_key(|(_, free)| free);
-        blame(least, self.promised_bytes, used_bytes)
+    /// Decides whose fault a shortage is, from what the build uses.
+    pub(super) fn blame(&self, resource: Resource, used: DiskUsage) -> Failure {
+        let free = self.free_at_start.iter();
+        let least = free.min_by_key(|(_, free)| resource.of(*free));
+        let least = least.map(|(folder, free)| (folder.as_path(), resource.of(*free)));
+        blame(
+            resource,
+            least,
+            resource.of(self.promised),
+            resource.of(used),
+        )
     }
 
-    /// True if the promised space was free when the build started.
-    pub(super) fn had_promised_space(&self) -> bool {
-        self.free_at_start
-            .iter()
-            .all(|(_, free)| *free >= self.promised_bytes)
+    /// Returns the resource of which less than the promise was free when the build started.
+    pub(super) fn broken_promise(&self) -> Option<Resource> {
+        [Resource::Bytes, Resource::Inodes].into_iter().find(|it| {
+            let mut free = self.free_at_start.iter();
+            free.any(|(_, free)| it.of(*free) < it.of(self.promised))
+        })
     }
 }
 
-fn blame(least: Option<&(PathBuf, u64)>, promised: u64, used: u64) -> Failure {
-    let mib = |bytes: u64| bytes >> 20;
+/// Returns what is free on the file system of `folder`.
+fn free(folder: &Path) -> Option<DiskUsage> {
+    let disk = host::disk_of(folder).ok()?;
+    Some(DiskUsage {
+        bytes: disk.free_bytes,
+        inodes: disk.free_inodes,
+    })
+}
+
+fn blame(resource: Resource, least: Option<(&Path, u64)>, promised: u64, used: u64) -> Failure {
     let promise = format!(
-        "{} MiB that a build is promised ([limits] disk)",
-        mib(promised)
+        "{} that a build is promised ([limits] {})",
+        resource.shown(promised),
+        resource.key()
     );
     if used > promised {
         let reason = format!(
-            "The package filled the disk: it used {} MiB, more than the {promise}.",
-            mib(used)
+            "The package filled the disk: it used {}, more than the {promise}.",
+            resource.shown(used)
         );
         return Failure::new(BuildStatus::PackageFail, reason);
     }
     let reason = match least {
-        Some((folder, free)) if *free < promised => format!(
-            "The builder's disk is full: when the build started, {} had {} MiB free beyond the \
+        Some((folder, free)) if free < promised => format!(
+            "The builder's disk is full: when the build started, {} had {} free beyond the \
              reserve, of the {promise}.",
             folder.display(),
-            mib(*free)
+            resource.shown(free)
         ),
         _ => format!(
             "The builder's disk is full, but not because of this build: it used {} of the \
              {promise}.",
-            mib(used)
+            resource.shown(used)
         ),
     };
     Failure::new(BuildStatus::BuilderFail, reason)
@@ -135,19 +198,37 @@ mod tests {
     #[test]
     fn a_full_disk_is_the_packages_fault_if_it_used_more_than_promised() {
         use BuildStatus::{BuilderFail, PackageFail};
-        let at = |free: u64| ("/home".into(), free << 20);
-        for (free, used, status, text) in [
-            (900, 901, PackageFail, "it used 901 MiB, more than the 500"),
+        use Resource::{Bytes, Inodes};
+        let home = Path::new("/home");
+        for (resource, free, used, status, text) in [
             (
+                Bytes,
+                900,
+                901,
+                PackageFail,
+                "it used 901 MiB, more than the 500 MiB",
+            ),
+            (
+                Bytes,
                 900,
                 400,
                 BuilderFail,
-                "not because of this build: it used 400",
+                "not because of this build: it used 400 MiB",
             ),
-            (400, 400, BuilderFail, "/home had 400 MiB free"),
-            (400, 501, PackageFail, "it used 501 MiB"),
+            (Bytes, 400, 400, BuilderFail, "/home had 400 MiB free"),
+            (Bytes, 400, 501, PackageFail, "it used 501 MiB"),
+            (
+                Inodes,
+                900,
+                901,
+                PackageFail,
+                "901 inodes, more than the 500 inodes",
+            ),
+            (Inodes, 400, 400, BuilderFail, "/home had 400 inodes free"),
+            (Inodes, 900, 400, BuilderFail, "promised ([limits] inodes)"),
         ] {
-            let failure = blame(Some(&at(free)), 500 << 20, used << 20);
+            let unit = if resource == Bytes { 1 << 20 } else { 1 };
+            let failure = blame(resource, Some((home, free * unit)), 500 * unit, used * unit);
             assert_eq!(failure.status, status, "{free} {used}");
             assert!(failure.reason.contains(text), "{}", failure.reason);
         }

@@ -47,6 +47,8 @@ pub(crate) enum Sign {
     CannotRun,
     /// The session itself failed, or a step of the host that makes it.
     SessionFailed,
+    /// A process could not fork.
+    NoFork,
     /// A process was killed, most likely because memory ran out.
     Killed,
     /// sbuild stopped a silent build.
@@ -135,6 +137,10 @@ const SIGNS: &[(Sign, At, &str)] = &[
         At::Message,
         "You don't have enough free space in ",
     ),
+    (Sign::CannotRun, At::Any, "groupadd: not found"),
+    (Sign::CannotRun, At::Any, "useradd: not found"),
+    (Sign::NoFork, At::Any, "Resource temporarily unavailable"),
+    (Sign::NoFork, At::Any, "Cannot fork"),
     (Sign::Killed, At::Any, "Killed signal terminated program"),
     (Sign::Killed, At::Any, "virtual memory exhausted"),
     (Sign::Killed, At::Any, "Cannot allocate memory"),

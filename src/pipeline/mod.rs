@@ -26,6 +26,7 @@ pub(crate) mod shim;
 pub(crate) mod spec;
 mod stage;
 mod stages;
+mod usage;
 mod verdict;
 mod verify_results;
 

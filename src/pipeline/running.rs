@@ -16,19 +16,21 @@ use crate::session::live::{Session, remove_folder};
 use crate::session::outer::{Layer, SessionSpec};
 use crate::session::{enter, launch, machine, outside, store};
 use crate::sys::cgroup::{BuildLimits, Hits};
+use crate::sys::fs::DiskUsage;
 use crate::sys::wait::HOST_FAILED;
 use crate::sys::{self, exe, host, procs};
 
 use super::autopsy;
 use super::buildlog::BuildLog;
-use super::command::{CommandOutcome, Deadlines, Mailbox, OutOfSpace};
-use super::disk::Disk;
+use super::command::{CommandOutcome, Deadlines, Exceeded, Mailbox};
+use super::disk::{Disk, Resource};
 use super::journal::JournalEntry;
 use super::logscan::{Findings, LogScan, Sign};
 use super::network::BuildNetwork;
 use super::sbuild;
 use super::spec::Spec;
 use super::stage::{Failure, Stage};
+use super::usage::Usage;
 use super::verdict::Exit;
 
 /// Why a stage did not succeed.
@@ -94,13 +96,20 @@ pub(crate) struct Build {
     saw_disk_full: bool,
     /// True if dpkg could not rename a folder.
     saw_rename_fail: bool,
+    /// True if a program reported that it cannot fork.
+    saw_no_fork: bool,
+    /// True if the shim ended a command at a limit: its reason names the limit already.
+    was_ended: bool,
     disk: Disk,
+    usage: Usage,
     /// `None` if an older program started the shim.
     limits: Option<BuildLimits>,
 }
 
 /// A disk with less free space, in bytes, counts as full.
 const FULL_BYTES: u64 = 16 << 20;
+/// The same in inodes.
+const FULL_INODES: u64 = 16;
 /// The timeout for killing all processes when no abort waits for it. On a busy machine, the kernel
 /// needs long to free a tree of 200,000 files.
 const KILL_TIMEOUT: Duration = Duration::from_secs(60);
@@ -112,6 +121,7 @@ pub(super) type StageResult = Result<(), StageError>;
 impl Build {
     pub(crate) fn new(spec: Spec, entry: JournalEntry, log: BuildLog, mailbox: Mailbox) -> Self {
         let disk = Disk::at_start(&spec, entry.path());
+        let limits = BuildLimits::inherited();
         Self {
             spec,
             log,
@@ -128,8 +138,11 @@ impl Build {
             needs_copy: false,
             saw_disk_full: false,
             saw_rename_fail: false,
+            saw_no_fork: false,
+            was_ended: false,
             disk,
-            limits: BuildLimits::inherited(),
+            usage: Usage::new(limits.as_ref()),
+            limits,
         }
     }
 
@@ -347,11 +360,12 @@ impl Build {
         self.saw_rename_fail |= findings
             .sign(Sign::CannotRename)
             .is_some_and(|line| line.contains("unable to move aside"));
+        self.saw_no_fork |= findings.sign(Sign::NoFork).is_some();
         Ok((exit, findings))
     }
 
-    /// Runs a command under the timeouts of its stage. An abort, a timeout or a full disk kills
-    /// every process of the build.
+    /// Runs a command under the timeouts of its stage. An abort, a timeout or an exceeded limit
+    /// kills every process of the build.
     pub(super) fn run_command(
         &mut self,
         stage: Stage,
@@ -359,11 +373,16 @@ impl Build {
         sink: &mut dyn FnMut(&mut BuildLog, &[u8]),
     ) -> Result<Exit, StageError> {
         let deadlines = self.deadlines(stage);
-        let (log, disk) = (&mut self.log, &self.disk);
-        let watch = || disk.shortage().filter(|_| !stage.closes());
+        let in_memory = self.folders_in_memory();
+        let (log, disk, usage) = (&mut self.log, &self.disk, &mut self.usage);
+        let mut watch = || match stage.closes() {
+            true => None,
+            false => disk.shortage().or_else(|| usage.check(&in_memory)),
+        };
+        let abortable = !stage.closes();
         let outcome = self
             .mailbox
-            .run(command, deadlines, !stage.closes(), &watch, &mut |bytes| {
+            .run(command, deadlines, abortable, &mut watch, &mut |bytes| {
                 sink(log, bytes)
             });
         let outcome = outcome.map_err(|error| {
@@ -376,7 +395,7 @@ impl Build {
                 self.kill_everything();
                 Err(StageError::Aborted)
             }
-            CommandOutcome::OutOfSpace(found) => Err(self.out_of_space(stage, &found).into()),
+            CommandOutcome::Exceeded(found) => Err(self.exceeded(stage, found)),
             CommandOutcome::TimedOut(how) => Err(self.timed_out(stage, &how)),
         }
     }
@@ -396,24 +415,47 @@ impl Build {
         }
     }
 
-    fn out_of_space(&mut self, stage: Stage, found: &OutOfSpace) -> Failure {
-        match found {
-            OutOfSpace::Results(bytes) => {
-                self.kill_everything();
+    /// Kills a build that exceeds a limit; returns the failure, which names the limit.
+    fn exceeded(&mut self, stage: Stage, found: Exceeded) -> StageError {
+        self.was_ended = true;
+        let settings = &self.spec.settings;
+        let (full, resource) = match found {
+            Exceeded::Disk(folder) => (folder, Resource::Bytes),
+            Exceeded::Inodes(folder) => (folder, Resource::Inodes),
+            Exceeded::Results(bytes) => {
                 let reason = format!(
                     "The package's results are too large: {} MiB so far, more than {} \
                      ([limits] results).",
                     bytes >> 20,
-                    self.spec.settings.result_bytes >> 20
+                    settings.result_bytes >> 20
                 );
-                Failure::new(BuildStatus::PackageFail, reason)
+                self.kill_everything();
+                return Failure::new(BuildStatus::PackageFail, reason).into();
             }
-            OutOfSpace::Disk(folder) => {
-                self.log
-                    .line(&format!("The disk at {} is full.", folder.display()));
-                self.blame_disk(stage)
+            Exceeded::Memory(bytes) => {
+                if self.layer_takes_the_memory() {
+                    return StageError::Restart(Restart::LayerFull);
+                }
+                let limit = self.out_of_memory();
+                let reason = format!("{limit}. It used {} MiB and was killed.", bytes >> 20);
+                self.kill_everything();
+                return stage_failure(stage, reason);
             }
-        }
+            Exceeded::Processes(threads) => {
+                let limit = self.out_of_processes("ran");
+                let reason = format!("{limit}. It had {threads} and was killed.");
+                self.kill_everything();
+                return stage_failure(stage, reason);
+            }
+        };
+        let what = match resource {
+            Resource::Bytes => "space",
+            Resource::Inodes => "inodes",
+        };
+        let folder = full.display();
+        self.log
+            .line(&format!("The disk at {folder} has no {what} left."));
+        self.blame_disk(stage, resource).into()
     }
 
     /// Logs the processes of the build, then kills them.
@@ -460,6 +502,7 @@ impl Build {
         }
         self.saw_disk_full = false;
         self.saw_rename_fail = false;
+        self.was_ended = false;
         self.kill_everything();
         // The retry must not find the files of the first attempt.
         let _ = sys::fs::remove_tree(&self.spec.work_tree());
@@ -479,60 +522,125 @@ impl Build {
     /// True if a failure may come from a layer in memory that was too small. Most programs remove
     /// unfinished files, so an error message of a full disk counts as well.
     fn layer_was_too_small(&self) -> bool {
-        let is_full = || host::free_bytes(&self.root()).is_some_and(|free| free < FULL_BYTES);
-        self.in_memory && self.session.is_some() && (self.saw_disk_full || is_full())
+        self.in_memory && self.session.is_some() && (self.saw_disk_full || is_full(&self.root()))
     }
 
     /// Decides whose fault a full disk is. Kills everything, so that usage no longer changes.
-    fn blame_disk(&mut self, stage: Stage) -> Failure {
+    fn blame_disk(&mut self, stage: Stage, resource: Resource) -> Failure {
         self.kill_everything();
         let used = match stage {
-            Stage::Sbuild => self.used_bytes(),
+            Stage::Sbuild => self.disk_usage(),
             // No program of the package has run.
-            _ => 0,
+            _ => DiskUsage::default(),
         };
-        self.disk.blame(used)
+        self.disk.blame(resource, used)
     }
 
-    /// The bytes of the disk that the build uses; unreadable folders count as empty.
-    fn used_bytes(&self) -> u64 {
+    /// Measures the build on the disk; unreadable folders count as empty.
+    fn disk_usage(&self) -> DiskUsage {
         let folders = [self.spec.session_dir(), self.spec.work_tree()];
-        launch::own_sub_ids().map_or(0, |ids| {
-            let measure = |dir: &PathBuf| store::measure(dir, ids).unwrap_or_default();
-            folders.iter().map(measure).sum()
-        })
+        let Ok(ids) = launch::own_sub_ids() else {
+            return DiskUsage::default();
+        };
+        let measure = |dir: &PathBuf| store::measure(dir, ids).unwrap_or_default();
+        let [session, tree] = folders.each_ref().map(measure);
+        DiskUsage {
+            bytes: session.bytes.saturating_add(tree.bytes),
+            inodes: session.inodes.saturating_add(tree.inodes),
+        }
     }
 
     /// Replaces a package failure by the limit that caused it: memory, processes or disk, if the
     /// build has hit one since `before`.
     pub(super) fn blame_limit(&mut self, failure: Failure, before: Hits) -> StageError {
+        if self.was_ended {
+            return failure.into();
+        }
         if self.layer_was_too_small() {
             return StageError::Restart(Restart::LayerFull);
         }
         let now = self.hits();
-        let full = self.disk_is_full() || self.disk.below_reserve().is_some();
-        let (problem, limit) = match &self.limits {
-            Some(limits) if now.oom_kills > before.oom_kills => {
-                if self.layer_bytes() > limits.memory_bytes / 4 {
-                    return StageError::Restart(Restart::LayerFull);
-                }
-                let mib = limits.memory_bytes >> 20;
-                let limit = format!("it may use {mib} MiB ([limits] memory)");
-                ("The build ran out of memory", limit)
+        let killed = now.oom_kills > before.oom_kills;
+        let limit = if killed && self.usage.measures_memory() {
+            return self.blame_host_memory(failure).into();
+        } else if killed {
+            if self.layer_takes_the_memory() {
+                return StageError::Restart(Restart::LayerFull);
             }
-            Some(limits) if now.forks > before.forks => {
-                let limit = format!("it may have {} ([limits] processes)", limits.processes);
-                ("The build ran out of processes", limit)
-            }
-            _ if full || (self.saw_disk_full && !self.disk.had_promised_space()) => {
-                let mut blamed = self.blame_disk(Stage::Sbuild);
-                blamed.reason = format!("{} {}", blamed.reason, failure.reason);
-                return blamed.into();
-            }
-            _ => return failure.into(),
+            self.out_of_memory()
+        } else if now.forks > before.forks {
+            self.out_of_processes("ran")
+        } else if self.saw_no_fork && self.usage.counts_processes() {
+            self.out_of_processes("probably ran")
+        } else if let Some(resource) = self.scarce_on_disk() {
+            let mut blamed = self.blame_disk(Stage::Sbuild, resource);
+            blamed.reason = format!("{} {}", blamed.reason, failure.reason);
+            return blamed.into();
+        } else {
+            return failure.into();
         };
-        let reason = format!("{problem}: {limit}. {}", failure.reason);
+        let reason = format!("{limit}. {}", failure.reason);
         Failure::new(BuildStatus::PackageFail, reason).into()
+    }
+
+    /// The failure of a build when the host's OOM killer has killed a process. No group says
+    /// whether the process was the build's; its use at the last measurement decides.
+    fn blame_host_memory(&self, failure: Failure) -> Failure {
+        let limit = self.limits.as_ref().map_or(0, |it| it.memory_bytes);
+        let used = self.usage.last_bytes();
+        let status = match used > limit / 2 {
+            true => BuildStatus::PackageFail,
+            false => failure.status,
+        };
+        let reason = format!(
+            "The host ran out of memory, and the kernel killed a process. The build used {} MiB \
+             at its last measurement; it may use {} MiB ([limits] memory). {}",
+            used >> 20,
+            limit >> 20,
+            failure.reason
+        );
+        Failure {
+            reason,
+            status,
+            ..failure
+        }
+    }
+
+    /// The resource of the disk that is short, or was when a program reported a full disk.
+    fn scarce_on_disk(&self) -> Option<Resource> {
+        let below = self.disk.below_reserve().map(|(_, resource)| resource);
+        below
+            .or_else(|| self.disk_is_full().then_some(Resource::Bytes))
+            .or_else(|| self.disk.broken_promise().filter(|_| self.saw_disk_full))
+    }
+
+    /// The beginning of a reason.
+    fn out_of_memory(&self) -> String {
+        let mib = self.limits.as_ref().map_or(0, |it| it.memory_bytes) >> 20;
+        format!("The build ran out of memory: it may use {mib} MiB ([limits] memory)")
+    }
+
+    /// The same for processes.
+    fn out_of_processes(&self, ran: &str) -> String {
+        let count = self.limits.as_ref().map_or(0, |it| it.processes);
+        format!("The build {ran} out of processes: it may have {count} ([limits] processes)")
+    }
+
+    /// True if a layer in memory takes much of the build's memory: a layer on disk may help.
+    fn layer_takes_the_memory(&self) -> bool {
+        let limit = self.limits.as_ref().map_or(u64::MAX, |it| it.memory_bytes);
+        self.layer_bytes() > limit / 4
+    }
+
+    /// The folders of the session on file systems that keep their files in memory.
+    fn folders_in_memory(&self) -> Vec<PathBuf> {
+        let Some(_) = &self.session else {
+            return Vec::new();
+        };
+        let shared = self.root().join("dev/shm");
+        let mut folders: Vec<_> = self.in_memory.then(|| self.root()).into_iter().collect();
+        folders.extend(host::is_on_tmpfs(&shared).then_some(shared));
+        folders
     }
 
     /// How often the build hit its limits so far.
@@ -568,9 +676,14 @@ impl Build {
         let settings = &self.spec.settings;
         [&settings.home, &settings.sessions, &settings.filecache]
             .into_iter()
-            .any(|dir| host::free_bytes(dir).is_some_and(|free| free < FULL_BYTES))
+            .any(|dir| is_full(dir))
             || self.log.write_error().is_some()
     }
+}
+
+fn is_full(dir: &Path) -> bool {
+    host::disk_of(dir)
+        .is_ok_and(|disk| disk.free_bytes < FULL_BYTES || disk.free_inodes < FULL_INODES)
 }
 
 /// Starts a session. The error is the last line that its processes printed.

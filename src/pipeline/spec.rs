@@ -67,6 +67,11 @@ pub(crate) struct Settings {
     /// The limit on the size of all results.
     #[serde(default)]
     pub(crate) result_bytes: u64,
+    /// The inodes promised to a build, and those left free on every file system.
+    #[serde(default)]
+    pub(crate) inodes: u64,
+    #[serde(default)]
+    pub(crate) reserve_inodes: u64,
 }
 
 /// The limits of the caches, in bytes.
@@ -198,6 +203,8 @@ impl Settings {
             disk_bytes: limits.disk,
             reserve_bytes: limits.reserve,
             result_bytes: limits.results,
+            inodes: limits.inodes.into(),
+            reserve_inodes: limits.reserve_inodes.into(),
         }
     }
 }

@@ -23,6 +23,7 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::unistd::{Gid, Uid, setgroups, sethostname, setresgid, setresuid, setsid};
 use serde::{Deserialize, Serialize};
 
+use crate::sys::cgroup::{self, Side};
 use crate::sys::compression::{Compression, MAGIC_BYTES};
 use crate::sys::exe;
 use crate::sys::stderr;
@@ -222,13 +223,13 @@ fn remove(dir: &Path) -> io::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Prints the disk space in bytes of a tree owned by subordinate ids.
+/// Prints the bytes and the inodes of a tree owned by subordinate ids.
 fn measure(dir: &Path) -> io::Result<ExitCode> {
     enter_new(CloneFlags::empty())?;
     let dir = open_folder(dir)?;
     become_root()?;
-    let bytes = crate::sys::fs::disk_usage(&by_descriptor(&dir)).map_err(io::Error::other)?;
-    send_line(&bytes.to_string())?;
+    let used = crate::sys::fs::disk_usage(&by_descriptor(&dir)).map_err(io::Error::other)?;
+    send_line(&format!("{} {}", used.bytes, used.inodes))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -337,6 +338,8 @@ fn mount_copy() -> io::Result<String> {
 /// Starts the session's init with the root at `merged`, and reports its pid.
 fn start_init(merged: &str, resolver: &str) -> io::Result<Child> {
     // The session can read the arguments and the environment of its process 1.
+    // From here on, the kernel counts threads for each user of the session.
+    cgroup::join_inherited(Side::Session)?;
     let mut init = exe::internal("init")
         .arg0("init")
         .arg(merged)

@@ -21,6 +21,7 @@ use super::{Error, at};
 use crate::cache_eviction::{Item, Space, Usage};
 use crate::metrics::metrics;
 use crate::sys::clock::used_at;
+use crate::sys::fs::DiskUsage;
 use crate::sys::host;
 use crate::sys::stderr;
 
@@ -128,7 +129,7 @@ pub(crate) fn unpack(
     let size = fs::metadata(tarball).map_err(at(tarball))?.len();
     evict_for_tarball(store, sha1, size, ids, limits)?;
     let result = unpack_into(&temporary, tarball, ids).and_then(|()| {
-        let bytes = measure(&temporary, ids)?;
+        let bytes = measure(&temporary, ids)?.bytes;
         let path = use_file(store, sha1);
         record_bytes(&path, bytes).map_err(at(&path))?;
         evict(store, sha1, bytes, bytes, ids, limits)?;
@@ -339,22 +340,23 @@ pub(crate) fn remove(path: &Path, ids: SubIds) -> Result<(), Error> {
     launch::run(ids, Map::Wide, &["remove".into(), path.into()])
 }
 
-/// Returns the disk space in bytes of a tree owned by subordinate ids.
-pub(crate) fn measure(path: &Path, ids: SubIds) -> Result<u64, Error> {
+/// Returns the disk space of a tree owned by subordinate ids.
+pub(crate) fn measure(path: &Path, ids: SubIds) -> Result<DiskUsage, Error> {
     let output = launch::run_for_output(ids, Map::Wide, &["measure".into(), path.into()])?;
-    let number = output.trim().parse();
-    number.map_err(|_| {
-        Error::Child(format!(
-            "measuring {}: not a number: {output:?}",
+    let mut numbers = output.split_whitespace().map(str::parse);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(bytes)), Some(Ok(inodes))) => Ok(DiskUsage { bytes, inodes }),
+        _ => Err(Error::Child(format!(
+            "measuring {}: not two numbers: {output:?}",
             path.display()
-        ))
-    })
+        ))),
+    }
 }
 
 /// Measures a tree that has no recorded size, and records it. If that fails, logs the error and
 /// returns 0, so that builds can continue.
 fn measure_and_record(tree: &Path, record: &Path, ids: SubIds) -> u64 {
-    let measured = measure(tree, ids).and_then(|bytes| {
+    let measured = measure(tree, ids).and_then(|DiskUsage { bytes, .. }| {
         record_bytes(record, bytes).map_err(at(record))?;
         Ok(bytes)
     });

@@ -12,6 +12,7 @@ use crate::protocol::{
     fault_unrenderable, render_info, render_status, unknown_builder, unknown_sum,
 };
 use crate::server::{self, Request, Response, Route};
+use crate::sys::fs::DiskUsage;
 use crate::sys::lock::lock;
 use crate::xmlrpc::{self, Fault, Value};
 
@@ -29,8 +30,8 @@ pub(super) struct Handler {
     pub(super) fetcher: Fetcher,
     /// The folders of builds, with their configuration keys.
     pub(super) folders: Vec<(&'static str, PathBuf)>,
-    /// The bytes that must stay free there.
-    pub(super) reserve: u64,
+    /// The space that must stay free there.
+    pub(super) reserve: DiskUsage,
     pub(super) arch: String,
     pub(super) form: StatusForm,
     /// The open log tail, with the number of its run.

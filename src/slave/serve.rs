@@ -19,10 +19,12 @@ use crate::server::{self, Access, Group, Server};
 use crate::session::{self, launch, outside, store, store_owner};
 use crate::sys;
 use crate::sys::cgroup::{self, ResourceControl};
+use crate::sys::fs::DiskUsage;
 use crate::sys::user;
 
 use super::daemon::Daemon;
 use super::handler::Handler;
+use super::show;
 
 /// The arguments of `serve`.
 #[derive(Debug, clap::Args)]
@@ -152,7 +154,12 @@ fn serve(config: &Config) -> Result<(), Error> {
     let _cache = claim("file cache", &slave.filecache)?;
     let fetcher = Fetcher::new(fetch_limits(&config.limits), Arc::clone(&cache));
     let resource_control = ResourceControl::find();
-    log::info!("builds are limited by {resource_control}");
+    let level = match resource_control.enforcers().are_groups() {
+        true => log::Level::Info,
+        false => log::Level::Warn,
+    };
+    log::log!(level, "limits of builds: {resource_control}");
+    show::count_enforcers(resource_control.enforcers());
     let daemon = Daemon::start(
         Settings::of(config),
         slave.journal.clone(),
@@ -165,7 +172,10 @@ fn serve(config: &Config) -> Result<(), Error> {
         store: cache,
         fetcher,
         folders,
-        reserve: config.limits.reserve,
+        reserve: DiskUsage {
+            bytes: config.limits.reserve,
+            inodes: config.limits.reserve_inodes.into(),
+        },
         arch: slave.architecturetag.clone(),
         form: slave.statusform,
         tail: Mutex::default(),

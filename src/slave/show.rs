@@ -15,6 +15,8 @@ use crate::pipeline::buildlog::{Follow, Snapshot};
 use crate::protocol::BuilderStatus;
 use crate::server::{Body, BodyStream, Request, Response, serve_file};
 use crate::session::store;
+use crate::sys::cgroup::{Enforcer, Enforcers};
+use crate::sys::fs::DiskUsage;
 use crate::sys::host::{self, Disk};
 
 use super::shared_state::SharedState;
@@ -56,9 +58,20 @@ pub(super) fn metrics_page(now: BuilderStatus, cache: &Store, chroots: Option<&P
     Response::bytes(200, metrics::CONTENT_TYPE, metrics::render())
 }
 
+/// Sets the metric of what enforces the limits of builds. It stays for the life of the daemon.
+pub(super) fn count_enforcers(found: Enforcers) {
+    for enforcer in Enforcer::ALL {
+        for (resource, by) in [("memory", found.memory), ("processes", found.processes)] {
+            let labels = [resource, enforcer.label()];
+            let gauge = metrics().build_limits.with_label_values(&labels);
+            gauge.set(i64::from(by == enforcer));
+        }
+    }
+}
+
 /// Answers 200 if the disks of all folders are writable and have the reserve free, else 503 with
-/// the reasons. `folders` come with their configuration keys, `reserve` is in bytes.
-pub(super) fn health(folders: &[(&'static str, PathBuf)], reserve: u64) -> Response {
+/// the reasons. `folders` come with their configuration keys.
+pub(super) fn health(folders: &[(&'static str, PathBuf)], reserve: DiskUsage) -> Response {
     let problems: Vec<String> = folders
         .iter()
         .filter_map(|(key, dir)| problem(key, dir, host::disk_of(dir), reserve))
@@ -71,13 +84,17 @@ pub(super) fn health(folders: &[(&'static str, PathBuf)], reserve: u64) -> Respo
 }
 
 /// Returns the problem of the disk below a folder, if any.
-fn problem(key: &str, dir: &Path, disk: io::Result<Disk>, reserve: u64) -> Option<String> {
+fn problem(key: &str, dir: &Path, disk: io::Result<Disk>, reserve: DiskUsage) -> Option<String> {
     let problem = match disk {
         Err(error) => error.to_string(),
         Ok(disk) if disk.read_only => "is on a file system that is read-only".to_owned(),
-        Ok(disk) if disk.free_bytes < reserve => format!(
-            "has {} bytes free, less than [limits] reserve ({reserve})",
-            disk.free_bytes
+        Ok(disk) if disk.free_bytes < reserve.bytes => format!(
+            "has {} bytes free, less than [limits] reserve ({})",
+            disk.free_bytes, reserve.bytes
+        ),
+        Ok(disk) if disk.free_inodes < reserve.inodes => format!(
+            "has {} inodes free, less than [limits] reserve_inodes ({})",
+            disk.free_inodes, reserve.inodes
         ),
         Ok(_) => return None,
     };
@@ -147,23 +164,35 @@ mod tests {
     #[test]
     fn the_problem_of_a_disk_is_reported_with_its_key() {
         let dir = Path::new("/var/lib/x");
-        let disk = |read_only, free_bytes| {
+        let disk = |read_only, free_bytes, free_inodes| {
             Ok(Disk {
                 read_only,
                 free_bytes,
+                free_inodes,
             })
         };
-        assert_eq!(problem("home", dir, disk(false, 100), 100), None);
+        let reserve = DiskUsage {
+            bytes: 100,
+            inodes: 10,
+        };
+        assert_eq!(problem("home", dir, disk(false, 100, 10), reserve), None);
         for (disk, problem_text) in [
             (
-                disk(false, 99),
+                disk(false, 99, 10),
                 "has 99 bytes free, less than [limits] reserve (100)",
             ),
-            (disk(true, 1000), "is on a file system that is read-only"),
+            (
+                disk(false, 100, 9),
+                "has 9 inodes free, less than [limits] reserve_inodes (10)",
+            ),
+            (
+                disk(true, 1000, 1000),
+                "is on a file system that is read-only",
+            ),
             (Err(io::Error::other("not there")), "not there"),
         ] {
             let expect = format!("[slave] home: /var/lib/x {problem_text}");
-            assert_eq!(problem("home", dir, disk, 100), Some(expect));
+            assert_eq!(problem("home", dir, disk, reserve), Some(expect));
         }
     }
 }

@@ -225,10 +225,17 @@ pub(crate) fn fsync_dir(dir: &Path) -> Result<(), Error> {
         .map_err(Error::at("sync", dir))
 }
 
-/// Returns the disk space of the tree below `dir` in bytes. A file with several hard links counts
+/// The space that a tree uses on its file system, or that is free there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct DiskUsage {
+    pub(crate) bytes: u64,
+    pub(crate) inodes: u64,
+}
+
+/// Returns what the tree below `dir` uses. A file with several hard links counts
 /// once.
-pub(crate) fn disk_usage(dir: &Path) -> Result<u64, Error> {
-    let (mut bytes, mut seen) = (0_u64, HashSet::new());
+pub(crate) fn disk_usage(dir: &Path) -> Result<DiskUsage, Error> {
+    let (mut used, mut seen) = (DiskUsage::default(), HashSet::new());
     let mut pending = vec![dir.to_path_buf()];
     while let Some(dir) = pending.pop() {
         for entry in fs::read_dir(&dir).map_err(Error::at("list", &dir))? {
@@ -237,14 +244,15 @@ pub(crate) fn disk_usage(dir: &Path) -> Result<u64, Error> {
             let found = path.symlink_metadata();
             let found = found.map_err(Error::at("examine", &path))?;
             if found.nlink() == 1 || found.is_dir() || seen.insert((found.dev(), found.ino())) {
-                bytes = bytes.saturating_add(found.blocks().saturating_mul(512));
+                used.bytes = (used.bytes).saturating_add(found.blocks().saturating_mul(512));
+                used.inodes = used.inodes.saturating_add(1);
             }
             if found.is_dir() {
                 pending.push(path);
             }
         }
     }
-    Ok(bytes)
+    Ok(used)
 }
 
 /// Removes `path` and all below it; success if absent.
@@ -433,10 +441,13 @@ mod tests {
         let empty = disk_usage(&tree).unwrap();
         fs::write(tree.join("a/b/file"), vec![1; 100_000]).unwrap();
         let one = disk_usage(&tree).unwrap();
-        assert!(one >= empty + 100_000, "{empty} {one}");
+        assert!(one.bytes >= empty.bytes + 100_000, "{empty:?} {one:?}");
+        assert_eq!((empty.inodes, one.inodes), (2, 3));
         fs::hard_link(tree.join("a/b/file"), tree.join("again")).unwrap();
         symlink("/usr", tree.join("link")).unwrap();
-        assert!(disk_usage(&tree).unwrap() < one + 100_000);
+        let again = disk_usage(&tree).unwrap();
+        assert!(again.bytes < one.bytes + 100_000);
+        assert_eq!(again.inodes, 4, "the symbolic link");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use nix::sys::statvfs::{FsFlags, statvfs};
 
 /// Returns the kernel as `uname -snrvm` shows it.
@@ -71,6 +72,8 @@ pub(crate) struct Disk {
     pub(crate) read_only: bool,
     /// Bytes an unprivileged user may still write.
     pub(crate) free_bytes: u64,
+    /// Files an unprivileged user may still create; `u64::MAX` if the file system has no limit.
+    pub(crate) free_inodes: u64,
 }
 
 /// Returns the state of the file system that holds `path`.
@@ -79,12 +82,17 @@ pub(crate) fn disk_of(path: &Path) -> io::Result<Disk> {
     Ok(Disk {
         read_only: stat.flags().contains(FsFlags::ST_RDONLY),
         free_bytes: stat.blocks_available().saturating_mul(stat.fragment_size()),
+        free_inodes: match stat.files() {
+            // As btrfs, which creates inodes when it needs them.
+            0 => u64::MAX,
+            _ => stat.files_available(),
+        },
     })
 }
 
-/// Returns the bytes an unprivileged user may still write below `path`.
-pub(crate) fn free_bytes(path: &Path) -> Option<u64> {
-    disk_of(path).ok().map(|disk| disk.free_bytes)
+/// Returns whether `path` is on a file system that keeps its files in memory.
+pub(crate) fn is_on_tmpfs(path: &Path) -> bool {
+    statfs(path).is_ok_and(|found| found.filesystem_type() == TMPFS_MAGIC)
 }
 
 /// Returns the bytes in use on the file system that holds `path`.

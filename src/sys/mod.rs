@@ -12,6 +12,7 @@ pub(crate) mod hashing_writer;
 pub(crate) mod host;
 pub(crate) mod lock;
 pub(crate) mod locked_folder;
+pub(crate) mod memory;
 pub(crate) mod output;
 pub(crate) mod procs;
 pub(crate) mod stderr;

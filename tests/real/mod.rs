@@ -10,6 +10,7 @@ mod chroots;
 mod environment;
 mod isolation;
 mod limits;
+mod measured;
 mod misbehaving;
 mod plain_sbuild;
 mod sessions;

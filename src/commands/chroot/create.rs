@@ -23,6 +23,9 @@ use super::{Error, archives};
 
 const SOURCES: &str = "/etc/apt/sources.list";
 const PARTS: &str = "/etc/apt/sources.list.d";
+/// The package with `groupadd` and `useradd`, which sbuild runs in the chroot. mmdebstrap's variant
+/// for builds lacks it since Debian 13.
+const NEEDED: &str = "passwd";
 /// Number of mmdebstrap's last lines that an error repeats.
 const KEPT_LINES: usize = 12;
 
@@ -124,12 +127,11 @@ fn arguments(recipe: &Recipe) -> Vec<String> {
         format!("--architectures={}", recipe.arch),
     ];
     let mut include = recipe.include.clone();
+    include.push(NEEDED.to_owned());
     if recipe.archives.iter().any(|line| line.contains("https://")) {
         include.push("ca-certificates".to_owned());
     }
-    if !include.is_empty() {
-        words.push(format!("--include={}", include.join(",")));
-    }
+    words.push(format!("--include={}", include.join(",")));
     words.extend([recipe.suite.to_string(), "-".to_owned()]);
     words.extend(recipe.archives.iter().cloned());
     words
@@ -189,11 +191,11 @@ mod tests {
         assert_eq!(
             arguments(&recipe).join("|"),
             "--mode=unshare|--variant=buildd|--format=tar|--skip=cleanup/apt/lists|--architectures=arm64|\
-             --include=ccache|bookworm|-|deb http://h/debian bookworm main"
+             --include=ccache,passwd|bookworm|-|deb http://h/debian bookworm main"
         );
         recipe.include.clear();
         recipe.archives = vec!["deb https://h/debian bookworm main".into()];
-        assert!(arguments(&recipe).contains(&"--include=ca-certificates".to_owned()));
+        assert!(arguments(&recipe).contains(&"--include=passwd,ca-certificates".to_owned()));
         recipe.archives.clear();
         assert_eq!(arguments(&recipe).last().unwrap(), "-");
     }

@@ -15,6 +15,8 @@ use crate::session::idmap::{COUNT, first_of_range};
 const OLDEST_SBUILD: &str = "0.85";
 /// Less free space gives a warning.
 const SCARCE_BYTES: u64 = 2 << 30;
+/// The same in inodes: a chroot with build dependencies takes about as many.
+const SCARCE_INODES: u64 = 50_000;
 
 /// Kernel settings that can forbid user namespaces: name, forbidding value, allowing value.
 pub(super) const SYSCTLS: [(&str, &str, &str); 3] = [
@@ -33,6 +35,39 @@ pub(super) enum Trial {
         in_memory: Result<(), String>,
         on_disk: Result<(), String>,
     },
+}
+
+/// The means that enforce the limits of builds on memory and processes.
+#[derive(Clone)]
+pub(super) struct Limits {
+    /// Words such as `memory by cgroup v2, processes by cgroup v2`.
+    pub(super) shown: String,
+    /// Whether control groups enforce both.
+    pub(super) by_groups: bool,
+}
+
+/// The limits of the running daemon.
+pub(super) enum Running {
+    NoDaemon,
+    Limits(Limits),
+    /// The daemon does not tell; the reason.
+    Unknown(String),
+}
+
+/// The limits of a daemon that would start now.
+pub(super) struct Forecast {
+    /// Started by the shipped unit; `None` without systemd.
+    pub(super) unit: Option<Limits>,
+    /// Started by root from the same shell.
+    pub(super) by_root: Limits,
+}
+
+/// The free space of a file system, or the space to keep free.
+#[derive(Clone, Copy)]
+pub(super) struct Free {
+    pub(super) bytes: u64,
+    /// `u64::MAX` if the file system has no limit.
+    pub(super) inodes: u64,
 }
 
 /// Checks the `value` of one of [`SYSCTLS`]. It is ignored if sessions work: an AppArmor profile
@@ -190,18 +225,50 @@ pub(super) fn sbuild(installed: Option<&str>) -> Finding {
     }
 }
 
-/// Checks for the control groups that limit memory and processes of a build.
-pub(super) fn limits(groups: Option<&str>) -> Finding {
+/// Checks what enforces the limits on memory and processes: of the running daemon, else of one that
+/// would start now.
+pub(super) fn limits(running: &Running, forecast: &Forecast) -> Finding {
     let subject = "limits of builds";
-    match groups {
-        Some(version) => Finding::ok(
+    let measured = "between two measurements, a build can exhaust the host";
+    match running {
+        Running::Limits(found) if found.by_groups => {
+            Finding::ok(subject, format!("the running daemon has {}", found.shown))
+        }
+        Running::Limits(found) => {
+            let found = format!("the running daemon has {}; {measured}", found.shown);
+            with_groups(Finding::warn(subject, found), forecast)
+        }
+        Running::Unknown(reason) => Finding::warn(
             subject,
-            format!("{version}, if the daemon starts as root or from the shipped systemd unit"),
+            format!("the running daemon does not tell: {reason}"),
         ),
-        None => Finding::warn(
-            subject,
-            "no control groups for memory and processes; rlimits limit each process separately",
+        Running::NoDaemon => {
+            let unit = forecast.unit.as_ref();
+            let shown = unit.map(|it| format!("the shipped unit: {}", it.shown));
+            let by_root = format!("root, by hand: {}", forecast.by_root.shown);
+            let starts: Vec<String> = shown.into_iter().chain([by_root]).collect();
+            let found = format!("no daemon runs; started by {}", starts.join("; by "));
+            match unit.unwrap_or(&forecast.by_root).by_groups {
+                true => Finding::ok(subject, found),
+                false => with_groups(
+                    Finding::warn(subject, format!("{found}; {measured}")),
+                    forecast,
+                ),
+            }
+        }
+    }
+}
+
+/// Adds the command that starts a daemon with control groups, if one does.
+fn with_groups(finding: Finding, forecast: &Forecast) -> Finding {
+    let by_unit = forecast.unit.as_ref().is_some_and(|it| it.by_groups);
+    match by_unit {
+        true => finding.fix(
+            "systemctl restart buildd-slave, with the shipped unit; by hand: systemd-run --scope \
+             --property=Delegate=yes buildd-slave serve",
         ),
+        false if forecast.by_root.by_groups => finding.fix("start the daemon as root"),
+        false => finding,
     }
 }
 
@@ -253,19 +320,29 @@ pub(super) fn program((name, purpose, package): (&str, &str, &str), path: Option
     }
 }
 
-/// Checks the free bytes on the file system of `path`.
-pub(super) fn space(path: &str, free: Option<u64>) -> Finding {
+/// Checks what is free on the file system of `path`. A build below the reserve ends at once.
+pub(super) fn space(path: &str, free: Option<Free>, reserve: Free) -> Finding {
     let subject = format!("space at {path}");
-    match free {
-        None => Finding::warn(&subject, "unknown: the file system cannot be examined"),
-        Some(free) => {
-            let shown = format!("{:.1} GiB free", gib(free));
-            if free >= SCARCE_BYTES {
-                Finding::ok(&subject, shown)
-            } else {
-                Finding::warn(&subject, format!("only {shown}")).fix(format!("df -h {path}"))
-            }
-        }
+    let Some(free) = free else {
+        return Finding::warn(&subject, "unknown: the file system cannot be examined");
+    };
+    let mut shown = format!("{:.1} GiB free", gib(free.bytes));
+    if free.inodes < u64::MAX {
+        shown = format!("{shown}, {} inodes free", free.inodes);
+    }
+    let fix = format!("df -h {path}; df -i {path}");
+    if free.bytes < reserve.bytes {
+        Finding::fail(&subject, format!("{shown}, less than [limits] reserve")).fix(fix)
+    } else if free.inodes < reserve.inodes {
+        Finding::fail(
+            &subject,
+            format!("{shown}, less than [limits] reserve_inodes"),
+        )
+        .fix(fix)
+    } else if free.bytes < SCARCE_BYTES || free.inodes < SCARCE_INODES {
+        Finding::warn(&subject, format!("only {shown}")).fix(fix)
+    } else {
+        Finding::ok(&subject, shown)
     }
 }
 
@@ -367,11 +444,63 @@ mod tests {
     }
 
     #[test]
-    fn scarce_space_is_a_warning() {
+    fn scarce_space_is_a_warning_and_less_than_the_reserve_a_failure() {
+        let reserve = Free {
+            bytes: 1 << 29,
+            inodes: 1000,
+        };
+        let with = |bytes, inodes| space("/x", Some(Free { bytes, inodes }), reserve);
         assert_eq!(
-            space("/x", Some(2 << 30)).to_string(),
+            with(2 << 30, u64::MAX).to_string(),
             "ok    space at /x: 2.0 GiB free"
         );
-        assert_eq!(space("/x", Some(1 << 30)).grade, Grade::Warn);
+        assert_eq!(with(1 << 30, 1 << 20).grade, Grade::Warn);
+        assert_eq!(with(2 << 30, 5000).grade, Grade::Warn);
+        assert_eq!(with(1 << 28, 1 << 20).grade, Grade::Fail);
+        let line = with(2 << 30, 999).to_string();
+        let expect = "FAIL  space at /x: 2.0 GiB free, 999 inodes free, less than [limits] \
+                      reserve_inodes; try: df -h /x; df -i /x";
+        assert_eq!(line, expect);
+    }
+
+    #[test]
+    fn limits_are_those_of_the_running_daemon() {
+        let of = |by: &str, by_groups| Limits {
+            shown: format!("memory by {by}, processes by {by}"),
+            by_groups,
+        };
+        let (groups, none) = (of("cgroup v2", true), of("measurement", false));
+        let forecast = |unit: &Limits| Forecast {
+            unit: Some(unit.clone()),
+            by_root: none.clone(),
+        };
+        let line = limits(&Running::Limits(groups.clone()), &forecast(&none)).to_string();
+        let expect = "ok    limits of builds: the running daemon has memory by cgroup v2, processes \
+                      by cgroup v2";
+        assert_eq!(line, expect);
+        // The host offers groups, and the daemon has none.
+        let line = limits(&Running::Limits(none.clone()), &forecast(&groups)).to_string();
+        assert!(
+            line.starts_with(
+                "warn  limits of builds: the running daemon has memory by measurement"
+            )
+        );
+        assert!(
+            line.contains("try: systemctl restart buildd-slave"),
+            "{line}"
+        );
+        assert_eq!(
+            limits(&Running::Unknown("no".into()), &forecast(&groups)).grade,
+            Grade::Warn
+        );
+        let line = limits(&Running::NoDaemon, &forecast(&groups)).to_string();
+        let expect = "ok    limits of builds: no daemon runs; started by the shipped unit: memory by \
+                      cgroup v2, processes by cgroup v2; by root, by hand: memory by measurement, \
+                      processes by measurement";
+        assert_eq!(line, expect);
+        assert_eq!(
+            limits(&Running::NoDaemon, &forecast(&none)).grade,
+            Grade::Warn
+        );
     }
 }

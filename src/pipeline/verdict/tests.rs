@@ -266,3 +266,18 @@ fn site_programs_are_classified_by_the_exit_codes_of_2008() {
     let reason = "The build program was killed by signal 15.";
     assert_eq!(killed, classified(Verdict::BuilderFail, reason));
 }
+
+#[test]
+fn a_chroot_without_passwd_is_named() {
+    let log = "sh: 1: exec: groupadd: not found\n\
+               | Summary\nFail-Stage: create-session\nStatus: failed\n";
+    let mut scan = LogScan::new();
+    scan.feed(log.as_bytes());
+    let found = classify(Exit::Code(2), &scan.finish());
+    assert_eq!(found.verdict, Verdict::ChrootFail);
+    assert!(
+        found.reason.contains("lacks the package passwd"),
+        "{}",
+        found.reason
+    );
+}
