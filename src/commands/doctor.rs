@@ -180,7 +180,10 @@ fn check_sessions(config: &Config, as_builder: bool, report: &mut Report) {
     for finding in checks::sessions(&trial, config.slave.overlay) {
         report.print(finding);
     }
-    report.print(checks::system_calls(seccomp::is_known()));
+    report.print(checks::system_calls(
+        seccomp::is_known(),
+        std::env::consts::ARCH,
+    ));
     if config.slave.network == Network::Always {
         report.print(checks::outside(outside::check_host()));
     }

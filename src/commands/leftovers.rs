@@ -16,8 +16,6 @@ use crate::session::{launch, live, store};
 use crate::sys::locked_folder::lock_abandoned;
 use crate::sys::{self, procs};
 
-use super::site::Site;
-
 /// The start of the names of the folders below `by-hand`, and of their sessions.
 pub(super) const HAND: &str = "hand-";
 /// The start of the names of root's copies below the home.
@@ -26,11 +24,10 @@ pub(super) const STAGING: &str = ".staging-";
 pub(super) const BOOTSTRAP: &str = "buildd-slave-create-";
 
 /// Removes all leftovers of this user. Errors are logged: they do not concern the next command.
-pub(super) fn sweep(site: &Site) {
-    sweep_staging(&site.config.slave.home);
-    let by_hand = site.work_folder();
-    let sessions = &site.config.slave.sessions;
-    let folders = named(&by_hand, HAND);
+/// `by_hand` has the folders of these commands.
+pub(super) fn sweep(home: &Path, by_hand: &Path, sessions: &Path) {
+    sweep_staging(home);
+    let folders = named(by_hand, HAND);
     let bootstraps = named(&std::env::temp_dir(), BOOTSTRAP);
     let strays: Vec<PathBuf> = named(sessions, HAND)
         .into_iter()

@@ -98,7 +98,7 @@ impl Site {
         ] {
             sys::fs::make_private(dir)?;
         }
-        leftovers::sweep(self);
+        leftovers::sweep(&slave.home, &self.work_folder(), &slave.sessions);
         Ok(())
     }
 }

@@ -9,6 +9,8 @@
 mod apt;
 mod apt_auth;
 pub(crate) mod autopsy;
+mod blame;
+mod build_session;
 pub(crate) mod buildlog;
 mod check_source;
 mod command;

@@ -3,20 +3,15 @@
 //! Every program runs under the shim's timeouts, writes to the build log, and can be killed at any
 //! time. `stages` chooses the programs; `shim` runs the stages in order.
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::config::{Network, Overlay};
+use crate::config::Overlay;
 use crate::protocol::{BuildStatus, FileName, Sha1Hex};
-use crate::session::files::{self, Task};
-use crate::session::idmap::SubIds;
-use crate::session::live::{Session, remove_folder};
-use crate::session::outer::{Layer, SessionSpec};
-use crate::session::{enter, launch, machine, outside, store};
-use crate::sys::cgroup::{BuildLimits, Hits};
-use crate::sys::fs::DiskUsage;
+use crate::session::live::Session;
+use crate::session::store;
+use crate::sys::cgroup::BuildLimits;
 use crate::sys::wait::HOST_FAILED;
 use crate::sys::{self, exe, host, procs};
 
@@ -82,28 +77,28 @@ pub(crate) struct Build {
     /// Processes that could not be killed; with any, the verdict is BUILDERFAIL.
     pub(crate) stuck: Vec<String>,
     pub(super) entry: JournalEntry,
-    began: Instant,
+    pub(super) began: Instant,
     /// Keeps the chroot's tree from being evicted.
     pub(super) chroot: Option<store::Held>,
     pub(super) session: Option<Session>,
     /// `None` if sessions have no network.
     pub(super) network: Option<BuildNetwork>,
     pub(super) in_memory: bool,
-    memory_is_too_small: bool,
+    pub(super) memory_is_too_small: bool,
     /// True if a folder of the chroot must be renamed, which an overlay refuses.
-    needs_copy: bool,
+    pub(super) needs_copy: bool,
     /// True if a program reported a full disk.
-    saw_disk_full: bool,
+    pub(super) saw_disk_full: bool,
     /// True if dpkg could not rename a folder.
-    saw_rename_fail: bool,
+    pub(super) saw_rename_fail: bool,
     /// True if a program reported that it cannot fork.
-    saw_no_fork: bool,
+    pub(super) saw_no_fork: bool,
     /// True if the shim ended a command at a limit: its reason names the limit already.
-    was_ended: bool,
-    disk: Disk,
-    usage: Usage,
+    pub(super) was_ended: bool,
+    pub(super) disk: Disk,
+    pub(super) usage: Usage,
     /// `None` if an older program started the shim.
-    limits: Option<BuildLimits>,
+    pub(super) limits: Option<BuildLimits>,
 }
 
 /// A disk with less free space, in bytes, counts as full.
@@ -113,8 +108,6 @@ const FULL_INODES: u64 = 16;
 /// The timeout for killing all processes when no abort waits for it. On a busy machine, the kernel
 /// needs long to free a tree of 200,000 files.
 const KILL_TIMEOUT: Duration = Duration::from_secs(60);
-/// The least available memory, in bytes, for a layer in memory.
-const MEMORY_LAYER_BYTES: u64 = 4 << 30;
 
 pub(super) type StageResult = Result<(), StageError>;
 
@@ -144,149 +137,6 @@ impl Build {
             usage: Usage::new(limits.as_ref()),
             limits,
         }
-    }
-
-    pub(super) fn sub_ids(&self) -> Result<SubIds, StageError> {
-        launch::own_sub_ids()
-            .map_err(|error| Failure::new(BuildStatus::BuilderFail, error.to_string()).into())
-    }
-
-    /// Starts the session, with its writable layer in memory if configured and possible.
-    pub(super) fn start_session(&mut self, ids: SubIds, dir: &Path) -> Result<Session, String> {
-        let base = store::tree(
-            &self.spec.settings.chroots,
-            self.spec.request.chroot.as_str(),
-        );
-        // A 32-bit program may be unable to read the inode numbers of an overlay in memory.
-        let fits_memory = !machine::is_32_bit(&base);
-        let mut spec = SessionSpec {
-            base,
-            dir: dir.to_owned(),
-            layer: Layer::Disk,
-            resolver: match self.spec.settings.network {
-                Network::Always => outside::resolver(),
-                Network::BuildDeps | Network::Never => String::new(),
-            },
-        };
-        let memory_limit = self
-            .limits
-            .as_ref()
-            .map_or(u64::MAX, |limits| limits.memory_bytes);
-        // The layer counts as the build's memory as well: half is for its processes.
-        let available = host::available_memory_bytes().min(memory_limit);
-        let use_memory = match self.spec.settings.overlay {
-            _ if self.memory_is_too_small || self.needs_copy || !fits_memory => false,
-            Overlay::Disk | Overlay::Copy => false,
-            Overlay::Tmpfs => true,
-            Overlay::Auto => host::memory_layer_works() && available >= MEMORY_LAYER_BYTES,
-        };
-        if use_memory {
-            let limit = self.spec.settings.memory_layer_bytes.unwrap_or(u64::MAX);
-            spec.layer = Layer::Memory(limit.min(available / 2));
-            match start(ids, &spec) {
-                Ok(session) => {
-                    self.in_memory = true;
-                    return Ok(session);
-                }
-                Err(reason) if self.spec.settings.overlay == Overlay::Tmpfs => return Err(reason),
-                Err(reason) => self.log.line(&format!(
-                    "Cannot keep the writable layer in memory ({reason}); it is on disk."
-                )),
-            }
-            spec.layer = Layer::Disk;
-            remove_folder(dir, ids).map_err(|error| error.to_string())?;
-        }
-        self.in_memory = false;
-        if self.needs_copy || self.spec.settings.overlay == Overlay::Copy {
-            spec.layer = Layer::Copy;
-        }
-        start(ids, &spec)
-    }
-
-    pub(super) fn session_pid(&self) -> i32 {
-        self.session.as_ref().map_or(0, Session::init_pid)
-    }
-
-    /// The network of the session's commands, or of sbuild with `until_build`.
-    pub(super) fn network_of_commands(&self, until_build: bool) -> enter::Network {
-        let Some(session) = self.session.as_ref().filter(|_| self.network.is_some()) else {
-            return enter::Network::Alone;
-        };
-        let namespace = session.gate_network();
-        if until_build && self.spec.settings.network == Network::BuildDeps {
-            let folder = self.entry.path().to_owned();
-            return enter::Network::GateUntilBuild { namespace, folder };
-        }
-        enter::Network::Gate(namespace)
-    }
-
-    /// Starts the gate of a new session, unless builds have no network. Returns its URL for apt.
-    pub(super) fn start_network(&mut self) -> Result<Option<String>, String> {
-        let private = self.spec.request.args.archive_private;
-        let settings = self.spec.settings.gate.as_ref();
-        let (Some(session), Some(settings)) = (&mut self.session, settings) else {
-            return Ok(None);
-        };
-        if self.spec.settings.network == Network::Never {
-            return Ok(None);
-        }
-        let socket = session.take_gate().expect("a new session has a gate");
-        let started = BuildNetwork::start(socket, settings, private).and_then(|network| {
-            network.close_on_request(self.entry.path())?;
-            Ok(network)
-        });
-        let network = started.map_err(|error| format!("The gate could not start: {error}"))?;
-        if self.spec.settings.network == Network::Always {
-            session
-                .connect_outside()
-                .map_err(|error| error.to_string())?;
-        }
-        let url = network.url();
-        self.network = Some(network);
-        Ok(Some(url))
-    }
-
-    /// Lets the session reach the archives of its sources. No program of a package has run yet.
-    pub(super) fn allow_sources(&self) -> io::Result<()> {
-        if let Some(network) = &self.network {
-            network.allow(&files::change(self.session_pid(), &Task::ReadSources)?);
-        }
-        Ok(())
-    }
-
-    /// Blames what the gate refused, rather than the archive: a retry would not help.
-    pub(super) fn blame_network(&self, failure: Failure) -> Failure {
-        let refusals = self.network.as_ref().map(BuildNetwork::refusals);
-        match refusals.unwrap_or_default().first() {
-            Some(refusal) if failure.status == BuildStatus::GivenBack => {
-                let reason = format!("{refusal} {}", failure.reason);
-                Failure::new(BuildStatus::ChrootFail, reason)
-            }
-            _ => failure,
-        }
-    }
-
-    /// Changes files in the session, and logs the messages.
-    pub(super) fn change_files(&mut self, task: &Task) -> io::Result<()> {
-        if self.session.is_none() {
-            return Err(io::Error::other(
-                "the site's mountpath made the chroot, so this stage needs a site program as well",
-            ));
-        }
-        let messages = files::change(self.session_pid(), task)?;
-        if !messages.is_empty() {
-            self.log.line(&messages);
-        }
-        Ok(())
-    }
-
-    /// Returns a command that runs inside the session.
-    pub(super) fn session_command(&self, words: &[&str]) -> Command {
-        let (program, rest) = words.split_first().expect("a command has a name");
-        let network = self.network_of_commands(false);
-        let mut command = enter::command(self.session_pid(), &network, program);
-        command.args(rest);
-        command
     }
 
     pub(super) fn site_command(&self, program: &Path, arguments: &[String]) -> Command {
@@ -416,7 +266,7 @@ impl Build {
     }
 
     /// Kills a build that exceeds a limit; returns the failure, which names the limit.
-    fn exceeded(&mut self, stage: Stage, found: Exceeded) -> StageError {
+    pub(super) fn exceeded(&mut self, stage: Stage, found: Exceeded) -> StageError {
         self.was_ended = true;
         let settings = &self.spec.settings;
         let (full, resource) = match found {
@@ -521,134 +371,8 @@ impl Build {
 
     /// True if a failure may come from a layer in memory that was too small. Most programs remove
     /// unfinished files, so an error message of a full disk counts as well.
-    fn layer_was_too_small(&self) -> bool {
+    pub(super) fn layer_was_too_small(&self) -> bool {
         self.in_memory && self.session.is_some() && (self.saw_disk_full || is_full(&self.root()))
-    }
-
-    /// Decides whose fault a full disk is. Kills everything, so that usage no longer changes.
-    fn blame_disk(&mut self, stage: Stage, resource: Resource) -> Failure {
-        self.kill_everything();
-        let used = match stage {
-            Stage::Sbuild => self.disk_usage(),
-            // No program of the package has run.
-            _ => DiskUsage::default(),
-        };
-        self.disk.blame(resource, used)
-    }
-
-    /// Measures the build on the disk; unreadable folders count as empty.
-    fn disk_usage(&self) -> DiskUsage {
-        let folders = [self.spec.session_dir(), self.spec.work_tree()];
-        let Ok(ids) = launch::own_sub_ids() else {
-            return DiskUsage::default();
-        };
-        let measure = |dir: &PathBuf| store::measure(dir, ids).unwrap_or_default();
-        let [session, tree] = folders.each_ref().map(measure);
-        DiskUsage {
-            bytes: session.bytes.saturating_add(tree.bytes),
-            inodes: session.inodes.saturating_add(tree.inodes),
-        }
-    }
-
-    /// Replaces a package failure by the limit that caused it: memory, processes or disk, if the
-    /// build has hit one since `before`.
-    pub(super) fn blame_limit(&mut self, failure: Failure, before: Hits) -> StageError {
-        if self.was_ended {
-            return failure.into();
-        }
-        if self.layer_was_too_small() {
-            return StageError::Restart(Restart::LayerFull);
-        }
-        let now = self.hits();
-        let killed = now.oom_kills > before.oom_kills;
-        let limit = if killed && self.usage.measures_memory() {
-            return self.blame_host_memory(failure).into();
-        } else if killed {
-            if self.layer_takes_the_memory() {
-                return StageError::Restart(Restart::LayerFull);
-            }
-            self.out_of_memory()
-        } else if now.forks > before.forks {
-            self.out_of_processes("ran")
-        } else if self.saw_no_fork && self.usage.counts_processes() {
-            self.out_of_processes("probably ran")
-        } else if let Some(resource) = self.scarce_on_disk() {
-            let mut blamed = self.blame_disk(Stage::Sbuild, resource);
-            blamed.reason = format!("{} {}", blamed.reason, failure.reason);
-            return blamed.into();
-        } else {
-            return failure.into();
-        };
-        let reason = format!("{limit}. {}", failure.reason);
-        Failure::new(BuildStatus::PackageFail, reason).into()
-    }
-
-    /// The failure of a build when the host's OOM killer has killed a process. No group says
-    /// whether the process was the build's; its use at the last measurement decides.
-    fn blame_host_memory(&self, failure: Failure) -> Failure {
-        let limit = self.limits.as_ref().map_or(0, |it| it.memory_bytes);
-        let used = self.usage.last_bytes();
-        let status = match used > limit / 2 {
-            true => BuildStatus::PackageFail,
-            false => failure.status,
-        };
-        let reason = format!(
-            "The host ran out of memory, and the kernel killed a process. The build used {} MiB \
-             at its last measurement; it may use {} MiB ([limits] memory). {}",
-            used >> 20,
-            limit >> 20,
-            failure.reason
-        );
-        Failure {
-            reason,
-            status,
-            ..failure
-        }
-    }
-
-    /// The resource of the disk that is short, or was when a program reported a full disk.
-    fn scarce_on_disk(&self) -> Option<Resource> {
-        let below = self.disk.below_reserve().map(|(_, resource)| resource);
-        below
-            .or_else(|| self.disk_is_full().then_some(Resource::Bytes))
-            .or_else(|| self.disk.broken_promise().filter(|_| self.saw_disk_full))
-    }
-
-    /// The beginning of a reason.
-    fn out_of_memory(&self) -> String {
-        let mib = self.limits.as_ref().map_or(0, |it| it.memory_bytes) >> 20;
-        format!("The build ran out of memory: it may use {mib} MiB ([limits] memory)")
-    }
-
-    /// The same for processes.
-    fn out_of_processes(&self, ran: &str) -> String {
-        let count = self.limits.as_ref().map_or(0, |it| it.processes);
-        format!("The build {ran} out of processes: it may have {count} ([limits] processes)")
-    }
-
-    /// True if a layer in memory takes much of the build's memory: a layer on disk may help.
-    fn layer_takes_the_memory(&self) -> bool {
-        let limit = self.limits.as_ref().map_or(u64::MAX, |it| it.memory_bytes);
-        self.layer_bytes() > limit / 4
-    }
-
-    /// The folders of the session on file systems that keep their files in memory.
-    fn folders_in_memory(&self) -> Vec<PathBuf> {
-        let Some(_) = &self.session else {
-            return Vec::new();
-        };
-        let shared = self.root().join("dev/shm");
-        let mut folders: Vec<_> = self.in_memory.then(|| self.root()).into_iter().collect();
-        folders.extend(host::is_on_tmpfs(&shared).then_some(shared));
-        folders
-    }
-
-    /// How often the build hit its limits so far.
-    pub(super) fn hits(&self) -> Hits {
-        self.limits
-            .as_ref()
-            .map(BuildLimits::hits)
-            .unwrap_or_default()
     }
 
     /// Removes the control groups of the build, all of whose processes must have ended.
@@ -659,16 +383,8 @@ impl Build {
         }
     }
 
-    /// The bytes used in a layer in memory.
-    fn layer_bytes(&self) -> u64 {
-        match &self.session {
-            Some(_) if self.in_memory => host::used_bytes(&self.root()).unwrap_or_default(),
-            _ => 0,
-        }
-    }
-
     /// The session's root, as seen from outside.
-    fn root(&self) -> PathBuf {
+    pub(super) fn root(&self) -> PathBuf {
         format!("/proc/{}/root", self.session_pid()).into()
     }
 
@@ -684,17 +400,6 @@ impl Build {
 fn is_full(dir: &Path) -> bool {
     host::disk_of(dir)
         .is_ok_and(|disk| disk.free_bytes < FULL_BYTES || disk.free_inodes < FULL_INODES)
-}
-
-/// Starts a session. The error is the last line that its processes printed.
-fn start(ids: SubIds, spec: &SessionSpec) -> Result<Session, String> {
-    let (mut messages, log) = io::pipe().map_err(|error| error.to_string())?;
-    Session::start(ids, spec, log).map_err(|error| {
-        let mut text = String::new();
-        let _ = io::Read::read_to_string(&mut messages, &mut text);
-        let last = text.trim().lines().last().map(str::to_owned);
-        last.unwrap_or_else(|| error.to_string())
-    })
 }
 
 /// Returns a failure with the default status of its stage.

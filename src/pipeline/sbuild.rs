@@ -249,7 +249,7 @@ mod tests {
 
     #[test]
     fn profiles_reach_sbuild() {
-        let line = |args| arguments(&spec(args), 85, Path::new("/x"), 42, "host").join(" ");
+        let line = |args| arguments(&spec(args), 85, Path::new("/x"), 42, &[]).join(" ");
         assert!(!line(json!({})).contains("--profiles"));
         let two = line(json!({"build_profiles": ["nodoc", "pkg.hello.small"]}));
         assert!(two.contains(" --profiles=nodoc,pkg.hello.small "), "{two}");

@@ -184,7 +184,11 @@ fn classify_chroot(stage: &str, findings: &Findings) -> Classification {
 pub(super) fn classify_session(findings: &Findings) -> Option<Classification> {
     if let Some(line) = findings.sign(Sign::CannotRun) {
         let problem = with_line("The chroot cannot run a program", Some(line));
-        let mend = "install its package in the chroot: buildd-slave chroot shell TAR --save";
+        let mend = if line.contains("groupadd") || line.contains("useradd") {
+            "sbuild needs the package passwd in the chroot: buildd-slave chroot shell TAR --save"
+        } else {
+            "install its package in the chroot: buildd-slave chroot shell TAR --save"
+        };
         return Some(classified(
             Verdict::ChrootFail,
             format!("{problem}; {mend}"),

@@ -148,8 +148,8 @@ fn read_only(place: &Path, flags: MsFlags) -> nix::Result<()> {
 
 /// Hides parts of `/proc` and makes others read-only.
 ///
-/// A build may use namespaces of its own. The kernel lets it mount `/proc` in them only if a `/proc`
-/// exists with nothing mounted on it, so the session has a second one under a covered folder.
+/// A build may use namespaces of its own. The kernel lets it mount `/proc` in them only if there is
+/// a `/proc` with nothing mounted on it, so the session has a second one under a covered folder.
 fn cover_proc() -> io::Result<()> {
     let proc = Path::new("proc");
     for path in READ_ONLY.map(|name| proc.join(name)) {

@@ -1,7 +1,7 @@
 //! Finds and discards unpacked chroots that no session can use, because their owner has changed.
 //!
-//! `chown -R` of the daemon's home, or new subordinate ids, leave trees whose files do not belong to
-//! the ids of a session. Every build in such a tree fails, and only unpacking it again helps.
+//! `chown -R` of the daemon's home, or new subordinate ids, leave trees whose files do not belong
+//! to the ids of a session. Every build in such a tree fails, and only unpacking it again helps.
 
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt as _;

@@ -1,8 +1,8 @@
 //! A virtualisation server for sbuild's `autopkgtest` mode: gives it the existing session.
 //!
-//! sbuild runs `internal virt PROGRAM PID NETWORK…` and speaks a line protocol on stdin and stdout; see
-//! autopkgtest's README.virtualisation-server. sbuild waits for an answer without timeout, so every
-//! line gets one.
+//! sbuild runs `internal virt PROGRAM PID NETWORK…` and speaks a line protocol on stdin and stdout;
+//! see autopkgtest's README.virtualisation-server. sbuild waits for an answer without timeout, so
+//! every line gets one.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;

@@ -52,8 +52,8 @@ pub(crate) fn tethered(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// Returns a command for `program` in a login session of its own. It has no controlling terminal, so
-/// it cannot type into the caller's.
+/// Returns a command for `program` in a login session of its own. It has no controlling terminal,
+/// so it cannot type into the caller's.
 pub(crate) fn detached(program: impl AsRef<OsStr>) -> Command {
     let mut command = internal("detach");
     command.arg(program);

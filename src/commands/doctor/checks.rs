@@ -283,12 +283,11 @@ pub(super) const PROGRAMS: [(&str, &str, &str); 6] = [
 ];
 
 /// Grades the filter of system calls, which exists for some processors.
-pub(super) fn system_calls(filter_is_known: bool) -> Finding {
+pub(super) fn system_calls(filter_is_known: bool, processor: &str) -> Finding {
     let subject = "system calls";
     if filter_is_known {
         return Finding::ok(subject, "those that no build needs are refused");
     }
-    let processor = std::env::consts::ARCH;
     Finding::warn(
         subject,
         format!("there is no filter for {processor}: a build can use the kernel's keyrings"),

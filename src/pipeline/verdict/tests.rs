@@ -276,7 +276,7 @@ fn a_chroot_without_passwd_is_named() {
     let found = classify(Exit::Code(2), &scan.finish());
     assert_eq!(found.verdict, Verdict::ChrootFail);
     assert!(
-        found.reason.contains("lacks the package passwd"),
+        found.reason.contains("needs the package passwd"),
         "{}",
         found.reason
     );

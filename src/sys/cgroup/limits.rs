@@ -64,8 +64,8 @@ pub(crate) fn join_inherited(side: Side) -> io::Result<()> {
     }
 }
 
-/// Lowers RLIMIT_NPROC to that of the session's process `init`. sbuild clears the environment of the
-/// commands that enter the session, so the limits are not in it.
+/// Lowers RLIMIT_NPROC to that of the session's process `init`. sbuild clears the environment of
+/// the commands that enter the session, so the limits are not in it.
 pub(crate) fn join_session(init: &OsStr) -> io::Result<()> {
     let text = fs::read_to_string(Path::new("/proc").join(init).join("limits"));
     // `unlimited`, or a session that has ended.
