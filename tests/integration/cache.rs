@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value as Json, json};
@@ -475,4 +476,14 @@ fn a_read_only_cache_serves_files_and_refuses_new_ones() {
     set_read_only(disk.dir.path(), false);
     cache.daemon.restart();
     cache.fetch('b', 3000);
+}
+
+#[test]
+fn other_users_cannot_read_the_file_cache() {
+    let site = Site::new("");
+    let cache = site.path("home/filecache");
+    fs::set_permissions(&cache, fs::Permissions::from_mode(0o755)).unwrap();
+    let _daemon = Daemon::start_in(site);
+    let mode = fs::metadata(&cache).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
 }

@@ -16,4 +16,5 @@ mod plain_sbuild;
 mod sessions;
 mod store;
 mod survival;
+mod terminal;
 mod verdicts;

@@ -1,7 +1,7 @@
 //! The store of unpacked chroots: eviction, and crashes during unpacking.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -194,4 +194,54 @@ fn a_chroot_half_unpacked_by_a_crash_is_removed() {
     let bytes: u64 = noted.parse().unwrap();
     assert!((200 << 20..201 << 20).contains(&bytes), "{bytes}");
     end(&slave);
+}
+
+#[test]
+fn a_chroot_with_another_owner_is_discarded() {
+    let Some(machine) = machine() else { return };
+    let (mut slave, chroots) = own_store(machine, "owner", "");
+    let source = slave.pack(&Package::new("toy", "echo not reached"));
+    let (_, sum) = chroot(&slave, "a", 1);
+    begin(&slave, &source, &sum);
+    end(&slave);
+    let chown = || {
+        let user = fs::metadata(&slave.dir).unwrap().uid();
+        stdout(
+            Command::new("chown")
+                .arg("-R")
+                .arg(user.to_string())
+                .arg(&chroots),
+        );
+    };
+    let is_mapped = || {
+        let owner = fs::metadata(chroots.join(&sum).join("root/etc"))
+            .unwrap()
+            .uid();
+        owner >= 100_000
+    };
+    assert!(is_mapped());
+
+    // A build unpacks it again.
+    chown();
+    let doctor = Command::new(env!("CARGO_BIN_EXE_buildd-slave"))
+        .args(["doctor", "--config"])
+        .arg(slave.dir.join("conf"))
+        .output()
+        .unwrap();
+    let doctor = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    assert!(
+        doctor.contains("unpacked chroots: 1 of 1 cannot be used"),
+        "{doctor}"
+    );
+    begin(&slave, &source, &sum);
+    let log = slave.log();
+    assert!(log.contains("Discarding an unpacked chroot: "), "{log}");
+    assert!(is_mapped());
+    end(&slave);
+
+    // The daemon discards it when it starts.
+    chown();
+    slave.kill();
+    slave.start_again();
+    assert_eq!(trees(&chroots), Vec::<String>::new());
 }

@@ -21,7 +21,7 @@ use crate::session::store::{self, StoreLimits};
 use crate::session::terminal::Terminal;
 use crate::session::{self, enter, launch, store_owner};
 use crate::sys::locked_folder::LockedFolder;
-use crate::sys::output;
+use crate::sys::{self, output};
 
 use super::detached::{self, Input, copy_to_stderr};
 use super::interrupts::Interrupts;
@@ -280,9 +280,12 @@ impl Tree {
             });
         }
         let tar = std::path::absolute(tar).map_err(at(tar))?;
-        let (store, sha1, limits) = (folder.place.path(), sha1.as_str(), StoreLimits::NONE);
+        // The store locks its folder, which would never end in the locked one.
+        let store = folder.place.path().join("store");
+        sys::fs::make_private(&store).map_err(crate::commands::site::Error::from)?;
+        let (sha1, limits) = (sha1.as_str(), StoreLimits::NONE);
         Ok(Self {
-            root: store::unpack(store, sha1, &tar, name, folder.ids, limits)?,
+            root: store::unpack(&store, sha1, &tar, name, folder.ids, limits)?,
             _held: None,
         })
     }
