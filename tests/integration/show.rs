@@ -53,6 +53,24 @@ fn metrics_count_builds_stages_aborts_and_faults() {
 }
 
 #[test]
+fn log_and_metrics_show_the_same_limits() {
+    let daemon = Daemon::start("");
+    let by = |resource: &str| {
+        let words = ["cgroup_v2", "cgroup_v1", "measurement"];
+        let used = words.into_iter().filter(|by| {
+            let name = format!("buildd_slave_build_limits{{by=\"{by}\",resource=\"{resource}\"}}");
+            metric(&daemon, &name) == Some(1.0)
+        });
+        let used: Vec<String> = used.map(|by| by.replace('_', " ")).collect();
+        assert_eq!(used.len(), 1, "{used:?}");
+        format!("{resource} by {}", used[0])
+    };
+    let shown = format!("limits of builds: {}, {}", by("memory"), by("processes"));
+    let said = daemon.said();
+    assert!(said.contains(&shown), "no {shown:?} in {said}");
+}
+
+#[test]
 fn healthz_names_the_problem() {
     let daemon = Daemon::start("");
     let answer = daemon.get("/healthz");

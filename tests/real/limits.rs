@@ -35,8 +35,8 @@ impl Drop for SmallDisk {
     }
 }
 
-/// Builds a package that runs `script`, on a disk of 400 MiB and 20,000 inodes with a reserve of 100
-/// MiB and 2,000 inodes. `promise` are lines for `[limits]`.
+/// Builds a package that runs `script`, on a disk of 400 MiB and 20,000 inodes with a reserve of
+/// 100 MiB and 2,000 inodes. `promise` are lines for `[limits]`.
 fn on_a_small_disk(machine: &'static Machine, name: &str, promise: &str, script: &str) -> Ended {
     let disk = SmallDisk::mount(machine, machine.folder(&format!("disk-of-{name}")), "400M");
     let config = format!(

@@ -128,7 +128,11 @@ impl BuildLimits {
         // every fork and exit on the host for milliseconds.
         let own = OwnGroups::read();
         let join = |folder: &PathBuf| {
-            if [&own.unified, &own.memory, &own.pids].contains(&&Some(folder.clone())) {
+            // The session's first processes have the groups of the process that made it. Their
+            // names and files in `/sys` are not the host's any more.
+            if side == Side::Session
+                || [&own.unified, &own.memory, &own.pids].contains(&&Some(folder.clone()))
+            {
                 return Ok(());
             }
             let file = folder.join("cgroup.procs");
