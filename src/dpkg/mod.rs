@@ -5,7 +5,9 @@
 pub(crate) mod arch;
 pub(crate) mod changes;
 pub(crate) mod control;
+pub(crate) mod deb;
 pub(crate) mod dsc;
+pub(crate) mod expected;
 pub(crate) mod relations;
 pub(crate) mod source;
 

@@ -1,8 +1,11 @@
 //! Stores the results of a build in the file cache.
 
 use std::cell::Cell;
+use std::fs::File;
 use std::io::{self, Read};
 
+use crate::dpkg::dsc;
+use crate::dpkg::expected::Expected;
 use crate::filecache::{self, Rules, Store};
 use crate::metrics::metrics;
 use crate::protocol::{FileName, Sha1Hex};
@@ -10,6 +13,7 @@ use crate::protocol::{FileName, Sha1Hex};
 use super::journal::{JournalEntry, pinned};
 use super::spec::Spec;
 use super::verify_results::verify;
+
 
 /// Why no results were kept, and whose fault it is.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +52,23 @@ fn rules(spec: &Spec, entry: &JournalEntry) -> Rules {
     }
 }
 
+/// Returns what the results must say that they are. The .dsc is read from the cache, which the
+/// package cannot change.
+fn expected(spec: &Spec) -> Result<Expected, Error> {
+    let dsc = spec.request.dsc();
+    let named = spec.request.files.iter().find(|(name, _)| name == dsc);
+    let sha1 = named.map_or("", |(_, sha1)| sha1.as_str());
+    let path = spec.settings.filecache.join(sha1);
+    let mut text = Vec::new();
+    let read = File::open(&path).and_then(|file| file.take(dsc::MAX_BYTES).read_to_end(&mut text));
+    read.map_err(|error| Error::Builder(format!("{}: {error}", path.display())))?;
+    let mut expected = Expected::of_dsc(&text, spec.arch(), spec.request.args.arch_indep)
+        .map_err(|error| Error::Package(format!("{dsc}: {error}")))?;
+    let inputs = spec.request.files.iter();
+    expected.inputs = inputs.map(|(name, _)| name.to_string()).collect();
+    Ok(expected)
+}
+
 /// Stores the `.changes` of the build and all files it lists in the cache. An error removes every
 /// file that this call has added.
 pub(crate) fn keep(
@@ -59,6 +80,7 @@ pub(crate) fn keep(
     let stem = dsc.strip_suffix(".dsc").unwrap_or(&dsc);
     let changes = FileName::parse(&format!("{stem}_{}.changes", spec.arch()))
         .map_err(|error| Error::Package(error.to_string()))?;
+    let expected = expected(spec)?;
     let cache = Store::open(&spec.settings.filecache, rules(spec, entry))
         .map_err(|error| Error::Builder(error.to_string()))?;
     let mut stored = Vec::new();
@@ -67,6 +89,7 @@ pub(crate) fn keep(
     let result = verify(
         &spec.work_tree(),
         &changes,
+        &expected,
         max_bytes,
         &mut |_, reader, size| {
             let mut reader = Abortable {

@@ -2,7 +2,8 @@
 //!
 //! Each file is verified while the store reads it. A wrong size or checksum is a read error at its
 //! end, so the store never keeps such a file. The package made the files, so they are not trusted:
-//! only regular files are opened, and no links (docs/wire.md §3.6).
+//! only regular files are opened, and no links, and each must belong to the build that was
+//! dispatched (docs/wire.md §3.6).
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -15,6 +16,8 @@ use sha1_smol::Sha1;
 use sha2::{Digest, Sha256};
 
 use crate::dpkg::changes::{self, Entry};
+use crate::dpkg::deb::Effort;
+use crate::dpkg::expected::Expected;
 use crate::protocol::{FileName, Sha1Hex};
 use crate::sys::digest::hex;
 
@@ -35,6 +38,7 @@ pub(crate) type Store<'a> = dyn FnMut(&FileName, &mut dyn Read, u64) -> io::Resu
 pub(crate) fn verify(
     dir: &Path,
     changes_name: &FileName,
+    expected: &Expected,
     max_bytes: u64,
     store: &mut Store<'_>,
 ) -> Result<Vec<(FileName, Sha1Hex)>, Error> {
@@ -53,17 +57,18 @@ pub(crate) fn verify(
             max_bytes >> 20
         )));
     }
+    expected.check_changes(&text, &entries).map_err(wrong)?;
     let sha1 = store(changes_name, &mut &text[..], text.len() as u64);
     let mut stored = vec![(
         changes_name.clone(),
         sha1.map_err(|e| wrong(e.to_string()))?,
     )];
-    for entry in entries {
-        if entry.name == *changes_name {
-            return Err(wrong("lists itself".to_owned()));
-        }
-        let sha1 = store_entry(dir, &entry, store)?;
-        stored.push((entry.name, sha1));
+    let mut effort = Effort::new();
+    for entry in &entries {
+        let mut belongs =
+            |file: &mut File| expected.check_file(entry.name.as_str(), file, &entries, &mut effort);
+        let sha1 = store_entry(dir, entry, &mut belongs, store)?;
+        stored.push((entry.name.clone(), sha1));
     }
     Ok(stored)
 }
@@ -80,18 +85,25 @@ fn load_changes(dir: &Path, name: &FileName) -> Result<Vec<u8>, Error> {
     Ok(text)
 }
 
-fn store_entry(dir: &Path, entry: &Entry, store: &mut Store<'_>) -> Result<Sha1Hex, Error> {
+/// Stores one listed file. `belongs` checks its content first.
+fn store_entry(
+    dir: &Path,
+    entry: &Entry,
+    belongs: &mut dyn FnMut(&mut File) -> Result<(), String>,
+    store: &mut Store<'_>,
+) -> Result<Sha1Hex, Error> {
     let wrong = |problem: String| Error {
         file: entry.name.clone(),
         problem,
     };
-    let (file, size) = open_regular(dir, &entry.name)?;
+    let (mut file, size) = open_regular(dir, &entry.name)?;
     if size != entry.size {
         return Err(wrong(format!(
             "has {size} bytes, but {} in the .changes",
             entry.size
         )));
     }
+    belongs(&mut file).map_err(wrong)?;
     let mut reader = Verifying::new(file, entry);
     let sha1 = store(&entry.name, &mut reader, size).map_err(|e| wrong(e.to_string()))?;
     // Verify the rest of a file that the store did not read to the end.
@@ -210,12 +222,17 @@ mod tests {
     /// Writes a .changes that lists `name` with the checksums of `Hello` and the given size.
     fn write_changes(dir: &Path, name: &str, size: u64) {
         let text = format!(
-            "Files:\n 8b1a9953c4611296a827abf8c47804d7 {size} devel optional {name}\n\
+            "Source: h\nVersion: 1\nArchitecture: i386\n\
+             Files:\n 8b1a9953c4611296a827abf8c47804d7 {size} devel optional {name}\n\
              Checksums-Sha1:\n f7ff9e8b7bb2e09b70935a5d785e0cc5d9d0abf0 {size} {name}\n\
              Checksums-Sha256:\n \
              185f8db32271fe25f561a6fc938b2e264306ec304eda518007d1764826381969 {size} {name}\n"
         );
         fs::write(dir.join(CHANGES), text).unwrap();
+    }
+
+    fn expected() -> Expected {
+        Expected::of_dsc(b"Source: h\nVersion: 1\n", "i386", false).unwrap()
     }
 
     /// Stores into memory; returns names and bytes, or the error.
@@ -224,6 +241,7 @@ mod tests {
         let verified = verify(
             dir,
             &FileName::parse(CHANGES).unwrap(),
+            &expected(),
             MAX_BYTES,
             &mut |name, from, size| {
                 let mut bytes = Vec::new();
@@ -241,8 +259,8 @@ mod tests {
 
     fn folder(content: &[u8]) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
-        write_changes(dir.path(), "h.deb", 5);
-        fs::write(dir.path().join("h.deb"), content).unwrap();
+        write_changes(dir.path(), "h.bin", 5);
+        fs::write(dir.path().join("h.bin"), content).unwrap();
         dir
     }
 
@@ -251,7 +269,7 @@ mod tests {
         let dir = folder(b"Hello");
         let kept = run(dir.path()).unwrap();
         assert_eq!(kept[0].0, CHANGES);
-        assert_eq!(kept[1], ("h.deb".to_owned(), b"Hello".to_vec()));
+        assert_eq!(kept[1], ("h.bin".to_owned(), b"Hello".to_vec()));
     }
 
     #[test]
@@ -259,21 +277,21 @@ mod tests {
         let dir = folder(b"Hallo");
         assert_eq!(
             run(dir.path()).unwrap_err(),
-            "h.deb: its MD5 differs from the .changes"
+            "h.bin: its MD5 differs from the .changes"
         );
-        write_changes(dir.path(), "h.deb", 5_000_000_000_000);
+        write_changes(dir.path(), "h.bin", 5_000_000_000_000);
         let error = run(dir.path()).unwrap_err();
         assert_eq!(
             error,
-            "h.deb: has 5 bytes, but 5000000000000 in the .changes"
+            "h.bin: has 5 bytes, but 5000000000000 in the .changes"
         );
-        write_changes(dir.path(), "h.deb", MAX_BYTES + 1);
+        write_changes(dir.path(), "h.bin", MAX_BYTES + 1);
         let error = run(dir.path()).unwrap_err();
         assert!(error.ends_with("([limits] results)"), "{error}");
         write_changes(dir.path(), CHANGES, 5);
         assert_eq!(
             run(dir.path()).unwrap_err(),
-            format!("{CHANGES}: lists itself")
+            format!("{CHANGES}: lists {CHANGES}, another .changes")
         );
         fs::write(dir.path().join(CHANGES), "Files:\n x\n").unwrap();
         let error = run(dir.path()).unwrap_err();
@@ -286,14 +304,14 @@ mod tests {
     #[test]
     fn only_regular_files_are_opened() {
         let dir = folder(b"Hello");
-        let path = dir.path().join("h.deb");
+        let path = dir.path().join("h.bin");
         fs::remove_file(&path).unwrap();
-        assert_eq!(run(dir.path()).unwrap_err(), "h.deb: was not built");
+        assert_eq!(run(dir.path()).unwrap_err(), "h.bin: was not built");
         symlink("/etc/passwd", &path).unwrap();
-        assert_eq!(run(dir.path()).unwrap_err(), "h.deb: is a symbolic link");
+        assert_eq!(run(dir.path()).unwrap_err(), "h.bin: is a symbolic link");
         fs::remove_file(&path).unwrap();
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        assert_eq!(run(dir.path()).unwrap_err(), "h.deb: is not a regular file");
+        assert_eq!(run(dir.path()).unwrap_err(), "h.bin: is not a regular file");
     }
 
     #[test]
@@ -301,16 +319,13 @@ mod tests {
         let dir = folder(b"Hallo");
         let name = FileName::parse(CHANGES).unwrap();
         let sha1 = Sha1Hex::parse(&"0".repeat(40)).unwrap();
-        let error = verify(
-            dir.path(),
-            &name,
-            MAX_BYTES,
-            &mut |_, _, _| Ok(sha1.clone()),
-        )
+        let error = verify(dir.path(), &name, &expected(), MAX_BYTES, &mut |_, _, _| {
+            Ok(sha1.clone())
+        })
         .unwrap_err();
         assert_eq!(
             error.to_string(),
-            "h.deb: its MD5 differs from the .changes"
+            "h.bin: its MD5 differs from the .changes"
         );
     }
 }

@@ -30,6 +30,9 @@ const CRATES: &[(&str, &[&str])] = &[
     ("xml::", &["xmlrpc/"]),
     ("ini::", &["config/"]),
     ("prometheus::", &["metrics.rs"]),
+    ("lzma_rust2::", &["dpkg/deb.rs"]),
+    ("ruzstd::", &["dpkg/deb.rs", "dpkg/deb/"]),
+    ("tar::", &["dpkg/deb.rs", "dpkg/deb/"]),
 ];
 
 /// The names of effects, which a pure file may not contain. Plain values of the standard library,

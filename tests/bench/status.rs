@@ -124,7 +124,7 @@ fn while_gathering(plan: &Plan, echo: &Caller) -> Both {
     let (big, _) = plan.content.big();
     let daemon = Daemon::start("");
     let script = format!(
-        "cp {} \"$work/hello_1_i386.deb\"; changes hello_1_i386.deb; : >\"$site/at-$name\"",
+        "cp {} \"$work/hello.bin\"; changes hello.bin; : >\"$site/at-$name\"",
         big.display()
     );
     worst(&daemon, echo, |busy| {

@@ -41,7 +41,7 @@ fn a_fake_builds_like_a_slave_in_both_forms() {
         let deb = files["hello_1_i386.deb"].as_str().unwrap();
         let (code, _) = probe(&site, &fake, &["get", deb, "-o", "deb"]);
         assert_eq!(code, Some(0));
-        assert_eq!(site.read("home/deb"), "the package hello_1_i386.deb");
+        assert!(site.read("home/deb").contains("the package hello\n"));
         assert_eq!(ask(&["clean"]), "BuilderStatus.IDLE");
         fake.works(Work::goes_on());
         build(&fake);

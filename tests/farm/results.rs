@@ -9,11 +9,12 @@ use super::support::fake::check_manners;
 use super::support::fake_slave::{Plans, changes, package};
 use super::support::farm::{Process, on_both_engines};
 use super::support::{Does, Engine, Fake, Farm, QUICK, Work};
-use crate::support::{sha1, until};
+use crate::support::{self, sha1, until};
 
 on_both_engines! {
     a_damaged_download_is_repeated_until_it_is_right
     only_results_that_match_their_changes_are_handed_over
+    results_of_another_build_are_refused
     a_file_damaged_at_every_try_counts_against_build_and_builder
     a_file_whose_name_leads_elsewhere_is_not_downloaded
     an_uploader_takes_or_refuses_results
@@ -129,71 +130,173 @@ fn a_damaged_download_is_repeated_until_it_is_right(engine: Engine) {
     farmed.check_end(master);
 }
 
-fn only_results_that_match_their_changes_are_handed_over(engine: Engine) {
+type Files = Vec<(String, Vec<u8>)>;
+
+fn file(name: &str, bytes: &str) -> (String, Vec<u8>) {
+    (name.to_owned(), bytes.as_bytes().to_vec())
+}
+
+/// The `.changes` of a build that lists `files`.
+fn listing(build: i64, files: &[(&str, &str)]) -> (String, Vec<u8>) {
+    let files: Vec<_> = files
+        .iter()
+        .map(|(name, text)| (*name, text.as_bytes()))
+        .collect();
+    let (name, version) = (format!("source{build}"), format!("1.0-{build}"));
+    file(
+        "x_1_i386.changes",
+        &changes(&name, &version, "i386", &files),
+    )
+}
+
+/// Builds `cases` of build, results, and state at the end. Results are handed over if the state is
+/// FULLYBUILT; otherwise the reason contains the text.
+fn hand_over(engine: Engine, cases: &[(i64, Files, Result<(), &str>)]) {
     let farmed = OneBuilder::new(engine);
     let OneBuilder { farm, plans, .. } = &farmed;
-    let file = |name: &str, bytes: &str| (name.to_owned(), bytes.as_bytes().to_vec());
-    let listing = |files: &[(&str, &str)]| {
-        let files: Vec<_> = files
-            .iter()
-            .map(|(name, text)| (*name, text.as_bytes()))
-            .collect();
-        file("x_1_i386.changes", &changes("x", "1", "i386", &files))
-    };
-    let odd = [
-        // Two names with one hash, and an empty file.
-        (
-            6,
-            vec![
-                file("a.deb", "same"),
-                file("b.deb", "same"),
-                file("empty", ""),
-                listing(&[("a.deb", "same"), ("b.deb", "same"), ("empty", "")]),
-            ],
-            FULLYBUILT,
-        ),
-        (7, vec![file("a.deb", "no list")], FAILEDTOUPLOAD),
-        (
-            8,
-            vec![
-                file("a.deb", "a"),
-                listing(&[("a.deb", "a"), ("b.deb", "b")]),
-            ],
-            FAILEDTOUPLOAD,
-        ),
-        (
-            9,
-            vec![file("a.deb", "a"), listing(&[("a.deb", "another")])],
-            FAILEDTOUPLOAD,
-        ),
-        (
-            10,
-            vec![file("a b.deb", "a"), listing(&[("a b.deb", "a")])],
-            FAILEDTOUPLOAD,
-        ),
-        (11, vec![], FAILEDTOUPLOAD),
-    ];
-    for (build, files, _) in &odd {
+    for (build, files, _) in cases {
         plans.add(&source(*build), Work::ends("OK").makes(files.clone()));
     }
-    farm.add_builds(6, 11, |build| 100 - build);
+    let last = cases.last().unwrap().0;
+    farm.add_builds(cases[0].0, last, |build| 100 - build);
     let master = farm.master("master");
-    for (build, files, state) in &odd {
-        farm.wait_state(*build, *state);
-        let folder = format!("home/results/incoming/{}", farm.cookie(*build, 1));
-        if *state == FULLYBUILT {
-            let there = farm.names(&folder).into_iter().map(|name| {
-                let bytes = farm.read(&format!("{folder}/{name}")).into_bytes();
-                (name, bytes)
-            });
-            let expected: BTreeMap<_, _> = files.iter().cloned().collect();
-            assert_eq!(there.collect::<BTreeMap<_, _>>(), expected);
+    for (build, files, end) in cases {
+        let state = if end.is_ok() {
+            FULLYBUILT
         } else {
-            assert!(!farm.path(&folder).exists(), "{build}");
+            FAILEDTOUPLOAD
+        };
+        farm.wait_state(*build, state);
+        let folder = format!("home/results/incoming/{}", farm.cookie(*build, 1));
+        match end {
+            Ok(()) => {
+                let there = farm.names(&folder).into_iter().map(|name| {
+                    let bytes = farm.read(&format!("{folder}/{name}")).into_bytes();
+                    (name, bytes)
+                });
+                let expected: BTreeMap<_, _> = files.iter().cloned().collect();
+                assert_eq!(there.collect::<BTreeMap<_, _>>(), expected);
+            }
+            Err(reason) => {
+                assert!(!farm.path(&folder).exists(), "{build}");
+                let shown = farm.db.row(&format!(
+                    "SELECT message FROM event WHERE kind = 'ended' AND build_id = {build}"
+                ));
+                let shown = shown[0].as_str().unwrap();
+                assert!(shown.contains(reason), "{reason} is not in {shown}");
+            }
         }
     }
     farmed.check_builder();
     farmed.check_end(master);
+}
+
+fn only_results_that_match_their_changes_are_handed_over(engine: Engine) {
+    let cases: [(i64, Files, Result<(), &str>); 7] = [
+        // Two names with one hash, and an empty file.
+        (
+            6,
+            vec![
+                file("a.bin", "same"),
+                file("b.bin", "same"),
+                file("empty", ""),
+                listing(6, &[("a.bin", "same"), ("b.bin", "same"), ("empty", "")]),
+            ],
+            Ok(()),
+        ),
+        (
+            7,
+            vec![file("a.bin", "no list")],
+            Err("exactly one .changes"),
+        ),
+        (
+            8,
+            vec![
+                file("a.bin", "a"),
+                listing(8, &[("a.bin", "a"), ("b.bin", "b")]),
+            ],
+            Err("b.bin is not among the results"),
+        ),
+        (
+            9,
+            vec![file("a.bin", "a"), listing(9, &[("a.bin", "another")])],
+            Err("size or SHA-1 of a.bin does not match"),
+        ),
+        (
+            10,
+            vec![file("a b.bin", "a"), listing(10, &[("a b.bin", "a")])],
+            Err("is not a valid file name for a result"),
+        ),
+        (11, vec![], Err("exactly one .changes")),
+        (
+            12,
+            vec![
+                file("a.bin", "a"),
+                file("b.bin", "b"),
+                listing(12, &[("a.bin", "a")]),
+            ],
+            Err("does not list b.bin, which the slave announced"),
+        ),
+    ];
+    hand_over(engine, &cases);
+}
+
+/// The slave is not trusted: one that was taken over could send anything.
+fn results_of_another_build_are_refused(engine: Engine) {
+    let package = |build: i64, fields: [&str; 4]| {
+        let [name, source, version, arch] = fields;
+        let bytes = String::from_utf8(support::deb(name, source, version, arch)).unwrap();
+        let deb = format!("{name}_{version}_{arch}.deb");
+        vec![file(&deb, &bytes), listing(build, &[(&deb, &bytes)])]
+    };
+    let is = |build: i64| format!("but this build is of source{build} 1.0-{build} for i386");
+    let reasons: Vec<String> = [
+        (31, "its Source is \"other\", "),
+        (32, "its Version is \"1.0-31\", "),
+        (33, "its Architecture is \"amd64\", "),
+        (34, "its Architecture is \"all\", "),
+        (35, "its Source is \"other\", "),
+    ]
+    .iter()
+    .map(|(build, problem)| format!("{problem}{}", is(*build)))
+    .collect();
+    let list = |name: &str, version: &str, arch: &str| {
+        vec![file("x_1_i386.changes", &changes(name, version, arch, &[]))]
+    };
+    let cases: [(i64, Files, Result<(), &str>); 7] = [
+        (
+            30,
+            package(30, ["lib", "source30", "1.0-30", "i386"]),
+            Ok(()),
+        ),
+        (
+            31,
+            package(31, ["lib", "other", "1.0-31", "i386"]),
+            Err(&reasons[0]),
+        ),
+        (
+            32,
+            package(32, ["lib", "source32", "1.0-31", "i386"]),
+            Err(&reasons[1]),
+        ),
+        (
+            33,
+            package(33, ["lib", "source33", "1.0-33", "amd64"]),
+            Err(&reasons[2]),
+        ),
+        (
+            34,
+            package(34, ["lib", "source34", "1.0-34", "all"]),
+            Err(&reasons[3]),
+        ),
+        (35, list("other", "1.0-35", "i386"), Err(&reasons[4])),
+        (
+            36,
+            list("source36", "1.0-36", "i386 source"),
+            Err("i386 source"),
+        ),
+    ];
+    hand_over(engine, &cases);
 }
 
 fn a_file_damaged_at_every_try_counts_against_build_and_builder(engine: Engine) {

@@ -317,7 +317,10 @@ fn a_job_whose_builder_does_not_have_it_goes_back_to_the_queue(engine: Engine) {
         "SELECT status, logtail FROM build_queue WHERE build_id = 5",
         &json!([1, "a log of the build\n"]),
     );
-    fakes[4].slave(|slave| slave.finish());
+    fakes[4].slave(|slave| {
+        "source5_1.0-5".clone_into(&mut slave.source);
+        slave.finish();
+    });
     farm.wait_state(5, FULLYBUILT);
     assert_eq!(fakes[0].methods(), "");
     assert_eq!(fakes[2].methods(), "status abort status clean status");

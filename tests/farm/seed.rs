@@ -272,8 +272,11 @@ fn passes_build_the_jobs_of_the_sample_data(engine: Engine) {
     // The package has the name of the source.
     slave.on(
         "sbuild",
-        "for dsc; do :; done; name=${dsc%.dsc}_i386; printf Hello > $work/$name.deb\n\
-         changes $name.deb; mv $work/hello_1_i386.changes $work/$name.changes",
+        "for dsc; do :; done; version=${dsc%.dsc}; version=${version#*_}; name=${dsc%.dsc}_i386\n\
+         printf Hello > $work/$name.bin\n\
+         changes $name.bin\n\
+         sed \"s/^Source: .*/Source: ${dsc%_*}/; s/^Version: .*/Version: $version/\" \
+         $work/hello_1_i386.changes > $work/$name.changes",
     );
     let farm = Farm::new(engine, QUICK);
     seed_rows::insert(&farm, &url_of(&slave));
@@ -291,7 +294,9 @@ fn passes_build_the_jobs_of_the_sample_data(engine: Engine) {
         (14, "mozilla-firefox_0.9.dsc"),
         (33, "alsa-utils_1.0.9a-4.dsc"),
     ] {
-        fs::write(farm.path(name), format!("the {name}")).unwrap();
+        let (package, version) = name.strip_suffix(".dsc").unwrap().split_once('_').unwrap();
+        let dsc = format!("Source: {package}\nVersion: {version}\n");
+        fs::write(farm.path(name), dsc).unwrap();
         let path = farm.path(name).display().to_string();
         let printed = farm.ok(&["librarian", "add", &path]);
         let alias: i64 = printed.split_whitespace().next().unwrap().parse().unwrap();
@@ -329,8 +334,8 @@ fn passes_build_the_jobs_of_the_sample_data(engine: Engine) {
     let cookies: Vec<_> = unpacked.iter().map(|call| call[1].as_str()).collect();
     assert_eq!(cookies, ["11-2.1", "8-1.1"]);
     assert_eq!(farm.names("home/results/incoming"), ["11-2.1", "8-1.1"]);
-    let deb = "home/results/incoming/8-1.1/mozilla-firefox_0.9_i386.deb";
-    assert_eq!(farm.read(deb), "Hello");
+    let raw = "home/results/incoming/8-1.1/mozilla-firefox_0.9_i386.bin";
+    assert_eq!(farm.read(raw), "Hello");
     assert_eq!(slave.state(), "IDLE");
     librarian.stop();
 }

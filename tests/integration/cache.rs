@@ -86,6 +86,8 @@ impl Cache {
 
     /// Runs a build, which frees files that were fetched before it.
     fn run_a_build(&self) {
+        self.daemon
+            .on("sbuild", "printf x > $work/h.bin; changes h.bin");
         self.daemon.build_to_end("passing", json!({}));
         self.daemon.clean();
     }
@@ -146,7 +148,7 @@ fn inputs_and_results_of_a_build_are_not_evicted() {
     let folder = cache.daemon.path("home/filecache");
     let inputs = [cache.daemon.chroot(), cache.daemon.dsc()];
     let old = cache.fetch('o', 5000);
-    let script = "hold; head -c 6000 /dev/zero > $work/h.deb; changes h.deb";
+    let script = "hold; head -c 6000 /dev/zero > $work/h.bin; changes h.bin";
     cache.daemon.on("sbuild", script);
     cache.daemon.build("b1", json!({}));
     cache.daemon.wait_at("sbuild");
@@ -168,7 +170,7 @@ fn inputs_and_results_of_a_build_are_not_evicted() {
         cache.daemon.log()
     );
     assert!(!is_there(&folder, &old));
-    let result = status["filemap"]["h.deb"].as_str().unwrap().to_owned();
+    let result = status["filemap"]["h.bin"].as_str().unwrap().to_owned();
     for restarted in [false, true] {
         if restarted {
             cache.daemon.kill();
@@ -190,8 +192,8 @@ fn inputs_and_results_of_a_build_are_not_evicted() {
 fn results_are_not_evicted_while_they_are_gathered() {
     let cache = Cache::start(Site::new("[limits]\ncache_size = 60000\nreserve = 1"));
     let script = "cd $work; for n in 1 2 3 4 5 6 7 8 9; do for m in 0 1 2; do \
-                  head -c 1000 /dev/zero | tr '\\0' $n > $n$m.deb; echo $m >> $n$m.deb; done; done; \
-                  cd ..; hold; changes $(cd $work; ls *.deb)";
+                  head -c 1000 /dev/zero | tr '\\0' $n > $n$m.bin; echo $m >> $n$m.bin; done; done; \
+                  cd ..; hold; changes $(cd $work; ls *.bin)";
     cache.daemon.on("sbuild", script);
     cache.daemon.build("b1", json!({}));
     cache.daemon.wait_at("sbuild");
@@ -225,7 +227,7 @@ fn results_larger_than_the_cache_are_builderfail() {
     let cache = Cache::start(Site::new("[limits]\ncache_size = 10000\nreserve = 1"));
     let before = cache.daemon.names("home/filecache");
     let script =
-        "head -c 6000 /dev/zero | tee $work/h.deb | tr '\\0' x > $work/i.deb; changes h.deb i.deb";
+        "head -c 6000 /dev/zero | tee $work/h.bin | tr '\\0' x > $work/i.bin; changes h.bin i.bin";
     cache.daemon.on("sbuild", script);
     let status = cache.daemon.build_to_end("b1", json!({}));
     assert_eq!(status["build_status"], "BuildStatus.BUILDERFAIL");
@@ -410,7 +412,7 @@ impl Daemon {
     fn fail_a_build_on_the_full_disk(&self, disk: &SmallDisk) {
         self.on(
             "sbuild",
-            "head -c 3000000 /dev/zero > $work/h.deb; changes h.deb",
+            "head -c 3000000 /dev/zero > $work/h.bin; changes h.bin",
         );
         let status = self.build_to_end("full", json!({}));
         assert_eq!(status["build_status"], "BuildStatus.BUILDERFAIL");

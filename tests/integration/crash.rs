@@ -19,7 +19,7 @@ const ROUNDS: u64 = 52;
 const SITES: u64 = 4;
 /// A build stage with a process that stays, and two results.
 const SBUILD: &str =
-    "(sleep 1000 &); printf Hello > $work/h.deb; echo $$ > $work/i.deb; changes h.deb i.deb";
+    "(sleep 1000 &); printf Hello > $work/h.bin; echo $$ > $work/i.bin; changes h.bin i.bin";
 
 /// Pseudo-random numbers, the same for the same seed (splitmix64).
 struct Chance(u64);

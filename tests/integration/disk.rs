@@ -158,7 +158,7 @@ fn a_disk_full_in_any_stage_is_builderfail() {
     ] {
         daemon.reset();
         let work = match stage {
-            "sbuild" => "printf Hello > $work/h.deb && changes h.deb",
+            "sbuild" => "printf Hello > $work/h.bin && changes h.bin",
             "clean" => "rm -rf $work",
             _ => "cat > $work/file < /dev/zero",
         };
@@ -198,9 +198,9 @@ fn a_full_journal_keeps_the_list_of_results() {
     let journal = daemon.path("home/journal");
     let before = daemon.names("home/filecache");
     let names: Vec<String> = (0..300)
-        .map(|n| format!("a-rather-long-name-of-a-result-{n}.deb"))
+        .map(|n| format!("a-rather-long-name-of-a-result-{n}.bin"))
         .collect();
-    let each = "for file in $(seq -f 'a-rather-long-name-of-a-result-%g.deb' 0 299)";
+    let each = "for file in $(seq -f 'a-rather-long-name-of-a-result-%g.bin' 0 299)";
     daemon.on(
         "sbuild",
         &format!(
@@ -267,8 +267,8 @@ fn results_larger_than_the_disk_are_builderfail() {
     assert_eq!(daemon.names("home/filecache"), kept);
     daemon.on(
         "sbuild",
-        "echo small > $work/small.deb; head -c 3000000 /dev/urandom > $work/large.deb; \
-         changes small.deb large.deb",
+        "echo small > $work/small.bin; head -c 3000000 /dev/urandom > $work/large.bin; \
+         changes small.bin large.bin",
     );
     daemon.build("b1", json!({}));
     let status = daemon.wait_over();

@@ -159,7 +159,7 @@ fn the_log_grows_with_the_build_and_is_removed_by_clean() {
     daemon.on("sbuild", "echo second; hold; . \"$site/good\"");
     std::fs::write(
         daemon.path("good"),
-        "printf Hello > $work/h.deb; changes h.deb",
+        "printf Hello > $work/h.bin; changes h.bin",
     )
     .unwrap();
     assert_eq!(daemon.get("/filecache/buildlog").status, 404);

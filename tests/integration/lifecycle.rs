@@ -334,7 +334,7 @@ fn v21_a_refused_build_changes_nothing() {
         let daemon = Daemon::start(form);
         daemon.on(
             "sbuild",
-            "echo the log goes on; hold; printf x > $work/h.deb; changes h.deb",
+            "echo the log goes on; hold; printf x > $work/h.bin; changes h.bin",
         );
         daemon.build("b1", json!({}));
         daemon.wait_at("sbuild");

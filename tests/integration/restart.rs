@@ -18,7 +18,7 @@ fn all_stages() -> Json {
 fn hold_everywhere(daemon: &Daemon) {
     for stage in STAGES {
         let work = match stage {
-            "sbuild" => "printf Hello > $work/h.deb; changes h.deb",
+            "sbuild" => "printf Hello > $work/h.bin; changes h.bin",
             "clean" => "rm -rf $work",
             _ => "",
         };
@@ -47,7 +47,7 @@ fn a_build_survives(mut end: impl FnMut(&mut Daemon)) {
     }
     let status = daemon.wait_over();
     assert_eq!(status["build_status"], "BuildStatus.OK");
-    let sum = status["filemap"]["h.deb"].as_str().unwrap();
+    let sum = status["filemap"]["h.bin"].as_str().unwrap();
     assert_eq!(daemon.get(&format!("/filecache/{sum}")).text(), "Hello");
     assert_eq!(daemon.called(), STAGES.join(" "), "each stage ran once");
     daemon.clean();
@@ -67,7 +67,7 @@ fn a_build_survives_a_stop_of_the_daemon_in_every_stage() {
 #[test]
 fn a_build_that_ends_without_a_daemon_keeps_its_verdict() {
     let mut daemon = Daemon::start("");
-    daemon.on("sbuild", "hold; printf Hello > $work/h.deb; changes h.deb");
+    daemon.on("sbuild", "hold; printf Hello > $work/h.bin; changes h.bin");
     daemon.build("b1", json!({}));
     daemon.wait_at("sbuild");
     daemon.kill();
@@ -85,7 +85,7 @@ fn a_build_that_ends_without_a_daemon_keeps_its_verdict() {
         daemon
             .get(&format!(
                 "/filecache/{}",
-                status[3]["h.deb"].as_str().unwrap()
+                status[3]["h.bin"].as_str().unwrap()
             ))
             .text(),
         "Hello"
@@ -100,7 +100,7 @@ fn a_waiting_build_is_the_same_after_a_restart() {
         let mut daemon = Daemon::start(form);
         let cached = daemon.names("home/filecache");
         for (script, verdict) in [
-            ("printf Hello > $work/h.deb; changes h.deb", "OK"),
+            ("printf Hello > $work/h.bin; changes h.bin", "OK"),
             (
                 "echo \"E: Couldn't find package libfoo\"; exit 1",
                 "DEPFAIL",
@@ -127,7 +127,7 @@ fn a_waiting_build_is_the_same_after_a_restart() {
             daemon.restart();
             assert_eq!((daemon.ok("status", &[]), daemon.log()), before);
             if verdict == "OK" {
-                let sum = waiting["filemap"]["h.deb"].as_str().unwrap();
+                let sum = waiting["filemap"]["h.bin"].as_str().unwrap();
                 assert_eq!(daemon.get(&format!("/filecache/{sum}")).text(), "Hello");
             }
             daemon.clean();

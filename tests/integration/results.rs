@@ -6,25 +6,22 @@ use std::path::Path;
 
 use serde_json::json;
 
-use crate::support::{Daemon, sha1, until};
+use crate::support::{Daemon, deb, sha1, until};
 
 #[test]
 fn results_are_listed_and_served_until_clean() {
     let daemon = Daemon::start("");
     daemon.on(
         "sbuild",
-        "for n in a b; do printf \"package $n\" > $work/${n}_1_i386.deb; done; changes \
-         a_1_i386.deb b_1_i386.deb; printf x > $work/not-listed",
+        "for n in a b; do printf \"package $n\" > $work/${n}.bin; done; changes \
+         a.bin b.bin; printf x > $work/not-listed",
     );
     let status = daemon.build_to_end("b1", json!({}));
     assert_eq!(status["build_status"], "BuildStatus.OK");
     let files = status["filemap"].as_object().unwrap().clone();
     let names: Vec<&String> = files.keys().collect();
-    assert_eq!(
-        names,
-        ["hello_1_i386.changes", "a_1_i386.deb", "b_1_i386.deb"]
-    );
-    assert_eq!(files["a_1_i386.deb"], sha1(b"package a"));
+    assert_eq!(names, ["hello_1_i386.changes", "a.bin", "b.bin"]);
+    assert_eq!(files["a.bin"], sha1(b"package a"));
     let expect = json!(["BuilderStatus.WAITING", "BuildStatus.OK", "b1", files, ""]);
     assert_eq!(daemon.ok("status", &[]), expect);
     for sum in files.values() {
@@ -44,8 +41,8 @@ fn arch_tag_names_the_changes_file() {
     let daemon = Daemon::start("");
     daemon.on(
         "sbuild",
-        "printf x > $work/h.deb; changes h.deb; cd $work; mv hello_1_i386.changes \
-         hello_1_lpia.changes",
+        "printf x > $work/h.bin; changes h.bin; cd $work; \
+         sed s/i386/lpia/ hello_1_i386.changes > hello_1_lpia.changes",
     );
     let status = daemon.build_to_end("b1", json!({"arch_tag": "lpia"}));
     assert_eq!(status["build_status"], "BuildStatus.OK");
@@ -59,12 +56,12 @@ fn v24_results_with_equal_bytes_can_be_cleaned() {
     let before = daemon.names("home/filecache");
     daemon.on(
         "sbuild",
-        "cd $work; printf x | tee a.deb > b.deb; cd ..; changes a.deb b.deb",
+        "cd $work; printf x | tee a.bin > b.bin; cd ..; changes a.bin b.bin",
     );
     let status = daemon.build_to_end("b1", json!({}));
     let files = &status["filemap"];
-    assert_eq!(files["a.deb"], files["b.deb"]);
-    assert_eq!(files["a.deb"], sha1(b"x"));
+    assert_eq!(files["a.bin"], files["b.bin"]);
+    assert_eq!(files["a.bin"], sha1(b"x"));
     daemon.clean();
     assert_eq!(daemon.names("home/filecache"), before);
 }
@@ -85,18 +82,18 @@ fn clean_works_when_a_result_is_missing() {
 fn an_input_with_the_bytes_of_a_result_stays_in_the_cache() {
     let daemon = Daemon::start("");
     let before = daemon.names("home/filecache");
-    daemon.on("sbuild", "cp $work/hello_1.dsc $work/h.deb; changes h.deb");
+    daemon.on("sbuild", "cp $work/hello_1.dsc $work/h.bin; changes h.bin");
     let status = daemon.build_to_end("b1", json!({}));
-    assert_eq!(status["filemap"]["h.deb"], daemon.dsc());
+    assert_eq!(status["filemap"]["h.bin"], daemon.dsc());
     daemon.clean();
     assert_eq!(daemon.names("home/filecache"), before);
 }
 
-/// A script that writes `h.deb` with the content `x`, and a .changes with the line `line`.
+/// A script that writes `h.bin` with the content `x`, and a .changes with the line `line`.
 fn changes(line: &str) -> String {
     format!(
-        "cd $work; printf x > h.deb; cat > hello_1_i386.changes << 'END'\nFormat: 1.8\nFiles:\n \
-         {line}\nEND\n"
+        "cd $work; printf x > h.bin; cat > hello_1_i386.changes << 'END'\nFormat: 1.8\nSource: hello\n\
+         Version: 1\nArchitecture: i386\nFiles:\n {line}\nEND\n"
     )
 }
 
@@ -106,22 +103,22 @@ fn results_that_do_not_match_their_changes_are_packagefail() {
     let before = daemon.names("home/filecache");
     fs::write(daemon.path("home/secret"), "x").unwrap();
     let md5 = "9dd4e461268c8034f5c8564e155c67a6";
-    let good = format!("{md5} 1 devel optional h.deb");
+    let good = format!("{md5} 1 devel optional h.bin");
     let at = |name: &str| changes(&format!("{md5} 1 devel optional {name}"));
-    let replaced = |by: &str| format!("{}rm h.deb; {by}", changes(&good));
+    let replaced = |by: &str| format!("{}rm h.bin; {by}", changes(&good));
     for (what, script) in [
         ("nothing at all", ":".to_owned()),
-        ("no .changes", "printf x > $work/h.deb".to_owned()),
+        ("no .changes", "printf x > $work/h.bin".to_owned()),
         (
             "a .changes of another architecture",
             "cd $work; echo Files: > hello_1_amd64.changes".into(),
         ),
         ("an empty .changes", "> $work/hello_1_i386.changes".into()),
         ("a missing file", replaced("")),
-        ("a link", replaced("ln -s ../secret h.deb")),
-        ("a link to the chroot", replaced("ln -s hello_1.dsc h.deb")),
-        ("a pipe", replaced("mkfifo h.deb")),
-        ("a folder", replaced("mkdir h.deb")),
+        ("a link", replaced("ln -s ../secret h.bin")),
+        ("a link to the chroot", replaced("ln -s hello_1.dsc h.bin")),
+        ("a pipe", replaced("mkfifo h.bin")),
+        ("a folder", replaced("mkdir h.bin")),
         ("a wrong hash", changes(&good.replace('9', "8"))),
         ("a wrong size", changes(&good.replace(" 1 ", " 2 "))),
         ("a file outside", at("../secret")),
@@ -164,6 +161,135 @@ fn results_that_do_not_match_their_changes_are_packagefail() {
         daemon.build_to_end("b1", json!({}))["build_status"],
         "BuildStatus.OK"
     );
+}
+
+/// A script that puts a package into the results, and changes the .changes by `sed`.
+fn with_package(daemon: &Daemon, file: &str, fields: [&str; 4], sed: &str) -> String {
+    let [package, source, version, arch] = fields;
+    fs::write(daemon.path("a.deb"), deb(package, source, version, arch)).unwrap();
+    format!(
+        "cp $site/a.deb $work/{file}; changes {file}; sed -i '{sed}' $work/hello_1_i386.changes"
+    )
+}
+
+/// A package that takes over its build environment could pass off its own results for another's.
+#[test]
+fn results_of_another_build_are_packagefail() {
+    let daemon = Daemon::start("");
+    let before = daemon.names("home/filecache");
+    let good = ["lib", "hello", "1", "i386"];
+    let is = "but this build is of hello 1 for i386";
+    for (file, fields, sed, reason) in [
+        (
+            "lib_1_i386.deb",
+            ["lib", "bash", "1", "i386"],
+            "",
+            "its Source is \"bash\", ",
+        ),
+        (
+            "lib_2_i386.deb",
+            ["lib", "hello", "2", "i386"],
+            "",
+            "its Version is \"2\", ",
+        ),
+        (
+            "lib_1_amd64.deb",
+            ["lib", "hello", "1", "amd64"],
+            "",
+            "its Architecture is \"amd64\", ",
+        ),
+        (
+            "lib_1_all.deb",
+            ["lib", "hello", "1", "all"],
+            "",
+            "its Architecture is \"all\", ",
+        ),
+        (
+            "lib_1_i386.deb",
+            good,
+            "s/Source: hello/Source: bash/",
+            "its Source is \"bash\", ",
+        ),
+        (
+            "lib_1_i386.deb",
+            good,
+            "s/Version: 1/Version: 2/",
+            "its Version is \"2\", ",
+        ),
+        (
+            "lib_1_i386.deb",
+            good,
+            "s/Architecture: i386/Architecture: source i386/",
+            "its Architecture is \"source i386\", ",
+        ),
+        (
+            "lib_1_i386.udeb",
+            ["lib", "bash", "1", "i386"],
+            "",
+            "its Source is \"bash\", ",
+        ),
+    ] {
+        daemon.on("sbuild", &with_package(&daemon, file, fields, sed));
+        let status = daemon.build_to_end("b1", json!({}));
+        let log = daemon.log();
+        assert_eq!(status["build_status"], "BuildStatus.PACKAGEFAIL", "{log}");
+        assert!(log.contains(&format!("{reason}{is}\n")), "{reason}: {log}");
+        assert_eq!(daemon.names("home/filecache"), before, "{reason}");
+        daemon.clean();
+        daemon.reset();
+    }
+    for (file, fields, args) in [
+        ("lib_1_i386.deb", good, json!({})),
+        (
+            "lib_1_all.deb",
+            ["lib", "hello", "1", "all"],
+            json!({"arch_indep": true}),
+        ),
+        (
+            "lib_9_i386.ddeb",
+            ["lib", "hello (1)", "9", "i386"],
+            json!({}),
+        ),
+    ] {
+        daemon.on("sbuild", &with_package(&daemon, file, fields, ""));
+        let status = daemon.build_to_end("b1", args);
+        assert_eq!(status["build_status"], "BuildStatus.OK", "{}", daemon.log());
+        daemon.clean();
+        daemon.reset();
+    }
+}
+
+#[test]
+fn a_package_that_says_something_else_than_its_name_is_packagefail() {
+    let daemon = Daemon::start("");
+    for (script, reason) in [
+        (
+            with_package(
+                &daemon,
+                "bash_1_i386.deb",
+                ["lib", "hello", "1", "i386"],
+                "",
+            ),
+            "bash_1_i386.deb: its control file is of lib 1 for i386, which belongs in \
+             lib_1_i386.deb",
+        ),
+        (
+            "printf x > $work/h.deb; changes h.deb".to_owned(),
+            "h.deb: is not a Debian package: it does not begin like one",
+        ),
+        (
+            "cd $work; cp hello_1.dsc b_1.dsc; cd ..; changes b_1.dsc".to_owned(),
+            "lists b_1.dsc, but this build is of hello 1 for i386, without the source",
+        ),
+    ] {
+        daemon.on("sbuild", &script);
+        let status = daemon.build_to_end("b1", json!({}));
+        let log = daemon.log();
+        assert_eq!(status["build_status"], "BuildStatus.PACKAGEFAIL", "{log}");
+        assert!(log.contains(reason), "{reason}: {log}");
+        daemon.clean();
+        daemon.reset();
+    }
 }
 
 /// The build program composes the secret as it runs, so that no file of the test holds it.

@@ -1,6 +1,7 @@
 //! Support for all suites: sites, daemons, the wire, file servers, processes, real builds.
 
 mod daemon;
+mod deb;
 mod files;
 mod http;
 pub(crate) mod machine;
@@ -12,6 +13,7 @@ pub(crate) mod rpc;
 mod site;
 
 pub(crate) use daemon::Daemon;
+pub(crate) use deb::deb;
 pub(crate) use files::{FileServer, Gate, send};
 pub(crate) use http::{Answer, connect, exchange, read_answer};
 pub(crate) use procs::{Process, run};

@@ -59,6 +59,8 @@ impl Site {
         for folder in ["bin", "on", "home"] {
             fs::create_dir(site.path(folder)).unwrap();
         }
+        let deb = super::deb("hello", "hello", "1", "i386");
+        fs::write(site.path("hello_1_i386.deb"), deb).unwrap();
         site.fill_home();
         site.install_programs();
         site.configure(more);

@@ -1,10 +1,10 @@
 //! Downloads a build's results from its slave into `incoming/`.
 //!
 //! Each file is streamed to a temporary file while a second thread hashes it. Its SHA-1 must be the
-//! one that the slave announced (docs/farm.md §2.11). When all files are there and the .changes
-//! matches them, their folder is renamed from `grabbing/` to `incoming/` and synced to disk. Only
-//! then does the caller record them. A repeated download of the same attempt finds the results
-//! complete, or replaces them.
+//! one that the slave announced (docs/farm.md §2.11). When all files are there, match the .changes
+//! and belong to the build that was dispatched, their folder is renamed from `grabbing/` to
+//! `incoming/` and synced to disk. Only then does the caller record them. A repeated download of
+//! the same attempt finds the results complete, or replaces them.
 
 use std::fs;
 use std::io;
@@ -13,7 +13,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::client::{self, Client, Download};
-use crate::dpkg::changes;
+use crate::dpkg::changes::{self, Entry};
+use crate::dpkg::deb::Effort;
+use crate::dpkg::expected::{Expected, is_result_name};
 use crate::protocol::{FileName, Sha1Hex};
 use crate::sys::digest::sha1_of;
 use crate::sys::fs::{TempFile, fsync_dir, remove_tree};
@@ -69,6 +71,8 @@ pub(crate) struct Request<'a> {
     /// The epoch of the builder's lease.
     pub(crate) epoch: i64,
     pub(crate) files: &'a Files,
+    /// The build that was dispatched.
+    pub(crate) expected: &'a Expected,
     pub(crate) results: &'a Path,
     /// Largest file accepted, in bytes.
     pub(crate) limit: u64,
@@ -129,7 +133,7 @@ fn download_all(request: &Request<'_>, dir: &Path) -> Result<u64, Error> {
     for (name, sha1) in request.files {
         bytes += fetch(request, name, sha1, dir)?;
     }
-    check_changes(dir, request.files)?;
+    check_changes(dir, request.files, request.expected)?;
     Ok(bytes)
 }
 
@@ -204,11 +208,7 @@ fn io_error(path: &Path) -> impl FnOnce(io::Error) -> Error + '_ {
 fn check_names(files: &Files) -> Result<(), Error> {
     for (name, _) in files {
         let text = name.as_str();
-        let good = text.starts_with(|c: char| c.is_ascii_alphanumeric())
-            && text
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b".+~_:-".contains(&b));
-        if !good {
+        if !is_result_name(text) {
             return Err(Error::Refused(format!(
                 "{text:?} is not a valid file name for a result"
             )));
@@ -323,8 +323,9 @@ pub(crate) fn save(
     Ok((temp, sha1, bytes))
 }
 
-/// Checks that there is exactly one .changes, and that the files it lists match those downloaded.
-fn check_changes(dir: &Path, files: &Files) -> Result<(), Error> {
+/// Checks that there is exactly one .changes, that it lists exactly the other files downloaded, and
+/// that all belong to the build.
+fn check_changes(dir: &Path, files: &Files, expected: &Expected) -> Result<(), Error> {
     let mut found = files
         .iter()
         .filter(|(name, _)| name.as_str().ends_with(".changes"));
@@ -345,17 +346,39 @@ fn check_changes(dir: &Path, files: &Files) -> Result<(), Error> {
     }
     let bytes = fs::read(&path).map_err(io_error(&path))?;
     let entries = changes::parse(&bytes).map_err(|error| wrong(error.to_string()))?;
-    for entry in entries {
+    expected.check_changes(&bytes, &entries).map_err(wrong)?;
+    for entry in &entries {
         let Some((_, sha1)) = files.iter().find(|(name, _)| *name == entry.name) else {
             return Err(wrong(format!("{} is not among the results", entry.name)));
         };
-        let same_hash = entry.sha1.is_none_or(|listed| listed == sha1.as_str());
+        let same_hash = entry
+            .sha1
+            .as_ref()
+            .is_none_or(|listed| listed == sha1.as_str());
         if !same_hash || size(&dir.join(entry.name.as_str()))? != entry.size {
             return Err(wrong(format!(
                 "size or SHA-1 of {} does not match",
                 entry.name
             )));
         }
+    }
+    let is_listed = |file: &FileName| file == name || entries.iter().any(|one| one.name == *file);
+    if let Some((file, _)) = files.iter().find(|(file, _)| !is_listed(file)) {
+        return Err(wrong(format!(
+            "does not list {file}, which the slave announced"
+        )));
+    }
+    check_contents(dir, &entries, expected)
+}
+
+/// Checks that each listed file belongs to the build.
+fn check_contents(dir: &Path, entries: &[Entry], expected: &Expected) -> Result<(), Error> {
+    let mut effort = Effort::new();
+    for Entry { name, .. } in entries {
+        let path = dir.join(name.as_str());
+        let mut file = fs::File::open(&path).map_err(io_error(&path))?;
+        let checked = expected.check_file(name.as_str(), &mut file, entries, &mut effort);
+        checked.map_err(|problem| Error::Refused(format!("{name}: {problem}")))?;
     }
     Ok(())
 }

@@ -13,6 +13,7 @@ use flate2::write::GzEncoder;
 
 use crate::client;
 use crate::db::Tx;
+use crate::dpkg::expected::Expected;
 use crate::librarian::alias_url;
 use crate::protocol::{BuildStatus, FileName, Sha1Hex};
 use crate::sys::fs::remove_tree;
@@ -118,7 +119,7 @@ fn built(
     let downloaded = match (is_published, scanner.invalid_results.clone()) {
         (false, _) => Ok(()),
         (true, Some(why)) => Err(download_results::Error::Refused(why)),
-        (true, None) => download(scanner, view, job, files),
+        (true, None) => download(scanner, view, job, files, &expected(about)),
     };
     let (state, reason) = match downloaded {
         Ok(()) if !is_published => {
@@ -157,11 +158,24 @@ fn built(
     complete_job(scanner, view, job, &completion)
 }
 
+/// Returns what the results of the build must say that they are.
+fn expected(about: &Candidate) -> Expected {
+    let name = &about.name;
+    Expected {
+        source: name.source.clone(),
+        version: name.version.clone(),
+        arch: name.arch_tag.clone(),
+        arch_indep: about.arch_indep,
+        inputs: about.files.iter().map(|file| file.name.clone()).collect(),
+    }
+}
+
 fn download(
     scanner: &mut Scanner<'_>,
     view: &View,
     job: &Job,
     files: &[(FileName, Sha1Hex)],
+    expected: &Expected,
 ) -> Result<(), download_results::Error> {
     let (farm, fence) = (scanner.farm, scanner.fence);
     let slave = scanner
@@ -173,6 +187,7 @@ fn download(
         cookie: &job.cookie(),
         epoch: fence.epoch,
         files,
+        expected,
         results: farm.results_dir(),
         limit: farm.config.result_size,
         slot: &|| farm.download_slot(),

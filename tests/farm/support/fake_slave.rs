@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use base64::prelude::{BASE64_STANDARD, Engine};
 use serde_json::{Value as Json, json};
 
-use crate::support::sha1;
+use crate::support::{self, sha1};
 
 /// The state of a slave.
 #[derive(Clone, Debug, PartialEq)]
@@ -136,7 +136,8 @@ pub(crate) struct Slave {
     pub(crate) files: HashMap<String, Arc<[u8]>>,
     pub(crate) accepted: Vec<String>,
     pub(crate) misdeeds: Vec<String>,
-    source: String,
+    /// The source of its build, as `NAME_VERSION`.
+    pub(crate) source: String,
 }
 
 /// The source of a build that no master has requested.
@@ -385,7 +386,7 @@ impl Outcome {
 pub(crate) fn package(source: &str, tag: &str) -> Vec<(String, Vec<u8>)> {
     let (name, version) = source.split_once('_').unwrap_or((source, "0"));
     let deb = format!("{source}_{tag}.deb");
-    let bytes = format!("the package {deb}").into_bytes();
+    let bytes = support::deb(name, name, version, tag);
     let files = [(deb.as_str(), bytes.as_slice())];
     let changes = changes(name, version, tag, &files);
     vec![
