@@ -10,6 +10,7 @@ use super::{Engine, Error, Tx};
 const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001.sql"),
     include_str!("migrations/0002.sql"),
+    include_str!("migrations/0003.sql"),
 ];
 
 /// The key of the advisory lock for migrations; an arbitrary number, the same in all processes.

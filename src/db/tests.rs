@@ -95,6 +95,32 @@ fn a_newer_database_is_refused() {
     });
 }
 
+/// Undoes all migrations but the first, as an older program left the database.
+fn as_schema_1(tx: &mut Tx<'_>) -> Result<u64, Error> {
+    tx.execute("ALTER TABLE build_queue DROP COLUMN nonce", &[])?;
+    tx.execute("UPDATE schema_version SET version = 1", &[])
+}
+
+#[test]
+fn an_older_database_is_migrated_and_keeps_its_rows() {
+    both_at(|url| {
+        let db = Db::open(url).unwrap();
+        let id = db.write(|tx| add(tx, "386")).unwrap();
+        db.write(as_schema_1).unwrap();
+        drop(db);
+        let db = Db::open(url).unwrap();
+        let ask = |sql: &'static str| {
+            let rows = db.read(|tx| tx.query(sql, &[])).unwrap();
+            rows.iter()
+                .map(|row| row.get(0).unwrap())
+                .collect::<Vec<i64>>()
+        };
+        assert_eq!(ask("SELECT id FROM processor"), [id]);
+        assert!(ask("SELECT id FROM build_queue WHERE nonce IS NULL").is_empty());
+        assert!(ask("SELECT version FROM schema_version")[0] > 1);
+    });
+}
+
 #[test]
 fn an_archive_of_the_first_schema_is_kept() {
     both_at(|url| {

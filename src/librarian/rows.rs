@@ -3,13 +3,11 @@
 //! All functions run in the caller's transaction, so that the master's rows and a file's are
 //! committed together.
 
-use std::fs::File;
-use std::io::Read as _;
-
 use sha2::{Digest as _, Sha256};
 
 use super::blobs::Content;
 use crate::sys::digest::hex;
+use crate::sys::random;
 
 use crate::db::{self, Engine, Tx, params};
 
@@ -135,11 +133,7 @@ pub(super) fn search(
 /// Issues a token for one restricted file. A client sends it as `?token=`, or as the password of
 /// HTTP Basic without a user name. Only its hash is stored.
 pub(crate) fn issue_token(tx: &mut Tx<'_>, alias_id: i64, now: i64) -> Result<String, db::Error> {
-    let mut random = [0; TOKEN_BYTES];
-    File::open("/dev/urandom")
-        .and_then(|mut source| source.read_exact(&mut random))
-        .expect("/dev/urandom is readable");
-    let token = hex(&random);
+    let token = random::word(TOKEN_BYTES);
     tx.execute(
         "INSERT INTO library_token (alias_id, token_sha256, created_at) VALUES ($1, $2, $3)",
         &params![alias_id, sha256(&token), now],

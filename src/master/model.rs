@@ -282,11 +282,12 @@ pub(crate) fn suite(series: &str, pocket: Pocket) -> String {
 }
 
 /// Returns a build's id on the slave (docs/farm.md §6.4). Attempt 0, as in the rows of 2008, has no
-/// suffix.
-pub(crate) fn cookie(build: i64, queue: i64, attempt: i64) -> String {
-    match attempt {
-        0 => format!("{build}-{queue}"),
-        attempt => format!("{build}-{queue}.{attempt}"),
+/// suffix. An attempt that an older version dispatched has no nonce.
+pub(crate) fn cookie(build: i64, queue: i64, attempt: i64, nonce: Option<&str>) -> String {
+    match (attempt, nonce) {
+        (0, _) => format!("{build}-{queue}"),
+        (attempt, None) => format!("{build}-{queue}.{attempt}"),
+        (attempt, Some(nonce)) => format!("{build}-{queue}.{attempt}-{nonce}"),
     }
 }
 
@@ -327,9 +328,10 @@ mod tests {
             "buildlog_ubuntu-hoary-i386.mozilla-firefox_0.9_BUILDING.txt"
         );
         assert_eq!(
-            (cookie(8, 1, 0), cookie(8, 1, 2)),
+            (cookie(8, 1, 0, None), cookie(8, 1, 2, None)),
             ("8-1".into(), "8-1.2".into())
         );
+        assert_eq!(cookie(8, 1, 2, Some("c0ffee")), "8-1.2-c0ffee");
     }
 
     #[test]

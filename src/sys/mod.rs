@@ -15,6 +15,7 @@ pub(crate) mod locked_folder;
 pub(crate) mod memory;
 pub(crate) mod output;
 pub(crate) mod procs;
+pub(crate) mod random;
 pub(crate) mod stderr;
 pub(crate) mod terminal_filter;
 pub(crate) mod user;

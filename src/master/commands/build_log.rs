@@ -53,7 +53,7 @@ fn write_log(site: &Site, id: i64, follow: bool, out: &mut dyn Write) -> Result<
                 if !follow {
                     return write_tail(&build, job, &mut out);
                 }
-                let cookie = model::cookie(build.id, job.id, job.attempt);
+                let cookie = model::cookie(build.id, job.id, job.attempt, job.nonce.as_deref());
                 if followed.as_ref() != Some(&cookie) {
                     // A new attempt has a new log.
                     out.restart(0);

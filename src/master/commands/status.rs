@@ -112,6 +112,7 @@ mod tests {
             queue: 1,
             build: 8,
             attempt: 1,
+            nonce: None,
             status: JobStatus::Running,
             cancel_by: None,
             started_at: NOW - 5 * 60_000,

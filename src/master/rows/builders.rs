@@ -59,6 +59,8 @@ pub(crate) struct Job {
     pub(crate) queue: i64,
     pub(crate) build: i64,
     pub(crate) attempt: i64,
+    /// The random part of the cookie; `None` in attempts of older versions.
+    pub(crate) nonce: Option<String>,
     pub(crate) status: JobStatus,
     /// The time by which it must have stopped. `None` before the first `abort` call.
     pub(crate) cancel_by: Option<i64>,
@@ -71,7 +73,7 @@ pub(crate) struct Job {
 impl Job {
     /// Returns the cookie, which the slave repeats in its `status`.
     pub(crate) fn cookie(&self) -> String {
-        model::cookie(self.build, self.queue, self.attempt)
+        model::cookie(self.build, self.queue, self.attempt, self.nonce.as_deref())
     }
 
     pub(crate) fn is_cancelling(&self) -> bool {
@@ -113,7 +115,7 @@ fn select(tx: &mut Tx<'_>, only: Option<i64>) -> Result<Vec<(Builder, Option<Job
     );
     let jobs = format!(
         "SELECT q.builder_id, q.id, q.build_id, q.attempt, q.status, q.cancel_by, q.buildstart,
-             b.state, q.logtail, {NAME_COLUMNS}
+             b.state, q.logtail, q.nonce, {NAME_COLUMNS}
          FROM build_queue q JOIN build b ON b.id = q.build_id {NAME_JOINS}
          WHERE q.builder_id {which}"
     );
@@ -184,7 +186,8 @@ fn job(row: &Row) -> Result<Job, Error> {
         started_at: row.get::<Option<i64>>(6)?.unwrap_or(0),
         state: row.get(7)?,
         logtail: row.get(8)?,
-        name: build_name(row, 9)?,
+        nonce: row.get(9)?,
+        name: build_name(row, 10)?,
     })
 }
 

@@ -66,6 +66,8 @@ pub(crate) struct QueueEntry {
     pub(crate) virtualized: bool,
     pub(crate) estimated_ms: i64,
     pub(crate) logtail: Option<String>,
+    /// The random part of the cookie.
+    pub(crate) nonce: Option<String>,
 }
 
 fn columns() -> String {
@@ -76,7 +78,7 @@ fn columns() -> String {
         l.id, l.filename, l.restricted, lc.size, lc.sha1,
         u.id, u.filename, u.restricted, uc.size, uc.sha1,
         q.id, q.status, q.lastscore, q.manual, q.created_at, q.buildstart, q.attempt,
-        q.not_before, q.virtualized, q.estimated_ms, q.logtail",
+        q.not_before, q.virtualized, q.estimated_ms, q.logtail, q.nonce",
         current_component()
     )
 }
@@ -140,6 +142,7 @@ impl Columns<'_> {
             virtualized: self.next()?,
             estimated_ms: self.next()?,
             logtail: self.next()?,
+            nonce: self.next()?,
         }))
     }
 }

@@ -12,6 +12,10 @@ use super::numbers::{
 };
 use crate::db::{Error, Row, Tx, Value, params};
 use crate::master::model::{BuildState, CleanStatus};
+use crate::sys::random;
+
+/// The length of the random part of a cookie, in bytes.
+const NONCE_BYTES: usize = 16;
 
 /// The ids of a claimed job and its build, and the number of this attempt, from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,8 +56,8 @@ fn claimable() -> String {
 }
 
 /// Claims the best job that a builder can run: the highest score, then the oldest job. The job
-/// becomes RUNNING, its build BUILDING, the builder DIRTY. `None` if no job fits, if the builder
-/// must not have one, or if another process has taken the builder over.
+/// becomes RUNNING, with a new cookie, its build BUILDING, the builder DIRTY. `None` if no job fits,
+/// if the builder must not have one, or if another process has taken the builder over.
 ///
 /// The caller commits before its first call to the slave. If the process dies in between, the slave
 /// does not know the job, and the next look at the builder resets it.
@@ -86,10 +90,10 @@ pub(crate) fn claim(
     let row = tx.query_one(
         &format!(
             "UPDATE build_queue SET status = {RUNNING}, builder_id = $2, buildstart = $3,
-                 attempt = attempt + 1, logtail = NULL, cancel_by = NULL
+                 attempt = attempt + 1, nonce = $4, logtail = NULL, cancel_by = NULL
              WHERE id = $1 RETURNING build_id, attempt"
         ),
-        &params![queue, fence.builder, now],
+        &params![queue, fence.builder, now, random::word(NONCE_BYTES)],
     )?;
     let (build, attempt): (i64, i64) = (row.get(0)?, row.get(1)?);
     tx.execute(

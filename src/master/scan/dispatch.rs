@@ -13,7 +13,7 @@ use crate::xmlrpc::Value;
 
 use super::look::{LookError, Next, Scanner, View, add_event, check_fence, holds_lease};
 use crate::master::farm::millis;
-use crate::master::model::{BuildState, CleanStatus, SeriesStatus, cookie};
+use crate::master::model::{BuildState, CleanStatus, SeriesStatus};
 use crate::master::policy::blame::Kind;
 use crate::master::policy::build_args::{Dispatch, build_args, build_type};
 use crate::master::policy::pockets::{
@@ -145,7 +145,10 @@ fn try_send(
         send_file(scanner, view, file)?;
     }
     let form = Scanner::form(view);
-    let cookie = cookie(claim.build, claim.queue, claim.attempt);
+    let Some(job) = view.job.as_ref().filter(|job| job.queue == claim.queue) else {
+        return Err(LookError::Changed);
+    };
+    let cookie = job.cookie();
     let files = candidate.files.iter();
     let files = files.map(|file| (file.name.clone(), Value::from(file.sha1())));
     let params = [

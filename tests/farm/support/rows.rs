@@ -140,7 +140,26 @@ impl Farm {
 
     /// The name of an attempt at the slave.
     pub(crate) fn cookie(&self, build: i64, attempt: i64) -> String {
-        format!("{build}-{}.{attempt}", build + QUEUE)
+        let known = format!("{build}-{}.{attempt}", build + QUEUE);
+        let sql = format!(
+            "SELECT nonce FROM build_queue WHERE build_id = {build} AND attempt = {attempt}"
+        );
+        let nonces = self.db.rows(&sql).into_iter();
+        let of_job = nonces.filter_map(|row| Some(format!("{known}-{}", row[0].as_str()?)));
+        let sql = format!("SELECT leaf FROM build WHERE id = {build} AND leaf IS NOT NULL");
+        let leaves = self.db.rows(&sql);
+        let sql = format!("SELECT message FROM event WHERE build_id = {build}");
+        let events = self.db.rows(&sql);
+        let texts = leaves
+            .iter()
+            .chain(&events)
+            .filter_map(|row| row[0].as_str());
+        let words = texts.flat_map(str::split_whitespace).map(str::to_owned);
+        let random = format!("{known}-");
+        of_job
+            .chain(words.filter(|word| word.starts_with(&random)))
+            .next()
+            .unwrap_or(known)
     }
 }
 

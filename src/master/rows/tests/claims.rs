@@ -1,8 +1,8 @@
 //! Claims: the job that a builder gets, and the reasons to refuse one.
 
 use super::farm::{BUILT, NOW, assert_agree, change, claim, everything, farm, view};
-use crate::db::Error;
 use crate::db::tests::both;
+use crate::db::{Error, Tx};
 use crate::master::model::{BuildState, CleanStatus, JobStatus};
 use crate::master::rows::{builders, queue};
 
@@ -22,11 +22,49 @@ fn a_claim_marks_job_build_and_builder() {
         );
         assert_eq!((job.status, job.started_at), (JobStatus::Running, NOW));
         assert_eq!((job.state, &job.logtail), (BuildState::Building, &None));
-        assert_eq!(job.cookie(), format!("{build}-{queue}.1"));
+        let cookie = job.cookie();
+        let nonce = cookie.strip_prefix(&format!("{build}-{queue}.1-"));
+        assert_eq!(nonce.map(str::len), Some(32), "{cookie}");
         let title = "i386 build of mozilla-firefox 0.9 in ubuntu hoary RELEASE";
         assert_eq!(job.name.to_string(), title);
         assert_agree(db);
         assert_eq!(claim(db, bob), None, "the builder has a job");
+    });
+}
+
+#[test]
+fn no_cookie_is_used_twice() {
+    both(|db| {
+        let farm = farm(db);
+        let bob = farm.builders(db, 1)[0];
+        farm.job(db, "hello", 0, 1);
+        let mut cookies = std::collections::BTreeSet::new();
+        for _ in 0..3 {
+            let queue = claim(db, bob).unwrap().queue;
+            cookies.insert(view(db, bob).1.unwrap().cookie());
+            db.write(|tx| {
+                // Another farm of this database's backup counts the same attempts.
+                tx.execute("UPDATE build_queue SET attempt = 0", &[])?;
+                assert!(queue::reset(tx, bob, queue, 0)?);
+                builders::set_clean(tx, bob, CleanStatus::Clean, NOW)
+            })
+            .unwrap();
+        }
+        assert_eq!(cookies.len(), 3, "{cookies:?}");
+    });
+}
+
+#[test]
+fn an_attempt_of_an_older_version_keeps_its_cookie() {
+    both(|db| {
+        let farm = farm(db);
+        let bob = farm.builders(db, 1)[0];
+        let (build, queue) = farm.job(db, "hello", 0, 1);
+        claim(db, bob).unwrap();
+        let older = |tx: &mut Tx<'_>| tx.execute("UPDATE build_queue SET nonce = NULL", &[]);
+        db.write(older).unwrap();
+        let job = view(db, bob).1.unwrap();
+        assert_eq!(job.cookie(), format!("{build}-{queue}.1"));
     });
 }
 
