@@ -10,6 +10,7 @@ use super::connection::{self, Service};
 use super::limits::Limits;
 use super::message::Handler;
 use super::protocol::Protocol;
+use super::sessions::Sessions;
 use super::slots::{ConnectionSlots, SlotGuard};
 use nix::sys::socket::{Backlog, Shutdown, listen, shutdown};
 use std::collections::VecDeque;
@@ -120,6 +121,8 @@ impl Server {
         let pool = start_threads(limits.connections)?;
         let mut acceptor = Acceptor {
             access: self.access,
+            sessions: Sessions::of(&self.listener),
+            session_warning: WarningThrottle::default(),
             slots: ConnectionSlots::new(limits.connections, limits.connections_per_peer),
             protocol,
             pool,
@@ -160,6 +163,8 @@ fn start_threads(count: usize) -> Result<ThreadPool, Error> {
 /// Admits or rejects accepted connections.
 struct Acceptor {
     access: Access,
+    sessions: Sessions,
+    session_warning: WarningThrottle,
     slots: ConnectionSlots,
     protocol: Arc<dyn Protocol>,
     pool: ThreadPool,
@@ -173,6 +178,14 @@ impl Acceptor {
         if !self.access.allows(peer.ip()) {
             log::debug!("{peer}: rejected: not on the allow list");
             return self.reject(stream, 403, "your address is not allowed here");
+        }
+        if let Some(reason) = self.sessions.refusal(&stream, peer) {
+            let level = match self.session_warning.is_due() {
+                true => log::Level::Warn,
+                false => log::Level::Debug,
+            };
+            log::log!(level, "{peer}: rejected: {reason}");
+            return self.reject(stream, 403, "build sessions may not connect");
         }
         match self.slots.admit(stream, peer) {
             Ok(slot) => self.serve(slot),

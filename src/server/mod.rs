@@ -6,8 +6,9 @@
 //! ```text
 //! http.rs ──accept──▶ connection.rs, one thread of a fixed pool per admitted connection
 //!   │ access.rs          │ head.rs     parses and checks the head
-//!   │ slots.rs           │ wire.rs     reads and writes under a deadline
-//!   └ 403, 503           └ Handler     answers, with route.rs and files.rs
+//!   │ sessions.rs        │ wire.rs     reads and writes under a deadline
+//!   │ slots.rs           └ Handler     answers, with route.rs and files.rs
+//!   └ 403, 503
 //! ```
 //!
 //! Another [`Protocol`] may replace HTTP, with the same limits on connections.
@@ -24,6 +25,7 @@ mod message;
 mod protocol;
 mod quota;
 mod route;
+mod sessions;
 mod slots;
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,8 @@
-//! Pure: finds a user's subordinate ids and makes the arguments of `newuidmap`.
+//! Finds a user's subordinate ids and makes the arguments of `newuidmap`.
 
 use std::fmt::Write as _;
+
+use crate::sys::sub_ids;
 
 /// The number of ids in a session: 0 to 65535, as on a Debian system.
 pub(crate) const COUNT: u32 = 65_536;
@@ -24,14 +26,9 @@ pub(crate) enum Map {
 /// Finds the first range of at least [`COUNT`] ids for a user in the text of `/etc/subuid` or
 /// `/etc/subgid` (lines of `NAME-OR-UID:FIRST:COUNT`).
 pub(crate) fn first_of_range(text: &str, user: &str, uid: u32) -> Option<u32> {
-    text.lines().find_map(|line| {
-        let mut fields = line.trim().split(':');
-        let owner = fields.next()?;
-        let first = fields.next()?.parse().ok()?;
-        let count: u32 = fields.next()?.parse().ok()?;
-        let matches = owner == user || owner.parse() == Ok(uid);
-        (matches && count >= COUNT).then_some(first)
-    })
+    let ranges = sub_ids::ranges(text, user, uid).into_iter();
+    let mut large = ranges.filter(|range| range.end - range.start >= COUNT);
+    large.next().map(|range| range.start)
 }
 
 /// Returns the arguments of `newuidmap` (or `newgidmap`) for process `pid`.

@@ -4,7 +4,32 @@ use base64::prelude::{BASE64_STANDARD, Engine};
 use serde_json::json;
 
 use super::support::librarian::{Librarian, on_both};
-use crate::support::{Daemon, sha1};
+use crate::support::{Daemon, in_session, run, sha1, talk};
+
+#[test]
+fn no_port_serves_a_build_session() {
+    let librarian = Librarian::start(None, "");
+    for (port, request, answer) in [
+        (librarian.public, "GET / HTTP/1.0\\r\\n\\r\\n", " 403 "),
+        (librarian.restricted, "GET / HTTP/1.0\\r\\n\\r\\n", " 403 "),
+        (
+            librarian.store,
+            "STORE 1 a\\r\\n\\r\\na",
+            "build sessions may not connect",
+        ),
+        (
+            librarian.restricted_store,
+            "STORE 1 a\\r\\n\\r\\na",
+            "build sessions may not connect",
+        ),
+    ] {
+        let (_, said) = run(in_session(
+            &librarian.site,
+            &talk("127.0.0.1", port, request),
+        ));
+        assert!(said.contains(answer), "{said}");
+    }
+}
 
 #[test]
 fn a_file_is_served_by_number_and_name_only() {

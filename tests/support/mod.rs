@@ -10,6 +10,7 @@ pub(crate) mod package;
 pub(crate) mod procs;
 pub(crate) mod real_slave;
 pub(crate) mod rpc;
+mod session_id;
 mod site;
 
 pub(crate) use daemon::Daemon;
@@ -18,6 +19,7 @@ pub(crate) use files::{FileServer, Gate, send};
 pub(crate) use http::{Answer, connect, exchange, read_answer};
 pub(crate) use procs::{Process, run};
 pub(crate) use rpc::Fault;
+pub(crate) use session_id::{in_session, talk};
 pub(crate) use site::Site;
 
 use std::time::{Duration, Instant};

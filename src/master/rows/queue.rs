@@ -56,7 +56,7 @@ fn claimable() -> String {
 }
 
 /// Claims the best job that a builder can run: the highest score, then the oldest job. The job
-/// becomes RUNNING, with a new cookie, its build BUILDING, the builder DIRTY. `None` if no job fits,
+/// becomes RUNNING with a new cookie, its build BUILDING, the builder DIRTY. `None` if no job fits,
 /// if the builder must not have one, or if another process has taken the builder over.
 ///
 /// The caller commits before its first call to the slave. If the process dies in between, the slave
