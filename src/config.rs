@@ -29,6 +29,7 @@ use serde::{Deserialize, Serialize};
 
 use reader::Reader;
 
+use crate::http_client::UrlPrefix;
 use crate::protocol::StatusForm;
 use crate::server::Cidr;
 
@@ -138,6 +139,8 @@ pub(crate) struct Slave {
     pub(crate) bindport: u16,
     /// Addresses that may connect. Defaults to empty: all.
     pub(crate) allow: Vec<Cidr>,
+    /// Prefixes of the URLs that `ensurepresent` may fetch. Defaults to empty: all.
+    pub(crate) fetch_from: Vec<UrlPrefix>,
     /// HTTP Basic credentials for calls and files. Defaults to none.
     pub(crate) credentials: Option<Credentials>,
     /// The user that root becomes to build. Defaults to `buildd`.
@@ -243,6 +246,7 @@ fn parse(
     }
 }
 
+const URL_PREFIXES: &str = "hosts or beginnings of URLs such as http://files.example.org:8000/";
 const ISOLATIONS: &[(&str, Isolation)] =
     &[("unshare", Isolation::Unshare), ("none", Isolation::None)];
 const STATUS_FORMS: &[(&str, StatusForm)] =
@@ -284,6 +288,9 @@ impl Slave {
             bindhost: read_hosts(reader, S),
             bindport: reader.port(S, "bindport").unwrap_or(8221),
             allow: read_networks(reader, S, "allow").unwrap_or_default(),
+            fetch_from: reader
+                .list(S, "fetch_from", URL_PREFIXES, |text| text.parse().ok())
+                .unwrap_or_default(),
             credentials: read_credentials(reader),
             user: reader
                 .name(S, "user", "a user name", "-._")

@@ -3,6 +3,8 @@
 //! ureq's own resolver starts a thread for its timeout, and panics if the system refuses one. In
 //! that case, the resolver here runs without that timeout; the system's timeout still applies.
 
+mod url_prefix;
+
 use std::thread;
 use std::time::Duration;
 
@@ -12,6 +14,8 @@ use ureq::http::Uri;
 use ureq::typestate::AgentScope;
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{DefaultConnector, NextTimeout, time};
+
+pub(crate) use url_prefix::UrlPrefix;
 
 use crate::sys::hashing_writer::PIECE_BYTES;
 
@@ -37,6 +41,44 @@ pub(crate) fn config(connect: Duration, idle: Duration) -> ConfigBuilder<AgentSc
 /// Makes a client with the settings `config`; contacts no host.
 pub(crate) fn agent(config: Config) -> ureq::Agent {
     ureq::Agent::with_parts(config, DefaultConnector::new(), FallbackResolver::default())
+}
+
+/// Makes a client that connects only for URLs with one of the prefixes `allowed`, redirects
+/// included; with none, for all. A refusal is [`Error::Other`] with [`NotAllowed`].
+pub(crate) fn limited_agent(config: Config, allowed: Vec<UrlPrefix>) -> ureq::Agent {
+    let resolver = LimitedResolver {
+        inner: FallbackResolver::default(),
+        allowed,
+    };
+    ureq::Agent::with_parts(config, DefaultConnector::new(), resolver)
+}
+
+/// The URL of a request or a redirect has none of the allowed prefixes.
+#[derive(Debug, thiserror::Error)]
+#[error("not an allowed URL")]
+pub(crate) struct NotAllowed;
+
+/// A resolver that refuses URLs before a name is resolved. ureq asks it for each connection, and
+/// keeps none for the next request.
+#[derive(Debug)]
+struct LimitedResolver {
+    inner: FallbackResolver,
+    allowed: Vec<UrlPrefix>,
+}
+
+impl Resolver for LimitedResolver {
+    fn resolve(
+        &self,
+        uri: &Uri,
+        config: &Config,
+        timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, Error> {
+        let contains = |prefix: &UrlPrefix| prefix.contains(uri);
+        if !self.allowed.is_empty() && !self.allowed.iter().any(contains) {
+            return Err(Error::Other(Box::new(NotAllowed)));
+        }
+        self.inner.resolve(uri, config, timeout)
+    }
 }
 
 /// ureq's resolver, without its timeout if the system refuses a thread.

@@ -97,7 +97,13 @@ fn a_newer_database_is_refused() {
 
 /// Undoes all migrations but the first, as an older program left the database.
 fn as_schema_1(tx: &mut Tx<'_>) -> Result<u64, Error> {
-    tx.execute("ALTER TABLE build_queue DROP COLUMN nonce", &[])?;
+    for table_and_column in [
+        "archive DROP COLUMN build_debug_symbols",
+        "archive DROP COLUMN build_profiles",
+        "build_queue DROP COLUMN nonce",
+    ] {
+        tx.execute(&format!("ALTER TABLE {table_and_column}"), &[])?;
+    }
     tx.execute("UPDATE schema_version SET version = 1", &[])
 }
 
@@ -124,17 +130,17 @@ fn an_older_database_is_migrated_and_keeps_its_rows() {
 #[test]
 fn an_archive_of_the_first_schema_is_kept() {
     both_at(|url| {
-        let first_schema = |tx: &mut Tx<'_>| {
+        let db = Db::open(url).unwrap();
+        db.write(as_schema_1).unwrap();
+        let fill = |tx: &mut Tx<'_>| {
             tx.batch(
-                "ALTER TABLE archive DROP COLUMN build_debug_symbols;
-                ALTER TABLE archive DROP COLUMN build_profiles;
-                UPDATE schema_version SET version = 1;
-                INSERT INTO distribution (name) VALUES ('ubuntu');
+                "INSERT INTO distribution (name) VALUES ('ubuntu');
                 INSERT INTO archive (distribution_id, name, purpose)
                 SELECT id, 'primary', 0 FROM distribution;",
             )
         };
-        Db::open(url).unwrap().write(first_schema).unwrap();
+        db.write(fill).unwrap();
+        drop(db);
         let sql = "SELECT name, build_debug_symbols, build_profiles FROM archive";
         let rows = Db::open(url).unwrap().read(|tx| tx.query(sql, &[]));
         let rows = rows.unwrap();

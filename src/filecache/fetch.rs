@@ -2,8 +2,9 @@
 //!
 //! One download per SHA-1 runs at a time; later callers wait for it and get its answer. A download
 //! has limits on time, rate and size, and is retried after transient failures. Every failure
-//! becomes an answer, never a fault. Credentials go only to the requested host, never into answers
-//! or logs.
+//! becomes an answer, never a fault. An answer does not say what a host did, so that a caller cannot
+//! map the ports that the slave can reach; the log says it. Credentials go only to the requested
+//! host, never into answers or logs.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,7 +17,7 @@ use ureq::http::{StatusCode, Uri, header};
 
 use super::Error;
 use super::store::Store;
-use crate::http_client;
+use crate::http_client::{self, NotAllowed, UrlPrefix};
 use crate::metrics::metrics;
 use crate::protocol::Sha1Hex;
 use crate::sys::hashing_writer::fill;
@@ -56,6 +57,7 @@ type Answer = (bool, String);
 pub(crate) struct Fetcher {
     agent: ureq::Agent,
     limits: FetchLimits,
+    allowed: Vec<UrlPrefix>,
     store: Arc<Store>,
     flights: Mutex<HashMap<Sha1Hex, Arc<Flight>>>,
     calls: AtomicUsize,
@@ -79,16 +81,18 @@ impl Drop for CallSlot<'_> {
 }
 
 impl Fetcher {
-    /// Makes a fetcher. It ignores the environment's proxy settings.
-    pub(crate) fn new(limits: FetchLimits, store: Arc<Store>) -> Self {
+    /// Makes a fetcher for URLs with one of the prefixes `allowed`; with none, for all. It ignores
+    /// the environment's proxy settings.
+    pub(crate) fn new(limits: FetchLimits, allowed: Vec<UrlPrefix>, store: Arc<Store>) -> Self {
         let config = http_client::config(limits.connect_timeout, limits.idle_timeout)
             .max_redirects(MAX_REDIRECTS)
             .output_buffer_size(HEAD_BYTES)
             .redirect_auth_headers(ureq::config::RedirectAuthHeaders::Never)
             .build();
         Self {
-            agent: http_client::agent(config),
+            agent: http_client::limited_agent(config, allowed.clone()),
             limits,
+            allowed,
             store,
             flights: Mutex::default(),
             calls: AtomicUsize::new(0),
@@ -195,7 +199,10 @@ impl Fetcher {
             }
             count("failed");
             if retries == 0 || !failure.is_transient() {
-                return (false, format!("Error accessing Librarian: {failure}"));
+                return (
+                    false,
+                    format!("Error accessing Librarian: {}", failure.answer()),
+                );
             }
             retries -= 1;
             thread::sleep(pause);
@@ -214,7 +221,7 @@ impl Fetcher {
         if !matches!(uri.scheme_str(), Some("http" | "https")) {
             return Err(Failure::NotHttp);
         }
-        let mut request = self.agent.get(uri);
+        let mut request = self.agent.get(uri.clone());
         if let Some((user, password)) = credentials
             && !(user.is_empty() && password.is_empty())
         {
@@ -222,7 +229,8 @@ impl Fetcher {
             BASE64_STANDARD.encode_string(format!("{user}:{password}"), &mut value);
             request = request.header(header::AUTHORIZATION, value);
         }
-        let response = request.call()?;
+        let response = request.call();
+        let response = response.map_err(|error| Failure::of(error, &uri, &self.allowed))?;
         if response.status() != StatusCode::OK {
             return Err(Failure::Status(response.status()));
         }
@@ -266,6 +274,10 @@ fn count(result: &str) {
 enum Failure {
     #[error("not an http or https URL")]
     NotHttp,
+    #[error("{0} is not allowed by [slave] fetch_from")]
+    NotAllowed(String),
+    #[error("redirected to a URL that [slave] fetch_from does not allow")]
+    RedirectNotAllowed,
     #[error("HTTP Error {}: {}", .0.as_u16(), .0.canonical_reason().unwrap_or("unknown status"))]
     Status(StatusCode),
     #[error("longer than the limit of {0} bytes ([limits] fetch_size)")]
@@ -288,7 +300,43 @@ impl Failure {
             Self::Http(
                 Http::Io(_) | Http::Timeout(_) | Http::HostNotFound | Http::ConnectionFailed,
             ) => true,
-            Self::Http(_) | Self::NotHttp | Self::TooLong(_) | Self::Store(_) => false,
+            Self::Http(_)
+            | Self::NotHttp
+            | Self::NotAllowed(_)
+            | Self::RedirectNotAllowed
+            | Self::TooLong(_)
+            | Self::Store(_) => false,
+        }
+    }
+
+    /// Returns the text for the caller: the reason only if it does not depend on any host.
+    fn answer(&self) -> String {
+        match self {
+            Self::NotHttp | Self::NotAllowed(_) => self.to_string(),
+            Self::RedirectNotAllowed
+            | Self::Status(_)
+            | Self::TooLong(_)
+            | Self::TooSlow(_)
+            | Self::Http(_)
+            | Self::Store(_) => {
+                "the file could not be fetched; the log of the slave says why".to_owned()
+            }
+        }
+    }
+
+    /// Takes the refusal of the URL `asked` or of a redirect from an error of the client.
+    fn of(error: ureq::Error, asked: &Uri, allowed: &[UrlPrefix]) -> Self {
+        let refused = matches!(&error, ureq::Error::Other(inner) if inner.is::<NotAllowed>());
+        match refused {
+            false => Self::Http(error),
+            true if allowed.iter().any(|prefix| prefix.contains(asked)) => Self::RedirectNotAllowed,
+            true => {
+                // Without the path, which may hold a token.
+                let (scheme, host) = (asked.scheme_str(), asked.host().unwrap_or_default());
+                let port = asked.port_u16().map(|port| format!(":{port}"));
+                let (scheme, port) = (scheme.unwrap_or_default(), port.unwrap_or_default());
+                Self::NotAllowed(format!("{scheme}://{host}{port}/…"))
+            }
         }
     }
 }

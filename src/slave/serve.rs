@@ -152,7 +152,11 @@ fn serve(config: &Config) -> Result<(), Error> {
     }
     let cache = Arc::new(Store::open(&slave.filecache, rules)?);
     let _cache = claim("file cache", &slave.filecache)?;
-    let fetcher = Fetcher::new(fetch_limits(&config.limits), Arc::clone(&cache));
+    let fetcher = Fetcher::new(
+        fetch_limits(&config.limits),
+        slave.fetch_from.clone(),
+        Arc::clone(&cache),
+    );
     let resource_control = ResourceControl::find();
     let level = match resource_control.enforcers().are_groups() {
         true => log::Level::Info,

@@ -22,6 +22,7 @@ const CRATES: &[(&str, &[&str])] = &[
         "ureq::",
         &[
             "http_client.rs",
+            "http_client/",
             "filecache/fetch.rs",
             "client/",
             "librarian/remote.rs",

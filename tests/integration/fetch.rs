@@ -120,6 +120,44 @@ fn equal_requests_share_one_download() {
     assert_eq!(files.heads().len(), 1);
 }
 
+/// The answer for every failed download, whatever the host did.
+const FAILED: &str =
+    "Error accessing Librarian: the file could not be fetched; the log of the slave says why";
+
+#[test]
+fn fetch_from_limits_requests_and_redirects() {
+    let files = FileServer::start(|head, stream| match head.split(' ').nth(1).unwrap() {
+        "/open/hello" => send(stream, "200 OK", HELLO),
+        "/open/away" => {
+            let _ = stream
+                .write_all(b"HTTP/1.1 302 Found\r\nLocation: /hidden\r\nContent-Length: 0\r\n\r\n");
+        }
+        path => panic!("requested {path}"),
+    });
+    let daemon = Daemon::start(&format!(
+        "fetch_from = other.example.org {}",
+        files.url("open/")
+    ));
+    let before = daemon.names("home/filecache");
+    let away = ensure(&daemon, HELLO, &files.url("open/away"));
+    assert_eq!(check_absent(&daemon, &away, &before), FAILED);
+    for path in ["hidden", "openly", "open/../hidden"] {
+        let refused = ensure(&daemon, HELLO, &files.url(path));
+        let info = check_absent(&daemon, &refused, &before);
+        assert!(
+            info.ends_with("is not allowed by [slave] fetch_from"),
+            "{info}"
+        );
+    }
+    let said = daemon.said();
+    assert!(
+        said.contains("redirected to a URL that [slave] fetch_from does not allow"),
+        "{said}"
+    );
+    let fetched = ensure(&daemon, HELLO, &files.url("open/hello"));
+    assert_eq!(fetched, json!([true, "Download"]));
+}
+
 #[test]
 fn a_wrong_or_broken_answer_is_not_kept() {
     let daemon = Daemon::start("[limits]\nfetch_retries = 0\nfetch_size = 1K");
@@ -157,31 +195,35 @@ fn a_wrong_or_broken_answer_is_not_kept() {
     for (path, start) in [
         ("wrong", "Digests did not match, removing again!"),
         ("unannounced", "Digests did not match, removing again!"),
-        (
-            "404",
-            "Error accessing Librarian: HTTP Error 404: Not Found",
-        ),
-        ("403", "Error accessing Librarian: HTTP Error 403"),
-        ("500", "Error accessing Librarian: HTTP Error 500"),
-        ("short", ""),
-        ("cut", ""),
-        ("huge", "Error accessing Librarian: longer than"),
-        ("nonsense", "Error accessing Librarian: "),
-        ("nothing", "Error accessing Librarian: "),
-        ("round", "Error accessing Librarian: "),
-        ("nowhere", "Error accessing Librarian: "),
+        ("404", FAILED),
+        ("403", FAILED),
+        ("500", FAILED),
+        ("short", FAILED),
+        ("cut", FAILED),
+        ("huge", FAILED),
+        ("nonsense", FAILED),
+        ("nothing", FAILED),
+        ("round", FAILED),
+        ("nowhere", FAILED),
     ] {
         let answer = ensure(&daemon, HELLO, &files.url(path));
         let info = check_absent(&daemon, &answer, &before);
         assert!(info.starts_with(start), "{path}: {info}");
     }
-    for url in [
-        "",
-        "hello",
-        "file:///etc/passwd",
-        "http://127.0.0.1:1/",
-        "ftp://127.0.0.1/x",
+    for reason in [
+        "HTTP Error 404: Not Found",
+        "longer than the limit of 1024 bytes",
     ] {
+        assert!(
+            daemon.said().contains(reason),
+            "{reason}: {}",
+            daemon.said()
+        );
+    }
+    // A caller cannot tell a closed port from one that answers.
+    let closed = ensure(&daemon, HELLO, "http://127.0.0.1:1/");
+    assert_eq!(check_absent(&daemon, &closed, &before), FAILED);
+    for url in ["", "hello", "file:///etc/passwd", "ftp://127.0.0.1/x"] {
         let info = check_absent(&daemon, &ensure(&daemon, HELLO, url), &before);
         assert!(
             info.starts_with("Error accessing Librarian: "),

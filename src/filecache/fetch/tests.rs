@@ -64,7 +64,7 @@ fn fetcher(retries: u32) -> (tempfile::TempDir, Fetcher) {
         retries,
     };
     let store = Arc::new(Store::open(dir.path(), Rules::none()).unwrap());
-    (dir, Fetcher::new(limits, store))
+    (dir, Fetcher::new(limits, Vec::new(), store))
 }
 
 fn count(dir: &tempfile::TempDir) -> usize {
@@ -104,8 +104,18 @@ fn malformed_sha1s_are_refused() {
     }
 }
 
-/// The server's response, the expected text after the librarian prefix ("" for a mismatch), and the
-/// expected number of requests when one retry is allowed.
+/// The answer for every failed download, whatever the host did.
+const FAILED: &str =
+    "Error accessing Librarian: the file could not be fetched; the log of the slave says why";
+
+/// Returns the reason in the log for a failed download.
+fn reason_for(fetcher: &Fetcher, url: &str) -> String {
+    let sha1 = Sha1Hex::parse(HELLO).unwrap();
+    fetcher.attempt(&sha1, url, None).unwrap_err().to_string()
+}
+
+/// The server's response, the expected reason in the log ("" for a mismatch), and the expected
+/// number of requests when one retry is allowed.
 const FAILURES: &[(&str, &str, usize)] = &[
     (
         "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
@@ -169,11 +179,12 @@ fn failures_are_answers_and_leave_nothing() {
         let (present, info) = fetcher.ensure_present(HELLO, Some(&server.url()), None);
         assert!(!present, "{response}");
         assert!(!info.contains("secret"), "{info}");
-        match info.strip_prefix("Error accessing Librarian: ") {
-            Some(reason) => assert!(reason.starts_with(expected), "{response}: {info}"),
-            None => assert_eq!((info.as_str(), *expected), (DIGESTS, ""), "{response}"),
-        }
         assert_eq!(server.requests(), *requests, "{response}: {info}");
+        let answer = if expected.is_empty() { DIGESTS } else { FAILED };
+        assert_eq!(info, answer, "{response}");
+        let reason = reason_for(&fetcher, &server.url());
+        assert!(reason.starts_with(expected), "{response}: {reason}");
+        assert!(!reason.contains("secret"), "{reason}");
         assert_eq!(count(&dir), 0, "{response}");
     }
 }
@@ -182,7 +193,7 @@ fn failures_are_answers_and_leave_nothing() {
 fn the_size_limit_holds_for_a_body_without_length() {
     let (dir, fetcher) = fetcher(0);
     let server = Server::start(|_| format!("HTTP/1.1 200 OK\r\n\r\n{}", "x".repeat(2000)));
-    let (_, info) = fetcher.ensure_present(HELLO, Some(&server.url()), None);
+    let info = reason_for(&fetcher, &server.url());
     assert!(
         info.contains("longer than the limit of 1000 bytes"),
         "{info}"
@@ -219,6 +230,8 @@ fn a_refused_connection_is_named_without_credentials() {
         .port();
     let url = format!("http://user:secret@127.0.0.1:{port}/");
     let (_, info) = fetcher.ensure_present(HELLO, Some(&url), Some(("user", "hidden")));
+    assert_eq!(info, FAILED);
+    let info = reason_for(&fetcher, &url);
     assert!(info.contains("Connection refused"), "{info}");
     assert!(
         !info.contains("secret") && !info.contains("hidden"),
@@ -233,17 +246,45 @@ fn a_silent_server_times_out() {
         idle_timeout: Duration::from_millis(50),
         ..fetcher.limits
     };
-    fetcher = Fetcher::new(limits, fetcher.store);
+    fetcher = Fetcher::new(limits, Vec::new(), fetcher.store);
     let (_hold, held) = mpsc::channel::<()>();
     let server = Server::start(move |_| {
         let _ = held.recv();
         String::new()
     });
     let (present, info) = fetcher.ensure_present(HELLO, Some(&server.url()), None);
-    assert!(
-        !present && info.starts_with("Error accessing Librarian: timeout: "),
-        "{info}"
+    assert_eq!((present, &*info), (false, FAILED));
+    let info = reason_for(&fetcher, &server.url());
+    assert!(info.starts_with("timeout: "), "{info}");
+}
+
+#[test]
+fn only_allowed_urls_are_requested_and_followed() {
+    let (dir, mut fetcher) = fetcher(0);
+    let hidden = Server::start(|_| OK_HELLO.to_owned());
+    let target = hidden.url();
+    let open = Server::start(move |number| match number {
+        0 => OK_HELLO.replace("hello", "wrong"),
+        _ => format!("HTTP/1.1 302 Found\r\nLocation: {target}\r\nContent-Length: 0\r\n\r\n"),
+    });
+    let prefix = format!("http://127.0.0.1:{}/", open.port);
+    let allowed = vec![prefix.parse().unwrap()];
+    fetcher = Fetcher::new(fetcher.limits.clone(), allowed, fetcher.store);
+    let ask = |url: &str| fetcher.ensure_present(HELLO, Some(url), None).1;
+    assert_eq!(ask(&open.url()), DIGESTS);
+    let refused = format!(
+        "Error accessing Librarian: http://127.0.0.1:{}/… is not allowed by [slave] fetch_from",
+        hidden.port
     );
+    assert_eq!(ask(&hidden.url()), refused);
+    assert_eq!(ask(&open.url()), FAILED);
+    let reason = reason_for(&fetcher, &open.url());
+    assert_eq!(
+        reason,
+        "redirected to a URL that [slave] fetch_from does not allow"
+    );
+    assert_eq!(hidden.requests(), 0);
+    assert_eq!(count(&dir), 0);
 }
 
 #[test]
