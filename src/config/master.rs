@@ -23,6 +23,8 @@ pub(crate) struct Master {
     pub(crate) cancel_timeout: Duration,
     /// Delay before a given-back job is dispatched again. Defaults to 5 m.
     pub(crate) give_back_delay: Duration,
+    /// Time that a job waits for busy builders that need no emulation. Defaults to 30 m.
+    pub(crate) prefer_native: Duration,
     /// Interval between two writes of log tails to the database. Defaults to 15 s.
     pub(crate) tail_interval: Duration,
     /// Interval between two checks of dep-wait builds. Defaults to 1 h.
@@ -65,6 +67,7 @@ impl Master {
             lease: reader.duration(S, "lease", 45),
             cancel_timeout: reader.duration(S, "cancel_timeout", 180),
             give_back_delay: reader.duration(S, "give_back_delay", 300),
+            prefer_native: reader.duration(S, "prefer_native", 1800),
             tail_interval: reader.duration(S, "tail_interval", 15),
             depwait_interval: reader.duration(S, "depwait_interval", 3600),
             rescore_interval: reader.duration(S, "rescore_interval", 300),

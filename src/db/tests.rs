@@ -101,6 +101,7 @@ fn as_schema_1(tx: &mut Tx<'_>) -> Result<u64, Error> {
         "archive DROP COLUMN build_debug_symbols",
         "archive DROP COLUMN build_profiles",
         "build_queue DROP COLUMN nonce",
+        "builder_processor DROP COLUMN emulated",
     ] {
         tx.execute(&format!("ALTER TABLE {table_and_column}"), &[])?;
     }
@@ -128,13 +129,16 @@ fn an_older_database_is_migrated_and_keeps_its_rows() {
 }
 
 #[test]
-fn an_archive_of_the_first_schema_is_kept() {
+fn rows_of_the_first_schema_are_kept() {
     both_at(|url| {
         let db = Db::open(url).unwrap();
         db.write(as_schema_1).unwrap();
         let fill = |tx: &mut Tx<'_>| {
             tx.batch(
-                "INSERT INTO distribution (name) VALUES ('ubuntu');
+                "INSERT INTO processor (id, name, family) VALUES (1, 'amd64', 'amd64');
+                INSERT INTO builder (id, name, url, created_at) VALUES (1, 'bob', 'u', 0);
+                INSERT INTO builder_processor (builder_id, processor_id) VALUES (1, 1);
+                INSERT INTO distribution (name) VALUES ('ubuntu');
                 INSERT INTO archive (distribution_id, name, purpose)
                 SELECT id, 'primary', 0 FROM distribution;",
             )
@@ -148,6 +152,9 @@ fn an_archive_of_the_first_schema_is_kept() {
         let (name, profiles): (String, String) = (row.get(0).unwrap(), row.get(2).unwrap());
         assert_eq!((name.as_str(), profiles.as_str()), ("primary", ""));
         assert!(!row.get::<bool>(1).unwrap());
+        let sql = "SELECT emulated FROM builder_processor";
+        let rows = Db::open(url).unwrap().read(|tx| tx.query(sql, &[]));
+        assert!(!rows.unwrap()[0].get::<bool>(0).unwrap());
     });
 }
 

@@ -62,6 +62,12 @@ impl Farm {
         self.config.scoring.into()
     }
 
+    /// Returns the time since which a job must have waited for builders that need no emulation,
+    /// before an emulating one may take it.
+    pub(crate) fn emulate_since(&self, now: i64) -> i64 {
+        now.saturating_sub(millis(self.config.prefer_native))
+    }
+
     /// The folder `[master] results`.
     pub(crate) fn results_dir(&self) -> &PathBuf {
         &self.config.results

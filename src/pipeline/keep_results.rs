@@ -14,7 +14,6 @@ use super::journal::{JournalEntry, pinned};
 use super::spec::Spec;
 use super::verify_results::verify;
 
-
 /// Why no results were kept, and whose fault it is.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {

@@ -18,17 +18,21 @@ pub(crate) enum SumKind {
     File,
 }
 
-/// Returns the answer to `info`: protocol version, architecture tag, build types.
-pub(crate) fn render_info(arch: &str, form: StatusForm) -> Value {
+/// The start of a word among the build types that names an emulated architecture. Launchpad's
+/// masters ignore the build types.
+const EMULATE: &str = "emulate:";
+
+/// Returns the answer to `info`: protocol version, architecture tag, build types. The emulated
+/// architectures follow the build types.
+pub(crate) fn render_info(arch: &str, form: StatusForm, emulated: &[String]) -> Value {
     let build_type = match form {
         StatusForm::Tuple => BUILD_TYPES[0],
         StatusForm::Dict => BUILD_TYPES[1],
     };
-    Value::Array(vec![
-        PROTOCOL.into(),
-        arch.into(),
-        Value::Array(vec![build_type.into()]),
-    ])
+    let mut types = vec![Value::from(build_type)];
+    let emulated = emulated.iter().map(|arch| format!("{EMULATE}{arch}"));
+    types.extend(emulated.map(Value::String));
+    Value::Array(vec![PROTOCOL.into(), arch.into(), Value::Array(types)])
 }
 
 /// Returns the answer to `ensurepresent`.
@@ -79,6 +83,8 @@ pub(crate) struct Info {
     /// Version of the protocol, `1.0`.
     pub(crate) version: String,
     pub(crate) arch_tag: String,
+    /// The architectures that it builds for by emulation.
+    pub(crate) emulated: Vec<String>,
 }
 
 impl Info {
@@ -91,9 +97,10 @@ impl Info {
     pub(crate) fn parse(answer: &Value) -> Result<Self, Error> {
         match answer {
             Value::Array(items) => match &items[..] {
-                [Value::String(version), Value::String(arch_tag), ..] => Ok(Self {
+                [Value::String(version), Value::String(arch_tag), rest @ ..] => Ok(Self {
                     version: version.clone(),
                     arch_tag: arch_tag.clone(),
+                    emulated: rest.first().map(emulated).unwrap_or_default(),
                 }),
                 _ => Err(Error::value(
                     "info",
@@ -103,6 +110,18 @@ impl Info {
             other => Err(Error::kind("info", "array", other)),
         }
     }
+}
+
+/// Returns the emulated architectures among the build types.
+fn emulated(types: &Value) -> Vec<String> {
+    let Value::Array(types) = types else {
+        return Vec::new();
+    };
+    let named = types.iter().filter_map(|word| match word {
+        Value::String(word) => word.strip_prefix(EMULATE),
+        _ => None,
+    });
+    named.map(str::to_owned).collect()
 }
 
 /// Parses an answer to `ensurepresent`: whether the file is present, and a text.
@@ -150,11 +169,11 @@ mod tests {
         let id = BuildId::parse("8-1").unwrap();
         for (answer, expected) in [
             (
-                render_info("i386", StatusForm::Tuple),
+                render_info("i386", StatusForm::Tuple, &[]),
                 json!(["1.0", "i386", ["debian"]]),
             ),
             (
-                render_info("amd64", StatusForm::Dict),
+                render_info("amd64", StatusForm::Dict, &[]),
                 json!(["1.0", "amd64", ["binarypackage"]]),
             ),
             (ensure_present(true, "Cache"), json!([true, "Cache"])),
@@ -177,11 +196,18 @@ mod tests {
 
     #[test]
     fn a_master_parses_the_answers_of_a_slave() {
-        let info = Info::parse(&render_info("i386", StatusForm::Dict)).unwrap();
+        let emulated = ["arm64".to_owned(), "riscv64".to_owned()];
+        let answer = render_info("i386", StatusForm::Dict, &emulated);
+        let types = json!(["binarypackage", "emulate:arm64", "emulate:riscv64"]);
+        assert_eq!(answer.to_json()[2], types);
+        let info = Info::parse(&answer).unwrap();
         assert_eq!(
             (info.is_understood(), info.arch_tag.as_str()),
             (true, "i386")
         );
+        assert_eq!(info.emulated, emulated);
+        let plain = Value::Array(vec!["1.0".into(), "i386".into()]);
+        assert!(Info::parse(&plain).unwrap().emulated.is_empty());
         assert!(Info::parse(&Value::Array(vec![])).is_err());
 
         let absent = ensure_present(false, "no");

@@ -76,7 +76,7 @@ impl Handler {
     fn answer(&self, call: Call) -> Result<Value, Fault> {
         Ok(match call {
             Call::Echo(values) => Value::Array(values),
-            Call::Info => render_info(&self.arch, self.form),
+            Call::Info => render_info(&self.arch, self.form, &[]),
             Call::Status => self.status(self.form),
             Call::StatusDict => self.status(StatusForm::Dict),
             Call::EnsurePresent {

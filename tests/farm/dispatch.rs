@@ -21,6 +21,7 @@ on_both_engines! {
     a_file_missing_in_the_librarian_does_not_count_against_the_builder
     jobs_are_dispatched_by_score_then_age
     a_new_job_is_dispatched_before_the_next_scan
+    a_builder_that_needs_no_emulation_is_preferred
 }
 
 fn farm(engine: Engine, more: &str) -> Farm {
@@ -46,7 +47,7 @@ fn a_slave_gets_files_then_a_build_with_all_arguments(engine: Engine) {
         master.stop();
         let methods = fake.methods();
         assert!(
-            methods.starts_with("status ensurepresent ensurepresent build status GET"),
+            methods.starts_with("status info ensurepresent ensurepresent build status GET"),
             "{methods}"
         );
         let base = farm.library_url();
@@ -304,4 +305,55 @@ fn a_new_job_is_dispatched_before_the_next_scan(engine: Engine) {
     assert!(waited < Duration::from_secs(20), "{waited:?}");
     assert!(fake.slave(|slave| matches!(slave.state, State::Building { .. })));
     master.stop();
+}
+
+fn a_builder_that_needs_no_emulation_is_preferred(engine: Engine) {
+    let farm = farm(engine, "prefer_native = 1 h\n");
+    let _librarian = farm.librarian();
+    let [native, emulating] = [Fake::start("i386"), Fake::start("amd64")];
+    for fake in [&native, &emulating] {
+        fake.works(Work::goes_on());
+    }
+    emulating.slave(|slave| slave.emulated = vec!["i386", "s390x"]);
+    farm.add_builder("bob", &native);
+    farm.add_builder("qemu", &emulating);
+    farm.add_builds(1, 2, |build| 10 - build);
+    let queued = |ago: i64| {
+        let now = std::time::SystemTime::UNIX_EPOCH
+            .elapsed()
+            .unwrap()
+            .as_secs();
+        let at = (i64::try_from(now).unwrap() - ago) * 1000;
+        farm.db
+            .execute(&format!("UPDATE build_queue SET created_at = {at}"));
+    };
+    queued(0);
+    let master = farm.master("master");
+    until("dispatch", || native.accepted().first().cloned());
+    // The second job waits for bob, which is busy, although qemu is idle.
+    emulating.wait_for("status", 4, DEADLINE);
+    assert_eq!(emulating.accepted(), [""; 0]);
+    let bob = farm.json(&["master", "builder", "show", "bob"]);
+    assert_eq!(bob["emulated"], json!([]));
+    let qemu = farm.json(&["master", "builder", "show", "qemu"]);
+    assert_eq!(
+        (&qemu["processors"], &qemu["emulated"]),
+        (&json!(["386"]), &json!(["386"]))
+    );
+    let why = farm.json(&["master", "queue", "why", "2"]);
+    assert_eq!(
+        why["why"],
+        "It is next in the queue: the only builder that could run it without emulation is busy."
+    );
+    assert!(
+        why.to_string()
+            .contains("builder qemu: idle; emulates 386, and leaves it"),
+        "{why}"
+    );
+    // It has waited long enough.
+    queued(3601);
+    until("dispatch", || emulating.accepted().first().cloned());
+    master.stop();
+    // The slave was asked once, not at every look.
+    assert_eq!(emulating.called("info").len(), 1);
 }

@@ -33,6 +33,7 @@ const COLUMNS: &[Column] = &[
     hidden("clean_status"),
     hidden("version"),
     hidden("build"),
+    hidden("emulated"),
 ];
 
 /// Lists builders; with `all`, also removed ones.
@@ -46,7 +47,7 @@ pub(super) fn list(site: &Site, screen: Screen, all: bool) -> Result<(), Error> 
         table.row(vec![
             Cell::text(&builder.name),
             Cell::text(status::line(&builder, job.as_ref(), now)),
-            Cell::list(builder.processors.iter().map(|one| &one.name)),
+            processors(&builder),
             Cell::flag(builder.virtualized),
             Cell::text(shown_url(&builder.url)),
             Cell::maybe(scanned_by(&builder, now)),
@@ -59,10 +60,19 @@ pub(super) fn list(site: &Site, screen: Screen, all: bool) -> Result<(), Error> 
             Cell::text(builder.clean),
             Cell::maybe(builder.version.as_ref()),
             job.map_or_else(Cell::none, |job| Cell::number(job.build)),
+            Cell::list(builder.processor_names(true)),
         ]);
     }
     let none = "no builders yet; `buildd-slave master builder add NAME URL` adds one";
     screen.table(&table, none)
+}
+
+/// Returns the processors of a builder; for people, with those that it emulates.
+fn processors(builder: &Builder) -> Cell {
+    match builder.processors.is_empty() {
+        true => Cell::list::<&str>([]),
+        false => Cell::new(builder.shown_processors(), builder.processor_names(false)),
+    }
 }
 
 /// Returns the name of the master that holds the lease of a builder.
@@ -106,8 +116,8 @@ fn builder_lines(sheet: &mut Sheet, builder: &Builder, job: Option<&Job>, now: i
     let line = status::line(builder, job, now);
     sheet.line("status", "Status", Cell::text(line));
     sheet.line("url", "URL", Cell::text(shown_url(&builder.url)));
-    let processors = builder.processors.iter().map(|one| &one.name);
-    sheet.line("processors", "Processors", Cell::list(processors));
+    sheet.line("processors", "Processors", processors(builder));
+    sheet.hidden("emulated", Cell::list(builder.processor_names(true)));
     let mode = if builder.manual {
         "manual"
     } else {

@@ -91,7 +91,13 @@ impl Prospect {
 }
 
 /// Gathers the facts about a build that `queue why` reports.
-pub(super) fn facts(tx: &mut Tx<'_>, build: &Build, now: i64) -> Result<BuildFacts, db::Error> {
+/// `prefer_native_ms` is `[master] prefer_native`.
+pub(super) fn facts(
+    tx: &mut Tx<'_>,
+    build: &Build,
+    now: i64,
+    prefer_native_ms: i64,
+) -> Result<BuildFacts, db::Error> {
     let prospect = Prospect::of(tx, build, now)?;
     let mut best_ahead = Vec::new();
     for (id, score) in prospect.ahead.iter().take(SHOWN_AHEAD) {
@@ -111,6 +117,10 @@ pub(super) fn facts(tx: &mut Tx<'_>, build: &Build, now: i64) -> Result<BuildFac
         .iter()
         .map(|(builder, job)| EligibleBuilder {
             name: builder.name.clone(),
+            emulates: builder
+                .processors
+                .iter()
+                .any(|one| one.id == build.processor && one.emulated),
             availability: availability(builder, job.as_ref()),
         });
     Ok(BuildFacts {
@@ -132,6 +142,7 @@ pub(super) fn facts(tx: &mut Tx<'_>, build: &Build, now: i64) -> Result<BuildFac
         virtualized: job.is_some_and(|job| job.virtualized),
         builders: builders.collect(),
         score: job.map_or(0, |job| job.score),
+        emulate_at: job.map_or(0, |job| job.created_at.saturating_add(prefer_native_ms)),
         ahead: prospect.ahead.len(),
         best_ahead,
         starts_at: prospect.starts_at,

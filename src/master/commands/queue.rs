@@ -9,6 +9,7 @@ use super::prospect::facts;
 use super::screen::{Screen, stderr_line};
 use super::table::{Cell, Column, Table, column, hidden, wrapping};
 use super::{Error, units};
+use crate::master::farm::millis;
 use crate::master::model::JobStatus;
 use crate::master::policy::why_waiting;
 use crate::master::rows::builds::{Build, QueueEntry};
@@ -43,9 +44,10 @@ pub(super) fn run(args: Args, site: &Site, screen: Screen) -> Result<bool, Error
     match args.verb {
         None | Some(Verb::List) => list(site, screen)?,
         Some(Verb::Why { build }) => {
+            let prefer_native = millis(site.farm.master.prefer_native);
             let facts = site.db.read(|tx| {
                 let build = find_build(tx, build)?;
-                facts(tx, &build, now_ms())
+                facts(tx, &build, now_ms(), prefer_native)
             })?;
             let answer = why_waiting::why(&facts);
             let start = facts.starts_at.map(units::time);

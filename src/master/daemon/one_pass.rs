@@ -207,13 +207,15 @@ impl<'a> Pass<'a> {
                 .any(|processor| processor.id == arch.processor_id)
         };
         let wanted: Vec<&str> = tags.iter().filter(has).map(|arch| &*arch.tag).collect();
-        if !wanted.contains(&&*info.arch_tag) {
+        let mut offered = std::iter::once(&info.arch_tag).chain(&info.emulated);
+        if !offered.any(|tag| wanted.contains(&&**tag)) {
             let wanted = wanted.join(" or ");
             let got = &info.arch_tag;
             return Err(wrong(format!(
                 "Architecture tag mismatch: {got} != {wanted}"
             )));
         }
+        scanner.note_emulation(view, &info)?;
         let status = scanner.ask(view)?;
         match next_step::step(ScanMode::Pass, &view.facts(), &status.record, now()) {
             step @ Step::Rescue { .. } => steps::act(scanner, view, step),

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::db;
+use crate::db::{self, Tx};
 use crate::sys::clock::now_ms as now;
 use crate::sys::host;
 
@@ -44,7 +44,8 @@ pub(crate) struct Workers {
 
 /// The jobs that an idle builder could run.
 struct Idle {
-    processors: Vec<i64>,
+    native: Vec<i64>,
+    emulated: Vec<i64>,
     virtualized: bool,
 }
 
@@ -288,8 +289,14 @@ impl Workers {
         let Some(builder) = &scanner.last_builder else {
             return;
         };
+        let of = |emulated: bool| {
+            let processors = builder.processors.iter();
+            let these = processors.filter(|one| one.emulated == emulated);
+            these.map(|one| one.id).collect()
+        };
         let idle = Idle {
-            processors: builder.processors.iter().map(|one| one.id).collect(),
+            native: of(false),
+            emulated: of(true),
             virtualized: builder.virtualized,
         };
         lock(&self.idle).insert(builder.id, idle);
@@ -302,7 +309,21 @@ impl Workers {
         if lock(&self.idle).is_empty() {
             return;
         }
-        let groups = match self.farm.db.read(|tx| queue::waiting_groups(tx, now())) {
+        self.wake_for(None, |idle| &idle.native);
+        if lock(&self.idle)
+            .values()
+            .any(|idle| !idle.emulated.is_empty())
+        {
+            let since = self.farm.emulate_since(now());
+            self.wake_for(Some(since), |idle| &idle.emulated);
+        }
+    }
+
+    /// Wakes idle builders for the jobs of [`queue::waiting_groups`]; `which` are the processors
+    /// that count.
+    fn wake_for(&self, emulate_since: Option<i64>, which: impl Fn(&Idle) -> &Vec<i64>) {
+        let read = |tx: &mut Tx<'_>| queue::waiting_groups(tx, now(), emulate_since);
+        let groups = match self.farm.db.read(read) {
             Ok(groups) => groups,
             Err(error) => {
                 let text = "cannot search the queue for jobs";
@@ -311,9 +332,8 @@ impl Workers {
         };
         let mut idle = lock(&self.idle);
         for (processor, virtualized, jobs) in groups {
-            let fits = |idle: &Idle| {
-                idle.virtualized == virtualized && idle.processors.contains(&processor)
-            };
+            let fits =
+                |idle: &Idle| idle.virtualized == virtualized && which(idle).contains(&processor);
             let chosen = idle
                 .iter()
                 .filter(|(_, idle)| fits(idle))

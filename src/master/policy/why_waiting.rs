@@ -35,6 +35,8 @@ pub(crate) struct BuildFacts {
     /// The builders with this processor and virtualization.
     pub(crate) builders: Vec<EligibleBuilder>,
     pub(crate) score: i64,
+    /// When it has waited long enough for builders that need no emulation.
+    pub(crate) emulate_at: i64,
     /// The number of jobs for these builders that are ahead of it.
     pub(crate) ahead: usize,
     /// Title and score of the first jobs ahead, best first.
@@ -46,7 +48,37 @@ pub(crate) struct BuildFacts {
 #[derive(Clone, Debug)]
 pub(crate) struct EligibleBuilder {
     pub(crate) name: String,
+    /// It runs the processor by emulation.
+    pub(crate) emulates: bool,
     pub(crate) availability: Availability,
+}
+
+impl EligibleBuilder {
+    /// Returns whether it gets jobs, now or when it is done with another.
+    fn is_in_service(&self) -> bool {
+        match self.availability {
+            Availability::Idle | Availability::Building(_) | Availability::Cleaning => true,
+            Availability::Manual | Availability::Disabled(_) => false,
+        }
+    }
+}
+
+impl BuildFacts {
+    /// Returns whether the job is left to builders that need no emulation, for now.
+    fn prefers_native(&self) -> bool {
+        let serves = |emulates: bool| {
+            let mut builders = self.builders.iter();
+            builders.any(|one| one.is_in_service() && one.emulates == emulates)
+        };
+        self.now < self.emulate_at && serves(true) && serves(false)
+    }
+
+    /// Returns the builders that may take the job now.
+    fn usable(&self) -> impl Iterator<Item = &EligibleBuilder> {
+        let native_only = self.prefers_native();
+        let usable = move |one: &&EligibleBuilder| !(native_only && one.emulates);
+        self.builders.iter().filter(usable)
+    }
 }
 
 /// The state of a builder that decides whether it gets a job.
@@ -92,7 +124,8 @@ pub(crate) fn why(facts: &BuildFacts) -> Answer {
     obstacles.extend(lacking(facts));
     let mut known: Vec<String> = Vec::new();
     known.extend(obstacles.iter().skip(1).map(|text| format!("also: {text}")));
-    known.extend(facts.builders.iter().map(builder_line));
+    let lines = facts.builders.iter().map(|one| builder_line(facts, one));
+    known.extend(lines);
     known.push(format!(
         "score {}, {} ahead in the queue",
         facts.score, facts.ahead
@@ -226,25 +259,21 @@ fn all_builders(facts: &BuildFacts, kind: &str, all: usize) -> String {
 /// Returns the sentence for a build without obstacles.
 fn waits_for(facts: &BuildFacts) -> String {
     let free = facts
-        .builders
-        .iter()
+        .usable()
         .filter(|builder| builder.availability == Availability::Idle);
     let free: Vec<&str> = free.map(|builder| builder.name.as_str()).collect();
-    let automatic = facts
-        .builders
-        .iter()
-        .filter(|builder| match builder.availability {
-            Availability::Idle | Availability::Building(_) | Availability::Cleaning => true,
-            Availability::Manual | Availability::Disabled(_) => false,
-        });
-    let automatic = automatic.count();
+    let automatic = facts.usable().filter(|one| one.is_in_service()).count();
     let jobs = match facts.ahead {
         1 => "1 job is".to_owned(),
         ahead => format!("{ahead} jobs are"),
     };
+    let could = match facts.prefers_native() {
+        true => "could run it without emulation",
+        false => "could run it",
+    };
     let busy = match automatic {
-        1 => "the only builder that could run it is busy".to_owned(),
-        all => format!("all {all} builders that could run it are busy"),
+        1 => format!("the only builder that {could} is busy"),
+        all => format!("all {all} builders that {could} are busy"),
     };
     match (free.first(), facts.ahead) {
         (Some(name), ahead) if ahead < free.len() => {
@@ -256,7 +285,7 @@ fn waits_for(facts: &BuildFacts) -> String {
     }
 }
 
-fn builder_line(builder: &EligibleBuilder) -> String {
+fn builder_line(facts: &BuildFacts, builder: &EligibleBuilder) -> String {
     let shown = match &builder.availability {
         Availability::Idle => "idle".to_owned(),
         Availability::Building(title) => format!("building {title}"),
@@ -265,7 +294,16 @@ fn builder_line(builder: &EligibleBuilder) -> String {
         Availability::Disabled(None) => "disabled".to_owned(),
         Availability::Disabled(Some(why)) => format!("disabled: {why}"),
     };
-    format!("builder {}: {shown}", builder.name)
+    let emulates = match (builder.emulates, facts.prefers_native()) {
+        (false, _) => String::new(),
+        (true, false) => format!("; emulates {}", facts.processor),
+        (true, true) => {
+            let left = span(facts.emulate_at - facts.now);
+            let processor = &facts.processor;
+            format!("; emulates {processor}, and leaves it to the others for {left}")
+        }
+    };
+    format!("builder {}: {shown}{emulates}", builder.name)
 }
 
 /// Returns a duration as text, rounded up: `40 s`, `12 min`, `3 h 5 min`.

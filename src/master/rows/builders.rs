@@ -3,9 +3,9 @@
 use std::cmp::Ordering;
 use std::collections::HashMap;
 
-use super::leases::Fence;
+use super::leases::{Fence, hold};
 use super::{NAME_COLUMNS, NAME_JOINS, build_name};
-use crate::db::{Error, Row, Tx, params};
+use crate::db::{Error, Row, Tx, Value, params};
 use crate::master::model::{self, BuildName, BuildState, CleanStatus, JobStatus, ResetProtocol};
 use crate::protocol::StatusForm;
 
@@ -15,6 +15,8 @@ pub(crate) struct Processor {
     pub(crate) id: i64,
     pub(crate) name: String,
     pub(crate) family: String,
+    /// The builder runs its programs by emulation.
+    pub(crate) emulated: bool,
 }
 
 /// A builder (docs/farm.md §1.2).
@@ -47,6 +49,22 @@ pub(crate) struct Builder {
 }
 
 impl Builder {
+    /// Returns the names of its processors: all, or those that it emulates.
+    pub(crate) fn processor_names(&self, emulated_only: bool) -> Vec<&str> {
+        let chosen = self.processors.iter();
+        let chosen = chosen.filter(|one| one.emulated || !emulated_only);
+        chosen.map(|one| one.name.as_str()).collect()
+    }
+
+    /// Returns its processors for people: `amd64, arm64 (emulated)`.
+    pub(crate) fn shown_processors(&self) -> String {
+        let shown = self.processors.iter().map(|one| match one.emulated {
+            true => format!("{} (emulated)", one.name),
+            false => one.name.clone(),
+        });
+        shown.collect::<Vec<_>>().join(", ")
+    }
+
     /// Returns the family of its first processor, which groups the builders.
     pub(crate) fn family(&self) -> Option<&str> {
         self.processors.first().map(|one| one.family.as_str())
@@ -120,7 +138,7 @@ fn select(tx: &mut Tx<'_>, only: Option<i64>) -> Result<Vec<(Builder, Option<Job
          WHERE q.builder_id {which}"
     );
     let processors = format!(
-        "SELECT c.builder_id, p.id, p.name, p.family
+        "SELECT c.builder_id, p.id, p.name, p.family, c.emulated
          FROM builder_processor c JOIN processor p ON p.id = c.processor_id
          WHERE c.builder_id {which} ORDER BY p.id"
     );
@@ -147,6 +165,7 @@ fn processor(row: &Row) -> Result<Processor, Error> {
         id: row.get(1)?,
         name: row.get(2)?,
         family: row.get(3)?,
+        emulated: row.get(4)?,
     })
 }
 
@@ -250,4 +269,28 @@ pub(crate) fn set_form(
         UPDATE builder SET protocol = $3, version = $4 WHERE id = $1 AND lease_epoch = $2";
     let touched = tx.execute(sql, &params![fence.builder, fence.epoch, number, version])?;
     Ok(touched > 0)
+}
+
+/// Stores which processors of a builder its slave emulates: those of the architectures `tags`.
+/// False if another process has taken the builder over.
+pub(crate) fn set_emulated(tx: &mut Tx<'_>, fence: Fence, tags: &[String]) -> Result<bool, Error> {
+    if !hold(tx, fence)? {
+        return Ok(false);
+    }
+    let mut params = params![fence.builder].to_vec();
+    params.extend(tags.iter().map(|tag| Value::from(tag.as_str())));
+    let marks: Vec<String> = (0..tags.len()).map(|n| format!("${}", n + 2)).collect();
+    let among = match marks.is_empty() {
+        // The condition is false, with the type of a boolean on both engines.
+        true => "1 = 0".to_owned(),
+        false => format!(
+            "processor_id IN (
+                 SELECT p.id FROM processor p LEFT JOIN arch_series t ON t.processor_id = p.id
+                 WHERE p.name IN ({marks}) OR t.arch_tag IN ({marks}))",
+            marks = marks.join(", ")
+        ),
+    };
+    let sql = format!("UPDATE builder_processor SET emulated = ({among}) WHERE builder_id = $1");
+    tx.execute(&sql, &params)?;
+    Ok(true)
 }

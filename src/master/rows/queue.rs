@@ -55,9 +55,23 @@ fn claimable() -> String {
     )
 }
 
+/// The condition that a builder which emulates the processor of queue row `q` may build it: no
+/// builder in service runs the processor itself, or the job has waited since `since` or longer.
+fn may_emulate(since: &str) -> String {
+    format!(
+        "(q.created_at <= {since} OR NOT EXISTS (
+             SELECT 1 FROM builder_processor c JOIN builder n ON n.id = c.builder_id
+             WHERE c.processor_id = q.processor_id AND NOT c.emulated
+               AND n.virtualized = q.virtualized AND n.active AND n.builderok
+               AND NOT n.manual))"
+    )
+}
+
 /// Claims the best job that a builder can run: the highest score, then the oldest job. The job
 /// becomes RUNNING with a new cookie, its build BUILDING, the builder DIRTY. `None` if no job fits,
-/// if the builder must not have one, or if another process has taken the builder over.
+/// if the builder must not have one, or if another process has taken the builder over. A job queued
+/// after `emulate_since` is left to builders that run its processor without emulation, if there are
+/// any.
 ///
 /// The caller commits before its first call to the slave. If the process dies in between, the slave
 /// does not know the job, and the next look at the builder resets it.
@@ -66,6 +80,7 @@ pub(crate) fn claim(
     fence: Fence,
     builder: &Builder,
     now: i64,
+    emulate_since: i64,
 ) -> Result<Option<Claim>, Error> {
     let eligible = format!(
         "builderok AND NOT manual AND clean_status = {CLEAN}
@@ -74,11 +89,13 @@ pub(crate) fn claim(
     if !hold_if(tx, fence, &eligible)? {
         return Ok(None);
     }
-    let sql = best_job();
     let mut best: Option<(i64, i64)> = None;
     for processor in &builder.processors {
-        let params = params![now, builder.virtualized, processor.id];
-        if let Some(row) = tx.query_opt(&sql, &params)? {
+        let mut params = params![now, builder.virtualized, processor.id].to_vec();
+        if processor.emulated {
+            params.push(emulate_since.into());
+        }
+        if let Some(row) = tx.query_opt(&best_job(processor.emulated), &params)? {
             let (score, queue): (i64, i64) = (row.get(0)?, row.get(1)?);
             let found = (-score, queue);
             best = Some(best.map_or(found, |best| best.min(found)));
@@ -125,9 +142,13 @@ fn set_clean_status(
 }
 
 /// The query for the best job of a processor: `$1` is now, `$2` the `virtualized` flag, `$3` the
-/// processor. With one processor, the index gives the order and the first row ends the search.
-pub(super) fn best_job() -> String {
-    let claimable = claimable();
+/// processor. If the builder emulates it, `$4` is the time since which a job must have waited. With
+/// one processor, the index gives the order and the first row ends the search.
+pub(super) fn best_job(emulated: bool) -> String {
+    let mut claimable = claimable();
+    if emulated {
+        claimable = format!("{claimable} AND {}", may_emulate("$4"));
+    }
     format!(
         "SELECT q.lastscore, q.id FROM build_queue q
          WHERE q.virtualized = $2 AND q.processor_id = $3 AND {claimable}
@@ -315,9 +336,19 @@ pub(crate) fn flush_tails(tx: &mut Tx<'_>, tails: &[(i64, i64, String)]) -> Resu
 const COUNTED: i64 = 1000;
 
 /// Counts the jobs that could be claimed now, as (processor, virtualized, jobs), ordered by the
-/// first two. Groups without jobs are left out; a count stops at [`COUNTED`].
-pub(crate) fn waiting_groups(tx: &mut Tx<'_>, now: i64) -> Result<Vec<(i64, bool, i64)>, Error> {
-    let claimable = claimable();
+/// first two. Groups without jobs are left out; a count stops at [`COUNTED`]. With `emulate_since`,
+/// counts the jobs for builders that emulate their processor, as in [`claim`].
+pub(crate) fn waiting_groups(
+    tx: &mut Tx<'_>,
+    now: i64,
+    emulate_since: Option<i64>,
+) -> Result<Vec<(i64, bool, i64)>, Error> {
+    let mut claimable = claimable();
+    let mut params = params![now].to_vec();
+    if let Some(since) = emulate_since {
+        claimable = format!("{claimable} AND {}", may_emulate("$2"));
+        params.push(since.into());
+    }
     let sql = format!(
         "SELECT p.id, v.virtualized, (
              SELECT count(*) FROM (
@@ -330,7 +361,7 @@ pub(crate) fn waiting_groups(tx: &mut Tx<'_>, now: i64) -> Result<Vec<(i64, bool
     );
     let group = |row: &Row| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
     let groups: Result<Vec<(i64, bool, i64)>, Error> =
-        tx.query(&sql, &params![now])?.iter().map(group).collect();
+        tx.query(&sql, &params)?.iter().map(group).collect();
     Ok(groups?.into_iter().filter(|group| group.2 > 0).collect())
 }
 

@@ -53,7 +53,9 @@ enum Decision {
 /// Claims a job for an idle and clean builder, and sends it.
 pub(super) fn dispatch(scanner: &mut Scanner<'_>, view: &View) -> Result<Dispatched, LookError> {
     for _ in 0..TRIES {
-        let claim = |tx: &mut Tx<'_>| queue::claim(tx, scanner.fence, &view.builder, now());
+        let now_ms = now();
+        let since = scanner.farm.emulate_since(now_ms);
+        let claim = |tx: &mut Tx<'_>| queue::claim(tx, scanner.fence, &view.builder, now_ms, since);
         let Some(claim) = scanner.farm.db.write(claim)? else {
             return Ok(Dispatched::Nothing(Next::Idle));
         };

@@ -3,7 +3,7 @@
 //! Every write is fenced by the builder's lease. No transaction is open during a call to a slave.
 
 use std::fmt::Display;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::client::{self, shown_url};
 use crate::db::{self, Tx};
@@ -13,7 +13,7 @@ use crate::master::policy::next_step::{BuilderFacts, JobFacts, ScanMode};
 use crate::master::rows::builders::{self, Builder, Job};
 use crate::master::rows::events::{self, NewEvent};
 use crate::master::rows::leases::{self, Fence};
-use crate::protocol::StatusForm;
+use crate::protocol::{Info, StatusForm};
 use crate::sys::clock::now_ms as now;
 
 use super::slave::{self, Slave, Status};
@@ -79,8 +79,11 @@ pub(crate) fn holds_lease(farm: &Farm, fence: Fence) -> bool {
     epoch.is_ok_and(|epoch| epoch == Some(fence.epoch))
 }
 
+/// The time after which a slave is asked again which architectures it emulates.
+const INFO_INTERVAL: Duration = Duration::from_secs(600);
+
 /// A builder and its job, as last read from the database.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct View {
     pub(crate) builder: Builder,
     pub(crate) job: Option<Job>,
@@ -130,6 +133,8 @@ pub(crate) struct Scanner<'a> {
     /// The build that the slave still has without a job for it, and since when.
     pub(super) unwanted_build: Option<(String, Instant)>,
     slave: Option<(String, Slave)>,
+    /// When the slave was last asked which architectures it emulates.
+    asked_info: Option<Instant>,
     /// The builder, as the last look found it.
     pub(crate) last_builder: Option<Builder>,
 }
@@ -144,6 +149,7 @@ impl<'a> Scanner<'a> {
             invalid_results: None,
             unwanted_build: None,
             slave: None,
+            asked_info: None,
             last_builder: None,
         }
     }
@@ -184,6 +190,34 @@ impl<'a> Scanner<'a> {
             check_fence(self.farm.db.write(write)?)?;
         }
         Ok(status)
+    }
+
+    /// Asks the slave now and then which architectures it emulates, and stores the answer. Returns
+    /// the view with it. A slave without an answer emulates what it did before.
+    pub(crate) fn with_emulation(&mut self, view: &View) -> Result<View, LookError> {
+        let is_known = self
+            .asked_info
+            .is_some_and(|asked| asked.elapsed() < INFO_INTERVAL);
+        // A pass of 2008 has probed the slave.
+        if is_known || self.mode == ScanMode::Pass {
+            return Ok(view.clone());
+        }
+        match self.slave(view)?.info() {
+            Ok(info) => self.note_emulation(view, &info)?,
+            Err(error) => self.log(view, log::Level::Debug, &error.to_string()),
+        }
+        self.asked_info = Some(Instant::now());
+        self.view()?.ok_or(LookError::Changed)
+    }
+
+    /// Stores which processors of a builder its slave emulates.
+    pub(crate) fn note_emulation(&self, view: &View, info: &Info) -> Result<(), LookError> {
+        let known = view.builder.processors.iter().any(|one| one.emulated);
+        if !known && info.emulated.is_empty() {
+            return Ok(());
+        }
+        let write = |tx: &mut Tx<'_>| builders::set_emulated(tx, self.fence, &info.emulated);
+        check_fence(self.farm.db.write(write)?)
     }
 
     /// Logs a message about a builder, with its URL unless the message contains it.

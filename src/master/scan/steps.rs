@@ -115,10 +115,13 @@ pub(crate) fn act(scanner: &mut Scanner<'_>, view: &View, step: Step) -> Result<
             Ok(Next::Now)
         }
         Step::WaitForAbort => wait_for_release(scanner, "its last build").map(|_| Next::Soon),
-        Step::Dispatch => match dispatch::dispatch(scanner, view)? {
-            Dispatched::Nothing(next) => Ok(next),
-            Dispatched::Job { view, sent } => Ok(settle(scanner, &view, sent)),
-        },
+        Step::Dispatch => {
+            let view = scanner.with_emulation(view)?;
+            match dispatch::dispatch(scanner, &view)? {
+                Dispatched::Nothing(next) => Ok(next),
+                Dispatched::Job { view, sent } => Ok(settle(scanner, &view, sent)),
+            }
+        }
         Step::Broken { why } => Err(LookError::Failure {
             kind: Kind::Isolation,
             why,

@@ -122,6 +122,8 @@ impl Plans {
 pub(crate) struct Slave {
     pub(crate) state: State,
     pub(crate) tag: String,
+    /// The architectures that it says to emulate.
+    pub(crate) emulated: Vec<&'static str>,
     pub(crate) version: Option<String>,
     /// Whether `status` answers with the tuples of 2008.
     pub(crate) tuple: bool,
@@ -151,6 +153,7 @@ impl Slave {
         Self {
             state: State::Idle,
             tag: tag.to_owned(),
+            emulated: Vec::new(),
             version: Some("4242".to_owned()),
             tuple: false,
             work: Work::ends("OK"),
@@ -239,7 +242,9 @@ impl Slave {
                 } else {
                     "binarypackage"
                 };
-                Ok(json!(["1.0", self.tag, [kind]]))
+                let emulated = self.emulated.iter().map(|tag| format!("emulate:{tag}"));
+                let types: Vec<String> = [kind.to_owned()].into_iter().chain(emulated).collect();
+                Ok(json!(["1.0", self.tag, types]))
             }
             "status" if self.tuple => Ok(self.status_tuple()),
             "status" => Ok(self.status_dict()),

@@ -8,6 +8,7 @@ const MINUTE: i64 = 60_000;
 fn candidate(name: &str, availability: Availability) -> EligibleBuilder {
     EligibleBuilder {
         name: name.into(),
+        emulates: false,
         availability,
     }
 }
@@ -37,6 +38,7 @@ fn ready() -> BuildFacts {
         virtualized: false,
         builders: vec![candidate("bob", Availability::Idle)],
         score: 4015,
+        emulate_at: NOW + 20 * MINUTE,
         ahead: 0,
         best_ahead: Vec::new(),
         starts_at: Some(NOW + 5000),
@@ -264,4 +266,33 @@ fn durations_are_rounded_up() {
     ] {
         assert_eq!(span(ms), expect);
     }
+}
+
+#[test]
+fn a_job_waits_for_a_builder_that_needs_no_emulation() {
+    let emulating = EligibleBuilder {
+        emulates: true,
+        ..candidate("qemu", Availability::Idle)
+    };
+    let mut facts = BuildFacts {
+        builders: vec![candidate("bob", building()), emulating],
+        ..ready()
+    };
+    let answer = why(&facts);
+    let busy = "It is next in the queue: the only builder that could run it without emulation is \
+                busy.";
+    assert_eq!(answer.sentence, busy);
+    let line = "builder qemu: idle; emulates 386, and leaves it to the others for 20 min";
+    assert!(answer.facts.contains(&line.to_owned()), "{answer}");
+    // It has waited long enough.
+    facts.emulate_at = NOW;
+    let takes = "It can start: qemu is idle and takes it at its next look.";
+    assert_eq!(sentence(&facts), takes);
+    // No other builder is in service.
+    facts.emulate_at = NOW + MINUTE;
+    facts.builders[0].availability = Availability::Manual;
+    let answer = why(&facts);
+    assert_eq!(answer.sentence, takes);
+    let line = "builder qemu: idle; emulates 386";
+    assert!(answer.facts.contains(&line.to_owned()), "{answer}");
 }

@@ -143,10 +143,10 @@ fn a_claim_refuses_unfit_builders_and_jobs() {
                 assert!(tx.execute(sql, &[])? > 0, "{unfit}");
                 let before = everything(tx)?;
                 let (builder, _) = builders::view(tx, bob.builder)?.unwrap();
-                assert_eq!(queue::claim(tx, bob, &builder, NOW)?, None, "{unfit}");
+                assert_eq!(queue::claim(tx, bob, &builder, NOW, 0)?, None, "{unfit}");
                 assert_eq!(everything(tx)?, before, "{unfit}");
                 if !unfit.starts_with("builder") {
-                    let groups = queue::waiting_groups(tx, NOW)?;
+                    let groups = queue::waiting_groups(tx, NOW, None)?;
                     assert!(!groups.contains(&its), "{unfit}: {groups:?}");
                 }
                 Err::<(), _>(Error::Refused("undo".to_owned()))
@@ -155,11 +155,84 @@ fn a_claim_refuses_unfit_builders_and_jobs() {
         }
         change(db, "UPDATE publication SET status = 2");
         change(db, "UPDATE archive SET private = TRUE");
-        let groups = db.read(|tx| queue::waiting_groups(tx, NOW)).unwrap();
+        let groups = db.read(|tx| queue::waiting_groups(tx, NOW, None)).unwrap();
         assert_eq!(groups, [its]);
         assert!(
             claim(db, bob).is_some(),
             "a private archive that has published the source"
         );
+    });
+}
+
+#[test]
+fn an_emulating_builder_leaves_a_job_to_native_ones_for_a_while() {
+    both(|db| {
+        let farm = farm(db);
+        let [native, emulating] = farm.builders(db, 2)[..] else {
+            panic!("two builders");
+        };
+        let tags = ["i386".to_owned()];
+        assert!(
+            db.write(|tx| builders::set_emulated(tx, emulating, &tags))
+                .unwrap()
+        );
+        let (builder, _) = view(db, emulating);
+        assert!(builder.processors[0].emulated);
+        assert!(!view(db, native).0.processors[0].emulated);
+        // The job has waited for 5000 ms.
+        farm.job(db, "hello", 0, 10);
+        let its = (farm.processors[0], false, 1);
+        let may = |since: i64| {
+            let tried = db.write(|tx| {
+                let claim = queue::claim(tx, emulating, &builder, NOW, since)?;
+                let groups = queue::waiting_groups(tx, NOW, Some(since))?;
+                Err::<(), _>(Error::Refused(format!("{} {groups:?}", claim.is_some())))
+            });
+            tried.unwrap_err().to_string()
+        };
+        assert_eq!(may(NOW - 5001), "false []");
+        assert!(may(NOW - 5000).starts_with("true"));
+        let groups = db.read(|tx| queue::waiting_groups(tx, NOW, None)).unwrap();
+        assert_eq!(groups, [its], "a native builder may take it");
+        // Busy, a native builder is still in service.
+        change(
+            db,
+            "UPDATE builder SET clean_status = 1 WHERE name = 'bob1'",
+        );
+        assert_eq!(may(0), "false []");
+        for unfit in ["builderok = FALSE", "manual = TRUE", "virtualized = TRUE"] {
+            let undo = "UPDATE builder SET builderok = TRUE, manual = FALSE, virtualized = FALSE";
+            change(
+                db,
+                &format!("UPDATE builder SET {unfit} WHERE name = 'bob1'"),
+            );
+            assert!(may(0).starts_with("true"), "{unfit}");
+            change(db, undo);
+        }
+        change(db, "UPDATE builder SET clean_status = 0");
+        assert!(claim(db, native).is_some());
+    });
+}
+
+#[test]
+fn the_slaves_answer_replaces_what_a_builder_emulates() {
+    both(|db| {
+        let farm = farm(db);
+        let bob = farm.builders(db, 1)[0];
+        db.write(|tx| farm.can_run(tx, bob.builder, 1)).unwrap();
+        let set = |tags: &[&str]| {
+            let tags: Vec<String> = tags.iter().map(|&tag| tag.to_owned()).collect();
+            assert!(
+                db.write(|tx| builders::set_emulated(tx, bob, &tags))
+                    .unwrap()
+            );
+            view(db, bob).0.shown_processors()
+        };
+        assert_eq!(set(&["amd64", "s390x"]), "386, amd64 (emulated)");
+        assert_eq!(set(&["i386"]), "386 (emulated), amd64");
+        assert_eq!(set(&[]), "386, amd64");
+        change(db, "UPDATE builder SET lease_epoch = lease_epoch + 1");
+        let lost = db.write(|tx| builders::set_emulated(tx, bob, &["amd64".to_owned()]));
+        assert!(!lost.unwrap());
     });
 }

@@ -188,7 +188,7 @@ pub(crate) const BUILT: End<'static> = End {
 /// Claims the best job for a builder at [`NOW`].
 pub(crate) fn claim(db: &Db, fence: Fence) -> Option<Claim> {
     let (builder, _) = view(db, fence);
-    let claim = db.write(|tx| queue::claim(tx, fence, &builder, NOW));
+    let claim = db.write(|tx| queue::claim(tx, fence, &builder, NOW, 0));
     claim.unwrap()
 }
 

@@ -16,8 +16,9 @@ fn writes(builder: Builder, job: i64) -> [(&'static str, Write); 12] {
     fn write(write: impl Fn(&mut Tx<'_>, Fence) -> Result<bool, Error> + 'static) -> Write {
         Box::new(write)
     }
-    let claim =
-        move |tx: &mut Tx<'_>, fence: Fence| Ok(queue::claim(tx, fence, &builder, NOW)?.is_some());
+    let claim = move |tx: &mut Tx<'_>, fence: Fence| {
+        Ok(queue::claim(tx, fence, &builder, NOW, 0)?.is_some())
+    };
     let (gathering, superseded) = (BuildState::Gathering, BuildState::Superseded);
     [
         ("claim", write(claim)),

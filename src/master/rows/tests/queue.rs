@@ -40,7 +40,7 @@ fn a_reset_keeps_score_age_log_tail_and_attempt() {
         assert_eq!(claim(db, bob), None, "not before NOW + 5");
         let later = db.write(|tx| {
             let (builder, _) = builders::view(tx, bob.builder)?.unwrap();
-            queue::claim(tx, bob, &builder, NOW + 5)
+            queue::claim(tx, bob, &builder, NOW + 5, 0)
         });
         assert_eq!(later.unwrap().unwrap().attempt, 2);
         let sql = "SELECT first_dispatched_at, started_at FROM build";

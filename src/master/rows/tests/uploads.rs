@@ -16,7 +16,7 @@ fn an_upload_has_one_outcome() {
         let waiting = || db.read(uploads::waiting).unwrap();
         db.write(|tx| {
             let (builder, _) = builders::view(tx, bob.builder)?.unwrap();
-            queue::claim(tx, bob, &builder, NOW)?.unwrap();
+            queue::claim(tx, bob, &builder, NOW, 0)?.unwrap();
             let end = queue::End {
                 state: BuildState::Uploading,
                 dependencies: None,
