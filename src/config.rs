@@ -29,6 +29,7 @@ use serde::{Deserialize, Serialize};
 
 use reader::Reader;
 
+use crate::arch;
 use crate::http_client::UrlPrefix;
 use crate::protocol::StatusForm;
 use crate::server::Cidr;
@@ -155,6 +156,8 @@ pub(crate) struct Slave {
     pub(crate) network: Network,
     /// Defaults to [`Overlay::Auto`].
     pub(crate) overlay: Overlay,
+    /// Further architectures that this host builds for by emulation. Defaults to none.
+    pub(crate) emulate: Vec<String>,
 }
 
 /// The user name and password that a client must send.
@@ -308,6 +311,7 @@ impl Slave {
             overlay: reader
                 .choice(S, "overlay", OVERLAYS, "")
                 .unwrap_or(Overlay::Auto),
+            emulate: read_emulated(reader, &defaults.host_arch),
         }
     }
 }
@@ -321,6 +325,24 @@ fn read_hosts(reader: &mut Reader<'_>, section: &'static str) -> Vec<String> {
     given
         .filter(|hosts| !hosts.is_empty())
         .unwrap_or_else(|| vec!["127.0.0.1".to_owned()])
+}
+
+/// Reads the architectures to emulate, each once.
+fn read_emulated(reader: &mut Reader<'_>, host: &str) -> Vec<String> {
+    let expected = format!(
+        "architectures that {host} does not run itself and qemu emulates, of {}",
+        arch::emulated()
+    );
+    let given = reader.list("slave", "emulate", &expected, |text| {
+        arch::may_emulate(host, text).then(|| text.to_owned())
+    });
+    let mut emulated: Vec<String> = Vec::new();
+    for arch in given.unwrap_or_default() {
+        if !emulated.contains(&arch) {
+            emulated.push(arch);
+        }
+    }
+    emulated
 }
 
 /// Reads a list of addresses and networks.

@@ -12,7 +12,7 @@ use std::thread;
 use nix::unistd::{AccessFlags, eaccess};
 
 use crate::config::{self, Config, Defaults, Farm, Isolation, Warning};
-use crate::sys::user;
+use crate::sys::{host, user};
 
 const VARIABLE: &str = "BUILDD_SLAVE_CONFIG";
 /// Read when neither `--config` nor the environment names a file; need not exist.
@@ -83,22 +83,9 @@ pub(crate) fn host_defaults() -> Defaults {
         .unwrap_or_else(|| PathBuf::from("/"));
     let cpus = thread::available_parallelism().map_or(1, NonZero::get);
     Defaults {
-        host_arch: debian_arch(std::env::consts::ARCH).to_owned(),
+        host_arch: host::debian_arch().to_owned(),
         home,
         cpus: u32::try_from(cpus).unwrap_or(u32::MAX),
-    }
-}
-
-/// Returns Debian's name of the Rust architecture `arch`.
-fn debian_arch(arch: &str) -> &str {
-    match arch {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        "x86" => "i386",
-        "arm" => "armhf",
-        "powerpc64" => "ppc64el",
-        "loongarch64" => "loong64",
-        same => same,
     }
 }
 
@@ -217,18 +204,6 @@ mod tests {
             home: home.to_path_buf(),
             cpus: 1,
         }
-    }
-
-    #[test]
-    fn the_host_architecture_has_its_debian_name() {
-        for (rust, debian) in [
-            ("x86_64", "amd64"),
-            ("powerpc64", "ppc64el"),
-            ("s390x", "s390x"),
-        ] {
-            assert_eq!(debian_arch(rust), debian);
-        }
-        assert!(host_defaults().cpus > 0);
     }
 
     #[test]

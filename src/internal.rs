@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use nix::sys::stat::{Mode, umask};
 
 use crate::pipeline::{autopsy, shim};
-use crate::session::{enter, files, init, outer, store, virt};
+use crate::session::{bootstrap, enter, files, init, outer, store, virt};
 use crate::sys::cgroup::{self, Side};
 use crate::sys::exe;
 use crate::sys::stderr;
@@ -50,6 +50,7 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
             [merged, resolver] => done(init::run(Path::new(merged), resolver.as_encoded_bytes())),
             _ => Err(io::Error::other("init: MERGED RESOLVER")),
         },
+        Some("bootstrap") => bootstrap::run(args),
         Some("enter") => enter::run(args),
         Some("session-files") => done(files::run(args)),
         Some("virt") => done(virt::run(args)),
@@ -57,7 +58,6 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
         Some("autopsy") => done(autopsy::run(args)),
         Some("shim") => done(shim::run(args)),
         Some("tether") => done(exe::tether(args)),
-        Some("detach") => done(exe::detach(args)),
         _ => Err(io::Error::other("no such internal command")),
     };
     result.unwrap_or_else(|error| {

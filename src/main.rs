@@ -1,6 +1,7 @@
 //! The one binary of the farm: slave, librarian, master and their commands.
 #![doc = include_str!("ARCHITECTURE.md")]
 
+mod arch;
 mod cache_eviction;
 mod cli;
 mod client;

@@ -20,10 +20,11 @@ use std::time::{Duration, SystemTime};
 use nix::sys::signal::Signal;
 use nix::unistd::User;
 
+use crate::arch;
 use crate::protocol::{Sha1Hex, Suite};
 use crate::session;
 use crate::sys::compression::Compression;
-use crate::sys::output;
+use crate::sys::{host, output};
 
 use super::site::{self, Site};
 use super::staging::{self, Staging};
@@ -41,6 +42,7 @@ const CREATE_EXAMPLES: &str = "\
 Examples:
   buildd-slave chroot create bookworm.tar.zst
   buildd-slave chroot create --suite trixie --include eatmydata,ccache trixie.tar
+  buildd-slave chroot create --arch arm64 bookworm-arm64.tar.zst
   buildd-slave chroot create sid.tar --suite sid --archive 'deb http://HOST/debian sid main'";
 
 const UPDATE_EXAMPLES: &str = "\
@@ -82,8 +84,12 @@ struct CreateArgs {
     /// Suite to install [default: the release of this host]
     #[arg(long, value_parser = Suite::parse)]
     suite: Option<Suite>,
-    /// Line of sources.list; can be repeated [default: this host's lines for the suite, else the
-    /// distribution's archive]
+    /// Architecture of the chroot, such as i386, or arm64 by emulation with qemu-user
+    /// [default: that of this host's slave]
+    #[arg(long, value_parser = architecture)]
+    arch: Option<String>,
+    /// Line of sources.list; can be repeated [default: this host's lines for the suite, else its
+    /// archives with that suite, else the distribution's archive]
     #[arg(long, value_name = "LINE", value_parser = archive_line)]
     archive: Vec<String>,
     /// Additional packages to install, separated by commas
@@ -170,6 +176,18 @@ pub(super) fn archive_line(text: &str) -> Result<String, &'static str> {
         .ok_or("not a line of sources.list, such as: deb http://deb.example.org/debian sid main")
 }
 
+/// Checks that this host runs programs of the architecture, itself or by emulation.
+fn architecture(text: &str) -> Result<String, String> {
+    let runs = arch::is_native(host::debian_arch(), text) || arch::emulator_of(text).is_some();
+    runs.then(|| text.to_owned()).ok_or_else(|| {
+        format!(
+            "this host cannot run it: neither {} does, nor is it one of {}, which qemu emulates",
+            host::debian_arch(),
+            arch::emulated()
+        )
+    })
+}
+
 /// Checks the form of a package name, so that mmdebstrap cannot take it for an option.
 fn package(text: &str) -> Result<String, &'static str> {
     let good = text.starts_with(|c: char| c.is_ascii_alphanumeric())
@@ -217,12 +235,16 @@ fn create(site: &Site, user: Option<User>, args: &CreateArgs) -> Result<ExitCode
         Some(suite) => suite.clone(),
         None => running_release()?,
     };
+    let arch = match &args.arch {
+        Some(arch) => arch,
+        None => &site.config.slave.architecturetag,
+    };
     let shown = args.shown_as.as_ref().unwrap_or(&args.out);
     let Some(user) = user else {
         site.make_folders()?;
         let recipe = Recipe {
             suite,
-            arch: site.config.slave.architecturetag.clone(),
+            arch: arch.clone(),
             archives: args.archive.clone(),
             include: args.include.clone(),
         };
@@ -233,6 +255,7 @@ fn create(site: &Site, user: Option<User>, args: &CreateArgs) -> Result<ExitCode
     let name = args.out.file_name().unwrap_or_default();
     let mut command = staging.command(&["chroot", "create"]);
     command.arg("--suite").arg(suite.as_str());
+    command.arg("--arch").arg(arch);
     for line in &args.archive {
         command.arg("--archive").arg(line);
     }
@@ -277,6 +300,12 @@ pub(super) fn running_release() -> Result<Suite, Error> {
 /// Returns the SHA-1 of a tarball.
 pub(super) fn sha1(tar: &Path) -> Result<Sha1Hex, Error> {
     Ok(pack::sha1(tar)?)
+}
+
+/// Returns the architecture of a tarball's chroot, which is that of its dpkg; `None` without dpkg.
+pub(super) fn architecture_of(tar: &Path) -> Result<Option<String>, Error> {
+    let status = pack::status(tar)?.unwrap_or_default();
+    Ok(arch::of_status(&status).map(str::to_owned))
 }
 
 /// Returns the default chroot tarball of `suite`; creates it if absent.

@@ -19,7 +19,7 @@ use crate::config_file::{self, ConfigOption};
 use crate::privileges;
 use crate::server::{self, Access, Limits, Server};
 use crate::session::launch::own_sub_ids;
-use crate::session::{outside, seccomp, store, store_owner};
+use crate::session::{bootstrap, outside, seccomp, store, store_owner};
 use crate::sys::{exe, host, user};
 use checks::{Free, Trial};
 
@@ -186,6 +186,15 @@ fn check_sessions(config: &Config, as_builder: bool, report: &mut Report) {
     ));
     if config.slave.network == Network::Always {
         report.print(checks::outside(outside::check_host()));
+    }
+    if namespaces_work && !config.slave.emulate.is_empty() {
+        let ways = own_sub_ids();
+        match ways.and_then(|ids| bootstrap::emulation(ids, &config.slave.emulate)) {
+            Ok(ways) => ways
+                .iter()
+                .for_each(|(arch, way)| report.print(checks::emulation(arch, way))),
+            Err(error) => report.print(Finding::fail("emulation", error.to_string())),
+        }
     }
 }
 

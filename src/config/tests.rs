@@ -303,6 +303,18 @@ fn values_of_the_wrong_form_are_refused() {
 }
 
 #[test]
+fn only_architectures_that_need_and_have_an_emulator_are_taken() {
+    let config = parse("[slave]\nemulate = arm64 armhf, riscv64 arm64\n");
+    assert_eq!(config.slave.emulate, ["arm64", "armhf", "riscv64"]);
+    for (arch, why) in [("vax", "unknown"), ("i386", "native"), ("amd64", "native")] {
+        let error = error(&format!("[slave]\nemulate = arm64 {arch}"));
+        let given = format!("[slave] emulate: not understood (given {arch:?})");
+        assert!(error.contains(&given), "{why}: {error}");
+        assert!(error.contains("of amd64, arm64, armel, "), "{error}");
+    }
+}
+
+#[test]
 fn all_errors_are_reported_at_once() {
     let text = "[slave]\nbindport = x\nbindhots = y\nparallel = 0\n[limits]\nbody = z\n[nosuch]\n";
     assert_eq!(errors(text).len(), 5, "{:#?}", errors(text));

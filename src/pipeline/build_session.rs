@@ -42,6 +42,7 @@ impl Build {
                 Network::Always => outside::resolver(),
                 Network::BuildDeps | Network::Never => String::new(),
             },
+            emulate: self.platform.emulated.iter().cloned().collect(),
         };
         let memory_limit = self
             .limits

@@ -22,6 +22,7 @@ use super::disk::{Disk, Resource};
 use super::journal::JournalEntry;
 use super::logscan::{Findings, LogScan, Sign};
 use super::network::BuildNetwork;
+use super::platform::Platform;
 use super::sbuild;
 use super::spec::Spec;
 use super::stage::{Failure, Stage};
@@ -83,6 +84,8 @@ pub(crate) struct Build {
     pub(super) session: Option<Session>,
     /// `None` if sessions have no network.
     pub(super) network: Option<BuildNetwork>,
+    /// The architecture of the chroot.
+    pub(super) platform: Platform,
     pub(super) in_memory: bool,
     pub(super) memory_is_too_small: bool,
     /// True if a folder of the chroot must be renamed, which an overlay refuses.
@@ -126,6 +129,7 @@ impl Build {
             chroot: None,
             session: None,
             network: None,
+            platform: Platform::default(),
             in_memory: false,
             memory_is_too_small: false,
             needs_copy: false,

@@ -72,6 +72,9 @@ pub(crate) struct Settings {
     pub(crate) inodes: u64,
     #[serde(default)]
     pub(crate) reserve_inodes: u64,
+    /// The architectures that this host may emulate.
+    #[serde(default)]
+    pub(crate) emulate: Vec<String>,
 }
 
 /// The limits of the caches, in bytes.
@@ -205,6 +208,7 @@ impl Settings {
             result_bytes: limits.results,
             inodes: limits.inodes.into(),
             reserve_inodes: limits.reserve_inodes.into(),
+            emulate: slave.emulate.clone(),
         }
     }
 }

@@ -14,13 +14,15 @@ use crate::dpkg::dsc;
 use crate::protocol::BuildStatus;
 use crate::session::files::Task;
 use crate::session::live::remove_folder;
-use crate::session::{store, store_owner};
+use crate::session::tree::architecture;
+use crate::session::{bootstrap, store, store_owner};
 use crate::sys::cgroup::LIMITS_VAR;
 use crate::sys::{self, exe, host};
 
 use super::depwait::Target;
 use super::logscan::Findings;
 use super::network::BuildNetwork;
+use super::platform::{Host, Platform};
 use super::running::{Build, StageError, StageResult};
 use super::stage::{Failure, Stage};
 use super::verdict::{self, Classification, Exit, Verdict};
@@ -147,6 +149,7 @@ impl Build {
         let failed =
             |reason: String| StageError::from(Failure::new(BuildStatus::BuilderFail, reason));
         let ids = self.sub_ids()?;
+        self.platform = self.read_platform()?;
         let dir = self.spec.session_dir();
         remove_folder(&dir, ids).map_err(|error| failed(error.to_string()))?;
         let session = self.start_session(ids, &dir).map_err(|reason| {
@@ -162,6 +165,29 @@ impl Build {
         self.change_files(&Task::Write(files))
             .and_then(|()| self.change_files(&Task::CurrentlyBuilding(currently_building)))
             .map_err(|error| chroot_failure("cannot prepare the session", &error))
+    }
+
+    /// Reads the architecture of the unpacked chroot, and checks it against that of the build.
+    fn read_platform(&mut self) -> Result<Platform, Failure> {
+        let (settings, sha1) = (&self.spec.settings, &self.spec.request.chroot);
+        let tree = store::tree(&settings.chroots, sha1.as_str());
+        let found = architecture(&tree).map_err(|error| {
+            let reason = format!("cannot read the architecture of the chroot: {error}");
+            Failure::new(BuildStatus::ChrootFail, reason)
+        })?;
+        let host = Host {
+            arch: host::debian_arch(),
+            tag: &settings.arch,
+            emulate: &settings.emulate,
+        };
+        let platform = Platform::of(self.spec.arch(), found.as_deref(), &host)?;
+        if let Some(emulated) = &platform.emulated {
+            bootstrap::check_emulation(emulated)
+                .map_err(|error| Failure::new(BuildStatus::BuilderFail, error.to_string()))?;
+            self.log
+                .line(&format!("Programs for {emulated} are emulated here."));
+        }
+        Ok(platform)
     }
 
     fn ogre(&mut self) -> StageResult {

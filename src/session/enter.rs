@@ -24,7 +24,7 @@ use nix::unistd::fchdir;
 use crate::sys::wait::exit_code;
 use crate::sys::{exe, procs, stderr};
 
-use super::outer::become_root;
+use super::namespace::become_root;
 use super::terminal::{self, Terminal};
 use super::{seccomp, secrets};
 

@@ -19,7 +19,7 @@ use crate::sys::exe;
 
 use super::enter::namespace_of;
 use super::init::replace;
-use super::outer::become_root;
+use super::namespace::become_root;
 use super::secrets::{self, LIST, OWN_PART, own_sources};
 
 /// A file to create or replace.

@@ -16,7 +16,8 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, pivot_root};
 
-use super::outer::{HOST_NAME, send_line};
+use super::namespace::send_line;
+use super::outer::HOST_NAME;
 use super::{machine, seccomp};
 
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];

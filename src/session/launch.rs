@@ -10,7 +10,7 @@ use std::io::{BufRead as _, BufReader, IoSliceMut, Read as _, Write as _};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
 
 use nix::unistd::{Gid, Uid, User};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
@@ -68,12 +68,25 @@ pub(crate) fn launch(
     task: &[OsString],
     log: impl Into<Stdio>,
 ) -> Result<Namespace, Error> {
+    launch_with(ids, map, task, log, &[])
+}
+
+/// The same, with further variables of this process's environment.
+pub(crate) fn launch_with(
+    ids: SubIds,
+    map: Map,
+    task: &[OsString],
+    log: impl Into<Stdio>,
+    variables: &[&str],
+) -> Result<Namespace, Error> {
     let (socket, stdin) = UnixStream::pair().map_err(|source| Error::Start {
         what: "a pair of sockets".into(),
         source,
     })?;
-    let kept = std::env::vars_os()
-        .filter(|(name, _)| name == "PATH" || name == MARK || name == LIMITS_VAR);
+    let kept = std::env::vars_os().filter(|(name, _)| {
+        let is = |word: &&str| name == *word;
+        ["PATH", MARK, LIMITS_VAR].iter().any(is) || variables.iter().any(is)
+    });
     let mut child = exe::internal("outer")
         .args(task)
         // The session must not see the host's environment. The mark finds a dead shim's processes,
@@ -195,6 +208,20 @@ impl Namespace {
         received
             .try_into()
             .map_err(|_| Error::Child("the process that sets up the session ended early".into()))
+    }
+
+    /// Returns the child's stdout. The answers so far have been read from it.
+    pub(super) fn output(&self) -> &ChildStdout {
+        self.answers.get_ref()
+    }
+
+    /// Takes the child's stderr, if it is piped.
+    pub(super) fn take_stderr(&mut self) -> Option<ChildStderr> {
+        self.child.stderr.take()
+    }
+
+    pub(super) fn child(&mut self) -> &mut Child {
+        &mut self.child
     }
 
     /// Waits for the end of the child.

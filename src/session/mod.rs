@@ -12,6 +12,8 @@
 //! `enter` stays outside and joins the namespaces. In a session runs nothing of this program but
 //! init, which was loaded before the session had a root.
 
+pub(crate) mod binfmt;
+pub(crate) mod bootstrap;
 pub(crate) mod enter;
 pub(crate) mod files;
 pub(crate) mod idmap;
@@ -19,6 +21,7 @@ pub(crate) mod init;
 pub(crate) mod launch;
 pub(crate) mod live;
 pub(crate) mod machine;
+mod namespace;
 pub(crate) mod netlink;
 pub(crate) mod outer;
 pub(crate) mod outside;
@@ -27,6 +30,7 @@ mod secrets;
 pub(crate) mod store;
 pub(crate) mod store_owner;
 pub(crate) mod terminal;
+pub(crate) mod tree;
 pub(crate) mod virt;
 
 use std::io;

@@ -5,24 +5,22 @@
 //! reach, and mounts by these descriptors. So the folders above a chroot may be private.
 
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead as _, IoSlice, Read as _, Write as _};
+use std::fs::{self, File};
+use std::io::{self, IoSlice, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 
-use nix::fcntl::OFlag;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::Signal;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
-use nix::unistd::{Gid, Uid, setgroups, sethostname, setresgid, setresuid, setsid};
+use nix::unistd::{sethostname, setsid};
 use serde::{Deserialize, Serialize};
 
+use super::namespace::{become_root, by_descriptor, enter_new, open_folder, send_line};
+use super::{binfmt, bootstrap};
 use crate::sys::cgroup::{self, Side};
 use crate::sys::compression::{Compression, MAGIC_BYTES};
 use crate::sys::exe;
@@ -39,6 +37,8 @@ pub(crate) struct SessionSpec {
     pub(crate) layer: Layer,
     /// The content of `/etc/resolv.conf`; empty where no name server can be reached.
     pub(crate) resolver: String,
+    /// The architectures whose programs qemu runs in the session.
+    pub(crate) emulate: Vec<String>,
 }
 
 /// The place of what a session writes.
@@ -74,54 +74,14 @@ pub(crate) fn run(args: &[OsString]) -> io::Result<ExitCode> {
         Some("copy") => copy(&text(1), &text(2)),
         Some("remove") => remove(&text(1)),
         Some("measure") => measure(&text(1)),
+        Some("bootstrap") => bootstrap::outer(&text(1), &text(2)),
+        Some("emulation") => bootstrap::report(args.get(1..).unwrap_or_default()),
         Some("session") => {
             let spec = serde_json::from_str(&text(1).to_string_lossy())?;
             session(&spec)
         }
         _ => Err(io::Error::other("unknown task")),
     }
-}
-
-/// Unshares and waits until the parent has mapped the ids.
-fn enter_new(flags: CloneFlags) -> io::Result<()> {
-    if let Err(errno) = unshare(CloneFlags::CLONE_NEWUSER | flags) {
-        send_line(errno.desc())?;
-        return Err(errno.into());
-    }
-    send_line("unshared")?;
-    let mut line = String::new();
-    io::stdin().lock().read_line(&mut line)?;
-    if line != "mapped\n" {
-        return Err(io::Error::other("the parent process has ended"));
-    }
-    Ok(())
-}
-
-/// Becomes root of the namespace. Changing ids clears the parent-death signal, so it is set last.
-pub(crate) fn become_root() -> io::Result<()> {
-    let (uid, gid) = (Uid::from_raw(0), Gid::from_raw(0));
-    setresgid(gid, gid, gid)?;
-    setgroups(&[])?;
-    setresuid(uid, uid, uid)?;
-    set_pdeathsig(Signal::SIGKILL)?;
-    Ok(())
-}
-
-/// Writes a line to stdout, which the parent reads.
-pub(crate) fn send_line(line: &str) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    writeln!(out, "{line}")?;
-    out.flush()
-}
-
-/// Opens a folder with `O_PATH`, to name it later by `/proc/self/fd`.
-fn open_folder(path: &Path) -> io::Result<File> {
-    let flags = (OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW).bits();
-    OpenOptions::new().read(true).custom_flags(flags).open(path)
-}
-
-fn by_descriptor(file: &File) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
 /// Unpacks `tarball` into the new folder `dir/root`. If the tree is below `chroot-autobuild`, moves
@@ -256,6 +216,9 @@ fn session(spec: &SessionSpec) -> io::Result<ExitCode> {
     unshare(CloneFlags::CLONE_NEWNET)?;
     super::netlink::loopback_up()?;
     mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)?;
+    // qemu is a file of the host. This process outlives the session, and no process of the session
+    // sees it.
+    let _handlers = binfmt::register(&spec.emulate)?;
     mount_layer(&dir, spec.layer)?;
     let root = match spec.layer {
         Layer::Copy => mount_copy()?,

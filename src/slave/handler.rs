@@ -33,6 +33,8 @@ pub(super) struct Handler {
     /// The space that must stay free there.
     pub(super) reserve: DiskUsage,
     pub(super) arch: String,
+    /// The architectures that it builds for by emulation.
+    pub(super) emulated: Vec<String>,
     pub(super) form: StatusForm,
     /// The open log tail, with the number of its run.
     pub(super) tail: Mutex<Option<(u64, Arc<Tail>)>>,
@@ -76,7 +78,7 @@ impl Handler {
     fn answer(&self, call: Call) -> Result<Value, Fault> {
         Ok(match call {
             Call::Echo(values) => Value::Array(values),
-            Call::Info => render_info(&self.arch, self.form, &[]),
+            Call::Info => render_info(&self.arch, self.form, &self.emulated),
             Call::Status => self.status(self.form),
             Call::StatusDict => self.status(StatusForm::Dict),
             Call::EnsurePresent {

@@ -16,7 +16,8 @@ use crate::pipeline::journal::pinned;
 use crate::pipeline::spec::Settings;
 use crate::privileges;
 use crate::server::{self, Access, Group, Server};
-use crate::session::{self, launch, outside, store, store_owner};
+use crate::session::binfmt::{FIX, Way};
+use crate::session::{self, bootstrap, launch, outside, store, store_owner};
 use crate::sys;
 use crate::sys::cgroup::{self, ResourceControl};
 use crate::sys::fs::DiskUsage;
@@ -181,10 +182,30 @@ fn serve(config: &Config) -> Result<(), Error> {
             inodes: config.limits.reserve_inodes.into(),
         },
         arch: slave.architecturetag.clone(),
+        emulated: emulated(config)?,
         form: slave.statusform,
         tail: Mutex::default(),
     });
     listen(config, &handler)
+}
+
+/// Returns the architectures of `[slave] emulate` that this host can emulate, and logs the others.
+fn emulated(config: &Config) -> Result<Vec<String>, Error> {
+    let slave = &config.slave;
+    if slave.emulate.is_empty() || slave.isolation == Isolation::None {
+        return Ok(slave.emulate.clone());
+    }
+    let mut able = Vec::new();
+    for (arch, way) in bootstrap::emulation(launch::check_host()?, &slave.emulate)? {
+        match way {
+            Way::Lacking(lack) => log::warn!(
+                "this host cannot emulate {arch} and builds nothing for it: {lack}; try: \
+                 {FIX}, and restart this daemon"
+            ),
+            Way::Own(_) | Way::Host => able.push(arch),
+        }
+    }
+    Ok(able)
 }
 
 /// Binds every address, then serves all of them until a signal stops the daemon.

@@ -14,7 +14,6 @@ use std::process::Command;
 
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
-use nix::unistd::setsid;
 
 use super::cgroup::LIMITS_VAR;
 
@@ -50,21 +49,6 @@ pub(crate) fn tethered(program: impl AsRef<OsStr>) -> Command {
     let mut command = internal("tether");
     command.arg(program);
     command
-}
-
-/// Returns a command for `program` in a login session of its own. It has no controlling terminal,
-/// so it cannot type into the caller's.
-pub(crate) fn detached(program: impl AsRef<OsStr>) -> Command {
-    let mut command = internal("detach");
-    command.arg(program);
-    command
-}
-
-/// The entry point `internal detach`, used by [`detached`]: executes the program. Returns only on
-/// failure.
-pub(crate) fn detach(argv: &[OsString]) -> io::Result<()> {
-    setsid()?;
-    Err(execute(argv))
 }
 
 /// Closes all inherited descriptors but stdin, stdout and stderr, so that no child gets them. Must

@@ -28,6 +28,24 @@ pub(crate) fn kernel() -> String {
     )
 }
 
+/// Returns Debian's name of the host's architecture.
+pub(crate) fn debian_arch() -> &'static str {
+    debian_name(std::env::consts::ARCH)
+}
+
+/// Returns Debian's name of the Rust architecture `arch`.
+fn debian_name(arch: &str) -> &str {
+    match arch {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        "x86" => "i386",
+        "arm" => "armhf",
+        "powerpc64" => "ppc64el",
+        "loongarch64" => "loong64",
+        same => same,
+    }
+}
+
 /// Returns whether an overlay works with its writable layer on a tmpfs. Before 6.6 tmpfs has no
 /// `user.*` attributes: the mount succeeds, but replacing a folder of the base fails later.
 pub(crate) fn memory_layer_works() -> bool {
@@ -179,6 +197,17 @@ fn quoted(word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_host_architecture_has_its_debian_name() {
+        for (rust, debian) in [
+            ("x86_64", "amd64"),
+            ("powerpc64", "ppc64el"),
+            ("s390x", "s390x"),
+        ] {
+            assert_eq!(debian_name(rust), debian);
+        }
+    }
 
     #[test]
     fn kernel_releases_are_parsed_and_compared() {

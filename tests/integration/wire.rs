@@ -47,6 +47,14 @@ fn v3_v4_an_idle_slave_in_the_tuple_form() {
 }
 
 #[test]
+fn info_names_emulated_architectures_among_the_build_types() {
+    // Launchpad's masters take three items and ignore the third.
+    let daemon = Daemon::start("emulate = arm64 riscv64");
+    let types = json!(["debian", "emulate:arm64", "emulate:riscv64"]);
+    assert_eq!(daemon.ok("info", &[]), json!(["1.0", "i386", types]));
+}
+
+#[test]
 fn v3_v4_an_idle_slave_in_the_dict_form() {
     let daemon = Daemon::start(DICT);
     let info = daemon.ok("info", &[]);

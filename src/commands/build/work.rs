@@ -92,6 +92,9 @@ impl BuildFolder {
         args: &Args,
     ) -> Result<Spec, Error> {
         let mut settings = Settings::of(&site.config);
+        if let Some(arch) = chroot::architecture_of(tarball)? {
+            settings.arch = arch;
+        }
         settings.filecache = self.0.path().join("files");
         fs::create_dir(&settings.filecache).map_err(Error::at(&settings.filecache))?;
         let cache = Store::open(&settings.filecache, Rules::none())?;

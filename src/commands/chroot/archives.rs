@@ -79,6 +79,49 @@ fn is_own_keyring(signed_by: &str) -> bool {
     file.starts_with("debian-archive-") || file.starts_with("ubuntu-archive-")
 }
 
+/// The suites of each distribution, the oldest first. All are in the same archives, until they are
+/// moved away.
+const DISTRIBUTIONS: [&[&str]; 2] = [
+    &[
+        "stretch", "buster", "bullseye", "bookworm", "trixie", "forky", "duke", "testing", "sid",
+        "unstable",
+    ],
+    &[
+        "trusty", "xenial", "bionic", "focal", "jammy", "noble", "plucky", "questing", "resolute",
+    ],
+];
+/// Suites that have no pockets.
+const WITHOUT_POCKETS: [&str; 2] = ["sid", "unstable"];
+/// Suites older than the names `SUITE-security` and `non-free-firmware`.
+const OLD_SECURITY: [&str; 2] = ["stretch", "buster"];
+const OLD_FIRMWARE: [&str; 3] = ["stretch", "buster", "bullseye"];
+
+/// Returns the lines for `suite` in the archives of `lines`, which are for the suite `own` of the
+/// same distribution; none if the distribution is another one or unknown.
+pub(super) fn for_other_suite(lines: &[String], own: &str, suite: &str) -> Vec<String> {
+    let has_both = |names: &&&[&str]| names.contains(&own) && names.contains(&suite);
+    if DISTRIBUTIONS.iter().find(has_both).is_none() {
+        return Vec::new();
+    }
+    let translate = |line: &String| {
+        let mut words = line.split(' ').skip(1);
+        let (uri, name) = (words.next()?, words.next()?);
+        let pocket = name.strip_prefix(own)?;
+        if !pocket.is_empty() && WITHOUT_POCKETS.contains(&suite) {
+            return None;
+        }
+        let name = match pocket {
+            "-security" if OLD_SECURITY.contains(&suite) => format!("{suite}/updates"),
+            pocket => format!("{suite}{pocket}"),
+        };
+        let too_new = |word: &&str| *word == "non-free-firmware" && OLD_FIRMWARE.contains(&suite);
+        let components: Vec<&str> = words.filter(|word| !too_new(word)).collect();
+        let some = !components.is_empty();
+        some.then(|| format!("deb {uri} {name} {}", components.join(" ")))
+    };
+    lines.iter().filter_map(translate).collect()
+}
+
 /// Returns whether the lines include the suite itself, not only its pockets.
 pub(super) fn include_suite(lines: &[String], suite: &str) -> bool {
     lines
@@ -111,6 +154,38 @@ mod tests {
         );
         assert!(include_suite(&lines, "bookworm"));
         assert!(!include_suite(&lines[1..], "bookworm"));
+    }
+
+    #[test]
+    fn another_suite_is_looked_for_in_the_same_archives() {
+        let lines = [
+            "deb http://h/debian bookworm main non-free-firmware",
+            "deb http://h/debian bookworm-updates main",
+            "deb http://h/debian-security bookworm-security main",
+        ]
+        .map(str::to_owned);
+        let of = |suite: &str| for_other_suite(&lines, "bookworm", suite);
+        assert_eq!(
+            of("buster"),
+            [
+                "deb http://h/debian buster main",
+                "deb http://h/debian buster-updates main",
+                "deb http://h/debian-security buster/updates main"
+            ]
+        );
+        assert_eq!(
+            of("trixie"),
+            [
+                "deb http://h/debian trixie main non-free-firmware",
+                "deb http://h/debian trixie-updates main",
+                "deb http://h/debian-security trixie-security main"
+            ]
+        );
+        assert_eq!(
+            of("sid"),
+            ["deb http://h/debian sid main non-free-firmware"]
+        );
+        assert!(of("noble").is_empty() && of("nosuch").is_empty());
     }
 
     #[test]

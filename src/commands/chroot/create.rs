@@ -4,22 +4,24 @@ use std::collections::VecDeque;
 use std::fs;
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{ChildStderr, Stdio};
 use std::thread;
 use std::time::Instant;
 
+use crate::arch;
 use crate::commands::leftovers::BOOTSTRAP;
 use crate::commands::site::at;
 use crate::protocol::Suite;
+use crate::session::bootstrap::Bootstrap;
 use crate::session::{launch, store};
 use crate::sys::compression::Compression;
 use crate::sys::locked_folder::LockedFolder;
-use crate::sys::{exe, output};
+use crate::sys::{exe, host, output};
 
 use super::interrupts::Interrupts;
 use super::pack::pack;
-use super::{Error, archives};
+use super::{Error, archives, running_release};
 
 const SOURCES: &str = "/etc/apt/sources.list";
 const PARTS: &str = "/etc/apt/sources.list.d";
@@ -48,29 +50,24 @@ pub(super) fn create(mut recipe: Recipe, to: &Path, shown: &Path) -> Result<(), 
     let name = to.to_string_lossy();
     let compression = Compression::by_name(&name).unwrap_or(Compression::None);
     let interrupts = Interrupts::catch().map_err(at(to))?;
-    let no_program = |source| Error::NoProgram {
-        program: "mmdebstrap",
-        package: "mmdebstrap uidmap",
-        source,
-    };
-    let program = exe::find_program("mmdebstrap");
-    let program = program.ok_or_else(|| no_program(io::ErrorKind::NotFound.into()))?;
+    if exe::find_program("mmdebstrap").is_none() {
+        return Err(Error::NoProgram {
+            program: "mmdebstrap",
+            package: "mmdebstrap uidmap",
+            source: io::ErrorKind::NotFound.into(),
+        });
+    }
     // It runs programs of packages, which must not reach this terminal.
     let place = Place::create().map_err(at(&std::env::temp_dir()))?;
-    let mut mmdebstrap = exe::detached(program)
-        .args(arguments(&recipe))
-        .env("TMPDIR", place.0.path())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(no_program)?;
-    interrupts.attend(&mmdebstrap);
-    let stream = mmdebstrap.stdout.take().expect("stdout is piped");
-    let stderr = mmdebstrap.stderr.take().expect("stderr is piped");
+    let work = place.work().map_err(at(place.0.path()))?;
+    let ids = launch::check_host()?;
+    let mut mmdebstrap = bootstrap(&recipe).start(ids, &work, Stdio::piped())?;
+    interrupts.attend(mmdebstrap.child());
+    let stream = mmdebstrap.stdout()?;
+    let stderr = mmdebstrap.stderr().expect("stderr is piped");
     let printer = thread::spawn(|| print_progress(stderr));
     let packed = pack(stream, compression, to, || {
-        let status = interrupts.wait(&mut mmdebstrap).map_err(at(to))?;
+        let status = interrupts.wait(mmdebstrap.child()).map_err(at(to))?;
         let lines = printer.join().unwrap_or_default();
         interrupts.check()?;
         if status.success() {
@@ -80,7 +77,7 @@ pub(super) fn create(mut recipe: Recipe, to: &Path, shown: &Path) -> Result<(), 
         let status = status.to_string();
         Err(Error::Mmdebstrap { status, output })
     });
-    let packed = packed.inspect_err(|_| interrupts.end(&mut mmdebstrap))?;
+    let packed = packed.inspect_err(|_| interrupts.end(mmdebstrap.child()))?;
     let seconds = begun.elapsed().as_secs();
     // The tarball is complete even if stdout is closed.
     let _ = writeln!(
@@ -104,6 +101,13 @@ impl Place {
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o711))?;
         Ok(Self(folder))
     }
+
+    /// Creates the folder that mmdebstrap gets.
+    fn work(&self) -> io::Result<PathBuf> {
+        let work = self.0.path().join("work");
+        fs::create_dir(&work)?;
+        Ok(work)
+    }
 }
 
 impl Drop for Place {
@@ -116,10 +120,25 @@ impl Drop for Place {
     }
 }
 
+/// Returns the description of mmdebstrap's namespace, where programs of the chroot run.
+fn bootstrap(recipe: &Recipe) -> Bootstrap {
+    let mut argv = vec!["mmdebstrap".to_owned()];
+    argv.extend(arguments(recipe));
+    let is_native = arch::is_native(host::debian_arch(), &recipe.arch);
+    let emulate = (!is_native).then(|| recipe.arch.clone());
+    Bootstrap {
+        argv,
+        emulate: emulate.into_iter().collect(),
+    }
+}
+
 /// Returns the arguments of mmdebstrap, which writes an uncompressed tarball to its stdout.
 fn arguments(recipe: &Recipe) -> Vec<String> {
     let mut words = vec![
-        "--mode=unshare".to_owned(),
+        // It runs as root of a user namespace.
+        "--mode=root".to_owned(),
+        // That namespace emulates the architecture, which mmdebstrap's check needs not confirm.
+        "--skip=check/qemu".to_owned(),
         "--variant=buildd".to_owned(),
         "--format=tar".to_owned(),
         // Keep the package lists: UPDATE then downloads only the changes.
@@ -137,8 +156,21 @@ fn arguments(recipe: &Recipe) -> Vec<String> {
     words
 }
 
-/// Returns the host's archive lines for a suite; none unless they include the suite itself.
+/// Returns the host's archive lines for a suite, else those of its own release with the suite's
+/// name; none if the host uses another distribution.
 fn host_archives(suite: &str) -> Vec<String> {
+    let lines = configured_archives(suite);
+    match (lines.is_empty(), running_release()) {
+        (true, Ok(own)) => {
+            let lines = configured_archives(own.as_str());
+            archives::for_other_suite(&lines, own.as_str(), suite)
+        }
+        _ => lines,
+    }
+}
+
+/// Returns the host's archive lines for a suite; none unless they include the suite itself.
+fn configured_archives(suite: &str) -> Vec<String> {
     let list = fs::read_to_string(SOURCES).unwrap_or_default();
     let mut lines = archives::in_list(&list, suite);
     let mut parts: Vec<_> = fs::read_dir(PARTS)
@@ -190,8 +222,9 @@ mod tests {
         };
         assert_eq!(
             arguments(&recipe).join("|"),
-            "--mode=unshare|--variant=buildd|--format=tar|--skip=cleanup/apt/lists|--architectures=arm64|\
-             --include=ccache,passwd|bookworm|-|deb http://h/debian bookworm main"
+            "--mode=root|--skip=check/qemu|--variant=buildd|--format=tar|--skip=cleanup/apt/lists|\
+             --architectures=arm64|--include=ccache,passwd|bookworm|-|\
+             deb http://h/debian bookworm main"
         );
         recipe.include.clear();
         recipe.archives = vec!["deb https://h/debian bookworm main".into()];

@@ -7,6 +7,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
 
+use crate::arch;
 use crate::commands::leftovers::HAND;
 use crate::commands::site::{Site, at};
 use crate::pipeline::network::BuildNetwork;
@@ -27,6 +28,8 @@ use super::detached::{self, Input, copy_to_stderr};
 use super::interrupts::Interrupts;
 use super::pack::{Packed, compression_of, pack, sha1};
 use super::{Error, console};
+use crate::session::tree::architecture;
+use crate::sys::host;
 
 /// Configures the proxy in the session; not packed.
 const PROXY: &str = "/etc/apt/apt.conf.d/99buildd-slave-proxy";
@@ -110,12 +113,15 @@ fn with_chroot(
         }
         other => other,
     })?;
+    let arch = architecture(&tree.root).map_err(at(tar))?;
+    let emulated = arch.filter(|arch| !arch::is_native(host::debian_arch(), arch));
     let spec = SessionSpec {
         base: tree.root.clone(),
         dir: site.config.slave.sessions.join(name),
         // dpkg may have to rename folders of the chroot, which no overlay allows.
         layer: Layer::Copy,
         resolver: String::new(),
+        emulate: emulated.into_iter().collect(),
     };
     let (messages, log) = io::pipe().map_err(at(tar))?;
     let messages = copy_to_stderr(messages);

@@ -89,6 +89,24 @@ pub(super) fn sha1(path: &Path) -> Result<Sha1Hex, site::Error> {
     Ok(parse(&digest))
 }
 
+/// Returns the text of `/var/lib/dpkg/status` in a tarball; `None` if there is none.
+pub(super) fn status(tar: &Path) -> Result<Option<String>, site::Error> {
+    // tar runs the decompressor; it stops at the first such file.
+    let output = Command::new("tar")
+        .args(["--extract", "--to-stdout", "--occurrence=1", "--wildcards"])
+        .args(compression_of(tar)?.tar_option())
+        .arg("--file")
+        .arg(tar)
+        // Behind `./` or `chroot-autobuild/`.
+        .arg("*var/lib/dpkg/status")
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output()
+        .map_err(at(tar))?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    Ok((!text.is_empty()).then_some(text))
+}
+
 fn parse(digest: &str) -> Sha1Hex {
     Sha1Hex::parse(digest).expect("a digest is forty hexadecimal digits")
 }

@@ -9,6 +9,7 @@ use debversion::Version;
 use crate::commands::report::Finding;
 use crate::config::Overlay;
 use crate::session;
+use crate::session::binfmt::{FIX, Way};
 use crate::session::idmap::{COUNT, first_of_range};
 
 /// The oldest sbuild that works in a session.
@@ -125,6 +126,19 @@ pub(super) fn sub_ids(user: &str, uid: u32, subuid: &str, subgid: &str) -> Findi
     let files: Vec<String> = files.collect();
     let found = format!("no range of {COUNT} for {user} in {}", files.join(" and "));
     Finding::fail(subject, found).fix(format!("usermod{options} {user}"))
+}
+
+/// Checks the emulation of one architecture of `[slave] emulate`.
+pub(super) fn emulation(arch: &str, way: &Way) -> Finding {
+    let subject = format!("emulation of {arch}");
+    match way {
+        Way::Own(qemu) => {
+            let found = format!("{}, registered by each session for itself", qemu.display());
+            Finding::ok(&subject, found)
+        }
+        Way::Host => Finding::ok(&subject, "by the host's handler in binfmt_misc"),
+        Way::Lacking(lack) => Finding::warn(&subject, lack.to_string()).fix(FIX),
+    }
 }
 
 /// Returns the first id above all ranges in `texts`.
@@ -354,6 +368,25 @@ fn gib(bytes: u64) -> f64 {
 mod tests {
     use super::*;
     use crate::commands::report::Grade;
+    use crate::session::binfmt::Lack;
+
+    #[test]
+    fn an_architecture_without_emulation_gives_a_warning_with_its_fix() {
+        let own = Way::Own("/usr/bin/qemu-aarch64-static".into());
+        let line = emulation("arm64", &own).to_string();
+        let found = "ok    emulation of arm64: /usr/bin/qemu-aarch64-static, ";
+        assert!(line.starts_with(found), "{line}");
+        assert_eq!(emulation("arm64", &Way::Host).grade, Grade::Ok);
+        for lack in [Lack::Qemu, Lack::Handler] {
+            let finding = emulation("arm64", &Way::Lacking(lack));
+            assert_eq!(finding.grade, Grade::Warn);
+            let line = finding.to_string();
+            assert!(
+                line.ends_with("try: apt-get install qemu-user-static"),
+                "{line}"
+            );
+        }
+    }
 
     #[test]
     fn sysctls_matter_only_if_sessions_fail() {

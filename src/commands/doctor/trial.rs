@@ -99,6 +99,7 @@ fn session(
         dir: dir.to_owned(),
         layer: memory_bytes.map_or(Layer::Disk, Layer::Memory),
         resolver: String::new(),
+        emulate: Vec::new(),
     };
     match Session::start(ids, &spec, file) {
         Ok(session) => session.remove().map_err(|error| error.to_string()),
