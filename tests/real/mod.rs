@@ -13,6 +13,7 @@ mod limits;
 mod measured;
 mod misbehaving;
 mod plain_sbuild;
+mod platforms;
 mod sessions;
 mod store;
 mod survival;
