@@ -2,9 +2,9 @@
 //!
 //! One download per SHA-1 runs at a time; later callers wait for it and get its answer. A download
 //! has limits on time, rate and size, and is retried after transient failures. Every failure
-//! becomes an answer, never a fault. An answer does not say what a host did, so that a caller cannot
-//! map the ports that the slave can reach; the log says it. Credentials go only to the requested
-//! host, never into answers or logs.
+//! becomes an answer, never a fault. An answer does not say what a host did, so no caller can map
+//! the ports that the slave can reach; the log says it. Credentials go only to the requested host,
+//! never into answers or logs.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};

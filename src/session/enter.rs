@@ -18,12 +18,14 @@ use std::time::Duration;
 use nix::fcntl::{OFlag, openat};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::personality::{self, Persona};
+use nix::sys::signal::kill;
 use nix::sys::stat::Mode;
-use nix::unistd::fchdir;
+use nix::unistd::{Pid, fchdir};
 
 use crate::sys::wait::exit_code;
 use crate::sys::{exe, procs, stderr};
 
+use super::init::KILL_ALL;
 use super::namespace::become_root;
 use super::terminal::{self, Terminal};
 use super::{seccomp, secrets};
@@ -239,21 +241,23 @@ fn environment(command: &mut Command) -> &mut Command {
         .env("TERM", term)
 }
 
-/// The time for killing what a command left behind.
-const SWEEP_TIMEOUT: Duration = Duration::from_secs(60);
+/// The time for killing what a command left behind one by one, and then for killing everything.
+const SWEEP_TIMEOUT: Duration = Duration::from_secs(1);
+const KILL_ALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Kills the processes that a command left behind: the kernel made them children of the session's
 /// init. The working folder must be the host's `/proc`.
 fn sweep(init: i32) -> io::Result<()> {
-    let left = procs::kill_below(Path::new("."), init, SWEEP_TIMEOUT);
-    match left.first() {
-        None => Ok(()),
-        Some(process) => Err(io::Error::other(format!(
-            "cannot kill {} processes that were left behind, such as {} ({})",
-            left.len(),
-            process.pid,
-            process.name
-        ))),
+    if procs::kill_below(Path::new("."), init, SWEEP_TIMEOUT) {
+        return Ok(());
+    }
+    // Processes that fork faster than they are found, as a fork bomb. Init kills all at once.
+    kill(Pid::from_raw(init), KILL_ALL)?;
+    match procs::kill_below(Path::new("."), init, KILL_ALL_TIMEOUT) {
+        true => Ok(()),
+        false => Err(io::Error::other(
+            "cannot kill the processes that a command left behind",
+        )),
     }
 }
 

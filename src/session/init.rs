@@ -12,9 +12,9 @@ use std::path::Path;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::personality::{self, Persona};
 use nix::sys::prctl::{set_name, set_pdeathsig};
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, pivot_root};
+use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, pivot_root};
 
 use super::namespace::send_line;
 use super::outer::HOST_NAME;
@@ -276,9 +276,13 @@ pub(crate) fn replace(path: &str, content: &[u8], mode: u32) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
+/// Has init kill all other processes of the session.
+pub(super) const KILL_ALL: Signal = Signal::SIGUSR1;
+
 fn reap_for_ever() -> io::Result<()> {
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGCHLD);
+    signals.add(KILL_ALL);
     signals.thread_block()?;
     loop {
         while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
@@ -286,6 +290,9 @@ fn reap_for_ever() -> io::Result<()> {
                 break;
             }
         }
-        signals.wait()?;
+        if signals.wait()? == KILL_ALL {
+            // In one step, so that no process forks meanwhile. There may be none.
+            let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
+        }
     }
 }

@@ -98,10 +98,7 @@ fn kill_until_gone(timeout: Duration, select: impl Fn() -> Vec<Process>) -> Vec<
         if left.is_empty() || Instant::now() >= deadline {
             return left;
         }
-        for process in &left {
-            // The process may have ended meanwhile.
-            let _ = kill(Pid::from_raw(process.pid), Signal::SIGKILL);
-        }
+        kill_all(&left);
         std::thread::sleep(Duration::from_millis(5));
     }
 }
@@ -119,17 +116,31 @@ pub(crate) fn kill_descendants(timeout: Duration) -> Vec<Process> {
     left
 }
 
-/// Kills the descendants of process `root`, as the folder `proc` shows them. Returns those that
-/// survive `timeout`.
-pub(crate) fn kill_below(proc: &Path, root: i32, timeout: Duration) -> Vec<Process> {
+/// Kills the descendants of process `root`, as the folder `proc` shows them, until `root` has no
+/// child or `timeout` passes. Returns whether it has none.
+pub(crate) fn kill_below(proc: &Path, root: i32, timeout: Duration) -> bool {
     let children = proc.join(format!("{root}/task/{root}/children"));
-    kill_until_gone(timeout, || {
-        // The kernel may be built without this file.
-        match fs::read(&children) {
-            Ok(list) if list.is_empty() => Vec::new(),
-            _ => descendants(&all_in(proc), root),
+    let deadline = Instant::now() + timeout;
+    loop {
+        let found = match fs::read(&children) {
+            Ok(list) if list.is_empty() => return true,
+            listed => (listed.is_ok(), descendants(&all_in(proc), root)),
+        };
+        match found {
+            // A kernel without this file. While processes fork and end, a scan may find none.
+            (false, left) if left.is_empty() => return true,
+            _ if Instant::now() >= deadline => return false,
+            (_, left) => kill_all(&left),
         }
-    })
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn kill_all(processes: &[Process]) {
+    for process in processes {
+        // The process may have ended meanwhile.
+        let _ = kill(Pid::from_raw(process.pid), Signal::SIGKILL);
+    }
 }
 
 /// Kills every process, except this one, whose environment has a variable `name` with a `wanted`

@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::Path;
 
@@ -224,4 +225,24 @@ fn assert_without_password(path: &Path) {
         .windows(PASSWORD.len())
         .any(|window| window == PASSWORD.as_bytes());
     assert!(!found, "the password is in {}", path.display());
+}
+
+#[test]
+fn a_build_with_a_network_reaches_the_outside_but_not_the_hosts_loopback() {
+    let Some(machine) = machine() else { return };
+    let usable = |mode: u32| mode & 0o006 == 0o006;
+    if !fs::metadata("/dev/net/tun").is_ok_and(|about| usable(about.permissions().mode())) {
+        eprintln!("NOT RUN: a build with a network needs /dev/net/tun of mode 0666");
+        return;
+    }
+    let slave = Slave::start(machine, "always", "network = always");
+    let host = Host::listen();
+    let package = Package::new("toy", host.script());
+    let ended = slave.build(&package, json!({}));
+    ended.assert("OK");
+    // Connecting a datagram socket needs a route to the outside.
+    ended.assert_said("\noutside: connected");
+    ended.assert_said("\nhost: no: ");
+    ended.assert_said("\nabstract: no: ");
+    slave.clean(&ended);
 }
