@@ -15,7 +15,7 @@ mod reader;
 mod tests;
 mod units;
 
-pub(crate) use farm::Farm;
+pub(crate) use farm::{Farm, Librarian};
 pub(crate) use gate::Gate;
 pub(crate) use limits::Limits;
 pub(crate) use master::{Master, Scoring};
@@ -87,6 +87,10 @@ impl fmt::Display for Warning {
 pub(crate) struct Secret(String);
 
 impl Secret {
+    pub(crate) fn new(text: String) -> Self {
+        Self(text)
+    }
+
     /// Returns the text. Call it only to send or to compare the secret.
     pub(crate) fn expose(&self) -> &str {
         &self.0
@@ -294,7 +298,7 @@ impl Slave {
             fetch_from: reader
                 .list(S, "fetch_from", URL_PREFIXES, |text| text.parse().ok())
                 .unwrap_or_default(),
-            credentials: read_credentials(reader),
+            credentials: read_credentials(reader, S),
             user: reader
                 .name(S, "user", "a user name", "-._")
                 .unwrap_or_else(|| "buildd".to_owned()),
@@ -355,23 +359,23 @@ fn read_networks(
     reader.list(section, key, expected, |text| text.parse().ok())
 }
 
-fn read_credentials(reader: &mut Reader<'_>) -> Option<Credentials> {
-    let username = reader.secret("slave", "username");
-    let password = reader.secret("slave", "password");
+fn read_credentials(reader: &mut Reader<'_>, section: &'static str) -> Option<Credentials> {
+    let username = reader.secret(section, "username");
+    let password = reader.secret(section, "password");
     let fix = "set username and password, or neither";
     match (username, password) {
         (Some(username), Some(password)) => {
             if username.contains(':') {
                 let problem = "has a colon, which HTTP Basic cannot send";
-                reader.error("slave", "username", problem, None, "choose another name");
+                reader.error(section, "username", problem, None, "choose another name");
             }
             return Some(Credentials {
                 username,
                 password: Secret(password),
             });
         }
-        (Some(_), None) => reader.error("slave", "password", "missing", None, fix),
-        (None, Some(_)) => reader.error("slave", "username", "missing", None, fix),
+        (Some(_), None) => reader.error(section, "password", "missing", None, fix),
+        (None, Some(_)) => reader.error(section, "username", "missing", None, fix),
         (None, None) => {}
     }
     None

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::reader::Reader;
-use super::{Config, Defaults, Error, Limits, Master, Secret, Warning};
-use super::{parse, read_hosts, read_networks};
+use super::{Config, Credentials, Defaults, Error, Limits, Master, Secret, Warning};
+use super::{parse, read_credentials, read_hosts, read_networks};
 
 use crate::server::Cidr;
 
@@ -57,6 +57,8 @@ pub(crate) struct Librarian {
     pub(crate) allow: Vec<Cidr>,
     /// Addresses that may upload and use the restricted ports. Defaults to this host.
     pub(crate) upload_allow: Vec<Cidr>,
+    /// HTTP Basic credentials for uploads and the restricted ports. Defaults to none.
+    pub(crate) credentials: Option<Credentials>,
     /// Largest file, in bytes. Defaults to 16 GiB.
     pub(crate) max_size: u64,
     /// The `Database-Name` that a `STORE` client must send. Defaults to `farm`.
@@ -119,6 +121,7 @@ impl Librarian {
             upload_allow: read_networks(reader, L, "upload_allow")
                 .filter(|blocks| !blocks.is_empty())
                 .unwrap_or_else(|| this_host().to_vec()),
+            credentials: read_credentials(reader, L),
             max_size: reader.bytes(L, "max_size", 16 << 30),
             dbname: reader
                 .name(L, "dbname", "one word", "-._")
@@ -180,7 +183,8 @@ mod tests {
             "[database]\nurl = postgresql://farm:hu%(s)h@db/farm\npatience = 5m\n\
              [librarian]\nroot = /lib\nbindhost = ::1 0.0.0.0\nbindport = 1\nupload_port = none\n\
              restricted_port = 0\nurl = https://files.example.org/lib\nupload_url = http://[::1]:1\n\
-             allow = 10.0.0.0/8\nupload_allow = 10.0.0.1 10.0.0.2\nmax_size = 1 GiB\ndbname = lp_dev\n",
+             allow = 10.0.0.0/8\nupload_allow = 10.0.0.1 10.0.0.2\n\
+             username = farm\npassword = hush-hush\nmax_size = 1 GiB\ndbname = lp_dev\n",
         )
         .unwrap();
         assert!(farm.database.url.expose().contains("hu%(s)h"));
@@ -199,17 +203,22 @@ mod tests {
         );
         assert_eq!(librarian.max_size, 1 << 30);
         assert_eq!(librarian.dbname, "lp_dev");
+        let credentials = librarian.credentials.as_ref().unwrap();
+        assert_eq!(credentials.username, "farm");
+        assert_eq!(credentials.password.expose(), "hush-hush");
+        assert!(!format!("{librarian:?}").contains("hush-hush"));
     }
 
     #[test]
     fn all_errors_are_reported_at_once_including_the_slaves() {
         let errors = parse(
             "[librarian]\nbindport = none\nupload_port = off\nurl = ftp://x\nupload_url = http://u:p@x/\n\
-             upload_allow = office\nmax_size = 0\ndbname = a b\nbindprot = 1\n[database]\npatience = x\n\
+             upload_allow = office\nmax_size = 0\ndbname = a b\nbindprot = 1\nusername = farm\n\
+             [database]\npatience = x\n\
              [slave]\nbindport = x\n",
         )
         .unwrap_err();
-        assert_eq!(errors.len(), 10, "{errors:#?}");
+        assert_eq!(errors.len(), 11, "{errors:#?}");
         assert!(
             errors.contains(
                 &"x.conf: [librarian] upload_port: not understood (given \"off\"); write a port \

@@ -175,7 +175,7 @@ fn read_lifetime(text: &str) -> Result<Lifetime, String> {
 }
 
 fn add(args: &Add, farm: &Farm) -> Result<(), Error> {
-    let uploader = Uploader::new(&farm.librarian.upload_url);
+    let uploader = Uploader::new(&farm.librarian);
     let expires_at = args.expires.map(|lifetime| match lifetime {
         Lifetime::Never => NEVER_MS,
         Lifetime::Days(days) => clock::now_ms() + days * DAY_MS,

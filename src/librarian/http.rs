@@ -17,7 +17,7 @@ use super::{Error, media, name};
 
 use crate::db;
 use crate::protocol::Sha1Hex;
-use crate::server::{self, Cidr, Handler, Request, Response};
+use crate::server::{self, Access, Handler, Request, Response};
 use crate::sys::clock;
 
 /// The page for browsers.
@@ -31,8 +31,8 @@ pub(super) struct Port {
     pub(super) restricted: bool,
     /// URL of the public port for clients; ends in `/`.
     pub(super) base: String,
-    /// Addresses that may upload.
-    pub(super) uploaders: Vec<Cidr>,
+    /// The clients that may upload.
+    pub(super) uploads: Access,
 }
 
 impl Handler for Port {
@@ -149,15 +149,16 @@ impl Port {
     }
 
     fn put(&self, request: &Request, name: &str, body: &mut dyn Read, len: u64) -> Response {
-        if !self
-            .uploaders
-            .iter()
-            .any(|block| block.contains(request.peer))
-        {
+        if !self.uploads.allows(request.peer) {
             return Response::text(
                 403,
                 "your address may not upload here ([librarian] upload_allow)",
             );
+        }
+        if !self.uploads.authorizes(&request.headers) {
+            let reason = "uploads need credentials ([librarian] username, password)";
+            return Response::text(401, reason)
+                .with_header("WWW-Authenticate", "Basic realm=\"librarian\"");
         }
         let (alias, sha1) = match self.parse_headers(request, name) {
             Ok(parsed) => parsed,

@@ -13,6 +13,7 @@ use ureq::http::{StatusCode, header};
 
 use super::{Error, name};
 
+use crate::config::{Credentials, Librarian, Secret};
 use crate::http_client;
 
 /// Timeout for each of: name resolution, connecting, sending the head.
@@ -32,6 +33,8 @@ const CHUNK_BYTES: usize = 256 << 10;
 pub(crate) struct Uploader {
     agent: ureq::Agent,
     base: String,
+    /// The value of the `Authorization` header, if uploads need credentials.
+    authorization: Option<Secret>,
 }
 
 /// An uploaded file.
@@ -54,11 +57,16 @@ fn agent() -> ureq::Agent {
 }
 
 impl Uploader {
-    /// Creates an uploader to `[librarian] upload_url`; does not connect yet.
-    pub(crate) fn new(upload_url: &str) -> Self {
+    /// Creates an uploader to `[librarian] upload_url`, with its credentials; does not connect yet.
+    pub(crate) fn new(config: &Librarian) -> Self {
+        let basic = |own: &Credentials| {
+            let pair = format!("{}:{}", own.username, own.password.expose());
+            Secret::new(format!("Basic {}", BASE64_STANDARD.encode(pair)))
+        };
         Self {
             agent: agent(),
-            base: upload_url.to_owned(),
+            base: config.upload_url.clone(),
+            authorization: config.credentials.as_ref().map(basic),
         }
     }
 
@@ -78,6 +86,9 @@ impl Uploader {
     ) -> Result<Added, Error> {
         let url = format!("{}{}", self.base, name::quote(name));
         let mut request = self.agent.put(&url).header(header::CONTENT_LENGTH, len);
+        if let Some(value) = &self.authorization {
+            request = request.header(header::AUTHORIZATION, value.expose());
+        }
         if let Some(kind) = content_type {
             request = request.header(header::CONTENT_TYPE, kind);
         }

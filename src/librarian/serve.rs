@@ -58,7 +58,7 @@ pub(crate) fn bind(farm: &Farm) -> Result<Group, Error> {
             library: Arc::clone(&library),
             restricted,
             base: base.clone(),
-            uploaders: config.upload_allow.clone(),
+            uploads: access(farm, Clients::Farm),
         };
         ports.push(format!("librarian ready! downloads at http://{address}/"));
         let protocol = public.http(Arc::new(http(false)));
@@ -86,6 +86,7 @@ pub(crate) fn bind(farm: &Farm) -> Result<Group, Error> {
                 restricted,
                 dbname: config.dbname.clone(),
                 limits: limits(farm, Clients::Farm),
+                access: access(farm, Clients::Farm),
             };
             servers.add(server, Arc::new(protocol));
         }
@@ -95,16 +96,30 @@ pub(crate) fn bind(farm: &Farm) -> Result<Group, Error> {
 }
 
 fn listen(farm: &Farm, host: &str, port: u16, clients: Clients) -> Result<Server, Error> {
-    let allow = match clients {
-        Clients::Public => &farm.librarian.allow,
-        Clients::Farm => &farm.librarian.upload_allow,
-    };
-    let access = Access {
-        allow: allow.clone(),
-        credentials: None,
-    };
     let address = server::address(host, port);
-    Ok(Server::bind(address, limits(farm, clients), access)?)
+    Ok(Server::bind(
+        address,
+        limits(farm, clients),
+        access(farm, clients),
+    )?)
+}
+
+/// The farm's own hosts need credentials, if any are configured; downloads of public files do not.
+fn access(farm: &Farm, clients: Clients) -> Access {
+    let config = &farm.librarian;
+    match clients {
+        Clients::Public => Access {
+            allow: config.allow.clone(),
+            credentials: None,
+        },
+        Clients::Farm => Access {
+            allow: config.upload_allow.clone(),
+            credentials: config.credentials.as_ref().map(|own| {
+                let password = own.password.expose().to_owned();
+                (own.username.clone(), password)
+            }),
+        },
+    }
 }
 
 /// Every connection may transfer a file: a librarian serves nothing else.

@@ -22,6 +22,8 @@ pub(super) struct Store {
     pub(super) sha1: Option<Sha1Hex>,
     /// A text for the server's log.
     pub(super) debug: Option<String>,
+    /// Credentials, as in HTTP Basic.
+    pub(super) authorization: Option<String>,
 }
 
 /// Parses the head at the start of `input`. Returns it with its length, including the empty line,
@@ -95,6 +97,7 @@ struct Headers {
     expires_at: Option<i64>,
     sha1: Option<Sha1Hex>,
     debug: Option<String>,
+    authorization: Option<String>,
 }
 
 impl Headers {
@@ -127,6 +130,7 @@ impl Headers {
                 let sha1 = Sha1Hex::parse(&value.to_ascii_lowercase());
                 self.sha1 = Some(sha1.map_err(|error| error.to_string())?);
             }
+            "authorization" => self.authorization = Some(value.to_owned()),
             "debug_id" => self.debug = Some(shown(value)),
             _ => {}
         }
@@ -158,6 +162,7 @@ impl Headers {
             expires_at: self.expires_at,
             sha1: self.sha1,
             debug: self.debug,
+            authorization: self.authorization,
         })
     }
 }
@@ -202,6 +207,7 @@ mod tests {
                 expires_at: Some(1_234_000),
                 sha1: Some(sha1),
                 debug: Some("\"x\"".to_owned()),
+                authorization: None,
             }
         );
         for end in 0..length {

@@ -13,7 +13,9 @@ use super::intake::Library;
 use super::rows::NewAlias;
 use super::store_protocol::{self, Store};
 
-use crate::server::{ConnectionSlot, Limits, Protocol, Wire};
+use crate::server::{Access, ConnectionSlot, Limits, Protocol, Wire};
+
+const NEEDS_CREDENTIALS: &str = "400 uploads need credentials: send Authorization: Basic";
 
 /// One listening port.
 pub(super) struct StorePort {
@@ -22,6 +24,8 @@ pub(super) struct StorePort {
     /// The required `Database-Name`.
     pub(super) dbname: String,
     pub(super) limits: Limits,
+    /// The credentials that each head must have, if any.
+    pub(super) access: Access,
 }
 
 /// The end of a connection.
@@ -127,6 +131,9 @@ impl StorePort {
         loop {
             match store_protocol::parse(wire.input(), &self.dbname) {
                 Ok(Some((store, length))) if length <= self.limits.head_bytes => {
+                    if !self.access.accepts(store.authorization.as_deref()) {
+                        return Err(End::Refused(NEEDS_CREDENTIALS.to_owned()));
+                    }
                     wire.take(length);
                     return Ok(store);
                 }

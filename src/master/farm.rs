@@ -40,7 +40,7 @@ impl Farm {
         Self {
             db,
             config: config.master.clone(),
-            librarian: Uploader::new(&config.librarian.upload_url),
+            librarian: Uploader::new(&config.librarian),
             library_url: config.librarian.url.clone(),
             leased_until: AtomicI64::new(i64::MAX),
             tails: Mutex::default(),

@@ -22,19 +22,23 @@ pub(crate) struct Access {
 
 impl Access {
     /// Returns whether `peer` may connect.
-    pub(super) fn allows(&self, peer: IpAddr) -> bool {
+    pub(crate) fn allows(&self, peer: IpAddr) -> bool {
         self.allow.is_empty() || self.allow.iter().any(|block| block.contains(peer))
     }
 
     /// Returns whether these headers carry the required credentials, if any are required.
-    pub(super) fn authorizes(&self, headers: &[Header]) -> bool {
+    pub(crate) fn authorizes(&self, headers: &[Header]) -> bool {
+        self.accepts(find(headers, "Authorization"))
+    }
+
+    /// Returns whether the value of an `Authorization` header has the required credentials, if any
+    /// are required.
+    pub(crate) fn accepts(&self, authorization: Option<&str>) -> bool {
         let Some((user, password)) = &self.credentials else {
             return true;
         };
         let expected = STANDARD.encode(format!("{user}:{password}"));
-        let Some((scheme, given)) =
-            find(headers, "Authorization").and_then(|value| value.split_once(' '))
-        else {
+        let Some((scheme, given)) = authorization.and_then(|value| value.split_once(' ')) else {
             return false;
         };
         scheme.eq_ignore_ascii_case("Basic")

@@ -3,7 +3,7 @@
 use base64::prelude::{BASE64_STANDARD, Engine};
 use serde_json::json;
 
-use super::support::librarian::{Librarian, on_both};
+use super::support::librarian::{Librarian, Store, on_both};
 use crate::support::{Daemon, in_session, run, sha1, talk};
 
 #[test]
@@ -244,4 +244,48 @@ fn a_row_without_its_blob_is_404() {
         .db
         .execute("UPDATE library_content SET size = 6 WHERE size = 5");
     assert_eq!(librarian.get(&format!("/{id}/a")).status, 500);
+}
+
+/// The credentials protect uploads and all that is restricted; public files stay public.
+#[test]
+fn uploads_and_restricted_ports_need_the_credentials() {
+    let more = "username = farm\npassword = hush-hush\n";
+    let librarian = Librarian::start(None, more);
+    let basic = |text: &str| {
+        let pair = BASE64_STANDARD.encode(text);
+        format!("Authorization: Basic {pair}\r\n")
+    };
+    let (right, wrong) = (basic("farm:hush-hush"), basic("farm:hush"));
+    for port in [librarian.public, librarian.restricted] {
+        for headers in ["", &*wrong] {
+            assert_eq!(librarian.put(port, "/a", headers, b"a").status, 401);
+        }
+        assert_eq!(librarian.put(port, "/a", &right, b"a").status, 201);
+    }
+    let restricted = |headers: &str| {
+        let path = format!("/search?digest={}", sha1(b"a"));
+        librarian.ask(librarian.restricted, "GET", &path, headers)
+    };
+    assert_eq!(
+        (restricted("").status, restricted(&wrong).status),
+        (401, 401)
+    );
+    assert!(restricted(&right).text().ends_with("/a\n"));
+    assert_eq!(librarian.get("/").status, 200);
+    for port in [librarian.store, librarian.restricted_store] {
+        for headers in ["", &*wrong] {
+            let refused = Store::connect(port).store("a", headers, b"a").line();
+            assert!(
+                refused.starts_with("400 uploads need credentials"),
+                "{refused}"
+            );
+        }
+        Store::connect(port).store("a", &right, b"a").stored();
+    }
+    // The commands send the credentials of the configuration.
+    let file = librarian.site.path("home/b");
+    std::fs::write(&file, "b").unwrap();
+    let (code, said) = librarian.run(&["add", file.to_str().unwrap()]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(!librarian.said().contains("hush-hush"));
 }

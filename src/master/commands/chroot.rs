@@ -118,7 +118,7 @@ fn set(
     let alias = match tarball.parse::<i64>() {
         Ok(id) if !path.exists() => id,
         _ => {
-            let uploader = Uploader::new(&site.farm.librarian.upload_url);
+            let uploader = Uploader::new(&site.farm.librarian);
             librarian::upload(&uploader, path, None, None, None, false)?.id
         }
     };

@@ -269,7 +269,7 @@ mod tests {
         let (binaries, _) = parse(text, "i386", Some("universe")).unwrap();
         assert!(binaries.iter().all(|one| one.component == "universe"));
         let wrong = parse("\u{1f}\u{8b}junk: x", "i386", None).unwrap_err();
-        assert!(wrong.contains("line 1: not the name of a field"), "{wrong}");
+        assert!(wrong.contains("paragraph 1: no Package"), "{wrong}");
         assert_eq!(parse("", "i386", None).unwrap(), (Vec::new(), 0));
     }
 }

@@ -188,7 +188,7 @@ fn upload_missing(
     submission: &mut Submission,
     site: &Site,
 ) -> Result<(), Error> {
-    let uploader = Uploader::new(&site.farm.librarian.upload_url);
+    let uploader = Uploader::new(&site.farm.librarian);
     let restricted = submission.archive.private;
     for (path, name, _) in package.files() {
         let part = submission
