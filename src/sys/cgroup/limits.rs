@@ -156,12 +156,12 @@ impl BuildLimits {
     ///
     /// The kernel counts twice: threads of one user in the session, and all threads of the
     /// session's owner on the host, against the limit that the session's first process has. Each
-    /// user in the session gets the limit of a build. The session gets twice that and the threads
-    /// of others, so a build that reaches its own limit does not stop the forks of another build.
+    /// user in the session gets the limit of a build. The session gets a multiple of that and the
+    /// threads of others: some builds at their own limits do not stop the forks of another build.
     fn threads_allowed(&self, side: Side) -> u64 {
         match side {
             Side::Session => self.processes,
-            Side::Host => (self.processes.saturating_mul(2)).saturating_add(self.other_threads),
+            Side::Host => (self.processes.saturating_mul(16)).saturating_add(self.other_threads),
         }
     }
 
@@ -289,7 +289,7 @@ mod tests {
         let session = limits.threads_allowed(Side::Session);
         assert_eq!(session, 100);
         let host = limits.threads_allowed(Side::Host);
-        assert_eq!(host, 2 * session + limits.other_threads);
+        assert_eq!(host, 16 * session + limits.other_threads);
         assert!(limits.must_measure_memory() && limits.must_count_processes());
     }
 }
