@@ -3,7 +3,6 @@
 use std::fs::{self, File};
 use std::io::{self, BufReader, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -11,7 +10,7 @@ use std::sync::Arc;
 use std::thread;
 
 use crate::gate::{self, Fetched, Gate, HostPattern, Rules};
-use crate::session::enter::GATE_SOCKET;
+use crate::session::enter::gate_socket;
 use crate::sys::host;
 
 use super::apt::FileHashes;
@@ -39,8 +38,9 @@ impl BuildNetwork {
         let rules = Rules::from_sources(&[], &settings.redirect_to);
         let mut gate_settings = settings.of_gate(private);
         // The operator has named these hosts already: they may be on the local network.
-        let own = HostPattern::of_sources(&host::apt_sources());
-        gate_settings.private.extend(own);
+        for (_, text) in host::apt_sources() {
+            gate_settings.private.extend(HostPattern::of_sources(&text));
+        }
         let uses_cache = gate_settings.cache.is_some();
         Ok(Self {
             gate: Arc::new(gate::start(listener, rules, gate_settings)?),
@@ -62,9 +62,8 @@ impl BuildNetwork {
 
     /// Closes the gate when `internal enter` asks for it, by a socket in `folder`.
     pub(crate) fn close_on_request(&self, folder: &Path) -> io::Result<()> {
-        // The path of a socket must be short; that of a journal entry may be long.
-        let opened = File::open(folder)?;
-        let path = format!("/proc/self/fd/{}/{GATE_SOCKET}", opened.as_raw_fd());
+        let entry = File::open(folder)?;
+        let path = gate_socket(&entry);
         // A build that starts again has this file already.
         let _ = fs::remove_file(&path);
         let requests = UnixListener::bind(&path)?;

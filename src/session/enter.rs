@@ -8,7 +8,6 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -26,7 +25,7 @@ use crate::sys::wait::exit_code;
 use crate::sys::{exe, procs, stderr};
 
 use super::init::KILL_ALL;
-use super::namespace::become_root;
+use super::namespace::{become_root, by_descriptor};
 use super::terminal::{self, Terminal};
 use super::{seccomp, secrets};
 
@@ -38,12 +37,16 @@ pub(crate) enum Network {
     /// A loopback interface, on which the gate listens: the network of this namespace.
     Gate(PathBuf),
     /// The gate's, but [`Self::Alone`] for the build itself. Before the build starts, the gate is
-    /// closed for good, by [`GATE_SOCKET`] in this folder.
+    /// closed for good, by [`gate_socket`] of this folder.
     GateUntilBuild { namespace: PathBuf, folder: PathBuf },
 }
 
-/// The socket that closes the gate of a build: it is closed when an answer of one byte comes.
-pub(crate) const GATE_SOCKET: &str = "gate";
+/// Returns the path of the socket, in a journal entry, that closes the gate of a build. The gate is
+/// closed when an answer of one byte comes. The path of a socket must be short; that of an entry
+/// may not be, so this one is by descriptor.
+pub(crate) fn gate_socket(entry: &File) -> PathBuf {
+    by_descriptor(entry).join("gate")
+}
 
 impl Network {
     /// Returns the words on the command line of `internal enter`.
@@ -147,11 +150,9 @@ pub(crate) fn run(args: &[OsString]) -> io::Result<ExitCode> {
         network => network,
     };
     join(&host_proc, pid, &network)?;
-    fchdir(&host_proc)?;
     if is_build {
         // Processes that a package's scripts left behind may still have the gate's network.
-        sweep(init)?;
-        std::env::set_current_dir("/")?;
+        sweep(&host_proc, init)?;
         secrets::remove()?;
     }
     std::env::set_current_dir("/")?;
@@ -170,17 +171,15 @@ pub(crate) fn run(args: &[OsString]) -> io::Result<ExitCode> {
         }
     };
     let status = child.wait()?;
-    fchdir(&host_proc)?;
-    sweep(init)?;
+    sweep(&host_proc, init)?;
     Ok(ExitCode::from(exit_code(status)))
 }
 
 /// Has the shim close the gate, and waits until it is closed.
 fn close_gate(folder: &Path) -> io::Result<()> {
-    // The path of a socket must be short; that of a journal entry may be long.
-    let opened = File::open(folder)?;
-    let path = format!("/proc/self/fd/{}/{GATE_SOCKET}", opened.as_raw_fd());
-    let closed = UnixStream::connect(path).and_then(|mut gate| gate.read_exact(&mut [0]));
+    let entry = File::open(folder)?;
+    let closed =
+        UnixStream::connect(gate_socket(&entry)).and_then(|mut gate| gate.read_exact(&mut [0]));
     closed.map_err(|error| {
         io::Error::other(format!(
             "the gate could not be closed before the build: {error}"
@@ -246,8 +245,10 @@ const SWEEP_TIMEOUT: Duration = Duration::from_secs(1);
 const KILL_ALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Kills the processes that a command left behind: the kernel made them children of the session's
-/// init. The working folder must be the host's `/proc`.
-fn sweep(init: i32) -> io::Result<()> {
+/// init. Only the host's `/proc` shows them reliably; it becomes the working folder, because no
+/// path leads to it from inside the session.
+fn sweep(host_proc: &File, init: i32) -> io::Result<()> {
+    fchdir(host_proc)?;
     if procs::kill_below(Path::new("."), init, SWEEP_TIMEOUT) {
         return Ok(());
     }

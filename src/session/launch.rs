@@ -6,17 +6,15 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::{BufRead as _, BufReader, IoSliceMut, Read as _, Write as _};
-use std::mem::MaybeUninit;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
 
 use nix::unistd::{Gid, Uid, User};
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
 use crate::sys::cgroup::LIMITS_VAR;
-use crate::sys::exe;
+use crate::sys::{descriptors, exe};
 
 use super::Error;
 use super::idmap::{self, Map, SubIds};
@@ -188,23 +186,10 @@ impl Namespace {
 
     /// Returns the two descriptors that the child sends over its stdin.
     pub(crate) fn receive_pair(&self) -> Result<[OwnedFd; 2], Error> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let mut byte = [0];
-        let mut data = [IoSliceMut::new(&mut byte)];
-        let flags = RecvFlags::CMSG_CLOEXEC;
-        recvmsg(&self.socket, &mut data, &mut control, flags).map_err(|errno| Error::Start {
+        let received = descriptors::receive(&self.socket).map_err(|source| Error::Start {
             what: "the session's network".into(),
-            source: errno.into(),
+            source,
         })?;
-        let messages = control.drain();
-        let received: Vec<_> = messages
-            .filter_map(|message| match message {
-                RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
-                _ => None,
-            })
-            .flatten()
-            .collect();
         received
             .try_into()
             .map_err(|_| Error::Child("the process that sets up the session ended early".into()))

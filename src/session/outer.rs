@@ -6,16 +6,15 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{self, IoSlice, Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::fd::AsRawFd;
+use std::os::fd::AsFd as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::unistd::{sethostname, setsid};
 use serde::{Deserialize, Serialize};
 
@@ -23,9 +22,9 @@ use super::namespace::{become_root, by_descriptor, enter_new, open_folder, send_
 use super::{binfmt, bootstrap};
 use crate::sys::cgroup::{self, Side};
 use crate::sys::compression::{Compression, MAGIC_BYTES};
-use crate::sys::exe;
 use crate::sys::stderr;
 use crate::sys::wait::exit_code;
+use crate::sys::{descriptors, exe};
 
 /// The description of a session.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -234,17 +233,7 @@ fn session(spec: &SessionSpec) -> io::Result<ExitCode> {
 /// Sends a network and a socket in it to the parent, over the socket that is this process's stdin.
 /// The parent has no access to this process's files in `/proc`.
 fn send_network(network: &File, socket: &TcpListener) -> io::Result<()> {
-    let descriptors = [network.as_raw_fd(), socket.as_raw_fd()];
-    let message = [ControlMessage::ScmRights(&descriptors)];
-    let stdin = io::stdin().as_raw_fd();
-    sendmsg::<()>(
-        stdin,
-        &[IoSlice::new(b"g")],
-        &message,
-        MsgFlags::empty(),
-        None,
-    )?;
-    Ok(())
+    descriptors::send(io::stdin(), &[network.as_fd(), socket.as_fd()])
 }
 
 /// Mounts the folder of what the session writes at [`STAGE`]: a tmpfs, or `dir` on disk.

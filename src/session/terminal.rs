@@ -6,16 +6,15 @@
 //! the other end to its parent over the socket that is its stdin.
 
 use std::ffi::OsString;
-use std::io::{self, IoSlice, IoSliceMut, Read as _, Write as _};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::process::setsid;
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
+
+use crate::sys::descriptors;
 
 /// The terminal of a command in the session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +62,7 @@ impl Terminal {
         unlockpt(&master)?;
         let terminal = ioctl_tiocgptpeer(&master, flags)?;
         let mut socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-        send(&socket, &master)?;
+        descriptors::send(&socket, &[master.as_fd()])?;
         drop(master);
         let mut answer = [0; READY.len()];
         socket.read_exact(&mut answer)?;
@@ -87,28 +86,9 @@ pub(super) fn give(
     Ok(opened)
 }
 
-/// Sends a descriptor over a socket.
-fn send(socket: &UnixStream, descriptor: &OwnedFd) -> io::Result<()> {
-    let descriptors = [descriptor.as_fd()];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    control.push(SendAncillaryMessage::ScmRights(&descriptors));
-    let data = [IoSlice::new(b"t")];
-    sendmsg(socket, &data, &mut control, SendFlags::empty())?;
-    Ok(())
-}
-
 /// Receives the other end of a command's terminal. `None` if the command has ended before.
 pub(crate) fn receive(socket: &UnixStream) -> io::Result<Option<OwnedFd>> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let mut byte = [0];
-    let mut data = [IoSliceMut::new(&mut byte)];
-    recvmsg(socket, &mut data, &mut control, RecvFlags::CMSG_CLOEXEC)?;
-    Ok(control.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
-        _ => None,
-    }))
+    Ok(descriptors::receive(socket)?.pop())
 }
 
 /// Lets the command start, whose terminal the caller has set up.
@@ -126,7 +106,7 @@ mod tests {
     fn a_descriptor_crosses_the_socket() {
         let (here, there) = UnixStream::pair().unwrap();
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-        send(&there, &master).unwrap();
+        descriptors::send(&there, &[master.as_fd()]).unwrap();
         assert!(isatty(receive(&here).unwrap().unwrap()));
         drop(there);
         assert!(receive(&here).unwrap().is_none());

@@ -120,21 +120,25 @@ pub(crate) fn used_bytes(path: &Path) -> Option<u64> {
     Some(blocks.saturating_mul(stat.fragment_size()))
 }
 
-/// Returns the text of all of this host's own apt sources.
-pub(crate) fn apt_sources() -> String {
-    let parts = fs::read_dir("/etc/apt/sources.list.d")
-        .into_iter()
-        .flatten();
-    let parts = parts.flatten().map(|entry| entry.path());
-    let in_use = |path: &PathBuf| {
+/// Returns the files of this host's own apt sources, in apt's order, each with its text.
+pub(crate) fn apt_sources() -> Vec<(PathBuf, String)> {
+    let parts = fs::read_dir("/etc/apt/sources.list.d");
+    let mut files: Vec<_> = parts
+        .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
+        .unwrap_or_default();
+    files.retain(|path| {
         path.extension()
             .is_some_and(|kind| kind == "list" || kind == "sources")
-    };
-    let files = std::iter::once(PathBuf::from("/etc/apt/sources.list")).chain(parts.filter(in_use));
-    let texts: Vec<String> = files
-        .map(|path| fs::read_to_string(path).unwrap_or_default())
-        .collect();
-    texts.join("\n")
+    });
+    files.sort();
+    files.insert(0, PathBuf::from("/etc/apt/sources.list"));
+    files
+        .into_iter()
+        .map(|path| {
+            let text = fs::read_to_string(&path).unwrap_or_default();
+            (path, text)
+        })
+        .collect()
 }
 
 /// Returns the installed version of a Debian package.

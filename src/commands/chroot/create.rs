@@ -23,8 +23,6 @@ use super::interrupts::Interrupts;
 use super::pack::pack;
 use super::{Error, archives, running_release};
 
-const SOURCES: &str = "/etc/apt/sources.list";
-const PARTS: &str = "/etc/apt/sources.list.d";
 /// The package with `groupadd` and `useradd`, which sbuild runs in the chroot. mmdebstrap's variant
 /// for builds lacks it since Debian 13.
 const NEEDED: &str = "passwd";
@@ -171,19 +169,12 @@ fn host_archives(suite: &str) -> Vec<String> {
 
 /// Returns the host's archive lines for a suite; none unless they include the suite itself.
 fn configured_archives(suite: &str) -> Vec<String> {
-    let list = fs::read_to_string(SOURCES).unwrap_or_default();
-    let mut lines = archives::in_list(&list, suite);
-    let mut parts: Vec<_> = fs::read_dir(PARTS)
-        .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
-        .unwrap_or_default();
-    parts.sort();
-    for path in parts {
-        let text = fs::read_to_string(&path).unwrap_or_default();
-        match path.extension().and_then(|extension| extension.to_str()) {
-            Some("list") => lines.extend(archives::in_list(&text, suite)),
-            Some("sources") => lines.extend(archives::in_deb822(&text, suite)),
-            _ => {}
-        }
+    let mut lines = Vec::new();
+    for (path, text) in host::apt_sources() {
+        lines.extend(match path.extension() {
+            Some(kind) if kind == "sources" => archives::in_deb822(&text, suite),
+            _ => archives::in_list(&text, suite),
+        });
     }
     lines.dedup();
     if archives::include_suite(&lines, suite) {
