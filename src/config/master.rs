@@ -21,8 +21,10 @@ pub(crate) struct Master {
     pub(crate) lease: Duration,
     /// Timeout for a slave to abort a build; then the builder fails. Defaults to 3 m.
     pub(crate) cancel_timeout: Duration,
-    /// Delay before a given-back job is dispatched again. Defaults to 5 m.
+    /// Delay before a given-back job is dispatched again, doubled each time. Defaults to 5 m.
     pub(crate) give_back_delay: Duration,
+    /// Attempts that may be given back; then the build ends. Defaults to 12.
+    pub(crate) give_back_limit: u32,
     /// Time that a job waits for busy builders that need no emulation. Defaults to 30 m.
     pub(crate) prefer_native: Duration,
     /// Interval between two writes of log tails to the database. Defaults to 15 s.
@@ -67,6 +69,7 @@ impl Master {
             lease: reader.duration(S, "lease", 45),
             cancel_timeout: reader.duration(S, "cancel_timeout", 180),
             give_back_delay: reader.duration(S, "give_back_delay", 300),
+            give_back_limit: reader.count(S, "give_back_limit", 1, 12),
             prefer_native: reader.duration(S, "prefer_native", 1800),
             tail_interval: reader.duration(S, "tail_interval", 15),
             depwait_interval: reader.duration(S, "depwait_interval", 3600),

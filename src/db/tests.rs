@@ -102,9 +102,11 @@ fn as_schema_1(tx: &mut Tx<'_>) -> Result<u64, Error> {
         "archive DROP COLUMN build_profiles",
         "build_queue DROP COLUMN nonce",
         "builder_processor DROP COLUMN emulated",
+        "build DROP COLUMN reason",
     ] {
         tx.execute(&format!("ALTER TABLE {table_and_column}"), &[])?;
     }
+    tx.execute("DROP TABLE attempt", &[])?;
     tx.execute("UPDATE schema_version SET version = 1", &[])
 }
 

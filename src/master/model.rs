@@ -5,6 +5,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::protocol::BuildStatus;
+
 /// An enumeration that is stored as a small number and shown as a word.
 macro_rules! stored {
     ($(#[$doc:meta])* $name:ident {
@@ -80,6 +82,27 @@ stored! {
         Running = 1, "RUNNING";
         Cancelling = 2, "CANCELLING";
         Suspended = 3, "SUSPENDED";
+    }
+}
+
+stored! {
+    /// The end of an attempt: the slave's verdict, or what the master found instead.
+    AttemptVerdict {
+        Ok = 0, "OK";
+        PackageFail = 1, "PACKAGEFAIL";
+        DepFail = 2, "DEPFAIL";
+        ChrootFail = 3, "CHROOTFAIL";
+        GivenBack = 4, "GIVENBACK";
+        BuilderFail = 5, "BUILDERFAIL";
+        Aborted = 6, "ABORTED";
+        /// An operator cancelled the build.
+        Cancelled = 7, "CANCELLED";
+        /// The slave no longer had the build.
+        Lost = 8, "LOST";
+        /// The dispatch failed, or the slave stopped answering.
+        Failed = 9, "FAILED";
+        /// The master took the job back, because its builder was disabled.
+        Withdrawn = 10, "WITHDRAWN";
     }
 }
 
@@ -185,6 +208,20 @@ impl BuildState {
             | Self::Uploading
             | Self::Cancelling
             | Self::Gathering => false,
+        }
+    }
+}
+
+impl From<BuildStatus> for AttemptVerdict {
+    fn from(status: BuildStatus) -> Self {
+        match status {
+            BuildStatus::Ok => Self::Ok,
+            BuildStatus::PackageFail => Self::PackageFail,
+            BuildStatus::DepFail => Self::DepFail,
+            BuildStatus::ChrootFail => Self::ChrootFail,
+            BuildStatus::GivenBack => Self::GivenBack,
+            BuildStatus::BuilderFail => Self::BuilderFail,
+            BuildStatus::Aborted => Self::Aborted,
         }
     }
 }

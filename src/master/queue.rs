@@ -12,7 +12,7 @@ use crate::master::model::ArchivePurpose;
 use crate::master::policy::dependencies::{self, Known};
 use crate::master::policy::pockets::{self, Components};
 use crate::master::policy::score::{self, Rules, UnknownComponent};
-use crate::master::rows::builds::{self, Build};
+use crate::master::rows::builds::{self, Build, Retry};
 use crate::master::rows::depwaits::{self, Wanted};
 use crate::master::rows::scores::{self, ScorableJob};
 
@@ -206,7 +206,7 @@ fn missing(build: &Build, known: &dyn Fn(&str) -> Vec<Known>) -> Option<String> 
 fn apply(tx: &mut Tx<'_>, depwait: &Depwait, rules: Rules, now: i64) -> Result<bool, Error> {
     let build = &depwait.build;
     if depwait.is_ready() {
-        let retried = builds::retry(tx, build, now)?.is_some();
+        let retried = builds::retry(tx, build, Retry::DepWait, now)?.is_some();
         if retried {
             score_job(tx, rules, now, build.id)?;
         }

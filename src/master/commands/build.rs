@@ -13,7 +13,7 @@ use crate::db;
 use crate::master::model::BuildState;
 use crate::master::policy::pockets;
 use crate::master::queue;
-use crate::master::rows::builds::{self, Build};
+use crate::master::rows::builds::{self, Build, Retry};
 use crate::master::rows::events::{self, NewEvent};
 use crate::sys::clock::now_ms;
 
@@ -29,21 +29,30 @@ pub(super) enum Verb {
     },
     /// Print the log of a build; of a running build, only the end
     #[command(
-        after_help = "Examples:\n  buildd-slave master log 8\n  buildd-slave master log 8 -f"
+        after_help = "Examples:\n  buildd-slave master log 8\n  buildd-slave master log 8 -f\n  buildd-slave master log 8 --attempt 2"
     )]
     Log {
         /// Build number, as listed by `master builds`
         build: i64,
         /// Print the whole log, and follow it until the build is finished
-        #[arg(short, long)]
+        #[arg(short, long, conflicts_with = "attempt")]
         follow: bool,
+        /// Print the log of this attempt, as listed by `master show`
+        #[arg(long, value_name = "N")]
+        attempt: Option<i64>,
     },
-    /// Retry failed or cancelled builds; clears their log and times
-    #[command(after_help = "Examples:\n  buildd-slave master retry 8 9 10")]
+    /// Retry builds that have ended; their attempts keep logs and results
+    #[command(after_help = "\
+Examples:
+  buildd-slave master retry 8 9 10
+  buildd-slave master retry --force 8   # also if it is FULLYBUILT")]
     Retry {
         /// Build numbers
         #[arg(required = true)]
         build: Vec<i64>,
+        /// Build FULLYBUILT builds again
+        #[arg(long)]
+        force: bool,
     },
     /// Set a build's queue score
     #[command(after_help = "\
@@ -72,8 +81,19 @@ Examples:
 pub(super) fn run(verb: Verb, site: &Site, screen: Screen) -> Result<bool, Error> {
     match verb {
         Verb::Show { build } => build_show::run(site, screen, build).map(|()| true),
-        Verb::Log { build, follow } => build_log::run(site, screen, build, follow),
-        Verb::Retry { build } => for_all(screen, &build, |id| retry(site, id)),
+        Verb::Log {
+            build,
+            follow,
+            attempt,
+        } => build_log::run(site, screen, build, follow, attempt),
+        Verb::Retry { build, force } => {
+            let why = if force {
+                Retry::Forced
+            } else {
+                Retry::Operator
+            };
+            for_all(screen, &build, |id| retry(site, id, why))
+        }
         Verb::Rescore { build, score, .. } => {
             let (sentence, json) = rescore(site, build, score)?;
             screen.done(sentence, &json).map(|()| true)
@@ -110,16 +130,16 @@ fn for_all(
     Ok(all_well)
 }
 
-fn retry(site: &Site, id: i64) -> Result<(String, Value), Error> {
+fn retry(site: &Site, id: i64, why: Retry) -> Result<(String, Value), Error> {
     let rules = site.rules();
     let (build, old) = site.db.write(|tx| {
         let build = find_build(tx, id)?;
         let old = build.state;
-        if let Some(reason) = why_not_retry(&build) {
+        if let Some(reason) = why_not_retry(&build, why) {
             return Err(refuse(format!("build {id} cannot be retried: {reason}")));
         }
         let now = now_ms();
-        if builds::retry(tx, &build, now)?.is_none() {
+        if builds::retry(tx, &build, why, now)?.is_none() {
             return Err(refuse(format!(
                 "build {id} has just changed state: run the command again"
             )));
@@ -148,12 +168,15 @@ fn retry(site: &Site, id: i64) -> Result<(String, Value), Error> {
 }
 
 /// Returns why a build cannot be retried; `None` if it can (docs/farm.md §2.15).
-fn why_not_retry(build: &Build) -> Option<String> {
+fn why_not_retry(build: &Build, why: Retry) -> Option<String> {
     let state = build.state;
     let (name, pocket) = (&build.name, build.name.pocket);
-    if !state.is_retriable() {
+    let forced = why == Retry::Forced && state == BuildState::FullyBuilt;
+    if !state.is_retriable() && !forced {
         return Some(match state {
-            BuildState::FullyBuilt => "it is FULLYBUILT; submit a new version instead".to_owned(),
+            BuildState::FullyBuilt => {
+                "it is FULLYBUILT; submit a new version, or build it again with --force".to_owned()
+            }
             BuildState::NeedsBuild => "it is already in the queue".to_owned(),
             BuildState::Building => {
                 format!("it is BUILDING; `master cancel {}` cancels it", build.id)

@@ -17,6 +17,7 @@ use super::{Error, status};
 use crate::client::{Client, LogError, SlaveUrl, Timeouts, follow_log};
 use crate::librarian::{self, Download};
 use crate::master::model::{self, JobStatus};
+use crate::master::rows::attempts;
 use crate::master::rows::builds::{Build, QueueEntry};
 use crate::master::rows::files::File;
 use crate::sys::output;
@@ -24,16 +25,62 @@ use crate::sys::output;
 /// Time between two polls while following a log.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-pub(super) fn run(site: &Site, screen: Screen, id: i64, follow: bool) -> Result<bool, Error> {
+/// Prints the log of a build, or that of one `attempt`.
+pub(super) fn run(
+    site: &Site,
+    screen: Screen,
+    id: i64,
+    follow: bool,
+    attempt: Option<i64>,
+) -> Result<bool, Error> {
+    let write = |out: &mut dyn Write| match attempt {
+        Some(number) => write_attempt(site, id, number, out),
+        None => write_log(site, id, follow, out),
+    };
     if !screen.json {
-        write_log(site, id, follow, &mut output::stdout())?;
+        write(&mut output::stdout())?;
         return Ok(true);
     }
     let mut text = Vec::new();
-    write_log(site, id, follow, &mut text)?;
-    let json = json!({"build": id, "log": String::from_utf8_lossy(&text)});
+    write(&mut text)?;
+    let log = String::from_utf8_lossy(&text);
+    let json = match attempt {
+        Some(number) => json!({"build": id, "attempt": number, "log": log}),
+        None => json!({"build": id, "log": log}),
+    };
     screen.done("", &json)?;
     Ok(true)
+}
+
+/// Writes the stored log of an attempt.
+fn write_attempt(site: &Site, id: i64, number: i64, out: &mut dyn Write) -> Result<(), Error> {
+    let attempts = site.db.read(|tx| {
+        find_build(tx, id)?;
+        attempts::of_build(tx, id)
+    })?;
+    let Some(attempt) = attempts.iter().find(|one| one.number == number) else {
+        let count = attempts.len();
+        return Err(refuse(format!(
+            "build {id} has no attempt {number}; it has {count}, listed by `master show {id}`"
+        ))
+        .into());
+    };
+    match (&attempt.log, attempt.ended_at) {
+        (Some(log), _) if log.content.is_some() => write_stored(site, log, out),
+        (Some(_), _) => Err(refuse(format!(
+            "the log of attempt {number} of build {id} has expired"
+        ))
+        .into()),
+        (None, None) => Err(refuse(format!(
+            "attempt {number} of build {id} is running; `master log {id}` prints its log"
+        ))
+        .into()),
+        (None, Some(_)) => {
+            let what = attempt.reason.as_deref().unwrap_or("its slave had no log");
+            let text = format!("attempt {number} of build {id} has no log: {what}");
+            Err(refuse(text).into())
+        }
+    }
 }
 
 fn write_log(site: &Site, id: i64, follow: bool, out: &mut dyn Write) -> Result<(), Error> {

@@ -11,6 +11,7 @@ use super::{Error, status, units};
 use crate::librarian::alias_url;
 use crate::master::model::{BuildState, JobStatus};
 use crate::master::policy::score;
+use crate::master::rows::attempts::{self, Attempt};
 use crate::master::rows::builds::Build;
 use crate::master::rows::files::File;
 use crate::master::rows::{events, scores, sources};
@@ -21,12 +22,13 @@ const EVENTS: i64 = 50;
 
 pub(super) fn run(site: &Site, screen: Screen, id: i64) -> Result<(), Error> {
     let now = now_ms();
-    let (build, files, events, start) = site.db.read(|tx| {
+    let (build, files, attempts, events, start) = site.db.read(|tx| {
         let build = find_build(tx, id)?;
         let files = sources::files(tx, build.source)?;
+        let attempts = attempts::of_build(tx, id)?;
         let events = events::of_build(tx, id, EVENTS)?;
         let start = starts_at(tx, &build, now)?;
-        Ok((build, files, events, start))
+        Ok((build, files, attempts, events, start))
     })?;
     let base = &site.farm.librarian.url;
     let mut sheet = Sheet::default();
@@ -34,6 +36,7 @@ pub(super) fn run(site: &Site, screen: Screen, id: i64) -> Result<(), Error> {
     time_lines(&mut sheet, &build, now);
     job_lines(&mut sheet, site, &build, start, now)?;
     result_lines(&mut sheet, site, &build);
+    sheet.table("attempts", "Attempts", attempt_table(&attempts, base, now));
     sheet.table("source_files", "Source files", file_table(&files, base));
     sheet.table("events", "Events", status::events(&events, now));
     if let (Some(_), Some(job)) = (&build.builder, &build.job)
@@ -57,6 +60,11 @@ fn identity_lines(sheet: &mut Sheet, build: &Build) {
     sheet.line("state", "State", Cell::new(state, build.state.word()));
     let missing = Cell::maybe(build.dependencies.as_ref());
     sheet.line_if_any("dependencies", "Missing", missing);
+    let reason = build
+        .reason
+        .as_ref()
+        .filter(|_| build.dependencies.is_none());
+    sheet.line_if_any("reason", "Reason", Cell::maybe(reason));
     sheet.line("source", "Source", Cell::text(&name.source));
     sheet.line("version", "Version", Cell::text(&name.version));
     sheet.line("archive", "Archive", Cell::text(&build.archive_name));
@@ -174,6 +182,62 @@ fn job_lines(
         sheet.line_if_any("not_before", "Held back", held);
     }
     Ok(())
+}
+
+const ATTEMPT_COLUMNS: &[Column] = &[
+    column("attempt", "ATTEMPT"),
+    column("builder", "BUILDER"),
+    column("started_at", "STARTED"),
+    column("duration_secs", "TOOK"),
+    column("verdict", "VERDICT"),
+    wrapping("reason", "REASON"),
+    hidden("ended_at"),
+    hidden("cookie"),
+    hidden("host"),
+    hidden("stages"),
+    hidden("dependencies"),
+    hidden("results"),
+    hidden("counted"),
+    hidden("log_url"),
+    hidden("upload_log_url"),
+];
+
+fn attempt_table(attempts: &[Attempt], base: &str, now: i64) -> Table {
+    let mut table = Table::new(ATTEMPT_COLUMNS);
+    let url = |file: &Option<File>| {
+        let file = file.as_ref().filter(|file| file.content.is_some());
+        Cell::maybe(file.map(|file| alias_url(base, file.alias, &file.name)))
+    };
+    for one in attempts {
+        let ended = one
+            .ended_at
+            .map_or_else(Cell::none, |at| Cell::text(units::time(at)));
+        let verdict = match (one.verdict, one.ended_at) {
+            (Some(verdict), _) => Cell::text(verdict),
+            (None, None) => Cell::new("running", Value::Null),
+            (None, Some(_)) => Cell::new("unknown", Value::Null),
+        };
+        let reason = one.reason.as_ref().or(one.dependencies.as_ref());
+        let took = one.ended_at.unwrap_or(now) - one.started_at;
+        table.row(vec![
+            Cell::number(one.number),
+            Cell::maybe(one.builder.as_ref()),
+            Cell::text(units::time(one.started_at)),
+            Cell::span(Some(took)),
+            verdict,
+            Cell::maybe(reason),
+            ended,
+            Cell::text(&one.cookie),
+            Cell::maybe(one.host.as_ref()),
+            Cell::maybe(one.stages.as_ref()),
+            Cell::maybe(one.dependencies.as_ref()),
+            Cell::maybe(one.leaf.as_ref()),
+            Cell::flag(one.counted),
+            url(&one.log),
+            url(&one.upload_log),
+        ]);
+    }
+    table
 }
 
 const FILE_COLUMNS: &[Column] = &[

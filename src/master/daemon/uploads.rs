@@ -219,7 +219,7 @@ fn write_rows(
     log_alias: Option<i64>,
     binaries: &[(String, String)],
 ) -> Result<bool, db::Error> {
-    if !uploads::done(tx, upload, state, log_alias)? {
+    if !uploads::done(tx, upload, state, log_alias, reason)? {
         return Ok(false);
     }
     let binary = |(name, version): &(String, String)| Binary {

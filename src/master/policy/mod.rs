@@ -6,6 +6,8 @@ pub(crate) mod blame;
 pub(crate) mod build_args;
 pub(crate) mod dependencies;
 pub(crate) mod estimate;
+pub(crate) mod limits;
+pub(crate) mod log_end;
 pub(crate) mod next_step;
 pub(crate) mod notification;
 pub(crate) mod outcome;

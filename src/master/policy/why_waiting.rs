@@ -307,7 +307,7 @@ fn builder_line(facts: &BuildFacts, builder: &EligibleBuilder) -> String {
 }
 
 /// Returns a duration as text, rounded up: `40 s`, `12 min`, `3 h 5 min`.
-fn span(ms: i64) -> String {
+pub(crate) fn span(ms: i64) -> String {
     let up = |what: i64, unit: i64| what / unit + i64::from(what % unit > 0);
     let secs = up(ms.max(0), 1000);
     let minutes = up(secs, 60);

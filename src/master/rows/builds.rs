@@ -3,6 +3,7 @@
 //! The scanner's writes are in `queue`. A write here has no fence. It names the state that it
 //! starts from, so it never overwrites a faster scanner, and returns whether it changed the row.
 
+use super::attempts;
 use super::candidate::current_component;
 use super::files::{self, File};
 use super::numbers::{SUSPENDED, WAITING};
@@ -30,6 +31,8 @@ pub(crate) struct Build {
     /// The folder of its results, below `incoming/`.
     pub(crate) leaf: Option<String>,
     pub(crate) failure_count: i64,
+    /// Why it is in its state, if the state does not say it.
+    pub(crate) reason: Option<String>,
     pub(crate) source: i64,
     pub(crate) arch_series: i64,
     pub(crate) arch_enabled: bool,
@@ -73,7 +76,7 @@ pub(crate) struct QueueEntry {
 fn columns() -> String {
     format!(
         "b.state, b.arch_indep, b.created_at, b.first_dispatched_at, b.started_at,
-        b.finished_at, b.dependencies, b.leaf, b.failure_count, s.id, t.id, t.enabled, r.status,
+        b.finished_at, b.dependencies, b.leaf, b.failure_count, b.reason, s.id, t.id, t.enabled, r.status,
         x.id, x.owner, x.name, x.purpose, x.enabled, p.id, p.name, {}, m.name, m.url,
         l.id, l.filename, l.restricted, lc.size, lc.sha1,
         u.id, u.filename, u.restricted, uc.size, uc.sha1,
@@ -161,6 +164,7 @@ fn read(row: &Row) -> Result<Build, Error> {
         dependencies: columns.next()?,
         leaf: columns.next()?,
         failure_count: columns.next()?,
+        reason: columns.next()?,
         source: columns.next()?,
         arch_series: columns.next()?,
         arch_enabled: columns.next()?,
@@ -259,21 +263,41 @@ pub(crate) fn last_duration(
     row.map(|row| row.get(0)).transpose()
 }
 
-/// Returns an unsuccessful build to the queue and clears its times, log, results and failure count
-/// (docs/farm.md §2.15). Returns the id of the new queue row. `None` if the state cannot be
-/// retried, or has changed since `build` was read.
-pub(crate) fn retry(tx: &mut Tx<'_>, build: &Build, now: i64) -> Result<Option<i64>, Error> {
-    if !build.state.is_retriable() {
+/// The cause of a retry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Retry {
+    /// An operator's: the limits count from here.
+    Operator,
+    /// An operator's, also of a build that was built.
+    Forced,
+    /// The dependencies of a dep-wait are published.
+    DepWait,
+}
+
+/// Returns a build that has ended to the queue and clears its times, log and results
+/// (docs/farm.md §2.15); its attempts keep them. Returns the id of the new queue row. `None` if the
+/// state cannot be retried, or has changed since `build` was read.
+pub(crate) fn retry(
+    tx: &mut Tx<'_>,
+    build: &Build,
+    why: Retry,
+    now: i64,
+) -> Result<Option<i64>, Error> {
+    let forced = why == Retry::Forced && build.state == BuildState::FullyBuilt;
+    if !build.state.is_retriable() && !forced {
         return Ok(None);
     }
     let sql = "
         UPDATE build SET state = $3, started_at = NULL, finished_at = NULL, builder_id = NULL,
             log_alias_id = NULL, upload_log_alias_id = NULL, dependencies = NULL, leaf = NULL,
-            failure_count = 0
+            failure_count = 0, reason = NULL
         WHERE id = $1 AND state = $2";
     let needs = BuildState::NeedsBuild;
     if tx.execute(sql, &params![build.id, build.state, needs])? == 0 {
         return Ok(None);
+    }
+    if why != Retry::DepWait {
+        attempts::stop_counting(tx, build.id)?;
     }
     queue::enqueue(tx, build.id, now).map(Some)
 }
@@ -286,7 +310,7 @@ pub(crate) fn cancel_waiting(tx: &mut Tx<'_>, build: i64, now: i64) -> Result<bo
     if tx.execute(&sql, &params![build])? == 0 {
         return Ok(false);
     }
-    let sql = "UPDATE build SET state = $2, finished_at = $3 WHERE id = $1";
+    let sql = "UPDATE build SET state = $2, finished_at = $3, reason = NULL WHERE id = $1";
     tx.execute(sql, &params![build, BuildState::Cancelled, now])?;
     Ok(true)
 }

@@ -8,6 +8,7 @@
 //! over.
 
 pub(super) mod archives;
+pub(super) mod attempts;
 pub(super) mod builders;
 pub(super) mod builds;
 mod bulk;
@@ -30,8 +31,8 @@ pub(super) mod uploads;
 
 use crate::db::{Column, Error, Row, Value};
 use crate::master::model::{
-    ArchivePurpose, BuildName, BuildState, CleanStatus, JobStatus, Pocket, PublishingStatus,
-    ResetProtocol, SeriesStatus, SourceFileType, Urgency,
+    ArchivePurpose, AttemptVerdict, BuildName, BuildState, CleanStatus, JobStatus, Pocket,
+    PublishingStatus, ResetProtocol, SeriesStatus, SourceFileType, Urgency,
 };
 
 /// Stores and reads enumerations as their numbers.
@@ -53,7 +54,7 @@ macro_rules! columns {
 }
 
 columns! {
-    ArchivePurpose BuildState CleanStatus JobStatus Pocket PublishingStatus ResetProtocol
+    ArchivePurpose AttemptVerdict BuildState CleanStatus JobStatus Pocket PublishingStatus ResetProtocol
     SeriesStatus SourceFileType Urgency
 }
 

@@ -4,8 +4,8 @@
 //! number.
 
 use crate::master::model::{
-    ArchivePurpose, BuildState, CleanStatus, JobStatus, PublishingStatus, ResetProtocol,
-    SeriesStatus,
+    ArchivePurpose, AttemptVerdict, BuildState, CleanStatus, JobStatus, PublishingStatus,
+    ResetProtocol, SeriesStatus,
 };
 
 pub(super) const NEEDS_BUILD: i64 = BuildState::NeedsBuild.number();
@@ -17,6 +17,8 @@ pub(super) const WAITING: i64 = JobStatus::Waiting.number();
 pub(super) const RUNNING: i64 = JobStatus::Running.number();
 pub(super) const CANCELLING: i64 = JobStatus::Cancelling.number();
 pub(super) const SUSPENDED: i64 = JobStatus::Suspended.number();
+
+pub(super) const BUILDER_FAIL: i64 = AttemptVerdict::BuilderFail.number();
 
 pub(super) const CLEAN: i64 = CleanStatus::Clean.number();
 pub(super) const CLEANING: i64 = CleanStatus::Cleaning.number();

@@ -4,6 +4,7 @@
 //! a job is DIRTY; a job is RUNNING or CANCELLING if and only if it has a builder; the build of
 //! such a job is BUILDING, GATHERING or CANCELLING.
 
+use super::attempts::{self, AttemptEnd};
 use super::builders::Builder;
 use super::bulk;
 use super::leases::{Fence, hold, hold_if};
@@ -11,7 +12,7 @@ use super::numbers::{
     BUILDING, CANCELLING, CLEAN, NEEDS_BUILD, PUBLISHED, RUNNING, SUSPENDED, WAITING,
 };
 use crate::db::{Error, Row, Tx, Value, params};
-use crate::master::model::{BuildState, CleanStatus};
+use crate::master::model::{self, BuildState, CleanStatus};
 use crate::sys::random;
 
 /// The length of the random part of a cookie, in bytes.
@@ -25,16 +26,11 @@ pub(crate) struct Claim {
     pub(crate) attempt: i64,
 }
 
-/// The end of a build.
-#[derive(Clone, Debug)]
+/// The end of a build, and of its last attempt.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct End<'a> {
     pub(crate) state: BuildState,
-    /// The missing dependencies of a dep-wait.
-    pub(crate) dependencies: Option<&'a str>,
-    pub(crate) log_alias: Option<i64>,
-    /// The folder of its results, below `incoming/`.
-    pub(crate) leaf: Option<&'a str>,
-    pub(crate) finished_at: i64,
+    pub(crate) attempt: AttemptEnd<'a>,
 }
 
 /// The condition that queue row `q` may be built now; `$1` is now. The source of a private archive
@@ -52,6 +48,19 @@ fn claimable() -> String {
              JOIN arch_series t ON t.id = b.arch_series_id
              JOIN archive a ON a.id = b.archive_id
              WHERE b.id = q.build_id)"
+    )
+}
+
+/// The condition that queue row `q` may go to the builder `$n`: its build has not ended there with
+/// BUILDERFAIL, or it has on all other builders in service that could take it.
+fn not_kept_off(builder: &str) -> String {
+    let failed_here = attempts::has_failed_on(builder);
+    let failed_there = attempts::has_failed_on("n.id");
+    format!(
+        "(NOT {failed_here} OR NOT EXISTS (
+             SELECT 1 FROM builder_processor c JOIN builder n ON n.id = c.builder_id
+             WHERE c.processor_id = q.processor_id AND n.virtualized = q.virtualized
+               AND n.active AND n.builderok AND NOT n.manual AND NOT {failed_there}))"
     )
 }
 
@@ -91,7 +100,7 @@ pub(crate) fn claim(
     }
     let mut best: Option<(i64, i64)> = None;
     for processor in &builder.processors {
-        let mut params = params![now, builder.virtualized, processor.id].to_vec();
+        let mut params = params![now, builder.virtualized, processor.id, fence.builder].to_vec();
         if processor.emulated {
             params.push(emulate_since.into());
         }
@@ -104,29 +113,32 @@ pub(crate) fn claim(
     let Some((_, queue)) = best else {
         return Ok(None);
     };
+    let nonce = random::word(NONCE_BYTES);
     let row = tx.query_one(
         &format!(
             "UPDATE build_queue SET status = {RUNNING}, builder_id = $2, buildstart = $3,
                  attempt = attempt + 1, nonce = $4, logtail = NULL, cancel_by = NULL
              WHERE id = $1 RETURNING build_id, attempt"
         ),
-        &params![queue, fence.builder, now, random::word(NONCE_BYTES)],
+        &params![queue, fence.builder, now, &nonce],
     )?;
-    let (build, attempt): (i64, i64) = (row.get(0)?, row.get(1)?);
+    let claim = Claim {
+        queue,
+        build: row.get(0)?,
+        attempt: row.get(1)?,
+    };
     tx.execute(
         &format!(
             "UPDATE build SET state = {BUILDING}, builder_id = $2, started_at = $3,
                  finished_at = NULL, first_dispatched_at = COALESCE(first_dispatched_at, $3)
              WHERE id = $1"
         ),
-        &params![build, fence.builder, now],
+        &params![claim.build, fence.builder, now],
     )?;
     set_clean_status(tx, fence, CleanStatus::Dirty, now)?;
-    Ok(Some(Claim {
-        queue,
-        build,
-        attempt,
-    }))
+    let cookie = model::cookie(claim.build, queue, claim.attempt, Some(&nonce));
+    attempts::begin(tx, claim.build, fence.builder, &cookie, now)?;
+    Ok(Some(claim))
 }
 
 /// Sets the clean status of a builder whose row this transaction has locked.
@@ -142,12 +154,12 @@ fn set_clean_status(
 }
 
 /// The query for the best job of a processor: `$1` is now, `$2` the `virtualized` flag, `$3` the
-/// processor. If the builder emulates it, `$4` is the time since which a job must have waited. With
-/// one processor, the index gives the order and the first row ends the search.
+/// processor, `$4` the builder. If the builder emulates it, `$5` is the time since which a job must
+/// have waited. With one processor, the index gives the order and the first row ends the search.
 pub(super) fn best_job(emulated: bool) -> String {
-    let mut claimable = claimable();
+    let mut claimable = format!("{} AND {}", claimable(), not_kept_off("$4"));
     if emulated {
-        claimable = format!("{claimable} AND {}", may_emulate("$4"));
+        claimable = format!("{claimable} AND {}", may_emulate("$5"));
     }
     format!(
         "SELECT q.lastscore, q.id FROM build_queue q
@@ -157,7 +169,8 @@ pub(super) fn best_job(emulated: bool) -> String {
 }
 
 /// Returns a job from its builder to the queue. It is not claimed again before `not_before`. Score,
-/// age and log tail stay. The builder stays DIRTY.
+/// age and log tail stay. The builder stays DIRTY. `end` is the end of the attempt; `None` removes
+/// the attempt, because the slave never heard of it.
 ///
 /// False if the builder does not have the job, if the job is being cancelled, or if another process
 /// has taken the builder over. The next look at the builder sees the cancel.
@@ -166,6 +179,7 @@ pub(crate) fn reset(
     fence: Fence,
     queue: i64,
     not_before: i64,
+    end: Option<&AttemptEnd<'_>>,
 ) -> Result<bool, Error> {
     if !hold(tx, fence)? {
         return Ok(false);
@@ -178,10 +192,22 @@ pub(crate) fn reset(
     let Some(row) = tx.query_opt(&sql, &params![queue, fence.builder, not_before])? else {
         return Ok(false);
     };
+    let build: i64 = row.get(0)?;
     tx.execute(
-        "UPDATE build SET state = $2, builder_id = NULL, started_at = NULL WHERE id = $1",
-        &params![row.get::<i64>(0)?, BuildState::NeedsBuild],
+        "UPDATE build SET state = $2, builder_id = NULL, started_at = NULL, reason = $3,
+             log_alias_id = COALESCE($4, log_alias_id)
+         WHERE id = $1",
+        &params![
+            build,
+            BuildState::NeedsBuild,
+            end.and_then(|end| end.reason),
+            end.and_then(|end| end.log_alias)
+        ],
     )?;
+    match end {
+        Some(end) => attempts::end(tx, build, end)?,
+        None => attempts::withdraw(tx, build)?,
+    }
     Ok(true)
 }
 
@@ -196,30 +222,34 @@ pub(crate) fn finish(
     let Some(build) = dequeue(tx, fence, queue)? else {
         return Ok(false);
     };
+    let attempt = &end.attempt;
     tx.execute(
         "UPDATE build SET state = $2, dependencies = $3, log_alias_id = $4, leaf = $5,
-             finished_at = $6
+             finished_at = $6, reason = $7
          WHERE id = $1",
         &params![
             build,
             end.state,
-            end.dependencies,
-            end.log_alias,
-            end.leaf,
-            end.finished_at
+            attempt.dependencies,
+            attempt.log_alias,
+            attempt.leaf,
+            attempt.at,
+            attempt.reason
         ],
     )?;
+    attempts::end(tx, build, attempt)?;
     Ok(true)
 }
 
 /// Ends a claimed build that must not be built, before the slave receives it. The builder is CLEAN
-/// again, and the build's row keeps no trace of the claim. False if the builder does not have the
+/// again, and no trace of the claim stays. False if the builder does not have the
 /// job, or if another process has taken the builder over.
 pub(crate) fn discard(
     tx: &mut Tx<'_>,
     fence: Fence,
     queue: i64,
     state: BuildState,
+    why: &str,
     now: i64,
 ) -> Result<bool, Error> {
     let Some(build) = dequeue(tx, fence, queue)? else {
@@ -227,12 +257,13 @@ pub(crate) fn discard(
     };
     tx.execute(
         "UPDATE build SET state = $2, finished_at = $3, dependencies = NULL, log_alias_id = NULL,
-             leaf = NULL, builder_id = NULL, started_at = NULL,
+             leaf = NULL, builder_id = NULL, started_at = NULL, reason = $4,
              first_dispatched_at =
                  CASE WHEN first_dispatched_at < started_at THEN first_dispatched_at END
          WHERE id = $1",
-        &params![build, state, now],
+        &params![build, state, now, why],
     )?;
+    attempts::withdraw(tx, build)?;
     set_clean_status(tx, fence, CleanStatus::Clean, now)?;
     Ok(true)
 }
@@ -263,21 +294,6 @@ pub(crate) fn set_state(
     );
     let held = hold(tx, fence)?;
     Ok(held && tx.execute(&sql, &params![queue, fence.builder, state])? > 0)
-}
-
-/// Stores the log of an attempt that does not end its build. False if the builder does not have the
-/// job, or if another process has taken the builder over.
-pub(crate) fn set_log(
-    tx: &mut Tx<'_>,
-    fence: Fence,
-    queue: i64,
-    log_alias: Option<i64>,
-) -> Result<bool, Error> {
-    let sql = "
-        UPDATE build SET log_alias_id = $3
-        WHERE id = (SELECT build_id FROM build_queue WHERE id = $1 AND builder_id = $2)";
-    let held = hold(tx, fence)?;
-    Ok(held && tx.execute(sql, &params![queue, fence.builder, log_alias])? > 0)
 }
 
 /// Sets the time by which a job that is being cancelled must have stopped. False if the builder
@@ -343,7 +359,8 @@ pub(crate) fn waiting_groups(
     now: i64,
     emulate_since: Option<i64>,
 ) -> Result<Vec<(i64, bool, i64)>, Error> {
-    let mut claimable = claimable();
+    // A builder that a job is kept off would be woken in vain.
+    let mut claimable = format!("{} AND NOT {}", claimable(), attempts::has_failed());
     let mut params = params![now].to_vec();
     if let Some(since) = emulate_since {
         claimable = format!("{claimable} AND {}", may_emulate("$2"));

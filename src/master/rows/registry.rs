@@ -99,7 +99,9 @@ pub(crate) fn set_clean(tx: &mut Tx<'_>, builder: i64, now: i64) -> Result<bool,
 pub(crate) fn remove(tx: &mut Tx<'_>, builder: i64) -> Result<bool, Error> {
     let sql = "DELETE FROM builder_processor WHERE builder_id = $1";
     tx.execute(sql, &params![builder])?;
-    let sql = "SELECT id FROM build WHERE builder_id = $1 LIMIT 1";
+    let sql = "
+        SELECT 1 WHERE EXISTS (SELECT 1 FROM build WHERE builder_id = $1)
+            OR EXISTS (SELECT 1 FROM attempt WHERE builder_id = $1)";
     if tx.query_opt(sql, &params![builder])?.is_none() {
         tx.execute("DELETE FROM builder WHERE id = $1", &params![builder])?;
         return Ok(false);

@@ -53,11 +53,19 @@ pub(crate) fn done(
     upload: &Upload,
     state: BuildState,
     log_alias: Option<i64>,
+    reason: Option<&str>,
 ) -> Result<bool, Error> {
     let sql = format!(
-        "UPDATE build SET state = $3, upload_log_alias_id = $4
+        "UPDATE build SET state = $3, upload_log_alias_id = $4, reason = $5
         WHERE id = $1 AND leaf = $2 AND state = {UPLOADING}"
     );
-    let params = params![upload.build, &upload.leaf, state, log_alias];
-    Ok(tx.execute(&sql, &params)? > 0)
+    let params = params![upload.build, &upload.leaf, state, log_alias, reason];
+    if tx.execute(&sql, &params)? == 0 {
+        return Ok(false);
+    }
+    let sql = "
+        UPDATE attempt SET upload_log_alias_id = $3, reason = $4
+        WHERE build_id = $1 AND leaf = $2";
+    tx.execute(sql, &params![upload.build, &upload.leaf, log_alias, reason])?;
+    Ok(true)
 }

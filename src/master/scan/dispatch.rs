@@ -21,6 +21,7 @@ use crate::master::policy::pockets::{
 };
 use crate::master::rows::builders;
 use crate::master::rows::candidate::{self, Candidate};
+use crate::master::rows::events::{self, NewEvent};
 use crate::master::rows::files::File;
 use crate::master::rows::queue::{self, Claim};
 use crate::sys::clock::now_ms as now;
@@ -66,19 +67,39 @@ pub(super) fn dispatch(scanner: &mut Scanner<'_>, view: &View) -> Result<Dispatc
         match decide(&candidate) {
             Decision::Build(chroot) => return send(scanner, &claim, &candidate, &chroot),
             Decision::Discard(state, why) => {
-                let write =
-                    |tx: &mut Tx<'_>| queue::discard(tx, scanner.fence, claim.queue, state, now());
-                check_fence(scanner.farm.db.write(write)?)?;
-                scanner.log(
-                    view,
-                    log::Level::Info,
-                    &format!("{}: {state}: {why}", candidate.name),
-                );
+                discard(scanner, view, &claim, state, why)?;
+                let what = format!("{}: {state}: {why}", candidate.name);
+                scanner.log(view, log::Level::Info, &what);
             }
             Decision::Postpone(why) => postpone(scanner, view, &claim, &candidate, &why)?,
         }
     }
     Ok(Dispatched::Nothing(Next::Soon))
+}
+
+/// Ends a claimed build that must not be built.
+fn discard(
+    scanner: &Scanner<'_>,
+    view: &View,
+    claim: &Claim,
+    state: BuildState,
+    why: &str,
+) -> Result<(), LookError> {
+    let write = |tx: &mut Tx<'_>| {
+        if !queue::discard(tx, scanner.fence, claim.queue, state, why, now())? {
+            return Ok(false);
+        }
+        let message = format!("{state}: {why}");
+        let event = NewEvent {
+            level: log::Level::Warn,
+            builder: Some(view.builder.id),
+            build: Some(claim.build),
+            ..NewEvent::info(now(), "ended", &message)
+        };
+        events::add(tx, &event)?;
+        Ok(true)
+    };
+    check_fence(scanner.farm.db.write(write)?)
 }
 
 /// Returns a claimed job to the queue for a while. The slave was not called, so the builder is
@@ -92,7 +113,7 @@ fn postpone(
 ) -> Result<(), LookError> {
     let until = now() + millis(POSTPONE);
     let write = |tx: &mut Tx<'_>| {
-        let reset = queue::reset(tx, scanner.fence, claim.queue, until)?;
+        let reset = queue::reset(tx, scanner.fence, claim.queue, until, None)?;
         let clean = CleanStatus::Clean;
         Ok(reset && builders::set_clean(tx, scanner.fence, clean, now())?)
     };
@@ -124,7 +145,7 @@ fn send(
         }),
         Err(LookError::Internal(why)) => {
             let until = now() + millis(POSTPONE);
-            let write = |tx: &mut Tx<'_>| queue::reset(tx, scanner.fence, claim.queue, until);
+            let write = |tx: &mut Tx<'_>| queue::reset(tx, scanner.fence, claim.queue, until, None);
             check_fence(scanner.farm.db.write(write)?)?;
             Err(LookError::Internal(why))
         }

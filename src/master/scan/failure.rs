@@ -7,9 +7,10 @@ use crate::db::{self, Tx};
 use crate::sys::clock::now_ms as now;
 
 use super::look::{Next, Scanner, View, add_event};
-use crate::master::model::{BuildState, CleanStatus};
+use crate::master::model::{AttemptVerdict, BuildState, CleanStatus};
 use crate::master::policy::blame::{self, BuilderVerdict, Counts, JobVerdict, Kind};
 use crate::master::policy::notification::Notification;
+use crate::master::rows::attempts::AttemptEnd;
 use crate::master::rows::builders::{self, Job};
 use crate::master::rows::outbox;
 use crate::master::rows::queue::{self, End};
@@ -89,7 +90,8 @@ pub(crate) fn apply(
     match verdict.job {
         JobVerdict::Leave => {}
         JobVerdict::Reset => {
-            if queue::reset(tx, scanner.fence, job.queue, 0)? {
+            let end = AttemptEnd::new(AttemptVerdict::Failed, why, now());
+            if queue::reset(tx, scanner.fence, job.queue, 0, Some(&end))? {
                 add_event(tx, log::Level::Warn, "reset", view, why)?;
             } else {
                 // It was cancelled since the last look.
@@ -119,13 +121,12 @@ pub(crate) fn end_job(
     let Some(job) = &view.job else {
         return Ok(true);
     };
-    let end = End {
-        state,
-        dependencies: None,
-        log_alias: None,
-        leaf: None,
-        finished_at: now(),
+    let verdict = match state {
+        BuildState::Cancelled => AttemptVerdict::Cancelled,
+        _ => AttemptVerdict::Failed,
     };
+    let attempt = AttemptEnd::new(verdict, why, now());
+    let end = End { state, attempt };
     let ended = queue::finish(tx, scanner.fence, job.queue, &end)?;
     if ended {
         add_event(

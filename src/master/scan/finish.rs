@@ -19,17 +19,20 @@ use crate::protocol::{BuildStatus, FileName, Sha1Hex};
 use crate::sys::fs::remove_tree;
 
 use super::download_results;
-use super::failure::{apply, notification};
+use super::failure::notification;
 use super::look::{LookError, Next, Scanner, View, add_event, check_fence, holds_lease};
-use crate::master::farm::millis;
-use crate::master::model::BuildState;
-use crate::master::policy::blame::{Counts, Kind, decide};
+use super::return_job::{self, Returned};
+use crate::master::model::{AttemptVerdict, BuildState};
+use crate::master::policy::blame::Kind;
+use crate::master::policy::log_end::{self, LogEnd, TAIL_BYTES};
 use crate::master::policy::outcome::{Outcome, outcome};
+use crate::master::rows::attempts::AttemptEnd;
 use crate::master::rows::builders::{self, Job};
 use crate::master::rows::candidate::{self, Candidate};
 use crate::master::rows::outbox;
 use crate::master::rows::queue::{self, End};
 use crate::sys::clock::now_ms as now;
+use crate::sys::host;
 
 /// Largest log stored, in bytes. A slave's own limit is far lower.
 const LOG_BYTES: u64 = 4 << 30;
@@ -40,10 +43,18 @@ struct LogAlias {
     url: String,
 }
 
+/// A slave's log: the librarian's file, if there is one, and the last lines.
+#[derive(Default)]
+struct StoredLog {
+    alias: Option<LogAlias>,
+    end: LogEnd,
+}
+
 /// A build's final state, and the values recorded with it.
 struct Completion<'a> {
     state: BuildState,
-    log: Option<LogAlias>,
+    verdict: AttemptVerdict,
+    log: StoredLog,
     dependencies: Option<&'a str>,
     /// The folder of its results in `incoming/`.
     leaf: Option<&'a str>,
@@ -75,18 +86,34 @@ pub(super) fn finish(
             notify,
         } => {
             let dependencies = keeps_dependencies.then_some(dependencies);
+            let log = store_log(scanner, view, job, status, state, private)?;
+            let verdict = match state {
+                BuildState::Cancelled => AttemptVerdict::Cancelled,
+                _ => status.into(),
+            };
+            let sentence = log.end.reason.clone();
             let completion = Completion {
                 state,
-                log: store_log(scanner, view, job, state, private)?,
+                verdict,
+                log,
                 dependencies,
                 leaf: None,
                 notify,
-                reason: dependencies,
+                reason: dependencies.or(sentence.as_deref()),
             };
             complete_job(scanner, view, job, &completion)?;
         }
-        Outcome::GiveBack => give_back(scanner, view, job, private)?,
-        Outcome::BuilderAtFault => builder_failed(scanner, view, job, private)?,
+        Outcome::GiveBack | Outcome::BuilderAtFault => {
+            let log = store_log(scanner, view, job, status, job.state, private)?;
+            let returned = Returned {
+                verdict: status.into(),
+                why: log.end.reason.as_deref(),
+                stages: log.end.stages.as_deref(),
+                log_alias: log.alias.as_ref().map(|log| log.id),
+                log_url: log.alias.as_ref().map(|log| &*log.url),
+            };
+            return_job::return_job(scanner, view, job, &returned)?;
+        }
         Outcome::Unexpected => {
             return Err(LookError::Failure {
                 kind: Kind::Dispatch,
@@ -139,17 +166,21 @@ fn built(
         }
         Err(error) => return Err(LookError::Internal(error.to_string())),
     };
+    let private = about.archive.archive.private;
+    let log = store_log(
+        scanner,
+        view,
+        job,
+        BuildStatus::Ok,
+        BuildState::Building,
+        private,
+    )?;
     let cookie = job.cookie();
     let handed_over = matches!(state, BuildState::FullyBuilt | BuildState::Uploading);
     let completion = Completion {
         state,
-        log: store_log(
-            scanner,
-            view,
-            job,
-            BuildState::Building,
-            about.archive.archive.private,
-        )?,
+        verdict: AttemptVerdict::Ok,
+        log,
         dependencies: None,
         leaf: handed_over.then_some(&*cookie),
         notify: state == BuildState::FailedToUpload,
@@ -220,13 +251,21 @@ fn complete_job(
         BuildState::FullyBuilt | BuildState::Uploading | BuildState::Cancelled => log::Level::Info,
         _ => log::Level::Warn,
     };
+    let log = completion.log.alias.as_ref();
+    let host = host::name();
     let write = |tx: &mut Tx<'_>| {
         let end = End {
             state,
-            dependencies: completion.dependencies,
-            log_alias: completion.log.as_ref().map(|log| log.id),
-            leaf: completion.leaf,
-            finished_at: now(),
+            attempt: AttemptEnd {
+                verdict: completion.verdict,
+                reason: completion.reason,
+                stages: completion.log.end.stages.as_deref(),
+                dependencies: completion.dependencies,
+                log_alias: log.map(|log| log.id),
+                leaf: completion.leaf,
+                host: completion.leaf.map(|_| &*host),
+                at: now(),
+            },
         };
         if !queue::finish(tx, scanner.fence, job.queue, &end)? {
             return Ok(false);
@@ -235,7 +274,7 @@ fn complete_job(
         builders::set_failure_count(tx, scanner.fence, 0)?;
         add_event(tx, level, "ended", view, &what)?;
         if completion.notify {
-            let url = completion.log.as_ref().map(|log| &*log.url);
+            let url = log.map(|log| &*log.url);
             let document = notification(view, job, state, url, completion.reason);
             outbox::put(tx, job.build, now(), &document)?;
         }
@@ -246,71 +285,22 @@ fn complete_job(
     Ok(())
 }
 
-/// Returns the job to the queue for a while, without counting a failure.
-fn give_back(
-    scanner: &mut Scanner<'_>,
-    view: &View,
-    job: &Job,
-    private: bool,
-) -> Result<(), LookError> {
-    let log = store_log(scanner, view, job, job.state, private)?;
-    let until = now() + millis(scanner.farm.config.give_back_delay);
-    let cookie = job.cookie();
-    let why = format!("***** {cookie} is GIVENBACK by {} *****", view.builder.name);
-    let write = |tx: &mut Tx<'_>| {
-        let alias = log.as_ref().map(|log| log.id);
-        queue::set_log(tx, scanner.fence, job.queue, alias)?;
-        add_event(tx, log::Level::Warn, "given back", view, &why)?;
-        queue::reset(tx, scanner.fence, job.queue, until)
-    };
-    check_fence(scanner.farm.db.write(write)?)?;
-    scanner.log(view, log::Level::Warn, &why);
-    Ok(())
-}
-
-/// Counts a BUILDERFAIL against the builder only, and returns the job to the queue.
-fn builder_failed(
-    scanner: &mut Scanner<'_>,
-    view: &View,
-    job: &Job,
-    private: bool,
-) -> Result<(), LookError> {
-    let log = store_log(scanner, view, job, job.state, private)?;
-    let why = format!("***** {} has failed *****", view.builder.name);
-    let write = |tx: &mut Tx<'_>| {
-        let count = view.builder.failure_count + 1;
-        if !builders::set_failure_count(tx, scanner.fence, count)? {
-            return Ok(false);
-        }
-        queue::set_log(tx, scanner.fence, job.queue, log.as_ref().map(|log| log.id))?;
-        let counts = Counts {
-            consecutive: 0,
-            builder: count,
-            build: Some(0),
-        };
-        apply(scanner, tx, view, decide(Kind::Dispatch, &counts), &why)?;
-        Ok(true)
-    };
-    check_fence(scanner.farm.db.write(write)?)?;
-    scanner.log(view, log::Level::Warn, &why);
-    Ok(())
-}
-
-/// Copies the build's log from the slave to the librarian; `None` if the slave has no log. A
-/// failure of the librarian is [`LookError::Internal`].
+/// Copies the build's log from the slave to the librarian, and reads its last lines. A failure of
+/// the librarian is [`LookError::Internal`].
 fn store_log(
     scanner: &mut Scanner<'_>,
     view: &View,
     job: &Job,
+    status: BuildStatus,
     state: BuildState,
     private: bool,
-) -> Result<Option<LogAlias>, LookError> {
+) -> Result<StoredLog, LookError> {
     let farm = scanner.farm;
     let download = match scanner.slave(view)?.client.get("/filecache/buildlog", 0) {
         Ok(download) => download,
         Err(error) if error.is_absence() => {
             scanner.log(view, log::Level::Warn, "the slave has no log of the build");
-            return Ok(None);
+            return Ok(StoredLog::default());
         }
         Err(error) => return Err(error.into()),
     };
@@ -324,7 +314,7 @@ fn store_log(
     std::fs::create_dir_all(farm.results_dir().join("grabbing"))
         .map_err(|error| internal(&error))?;
     let stored = pack_log(download, &path, view);
-    let stored = stored.and_then(|mut file| {
+    let stored = stored.and_then(|(mut file, tail)| {
         let len = file.metadata().map_err(|error| internal(&error))?.len();
         let name = format!("{}.gz", job.name.log_name(state));
         let added = farm
@@ -332,24 +322,29 @@ fn store_log(
             .add(&name, Some("text/plain"), None, private, &mut file, len);
         let alias = added.map_err(|error| internal(&error))?.id;
         let url = alias_url(&farm.library_url, alias, &name);
-        Ok(Some(LogAlias { id: alias, url }))
+        Ok(StoredLog {
+            alias: Some(LogAlias { id: alias, url }),
+            end: log_end::read(&tail, &status.to_string()),
+        })
     });
     // The log is in the librarian, or the next look downloads it again.
     let _ = remove_tree(&path);
     stored
 }
 
-/// Compresses a log into the file `path`; returns the file opened at its start.
+/// Compresses a log into the file `path`; returns the file opened at its start, and the last bytes
+/// of the log.
 fn pack_log(
     mut download: client::Download,
     path: &std::path::Path,
     view: &View,
-) -> Result<File, LookError> {
+) -> Result<(File, Vec<u8>), LookError> {
     let internal =
         |error: std::io::Error| LookError::Internal(format!("{}: {error}", path.display()));
     let file = File::create(path).map_err(internal)?;
     let mut packer = GzEncoder::new(BufWriter::new(file), Compression::default());
     let mut received = 0;
+    let mut tail = Vec::new();
     loop {
         let Some(piece) = download.chunk()? else {
             break;
@@ -361,8 +356,10 @@ fn pack_log(
             break;
         }
         packer.write_all(piece).map_err(internal)?;
+        tail.extend_from_slice(piece);
+        tail.drain(..tail.len().saturating_sub(TAIL_BYTES));
     }
     let done = packer.finish().and_then(|mut buffer| buffer.flush());
     done.map_err(internal)?;
-    File::open(path).map_err(internal)
+    Ok((File::open(path).map_err(internal)?, tail))
 }

@@ -1,7 +1,7 @@
 //! One look at one builder: calls its slave, decides on a step, and does it.
 //!
-//! All files use `look`. Only `steps` calls the other steps. Among these, only `failure` is called
-//! by others.
+//! All files use `look`. Only `steps` calls the other steps. Among these, only `failure` and
+//! `return_job` are called by others.
 
 pub(super) mod dispatch;
 pub(super) mod download_results;
@@ -9,5 +9,6 @@ pub(super) mod failure;
 pub(super) mod finish;
 pub(super) mod look;
 pub(super) mod reset;
+mod return_job;
 pub(super) mod slave;
 pub(super) mod steps;

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crate::db::Tx;
 use crate::master::farm::millis;
-use crate::master::model::{BuildState, CleanStatus};
+use crate::master::model::{AttemptVerdict, BuildState, CleanStatus};
 use crate::master::policy::blame::Kind;
 use crate::master::policy::next_step::{self, Before, Step};
 use crate::master::rows::{builders, queue};
@@ -14,6 +14,7 @@ use crate::sys::clock::now_ms as now;
 
 use super::dispatch::{self, Dispatched};
 use super::look::{LookError, Next, Scanner, View, add_event, check_fence, holds_lease};
+use super::return_job::{Returned, return_job};
 use super::{failure, finish, reset};
 
 /// Looks once and does the step that follows. Handles every failure.
@@ -61,7 +62,7 @@ fn look(scanner: &mut Scanner<'_>, view: &View) -> Result<Next, LookError> {
     let facts = view.facts();
     match next_step::before(scanner.mode, &facts) {
         Before::Leave => Ok(Next::Turn),
-        Before::ResetJob { why } => reset_job(scanner, view, log::Level::Warn, &why),
+        Before::ResetJob { why } => reset_job(scanner, view, AttemptVerdict::Withdrawn, &why),
         Before::CancelJob { why } => cancelled(scanner, view, &why),
         Before::Broken { why } => Err(LookError::Failure {
             kind: Kind::Isolation,
@@ -100,11 +101,11 @@ pub(crate) fn act(scanner: &mut Scanner<'_>, view: &View, step: Step) -> Result<
             files,
             dependencies,
         } => finish::finish(scanner, view, status, &files, &dependencies),
-        Step::Forgotten => reset_job(scanner, view, log::Level::Warn, &forgotten(view)),
+        Step::Forgotten => reset_job(scanner, view, AttemptVerdict::Lost, &forgotten(view)),
         Step::Lost { expected, got } => {
             let got = got.map_or_else(|| "none".to_owned(), |got| format!("'{got}'"));
             let why = format!("lost: expected '{expected}', got {got}");
-            reset_job(scanner, view, log::Level::Warn, &why)
+            reset_job(scanner, view, AttemptVerdict::Lost, &why)
         }
         Step::Rescue { cookie, abort } => rescue(scanner, view, &cookie, abort),
         Step::Clean => {
@@ -207,25 +208,17 @@ fn wait_for_release(scanner: &mut Scanner<'_>, cookie: &str) -> Result<bool, Loo
     }
 }
 
-/// Returns the job to the queue, without a delay.
+/// Returns the job to the queue.
 fn reset_job(
     scanner: &mut Scanner<'_>,
     view: &View,
-    level: log::Level,
+    verdict: AttemptVerdict,
     why: &str,
 ) -> Result<Next, LookError> {
     let Some(job) = &view.job else {
         return Ok(Next::Turn);
     };
-    let write = |tx: &mut Tx<'_>| {
-        let reset = queue::reset(tx, scanner.fence, job.queue, 0)?;
-        if reset {
-            add_event(tx, level, "reset", view, why)?;
-        }
-        Ok(reset)
-    };
-    check_fence(scanner.farm.db.write(write)?)?;
-    scanner.log(view, level, why);
+    return_job(scanner, view, job, &Returned::without_log(verdict, why))?;
     Ok(Next::Soon)
 }
 

@@ -4,7 +4,7 @@ use super::farm::{NOW, claim, farm, state};
 use crate::db::tests::both;
 use crate::db::{Db, params};
 use crate::master::model::{BuildState, JobStatus};
-use crate::master::rows::builds::{self, Build};
+use crate::master::rows::builds::{self, Build, Retry};
 
 fn build(db: &Db, id: i64) -> Build {
     db.read(|tx| builds::view(tx, id)).unwrap().unwrap()
@@ -25,7 +25,9 @@ fn only_unsuccessful_builds_can_be_retried() {
             })
             .unwrap();
             let before = build(db, id);
-            let queued = db.write(|tx| builds::retry(tx, &before, NOW)).unwrap();
+            let queued = db
+                .write(|tx| builds::retry(tx, &before, Retry::Operator, NOW))
+                .unwrap();
             assert_eq!(queued.is_some(), was.is_retriable(), "{was}");
             let after = build(db, id);
             let Some(job) = after.job else {
@@ -43,7 +45,8 @@ fn only_unsuccessful_builds_can_be_retried() {
             assert_eq!((job.attempt, job.manual), (0, false));
             // The state has changed since `before` was read.
             assert_eq!(
-                db.write(|tx| builds::retry(tx, &before, NOW)).unwrap(),
+                db.write(|tx| builds::retry(tx, &before, Retry::Operator, NOW))
+                    .unwrap(),
                 None
             );
         }

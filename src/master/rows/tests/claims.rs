@@ -1,6 +1,6 @@
 //! Claims: the job that a builder gets, and the reasons to refuse one.
 
-use super::farm::{BUILT, NOW, assert_agree, change, claim, everything, farm, view};
+use super::farm::{BUILT, NOW, assert_agree, change, claim, everything, farm, lost, view};
 use crate::db::tests::both;
 use crate::db::{Error, Tx};
 use crate::master::model::{BuildState, CleanStatus, JobStatus};
@@ -45,7 +45,7 @@ fn no_cookie_is_used_twice() {
             db.write(|tx| {
                 // Another farm of this database's backup counts the same attempts.
                 tx.execute("UPDATE build_queue SET attempt = 0", &[])?;
-                assert!(queue::reset(tx, bob, queue, 0)?);
+                assert!(queue::reset(tx, bob, queue, 0, Some(&lost()))?);
                 builders::set_clean(tx, bob, CleanStatus::Clean, NOW)
             })
             .unwrap();

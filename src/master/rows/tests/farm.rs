@@ -2,7 +2,8 @@
 //! builders and jobs.
 
 use crate::db::{Db, Error, Tx, params};
-use crate::master::model::BuildState;
+use crate::master::model::{AttemptVerdict, BuildState};
+use crate::master::rows::attempts::AttemptEnd;
 use crate::master::rows::builders::{self, Builder, Job};
 use crate::master::rows::leases::{self, Fence};
 use crate::master::rows::queue::{self, Claim, End};
@@ -179,11 +180,22 @@ pub(crate) fn view(db: &Db, fence: Fence) -> (Builder, Option<Job>) {
 /// A successful end.
 pub(crate) const BUILT: End<'static> = End {
     state: BuildState::FullyBuilt,
-    dependencies: None,
-    log_alias: None,
-    leaf: Some("8-1.1"),
-    finished_at: NOW + 60,
+    attempt: AttemptEnd {
+        verdict: AttemptVerdict::Ok,
+        reason: None,
+        stages: Some("UNPACK 1.0 s"),
+        dependencies: None,
+        log_alias: None,
+        leaf: Some("8-1.1"),
+        host: Some("host"),
+        at: NOW + 60,
+    },
 };
+
+/// The end of an attempt that returns to the queue.
+pub(crate) fn lost() -> AttemptEnd<'static> {
+    AttemptEnd::new(AttemptVerdict::Lost, "lost", NOW)
+}
 
 /// Claims the best job for a builder at [`NOW`].
 pub(crate) fn claim(db: &Db, fence: Fence) -> Option<Claim> {
@@ -208,8 +220,13 @@ pub(crate) fn change(db: &Db, sql: &str) {
 /// Returns all rows that a fenced write could change, as text.
 pub(crate) fn everything(tx: &mut Tx<'_>) -> Result<String, Error> {
     let mut text = String::new();
-    for table in ["builder", "build", "build_queue"] {
-        for row in tx.query(&format!("SELECT * FROM {table} ORDER BY id"), &[])? {
+    for (table, key) in [
+        ("builder", "id"),
+        ("build", "id"),
+        ("build_queue", "id"),
+        ("attempt", "build_id, number"),
+    ] {
+        for row in tx.query(&format!("SELECT * FROM {table} ORDER BY {key}"), &[])? {
             text.push_str(&format!("{table} {row:?}\n"));
         }
     }
@@ -223,6 +240,15 @@ pub(crate) fn assert_agree(db: &Db) {
             "a builder with a job is not DIRTY",
             "SELECT m.id FROM builder m JOIN build_queue q ON q.builder_id = m.id
              WHERE m.clean_status <> 1",
+        ),
+        (
+            "an attempt runs without a builder's job, or a job without an attempt",
+            "SELECT q.id FROM build_queue q
+             LEFT JOIN attempt a ON a.build_id = q.build_id AND a.ended_at IS NULL
+             WHERE (a.number IS NULL) <> (q.builder_id IS NULL)
+                 OR a.builder_id <> q.builder_id
+             UNION SELECT a.build_id FROM attempt a WHERE a.ended_at IS NULL
+                 AND NOT EXISTS (SELECT 1 FROM build_queue q WHERE q.build_id = a.build_id)",
         ),
         (
             "a job is running without a builder, or waiting with one",

@@ -1,6 +1,6 @@
 //! A process that lost its lease writes nothing about the builder.
 
-use super::farm::{BUILT, ME, NOW, claim, everything, farm, view};
+use super::farm::{BUILT, ME, NOW, claim, everything, farm, lost, view};
 use crate::db::tests::both;
 use crate::db::{Error, Tx};
 use crate::master::model::{BuildState, CleanStatus};
@@ -12,7 +12,7 @@ use crate::protocol::StatusForm;
 type Write = Box<dyn Fn(&mut Tx<'_>, Fence) -> Result<bool, Error>>;
 
 /// Every fenced write, for a builder and its job. The claim is the first.
-fn writes(builder: Builder, job: i64) -> [(&'static str, Write); 12] {
+fn writes(builder: Builder, job: i64) -> [(&'static str, Write); 11] {
     fn write(write: impl Fn(&mut Tx<'_>, Fence) -> Result<bool, Error> + 'static) -> Write {
         Box::new(write)
     }
@@ -24,7 +24,7 @@ fn writes(builder: Builder, job: i64) -> [(&'static str, Write); 12] {
         ("claim", write(claim)),
         (
             "reset",
-            write(move |tx, fence| queue::reset(tx, fence, job, 0)),
+            write(move |tx, fence| queue::reset(tx, fence, job, 0, Some(&lost()))),
         ),
         (
             "finish",
@@ -32,15 +32,11 @@ fn writes(builder: Builder, job: i64) -> [(&'static str, Write); 12] {
         ),
         (
             "discard",
-            write(move |tx, fence| queue::discard(tx, fence, job, superseded, 0)),
+            write(move |tx, fence| queue::discard(tx, fence, job, superseded, "", 0)),
         ),
         (
             "set_state",
             write(move |tx, fence| queue::set_state(tx, fence, job, gathering)),
-        ),
-        (
-            "set_log",
-            write(move |tx, fence| queue::set_log(tx, fence, job, None)),
         ),
         (
             "set_cancel_by",

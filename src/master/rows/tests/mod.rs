@@ -1,6 +1,7 @@
 //! Tests of the rows, each on SQLite and PostgreSQL.
 
 mod archives;
+mod attempts;
 mod builders;
 mod builds;
 mod candidate;

@@ -1,9 +1,10 @@
 //! Resets and ends of claimed jobs, missing and suspended queue rows.
 
-use super::farm::{BUILT, NOW, assert_agree, change, claim, farm, state, view};
+use super::farm::{BUILT, NOW, assert_agree, change, claim, farm, lost, state, view};
 use crate::db::params;
 use crate::db::tests::both;
 use crate::master::model::{BuildState, CleanStatus, JobStatus};
+use crate::master::rows::attempts::AttemptEnd;
 use crate::master::rows::queue::End;
 use crate::master::rows::{builders, queue};
 
@@ -18,7 +19,7 @@ fn a_reset_keeps_score_age_log_tail_and_attempt() {
         db.write(|tx| queue::flush_tails(tx, std::slice::from_ref(&tail)))
             .unwrap();
         assert!(
-            db.write(|tx| queue::reset(tx, bob, queue, NOW + 5))
+            db.write(|tx| queue::reset(tx, bob, queue, NOW + 5, Some(&lost())))
                 .unwrap()
         );
         assert_agree(db);
@@ -30,7 +31,9 @@ fn a_reset_keeps_score_age_log_tail_and_attempt() {
         assert_eq!(row.get::<String>(3).unwrap(), "cc -O2");
         let (builder, job) = view(db, bob);
         assert!(job.is_none() && builder.clean == CleanStatus::Dirty);
-        let again = db.write(|tx| queue::reset(tx, bob, queue, 0)).unwrap();
+        let again = db
+            .write(|tx| queue::reset(tx, bob, queue, 0, Some(&lost())))
+            .unwrap();
         assert!(!again, "the job has no builder");
 
         assert!(
@@ -59,7 +62,10 @@ fn a_reset_does_not_undo_a_cancel() {
         claim(db, bob).unwrap();
         change(db, "UPDATE build_queue SET status = 2");
         change(db, "UPDATE build SET state = 9");
-        assert!(!db.write(|tx| queue::reset(tx, bob, queue, 0)).unwrap());
+        assert!(
+            !db.write(|tx| queue::reset(tx, bob, queue, 0, Some(&lost())))
+                .unwrap()
+        );
         assert!(
             db.write(|tx| queue::set_cancel_by(tx, bob, queue, 7))
                 .unwrap()
@@ -89,10 +95,12 @@ fn finish_stores_the_end_and_deletes_the_job() {
         assert_agree(db);
         let end = End {
             state: BuildState::ManualDepWait,
-            dependencies: Some("libfoo-dev (>= 2)"),
-            log_alias: Some(farm.alias),
-            leaf: None,
-            ..BUILT
+            attempt: AttemptEnd {
+                dependencies: Some("libfoo-dev (>= 2)"),
+                log_alias: Some(farm.alias),
+                leaf: None,
+                ..BUILT.attempt
+            },
         };
         assert!(db.write(|tx| queue::finish(tx, bob, queue, &end)).unwrap());
         assert_agree(db);
@@ -121,7 +129,7 @@ fn discard_leaves_no_trace_on_build_and_builder() {
         claim(db, bob).unwrap();
         let superseded = BuildState::Superseded;
         assert!(
-            db.write(|tx| queue::discard(tx, bob, queue, superseded, NOW))
+            db.write(|tx| queue::discard(tx, bob, queue, superseded, "unpublished", NOW))
                 .unwrap()
         );
         assert_agree(db);
@@ -233,7 +241,10 @@ fn jobs_of_disabled_architectures_and_archives_are_suspended() {
             "UPDATE arch_series SET enabled = FALSE WHERE arch_tag = 'i386'",
         );
         assert_eq!((suspend(), statuses()), (1, vec![3, 0, 1]));
-        assert!(db.write(|tx| queue::reset(tx, bob, running, 0)).unwrap());
+        assert!(
+            db.write(|tx| queue::reset(tx, bob, running, 0, Some(&lost())))
+                .unwrap()
+        );
         change(db, "UPDATE archive SET enabled = FALSE");
         assert_eq!((suspend(), statuses()), (2, vec![3, 3, 3]));
         assert_agree(db);

@@ -9,20 +9,22 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::thread;
 
-use super::farm::{ME, NOW, assert_agree, farm, view};
+use super::farm::{BUILT as ENDED, ME, NOW, assert_agree, farm, lost, view};
 use crate::db::tests::both_at;
 use crate::db::{Db, Engine, params};
 use crate::master::model::{BuildState, CleanStatus, JobStatus};
+use crate::master::rows::attempts::AttemptEnd;
 use crate::master::rows::builders::{self, Builder};
 use crate::master::rows::leases::{self, Fence};
 use crate::master::rows::queue::{self, Claim, End};
 
 const BUILT: End<'static> = End {
-    state: BuildState::FullyBuilt,
-    dependencies: None,
-    log_alias: None,
-    leaf: None,
-    finished_at: NOW,
+    attempt: AttemptEnd {
+        leaf: None,
+        at: NOW,
+        ..ENDED.attempt
+    },
+    ..ENDED
 };
 
 fn finish_and_clean(db: &Db, fence: Fence, claim: Claim) {
@@ -121,9 +123,9 @@ fn step(db: &Db, fence: Fence, now: i64, dice: u32) -> Option<i64> {
     };
     assert_eq!(job.status, JobStatus::Running);
     let ended = db.write(|tx| match dice % 4 {
-        0 => queue::reset(tx, fence, job.queue, 0).map(|_| false),
+        0 => queue::reset(tx, fence, job.queue, 0, Some(&lost())).map(|_| false),
         1 => queue::set_state(tx, fence, job.queue, BuildState::Gathering).map(|_| false),
-        2 => queue::discard(tx, fence, job.queue, BuildState::Superseded, now),
+        2 => queue::discard(tx, fence, job.queue, BuildState::Superseded, "", now),
         _ => queue::finish(tx, fence, job.queue, &BUILT),
     });
     ended.unwrap().then_some(job.queue)
@@ -245,7 +247,7 @@ fn the_best_of_twenty_thousand_jobs_comes_from_the_index() {
                 Engine::Postgres => ("EXPLAIN", 0),
             };
             let sql = format!("{explain} {}", queue::best_job(false));
-            let params = params![NOW, false, farm.processors[0]];
+            let params = params![NOW, false, farm.processors[0], fences[0].builder];
             let rows = db.write(|tx| tx.query(&sql, &params)).unwrap();
             let lines = rows.iter().map(|row| row.get::<String>(column).unwrap());
             lines.collect::<Vec<_>>().join("\n")

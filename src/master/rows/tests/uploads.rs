@@ -1,9 +1,10 @@
 //! Results that wait for the uploader.
 
-use super::farm::{NOW, farm, state};
+use super::farm::{BUILT, NOW, farm, state};
 use crate::db::tests::both;
 use crate::master::model::BuildState;
 use crate::master::rows::archives::{Binary, Existing};
+use crate::master::rows::attempts::AttemptEnd;
 use crate::master::rows::candidate::candidate;
 use crate::master::rows::{archives, builders, queue, uploads};
 
@@ -19,10 +20,10 @@ fn an_upload_has_one_outcome() {
             queue::claim(tx, bob, &builder, NOW, 0)?.unwrap();
             let end = queue::End {
                 state: BuildState::Uploading,
-                dependencies: None,
-                log_alias: None,
-                leaf: Some("1-1.1"),
-                finished_at: NOW + 9,
+                attempt: AttemptEnd {
+                    leaf: Some("1-1.1"),
+                    ..BUILT.attempt
+                },
             };
             queue::finish(tx, bob, queue, &end)
         })
@@ -31,7 +32,9 @@ fn an_upload_has_one_outcome() {
         assert_eq!((upload.build, upload.leaf.as_str()), (build, "1-1.1"));
         assert_eq!((upload.builder.as_str(), upload.started_at), ("bob1", NOW));
         assert_eq!(upload.name.source, "hello");
-        let done = |state| db.write(|tx| uploads::done(tx, upload, state, Some(farm.alias)));
+        let done = |state| {
+            db.write(|tx| uploads::done(tx, upload, state, Some(farm.alias), Some("refused")))
+        };
         let has_binaries = || {
             let found = db.read(|tx| candidate(tx, build));
             found.unwrap().archive.has_binaries
