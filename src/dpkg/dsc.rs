@@ -16,7 +16,9 @@ pub(crate) const MAX_BYTES: u64 = 8 << 20;
 pub(crate) struct Dsc {
     pub(crate) source: String,
     pub(crate) version: String,
-    /// The architectures of `Architecture`, separated by one blank; `any` without that field.
+    /// The architectures of `Architecture`, separated by one blank; `any` without that field. Older
+    /// dpkg wrote `any` alone for packages of both kinds. If `Package-List` does not tell, `any`
+    /// becomes `any all`.
     pub(crate) architecture: String,
     /// `Build-Indep-Architecture`: where to build the architecture-independent packages.
     pub(crate) indep_architecture: Option<String>,
@@ -94,10 +96,18 @@ impl Dsc {
             first.split_ascii_whitespace().nth(2).map(str::to_owned)
         });
         let architecture = joined("Architecture").unwrap_or_else(|| "any".to_owned());
+        let mut architecture = words(&architecture).join(" ");
+        let lists_archs = packages.is_some_and(|field| {
+            let mut lines = field.lines.iter();
+            lines.any(|line| line.contains(" arch="))
+        });
+        if architecture == "any" && !lists_archs {
+            architecture.push_str(" all");
+        }
         Ok(Self {
             source: checked("Source", source, is_source_name)?,
             version: checked("Version", version, is_version)?,
-            architecture: words(&architecture).join(" "),
+            architecture,
             indep_architecture: joined("Build-Indep-Architecture"),
             binaries: words(&joined("Binary").unwrap_or_default())
                 .into_iter()

@@ -1,5 +1,6 @@
 //! Integration tests of the farm: master, librarian and slaves, on SQLite and on PostgreSQL.
 
+mod attempts;
 mod commands;
 mod commands_steps;
 mod commands_work;

@@ -53,6 +53,10 @@ fn the_fields_of_a_signed_dsc_are_read() {
     assert_eq!(file.name.as_str(), "hello.tar.gz");
     assert_eq!((file.size, file.md5.as_deref()), (725_946, Some(MD5)));
     assert_eq!(file.sha1, Some(Sha1Hex::parse(SHA1).unwrap()));
+    let only_any = text.replace("any all", "any").replace("=all", "=any");
+    assert_eq!(parse(&only_any).unwrap().architecture, "any");
+    let older = only_any.replace(" arch=any", "");
+    assert_eq!(parse(&older).unwrap().architecture, "any all");
     let only_all = text.replace("any all", "all");
     assert!(parse(&only_all).unwrap().is_only_arch_all());
 }
@@ -82,7 +86,7 @@ fn one_kind_of_hash_is_enough() {
             .map(|name| lists.iter().any(|(n, line)| *n == name && !line.is_empty()));
         assert_eq!(known, listed);
         // No Architecture field: sbuild builds it on any.
-        assert_eq!(dsc.architecture, "any");
+        assert_eq!(dsc.architecture, "any all");
     }
 }
 

@@ -44,9 +44,6 @@ pub(crate) struct EmptyHint;
 /// hint matches, or all tags if it matches none. `Build-Indep-Architecture` narrows them, and may
 /// add a build on a tag outside the hint. If it matches no tag, no build makes these packages.
 ///
-/// The word `any` counts as `all`: older dpkg wrote `any` alone for sources with packages of both
-/// kinds. For a source without architecture-independent packages this does no harm.
-///
 /// # Errors
 /// The hint is empty.
 pub(crate) fn choose(choice: &Choice<'_>) -> Result<Vec<Chosen>, EmptyHint> {
@@ -62,7 +59,7 @@ pub(crate) fn choose(choice: &Choice<'_>) -> Result<Vec<Chosen>, EmptyHint> {
         .collect();
     let wanted = matching(&tags, &hint);
     let mut builds: BTreeMap<&str, bool> = wanted.iter().map(|tag| (*tag, false)).collect();
-    if hint.contains(&"all") || hint.contains(&"any") {
+    if hint.contains(&"all") {
         let candidates = match choice.indep_hint.map(words) {
             // `all` and `any` in this field narrow nothing.
             Some(narrow) if !narrow.is_empty() && !narrow.contains(&"all") => {
@@ -127,7 +124,7 @@ mod tests {
     #[test]
     fn a_hint_selects_architectures_by_name_and_wildcard() {
         for (hint, expect) in [
-            ("any", "amd64 armhf hurd-i386 i386+all"),
+            ("any", "amd64 armhf hurd-i386 i386"),
             ("any all", "amd64 armhf hurd-i386 i386+all"),
             ("all", "i386+all"),
             ("amd64 i386", "amd64 i386"),
@@ -157,7 +154,7 @@ mod tests {
             for (hint, expect) in [
                 ("all", "amd64+all"),
                 ("i386 armhf all", "armhf+all i386"),
-                ("any", "amd64+all armhf hurd-i386 i386"),
+                ("any all", "amd64+all armhf hurd-i386 i386"),
             ] {
                 let choice = Choice {
                     nominated,
@@ -202,7 +199,7 @@ mod tests {
     fn restrictions_apply_to_all_builds_of_a_source() {
         let allowed = BTreeSet::from(["amd64".to_owned(), "sparc".to_owned()]);
         for (hint, expect) in [
-            ("any", "amd64+all"),
+            ("any", "amd64"),
             ("all", "amd64+all"),
             ("i386 all", "amd64+all"),
             ("i386", ""),

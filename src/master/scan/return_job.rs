@@ -207,10 +207,11 @@ fn builder_fail(
             if !names.contains(name) {
                 names.push(name.clone());
             }
-            let where_ = names.join(", ");
+            names.sort_unstable();
+            let names = names.join(", ");
             let why = match builders {
-                1 => format!("BUILDERFAIL in all {attempts} attempts, on {where_}"),
-                _ => format!("BUILDERFAIL on {where_}, which do not fail with other builds"),
+                1 => format!("BUILDERFAIL in all {attempts} attempts, on {names}"),
+                _ => format!("BUILDERFAIL on {names}, which do not fail with other builds"),
             };
             Decision::end(BuildState::FailedToBuild, with_reason(&why, returned.why))
         }

@@ -330,7 +330,7 @@ fn packages_arch_specific_applies_except_to_ppas() {
             ("hello-bin: amd64", "amd64 i386+all"),
             ("%other: hppa", "amd64 i386+all"),
         ] {
-            let mut submission = site.submission("2-1", "any");
+            let mut submission = site.submission("2-1", "any all");
             submission.restrictions = Some(ArchSpecific::parse(list).unwrap());
             let (chosen, _) = db.read(|tx| submission.choose(tx)).unwrap();
             let word = |(arch, all): &(ArchSeries, bool)| {
@@ -339,7 +339,7 @@ fn packages_arch_specific_applies_except_to_ppas() {
             let words: Vec<String> = chosen.iter().map(word).collect();
             assert_eq!(words.join(" "), expect, "{list}");
         }
-        let mut ppa = site.submission("2-1", "any");
+        let mut ppa = site.submission("2-1", "any all");
         ppa.restrictions = Some(ArchSpecific::parse("%hello: i386").unwrap());
         ppa.archive.purpose = ArchivePurpose::Ppa;
         let (chosen, left_out) = db.read(|tx| ppa.choose(tx)).unwrap();
