@@ -35,6 +35,8 @@ pub(super) fn run(site: &Site, screen: Screen, id: i64) -> Result<(), Error> {
     identity_lines(&mut sheet, &build);
     time_lines(&mut sheet, &build, now);
     job_lines(&mut sheet, site, &build, start, now)?;
+    let stages = attempts.last().and_then(|last| last.stages.as_ref());
+    sheet.line_if_any("stages", "Stages", Cell::maybe(stages));
     result_lines(&mut sheet, site, &build);
     sheet.table("attempts", "Attempts", attempt_table(&attempts, base, now));
     sheet.table("source_files", "Source files", file_table(&files, base));
