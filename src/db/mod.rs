@@ -5,6 +5,7 @@
 //! or lost, so it must have no other side effects. This folder knows no table but `schema_version`.
 
 mod migrate;
+mod new_file;
 mod pool;
 mod postgres;
 mod sqlite;

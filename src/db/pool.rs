@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::Error;
 use super::migrate::migrate;
+use super::new_file;
 use super::postgres;
 use super::sqlite;
 use super::tx::{Connection, Tx};
@@ -65,6 +66,19 @@ impl Db {
                 Err(Error::Busy(_)) if began.elapsed() < OPEN_TIMEOUT => thread::sleep(OPEN_PAUSE),
                 other => return other.map(|()| db),
             }
+        }
+    }
+
+    /// Creates the file of an SQLite database for its owner, the ids of a user and a group. Does
+    /// nothing if it exists, or for PostgreSQL.
+    ///
+    /// # Errors
+    /// The file cannot be created. Opening the database reports that better, except if a
+    /// permission is missing.
+    pub(crate) fn create_file(url: &str, owner: (u32, u32)) -> std::io::Result<()> {
+        match Location::parse(url) {
+            Ok(Location::Sqlite(path)) if !path.exists() => new_file::create(&path, Some(owner)),
+            _ => Ok(()),
         }
     }
 

@@ -2,9 +2,11 @@
 //!
 //! It uses the write-ahead log, foreign keys and a busy timeout of ten seconds. A commit survives a
 //! crash of any process. A power cut may lose the last commits, always in order.
+//!
+//! Nothing else in this program opens the database's files. By the rules of POSIX, closing any
+//! descriptor of a file cancels all locks that the process holds on it. Without its locks, another
+//! program takes the database for unused and deletes the write-ahead log.
 
-use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,6 +14,7 @@ use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{ErrorCode, ToSql, params_from_iter};
 
 use super::Error;
+use super::new_file;
 use super::value::{Row, Value};
 
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -27,13 +30,10 @@ impl Connection {
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
         let at = path.display().to_string();
         let wrap = |error| wrap(&at, "opening", error);
-        // Only the owner may read the file, which may hold passwords of archives. If it cannot be
-        // created, SQLite reports the error.
-        let _ = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(path);
+        if !path.exists() {
+            // If the file cannot be created, SQLite reports the error.
+            let _ = new_file::create(path, None);
+        }
         let connection = rusqlite::Connection::open(path).map_err(wrap)?;
         connection.busy_timeout(BUSY_TIMEOUT).map_err(wrap)?;
         connection.set_prepared_statement_cache_capacity(PREPARED);

@@ -6,6 +6,8 @@ mod server;
 
 mod lost;
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::thread;
 
 use super::*;
@@ -172,6 +174,45 @@ fn processes_that_start_together_migrate_once() {
         let versions = db.read(|tx| tx.query("SELECT version FROM schema_version", &[]));
         assert_eq!(versions.unwrap().len(), 1);
     });
+}
+
+#[test]
+fn only_the_owner_may_read_a_new_sqlite_database() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("farm.db");
+    thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| Db::open(path.to_str().unwrap()).unwrap());
+        }
+        let db = Db::open(path.to_str().unwrap()).unwrap();
+        db.write(|tx| add(tx, "386")).unwrap();
+        let mut found: Vec<(String, u32)> = std::fs::read_dir(dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap())
+            .filter(|entry| !entry.file_name().to_string_lossy().contains(".new-"))
+            .map(|entry| {
+                let mode = entry.metadata().unwrap().permissions().mode() & 0o777;
+                (entry.file_name().into_string().unwrap(), mode)
+            })
+            .collect();
+        found.sort();
+        let expected = ["farm.db", "farm.db-shm", "farm.db-wal"];
+        assert_eq!(found, expected.map(|name| (name.to_owned(), 0o600)));
+    });
+    let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().collect();
+    assert_eq!(left.len(), 1, "{left:?}");
+}
+
+#[test]
+fn an_existing_sqlite_file_keeps_its_mode() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("farm.db");
+    std::fs::write(&path, "").unwrap();
+    std::fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
+    Db::create_file(path.to_str().unwrap(), (0, 0)).unwrap();
+    drop(Db::open(path.to_str().unwrap()).unwrap());
+    let mode = path.metadata().unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o640);
 }
 
 #[test]

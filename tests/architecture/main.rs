@@ -33,6 +33,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("prometheus::", &["metrics.rs"]),
     ("lzma_rust2::", &["dpkg/deb.rs"]),
     ("ruzstd::", &["dpkg/deb.rs", "dpkg/deb/"]),
+    ("rusqlite::", &["db/sqlite.rs"]),
     ("tar::", &["dpkg/deb.rs", "dpkg/deb/"]),
 ];
 

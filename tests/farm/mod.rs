@@ -19,3 +19,4 @@ mod scan;
 mod seed;
 mod seed_rows;
 mod support;
+mod sqlite_files;

@@ -3,9 +3,7 @@
 //! If root creates a SQLite database, the file belongs to the farm's user, so that the master can
 //! write it.
 
-use std::fs::OpenOptions;
 use std::io;
-use std::os::unix::fs::{OpenOptionsExt as _, fchown};
 use std::path::Path;
 use std::time::Duration;
 
@@ -61,26 +59,12 @@ impl Site {
 /// Creates a missing SQLite file for the farm's user, if run by root. Errors other than missing
 /// permission are left to opening the database, which reports them better.
 fn create_database(url: &str, user: &str) {
-    let path = url.strip_prefix("sqlite:").unwrap_or(url);
-    let path = Path::new(path.strip_prefix("//").unwrap_or(path));
-    if !user::am_root() || url.starts_with("postgres") || path.exists() {
-        return;
-    }
-    let Some(user) = user::lookup(user) else {
+    let Some(user) = user::lookup(user).filter(|_| user::am_root()) else {
         return;
     };
-    let file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o640)
-        .open(path);
-    let result = file.and_then(|file| {
-        let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
-        fchown(&file, Some(uid), Some(gid))
-    });
-    if let Err(error) = result
+    if let Err(error) = Db::create_file(url, (user.uid.as_raw(), user.gid.as_raw()))
         && error.kind() == io::ErrorKind::PermissionDenied
     {
-        log::warn!("{}: {error}", path.display());
+        log::warn!("cannot create the database for {}: {error}", user.name);
     }
 }
