@@ -216,6 +216,21 @@ fn an_existing_sqlite_file_keeps_its_mode() {
 }
 
 #[test]
+fn the_clock_of_the_database_counts_milliseconds_since_1970() {
+    both(|db| {
+        let host = || {
+            let now = std::time::SystemTime::now();
+            let since = now.duration_since(std::time::UNIX_EPOCH).unwrap();
+            i64::try_from(since.as_millis()).unwrap()
+        };
+        let before = host();
+        let [first, second] = db.write(|tx| Ok([tx.now()?, tx.now()?])).unwrap();
+        // Rounded by at most a millisecond.
+        assert!(before - 1 <= first && first <= second && second <= host() + 1);
+    });
+}
+
+#[test]
 fn an_unreachable_database_is_named_without_its_password() {
     let error = Db::open("/nonexistent/farm.db").err().unwrap().to_string();
     assert!(error.contains("does its folder exist"), "{error}");

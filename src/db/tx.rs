@@ -27,6 +27,18 @@ impl Tx<'_> {
         }
     }
 
+    /// Returns the time by the database's clock, in milliseconds since 1970. All processes of a
+    /// farm share this clock: the server's, or that of the only host of an SQLite database.
+    pub(crate) fn now(&mut self) -> Result<i64, Error> {
+        let sql = match self.engine() {
+            Engine::Sqlite => "SELECT CAST(round(unixepoch('now', 'subsec') * 1000) AS INTEGER)",
+            Engine::Postgres => {
+                "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)"
+            }
+        };
+        self.query_one(sql, &[])?.get(0)
+    }
+
     /// Runs a statement and returns all rows of its result.
     pub(crate) fn query(&mut self, sql: &str, params: &[Value]) -> Result<Vec<Row>, Error> {
         let result = match self.connection {

@@ -4,13 +4,13 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::process;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::config::{self, Scoring};
 use crate::db::{self, Db};
 use crate::librarian::Uploader;
-use crate::sys::clock::now_ms as now;
+use crate::sys::clock::{now_ms as now, since_boot};
 use crate::sys::host;
 use crate::sys::lock::lock;
 
@@ -24,8 +24,8 @@ pub(crate) struct Farm {
     pub(crate) librarian: Uploader,
     /// The librarian's URL for slaves.
     pub(crate) library_url: String,
-    /// The end of this process's leases, in milliseconds since 1970.
-    leased_until: AtomicI64,
+    /// The end of this process's leases by [`since_boot`]; `None` without leases.
+    leased_until: Mutex<Option<Duration>>,
     tails: Mutex<HashMap<i64, Tail>>,
     slots: DownloadSlots,
 }
@@ -42,20 +42,24 @@ impl Farm {
             config: config.master.clone(),
             librarian: Uploader::new(&config.librarian),
             library_url: config.librarian.url.clone(),
-            leased_until: AtomicI64::new(i64::MAX),
+            leased_until: Mutex::default(),
             tails: Mutex::default(),
             slots: DownloadSlots::new(config.master.downloads),
         }
     }
 
-    pub(crate) fn set_leased_until(&self, until: i64) {
-        self.leased_until.store(until, Ordering::SeqCst);
+    /// Records that all leases of this process were taken or renewed. `began` is the time by
+    /// [`since_boot`] before the database read its clock, so the leases do not end there sooner.
+    pub(crate) fn set_leased(&self, began: Duration) {
+        *lock(&self.leased_until) = Some(began + self.config.lease);
     }
 
-    /// Returns whether the leases are valid by this process's clock. The database fences writes,
-    /// but slaves do not fence calls, so a process must not call a slave after its lease has ended.
+    /// Returns whether the leases are valid by this host's clock since its start, whatever its time
+    /// of day is. The database fences writes, but slaves do not fence calls, so a process must not
+    /// call a slave after its lease has ended.
     pub(crate) fn is_leased(&self) -> bool {
-        now() < self.leased_until.load(Ordering::SeqCst)
+        let until = *lock(&self.leased_until);
+        until.is_some_and(|until| since_boot() < until)
     }
 
     pub(crate) fn rules(&self) -> Rules {
@@ -111,7 +115,7 @@ pub(crate) fn process_name() -> String {
     format!("{}:{}:{}", host::name(), process::id(), now())
 }
 
-pub(crate) fn millis(duration: std::time::Duration) -> i64 {
+pub(crate) fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 

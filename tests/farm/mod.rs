@@ -7,6 +7,7 @@ mod commands_work;
 mod crash;
 mod dispatch;
 mod fakes;
+mod leases;
 mod librarian_commands;
 mod librarian_gc;
 mod librarian_http;

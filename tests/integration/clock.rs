@@ -1,65 +1,24 @@
 //! Jumps of the host's clock change no timeout and no answer (docs/wire.md §5, clock wrong).
-//!
-//! `libfaketime` (package faketime) sets the clock for the processes of one test.
 
 use std::fs;
 use std::io::Write as _;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::support::mounts::not_run;
+use crate::support::clock::{self, Shared};
 use crate::support::{Daemon, FileServer, Gate, Site, sha1, until};
-
-/// The library that sets clocks.
-fn library() -> Option<PathBuf> {
-    let folders = fs::read_dir("/usr/lib").ok()?.flatten();
-    let mut paths = folders.map(|folder| folder.path().join("faketime/libfaketimeMT.so.1"));
-    paths.find(|path| path.exists())
-}
 
 /// A site whose processes read the time of day from the file `clock`.
 fn site_with_a_clock(more: &str) -> Option<Site> {
-    let Some(library) = library() else {
-        not_run("builds whose clock jumps", "the package faketime");
-        return None;
-    };
     let mut site = Site::new(more);
-    let environment = vec![
-        ("LD_PRELOAD", library.into()),
-        ("FAKETIME_TIMESTAMP_FILE", site.path("clock").into()),
-        ("FAKETIME_NO_CACHE", "1".into()),
-        // As on a real host, the monotonic clock and the times of files do not jump.
-        ("FAKETIME_DONT_FAKE_MONOTONIC", "1".into()),
-        ("DONT_FAKE_MONOTONIC", "1".into()),
-        ("NO_FAKE_STAT", "1".into()),
-    ];
-    site.start_with(environment);
-    set_clock(&site, "+0");
+    let clock = site.path("clock");
+    site.start_with(clock::environment(&clock, "builds whose clock jumps")?);
     Some(site)
 }
 
 fn set_clock(site: &Site, to: &str) {
-    let fresh = site.path("clock.new");
-    fs::write(&fresh, to).unwrap();
-    fs::rename(fresh, site.path("clock")).unwrap();
-}
-
-/// Removes the shared memory that the library leaves when its processes are killed.
-struct Shared;
-
-impl Drop for Shared {
-    fn drop(&mut self) {
-        for entry in fs::read_dir("/dev/shm").into_iter().flatten().flatten() {
-            let name = entry.file_name().into_string().unwrap_or_default();
-            let pid = name.rsplit('_').next().unwrap_or_default();
-            let dead = !PathBuf::from("/proc").join(pid).exists();
-            if name.contains("faketime_") && dead {
-                let _ = fs::remove_file(entry.path());
-            }
-        }
-    }
+    clock::set_clock(&site.path("clock"), to);
 }
 
 /// The jumps, in the notation of the library: days forward or back.

@@ -1,5 +1,6 @@
 //! Support for all suites: sites, daemons, the wire, file servers, processes, real builds.
 
+pub(crate) mod clock;
 mod daemon;
 mod deb;
 mod files;

@@ -40,7 +40,8 @@ const COLUMNS: &[Column] = &[
 pub(super) fn list(site: &Site, screen: Screen, all: bool) -> Result<(), Error> {
     let mut table = Table::new(COLUMNS);
     let now = now_ms();
-    for (builder, job) in site.db.read(builders::all)? {
+    let (lease_clock, builders) = site.db.read(|tx| Ok((tx.now()?, builders::all(tx)?)))?;
+    for (builder, job) in builders {
         if !builder.active && !all {
             continue;
         }
@@ -50,7 +51,7 @@ pub(super) fn list(site: &Site, screen: Screen, all: bool) -> Result<(), Error> 
             processors(&builder),
             Cell::flag(builder.virtualized),
             Cell::text(shown_url(&builder.url)),
-            Cell::maybe(scanned_by(&builder, now)),
+            Cell::maybe(scanned_by(&builder, lease_clock)),
             Cell::text(&builder.title),
             Cell::flag(builder.ok),
             Cell::flag(builder.manual),
@@ -75,17 +76,18 @@ fn processors(builder: &Builder) -> Cell {
     }
 }
 
-/// Returns the name of the master that holds the lease of a builder.
-fn scanned_by(builder: &Builder, now: i64) -> Option<&String> {
+/// Returns the name of the master that holds the lease of a builder. `lease_clock` is the time by
+/// the clock of the database.
+fn scanned_by(builder: &Builder, lease_clock: i64) -> Option<&String> {
     builder
         .lease_owner
         .as_ref()
-        .filter(|_| builder.lease_until > now)
+        .filter(|_| builder.lease_until > lease_clock)
 }
 
 /// Prints everything the database has about a builder.
 pub(super) fn show(site: &Site, screen: Screen, name: &str) -> Result<(), Error> {
-    let (builder, job, past, events) = site.db.read(|tx| {
+    let (builder, job, past, events, lease_clock) = site.db.read(|tx| {
         let (builder, job) = find_builder(tx, name)?;
         let filter = Filter {
             builder: Some(builder.id),
@@ -94,11 +96,13 @@ pub(super) fn show(site: &Site, screen: Screen, name: &str) -> Result<(), Error>
         };
         let past = lists::builds(tx, &filter)?;
         let events = events::of_builder(tx, builder.id, RECENT)?;
-        Ok((builder, job, past, events))
+        Ok((builder, job, past, events, tx.now()?))
     })?;
     let now = now_ms();
     let mut sheet = Sheet::default();
     builder_lines(&mut sheet, &builder, job.as_ref(), now);
+    let owner = Cell::maybe(scanned_by(&builder, lease_clock));
+    sheet.line("scanned_by", "Scanned by", owner);
     if let Some(job) = &job {
         job_lines(&mut sheet, job, now);
     }
@@ -136,8 +140,6 @@ fn builder_lines(sheet: &mut Sheet, builder: &Builder, job: Option<&Job>, now: i
     let age = units::span(now - builder.clean_changed_at);
     let clean = Cell::new(format!("{} for {age}", builder.clean), builder.clean.word());
     sheet.line("clean_status", "Clean status", clean);
-    let owner = Cell::maybe(scanned_by(builder, now));
-    sheet.line("scanned_by", "Scanned by", owner);
 }
 
 fn job_lines(sheet: &mut Sheet, job: &Job, now: i64) {

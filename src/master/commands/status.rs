@@ -7,7 +7,6 @@ use crate::master::model::CleanStatus;
 use crate::master::rows::builders::{Builder, Job};
 use crate::master::rows::events::Event;
 use crate::master::rows::registry;
-use crate::sys::clock::now_ms;
 use crate::sys::user;
 
 /// A master whose last heartbeat is older than this, in milliseconds, is not running.
@@ -18,7 +17,8 @@ pub(super) const NO_MASTER: &str =
 
 /// Returns whether any master is running.
 pub(super) fn is_master_alive(tx: &mut Tx<'_>) -> Result<bool, db::Error> {
-    registry::any_master_is_alive(tx, now_ms() - MASTER_TIMEOUT_MS)
+    let since = tx.now()? - MASTER_TIMEOUT_MS;
+    registry::any_master_is_alive(tx, since)
 }
 
 /// Returns the status of a builder: `Idle`, `Building <title> 5 min`, `Disabled: <notes>`.

@@ -43,16 +43,19 @@ impl Due {
     }
 }
 
+/// Takes or renews the singleton `chores`; false while another process has it.
+fn take_singleton(tx: &mut Tx<'_>, workers: &Workers) -> Result<bool, db::Error> {
+    let now = tx.now()?;
+    leases::singleton(tx, "chores", &workers.process, now, now + millis(LEASE))
+}
+
 /// Does chores until the process stops.
 pub(crate) fn run(workers: &Workers) {
     let farm = &workers.farm;
     let [mut entries, mut scores, mut depwaits, mut prune] = [const { Due(None) }; 4];
     let mut notify = Due(None);
     while !workers.wait_for_stop(ROUND) {
-        let until = now() + millis(LEASE);
-        let is_owner = farm
-            .db
-            .write(|tx| leases::singleton(tx, "chores", &workers.process, now(), until));
+        let is_owner = farm.db.write(|tx| take_singleton(tx, workers));
         let config = &farm.config;
         let done = is_owner.and_then(|is_owner| {
             if !is_owner {
@@ -140,10 +143,7 @@ fn deliver(workers: &Workers) -> Result<bool, db::Error> {
                 all_taken = false;
             }
         }
-        let until = now() + millis(LEASE);
-        let is_owner =
-            |tx: &mut Tx<'_>| leases::singleton(tx, "chores", &workers.process, now(), until);
-        if workers.is_stopping() || !farm.db.write(is_owner)? {
+        if workers.is_stopping() || !farm.db.write(|tx| take_singleton(tx, workers))? {
             break;
         }
     }

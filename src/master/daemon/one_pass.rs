@@ -21,7 +21,7 @@ use crate::master::rows::leases::{self, Fence};
 use crate::master::rows::series::{self, ArchSeries};
 use crate::master::scan::look::{LookError, Next, Scanner, View, add_event, check_fence};
 use crate::master::scan::steps;
-use crate::sys::clock::now_ms as now;
+use crate::sys::clock::{now_ms as now, since_boot};
 
 /// The parent of the groups' loggers.
 const LOGGER: &str = "root";
@@ -41,12 +41,15 @@ impl<'a> Pass<'a> {
     /// Takes the lease of every free builder.
     fn begin(farm: &'a Farm) -> Result<Self, db::Error> {
         let process = process_name();
-        let until = now() + millis(farm.config.lease);
+        let lease = millis(farm.config.lease);
         // A pass does not announce itself: running masters would reduce their shares.
         let limit = i64::from(i32::MAX);
-        let taken = farm
-            .db
-            .write(|tx| leases::take(tx, &process, now(), until, limit))?;
+        let (taken, began) = farm.db.write(|tx| {
+            let began = since_boot();
+            let now = tx.now()?;
+            Ok((leases::take(tx, &process, now, now + lease, limit)?, began))
+        })?;
+        farm.set_leased(began);
         let fences = taken.into_iter().map(|fence| (fence.builder, fence));
         Ok(Self {
             farm,
@@ -73,17 +76,20 @@ impl<'a> Pass<'a> {
     fn renew_leases(&self, stopped: &mpsc::Receiver<()>) {
         let lease = self.farm.config.lease;
         while let Err(mpsc::RecvTimeoutError::Timeout) = stopped.recv_timeout(lease / 3) {
-            let until = now() + millis(lease);
-            if let Err(error) = self
-                .farm
-                .db
-                .write(|tx| leases::renew(tx, &self.process, until))
-            {
-                let delay = (lease / 3).as_secs();
-                log::warn!(
-                    target: LOGGER,
-                    "cannot renew the leases: {error}; retrying in {delay} s"
-                );
+            let renewed = self.farm.db.write(|tx| {
+                let began = since_boot();
+                let until = tx.now()? + millis(lease);
+                leases::renew(tx, &self.process, until).map(|_| began)
+            });
+            match renewed {
+                Ok(began) => self.farm.set_leased(began),
+                Err(error) => {
+                    let delay = (lease / 3).as_secs();
+                    log::warn!(
+                        target: LOGGER,
+                        "cannot renew the leases: {error}; retrying in {delay} s"
+                    );
+                }
             }
         }
     }
@@ -190,9 +196,9 @@ impl<'a> Pass<'a> {
         tags: &[ArchSeries],
     ) -> Result<Next, LookError> {
         log::info!(target: &view.logger(), "checking builder {}", view.builder.name);
-        let slave = scanner.slave(view)?;
-        slave.echo()?;
-        let info = slave.info()?;
+        scanner.slave(view)?.echo()?;
+        // The leases may have ended during the first call.
+        let info = scanner.slave(view)?.info()?;
         let wrong = |why: String| LookError::Failure {
             kind: crate::master::policy::blame::Kind::Isolation,
             why,

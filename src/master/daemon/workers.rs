@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::db::{self, Tx};
-use crate::sys::clock::now_ms as now;
+use crate::sys::clock::{now_ms as now, since_boot};
 use crate::sys::host;
 
 use crate::master::farm::{Farm, millis, process_name};
@@ -77,8 +77,10 @@ impl Workers {
     /// Announces this process to the others; an error if the database does not answer.
     pub(crate) fn start(farm: Farm) -> Result<Self, db::Error> {
         let process = process_name();
-        farm.db
-            .write(|tx| leases::announce(tx, &process, &host::name(), now()))?;
+        farm.db.write(|tx| {
+            let now = tx.now()?;
+            leases::announce(tx, &process, &host::name(), now)
+        })?;
         let interval = farm.config.scan_interval.as_secs();
         log::info!("master ready! {process} scans its builders every {interval} s");
         Ok(Self {
@@ -170,7 +172,10 @@ impl Workers {
 
     /// Returns whether a builder has no lease: it is new, or its process is gone.
     pub(crate) fn has_free_builders(&self) -> bool {
-        let free = self.farm.db.read(|tx| leases::any_free(tx, now()));
+        let free = self.farm.db.read(|tx| {
+            let now = tx.now()?;
+            leases::any_free(tx, now)
+        });
         free.unwrap_or(false)
     }
 
@@ -179,8 +184,9 @@ impl Workers {
     fn try_renew_leases(&self) -> Result<Vec<Fence>, db::Error> {
         let lease = millis(self.farm.config.lease);
         let may_take = !self.lost_database.load(Ordering::SeqCst);
-        let (held, until) = self.farm.db.write(|tx| {
-            let now = now();
+        let (held, began) = self.farm.db.write(|tx| {
+            let began = since_boot();
+            let now = tx.now()?;
             leases::announce(tx, &self.process, &host::name(), now)?;
             let mut held = leases::renew(tx, &self.process, now + lease)?;
             let processes = leases::live_processes(tx, now, lease)?;
@@ -199,9 +205,9 @@ impl Workers {
                     share - have,
                 )?);
             }
-            Ok((held, now + lease))
+            Ok((held, began))
         })?;
-        self.farm.set_leased_until(until);
+        self.farm.set_leased(began);
         self.lost_database.store(false, Ordering::SeqCst);
         Ok(held)
     }

@@ -1,5 +1,6 @@
 //! A farm: a site with a database, a librarian and masters, each a process of the real program.
 
+use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io::{BufReader, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -56,6 +57,11 @@ impl Farm {
         }
         farm.configure(more);
         farm
+    }
+
+    /// Makes copies of the program start as the site's user, so that root may preload a library.
+    pub(crate) fn copy_program(&mut self) {
+        self.site.start_with(Vec::new());
     }
 
     /// Writes the configuration anew.
@@ -130,6 +136,21 @@ impl Farm {
 
     /// Starts a process that logs to `NAME.log`, and waits until it logs `ready`.
     pub(crate) fn start(&self, name: &str, args: &[&str], ready: &str) -> Process {
+        self.spawn(name, self.farm_command(args), ready)
+    }
+
+    /// Like `master`, with more environment variables.
+    pub(crate) fn master_with(
+        &self,
+        name: &str,
+        variables: &[(&'static str, OsString)],
+    ) -> Process {
+        let mut command = self.farm_command(&["master", "run"]);
+        command.envs(variables.iter().cloned());
+        self.spawn(name, command, "master ready")
+    }
+
+    fn spawn(&self, name: &str, mut command: Command, ready: &str) -> Process {
         let log = format!("{name}.log");
         let before = self.read(&log).len();
         let file = OpenOptions::new()
@@ -137,8 +158,7 @@ impl Farm {
             .append(true)
             .open(self.path(&log))
             .unwrap();
-        let child = self
-            .farm_command(args)
+        let child = command
             .stdout(file.try_clone().unwrap())
             .stderr(file)
             .spawn()
