@@ -11,6 +11,7 @@ mod postgres;
 mod sqlite;
 #[cfg(test)]
 pub(crate) mod tests;
+mod tls;
 mod tx;
 mod url;
 mod value;
@@ -31,6 +32,8 @@ pub(crate) enum Engine {
 pub(crate) enum Error {
     #[error("not a database URL: {0:?}; write a path, or postgresql://USER@HOST/NAME")]
     Url(String),
+    #[error("[database] url: {0}")]
+    Tls(String),
     /// The database cannot be reached, or the connection broke.
     #[error("database {at}: {problem}{}", advice(problem))]
     Lost { at: String, problem: String },

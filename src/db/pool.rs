@@ -155,7 +155,7 @@ impl Db {
     fn connect(&self) -> Result<Connection, Error> {
         match &self.0.location {
             Location::Sqlite(path) => sqlite::Connection::open(path).map(Connection::Sqlite),
-            Location::Postgres(url) => postgres::Connection::open(url)
+            Location::Postgres(server) => postgres::Connection::open(server)
                 .map(Box::new)
                 .map(Connection::Postgres),
         }

@@ -5,13 +5,15 @@ use std::collections::HashMap;
 use std::error::Error as _;
 use std::time::Duration;
 
+use postgres::config::{Host, SslMode};
 use postgres::error::SqlState;
 use postgres::types::private::BytesMut;
 use postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 use postgres::{Client, Config, NoTls, Statement};
 
-use super::Error;
+use super::url::{self, Server, Tls};
 use super::value::{Row, Value};
+use super::{Error, tls};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long sent data may stay unacknowledged before the connection counts as lost.
@@ -28,25 +30,26 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn open(url: &str) -> Result<Self, Error> {
-        let mut config: Config = url.parse().map_err(|error: postgres::Error| Error::Lost {
-            at: "PostgreSQL".to_owned(),
-            problem: message_of(&error),
-        })?;
+    pub(super) fn open(server: &Server) -> Result<Self, Error> {
+        let mut config: Config =
+            server
+                .url
+                .parse()
+                .map_err(|error: postgres::Error| Error::Lost {
+                    at: "PostgreSQL".to_owned(),
+                    problem: message_of(&error),
+                })?;
         config
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_user_timeout(NETWORK_TIMEOUT)
             .application_name("buildd-slave");
         let at = describe(&config);
-        let open = || {
-            let mut client = config.connect(NoTls)?;
-            client.batch_execute(SESSION)?;
-            Ok(client)
-        };
-        let client = open().map_err(|error: postgres::Error| Error::Lost {
+        let lost = |error: postgres::Error| Error::Lost {
             at: at.clone(),
-            problem: message_of(&error),
-        })?;
+            problem: format!("{}{}", message_of(&error), tls::advice(&error)),
+        };
+        let mut client = connect(&mut config, &server.tls, &at)?.map_err(lost)?;
+        client.batch_execute(SESSION).map_err(lost)?;
         let prepared = HashMap::new();
         Ok(Self {
             client,
@@ -88,6 +91,41 @@ impl Connection {
     }
 }
 
+/// Connects with or without TLS. A Unix socket needs none, whatever `sslmode` says.
+fn connect(
+    config: &mut Config,
+    tls: &Tls,
+    at: &str,
+) -> Result<Result<Client, postgres::Error>, Error> {
+    let is_local = |host: &Host| matches!(host, Host::Unix(_));
+    let hosts = config.get_hosts();
+    if tls.mode == url::SslMode::Disable || !hosts.is_empty() && hosts.iter().all(is_local) {
+        return Ok(config.ssl_mode(SslMode::Disable).connect(NoTls));
+    }
+    if hosts.is_empty() {
+        // The handshake needs a name.
+        for address in config.get_hostaddrs().to_vec() {
+            config.host(&address.to_string());
+        }
+    }
+    let mode = match tls.mode {
+        url::SslMode::Prefer => SslMode::Prefer,
+        _ => SslMode::Require,
+    };
+    let error = match config.ssl_mode(mode).connect(tls::connector(tls)?) {
+        Err(error) if mode == SslMode::Prefer => error,
+        other => return Ok(other),
+    };
+    if tls::is_of_handshake(&error) {
+        let (problem, advice) = (message_of(&error), tls::advice(&error));
+        log::warn!("database {at}: {problem}{advice}; connecting without TLS, as sslmode=prefer");
+    } else if error.code() != Some(&SqlState::INVALID_AUTHORIZATION_SPECIFICATION) {
+        return Ok(Err(error));
+    }
+    // The server may allow only connections without TLS (`hostnossl`).
+    Ok(config.ssl_mode(SslMode::Disable).connect(NoTls))
+}
+
 fn borrow(params: &[Value]) -> Vec<&(dyn ToSql + Sync)> {
     params
         .iter()
@@ -100,8 +138,8 @@ fn describe(config: &Config) -> String {
     let host = config.get_hosts().first().map_or_else(
         || "localhost".into(),
         |host| match host {
-            postgres::config::Host::Tcp(name) => name.clone(),
-            postgres::config::Host::Unix(path) => path.display().to_string(),
+            Host::Tcp(name) => name.clone(),
+            Host::Unix(path) => path.display().to_string(),
         },
     );
     let name = config

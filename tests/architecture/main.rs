@@ -34,6 +34,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("lzma_rust2::", &["dpkg/deb.rs"]),
     ("ruzstd::", &["dpkg/deb.rs", "dpkg/deb/"]),
     ("rusqlite::", &["db/sqlite.rs"]),
+    ("rustls::", &["db/tls.rs"]),
     ("tar::", &["dpkg/deb.rs", "dpkg/deb/"]),
 ];
 

@@ -19,5 +19,6 @@ mod scale;
 mod scan;
 mod seed;
 mod seed_rows;
-mod support;
 mod sqlite_files;
+mod support;
+mod tls;

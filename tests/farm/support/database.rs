@@ -45,6 +45,14 @@ impl Database {
         done.unwrap_or_else(|error| panic!("{error}: {sql}"));
     }
 
+    /// Runs a statement of PostgreSQL that no transaction may contain.
+    pub(crate) fn run(&self, sql: &str) {
+        match self {
+            Self::Sqlite(path) => panic!("{}: {sql}", path.display()),
+            Self::Postgres(url) => connect(url).batch_execute(sql).unwrap(),
+        }
+    }
+
     /// The rows of a query, an array each. Booleans are 1 or 0 on both engines.
     pub(crate) fn rows(&self, sql: &str) -> Vec<Json> {
         match self {

@@ -8,6 +8,7 @@ pub(crate) mod farm;
 pub(crate) mod librarian;
 pub(crate) mod postgres;
 pub(crate) mod rows;
+pub(crate) mod tls_server;
 
 pub(crate) use database::Engine;
 pub(crate) use fake::{Does, Fake};

@@ -1,8 +1,8 @@
 //! One private PostgreSQL server for the test process, with a database for each test.
 //!
-//! The server has a temporary folder, listens on a Unix socket in it and on no port, and never
-//! calls fsync. A shell starts it and waits on a pipe from this process. When this process ends,
-//! the pipe closes, and the shell stops the server and removes the folder.
+//! A server has a temporary folder, listens on a Unix socket in it and, without options, on no
+//! port, and never calls fsync. A shell starts it and waits on a pipe from this process. When this
+//! process ends, the pipe closes, and the shell stops the server and removes the folder.
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::chown;
@@ -15,14 +15,16 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use nix::unistd::{Uid, User};
 
 /// Makes a cluster in `$2` with the programs of `$1`, prints `ready`, and serves until stdin ends.
+/// `$3` are more options.
 const KEEPER: &str = r#"
 cd "$2" || exit 1
 "$1/initdb" -D data -U postgres -A trust -E UTF8 --no-locale --no-sync >initdb.log 2>&1 ||
     { cat initdb.log; rm -rf "$2"; exit 1; }
 "$1/postgres" -D data -k "$2" -c listen_addresses= -c max_connections=300 -c fsync=off \
-    -c synchronous_commit=off -c full_page_writes=off >server.log 2>&1 </dev/null &
+    -c synchronous_commit=off -c full_page_writes=off $3 >server.log 2>&1 </dev/null &
 server=$!
-until "$1/pg_isready" -q -h "$2"; do
+until ls .s.PGSQL.*[0-9] >/dev/null 2>&1 && "$1/pg_isready" -q -h "$2" \
+    -p "$(ls .s.PGSQL.*[0-9] | sed s/.*[.]//)"; do
     kill -0 $server || { cat server.log; rm -rf "$2"; exit 1; }
     sleep 0.05
 done
@@ -34,8 +36,8 @@ cd / && rm -rf "$2"
 "#;
 
 /// A running server.
-struct Server {
-    folder: PathBuf,
+pub(super) struct Server {
+    pub(super) folder: PathBuf,
     /// The server ends with the stdin of this shell.
     _keeper: Child,
     /// PostgreSQL cannot create two databases at once.
@@ -46,7 +48,7 @@ struct Server {
 pub(crate) fn database() -> Option<String> {
     static SERVER: OnceLock<Option<Server>> = OnceLock::new();
     static COUNT: AtomicU32 = AtomicU32::new(0);
-    let server = SERVER.get_or_init(start).as_ref()?;
+    let server = SERVER.get_or_init(|| start("")).as_ref()?;
     let name = format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed));
     let place = server.folder.display().to_string().replace('/', "%2F");
     let url = |database: &str| format!("postgresql://postgres@{place}/{database}");
@@ -58,7 +60,8 @@ pub(crate) fn database() -> Option<String> {
     Some(url(&name))
 }
 
-fn start() -> Option<Server> {
+/// Starts a server with more options, separated by blanks; `None` where it is not installed.
+pub(super) fn start(options: &str) -> Option<Server> {
     let Some(programs) = programs() else {
         eprintln!("PostgreSQL is not installed: its tests do not run");
         return None;
@@ -71,6 +74,7 @@ fn start() -> Option<Server> {
         .keep();
     let mut keeper = Command::new("sh");
     keeper.args(["-c", KEEPER, "sh"]).arg(programs).arg(&folder);
+    keeper.arg(options);
     if Uid::effective().is_root() {
         // PostgreSQL refuses to run as root.
         let user = User::from_name("buildd").unwrap();
