@@ -5,6 +5,7 @@
 mod server;
 
 mod lost;
+mod upgrade;
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
@@ -94,71 +95,6 @@ fn a_newer_database_is_refused() {
             error.contains("of a newer buildd-slave (schema 99, this one knows"),
             "{error}"
         );
-    });
-}
-
-/// Undoes all migrations but the first, as an older program left the database.
-fn as_schema_1(tx: &mut Tx<'_>) -> Result<u64, Error> {
-    for table_and_column in [
-        "archive DROP COLUMN build_debug_symbols",
-        "archive DROP COLUMN build_profiles",
-        "build_queue DROP COLUMN nonce",
-        "builder_processor DROP COLUMN emulated",
-        "build DROP COLUMN reason",
-    ] {
-        tx.execute(&format!("ALTER TABLE {table_and_column}"), &[])?;
-    }
-    tx.execute("DROP TABLE attempt", &[])?;
-    tx.execute("UPDATE schema_version SET version = 1", &[])
-}
-
-#[test]
-fn an_older_database_is_migrated_and_keeps_its_rows() {
-    both_at(|url| {
-        let db = Db::open(url).unwrap();
-        let id = db.write(|tx| add(tx, "386")).unwrap();
-        db.write(as_schema_1).unwrap();
-        drop(db);
-        let db = Db::open(url).unwrap();
-        let ask = |sql: &'static str| {
-            let rows = db.read(|tx| tx.query(sql, &[])).unwrap();
-            rows.iter()
-                .map(|row| row.get(0).unwrap())
-                .collect::<Vec<i64>>()
-        };
-        assert_eq!(ask("SELECT id FROM processor"), [id]);
-        assert!(ask("SELECT id FROM build_queue WHERE nonce IS NULL").is_empty());
-        assert!(ask("SELECT version FROM schema_version")[0] > 1);
-    });
-}
-
-#[test]
-fn rows_of_the_first_schema_are_kept() {
-    both_at(|url| {
-        let db = Db::open(url).unwrap();
-        db.write(as_schema_1).unwrap();
-        let fill = |tx: &mut Tx<'_>| {
-            tx.batch(
-                "INSERT INTO processor (id, name, family) VALUES (1, 'amd64', 'amd64');
-                INSERT INTO builder (id, name, url, created_at) VALUES (1, 'bob', 'u', 0);
-                INSERT INTO builder_processor (builder_id, processor_id) VALUES (1, 1);
-                INSERT INTO distribution (name) VALUES ('ubuntu');
-                INSERT INTO archive (distribution_id, name, purpose)
-                SELECT id, 'primary', 0 FROM distribution;",
-            )
-        };
-        db.write(fill).unwrap();
-        drop(db);
-        let sql = "SELECT name, build_debug_symbols, build_profiles FROM archive";
-        let rows = Db::open(url).unwrap().read(|tx| tx.query(sql, &[]));
-        let rows = rows.unwrap();
-        let [row] = &rows[..] else { panic!("{rows:?}") };
-        let (name, profiles): (String, String) = (row.get(0).unwrap(), row.get(2).unwrap());
-        assert_eq!((name.as_str(), profiles.as_str()), ("primary", ""));
-        assert!(!row.get::<bool>(1).unwrap());
-        let sql = "SELECT emulated FROM builder_processor";
-        let rows = Db::open(url).unwrap().read(|tx| tx.query(sql, &[]));
-        assert!(!rows.unwrap()[0].get::<bool>(0).unwrap());
     });
 }
 

@@ -17,6 +17,7 @@ mod many;
 mod results;
 mod scale;
 mod scan;
+mod schema_fixture;
 mod seed;
 mod seed_rows;
 mod sqlite_files;
