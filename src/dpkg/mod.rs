@@ -6,8 +6,10 @@ pub(crate) mod arch;
 pub(crate) mod changes;
 pub(crate) mod control;
 pub(crate) mod deb;
+pub(crate) mod decompress;
 pub(crate) mod dsc;
 pub(crate) mod expected;
+pub(crate) mod packages;
 pub(crate) mod relations;
 pub(crate) mod source;
 

@@ -4,20 +4,24 @@
 //! so that scans wait little for the database. Writes check the rows again, so any number of
 //! processes may run this at once.
 
-use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
+use std::thread;
+use std::time::Instant;
 
 use crate::db::{Db, Error, Tx};
 use crate::master::model::ArchivePurpose;
-use crate::master::policy::dependencies::{self, Known};
+use crate::master::policy::dependencies::{self, Checked, Known, Usable};
 use crate::master::policy::pockets::{self, Components};
 use crate::master::policy::score::{self, Rules, UnknownComponent};
 use crate::master::rows::builds::{self, Build, Retry};
 use crate::master::rows::depwaits::{self, Wanted};
+use crate::master::rows::events::{self, NewEvent};
 use crate::master::rows::scores::{self, ScorableJob};
 
 /// Rows per batch.
 const BATCH: i64 = 500;
+/// Dep-waits that one transaction ends. More would keep SQLite's lock for longer than 0.1 s.
+const FREED_AT_ONCE: usize = 20;
 
 /// Scores all waiting jobs without a manual score (docs/farm.md §2.2, §2.5); returns how many
 /// scores have changed.
@@ -66,52 +70,67 @@ fn rescored(rules: Rules, job: &ScorableJob) -> Result<Option<i64>, UnknownCompo
     Ok((score != job.score).then_some(score))
 }
 
+/// A dep-wait whose dependencies are published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Freed {
+    pub(crate) build: i64,
+    pub(crate) title: String,
+    /// The dependencies, each with the binary that meets it.
+    pub(crate) met: String,
+}
+
 /// The result of a search for dep-waits that can be retried.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct DepwaitReport {
-    /// Ids and titles of the builds returned to the queue.
-    pub(crate) retried: Vec<(i64, String)>,
+    /// The builds returned to the queue.
+    pub(crate) retried: Vec<Freed>,
     /// The number of builds that still wait, including the unreadable ones.
     pub(crate) still: u64,
     /// Builds whose dependency line cannot be parsed. Only an operator can retry them.
     pub(crate) unreadable: Vec<i64>,
 }
 
-/// Returns builds whose dependencies have been published to the queue and scores them; stores the
-/// unmet dependencies of the others (docs/farm.md §2.15).
+/// Returns builds whose dependencies are published to the queue and scores them; adds an event that
+/// says what freed them (docs/farm.md §2.15).
 pub(crate) fn retry_depwaits(db: &Db, rules: Rules, now: i64) -> Result<DepwaitReport, Error> {
-    for_each_batch(db, |batch| {
-        db.write(|tx| {
-            let mut retried = Vec::new();
-            for depwait in batch {
-                if apply(tx, depwait, rules, now)? {
-                    retried.push(depwait.titled());
+    for_each_batch(db, |ready| {
+        let mut retried = Vec::new();
+        for part in ready.chunks(FREED_AT_ONCE) {
+            let began = Instant::now();
+            retried.extend(db.write(|tx| {
+                let mut freed = Vec::new();
+                for (build, reason) in part {
+                    if free(tx, build, reason, rules, now)? {
+                        freed.push(reason.clone());
+                    }
                 }
-            }
-            Ok(retried)
-        })
+                Ok(freed)
+            })?);
+            // Other processes get the lock in between.
+            thread::sleep(began.elapsed());
+        }
+        Ok(retried)
     })
 }
 
 /// Reports what [`retry_depwaits`] would do, without any change.
 pub(crate) fn preview_depwaits(db: &Db) -> Result<DepwaitReport, Error> {
-    for_each_batch(db, |batch| {
-        let ready = batch.iter().filter(|depwait| depwait.is_ready());
-        Ok(ready.map(|depwait| depwait.titled()).collect())
+    for_each_batch(db, |ready| {
+        Ok(ready.iter().map(|(_, freed)| freed.clone()).collect())
     })
 }
 
 /// A build in MANUALDEPWAIT.
 struct Depwait {
     build: Build,
-    /// Its unmet dependencies: `""` if all are met, `None` if the line cannot be parsed.
-    missing: Option<String>,
+    /// The state of its dependencies; `None` if the line cannot be parsed.
+    checked: Option<Checked>,
 }
 
-/// Calls `apply` on the dep-waits of each batch that have changed; `apply` returns those retried.
+/// Calls `free` on the dep-waits of each batch that can end; `free` returns those retried.
 fn for_each_batch(
     db: &Db,
-    apply: impl Fn(&[&Depwait]) -> Result<Vec<(i64, String)>, Error>,
+    free: impl Fn(&[(Build, Freed)]) -> Result<Vec<Freed>, Error>,
 ) -> Result<DepwaitReport, Error> {
     let mut report = DepwaitReport::default();
     let mut after = 0;
@@ -121,48 +140,45 @@ fn for_each_batch(
             return Ok(report);
         };
         after = last.build.id;
-        let changed: Vec<&Depwait> = batch
-            .iter()
-            .filter(|depwait| depwait.has_changed())
-            .collect();
-        let retried = if changed.is_empty() {
-            Vec::new()
-        } else {
-            apply(&changed)?
-        };
-        let unreadable = batch.iter().filter(|depwait| depwait.missing.is_none());
+        let unreadable = batch.iter().filter(|depwait| depwait.checked.is_none());
         report
             .unreadable
             .extend(unreadable.map(|depwait| depwait.build.id));
-        report.still += (batch.len() - retried.len()) as u64;
+        let waiting = batch.len();
+        let ready: Vec<(Build, Freed)> = batch.into_iter().filter_map(Depwait::ready).collect();
+        let retried = free(&ready)?;
+        report.still += (waiting - retried.len()) as u64;
         report.retried.extend(retried);
     }
 }
 
 impl Depwait {
-    /// Whether the unmet dependencies differ from the stored ones.
-    fn has_changed(&self) -> bool {
-        self.missing.is_some() && self.missing != self.build.dependencies
-    }
-
-    /// Whether the build can return to the queue.
-    fn is_ready(&self) -> bool {
-        let (build, pocket) = (&self.build, self.build.name.pocket);
-        self.missing.as_deref() == Some("")
-            && pockets::accepts(build.archive_purpose, build.series_status, pocket)
-    }
-
-    fn titled(&self) -> (i64, String) {
-        (self.build.id, self.build.name.to_string())
+    /// Returns the build with what frees it, if it can return to the queue.
+    fn ready(self) -> Option<(Build, Freed)> {
+        let Self { build, checked } = self;
+        let checked = checked.filter(|checked| checked.unmet.is_empty())?;
+        let pocket = build.name.pocket;
+        if !pockets::accepts(build.archive_purpose, build.series_status, pocket) {
+            return None;
+        }
+        let freed = Freed {
+            build: build.id,
+            title: build.name.to_string(),
+            met: checked.met.join(", "),
+        };
+        Some((build, freed))
     }
 }
 
-/// Reads one batch of dep-waits and their unmet dependencies.
+/// Reads one batch of dep-waits, and compares their dependencies with what is published.
 fn read_batch(tx: &mut Tx<'_>, after: i64) -> Result<Vec<Depwait>, Error> {
     let builds = depwaits::waiting(tx, after, BATCH)?;
-    let wanted: BTreeSet<Wanted> = builds.iter().flat_map(wanted).collect();
+    let wanted = builds.iter().flat_map(|build| {
+        let names = dependencies::names(line(build)).into_iter();
+        names.map(|name| (build.arch_series, build.archive, name))
+    });
     let mut known: HashMap<Wanted, Vec<Known>> = HashMap::new();
-    for (wanted, binary) in depwaits::published(tx, wanted)? {
+    for (wanted, binary) in depwaits::published(tx, wanted.collect::<Vec<_>>())? {
         known.entry(wanted).or_default().push(binary);
     }
     let depwait = |build: Build| {
@@ -170,56 +186,55 @@ fn read_batch(tx: &mut Tx<'_>, after: i64) -> Result<Vec<Depwait>, Error> {
             let wanted = (build.arch_series, build.archive, name.to_owned());
             known.get(&wanted).cloned().unwrap_or_default()
         };
-        let missing = missing(&build, &of_name);
-        Depwait { build, missing }
+        let checked = check(&build, &of_name);
+        Depwait { build, checked }
     };
     Ok(builds.into_iter().map(depwait).collect())
 }
 
-/// Returns every package that a build's dependency line names: those looked up when no binary is
-/// known.
-fn wanted(build: &Build) -> Vec<Wanted> {
-    let names = RefCell::new(Vec::new());
-    let nothing_known = |name: &str| {
-        names
-            .borrow_mut()
-            .push((build.arch_series, build.archive, name.to_owned()));
-        Vec::new()
-    };
-    missing(build, &nothing_known);
-    names.into_inner()
+fn line(build: &Build) -> &str {
+    build.dependencies.as_deref().unwrap_or_default()
 }
 
-/// Returns the unmet dependencies of a build; `None` if its line cannot be parsed. In a primary
-/// archive, only components that the build may use count.
-fn missing(build: &Build, known: &dyn Fn(&str) -> Vec<Known>) -> Option<String> {
+/// Compares the dependencies of a build with the published binaries; `None` if its line cannot be
+/// parsed. In a primary archive, only components that the build may use count.
+fn check(build: &Build, known: &dyn Fn(&str) -> Vec<Known>) -> Option<Checked> {
     let ogre = (build.archive_purpose == ArchivePurpose::Primary).then(|| {
         let component = build.component.as_deref().unwrap_or("main");
         Components::of(&build.name.distribution).ogre(component, build.name.pocket)
     });
-    let line = build.dependencies.as_deref().unwrap_or_default();
-    dependencies::unmet(line, known, ogre.as_deref()).ok()
+    let usable = Usable {
+        known,
+        components: ogre.as_deref(),
+        arch: &build.name.arch_tag,
+    };
+    dependencies::check(line(build), usable).ok()
 }
 
-/// Retries a build that is ready, else stores its unmet dependencies; returns whether the build was
-/// retried.
-fn apply(tx: &mut Tx<'_>, depwait: &Depwait, rules: Rules, now: i64) -> Result<bool, Error> {
-    let build = &depwait.build;
-    if depwait.is_ready() {
-        let retried = builds::retry(tx, build, Retry::DepWait, now)?.is_some();
-        if retried {
-            score_job(tx, rules, now, build.id)?;
-        }
-        return Ok(retried);
+/// Retries a build, unless its state has changed; returns whether it was retried.
+fn free(
+    tx: &mut Tx<'_>,
+    build: &Build,
+    freed: &Freed,
+    rules: Rules,
+    now: i64,
+) -> Result<bool, Error> {
+    if builds::retry(tx, build, Retry::DepWait, now)?.is_none() {
+        return Ok(false);
     }
-    if let Some(missing) = depwait
-        .missing
-        .as_deref()
-        .filter(|missing| !missing.is_empty())
-    {
-        depwaits::set_dependencies(tx, build.id, missing)?;
-    }
-    Ok(false)
+    score_job(tx, rules, now, build.id)?;
+    let message = format!(
+        "its dependencies are published: {}; returned to the queue",
+        freed.met
+    );
+    events::add(
+        tx,
+        &NewEvent {
+            build: Some(build.id),
+            ..NewEvent::info(now, "freed", &message)
+        },
+    )?;
+    Ok(true)
 }
 
 #[cfg(test)]
@@ -358,9 +373,14 @@ mod tests {
             assert_eq!(depwaits.retry(), DepwaitReport::default(), "no chroot");
             depwaits.add_chroot();
 
-            let title = "i386 build of ready 0.9 in ubuntu hoary RELEASE".to_owned();
+            let met = "libfoo-dev (>= 2) by libfoo-dev 2.1 in primary, a | b by b 1 in primary";
+            let freed = Freed {
+                build: ready,
+                title: "i386 build of ready 0.9 in ubuntu hoary RELEASE".to_owned(),
+                met: met.to_owned(),
+            };
             let expected = DepwaitReport {
-                retried: vec![(ready, title)],
+                retried: vec![freed],
                 still: 3,
                 unreadable: vec![depwaits.unreadable],
             };
@@ -376,12 +396,21 @@ mod tests {
             let lines: Vec<Option<&str>> = lines.iter().map(Option::as_deref).collect();
             let left = [
                 None,
-                Some("libbar-dev (>> 1)"),
+                // The whole line stays: what is met today may be gone tomorrow.
+                Some("libfoo-dev, libbar-dev (>> 1)"),
                 Some("libnonfree-dev"),
                 Some("((("),
             ];
             assert_eq!(lines, left);
             assert!(rows[0].get::<bool>(1).unwrap() && rows[0].get::<bool>(2).unwrap());
+            let events = db.read(|tx| events::of_build(tx, ready, 9)).unwrap();
+            assert_eq!(
+                (&*events[0].kind, &*events[0].message),
+                (
+                    "freed",
+                    &*format!("its dependencies are published: {met}; returned to the queue")
+                )
+            );
         });
     }
 

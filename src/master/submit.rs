@@ -17,10 +17,10 @@ use crate::master::policy::estimate;
 use crate::master::policy::pockets;
 use crate::master::policy::score::Rules;
 use crate::master::queue;
-use crate::master::rows::archives;
 use crate::master::rows::builds::{self, Build};
 use crate::master::rows::events::{self, NewEvent};
 use crate::master::rows::files::File;
+use crate::master::rows::published;
 use crate::master::rows::queue::enqueue;
 use crate::master::rows::series::{self, ArchSeries, Series};
 use crate::master::rows::sources::{self, Destination, Source};
@@ -259,7 +259,7 @@ impl Submission {
         let nominated = self.series.nominated.as_deref();
         let mut own = self.binaries.clone();
         if let Some(tag) = nominated {
-            own.extend(archives::binaries_of(tx, self.series.id, tag, name)?);
+            own.extend(published::binaries_of(tx, self.series.id, tag, name)?);
         }
         let source_of = |binary: &str| own.iter().any(|one| one == binary).then(|| name.clone());
         let mut all = file.restrictions(tags, nominated, source_of);

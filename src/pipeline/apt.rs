@@ -10,8 +10,9 @@ use crate::session::files::{Lists, NewFile, SecretLists};
 use crate::xmlrpc::decode_base64;
 
 use super::apt_auth::Logins;
-use super::depwait::{Available, BuildDeps, Target};
+use super::depwait::{BuildDeps, Cause, Named, Target};
 use super::logscan::{Findings, Sign};
+use super::package_lists::PackageLists;
 use super::scrub::scrub_always;
 use super::stage::Failure;
 use super::verdict::{self, Classification, Verdict};
@@ -182,11 +183,11 @@ pub(crate) fn archive_failed(why: &str) -> Failure {
 /// The part of a package list's line that is read, in bytes; `Provides` may be long.
 const MAX_LINE_BYTES: usize = 64 << 10;
 
-/// Searches the package lists for build dependencies that no package satisfies.
+/// Searches the package lists for the reason why apt cannot install the build dependencies.
 #[derive(Debug)]
 pub(crate) struct Query {
     deps: BuildDeps,
-    available: Available,
+    lists: PackageLists,
     partial: Vec<u8>,
 }
 
@@ -194,10 +195,9 @@ impl Query {
     /// Takes the text of a `.dsc`.
     pub(crate) fn new(dsc: &str, target: Target<'_>) -> Result<Self, Error> {
         let deps = BuildDeps::parse(dsc, target)?;
-        let available = Available::new(&deps);
         Ok(Self {
             deps,
-            available,
+            lists: PackageLists::new(target.arch),
             partial: Vec::new(),
         })
     }
@@ -209,7 +209,7 @@ impl Query {
             if self.partial.len() < MAX_LINE_BYTES {
                 self.partial.extend_from_slice(line);
             }
-            self.available.feed(&String::from_utf8_lossy(&self.partial));
+            self.lists.feed(&String::from_utf8_lossy(&self.partial));
             self.partial.clear();
             bytes = rest.get(1..).unwrap_or_default();
         }
@@ -219,9 +219,11 @@ impl Query {
         }
     }
 
-    /// Returns the relations that nothing satisfies.
-    pub(crate) fn missing(self) -> Option<String> {
-        self.deps.unsatisfied(self.available)
+    /// Decides why apt cannot install the dependencies; `named` is what it calls unmet. `None` if
+    /// the lists are too large.
+    pub(crate) fn cause(mut self, named: &[Named]) -> Option<Cause> {
+        let whole = self.lists.finish();
+        whole.then(|| self.deps.cause(named, &self.lists))
     }
 }
 
@@ -414,8 +416,8 @@ mod tests {
             query.feed(&lists.as_bytes()[..cut]);
             query.feed(&lists.as_bytes()[cut..]);
             assert_eq!(
-                query.missing().as_deref(),
-                Some("libnew-dev (>= 2) | libother-dev"),
+                query.cause(&[]),
+                Some(Cause::Missing("libnew-dev (>= 2) | libother-dev".into())),
                 "{cut}"
             );
         }

@@ -11,7 +11,8 @@ use std::sync::LazyLock;
 use aho_corasick::{AhoCorasick, MatchKind};
 use memchr::{memchr, memrchr};
 
-use crate::dpkg::relations::strip;
+use super::depwait::Named;
+use crate::dpkg::relations::{Group, Relation, Spelling};
 
 /// The bytes of a line that are searched.
 const MAX_LINE_BYTES: usize = 8 << 10;
@@ -150,23 +151,6 @@ const SIGNS: &[(Sign, At, &str)] = &[
     (Sign::IllegalInstruction, At::Any, "Illegal instruction"),
 ];
 
-/// How certain apt's message is that a relation cannot be met (docs/wire.md §3.7).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Certainty {
-    /// The relation itself cannot be met.
-    Definite,
-    /// A dependency of the relation may be missing instead: the package lists must be searched.
-    Dubious,
-}
-
-/// A relation with all its alternatives that apt could not meet.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Unmet {
-    /// Without qualifiers, in the form a master reads.
-    pub(crate) relation: String,
-    pub(crate) certainty: Certainty,
-}
-
 /// The findings in a log.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
@@ -175,7 +159,9 @@ pub(crate) struct Findings {
     /// The status that sbuild reports.
     pub(crate) status: Option<String>,
     /// The last list of unmet dependencies.
-    pub(crate) unmet: Vec<Unmet>,
+    pub(crate) unmet: Vec<Named>,
+    /// Its lines, also those about conflicts.
+    pub(crate) unmet_lines: Vec<String>,
     /// Dependencies named by the old sbuild and apt, in the order of [`OldDep`]'s kinds.
     old_deps: [Option<String>; 5],
     /// The first line of each sign, in order.
@@ -213,6 +199,8 @@ pub(crate) struct LogScan {
     line: Vec<u8>,
     in_summary: bool,
     in_unmet: bool,
+    /// The package whose unmet dependencies are being listed.
+    package: String,
     /// True if the last unmet relation ended in `or`: its next alternative follows.
     or_follows: bool,
 }
@@ -312,10 +300,14 @@ impl LogScan {
         let header = UNMET.iter().any(|header| line.starts_with(header));
         if header {
             self.findings.unmet.clear();
+            self.findings.unmet_lines.clear();
+            self.package.clear();
             (self.in_unmet, self.or_follows) = (true, false);
         } else if !is_relation {
             self.in_unmet = false;
-        } else if self.in_unmet && self.findings.unmet.len() < MAX_UNMET {
+        } else if self.in_unmet && self.findings.unmet_lines.len() < MAX_UNMET {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            self.findings.unmet_lines.push(words.join(" "));
             self.read_unmet_line(line.trim());
         }
     }
@@ -323,48 +315,40 @@ impl LogScan {
     /// Parses ` PACKAGE : Depends: RELATION but REASON[ or]`. Later lines leave out the package,
     /// and further alternatives also the kind.
     fn read_unmet_line(&mut self, line: &str) {
-        let text = line.split_once(" : ").map_or(line, |(_, text)| text);
+        let text = match line.split_once(" : ") {
+            Some((package, text)) => {
+                self.package = package.rsplit(' ').next().unwrap_or_default().to_owned();
+                text
+            }
+            None => line,
+        };
         let (text, or) = text
             .strip_suffix(" or")
             .map_or((text, false), |text| (text, true));
         if std::mem::replace(&mut self.or_follows, or) {
-            if let Some(unmet) = self.findings.unmet.last_mut() {
-                let next = unmet_relation(text);
-                unmet.relation = format!("{} | {}", unmet.relation, next.relation);
-                unmet.certainty = unmet.certainty.max(next.certainty);
+            if let (Some(unmet), Some(next)) = (self.findings.unmet.last_mut(), relation(text)) {
+                unmet.group.0.push(next);
             }
             return;
         }
-        let relation = text
+        let depends = text
             .strip_prefix("Depends: ")
             .or_else(|| text.strip_prefix("PreDepends: "));
-        match relation {
-            Some(relation) => self
-                .findings
-                .unmet
-                .push(unmet_relation(relation.trim_start())),
+        match depends.and_then(relation) {
+            Some(relation) => self.findings.unmet.push(Named {
+                package: self.package.clone(),
+                group: Group(vec![relation]),
+            }),
             None => self.or_follows = false,
         }
     }
 }
 
-/// Parses `RELATION but REASON`; a missing or unknown reason is dubious.
-fn unmet_relation(text: &str) -> Unmet {
-    let (relation, reason) = text.split_once(" but ").unwrap_or((text, ""));
-    let reason = reason.trim_end();
-    let definite = reason.ends_with(" is to be installed")
-        || reason == "it is not installable"
-        || reason == "it is a virtual package"
-        || (reason.ends_with(" is installed") && reason != "it is installed");
-    let certainty = if definite {
-        Certainty::Definite
-    } else {
-        Certainty::Dubious
-    };
-    Unmet {
-        relation: strip(relation),
-        certainty,
-    }
+/// Parses `RELATION but REASON`. The reason says nothing certain: apt calls a package "not
+/// installable" whenever it is not a candidate.
+fn relation(text: &str) -> Option<Relation> {
+    let relation = text.split(" but ").next().unwrap_or_default();
+    Relation::parse(relation, Spelling::Message).ok()
 }
 
 /// Skips the lines at the start of `text` in which [`LogScan::read_line`] can find nothing. `text`

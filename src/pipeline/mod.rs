@@ -21,6 +21,7 @@ mod keep_results;
 pub(crate) mod leftovers;
 mod logscan;
 pub(crate) mod network;
+mod package_lists;
 mod platform;
 mod running;
 mod sbuild;

@@ -19,7 +19,7 @@ use crate::session::{bootstrap, store, store_owner};
 use crate::sys::cgroup::LIMITS_VAR;
 use crate::sys::{self, exe, host};
 
-use super::depwait::Target;
+use super::depwait::{Cause, Named, Target};
 use super::logscan::Findings;
 use super::network::BuildNetwork;
 use super::platform::{Host, Platform};
@@ -425,19 +425,7 @@ impl Build {
             Verdict::ChrootFail => (BuildStatus::ChrootFail, String::new()),
             Verdict::BuilderFail => (BuildStatus::BuilderFail, String::new()),
             Verdict::DepFail { relations } => (BuildStatus::DepFail, relations),
-            Verdict::DepCheck => match self.missing_dependencies()? {
-                Some(relations) => {
-                    let reason = format!("The package waits for {relations}.");
-                    let status = BuildStatus::DepFail;
-                    return Err(Failure {
-                        status,
-                        reason,
-                        dependencies: relations,
-                    }
-                    .into());
-                }
-                None => (BuildStatus::PackageFail, String::new()),
-            },
+            Verdict::DepCheck { named } => return Err(self.dependency_failure(&named, reason)),
         };
         Err(Failure {
             status,
@@ -447,8 +435,25 @@ impl Build {
         .into())
     }
 
-    /// Returns the build dependencies that the package lists of the chroot lack.
-    fn missing_dependencies(&mut self) -> Result<Option<String>, StageError> {
+    /// Returns the failure for dependencies that apt calls unmet; `reason` quotes it.
+    fn dependency_failure(&mut self, named: &[Named], reason: String) -> StageError {
+        let failed = |reason| Failure::new(BuildStatus::PackageFail, reason).into();
+        match self.cause_of_unmet(named) {
+            Err(error) => error,
+            Ok(None) => failed(reason),
+            Ok(Some(Cause::Refused(why))) => failed(format!("{reason} ({why})")),
+            Ok(Some(Cause::Missing(dependencies))) => Failure {
+                status: BuildStatus::DepFail,
+                reason: format!("The package waits for {dependencies}."),
+                dependencies,
+            }
+            .into(),
+        }
+    }
+
+    /// Searches the package lists of the chroot for the dependencies; `None` if the lists or the
+    /// .dsc cannot be read.
+    fn cause_of_unmet(&mut self, named: &[Named]) -> Result<Option<Cause>, StageError> {
         let path = self.spec.work_tree().join(self.spec.request.dsc().as_str());
         let target = Target {
             arch: self.spec.arch(),
@@ -464,10 +469,9 @@ impl Build {
         };
         let command = self.session_command(&apt::PACKAGE_LISTS);
         let exit = self.run_command(Stage::Sbuild, command, &mut |_, bytes| query.feed(bytes))?;
-        Ok(if exit == Exit::Code(0) {
-            query.missing()
-        } else {
-            None
+        Ok(match exit {
+            Exit::Code(0) => query.cause(named),
+            _ => None,
         })
     }
 

@@ -8,8 +8,10 @@
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 
-use super::logscan::{Certainty, Findings, Sign};
+use super::depwait::Named;
+use super::logscan::{Findings, Sign};
 use super::scrub::scrub_always;
+use crate::dpkg::relations::{Group, Spelling};
 
 /// The most characters of a log line that a reason quotes.
 const MAX_SHOWN_CHARS: usize = 300;
@@ -43,9 +45,11 @@ pub(crate) enum Verdict {
     DepFail {
         relations: String,
     },
-    /// A dependency may be missing. If the package lists lack it, this is a dep-wait; else a
+    /// apt calls dependencies unmet. If the package lists lack one, this is a dep-wait; else a
     /// package failure, since a wrong dep-wait loops forever (docs/wire.md §3.7).
-    DepCheck,
+    DepCheck {
+        named: Vec<Named>,
+    },
 }
 
 /// A verdict, and one sentence for the log.
@@ -271,27 +275,8 @@ fn classify_install(code: i32, findings: &Findings) -> Classification {
     if let (3, Some(line)) = (code, findings.sign(Sign::ForceYes)) {
         return classified(Verdict::GivenBack, with_line("apt stopped", Some(line)));
     }
-    if findings
-        .unmet
-        .iter()
-        .any(|unmet| unmet.certainty == Certainty::Dubious)
-    {
-        return classified(
-            Verdict::DepCheck,
-            "The build dependencies cannot be installed together.",
-        );
-    }
-    let mut definite: Vec<&str> = Vec::new();
-    for unmet in &findings.unmet {
-        if !definite.contains(&unmet.relation.as_str()) {
-            definite.push(&unmet.relation);
-        }
-    }
-    if !definite.is_empty() {
-        return dep_wait(definite.join(", "));
-    }
-    if let Some(relation) = findings.old_dependency() {
-        return dep_wait(relation.to_owned());
+    if let Some(classification) = check_dependencies(findings) {
+        return classification;
     }
     // The scripts of a dependency failed and would fail again: neither a wait nor a retry helps.
     let reason = "The build dependencies could not be installed";
@@ -299,6 +284,25 @@ fn classify_install(code: i32, findings: &Findings) -> Classification {
         Verdict::PackageFail,
         with_line(reason, findings.sign(Sign::DpkgFailed)),
     )
+}
+
+/// Has the package lists searched for what apt calls unmet; `None` if it names nothing.
+fn check_dependencies(findings: &Findings) -> Option<Classification> {
+    let mut named = findings.unmet.clone();
+    let mut quoted = findings.unmet_lines.join("; ");
+    if let (true, Some(relation)) = (quoted.is_empty(), findings.old_dependency()) {
+        quoted = format!("no package {relation}");
+        let group = Group::parse(relation, Spelling::Message).ok();
+        named.extend(group.map(|group| Named {
+            package: String::new(),
+            group,
+        }));
+    }
+    let reason = "The build dependencies cannot be installed";
+    (!quoted.is_empty()).then(|| {
+        let verdict = Verdict::DepCheck { named };
+        classified(verdict, with_line(reason, Some(&quoted)))
+    })
 }
 
 /// Returns a failure of the package, with the line of the log that explains it.

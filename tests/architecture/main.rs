@@ -31,7 +31,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("xml::", &["xmlrpc/"]),
     ("ini::", &["config/"]),
     ("prometheus::", &["metrics.rs"]),
-    ("lzma_rust2::", &["dpkg/deb.rs"]),
+    ("lzma_rust2::", &["dpkg/deb.rs", "dpkg/decompress.rs"]),
     ("ruzstd::", &["dpkg/deb.rs", "dpkg/deb/"]),
     ("rusqlite::", &["db/sqlite.rs"]),
     ("rustls::", &["db/tls.rs"]),

@@ -16,6 +16,7 @@ mod chroot;
 mod lookup;
 mod names;
 mod open;
+mod packages_file;
 mod prospect;
 mod published;
 mod queue;

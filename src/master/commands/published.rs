@@ -2,155 +2,334 @@
 //! builds that waited for them.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::{self, Read as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::thread;
+use std::time::Instant;
 
 use clap::Subcommand;
 use serde_json::{Value, json};
 
 use super::lookup::{find_architecture, find_archive, find_series};
 use super::open::Site;
+use super::packages_file::{self, PackagesFile};
 use super::screen::{Screen, stderr_line};
 use super::series::PRIMARY;
 use super::table::{Cell, Column, Table, column};
 use super::{Error, units};
-use crate::dpkg::control::Paragraph;
+use crate::db::Tx;
 use crate::master::queue;
-use crate::master::rows::archives::{self, Binary, Existing};
-use crate::master::rows::series;
+use crate::master::rows::published::{self, Binary, Existing, Key, List};
+use crate::master::rows::{archives, series};
 use crate::sys::clock::now_ms;
 
-/// Binaries recorded in one transaction.
-const BATCH: usize = 2000;
+/// The rows that one transaction writes, except that it writes one binary at least. More would
+/// keep SQLite's lock for longer than 0.1 s.
+const ROWS: usize = 1000;
+/// The binaries that one transaction reads.
+const PAGE: i64 = 2000;
 
 const EXAMPLES: &str = "\
 Examples:
-  xzcat binary-i386/Packages.xz | buildd-slave master published add hoary i386 -
-  buildd-slave master published add hoary i386 --component universe Packages
+  buildd-slave master published set hoary i386 binary-i386/Packages.xz
+  curl -sf https://example.org/dists/hoary/main/binary-i386/Packages.gz |
+    buildd-slave master published set hoary i386 --component main
+  buildd-slave master published add hoary i386 --archive bob/ppa Packages
+  buildd-slave master published remove hoary libfoo-dev 1.2-1
   buildd-slave master published list
 
-`add` never removes earlier records. `master retry-depwait` then retries the builds that waited for
-these packages; a running master does so every [master] depwait_interval.";
+`set` replaces a list, so that builds wait for what is gone. `add` never removes earlier records.
+`master retry-depwait` then retries the builds that waited for these packages; a running master does
+so every [master] depwait_interval.";
 
 #[derive(Debug, Subcommand)]
 #[command(after_help = EXAMPLES)]
 pub(super) enum Verb {
     /// Record the packages of a Packages file as published in an archive
     Add(Add),
+    /// Replace the recorded packages of an archive by those of a Packages file
+    Set(Set),
+    /// Remove the record of a package
+    Remove(Remove),
     /// Count the recorded packages by archive, architecture and component
     List,
 }
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Add {
-    /// Series: NAME, or DISTRIBUTION/NAME if NAME is ambiguous
-    series: String,
-    /// Architecture, such as i386; packages of other architectures are skipped
-    arch: String,
-    /// Uncompressed Packages file; - reads standard input
+    #[command(flatten)]
+    place: Place,
+    /// Packages file, plain or compressed by gzip or xz; - reads standard input
     packages: PathBuf,
-    /// Archive of the series' distribution: NAME, or OWNER/NAME
-    #[arg(long, default_value = PRIMARY)]
-    archive: String,
     /// Component of all packages [default: from the section of each, else main]
     #[arg(long)]
     component: Option<String>,
 }
 
+#[derive(Debug, clap::Args)]
+pub(super) struct Set {
+    #[command(flatten)]
+    place: Place,
+    /// Packages file, plain or compressed by gzip or xz; - reads standard input
+    #[arg(default_value = "-")]
+    packages: PathBuf,
+    /// Replace only the packages of this component, to which all packages of the file belong
+    #[arg(long)]
+    component: Option<String>,
+    /// Accept a file without packages, which removes all
+    #[arg(long)]
+    allow_empty: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct Place {
+    /// Series: NAME, or DISTRIBUTION/NAME if NAME is ambiguous
+    series: String,
+    /// Architecture, such as i386; packages of other architectures are skipped
+    arch: String,
+    /// Archive of the series' distribution: NAME, or OWNER/NAME
+    #[arg(long, default_value = PRIMARY)]
+    archive: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Remove {
+    /// Series: NAME, or DISTRIBUTION/NAME if NAME is ambiguous
+    series: String,
+    /// Binary package
+    name: String,
+    /// Its version [default: all versions]
+    version: Option<String>,
+    /// Only this architecture of the series
+    #[arg(long)]
+    arch: Option<String>,
+    /// Archive of the series' distribution: NAME, or OWNER/NAME
+    #[arg(long, default_value = PRIMARY)]
+    archive: String,
+}
+
 pub(super) fn run(verb: Verb, site: &Site, screen: Screen) -> Result<bool, Error> {
     match verb {
         Verb::Add(args) => add(&args, site, screen)?,
+        Verb::Set(args) => set(&args, site, screen)?,
+        Verb::Remove(args) => remove(&args, site, screen)?,
         Verb::List => list(site, screen)?,
     }
     Ok(true)
 }
 
-fn add(args: &Add, site: &Site, screen: Screen) -> Result<(), Error> {
-    let arch = &args.arch;
-    let (full, arch_series, archive) = site.db.read(|tx| {
-        let series = find_series(tx, &args.series)?;
-        let found = find_architecture(tx, &series, arch)?;
-        let archive = find_archive(tx, &series.distribution, &args.archive)?;
-        Ok((series.full_name(), found.id, archive))
+/// A [`Place`] with the names to print.
+struct Found {
+    list: List,
+    series: String,
+    archive: String,
+}
+
+fn find(place: &Place, site: &Site) -> Result<Found, Error> {
+    let found = site.db.read(|tx| {
+        let series = find_series(tx, &place.series)?;
+        let arch = find_architecture(tx, &series, &place.arch)?;
+        let archive = find_archive(tx, &series.distribution, &place.archive)?;
+        Ok(Found {
+            list: List {
+                arch_series: arch.id,
+                archive: archive.id,
+            },
+            series: series.full_name(),
+            archive: archive.short_name(),
+        })
     })?;
-    let text = read(&args.packages)?;
-    let (binaries, skipped) = parse(&text, arch, args.component.as_deref())
-        .map_err(|error| Error::Refused(format!("{}: {error}", args.packages.display())))?;
-    let now = now_ms();
-    for batch in binaries.chunks(BATCH) {
-        site.db.write(|tx| {
-            archives::publish(tx, arch_series, archive.id, batch, Existing::Update, now)
-        })?;
-    }
+    Ok(found)
+}
+
+fn add(args: &Add, site: &Site, screen: Screen) -> Result<(), Error> {
+    let arch = &args.place.arch;
+    let found = find(&args.place, site)?;
+    let file = packages_file::read(&args.packages, arch, args.component.as_deref())?;
+    let binaries: Vec<Binary> = file.binaries.into_values().collect();
+    publish(site, found.list, &binaries)?;
+    say_skipped(file.skipped);
+    let Found {
+        series, archive, ..
+    } = found;
+    let count = units::count(binaries.len(), "package");
+    let json = json!({"series": series, "arch": arch, "archive": archive,
+        "packages": binaries.len(), "passed_over": file.skipped});
+    let sentence = format!("recorded {count} in {archive} for {series} {arch}");
+    screen.done(sentence, &json)
+}
+
+fn say_skipped(skipped: usize) {
     if skipped > 0 {
         stderr_line(format_args!(
             "skipped {} of other architectures",
             units::count(skipped, "package")
         ));
     }
-    let name = archive.short_name();
-    let count = units::count(binaries.len(), "package");
-    let json = json!({"series": full, "arch": arch, "archive": name,
-        "packages": binaries.len(), "passed_over": skipped});
-    let sentence = format!("recorded {count} in {name} for {full} {arch}");
+}
+
+/// Replaces a list in steps: new and changed packages first, so that an interrupted run leaves
+/// none out. The next run removes the rest.
+fn set(args: &Set, site: &Site, screen: Screen) -> Result<(), Error> {
+    let arch = &args.place.arch;
+    let component = args.component.as_deref();
+    let found = find(&args.place, site)?;
+    let PackagesFile { binaries, skipped } = packages_file::read(&args.packages, arch, component)?;
+    if binaries.is_empty() && !args.allow_empty {
+        return Err(Error::Refused(format!(
+            "{}: no packages for {arch}; --allow-empty removes all that are recorded",
+            args.packages.display()
+        )));
+    }
+    let packages = binaries.len();
+    let changes = changes(site, found.list, binaries, component)?;
+    publish(site, found.list, &changes.written)?;
+    in_steps(site, changes.gone.chunks(ROWS), |tx, keys| {
+        published::retract(tx, found.list, keys).map(drop)
+    })?;
+    say_skipped(skipped);
+    let Found {
+        series, archive, ..
+    } = found;
+    let (changed, removed) = (changes.changed, changes.gone.len());
+    let added = changes.written.len() - changed;
+    let json = json!({"series": series, "arch": arch, "archive": archive, "packages": packages,
+        "added": added, "changed": changed, "removed": removed, "passed_over": skipped});
+    let count = units::count(packages, "package");
+    let sentence = format!(
+        "{archive} has {count} for {series} {arch}: {added} added, {changed} changed, {removed} \
+         removed"
+    );
     screen.done(sentence, &json)
 }
 
-fn read(path: &Path) -> Result<String, Error> {
-    let mut bytes = Vec::new();
-    if path == Path::new("-") {
-        let read = io::stdin().lock().read_to_end(&mut bytes);
-        read.map_err(Error::at(path))?;
-    } else {
-        bytes = fs::read(path).map_err(Error::at(path))?;
-    }
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+/// The differences of a list from a Packages file.
+#[derive(Debug, Default)]
+struct Changes {
+    /// The binaries to write: new and changed ones.
+    written: Vec<Binary>,
+    /// The number of changed ones.
+    changed: usize,
+    gone: Vec<Key>,
 }
 
-/// Parses a Packages file. Returns each binary once, and the number of packages skipped because of
-/// their architecture.
-fn parse(text: &str, arch: &str, component: Option<&str>) -> Result<(Vec<Binary>, usize), String> {
-    let mut binaries = BTreeMap::new();
-    let mut skipped = 0;
-    for (number, one) in text.split("\n\n").enumerate() {
-        if one.trim().is_empty() {
-            continue;
+/// Compares the recorded binaries, of one component or all, with those `wanted`.
+fn changes(
+    site: &Site,
+    list: List,
+    mut wanted: BTreeMap<Key, Binary>,
+    component: Option<&str>,
+) -> Result<Changes, Error> {
+    let mut changes = Changes::default();
+    let mut after = Key::default();
+    loop {
+        let page = site.db.read(|tx| published::page(tx, list, &after, PAGE))?;
+        let Some(last) = page.last() else { break };
+        after = last.key();
+        for binary in page {
+            let key = binary.key();
+            match wanted.get(&key) {
+                Some(same) if *same == binary => drop(wanted.remove(&key)),
+                Some(_) => changes.changed += 1,
+                None if component.is_none_or(|only| binary.component == only) => {
+                    changes.gone.push(key);
+                }
+                None => {}
+            }
         }
-        let in_paragraph = |problem: String| format!("paragraph {}: {problem}", number + 1);
-        let paragraph = Paragraph::parse(one).map_err(|error| in_paragraph(error.to_string()))?;
-        let field = |name| paragraph.get(name).map(|field| field.lines.concat());
-        let (Some(name), Some(version)) = (field("Package"), field("Version")) else {
-            return Err(in_paragraph(
-                "no Package and Version: is this an uncompressed Packages file?".to_owned(),
-            ));
-        };
-        if field("Architecture").is_some_and(|of| of != arch && of != "all") {
-            skipped += 1;
-            continue;
-        }
-        let section = field("Section").unwrap_or_default();
-        let binary = Binary {
-            component: component
-                .unwrap_or_else(|| component_of(&section))
-                .to_owned(),
-            source: field("Source")
-                .and_then(|source| source.split(' ').next().map(str::to_owned))
-                .unwrap_or_else(|| name.clone()),
-            name: name.clone(),
-            version: version.clone(),
-        };
-        binaries.insert((name, version), binary);
     }
-    Ok((binaries.into_values().collect(), skipped))
+    changes.written = wanted.into_values().collect();
+    Ok(changes)
 }
 
-/// Returns the component in a section: `contrib` for `contrib/utils`, `main` for `utils`.
-pub(super) fn component_of(section: &str) -> &str {
-    match section.split_once('/') {
-        Some((component, _)) => component,
-        None => "main",
+/// Records binaries in steps.
+fn publish(site: &Site, list: List, binaries: &[Binary]) -> Result<(), Error> {
+    let now = now_ms();
+    in_steps(site, steps(binaries), |tx, step| {
+        published::publish(tx, list, step, Existing::Update, now)
+    })
+}
+
+/// Divides binaries by the number of their rows, at most [`ROWS`] a step.
+fn steps(binaries: &[Binary]) -> impl Iterator<Item = &[Binary]> {
+    let mut rows = 0;
+    binaries.chunk_by(move |binary, next| {
+        rows += binary.rows();
+        let same_step = rows + next.rows() <= ROWS;
+        if !same_step {
+            rows = 0;
+        }
+        same_step
+    })
+}
+
+/// Writes each step in a transaction, and leaves the database to others for as long in between.
+fn in_steps<'a, T: 'a>(
+    site: &Site,
+    steps: impl Iterator<Item = &'a [T]>,
+    write: impl Fn(&mut Tx<'_>, &[T]) -> Result<(), crate::db::Error>,
+) -> Result<(), Error> {
+    for step in steps {
+        let began = Instant::now();
+        site.db.write(|tx| write(tx, step))?;
+        thread::sleep(began.elapsed());
     }
+    Ok(())
+}
+
+fn remove(args: &Remove, site: &Site, screen: Screen) -> Result<(), Error> {
+    let (name, series) = (&args.name, &args.series);
+    let (removed, archive, full) = site.db.write(|tx| {
+        let series = find_series(tx, series)?;
+        let archive = find_archive(tx, &series.distribution, &args.archive)?;
+        let architectures = match &args.arch {
+            Some(arch) => vec![find_architecture(tx, &series, arch)?],
+            None => series::architectures(tx)?
+                .into_iter()
+                .filter(|arch| arch.series_id == series.id)
+                .collect(),
+        };
+        let mut removed = Vec::new();
+        for arch in architectures {
+            let list = List {
+                arch_series: arch.id,
+                archive: archive.id,
+            };
+            let mut versions = published::versions(tx, list, name)?;
+            versions.retain(|one| args.version.as_ref().is_none_or(|only| one == only));
+            let keys: Vec<Key> = versions
+                .into_iter()
+                .map(|one| (name.clone(), one))
+                .collect();
+            published::retract(tx, list, &keys)?;
+            removed.extend(
+                keys.into_iter()
+                    .map(|(_, version)| (arch.tag.clone(), version)),
+            );
+        }
+        Ok((removed, archive.short_name(), series.full_name()))
+    })?;
+    let version = args.version.iter().map(|version| format!(" {version}"));
+    let what = format!("{name}{}", version.collect::<String>());
+    if removed.is_empty() {
+        return Err(Error::Refused(format!(
+            "no {what} is recorded in {archive} for {full}; `buildd-slave master published list` \
+             counts what is"
+        )));
+    }
+    let rows: Value = removed
+        .iter()
+        .map(|(arch, version)| json!({"arch": arch, "version": version}))
+        .collect();
+    let json = json!({"series": full, "archive": archive, "name": name, "removed": rows});
+    let all: Vec<String> = removed
+        .iter()
+        .map(|(arch, version)| format!("{version} ({arch})"))
+        .collect();
+    let sentence = format!(
+        "removed {name} from {archive} for {full}: {}",
+        all.join(", ")
+    );
+    screen.done(sentence, &json)
 }
 
 const COLUMNS: &[Column] = &[
@@ -163,9 +342,9 @@ const COLUMNS: &[Column] = &[
 ];
 
 fn list(site: &Site, screen: Screen) -> Result<(), Error> {
-    let (published, all, architectures, archives) = site.db.read(|tx| {
+    let (counts, all, architectures, archives) = site.db.read(|tx| {
         Ok((
-            archives::published(tx)?,
+            published::counts(tx)?,
             series::all(tx)?,
             series::architectures(tx)?,
             archives::all(tx)?,
@@ -173,7 +352,7 @@ fn list(site: &Site, screen: Screen) -> Result<(), Error> {
     })?;
     let mut table = Table::new(COLUMNS);
     let now = now_ms();
-    for one in published {
+    for one in counts {
         let arch = architectures
             .iter()
             .find(|arch| arch.id == one.arch_series_id);
@@ -190,14 +369,14 @@ fn list(site: &Site, screen: Screen) -> Result<(), Error> {
     }
     screen.table(
         &table,
-        "no packages recorded yet; `buildd-slave master published add` records them",
+        "no packages recorded yet; `buildd-slave master published set` records them",
     )
 }
 
 /// Retry builds whose missing dependencies are now published
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Checks the packages that `master published add` or a successful uploader recorded.
+Checks the packages that `master published` or a successful uploader recorded.
 
 Examples:
   buildd-slave master retry-depwait --dry-run
@@ -213,8 +392,11 @@ pub(super) fn run_retry(args: &RetryArgs, site: &Site, screen: Screen) -> Result
         true => queue::preview_depwaits(&site.db)?,
         false => queue::retry_depwaits(&site.db, site.rules(), now_ms())?,
     };
-    for (build, title) in &report.retried {
-        screen.line(format_args!("{build} {title}"))?;
+    for freed in &report.retried {
+        screen.line(format_args!(
+            "{} {}: {}",
+            freed.build, freed.title, freed.met
+        ))?;
     }
     if !screen.json {
         let retried = match args.dry_run {
@@ -236,7 +418,7 @@ pub(super) fn run_retry(args: &RetryArgs, site: &Site, screen: Screen) -> Result
     }
     let retried = report.retried.iter();
     let retried: Value = retried
-        .map(|(build, title)| json!({"build": build, "title": title}))
+        .map(|freed| json!({"build": freed.build, "title": freed.title, "met": freed.met}))
         .collect();
     let json = json!({"dry_run": args.dry_run, "retried": retried, "still_waiting": report.still,
         "unreadable": report.unreadable});
@@ -247,29 +429,32 @@ pub(super) fn run_retry(args: &RetryArgs, site: &Site, screen: Screen) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dpkg::packages::Package;
+    use crate::dpkg::relations::Provided;
 
     #[test]
-    fn a_packages_file_is_parsed_for_one_architecture() {
-        let text = "Package: libfoo\nVersion: 1-1\nArchitecture: i386\nSource: foo (1)\n\
-                    Section: contrib/libs\n\nPackage: foo-doc\nArchitecture: all\nVersion: 2\n\
-                    Description: x\n y\n\nPackage: libfoo\nVersion: 1-1\nArchitecture: i386\n\n\
-                    Package: other\nVersion: 1\nArchitecture: hppa\n\n";
-        let (binaries, skipped) = parse(text, "i386", None).unwrap();
-        let shown: Vec<String> = binaries
-            .iter()
-            .map(|one| {
-                format!(
-                    "{}={}/{} {}",
-                    one.name, one.version, one.component, one.source
-                )
-            })
-            .collect();
-        assert_eq!(shown, ["foo-doc=2/main foo-doc", "libfoo=1-1/main libfoo"]);
-        assert_eq!(skipped, 1);
-        let (binaries, _) = parse(text, "i386", Some("universe")).unwrap();
-        assert!(binaries.iter().all(|one| one.component == "universe"));
-        let wrong = parse("\u{1f}\u{8b}junk: x", "i386", None).unwrap_err();
-        assert!(wrong.contains("paragraph 1: no Package"), "{wrong}");
-        assert_eq!(parse("", "i386", None).unwrap(), (Vec::new(), 0));
+    fn a_step_writes_a_limited_number_of_rows() {
+        let binary = |provides: usize| {
+            let entry = |number| Provided::of(&format!("p{number}"), "", String::new());
+            Binary {
+                package: Package {
+                    provides: (0..provides).map(entry).collect(),
+                    ..Package::default()
+                },
+                component: String::new(),
+                source: String::new(),
+            }
+        };
+        let rows = |provides: &[usize]| {
+            let binaries: Vec<Binary> = provides.iter().map(|count| binary(*count)).collect();
+            let steps = steps(&binaries);
+            let rows = steps.map(|step| step.iter().map(Binary::rows).sum::<usize>());
+            rows.collect::<Vec<_>>()
+        };
+        assert_eq!(rows(&[]), [0; 0]);
+        assert_eq!(rows(&[0; 2500]), [1000, 1000, 500]);
+        assert_eq!(rows(&[499, 499, 0, 998, 0]), [1000, 1000, 1]);
+        // A package with its Provides is never divided.
+        assert_eq!(rows(&[0, 5000, 0]), [1, 5001, 1]);
     }
 }

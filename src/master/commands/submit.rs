@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::lookup::{find_archive, find_build, find_series};
 use super::open::Site;
-use super::published::component_of;
+use super::packages_file::component_of;
 use super::screen::{Screen, stderr_line};
 use super::series::PRIMARY;
 use super::table::{Cell, Column, Table, column};

@@ -9,7 +9,7 @@ use crate::db::{self, Tx};
 
 use super::workers::Workers;
 use crate::master::farm::{Farm, millis};
-use crate::master::queue::{rescore, retry_depwaits};
+use crate::master::queue::{Freed, rescore, retry_depwaits};
 use crate::master::rows::{events, leases, outbox, queue};
 use crate::sys::bounded_command::{self, Input};
 use crate::sys::clock::now_ms as now;
@@ -104,8 +104,10 @@ fn add_entries(farm: &Farm) -> Result<(), db::Error> {
 /// Returns builds to the queue whose dependencies have been published.
 pub(crate) fn free_depwaits(farm: &Farm) -> Result<(), db::Error> {
     let report = retry_depwaits(&farm.db, farm.rules(), now())?;
-    for (build, name) in &report.retried {
-        log::info!("{name} (build {build}): its dependencies are published; returned to the queue");
+    for Freed { build, title, met } in &report.retried {
+        log::info!(
+            "{title} (build {build}): its dependencies are published: {met}; returned to the queue"
+        );
     }
     for build in &report.unreadable {
         log::warn!(

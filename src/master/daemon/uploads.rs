@@ -7,7 +7,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -17,11 +17,12 @@ use crate::sys::bounded_command::{self, Input};
 use crate::sys::clock::now_ms as now;
 use crate::sys::fs::{atomic_write, remove_tree};
 
+use super::built_packages::BuiltPackage;
 use crate::master::farm::Farm;
 use crate::master::model::BuildState;
 use crate::master::policy::notification::Notification;
-use crate::master::rows::archives::{self, Binary, Existing};
 use crate::master::rows::events::NewEvent;
+use crate::master::rows::published::{self, Binary, Existing, List};
 use crate::master::rows::uploads::{self, Upload};
 use crate::master::rows::{events, outbox};
 
@@ -34,8 +35,7 @@ const LOG_BYTES: u64 = 16 << 20;
 /// The state of one upload, as stored on disk.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Record {
-    /// Names and versions of the binary packages.
-    binaries: Vec<(String, String)>,
+    binaries: Vec<BuiltPackage>,
     /// Set when the uploader has exited.
     end: Option<UploaderResult>,
 }
@@ -104,7 +104,7 @@ impl Task<'_> {
         match (&record.end, self.dir.is_dir()) {
             (Some(_), _) => {}
             (None, true) => {
-                record.binaries = binaries(&self.dir).map_err(text)?;
+                record.binaries = BuiltPackage::read_all(&self.dir).map_err(text)?;
                 self.write_record(&record)?;
                 let reason = self.run_uploader(lock)?;
                 record.end = Some(UploaderResult { reason });
@@ -166,11 +166,7 @@ impl Task<'_> {
     }
 
     /// Records the outcome in the database.
-    fn write_outcome(
-        &self,
-        reason: Option<&str>,
-        binaries: &[(String, String)],
-    ) -> Result<(), String> {
+    fn write_outcome(&self, reason: Option<&str>, binaries: &[BuiltPackage]) -> Result<(), String> {
         let state = match reason {
             None => BuildState::FullyBuilt,
             Some(_) => BuildState::FailedToUpload,
@@ -217,20 +213,22 @@ fn write_rows(
     state: BuildState,
     reason: Option<&str>,
     log_alias: Option<i64>,
-    binaries: &[(String, String)],
+    binaries: &[BuiltPackage],
 ) -> Result<bool, db::Error> {
     if !uploads::done(tx, upload, state, log_alias, reason)? {
         return Ok(false);
     }
-    let binary = |(name, version): &(String, String)| Binary {
-        name: name.clone(),
-        version: version.clone(),
+    let binary = |built: &BuiltPackage| Binary {
+        package: built.package(),
         component: upload.component.clone(),
         source: upload.name.source.clone(),
     };
     let binaries: Vec<Binary> = binaries.iter().map(binary).collect();
-    let (arch, archive) = (upload.arch_series, upload.archive);
-    archives::publish(tx, arch, archive, &binaries, Existing::Keep, now())?;
+    let list = List {
+        arch_series: upload.arch_series,
+        archive: upload.archive,
+    };
+    published::publish(tx, list, &binaries, Existing::Keep, now())?;
     let message = reason.map_or_else(|| state.to_string(), |why| format!("{state}: {why}"));
     let level = if reason.is_some() {
         log::Level::Warn
@@ -259,50 +257,4 @@ fn write_rows(
         outbox::put(tx, upload.build, now(), &document)?;
     }
     Ok(true)
-}
-
-/// Returns names and versions of the binary packages in a folder.
-fn binaries(dir: &Path) -> io::Result<Vec<(String, String)>> {
-    let names: Vec<String> = fs::read_dir(dir)?
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .collect();
-    let changes = names.iter().find(|name| name.ends_with(".changes"));
-    let changes = changes.map_or(Ok(String::new()), |name| fs::read_to_string(dir.join(name)))?;
-    let version = changes
-        .lines()
-        .find_map(|line| line.strip_prefix("Version: "));
-    Ok(names
-        .iter()
-        .filter_map(|name| binary(name, version.unwrap_or_default()))
-        .collect())
-}
-
-/// Returns the package in a file, and its version. File names have no epoch. If the rest of the
-/// version matches the .changes, its epoch is used.
-fn binary(file: &str, changes_version: &str) -> Option<(String, String)> {
-    let mut parts = file.strip_suffix(".deb")?.split('_');
-    let (name, version) = (parts.next()?, parts.next()?);
-    let without_epoch = changes_version
-        .split_once(':')
-        .map_or(changes_version, |(_, rest)| rest);
-    let whole = if version == without_epoch {
-        changes_version
-    } else {
-        version
-    };
-    Some((name.to_owned(), whole.to_owned()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn package_names_and_versions_come_from_the_file_names() {
-        let pair = |name: &str, version: &str| Some((name.to_owned(), version.to_owned()));
-        assert_eq!(binary("a_1.0-1_amd64.deb", "2:1.0-1"), pair("a", "2:1.0-1"));
-        assert_eq!(binary("b_3_all.deb", "2:1.0-1"), pair("b", "3"));
-        assert_eq!(binary("a_1.0-1_amd64.changes", "1.0-1"), None);
-        assert_eq!(binary("odd.deb", ""), None);
-    }
 }

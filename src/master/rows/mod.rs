@@ -20,6 +20,7 @@ pub(super) mod leases;
 pub(super) mod lists;
 mod numbers;
 pub(super) mod outbox;
+pub(super) mod published;
 pub(super) mod queue;
 pub(super) mod registry;
 pub(super) mod scores;

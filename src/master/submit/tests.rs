@@ -4,6 +4,7 @@ use super::*;
 use crate::db::tests::both;
 use crate::db::{Db, params};
 use crate::master::model::{BuildState, PublishingStatus, SeriesStatus, Urgency};
+use crate::master::rows::archives;
 
 const NOW: i64 = 1_700_000_000_000;
 const SUBMITTER: &str = "someone";

@@ -19,9 +19,16 @@ fn a_package_cannot_fake_the_footer() {
     assert_eq!(scan(b"Status: successful\n", 7).status, None);
 }
 
+/// Each unmet dependency with its package.
+fn unmet(findings: &Findings) -> Vec<String> {
+    let named = findings.unmet.iter();
+    named
+        .map(|named| format!("{}: {}", named.package, named.group))
+        .collect()
+}
+
 #[test]
 fn unmet_dependencies_keep_their_alternatives() {
-    use Certainty::{Definite, Dubious};
     let log = b"The following packages have unmet dependencies:\n \
         sbuild-dummy : Depends: libfoo-dev:amd64 (>= 2) but 1.0-1 is to be installed\n\
         \x20               Depends: a but it is not installable or\n\
@@ -30,20 +37,37 @@ fn unmet_dependencies_keep_their_alternatives() {
         \x20               Depends: c-compiler (>= 5)\n \
         libz : PreDepends: v but it is a virtual package\n\
         E: Unable to correct problems, you have held broken packages.\n Depends: no\n";
-    let unmet = scan(log, 5).unmet;
-    let found: Vec<_> = unmet
-        .iter()
-        .map(|u| (&u.relation[..], u.certainty))
-        .collect();
+    let findings = scan(log, 5);
     assert_eq!(
-        found,
+        unmet(&findings),
         [
-            ("libfoo-dev (>= 2)", Definite),
-            ("a | b (= 3)", Dubious),
-            ("c-compiler (>= 5)", Dubious),
-            ("v", Definite),
+            "sbuild-dummy: libfoo-dev:amd64 (>= 2)",
+            "sbuild-dummy: a | b (= 3)",
+            "sbuild-dummy: c-compiler (>= 5)",
+            "libz: v",
         ]
     );
+    assert_eq!(findings.unmet_lines.len(), 6);
+    assert_eq!(
+        findings.unmet_lines[3],
+        "Conflicts: c but 1 is to be installed"
+    );
+}
+
+#[test]
+fn apts_single_angles_are_strict() {
+    let log = b"The following packages have unmet dependencies:\n \
+        x : Depends: a (> 1.2) but 1.2 is to be installed\n     Depends: b (< 2.0)\n";
+    assert_eq!(unmet(&scan(log, 64)), ["x: a (>> 1.2)", "x: b (<< 2.0)"]);
+}
+
+#[test]
+fn the_last_list_of_unmet_dependencies_counts() {
+    let log = b"Unsatisfied dependencies:\n x : Depends: a\n\
+        The following packages have unmet dependencies:\n y : Conflicts: b\n";
+    let findings = scan(log, 9);
+    assert_eq!(unmet(&findings), [""; 0]);
+    assert_eq!(findings.unmet_lines, ["y : Conflicts: b"]);
 }
 
 #[test]
@@ -57,20 +81,8 @@ fn stderr_of_apt_may_be_mixed_into_a_relation() {
             "The following packages have unmet dependencies:\n\
              {torn} dummy : Depends: a but it is not installable\n: Unable\n Depends: no\n"
         );
-        let unmet = scan(log.as_bytes(), 5).unmet;
-        let found: Vec<_> = unmet.iter().map(|unmet| &unmet.relation[..]).collect();
-        assert_eq!(found, ["a"], "{torn}");
+        assert_eq!(unmet(&scan(log.as_bytes(), 5)), ["dummy: a"], "{torn}");
     }
-}
-
-#[test]
-fn the_reason_decides_the_certainty() {
-    let check =
-        |reason: &str, expect| assert_eq!(unmet_relation(reason).certainty, expect, "{reason}");
-    check("x but 1.0 is installed", Certainty::Definite);
-    check("x but it is not installed", Certainty::Dubious);
-    check("x but it is not going to be installed", Certainty::Dubious);
-    check("x", Certainty::Dubious);
 }
 
 #[test]
@@ -141,9 +153,10 @@ fn fuzz_logs() {
         // The chunks make no difference.
         let pieces = scan(input, 7);
         assert_eq!(format!("{pieces:?}"), format!("{whole:?}"));
-        assert!(whole.unmet.len() <= MAX_UNMET && whole.signs.len() <= SIGNS.len());
-        for unmet in &whole.unmet {
-            assert!(!unmet.relation.contains('\n'), "{unmet:?}");
+        assert!(whole.unmet.len() <= whole.unmet_lines.len());
+        assert!(whole.unmet_lines.len() <= MAX_UNMET && whole.signs.len() <= SIGNS.len());
+        for line in unmet(&whole).iter().chain(&whole.unmet_lines) {
+            assert!(!line.contains('\n'), "{line:?}");
         }
     });
 }

@@ -66,19 +66,54 @@ fn a_package_skipped_or_killed_in_its_build_fails() {
     );
 }
 
+/// The verdict that leaves `relations` to the package lists.
+fn looks_up(package: &str, relations: &[&str]) -> Verdict {
+    let named = relations.iter().map(|relation| Named {
+        package: package.to_owned(),
+        group: Group::parse(relation, Spelling::Message).unwrap(),
+    });
+    Verdict::DepCheck {
+        named: named.collect(),
+    }
+}
+
 #[test]
-fn unmet_dependencies_are_dep_waits_or_looked_up() {
+fn unmet_dependencies_are_looked_up_whatever_apt_says_of_them() {
+    let dummy = "sbuild-build-depends-main-dummy";
+    let relations = looks_up(dummy, &["libbar-dev (>= 2)", "nosuch"]);
+    let reason = |why: &str| {
+        format!(
+            "The build dependencies cannot be installed: {dummy} : Depends: libbar-dev (>= 2) but \
+             {why}; Depends: nosuch but it is not installable"
+        )
+    };
     check(
         3,
         &log!("unmet-definite"),
-        waits_for("libbar-dev (>= 2), nosuch"),
-        "The package waits for libbar-dev (>= 2), nosuch.",
+        relations.clone(),
+        &reason("1.0-1 is to be installed"),
     );
     check(
         3,
         &log!("unmet-dubious"),
-        Verdict::DepCheck,
-        "The build dependencies cannot be installed together.",
+        relations,
+        &reason("it is not going to be installed"),
+    );
+    let log = "E: Unable to locate package x\n| Summary\nFail-Stage: install-deps\n";
+    check(
+        3,
+        &scan(log),
+        looks_up("", &["x"]),
+        "The build dependencies cannot be installed: no package x",
+    );
+    // A conflict alone names nothing to look up, and is quoted.
+    let log = "The following packages have unmet dependencies:\n a : Conflicts: b\n\
+               | Summary\nFail-Stage: install-deps\n";
+    check(
+        3,
+        &scan(log),
+        looks_up("", &[]),
+        "The build dependencies cannot be installed: a : Conflicts: b",
     );
 }
 
@@ -198,7 +233,7 @@ fn an_unmet_dependency_counts_only_in_its_stage() {
     let verdict = |log: &str| classify(Exit::Code(3), &scan(log)).verdict;
     assert_eq!(verdict(log), Verdict::PackageFail);
     let footer = "| Summary\nFail-Stage: install-deps\nStatus: given-back\n";
-    assert_eq!(verdict(&format!("{log}{footer}")), waits_for("x"));
+    assert_eq!(verdict(&format!("{log}{footer}")), looks_up("d", &["x"]));
 }
 
 #[test]

@@ -1,17 +1,18 @@
 //! Tests of the rows, each on SQLite and PostgreSQL.
 
-mod archives;
 mod attempts;
 mod builders;
 mod builds;
 mod candidate;
 mod claims;
+mod depwaits;
 mod events;
 pub(crate) mod farm;
 mod fence;
 mod leases;
 mod lists;
 mod outbox;
+mod published;
 mod queue;
 mod races;
 mod registry;

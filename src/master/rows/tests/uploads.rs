@@ -2,11 +2,12 @@
 
 use super::farm::{BUILT, NOW, farm, state};
 use crate::db::tests::both;
+use crate::dpkg::packages::Package;
 use crate::master::model::BuildState;
-use crate::master::rows::archives::{Binary, Existing};
 use crate::master::rows::attempts::AttemptEnd;
 use crate::master::rows::candidate::candidate;
-use crate::master::rows::{archives, builders, queue, uploads};
+use crate::master::rows::published::{self, Binary, Existing, List};
+use crate::master::rows::{builders, queue, uploads};
 
 #[test]
 fn an_upload_has_one_outcome() {
@@ -42,13 +43,19 @@ fn an_upload_has_one_outcome() {
         assert!(!has_binaries());
         for _ in 0..2 {
             let hello = [Binary {
-                name: "hello".to_owned(),
-                version: "0.9".to_owned(),
+                package: Package {
+                    name: "hello".to_owned(),
+                    version: "0.9".to_owned(),
+                    ..Package::default()
+                },
                 component: upload.component.clone(),
                 source: upload.name.source.clone(),
             }];
-            let (arch, archive) = (upload.arch_series, upload.archive);
-            db.write(|tx| archives::publish(tx, arch, archive, &hello, Existing::Keep, NOW))
+            let list = List {
+                arch_series: upload.arch_series,
+                archive: upload.archive,
+            };
+            db.write(|tx| published::publish(tx, list, &hello, Existing::Keep, NOW))
                 .unwrap();
         }
         assert!(has_binaries());

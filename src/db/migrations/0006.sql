@@ -1,0 +1,13 @@
+-- What relations see of a published binary (docs/farm.md §2.15). architecture: empty in rows of
+-- older versions, which means any.
+ALTER TABLE published_binary ADD COLUMN architecture TEXT NOT NULL DEFAULT '';
+ALTER TABLE published_binary ADD COLUMN multi_arch TEXT NOT NULL DEFAULT 'no';
+-- The Provides of published binaries. provided_version: empty if there is none. qualifier: the
+-- architecture that the entry names, else empty.
+CREATE TABLE published_provides (arch_series_id BIGINT NOT NULL, archive_id BIGINT NOT NULL, name TEXT NOT NULL,
+  version TEXT NOT NULL, provided TEXT NOT NULL, qualifier TEXT NOT NULL DEFAULT '',
+  provided_version TEXT NOT NULL DEFAULT '',
+  PRIMARY KEY (arch_series_id, archive_id, provided, name, version, qualifier, provided_version),
+  FOREIGN KEY (arch_series_id, archive_id, name, version)
+    REFERENCES published_binary (arch_series_id, archive_id, name, version) ON DELETE CASCADE);
+CREATE INDEX published_provides_by ON published_provides (arch_series_id, archive_id, name, version);
