@@ -14,6 +14,7 @@ mod librarian_http;
 mod librarian_store;
 mod librarian_uploads;
 mod many;
+mod published;
 mod results;
 mod scale;
 mod scan;

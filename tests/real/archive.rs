@@ -27,11 +27,20 @@ const BASIC: &str = "Basic YnVpbGRkOmNvcnJlY3QtaG9yc2UtYmF0dGVyeQ==";
 impl Archive {
     /// Serves an archive in `dir` with the package `name`, whose postinst is `script`.
     pub(crate) fn with_package(dir: PathBuf, name: &str, script: &str) -> Self {
-        Self::with_files(dir, name, script, |_| ())
+        Self::make(dir, name, script, "", |_| ())
+    }
+
+    /// Serves an archive in `dir` with the package `name`, which has the control field `depends`.
+    pub(crate) fn with_dependency(dir: PathBuf, name: &str, depends: &str) -> Self {
+        Self::make(dir, name, "", &format!("{depends}\n"), |_| ())
     }
 
     /// The same; `add` puts files into the package's tree.
     pub(crate) fn with_files(dir: PathBuf, name: &str, script: &str, add: fn(&Path)) -> Self {
+        Self::make(dir, name, script, "", add)
+    }
+
+    fn make(dir: PathBuf, name: &str, script: &str, more: &str, add: fn(&Path)) -> Self {
         let control = dir.join("tree/DEBIAN");
         fs::create_dir_all(&control).unwrap();
         add(&dir.join("tree"));
@@ -39,7 +48,7 @@ impl Archive {
         fs::write(&postinst, format!("#!/bin/sh\n{script}\n")).unwrap();
         fs::set_permissions(&postinst, Permissions::from_mode(0o755)).unwrap();
         let fields = format!(
-            "Package: {name}\nVersion: 1.0\nArchitecture: all\n\
+            "Package: {name}\nVersion: 1.0\nArchitecture: all\n{more}\
              Maintainer: Test <test@example.org>\nDescription: only in the private archive\n"
         );
         fs::write(control.join("control"), &fields).unwrap();

@@ -4,6 +4,7 @@ use std::fs::{self, OpenOptions};
 
 use serde_json::json;
 
+use super::archive::Archive;
 use crate::support::machine::{machine, sum};
 use crate::support::package::Package;
 use crate::support::real_slave::Slave;
@@ -46,6 +47,62 @@ fn a_missing_build_dependency_is_depfail() {
 #[test]
 fn a_too_old_build_dependency_is_depfail() {
     dep_wait("old-dependency", "hello (>= 99)", "hello (>= 99), bc");
+}
+
+/// Builds a package, and checks that it fails because apt refuses its dependencies, with `said`
+/// after apt's words.
+fn refused(test: &str, build_depends: &'static str, build_conflicts: &'static str, said: &str) {
+    let Some(machine) = machine() else { return };
+    let slave = Slave::start(machine, test, "");
+    let package = Package {
+        build_depends,
+        build_conflicts,
+        ..Package::new("toy", "echo not reached")
+    };
+    let ended = slave.build(&package, json!({}));
+    ended.assert("PACKAGEFAIL");
+    assert_eq!(ended.dependencies, "");
+    ended.assert_said("The build dependencies cannot be installed: ");
+    ended.assert_said(said);
+    assert!(!ended.log.contains("\nnot reached"));
+    slave.clean(&ended);
+}
+
+#[test]
+fn an_architecture_that_no_package_has_is_packagefail() {
+    refused("qualified", "bc:any", "", ", but not as bc:any)");
+}
+
+#[test]
+fn a_build_conflict_with_a_dependency_is_packagefail() {
+    let said = ", which apt does not choose)";
+    refused("build-conflict", "bc", "bc", said);
+}
+
+#[test]
+fn dependencies_that_conflict_are_packagefail() {
+    let said = ", which apt does not choose)";
+    refused("conflict", "exim4-daemon-light, postfix", "", said);
+}
+
+#[test]
+fn a_dependency_of_a_dependency_that_is_missing_is_depfail() {
+    let Some(machine) = machine() else { return };
+    let slave = Slave::start(machine, "broken-chain", "");
+    let dir = slave.dir.join("archive");
+    let needs = "Depends: no-such-package-xyz (>= 2)";
+    let archive = Archive::with_dependency(dir, "private-tool", needs);
+    let package = Package {
+        build_depends: "private-tool",
+        ..Package::new("toy", "echo not reached")
+    };
+    let mut archives = vec![archive.line()];
+    archives.extend(machine.archives());
+    let ended = slave.build(&package, json!({"archives": archives}));
+    ended.assert("DEPFAIL");
+    let wanted = "no-such-package-xyz (>= 2) | private-tool (>> 1.0)";
+    assert_eq!(ended.dependencies, wanted);
+    slave.clean(&ended);
 }
 
 #[test]

@@ -13,6 +13,7 @@ pub(crate) struct Package {
     pub(crate) name: &'static str,
     pub(crate) architecture: &'static str,
     pub(crate) build_depends: &'static str,
+    pub(crate) build_conflicts: &'static str,
     /// The script that `debian/rules build` runs by `sh -e`.
     pub(crate) script: String,
 }
@@ -24,6 +25,7 @@ impl Package {
             name,
             architecture: "any",
             build_depends: "",
+            build_conflicts: "",
             script: script.into(),
         }
     }
@@ -36,10 +38,12 @@ impl Package {
         fs::create_dir_all(debian.join("source")).unwrap();
         let write = |file: &str, text: &str| fs::write(debian.join(file), text).unwrap();
         write("source/format", "3.0 (native)\n");
-        let depends = match self.build_depends {
+        let field = |name: &str, value: &str| match value {
             "" => String::new(),
-            some => format!("Build-Depends: {some}\n"),
+            some => format!("{name}: {some}\n"),
         };
+        let depends = field("Build-Depends", self.build_depends)
+            + &field("Build-Conflicts", self.build_conflicts);
         let arch = self.architecture;
         write(
             "control",
