@@ -12,6 +12,7 @@ use nix::sys::stat::{Mode, umask};
 use crate::pipeline::{autopsy, shim};
 use crate::session::{bootstrap, enter, files, init, outer, store, virt};
 use crate::sys::cgroup::{self, Side};
+use crate::sys::detached;
 use crate::sys::exe;
 use crate::sys::stderr;
 use crate::sys::wait::HOST_FAILED;
@@ -32,8 +33,11 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
     };
     // A build or a session must not use a file that the daemon or a person had open.
     exe::close_inherited();
-    // Files in a chroot get the modes Debian expects, whatever the inherited umask.
-    umask(Mode::from_bits_truncate(0o022));
+    // A command of the site keeps the umask that the master has.
+    if name != "runner" {
+        // Files in a chroot get the modes Debian expects, whatever the inherited umask.
+        umask(Mode::from_bits_truncate(0o022));
+    }
     let done = |result: io::Result<()>| result.map(|()| ExitCode::SUCCESS);
     // The shim stays outside, so that it survives a build that hits its limits.
     if name != "shim"
@@ -57,6 +61,7 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
         Some("unpack") => store::run(args),
         Some("autopsy") => done(autopsy::run(args)),
         Some("shim") => done(shim::run(args)),
+        Some("runner") => done(detached::run(args)),
         Some("tether") => done(exe::tether(args)),
         _ => Err(io::Error::other("no such internal command")),
     };

@@ -12,6 +12,9 @@ const S: &str = "master";
 pub(crate) struct Master {
     /// Holds downloaded results. Defaults to `results` below `[slave] home`.
     pub(crate) results: PathBuf,
+    /// The name of this host in the farm; it marks the results that the host has. Defaults to the
+    /// host name.
+    pub(crate) host: Option<String>,
     /// Interval between two scans of a builder. Defaults to 15 s.
     pub(crate) scan_interval: Duration,
     /// Timeout for a slave's answer; that of `ensurepresent` is 20 times as long. Defaults to 40 s.
@@ -39,6 +42,8 @@ pub(crate) struct Master {
     pub(crate) result_size: u64,
     /// Defaults to [`Scoring::Y2008`].
     pub(crate) scoring: Scoring,
+    /// Uploaders that run at a time on this host. Defaults to 4.
+    pub(crate) uploads: u32,
     /// Command that uploads results; empty: they stay in `results`.
     pub(crate) uploader: Vec<String>,
     /// Command that gets a JSON document on stdin for each failure to report; may be empty.
@@ -64,6 +69,7 @@ impl Master {
             results: reader
                 .path(S, "results")
                 .unwrap_or_else(|| home.join("results")),
+            host: reader.name(S, "host", "a host name, such as master1.example.org", "-._"),
             scan_interval: reader.duration(S, "scan_interval", 15),
             rpc_timeout: reader.duration(S, "rpc_timeout", 40),
             lease: reader.duration(S, "lease", 45),
@@ -79,6 +85,7 @@ impl Master {
             scoring: reader
                 .choice(S, "scoring", &scorings, "")
                 .unwrap_or(Scoring::Y2008),
+            uploads: reader.count(S, "uploads", 1, 4),
             uploader: reader.words(S, "uploader"),
             notify: reader.words(S, "notify"),
             reset_command: reset_command(reader),

@@ -22,6 +22,8 @@ pub(crate) struct Farm {
     pub(crate) db: Db,
     pub(crate) config: config::Master,
     pub(crate) librarian: Uploader,
+    /// The name of this host in the farm.
+    pub(crate) host: String,
     /// The librarian's URL for slaves.
     pub(crate) library_url: String,
     /// The end of this process's leases by [`since_boot`]; `None` without leases.
@@ -41,6 +43,7 @@ impl Farm {
             db,
             config: config.master.clone(),
             librarian: Uploader::new(&config.librarian),
+            host: config.master.host.clone().unwrap_or_else(host::name),
             library_url: config.librarian.url.clone(),
             leased_until: Mutex::default(),
             tails: Mutex::default(),

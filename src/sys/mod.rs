@@ -6,6 +6,7 @@ pub(crate) mod claim;
 pub(crate) mod clock;
 pub(crate) mod compression;
 pub(crate) mod descriptors;
+pub(crate) mod detached;
 pub(crate) mod digest;
 pub(crate) mod exe;
 pub(crate) mod fs;

@@ -24,3 +24,4 @@ mod seed_rows;
 mod sqlite_files;
 mod support;
 mod tls;
+mod uploads;

@@ -11,3 +11,6 @@ CREATE TABLE published_provides (arch_series_id BIGINT NOT NULL, archive_id BIGI
   FOREIGN KEY (arch_series_id, archive_id, name, version)
     REFERENCES published_binary (arch_series_id, archive_id, name, version) ON DELETE CASCADE);
 CREATE INDEX published_provides_by ON published_provides (arch_series_id, archive_id, name, version);
+-- upload_started_at: the uploader may have taken the results. NULL before, and again after
+-- `master retry --upload-only`.
+ALTER TABLE attempt ADD COLUMN upload_started_at BIGINT;

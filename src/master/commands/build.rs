@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::lookup::{find_build, refuse};
 use super::open::Site;
 use super::screen::{Screen, stderr_line};
-use super::{Error, build_log, build_show, status};
+use super::{Error, build_log, build_show, status, upload};
 use crate::db;
 use crate::master::model::BuildState;
 use crate::master::policy::pockets;
@@ -45,7 +45,8 @@ pub(super) enum Verb {
     #[command(after_help = "\
 Examples:
   buildd-slave master retry 8 9 10
-  buildd-slave master retry --force 8   # also if it is FULLYBUILT")]
+  buildd-slave master retry --force 8         # also if it is FULLYBUILT
+  buildd-slave master retry --upload-only 8   # upload its results again")]
     Retry {
         /// Build numbers
         #[arg(required = true)]
@@ -53,6 +54,9 @@ Examples:
         /// Build FULLYBUILT builds again
         #[arg(long)]
         force: bool,
+        /// Upload the results of FAILEDTOUPLOAD builds again instead of building again
+        #[arg(long, conflicts_with = "force")]
+        upload_only: bool,
     },
     /// Set a build's queue score
     #[command(after_help = "\
@@ -69,12 +73,17 @@ Examples:
         #[arg(long, conflicts_with = "score")]
         auto: bool,
     },
-    /// Cancel waiting or running builds
-    #[command(after_help = "Examples:\n  buildd-slave master cancel 8 9")]
+    /// Cancel builds that wait, run or are being uploaded
+    #[command(
+        after_help = "Examples:\n  buildd-slave master cancel 8 9\n  buildd-slave master cancel --force 8   # also if its uploader runs"
+    )]
     Cancel {
         /// Build numbers
         #[arg(required = true)]
         build: Vec<i64>,
+        /// Kill a running uploader; the archive may have the results
+        #[arg(long)]
+        force: bool,
     },
 }
 
@@ -86,7 +95,12 @@ pub(super) fn run(verb: Verb, site: &Site, screen: Screen) -> Result<bool, Error
             follow,
             attempt,
         } => build_log::run(site, screen, build, follow, attempt),
-        Verb::Retry { build, force } => {
+        Verb::Retry {
+            build,
+            upload_only: true,
+            ..
+        } => for_all(screen, &build, |id| upload::again(site, id)),
+        Verb::Retry { build, force, .. } => {
             let why = if force {
                 Retry::Forced
             } else {
@@ -98,7 +112,7 @@ pub(super) fn run(verb: Verb, site: &Site, screen: Screen) -> Result<bool, Error
             let (sentence, json) = rescore(site, build, score)?;
             screen.done(sentence, &json).map(|()| true)
         }
-        Verb::Cancel { build } => for_all(screen, &build, |id| cancel(site, id)),
+        Verb::Cancel { build, force } => for_all(screen, &build, |id| cancel(site, id, force)),
     }
 }
 
@@ -247,16 +261,23 @@ fn rescore(site: &Site, id: i64, score: Option<i32>) -> Result<(String, Value), 
     ))
 }
 
-fn cancel(site: &Site, id: i64) -> Result<(String, Value), Error> {
+fn cancel(site: &Site, id: i64, force: bool) -> Result<(String, Value), Error> {
     let (build, is_master_alive) = site.db.write(|tx| {
         let build = find_build(tx, id)?;
         let now = now_ms();
-        if build.state == BuildState::Gathering {
+        if build.state == BuildState::Uploading {
+            upload::cancel(tx, &build, force)?;
+            return Ok((find_build(tx, id)?, true));
+        }
+        if build.state == BuildState::Gathering && build.job.is_some() {
             return Err(refuse(format!(
                 "build {id} has finished, and its results are being downloaded: nothing to cancel"
             )));
         }
-        if !builds::cancel_waiting(tx, id, now)? && !builds::cancel_running(tx, id)? {
+        if !builds::cancel_waiting(tx, id, now)?
+            && !builds::cancel_running(tx, id)?
+            && !builds::cancel_without_job(tx, id, now)?
+        {
             return Err(refuse(match build.state {
                 BuildState::Cancelling => format!("build {id} is already being cancelled"),
                 state => format!(

@@ -7,14 +7,15 @@ use super::open::Site;
 use super::prospect::starts_at;
 use super::screen::Screen;
 use super::table::{Cell, Column, Sheet, Table, column, hidden, wrapping};
-use super::{Error, status, units};
+use super::{Error, status, units, upload};
+use crate::db::{self, Tx};
 use crate::librarian::alias_url;
 use crate::master::model::{BuildState, JobStatus};
-use crate::master::policy::score;
+use crate::master::policy::{pockets, score, way_out};
 use crate::master::rows::attempts::{self, Attempt};
 use crate::master::rows::builds::Build;
 use crate::master::rows::files::File;
-use crate::master::rows::{events, scores, sources};
+use crate::master::rows::{events, registry, scores, sources};
 use crate::sys::clock::now_ms;
 
 /// Maximum number of events printed.
@@ -22,22 +23,26 @@ const EVENTS: i64 = 50;
 
 pub(super) fn run(site: &Site, screen: Screen, id: i64) -> Result<(), Error> {
     let now = now_ms();
-    let (build, files, attempts, events, start) = site.db.read(|tx| {
+    let (build, files, attempts, events, start, next) = site.db.read(|tx| {
         let build = find_build(tx, id)?;
         let files = sources::files(tx, build.source)?;
         let attempts = attempts::of_build(tx, id)?;
         let events = events::of_build(tx, id, EVENTS)?;
         let start = starts_at(tx, &build, now)?;
-        Ok((build, files, attempts, events, start))
+        let next = next_line(tx, &build)?;
+        Ok((build, files, attempts, events, start, next))
     })?;
     let base = &site.farm.librarian.url;
     let mut sheet = Sheet::default();
-    identity_lines(&mut sheet, &build);
+    identity_lines(&mut sheet, &build, next);
     time_lines(&mut sheet, &build, now);
     job_lines(&mut sheet, site, &build, start, now)?;
     let stages = attempts.last().and_then(|last| last.stages.as_ref());
     sheet.line_if_any("stages", "Stages", Cell::maybe(stages));
-    result_lines(&mut sheet, site, &build);
+    let leaf = build.leaf.as_ref();
+    let attempt = attempts.iter().find(|one| one.leaf.as_ref() == leaf);
+    let host = attempt.and_then(|one| one.host.as_deref());
+    result_lines(&mut sheet, site, &build, host);
     sheet.table("attempts", "Attempts", attempt_table(&attempts, base, now));
     sheet.table("source_files", "Source files", file_table(&files, base));
     sheet.table("events", "Events", status::events(&events, now));
@@ -50,7 +55,7 @@ pub(super) fn run(site: &Site, screen: Screen, id: i64) -> Result<(), Error> {
 }
 
 /// Adds the names of the build, its state and its builder.
-fn identity_lines(sheet: &mut Sheet, build: &Build) {
+fn identity_lines(sheet: &mut Sheet, build: &Build, next: String) {
     let name = &build.name;
     let builder = build.builder.as_ref().map(|(name, _)| name);
     sheet.line("id", "Build", Cell::number(build.id));
@@ -67,6 +72,7 @@ fn identity_lines(sheet: &mut Sheet, build: &Build) {
         .as_ref()
         .filter(|_| build.dependencies.is_none());
     sheet.line_if_any("reason", "Reason", Cell::maybe(reason));
+    sheet.line("next", "Next", Cell::text(next));
     sheet.line("source", "Source", Cell::text(&name.source));
     sheet.line("version", "Version", Cell::text(&name.version));
     sheet.line("archive", "Archive", Cell::text(&build.archive_name));
@@ -80,6 +86,46 @@ fn identity_lines(sheet: &mut Sheet, build: &Build) {
     sheet.line_if_any("arch_indep", "Builds all", Cell::flag(build.arch_indep));
     sheet.line("processor", "Processor", Cell::text(&build.processor_name));
     sheet.line("builder", "Builder", Cell::maybe(builder));
+}
+
+/// Returns what happens next to the build, or what to do.
+fn next_line(tx: &mut Tx<'_>, build: &Build) -> Result<String, db::Error> {
+    let place = upload::place(tx, build)?;
+    let host = place.as_ref().and_then(|place| place.host.as_deref());
+    let host_is_alive = host.map_or(Ok(false), |host| status::is_host_alive(tx, host))?;
+    let results = build.leaf.as_deref().map(|folder| way_out::Results {
+        folder,
+        host,
+        host_is_alive,
+        upload_started: place
+            .as_ref()
+            .is_some_and(|one| one.upload_started_at.is_some()),
+    });
+    let builder = match &build.builder {
+        Some((name, _)) => Some((name, registry::is_in_use(tx, name)?)),
+        None => None,
+    };
+    let archive = format!("{} {}", build.name.distribution, build.archive_name);
+    Ok(way_out::next(&way_out::Facts {
+        build: build.id,
+        state: build.state,
+        job: build.job.as_ref().map(|job| job.status),
+        archive: &archive,
+        archive_enabled: build.archive_enabled,
+        series: &build.name.series,
+        series_status: build.series_status,
+        pocket: build.name.pocket,
+        pocket_accepted: pockets::accepts(
+            build.archive_purpose,
+            build.series_status,
+            build.name.pocket,
+        ),
+        arch_tag: &build.name.arch_tag,
+        arch_enabled: build.arch_enabled,
+        builder: builder.map(|(name, is_ok)| way_out::Worker { name, is_ok }),
+        has_master: status::is_master_alive(tx)?,
+        results,
+    }))
 }
 
 /// Adds the times of the build and its failure count.
@@ -112,8 +158,8 @@ fn count(number: i64) -> Cell {
     }
 }
 
-/// Adds the logs and the folder with the results.
-fn result_lines(sheet: &mut Sheet, site: &Site, build: &Build) {
+/// Adds the logs, and the folder with the results on `host`.
+fn result_lines(sheet: &mut Sheet, site: &Site, build: &Build, host: Option<&str>) {
     let link = |file: Option<&File>| match file {
         Some(file) => {
             let url = alias_url(&site.farm.librarian.url, file.alias, &file.name);
@@ -129,7 +175,11 @@ fn result_lines(sheet: &mut Sheet, site: &Site, build: &Build) {
     sheet.line_if_any("upload_log_url", "Upload log", upload_log);
     let incoming = site.farm.master.results.join("incoming");
     let folder = build.leaf.as_ref().map(|leaf| incoming.join(leaf));
-    let folder = Cell::maybe(folder.map(|path| path.display().to_string()));
+    let folder = folder.map(|path| path.display().to_string());
+    let folder = match (folder, host) {
+        (Some(path), Some(host)) => Cell::new(format!("{path} on {host}"), path),
+        (path, _) => Cell::maybe(path),
+    };
     sheet.line_if_any("results", "Results", folder);
 }
 
@@ -196,6 +246,7 @@ const ATTEMPT_COLUMNS: &[Column] = &[
     hidden("ended_at"),
     hidden("cookie"),
     hidden("host"),
+    hidden("upload_started_at"),
     hidden("stages"),
     hidden("dependencies"),
     hidden("results"),
@@ -231,6 +282,7 @@ fn attempt_table(attempts: &[Attempt], base: &str, now: i64) -> Table {
             ended,
             Cell::text(&one.cookie),
             Cell::maybe(one.host.as_ref()),
+            Cell::maybe(one.upload_started_at.map(units::time)),
             Cell::maybe(one.stages.as_ref()),
             Cell::maybe(one.dependencies.as_ref()),
             Cell::maybe(one.leaf.as_ref()),

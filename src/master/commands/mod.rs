@@ -27,6 +27,7 @@ mod status;
 mod submit;
 mod table;
 mod units;
+mod upload;
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -21,6 +21,12 @@ pub(super) fn is_master_alive(tx: &mut Tx<'_>) -> Result<bool, db::Error> {
     registry::any_master_is_alive(tx, since)
 }
 
+/// Returns whether a master is running on `host`.
+pub(super) fn is_host_alive(tx: &mut Tx<'_>, host: &str) -> Result<bool, db::Error> {
+    let since = tx.now()? - MASTER_TIMEOUT_MS;
+    registry::host_is_alive(tx, host, since)
+}
+
 /// Returns the status of a builder: `Idle`, `Building <title> 5 min`, `Disabled: <notes>`.
 pub(super) fn line(builder: &Builder, job: Option<&Job>, now: i64) -> String {
     let manual = if builder.manual { " (manual)" } else { "" };

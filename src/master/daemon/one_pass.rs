@@ -66,7 +66,7 @@ impl<'a> Pass<'a> {
             drop(stop);
             done
         });
-        uploads::run_once(self.farm);
+        uploads::run_to_end(self.farm);
         let left = self.farm.flush_tails();
         self.farm.db.write(|tx| leases::leave(tx, &self.process))?;
         done.and(left)

@@ -29,8 +29,6 @@ use crate::master::scan::download_results;
 const STACK_BYTES: usize = 512 << 10;
 /// Interval of the search for jobs for idle builders.
 const WAKE_EVERY: Duration = Duration::from_millis(500);
-/// Interval of the search for results to upload.
-const UPLOAD_EVERY: Duration = Duration::from_secs(1);
 /// Interval of the reports on how late looks are.
 const REPORT_EVERY: Duration = Duration::from_secs(60);
 /// Longest wait of a stop for running looks.
@@ -90,9 +88,8 @@ pub(crate) fn run(config: &config::Farm, db: Db, with_librarian: bool) -> Result
         Workers::flush_tails,
     )?;
     spawn_periodic(&workers, "report", REPORT_EVERY, Workers::report_lateness)?;
-    spawn_periodic(&workers, "uploads", UPLOAD_EVERY, |workers| {
-        uploads::run_once(&workers.farm);
-    })?;
+    let shared = Arc::clone(&workers);
+    spawn("uploads", move || uploads::run(&shared))?;
     let shared = Arc::clone(&workers);
     spawn("chores", move || chores::run(&shared))?;
     let builders = run_builders(&workers);

@@ -1,145 +1,329 @@
-//! Runs the site's uploader on finished results and records the outcome.
+//! Runs the site's uploader on finished results, several at a time.
 //!
-//! The process of this host that holds the lock runs the uploader on one folder of `incoming/` at
-//! a time. The exit code decides (docs/farm.md §2.11). The uploader may move the folder away. A
-//! record in `uploading/` keeps the outcome until it is in the database, so that no upload runs
-//! twice.
+//! Each upload has an entry in `uploading/`, and a runner that outlives the master
+//! (`sys::detached`). Each round starts uploaders while fewer than `[master] uploads` run on this
+//! host, and records the outcome of those that have ended (docs/farm.md §2.11). Masters that share
+//! a folder of results take turns by a lock.
 
+mod outcome;
+mod stale_copies;
+
+use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
 use std::io;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::process::Child;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::db::{self, Tx};
-use crate::sys::bounded_command::{self, Input};
-use crate::sys::clock::now_ms as now;
-use crate::sys::fs::{atomic_write, remove_tree};
-
+use self::outcome::{Binaries, LOG_NAME, Results};
 use super::built_packages::BuiltPackage;
+use super::workers::Workers;
+use crate::db::Tx;
 use crate::master::farm::Farm;
-use crate::master::model::BuildState;
-use crate::master::policy::notification::Notification;
-use crate::master::rows::events::NewEvent;
-use crate::master::rows::published::{self, Binary, Existing, List};
+use crate::master::policy::upload_step::{Facts, Outcome, Step, Uploader, step};
 use crate::master::rows::uploads::{self, Upload};
-use crate::master::rows::{events, outbox};
+use crate::sys::clock::now_ms as now;
+use crate::sys::detached::{self, Entry, Order, State};
+use crate::sys::fs::remove_tree;
 
+/// Interval of the search for results to upload.
+const ROUND: Duration = Duration::from_secs(1);
+/// Interval of the search for copies of results that another host uploads.
+const STALE_COPIES_EVERY: Duration = Duration::from_secs(3600);
 /// Timeout of one upload.
 const TIMEOUT: Duration = Duration::from_secs(3600);
-const LOG_NAME: &str = "uploader.log";
-/// Largest part of an uploader's log that is stored, in bytes.
-const LOG_BYTES: u64 = 16 << 20;
 
-/// The state of one upload, as stored on disk.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Record {
-    binaries: Vec<BuiltPackage>,
-    /// Set when the uploader has exited.
-    end: Option<UploaderResult>,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct UploaderResult {
-    /// The reason of the failure; `None` if the upload succeeded.
-    reason: Option<String>,
-}
-
-/// Uploads all waiting results of this host, unless another process is uploading.
-pub(crate) fn run_once(farm: &Farm) {
-    if farm.config.uploader.is_empty() {
-        return;
-    }
-    if let Err(error) = try_run(farm) {
-        log::warn!("cannot upload results: {error}; retrying in the next round");
+/// Uploads results until the process stops.
+pub(crate) fn run(workers: &Workers) {
+    let farm = &workers.farm;
+    let mut uploads = Uploads::new(farm);
+    let mut searched: Option<Instant> = None;
+    while !workers.is_stopping() {
+        // The panic hook has logged it.
+        let _ = catch_unwind(AssertUnwindSafe(|| {
+            uploads.try_round();
+            if searched.is_none_or(|at| at.elapsed() >= STALE_COPIES_EVERY) {
+                searched = Some(Instant::now());
+                stale_copies::remove(farm);
+            }
+        }));
+        uploads.wait();
     }
 }
 
-fn try_run(farm: &Farm) -> Result<(), String> {
-    let waiting = farm.db.read(uploads::waiting).map_err(text)?;
-    if waiting.is_empty() {
-        return Ok(());
+/// Uploads all waiting results of this host, unless another process is doing so.
+pub(crate) fn run_to_end(farm: &Farm) {
+    let mut uploads = Uploads::new(farm);
+    while uploads.try_round() > 0 {
+        uploads.wait();
     }
-    let folder = farm.results_dir().join("uploading");
-    fs::create_dir_all(&folder).map_err(text)?;
-    let lock = File::create(folder.join(".lock")).map_err(text)?;
-    match lock.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Ok(()),
-        Err(TryLockError::Error(error)) => return Err(text(error)),
-    }
-    for upload in waiting {
-        let task = Task {
+}
+
+/// The uploads of this host.
+struct Uploads<'a> {
+    farm: &'a Farm,
+    /// The folder of the entries.
+    folder: PathBuf,
+    /// Reports the end of each runner that this process has started.
+    ended: (Sender<()>, Receiver<()>),
+}
+
+impl<'a> Uploads<'a> {
+    fn new(farm: &'a Farm) -> Self {
+        Self {
             farm,
-            record: folder.join(&upload.leaf),
-            dir: farm.results_dir().join("incoming").join(&upload.leaf),
-            upload: &upload,
-        };
-        // A failed upload does not stop the others.
-        if let Err(error) = task.run(&lock) {
-            let name = &upload.name;
-            log::warn!("cannot upload {name}: {error}; retrying in the next round");
+            folder: farm.results_dir().join("uploading"),
+            ended: mpsc::channel(),
         }
     }
-    Ok(())
+
+    /// Waits until a runner ends, but no longer than [`ROUND`].
+    fn wait(&self) {
+        match self.ended.1.recv_timeout(ROUND) {
+            Ok(()) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+        }
+    }
+
+    /// Does one round; returns how many uploads wait or run.
+    fn try_round(&mut self) -> usize {
+        self.round().unwrap_or_else(|error| {
+            log::warn!("cannot upload results: {error}; retrying in the next round");
+            0
+        })
+    }
+
+    fn round(&mut self) -> Result<usize, String> {
+        fs::create_dir_all(&self.folder).map_err(text)?;
+        let lock = File::create(self.folder.join(".lock")).map_err(text)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(0),
+            Err(TryLockError::Error(error)) => return Err(text(error)),
+        }
+        let waiting = |tx: &mut Tx<'_>| uploads::waiting(tx, &self.farm.host);
+        let waiting = self.farm.db.read(waiting).map_err(text)?;
+        let mut names = self.entries().map_err(text)?;
+        let mut running = self.running(&names);
+        let limit = usize::try_from(self.farm.config.uploads).unwrap_or(usize::MAX);
+        let (mut open, mut due) = (0, Vec::new());
+        for upload in &waiting {
+            if !names.remove(&upload.leaf) && running >= limit {
+                open += 1;
+                continue;
+            }
+            let mut task = Task::new(self.farm, &self.folder, upload);
+            match task.next(running < limit, &self.ended.0) {
+                Ok(Progress::Runs) => open += 1,
+                Ok(Progress::Started) => {
+                    open += 1;
+                    running += 1;
+                }
+                Ok(Progress::Ended(outcome)) => due.push((task, outcome)),
+                Ok(Progress::Elsewhere) => {}
+                Err(error) => task.warn(&error),
+            }
+        }
+        // New uploads are running by now: a slow librarian delays none.
+        for (task, outcome) in due {
+            if let Err(error) = task.record(&outcome) {
+                task.warn(&error);
+            }
+        }
+        self.remove_entries(&names);
+        Ok(open)
+    }
+
+    /// Returns the names of the entries, and removes remnants of killed processes. The caller holds
+    /// the lock, so that no process is making an entry.
+    fn entries(&self) -> io::Result<BTreeSet<String>> {
+        let mut names = BTreeSet::new();
+        for entry in fs::read_dir(&self.folder)? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if detached::is_remnant(&name) {
+                remove_tree(&entry.path()).map_err(io::Error::other)?;
+            } else if !name.starts_with('.') {
+                names.insert(name);
+            }
+        }
+        Ok(names)
+    }
+
+    fn running(&self, names: &BTreeSet<String>) -> usize {
+        let runs = |name: &&String| {
+            let state = Entry::new(&self.folder, name).state();
+            matches!(state, Ok(State::Running | State::Overdue))
+        };
+        names.iter().filter(runs).count()
+    }
+
+    /// Removes the entries of builds that are not UPLOADING: their outcome is recorded, or an
+    /// operator has cancelled them. Entries that this database does not know stay.
+    fn remove_entries(&self, names: &BTreeSet<String>) {
+        for name in names {
+            let place = stale_copies::build_of(name).map(|build| {
+                let place = |tx: &mut Tx<'_>| uploads::place(tx, build, name);
+                self.farm.db.read(place)
+            });
+            let Some(Ok(Some(place))) = place else {
+                continue;
+            };
+            let entry = Entry::new(&self.folder, name);
+            let state = entry.state();
+            // The entry of a host that this one was before: only its name has changed.
+            if place.is_uploading && !matches!(state, Ok(State::Ready)) {
+                continue;
+            }
+            if let Ok(State::Running | State::Overdue) = state {
+                log::warn!("killing the uploader of {name}: the build is no longer UPLOADING");
+                entry.kill();
+            }
+            if let Err(error) = entry.remove() {
+                log::warn!("{error}");
+            }
+        }
+    }
 }
 
 fn text(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
+/// The record of an upload by an older version, which waited for its uploader itself.
+#[derive(Deserialize)]
+struct OldRecord {
+    binaries: Binaries,
+    end: Option<OldEnd>,
+}
+
+#[derive(Deserialize)]
+struct OldEnd {
+    reason: Option<String>,
+}
+
+/// The note in the order of an uploader.
+#[derive(Default, Serialize, Deserialize)]
+struct Note {
+    /// Names and versions of the binary packages, read before the uploader moves them.
+    binaries: Binaries,
+}
+
+/// The state of an upload after a step.
+enum Progress {
+    /// Its uploader runs, or waits for its turn.
+    Runs,
+    Started,
+    Ended(Outcome),
+    Elsewhere,
+}
+
+/// The upload of one build.
 struct Task<'a> {
     farm: &'a Farm,
     upload: &'a Upload,
     /// The folder of the results. The uploader may have moved it.
     dir: PathBuf,
-    /// The file of its [`Record`].
-    record: PathBuf,
+    entry: Entry,
+    note: Note,
 }
 
-impl Task<'_> {
-    fn run(&self, lock: &File) -> Result<(), String> {
-        let mut record = self.read_record()?;
-        match (&record.end, self.dir.is_dir()) {
-            (Some(_), _) => {}
-            (None, true) => {
-                record.binaries = BuiltPackage::read_all(&self.dir).map_err(text)?;
-                self.write_record(&record)?;
-                let reason = self.run_uploader(lock)?;
-                record.end = Some(UploaderResult { reason });
-                self.write_record(&record)?;
-            }
-            (None, false) if self.record.exists() => {
-                let reason = "the results are gone, and the uploader's exit code is unknown";
-                record.end = Some(UploaderResult {
-                    reason: Some(reason.to_owned()),
-                });
-            }
-            // The results are on another host.
-            (None, false) => return Ok(()),
-        }
-        let reason = record.end.and_then(|end| end.reason);
-        self.write_outcome(reason.as_deref(), &record.binaries)?;
-        remove_tree(&self.record).map_err(text)
-    }
-
-    fn read_record(&self) -> Result<Record, String> {
-        match fs::read(&self.record) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(text),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Record::default()),
-            Err(error) => Err(text(error)),
+impl<'a> Task<'a> {
+    fn new(farm: &'a Farm, folder: &Path, upload: &'a Upload) -> Self {
+        Self {
+            farm,
+            upload,
+            dir: farm.results_dir().join("incoming").join(&upload.leaf),
+            entry: Entry::new(folder, &upload.leaf),
+            note: Note::default(),
         }
     }
 
-    fn write_record(&self, record: &Record) -> Result<(), String> {
-        let bytes = serde_json::to_vec(record).map_err(text)?;
-        atomic_write(&self.record, &bytes).map_err(text)
+    fn warn(&self, error: &str) {
+        let name = &self.upload.name;
+        log::warn!("cannot upload {name}: {error}; retrying in the next round");
     }
 
-    /// Runs the uploader; returns why it failed, or `None`. Its processes inherit the lock, which
-    /// is held as long as one of them runs.
-    fn run_uploader(&self, lock: &File) -> Result<Option<String>, String> {
+    /// Does the next step; starts the uploader only if `may_start`.
+    fn next(&mut self, may_start: bool, ended: &Sender<()>) -> Result<Progress, String> {
+        let facts = Facts {
+            build: self.upload.build,
+            uploader: self.uploader().map_err(text)?,
+            is_claimed: self.upload.upload_started_at.is_some(),
+            is_ours: self.upload.host.is_some(),
+            has_folder: self.dir.is_dir(),
+            is_configured: !self.farm.config.uploader.is_empty(),
+        };
+        Ok(match step(&facts) {
+            Step::Start if may_start => match self.start(ended)? {
+                true => Progress::Started,
+                false => Progress::Elsewhere,
+            },
+            Step::Wait | Step::Start => Progress::Runs,
+            Step::Record(outcome) => Progress::Ended(outcome),
+            Step::Kill(outcome) => {
+                self.entry.kill();
+                Progress::Ended(outcome)
+            }
+            Step::Leave => Progress::Elsewhere,
+        })
+    }
+
+    /// Reads the state of the uploader, and the note that its starter left.
+    fn uploader(&mut self) -> io::Result<Uploader> {
+        if self.entry.path().is_file() {
+            // The caller holds the lock that the uploader of an older version held as well.
+            let record: OldRecord = serde_json::from_slice(&fs::read(self.entry.path())?)?;
+            self.note.binaries = record.binaries;
+            return Ok(record
+                .end
+                .map_or(Uploader::Lost, |end| Uploader::Ended(end.reason)));
+        }
+        let state = self.entry.state()?;
+        if matches!(state, State::Ended(_)) {
+            self.note = serde_json::from_value(self.entry.order()?.note)?;
+        }
+        Ok(match state {
+            State::Absent => Uploader::Absent,
+            State::Ready => Uploader::Ready,
+            State::Running => Uploader::Running,
+            State::Overdue => Uploader::Overdue,
+            State::Ended(end) => Uploader::Ended(end.reason),
+            State::Lost => Uploader::Lost,
+        })
+    }
+
+    /// Starts the uploader. False if the build is no longer UPLOADING, or if another host has its
+    /// results.
+    ///
+    /// The entry is on disk before the claim, and the claim is committed before the runner starts.
+    /// So a process killed at any line leaves either an entry that has not begun, or a runner.
+    fn start(&self, ended: &Sender<()>) -> Result<bool, String> {
+        let note = Note {
+            binaries: BuiltPackage::read_all(&self.dir).map_err(text)?,
+        };
+        let order = Order {
+            words: self.command_line(),
+            limit: TIMEOUT,
+            note: serde_json::to_value(note).map_err(text)?,
+        };
+        let prepared = self.entry.prepare(&order).map_err(text)?;
+        let claim = |tx: &mut Tx<'_>| uploads::claim(tx, self.upload, &self.farm.host, now());
+        if !self.farm.db.write(claim).map_err(text)? {
+            drop(prepared);
+            self.entry.remove().map_err(text)?;
+            return Ok(false);
+        }
+        let child = prepared.start().map_err(text)?;
+        reap(child, ended.clone());
+        Ok(true)
+    }
+
+    fn command_line(&self) -> Vec<String> {
         let log = self.dir.join(LOG_NAME).display().to_string();
         let root = self.farm.results_dir().display().to_string();
         let (name, build) = (&self.upload.name, self.upload.build.to_string());
@@ -159,102 +343,33 @@ impl Task<'_> {
         ];
         let mut words = self.farm.config.uploader.clone();
         words.extend(arguments.map(str::to_owned));
-        let lock = lock.try_clone().map_err(text)?;
-        Ok(bounded_command::run(&words, Input::File(lock), TIMEOUT)
-            .err()
-            .map(text))
+        words
     }
 
-    /// Records the outcome in the database.
-    fn write_outcome(&self, reason: Option<&str>, binaries: &[BuiltPackage]) -> Result<(), String> {
-        let state = match reason {
-            None => BuildState::FullyBuilt,
-            Some(_) => BuildState::FailedToUpload,
+    /// Records the outcome, then removes the entry.
+    fn record(&self, outcome: &Outcome) -> Result<(), String> {
+        let results = Results {
+            farm: self.farm,
+            upload: self.upload,
+            dir: &self.dir,
+            binaries: &self.note.binaries,
         };
-        let log_alias = reason.map(|reason| self.store_log(reason)).transpose()?;
-        let write =
-            |tx: &mut Tx<'_>| write_rows(tx, self.upload, state, reason, log_alias, binaries);
-        if self.farm.db.write(write).map_err(text)? {
-            match reason {
-                None => log::info!("{}: {state}", self.upload.name),
-                Some(reason) => log::warn!("{}: {state}: {reason}", self.upload.name),
-            }
+        results.record(outcome)?;
+        if self.entry.path().is_file() {
+            return remove_tree(self.entry.path()).map_err(text);
         }
-        Ok(())
-    }
-
-    /// Stores the uploader's log in the librarian; without a log, the reason of the failure.
-    fn store_log(&self, reason: &str) -> Result<i64, String> {
-        let mut bytes = Vec::new();
-        let read = File::open(self.dir.join(LOG_NAME)).and_then(|file| {
-            io::Read::read_to_end(&mut io::Read::take(file, LOG_BYTES), &mut bytes)
-        });
-        if read.is_err() || bytes.is_empty() {
-            bytes = format!("{reason}\n").into_bytes();
-        }
-        let name = format!("upload_{}_log.txt", self.upload.build);
-        let length = bytes.len() as u64;
-        let private = self.upload.private;
-        let added = self.farm.librarian.add(
-            &name,
-            Some("text/plain"),
-            None,
-            private,
-            &mut &bytes[..],
-            length,
-        );
-        added.map(|added| added.id).map_err(text)
+        self.entry.remove().map_err(text)
     }
 }
 
-fn write_rows(
-    tx: &mut Tx<'_>,
-    upload: &Upload,
-    state: BuildState,
-    reason: Option<&str>,
-    log_alias: Option<i64>,
-    binaries: &[BuiltPackage],
-) -> Result<bool, db::Error> {
-    if !uploads::done(tx, upload, state, log_alias, reason)? {
-        return Ok(false);
+/// Waits for a runner in a thread of its own, and reports its end.
+fn reap(mut child: Child, ended: Sender<()>) {
+    let wait = move || {
+        let _ = child.wait();
+        let _ = ended.send(());
+    };
+    // Without the thread, a zombie stays until this process ends.
+    if let Err(error) = thread::Builder::new().name("runner".into()).spawn(wait) {
+        log::warn!("cannot start a thread: {error}");
     }
-    let binary = |built: &BuiltPackage| Binary {
-        package: built.package(),
-        component: upload.component.clone(),
-        source: upload.name.source.clone(),
-    };
-    let binaries: Vec<Binary> = binaries.iter().map(binary).collect();
-    let list = List {
-        arch_series: upload.arch_series,
-        archive: upload.archive,
-    };
-    published::publish(tx, list, &binaries, Existing::Keep, now())?;
-    let message = reason.map_or_else(|| state.to_string(), |why| format!("{state}: {why}"));
-    let level = if reason.is_some() {
-        log::Level::Warn
-    } else {
-        log::Level::Info
-    };
-    events::add(
-        tx,
-        &NewEvent {
-            level,
-            build: Some(upload.build),
-            ..NewEvent::info(now(), "uploaded", &message)
-        },
-    )?;
-    if reason.is_some() {
-        let document = Notification {
-            build: upload.build,
-            name: &upload.name,
-            state,
-            builder: &upload.builder,
-            took_ms: now() - upload.started_at,
-            log_url: None,
-            reason,
-        }
-        .document();
-        outbox::put(tx, upload.build, now(), &document)?;
-    }
-    Ok(true)
 }

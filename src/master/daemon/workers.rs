@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use crate::db::{self, Tx};
 use crate::sys::clock::{now_ms as now, since_boot};
-use crate::sys::host;
 
 use crate::master::farm::{Farm, millis, process_name};
 use crate::master::policy::next_step::ScanMode;
@@ -79,7 +78,7 @@ impl Workers {
         let process = process_name();
         farm.db.write(|tx| {
             let now = tx.now()?;
-            leases::announce(tx, &process, &host::name(), now)
+            leases::announce(tx, &process, &farm.host, now)
         })?;
         let interval = farm.config.scan_interval.as_secs();
         log::info!("master ready! {process} scans its builders every {interval} s");
@@ -187,7 +186,7 @@ impl Workers {
         let (held, began) = self.farm.db.write(|tx| {
             let began = since_boot();
             let now = tx.now()?;
-            leases::announce(tx, &self.process, &host::name(), now)?;
+            leases::announce(tx, &self.process, &self.farm.host, now)?;
             let mut held = leases::renew(tx, &self.process, now + lease)?;
             let processes = leases::live_processes(tx, now, lease)?;
             let share = (leases::builders(tx)? + processes - 1) / processes;

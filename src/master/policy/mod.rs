@@ -13,4 +13,6 @@ pub(crate) mod notification;
 pub(crate) mod outcome;
 pub(crate) mod pockets;
 pub(crate) mod score;
+pub(crate) mod upload_step;
+pub(crate) mod way_out;
 pub(crate) mod why_waiting;

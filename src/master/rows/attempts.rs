@@ -28,6 +28,8 @@ pub(crate) struct Attempt {
     pub(crate) dependencies: Option<String>,
     /// The folder of its results, below `incoming/` of the host.
     pub(crate) leaf: Option<String>,
+    /// When the uploader of its results was started.
+    pub(crate) upload_started_at: Option<i64>,
     /// Whether it counts for the limits on attempts.
     pub(crate) counted: bool,
     pub(crate) log: Option<File>,
@@ -121,7 +123,7 @@ pub(super) fn stop_counting(tx: &mut Tx<'_>, build: i64) -> Result<(), Error> {
 pub(crate) fn of_build(tx: &mut Tx<'_>, build: i64) -> Result<Vec<Attempt>, Error> {
     let sql = "
         SELECT a.number, m.name, a.cookie, a.host, a.started_at, a.ended_at, a.verdict, a.reason,
-            a.stages, a.dependencies, a.leaf, a.counted,
+            a.stages, a.dependencies, a.leaf, a.upload_started_at, a.counted,
             l.id, l.filename, l.restricted, lc.size, lc.sha1,
             u.id, u.filename, u.restricted, uc.size, uc.sha1
         FROM attempt a
@@ -147,9 +149,10 @@ fn read(row: &Row) -> Result<Attempt, Error> {
         stages: row.get(8)?,
         dependencies: row.get(9)?,
         leaf: row.get(10)?,
-        counted: row.get(11)?,
-        log: files::read_if_any(row, 12)?,
-        upload_log: files::read_if_any(row, 12 + files::COLUMN_COUNT)?,
+        upload_started_at: row.get(11)?,
+        counted: row.get(12)?,
+        log: files::read_if_any(row, 13)?,
+        upload_log: files::read_if_any(row, 13 + files::COLUMN_COUNT)?,
     })
 }
 

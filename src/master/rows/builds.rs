@@ -328,6 +328,24 @@ pub(crate) fn cancel_running(tx: &mut Tx<'_>, build: i64) -> Result<bool, Error>
     Ok(true)
 }
 
+/// Cancels a build that no job would ever end: it is running by its state, but has no job.
+pub(crate) fn cancel_without_job(tx: &mut Tx<'_>, build: i64, now: i64) -> Result<bool, Error> {
+    let sql = "
+        UPDATE build SET state = $2, finished_at = $3, reason = NULL
+        WHERE id = $1 AND state IN ($4, $5, $6, $7)
+            AND NOT EXISTS (SELECT 1 FROM build_queue WHERE build_id = $1)";
+    let ended = params![
+        build,
+        BuildState::Cancelled,
+        now,
+        BuildState::NeedsBuild,
+        BuildState::Building,
+        BuildState::Gathering,
+        BuildState::Cancelling
+    ];
+    Ok(tx.execute(sql, &ended)? > 0)
+}
+
 /// Sets the score of a waiting job; false if no job waits. Rescoring skips a `manual` score.
 pub(crate) fn set_score(
     tx: &mut Tx<'_>,

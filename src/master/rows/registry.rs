@@ -115,6 +115,18 @@ pub(crate) fn remove(tx: &mut Tx<'_>, builder: i64) -> Result<bool, Error> {
     Ok(true)
 }
 
+/// Returns whether the builder of that name is neither disabled nor removed.
+pub(crate) fn is_in_use(tx: &mut Tx<'_>, name: &str) -> Result<bool, Error> {
+    let sql = "SELECT id FROM builder WHERE name = $1 AND active AND builderok";
+    Ok(tx.query_opt(sql, &params![name])?.is_some())
+}
+
+/// Returns whether a master process of `host` has announced itself at `since` or later.
+pub(crate) fn host_is_alive(tx: &mut Tx<'_>, host: &str, since: i64) -> Result<bool, Error> {
+    let sql = "SELECT owner FROM master_process WHERE host = $1 AND seen_at >= $2 LIMIT 1";
+    Ok(tx.query_opt(sql, &params![host, since])?.is_some())
+}
+
 /// Returns whether a master process has announced itself at `since` or later.
 pub(crate) fn any_master_is_alive(tx: &mut Tx<'_>, since: i64) -> Result<bool, Error> {
     let sql = "SELECT owner FROM master_process WHERE seen_at >= $1 LIMIT 1";

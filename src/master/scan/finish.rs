@@ -32,7 +32,6 @@ use crate::master::rows::candidate::{self, Candidate};
 use crate::master::rows::outbox;
 use crate::master::rows::queue::{self, End};
 use crate::sys::clock::now_ms as now;
-use crate::sys::host;
 
 /// Largest log stored, in bytes. A slave's own limit is far lower.
 const LOG_BYTES: u64 = 4 << 30;
@@ -252,7 +251,7 @@ fn complete_job(
         _ => log::Level::Warn,
     };
     let log = completion.log.alias.as_ref();
-    let host = host::name();
+    let host = &scanner.farm.host;
     let write = |tx: &mut Tx<'_>| {
         let end = End {
             state,
@@ -263,7 +262,7 @@ fn complete_job(
                 dependencies: completion.dependencies,
                 log_alias: log.map(|log| log.id),
                 leaf: completion.leaf,
-                host: completion.leaf.map(|_| &*host),
+                host: completion.leaf.map(|_| &**host),
                 at: now(),
             },
         };

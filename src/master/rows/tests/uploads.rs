@@ -15,7 +15,8 @@ fn an_upload_has_one_outcome() {
         let farm = farm(db);
         let bob = farm.builders(db, 1)[0];
         let (build, queue) = farm.job(db, "hello", 0, 5);
-        let waiting = || db.read(uploads::waiting).unwrap();
+        let waiting_at = |host| db.read(|tx| uploads::waiting(tx, host)).unwrap();
+        let waiting = || waiting_at("upload1");
         db.write(|tx| {
             let (builder, _) = builders::view(tx, bob.builder)?.unwrap();
             queue::claim(tx, bob, &builder, NOW, 0)?.unwrap();
@@ -23,6 +24,7 @@ fn an_upload_has_one_outcome() {
                 state: BuildState::Uploading,
                 attempt: AttemptEnd {
                     leaf: Some("1-1.1"),
+                    host: Some("upload1"),
                     ..BUILT.attempt
                 },
             };
@@ -30,6 +32,13 @@ fn an_upload_has_one_outcome() {
         })
         .unwrap();
         let [upload] = &waiting()[..] else { panic!() };
+        assert!(waiting_at("upload2").is_empty());
+        let claim = |host| {
+            db.write(|tx| uploads::claim(tx, upload, host, NOW))
+                .unwrap()
+        };
+        assert!(!claim("upload2") && claim("upload1"));
+        assert_eq!(waiting()[0].upload_started_at, Some(NOW));
         assert_eq!((upload.build, upload.leaf.as_str()), (build, "1-1.1"));
         assert_eq!((upload.builder.as_str(), upload.started_at), ("bob1", NOW));
         assert_eq!(upload.name.source, "hello");
@@ -66,5 +75,6 @@ fn an_upload_has_one_outcome() {
         );
         assert_eq!(state(db, build), BuildState::FullyBuilt);
         assert!(waiting().is_empty());
+        assert!(!claim("upload1"), "the build has ended");
     });
 }
