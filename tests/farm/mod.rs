@@ -25,3 +25,4 @@ mod sqlite_files;
 mod support;
 mod tls;
 mod uploads;
+mod uploads_ways_out;

@@ -1,9 +1,7 @@
-//! Uploads happen once, whatever is killed, and every state of an upload has an end
-//! (docs/farm.md §2.11).
+//! Uploads happen once, whatever is killed (docs/farm.md §2.11).
 
+use std::collections::HashSet;
 use std::fs;
-use std::path::PathBuf;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -11,178 +9,20 @@ use nix::unistd::Pid;
 use serde_json::json;
 
 use super::support::fake_slave::package;
-use super::support::farm::{Process, on_both_engines};
-use super::support::{Does, Engine, Fake, Farm, QUICK, Work};
-use crate::support::{Gate, sha1, until};
+use super::support::farm::on_both_engines;
+use super::support::uploads::{FAILEDTOUPLOAD, FULLYBUILT, UPLOADING, Uploads, runner, runners};
+use super::support::{Does, Engine, Fake, Work};
+use crate::support::{Gate, sha1, until, within};
 
 on_both_engines! {
     each_result_is_uploaded_once_although_masters_are_killed
     a_slow_upload_delays_no_other_and_their_number_is_limited
     the_exit_code_of_a_killed_runner_is_unknown
+    runners_that_are_killed_at_any_moment_start_no_second_upload
     a_killed_uploader_has_failed
     only_the_host_that_an_attempt_names_uploads_its_results
     a_kill_between_rename_and_commit_leaves_one_host_with_the_results
     a_host_deletes_only_its_own_old_copies
-    results_that_are_gone_end_in_failedtoupload
-    without_an_uploader_results_stay
-    a_build_of_a_retired_host_can_be_cancelled
-    a_running_upload_is_cancelled_only_by_force
-    records_of_an_older_version_are_understood
-    a_build_that_runs_without_a_job_can_be_cancelled
-}
-
-const FULLYBUILT: i64 = 1;
-const FAILEDTOUPLOAD: i64 = 7;
-const UPLOADING: i64 = 8;
-
-/// Writes its calls to `calls`. Build 1 and 2 wait for `go-1` and `go-2`; odd builds above 100
-/// are refused. It ends when the test does.
-const UPLOADER: &str = r#"#!/bin/sh
-leaf=${10} root=${11} build=${leaf%%-*}
-echo "start $leaf" >>"$root/calls"
-case $build in
-1|2) until [ -e "$root/go-$build" ] || [ ! -e "$root" ]; do sleep 0.05; done;;
-*) sleep "$(cat "$root/pause")";;
-esac
-echo "end $leaf" >>"$root/calls"
-case $build in 1?[13579]) echo no odd ones >&2; exit 3;; esac
-[ $build = 1 ] || { mkdir -p "$root/taken" && mv "$root/incoming/$leaf" "$root/taken"; }
-"#;
-
-/// A farm whose results wait for the uploader, without slaves.
-struct Uploads {
-    farm: Farm,
-    _librarian: Process,
-    keys: String,
-}
-
-impl Uploads {
-    fn new(engine: Engine, keys: &str) -> Self {
-        let farm = Farm::new(engine, "");
-        fs::write(farm.path("uploader"), UPLOADER).unwrap();
-        let mut install = Command::new("install");
-        let install = install.args(["-m", "755"]).arg(farm.path("uploader"));
-        assert!(
-            install
-                .arg(farm.path("bin/uploader"))
-                .status()
-                .unwrap()
-                .success()
-        );
-        let keys = format!(
-            "{QUICK}host = one\nuploader = {}\n{keys}",
-            farm.path("bin/uploader").display()
-        );
-        farm.configure(&keys);
-        farm.furnish();
-        fs::write(farm.path("home/results/pause"), "0").unwrap();
-        let librarian = farm.librarian();
-        Self {
-            farm,
-            _librarian: librarian,
-            keys,
-        }
-    }
-
-    /// Adds a build in UPLOADING; returns the name of its folder.
-    fn add(&self, build: i64, host: &str) -> String {
-        let leaf = format!("{build}-{}.1-c0ffee", build + 1000);
-        self.farm.add_builds(build, build, |_| 10);
-        self.farm.db.execute(&format!(
-            "DELETE FROM build_queue WHERE build_id = {build};
-             UPDATE build SET state = {UPLOADING}, leaf = '{leaf}', started_at = 1, finished_at = 2
-               WHERE id = {build};
-             INSERT INTO attempt (build_id, number, cookie, host, started_at, ended_at, verdict, leaf)
-               VALUES ({build}, 1, '{leaf}', {}, 1, 2, 0, '{leaf}')",
-            match host {
-                "" => "NULL".to_owned(),
-                host => format!("'{host}'"),
-            }
-        ));
-        leaf
-    }
-
-    /// Adds a build in UPLOADING whose results the host `one` has.
-    fn add_with_results(&self, build: i64) -> String {
-        let leaf = self.add(build, "one");
-        self.place("results", &leaf, build);
-        leaf
-    }
-
-    /// Puts the results of a build into a folder.
-    fn place(&self, results: &str, leaf: &str, build: i64) -> PathBuf {
-        let incoming = self.farm.path(&format!("home/{results}/incoming"));
-        let folder = incoming.join(leaf);
-        fs::create_dir_all(&folder).unwrap();
-        fs::write(folder.join(format!("lib{build}_1.0_i386.deb")), "deb").unwrap();
-        for path in [incoming.parent().unwrap(), &incoming, &folder] {
-            self.farm.give(path);
-        }
-        folder
-    }
-
-    fn calls(&self, results: &str) -> Vec<String> {
-        let calls = self.farm.read(&format!("home/{results}/calls"));
-        calls.lines().map(str::to_owned).collect()
-    }
-
-    fn wait_call(&self, call: &str) {
-        until(call, || {
-            self.calls("results")
-                .iter()
-                .any(|one| one == call)
-                .then_some(())
-        });
-    }
-
-    fn go(&self, build: i64) {
-        fs::write(self.farm.path(&format!("home/results/go-{build}")), "").unwrap();
-    }
-
-    fn reason(&self, build: i64) -> String {
-        let row = self
-            .farm
-            .db
-            .row(&format!("SELECT reason FROM build WHERE id = {build}"));
-        row[0].as_str().unwrap().to_owned()
-    }
-
-    fn published(&self) -> i64 {
-        self.farm.db.number("SELECT COUNT(*) FROM published_binary")
-    }
-
-    fn show(&self, build: i64) -> String {
-        self.farm.ok(&["master", "show", &build.to_string()])
-    }
-
-    /// Starts a master of the host `two`, which has its own folder of results.
-    fn second_host(&self) -> Process {
-        let results = self.farm.path("home/results2");
-        fs::create_dir_all(&results).unwrap();
-        self.farm.give(&results);
-        fs::write(results.join("pause"), "0").unwrap();
-        let keys = self.keys.replace("host = one", "host = two");
-        self.farm
-            .configure(&format!("{keys}results = {}\n", results.display()));
-        let master = self.farm.master("two");
-        self.farm.configure(&self.keys);
-        master
-    }
-}
-
-/// Waits for the process of the runner of some results.
-fn runner(leaf: &str) -> Pid {
-    let end = [b"/uploading/", leaf.as_bytes(), b"\0"].concat();
-    until("runner", || {
-        let pids = fs::read_dir("/proc").unwrap().flatten();
-        pids.filter_map(|entry| {
-            let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
-            let text = fs::read(entry.path().join("cmdline")).ok()?;
-            let is_runner = text.windows(7).any(|part| part == b"runner\0") && text.ends_with(&end);
-            is_runner.then(|| Pid::from_raw(pid))
-        })
-        .next()
-    })
 }
 
 /// Ages a folder by two days.
@@ -265,7 +105,7 @@ fn the_exit_code_of_a_killed_runner_is_unknown(engine: Engine) {
     let leaf = uploads.add_with_results(1);
     let master = farm.master("master");
     uploads.wait_call(&format!("start {leaf}"));
-    kill(runner(&leaf), Signal::SIGKILL).unwrap();
+    kill(runner(farm, &leaf), Signal::SIGKILL).unwrap();
     master.kill();
     // The next master waits for the uploader itself.
     uploads.add_with_results(4);
@@ -299,6 +139,56 @@ fn the_exit_code_of_a_killed_runner_is_unknown(engine: Engine) {
     master.stop();
 }
 
+fn runners_that_are_killed_at_any_moment_start_no_second_upload(engine: Engine) {
+    let uploads = Uploads::new(engine, "uploads = 3\n");
+    let farm = &uploads.farm;
+    fs::write(farm.path("home/results/pause"), "0.2").unwrap();
+    let leaves: Vec<String> = (10..40)
+        .map(|build| uploads.add_with_results(build * 10))
+        .collect();
+    let folder = farm.path("home/results/uploading").display().to_string();
+    let master = farm.master("master");
+    let mut killed = HashSet::new();
+    let open = format!("SELECT COUNT(*) FROM build WHERE state = {UPLOADING}");
+    within(Duration::from_secs(120), "end of all uploads", || {
+        for (pid, arguments) in runners() {
+            let ours = |leaf: &String| arguments.ends_with(&format!("{folder}/{leaf}\0"));
+            let Some(index) = leaves.iter().position(ours) else {
+                continue;
+            };
+            // One of three survives, and so does a runner that is started again.
+            if index % 3 != 0 && killed.insert(index) {
+                let pause = u64::try_from(index % 3 - 1).unwrap() * 97;
+                std::thread::sleep(Duration::from_millis(pause));
+                let _ = kill(pid, Signal::SIGKILL);
+            }
+        }
+        (farm.db.number(&open) == 0).then_some(())
+    });
+    master.stop();
+    let calls = uploads.calls("results");
+    let mut built = 0;
+    for (index, leaf) in leaves.iter().enumerate() {
+        let count = |word: &str| {
+            let call = format!("{word} {leaf}");
+            calls.iter().filter(|one| **one == call).count()
+        };
+        assert_eq!(count("start"), 1, "{leaf}: {calls:?}");
+        let build = i64::try_from(index + 10).unwrap() * 10;
+        if farm.build(build)[0] == FULLYBUILT {
+            built += 1;
+            assert_eq!(count("end"), 1, "{leaf}");
+        } else {
+            assert!(killed.contains(&index), "{leaf}");
+            let reason = uploads.reason(build);
+            assert!(reason.contains("its exit code is unknown"), "{reason}");
+        }
+    }
+    assert_eq!(uploads.published(), built);
+    let killed = killed.len();
+    eprintln!("{engine:?}: {killed} runners killed, {built} of 30 results FULLYBUILT");
+}
+
 fn a_killed_uploader_has_failed(engine: Engine) {
     let uploads = Uploads::new(engine, "");
     let farm = &uploads.farm;
@@ -306,7 +196,7 @@ fn a_killed_uploader_has_failed(engine: Engine) {
     let refused = uploads.add_with_results(101);
     let master = farm.master("master");
     uploads.wait_call(&format!("start {leaf}"));
-    let runner = runner(&leaf);
+    let runner = runner(farm, &leaf);
     let children = format!("/proc/{runner}/task/{runner}/children");
     let children = fs::read_to_string(children).unwrap();
     let uploader: i32 = children.trim().parse().unwrap();
@@ -382,6 +272,7 @@ fn a_kill_between_rename_and_commit_leaves_one_host_with_the_results(engine: Eng
     let two = uploads.second_host();
     farm.wait_state(4, FULLYBUILT);
     // The first host is back, and has a copy that nobody uploads.
+    farm.db.execute("UPDATE builder SET manual = TRUE");
     let one = farm.master("one");
     uploads.add_with_results(6);
     farm.wait_state(6, FULLYBUILT);
@@ -426,141 +317,4 @@ fn a_host_deletes_only_its_own_old_copies(engine: Engine) {
     until("removal", || (!other.exists()).then_some(()));
     assert!(shared.exists());
     master.stop();
-}
-
-fn results_that_are_gone_end_in_failedtoupload(engine: Engine) {
-    let uploads = Uploads::new(engine, "");
-    let farm = &uploads.farm;
-    uploads.add(10, "one");
-    let claimed = uploads.add_with_results(12);
-    farm.db
-        .execute("UPDATE attempt SET upload_started_at = 3 WHERE build_id = 12");
-    let master = farm.master("master");
-    farm.wait_state(10, FAILEDTOUPLOAD);
-    let reason = uploads.reason(10);
-    assert!(
-        reason.contains("folder of the results is missing"),
-        "{reason}"
-    );
-    // Its uploader was started, and the record of it is gone.
-    farm.wait_state(12, FAILEDTOUPLOAD);
-    assert!(uploads.reason(12).contains("its exit code is unknown"));
-    assert!(
-        !uploads
-            .calls("results")
-            .contains(&format!("start {claimed}"))
-    );
-    let show = uploads.show(12);
-    assert!(show.contains("`master retry --upload-only 12`"), "{show}");
-    farm.ok(&["master", "retry", "10"]);
-    master.stop();
-}
-
-fn without_an_uploader_results_stay(engine: Engine) {
-    let uploads = Uploads::new(engine, "");
-    let farm = &uploads.farm;
-    let leaf = uploads.add_with_results(10);
-    farm.configure(&format!("{QUICK}host = one\n"));
-    let master = farm.master("master");
-    farm.wait_state(10, FULLYBUILT);
-    assert_eq!(farm.names("home/results/incoming"), [leaf]);
-    assert_eq!(uploads.published(), 0);
-    master.stop();
-}
-
-fn a_build_of_a_retired_host_can_be_cancelled(engine: Engine) {
-    let uploads = Uploads::new(engine, "");
-    let farm = &uploads.farm;
-    uploads.add(10, "retired");
-    let master = farm.master("master");
-    let show = uploads.show(10);
-    assert!(
-        show.contains("retired has the results, and no master runs there"),
-        "{show}"
-    );
-    assert!(show.contains("`master cancel 10`"), "{show}");
-    farm.ok(&["master", "cancel", "10"]);
-    farm.wait_state(10, FAILEDTOUPLOAD);
-    assert!(uploads.reason(10).starts_with("cancelled by "));
-    assert!(uploads.show(10).contains(" on retired"));
-    farm.ok(&["master", "retry", "10"]);
-    master.stop();
-}
-
-fn a_running_upload_is_cancelled_only_by_force(engine: Engine) {
-    let uploads = Uploads::new(engine, "uploads = 1\n");
-    let farm = &uploads.farm;
-    let leaf = uploads.add_with_results(1);
-    let waiting = uploads.add_with_results(3);
-    let master = farm.master("master");
-    uploads.wait_call(&format!("start {leaf}"));
-    farm.ok(&["master", "cancel", "3"]);
-    let (code, said) = farm.run(&["master", "cancel", "1"]);
-    assert_eq!(code, Some(1), "{said}");
-    assert!(
-        said.contains("its uploader runs on one") && said.contains("--force"),
-        "{said}"
-    );
-    let runner = runner(&leaf);
-    farm.ok(&["master", "cancel", "--force", "1"]);
-    farm.wait_state(1, FAILEDTOUPLOAD);
-    assert!(
-        uploads
-            .reason(1)
-            .contains("the archive may have the results")
-    );
-    until("end of the runner", || {
-        kill(runner, None).is_err().then_some(())
-    });
-    until("no entry", || {
-        let names = farm.names("home/results/uploading");
-        names.iter().all(|name| name.starts_with('.')).then_some(())
-    });
-    uploads.add_with_results(4);
-    farm.wait_state(4, FULLYBUILT);
-    let calls = uploads.calls("results");
-    assert!(!calls.contains(&format!("start {waiting}")), "{calls:?}");
-    assert!(!calls.contains(&format!("end {leaf}")), "{calls:?}");
-    master.stop();
-}
-
-/// The file of an older version holds the packages, and the end if the uploader has ended.
-fn records_of_an_older_version_are_understood(engine: Engine) {
-    let uploads = Uploads::new(engine, "");
-    let farm = &uploads.farm;
-    let folder = farm.path("home/results/uploading");
-    fs::create_dir_all(&folder).unwrap();
-    farm.give(&folder);
-    for (build, end) in [(10, r#"{"reason":null}"#), (12, "null")] {
-        let leaf = uploads.add(build, "");
-        uploads.place("results", &leaf, build);
-        let record = format!(r#"{{"binaries":[["lib{build}","1.0"]],"end":{end}}}"#);
-        fs::write(folder.join(&leaf), record).unwrap();
-        farm.give(&folder.join(&leaf));
-    }
-    let master = farm.master("master");
-    farm.wait_state(10, FULLYBUILT);
-    farm.wait_state(12, FAILEDTOUPLOAD);
-    assert!(uploads.reason(12).contains("its exit code is unknown"));
-    assert_eq!(uploads.calls("results"), [""; 0]);
-    assert_eq!(uploads.published(), 1);
-    master.stop();
-}
-
-fn a_build_that_runs_without_a_job_can_be_cancelled(engine: Engine) {
-    let uploads = Uploads::new(engine, "");
-    let farm = &uploads.farm;
-    for (build, state) in [(10, 6), (11, 9), (12, 11)] {
-        farm.add_builds(build, build, |_| 10);
-        farm.db.execute(&format!(
-            "DELETE FROM build_queue; UPDATE build SET state = {state} WHERE id = {build}"
-        ));
-        let show = uploads.show(build);
-        assert!(
-            show.contains(&format!("`master cancel {build}` ends it")),
-            "{show}"
-        );
-        farm.ok(&["master", "cancel", &build.to_string()]);
-        farm.wait_state(build, 10);
-    }
 }

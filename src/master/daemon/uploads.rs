@@ -98,6 +98,10 @@ impl<'a> Uploads<'a> {
     }
 
     fn round(&mut self) -> Result<usize, String> {
+        let waiting = |tx: &mut Tx<'_>| uploads::waiting(tx, &self.farm.host);
+        if self.farm.db.read(waiting).map_err(text)?.is_empty() && !self.folder.exists() {
+            return Ok(0);
+        }
         fs::create_dir_all(&self.folder).map_err(text)?;
         let lock = File::create(self.folder.join(".lock")).map_err(text)?;
         match lock.try_lock() {
@@ -105,7 +109,6 @@ impl<'a> Uploads<'a> {
             Err(TryLockError::WouldBlock) => return Ok(0),
             Err(TryLockError::Error(error)) => return Err(text(error)),
         }
-        let waiting = |tx: &mut Tx<'_>| uploads::waiting(tx, &self.farm.host);
         let waiting = self.farm.db.read(waiting).map_err(text)?;
         let mut names = self.entries().map_err(text)?;
         let mut running = self.running(&names);
@@ -252,6 +255,7 @@ impl<'a> Task<'a> {
     fn next(&mut self, may_start: bool, ended: &Sender<()>) -> Result<Progress, String> {
         let facts = Facts {
             build: self.upload.build,
+            folder: &self.upload.leaf,
             uploader: self.uploader().map_err(text)?,
             is_claimed: self.upload.upload_started_at.is_some(),
             is_ours: self.upload.host.is_some(),

@@ -19,8 +19,10 @@ pub(crate) enum Uploader {
 
 /// The facts about the results of a build in UPLOADING.
 #[derive(Clone, Debug)]
-pub(crate) struct Facts {
+pub(crate) struct Facts<'a> {
     pub(crate) build: i64,
+    /// The folder of the results, below `incoming/`.
+    pub(crate) folder: &'a str,
     pub(crate) uploader: Uploader,
     /// The database says that an uploader has started.
     pub(crate) is_claimed: bool,
@@ -52,7 +54,7 @@ pub(crate) enum Outcome {
 }
 
 /// Decides about an upload. An uploader that may have started is never started again.
-pub(crate) fn step(facts: &Facts) -> Step {
+pub(crate) fn step(facts: &Facts<'_>) -> Step {
     match (&facts.uploader, facts.is_claimed) {
         (Uploader::Running, _) => Step::Wait,
         (Uploader::Ended(None), _) => Step::Record(Outcome::Uploaded),
@@ -64,15 +66,16 @@ pub(crate) fn step(facts: &Facts) -> Step {
     }
 }
 
-fn not_started(facts: &Facts) -> Step {
+fn not_started(facts: &Facts<'_>) -> Step {
     match (facts.has_folder, facts.is_ours) {
         (true, _) if facts.is_configured => Step::Start,
         (true, _) => Step::Record(Outcome::Kept),
         (false, true) => {
-            let build = facts.build;
+            let (build, folder) = (facts.build, facts.folder);
             Step::Record(Outcome::Failed(format!(
-                "the folder of the results is missing, and no uploader has run: build again with \
-                 `master retry {build}`"
+                "incoming/{folder} is missing, and no uploader has run: `master retry {build}` \
+                 builds again. If the folder is back, `master retry --upload-only {build}` uploads \
+                 it"
             )))
         }
         (false, false) => Step::Leave,
@@ -91,9 +94,10 @@ fn unknown(build: i64) -> Outcome {
 mod tests {
     use super::*;
 
-    fn facts(uploader: Uploader) -> Facts {
+    fn facts(uploader: Uploader) -> Facts<'static> {
         Facts {
             build: 8,
+            folder: "8-1.1-c0ffee",
             uploader,
             is_claimed: false,
             is_ours: true,
@@ -151,7 +155,7 @@ mod tests {
             has_folder: false,
             ..facts(Uploader::Absent)
         };
-        assert!(reason(step(&missing)).contains("folder of the results is missing"));
+        assert!(reason(step(&missing)).contains("incoming/8-1.1-c0ffee is missing"));
         let elsewhere = Facts {
             is_ours: false,
             ..missing

@@ -2,7 +2,7 @@
 
 use super::numbers::UPLOADING;
 use super::{NAME_COLUMNS, NAME_JOINS, build_name};
-use crate::db::{Error, Row, Tx, params};
+use crate::db::{Error, Row, Tx, Value, params};
 use crate::master::model::{BuildName, BuildState};
 
 /// The results of a build in UPLOADING.
@@ -25,17 +25,29 @@ pub(crate) struct Upload {
     pub(crate) name: BuildName,
 }
 
-/// Returns the waiting uploads whose results `host` has or may have, ordered by build id.
+/// The number of uploads of one host that [`waiting`] returns.
+const LIMIT: usize = 1000;
+
+/// Returns uploads whose results `host` has or may have, ordered by build id, those first whose
+/// uploader was started. If there are many, some are left for later.
 pub(crate) fn waiting(tx: &mut Tx<'_>, host: &str) -> Result<Vec<Upload>, Error> {
+    let of_host = format!("n.host = $1 ORDER BY n.upload_started_at IS NULL, b.id LIMIT {LIMIT}");
+    let mut uploads = select(tx, &of_host, &params![host])?;
+    // Attempts of older versions. Most may be on other hosts, so none is left out.
+    uploads.extend(select(tx, "n.host IS NULL ORDER BY b.id", &[])?);
+    Ok(uploads)
+}
+
+/// Returns the uploads that match `condition` about the attempt `n` and the build `b`.
+fn select(tx: &mut Tx<'_>, condition: &str, params: &[Value]) -> Result<Vec<Upload>, Error> {
     let sql = format!(
         "SELECT b.id, b.leaf, b.arch_series_id, b.archive_id, s.component,
              COALESCE(w.name, ''), COALESCE(b.started_at, b.created_at), a.private,
              n.host, n.upload_started_at, {NAME_COLUMNS}
          FROM build b {NAME_JOINS} JOIN archive a ON a.id = b.archive_id
          LEFT JOIN builder w ON w.id = b.builder_id
-         LEFT JOIN attempt n ON n.build_id = b.id AND n.leaf = b.leaf
-         WHERE b.state = {UPLOADING} AND b.leaf IS NOT NULL
-             AND (n.host IS NULL OR n.host = $1) ORDER BY b.id"
+         JOIN attempt n ON n.build_id = b.id AND n.leaf = b.leaf
+         WHERE b.state = {UPLOADING} AND {condition}"
     );
     let read = |row: &Row| {
         Ok(Upload {
@@ -52,7 +64,7 @@ pub(crate) fn waiting(tx: &mut Tx<'_>, host: &str) -> Result<Vec<Upload>, Error>
             name: build_name(row, 10)?,
         })
     };
-    tx.query(&sql, &params![host])?.iter().map(read).collect()
+    tx.query(&sql, params)?.iter().map(read).collect()
 }
 
 /// Stores the outcome of an upload; false if another process has stored one. There is no fence: the

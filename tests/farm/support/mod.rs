@@ -9,6 +9,7 @@ pub(crate) mod librarian;
 pub(crate) mod postgres;
 pub(crate) mod rows;
 pub(crate) mod tls_server;
+pub(crate) mod uploads;
 
 pub(crate) use database::Engine;
 pub(crate) use fake::{Does, Fake};
