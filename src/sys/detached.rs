@@ -15,7 +15,7 @@
 //! The entry appears by a rename, complete, with the lock already held. A free lock therefore means
 //! that neither the runner nor the command lives. Without `begun`, the command has never started.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
@@ -155,11 +155,12 @@ impl Entry {
         let lives = self.is_alive()?;
         let end = match fs::read(self.0.join("end.json")) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            text => Some(serde_json::from_slice(&text?)?),
+            // An end that a disk has damaged is unknown.
+            text => serde_json::from_slice(&text?).ok(),
         };
         Ok(match (end, self.begun_for()?, lives) {
             (Some(end), ..) => State::Ended(end),
-            (None, Some(time), true) if self.is_overdue(time)? => State::Overdue,
+            (None, Some(time), true) if self.is_overdue(time) => State::Overdue,
             (None, _, true) => State::Running,
             (None, None, false) => State::Ready,
             (None, Some(_), false) => State::Lost,
@@ -174,8 +175,15 @@ impl Entry {
         }
     }
 
-    fn is_overdue(&self, time: Duration) -> io::Result<bool> {
-        Ok(time > self.order()?.limit.saturating_add(GRACE))
+    /// Returns whether the command runs too long and has no runner that ends it. The clock may have
+    /// been set meanwhile; the runner's own timer does not depend on it.
+    fn is_overdue(&self, time: Duration) -> bool {
+        let over = |order: Order| time > order.limit.saturating_add(GRACE);
+        let arguments = [OsStr::new("runner"), self.0.as_os_str()];
+        self.order().is_ok_and(over)
+            && !procs::all()
+                .iter()
+                .any(|process| procs::has_arguments(process.pid, &arguments))
     }
 
     /// The lock is tried in shared mode: two processes that look at once see no runner in each

@@ -173,11 +173,11 @@ fn runners_that_are_killed_at_any_moment_start_no_second_upload(engine: Engine) 
             let call = format!("{word} {leaf}");
             calls.iter().filter(|one| **one == call).count()
         };
-        assert_eq!(count("start"), 1, "{leaf}: {calls:?}");
+        assert!(count("start") <= 1, "{leaf}: {calls:?}");
         let build = i64::try_from(index + 10).unwrap() * 10;
         if farm.build(build)[0] == FULLYBUILT {
             built += 1;
-            assert_eq!(count("end"), 1, "{leaf}");
+            assert_eq!((count("start"), count("end")), (1, 1), "{leaf}");
         } else {
             assert!(killed.contains(&index), "{leaf}");
             let reason = uploads.reason(build);

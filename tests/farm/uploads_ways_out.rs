@@ -73,6 +73,10 @@ fn a_build_of_a_retired_host_can_be_cancelled(engine: Engine) {
         "{show}"
     );
     assert!(show.contains("`master cancel 10`"), "{show}");
+    let json = farm.ok(&["master", "show", "10", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let next = json["next"].as_str().unwrap();
+    assert!(next.starts_with("retired has the results"), "{json}");
     farm.ok(&["master", "cancel", "10"]);
     farm.wait_state(10, FAILEDTOUPLOAD);
     assert!(uploads.reason(10).starts_with("cancelled by "));

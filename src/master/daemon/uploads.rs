@@ -198,7 +198,7 @@ fn text(error: impl std::fmt::Display) -> String {
 }
 
 /// The record of an upload by an older version, which waited for its uploader itself.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 struct OldRecord {
     binaries: Binaries,
     end: Option<OldEnd>,
@@ -281,7 +281,8 @@ impl<'a> Task<'a> {
     fn uploader(&mut self) -> io::Result<Uploader> {
         if self.entry.path().is_file() {
             // The caller holds the lock that the uploader of an older version held as well.
-            let record: OldRecord = serde_json::from_slice(&fs::read(self.entry.path())?)?;
+            let text = fs::read(self.entry.path())?;
+            let record: OldRecord = serde_json::from_slice(&text).unwrap_or_default();
             self.note.binaries = record.binaries;
             return Ok(record
                 .end
@@ -289,7 +290,14 @@ impl<'a> Task<'a> {
         }
         let state = self.entry.state()?;
         if matches!(state, State::Ended(_)) {
-            self.note = serde_json::from_value(self.entry.order()?.note)?;
+            let order = self.entry.order();
+            let note = order.and_then(|order| Ok(serde_json::from_value(order.note)?));
+            // The outcome counts more than the list.
+            self.note = note.unwrap_or_else(|error| {
+                let path = self.entry.path().display();
+                log::warn!("{path}: {error}: cannot tell which binaries were uploaded");
+                Note::default()
+            });
         }
         Ok(match state {
             State::Absent => Uploader::Absent,

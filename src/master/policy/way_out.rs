@@ -68,7 +68,10 @@ pub(crate) fn next(facts: &Facts<'_>) -> String {
              add`){}",
             or_build_again(facts)
         ),
-        BuildState::ChrootWait => ended(facts, "repair the chroot (`master chroot set`)"),
+        BuildState::ChrootWait => ended(
+            facts,
+            "remove the cause (`master chroot set` replaces a chroot)",
+        ),
         BuildState::Superseded => ended(facts, "publish the source (`master submit`)"),
         BuildState::FailedToBuild => ended(facts, &format!("read `master log {id}`")),
         BuildState::FailedToUpload | BuildState::Cancelled => {
