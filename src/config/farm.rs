@@ -63,6 +63,8 @@ pub(crate) struct Librarian {
     pub(crate) max_size: u64,
     /// The `Database-Name` that a `STORE` client must send. Defaults to `farm`.
     pub(crate) dbname: String,
+    /// Interval between two garbage collections. Defaults to 24 h.
+    pub(crate) gc_interval: Duration,
 }
 
 impl Farm {
@@ -126,6 +128,7 @@ impl Librarian {
             dbname: reader
                 .name(L, "dbname", "one word", "-._")
                 .unwrap_or_else(|| "farm".to_owned()),
+            gc_interval: reader.duration(L, "gc_interval", 24 * 3600),
         }
     }
 }

@@ -19,6 +19,13 @@ pub(super) const MIGRATIONS: &[&str] = &[
 /// The key of the advisory lock for migrations; an arbitrary number, the same in all processes.
 const LOCK: i64 = 0x6275_696c_6464;
 
+/// Returns whether the schema is up to date. Any error, such as a missing table, means no.
+pub(super) fn is_current(tx: &mut Tx<'_>) -> bool {
+    let sql = "SELECT version FROM schema_version";
+    let version = tx.query_one(sql, &[]).and_then(|row| row.get::<i64>(0));
+    version.ok() == i64::try_from(MIGRATIONS.len()).ok()
+}
+
 /// Brings the schema up to date, inside one write transaction.
 pub(super) fn migrate(tx: &mut Tx<'_>, at: &str) -> Result<(), Error> {
     upgrade(tx, at, MIGRATIONS)

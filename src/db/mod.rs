@@ -6,6 +6,7 @@
 
 mod migrate;
 mod new_file;
+mod pace;
 mod pool;
 mod postgres;
 mod sqlite;
@@ -16,6 +17,7 @@ mod tx;
 mod url;
 mod value;
 
+pub(crate) use pace::Pace;
 pub(crate) use pool::Db;
 pub(crate) use tx::Tx;
 pub(crate) use value::{Column, Row, Value, params};

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::Error;
-use super::migrate::migrate;
+use super::migrate::{is_current, migrate};
 use super::new_file;
 use super::postgres;
 use super::sqlite;
@@ -57,6 +57,13 @@ impl Db {
             readers,
             retry_for,
         }));
+        let readers = db.0.readers.as_ref().unwrap_or(&db.0.writers);
+        match db.attempt(readers, &mut |tx| Ok(is_current(tx)), false) {
+            // No write lock: a command that only reads does not wait for writers.
+            Ok(true) => return Ok(db),
+            Err(error @ Error::Lost { .. }) => return Err(error),
+            Ok(false) | Err(_) => {}
+        }
         let began = Instant::now();
         loop {
             // Not `write`, which retries: opening must fail at once if the database is unreachable.

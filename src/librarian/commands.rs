@@ -7,7 +7,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use super::files::{Download, upload};
-use super::gc::{self, NEVER_MS, Removed};
+use super::gc::{self, NEVER_MS};
 use super::remote::{Added, Uploader};
 use super::{Error, name, serve};
 use serde_json::json;
@@ -121,7 +121,8 @@ Removes, in this order:
   - tokens older than a day
   - data on disk that belongs to no file, if older than a day
 
-It is safe to run while a librarian is serving.
+A librarian does this by itself, every [librarian] gc_interval. The command is safe to run beside it,
+and changes the database in short steps. --dry-run only reads.
 
 Examples:
   buildd-slave librarian gc --dry-run
@@ -239,27 +240,7 @@ fn gc(args: &Gc, farm: &Farm) -> Result<(), Error> {
     let db = Db::open(farm.database.url.expose())?;
     let removed = gc::gc(&db, &farm.librarian.root, clock::now_ms(), args.dry_run)?;
     let verb = if args.dry_run { "would be" } else { "were" };
-    print(&summary(&removed, verb))
-}
-
-/// Returns one line for each kind of removal.
-fn summary(removed: &Removed, verb: &str) -> String {
-    let Removed {
-        expired,
-        aliases,
-        merged,
-        contents,
-        blobs,
-        bytes,
-    } = removed;
-    [
-        format!("{expired} files {verb} expired"),
-        format!("{aliases} files that nothing refers to {verb} removed"),
-        format!("{merged} contents {verb} merged with equal ones"),
-        format!("{contents} contents without a file {verb} removed"),
-        format!("{blobs} blobs ({bytes} bytes) {verb} removed from disk"),
-    ]
-    .join("\n")
+    print(&removed.lines(verb).join("\n"))
 }
 
 fn print(line: &str) -> Result<(), Error> {

@@ -5,9 +5,11 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::thread;
 
 use super::Error;
 use super::blobs::Blobs;
+use super::gc;
 use super::http::Port;
 use super::intake::Library;
 use super::upload_port::StorePort;
@@ -32,7 +34,7 @@ pub(super) fn run(farm: &Farm) -> Result<(), Error> {
 }
 
 /// Opens the library, listens on all ports, and then logs them. Connections are served once the
-/// group runs.
+/// group runs. A thread collects garbage from now on.
 pub(crate) fn bind(farm: &Farm) -> Result<Group, Error> {
     let config = &farm.librarian;
     let blobs = Blobs::open(&config.root, farm.limits.reserve)?;
@@ -92,7 +94,20 @@ pub(crate) fn bind(farm: &Farm) -> Result<Group, Error> {
         }
     }
     ports.iter().for_each(|port| log::info!("{port}"));
+    collect_garbage(farm, &library)?;
     Ok(servers)
+}
+
+/// Starts the thread that collects garbage. It ends with the process: a collection may be killed
+/// at any point.
+fn collect_garbage(farm: &Farm, library: &Library) -> Result<(), Error> {
+    let (root, interval) = (farm.librarian.root.clone(), farm.librarian.gc_interval);
+    let db = library.db.clone();
+    let thread = thread::Builder::new().name("gc".to_owned());
+    let started = thread.spawn(move || gc::repeat(&db, &root, interval));
+    started
+        .map(drop)
+        .map_err(|error| server::Error::from(error).into())
 }
 
 fn listen(farm: &Farm, host: &str, port: u16, clients: Clients) -> Result<Server, Error> {

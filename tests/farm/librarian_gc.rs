@@ -1,7 +1,7 @@
 //! Garbage collection: what `librarian gc` removes and what it keeps (docs/farm.md §4.5, §8 item
 //! 11).
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::support::librarian::{Librarian, on_both};
 use super::support::postgres::database;
@@ -157,6 +157,15 @@ fn a_file_that_any_column_references_is_kept() {
             ),
             ("log", "UPDATE build SET log_alias_id = {}"),
             ("upload-log", "UPDATE build SET upload_log_alias_id = {}"),
+            (
+                "attempt-log",
+                "INSERT INTO attempt (build_id, number, cookie, started_at, log_alias_id) \
+                 VALUES (1, 1, '1-1.1', 0, {})",
+            ),
+            (
+                "attempt-upload-log",
+                "UPDATE attempt SET upload_log_alias_id = {}",
+            ),
             // A table that a later version may add.
             (
                 "new",
@@ -246,6 +255,75 @@ fn tokens_are_removed_after_a_day() {
 }
 
 #[test]
+fn a_running_librarian_collects_garbage_by_itself() {
+    on_both(|database| {
+        let mut librarian = Librarian::start(database, "");
+        librarian.add("gone", b"gone");
+        librarian
+            .db
+            .execute("UPDATE library_alias SET created_at = 0");
+        librarian.age_blobs(30 * 24 * HOUR);
+        let kept = librarian.add("kept", b"kept");
+        librarian.stop();
+        librarian.set("gc_interval = 1");
+        librarian.restart();
+        until("one file that is left", || {
+            let rows = librarian.count("library_alias") + librarian.count("library_content");
+            (rows == 2 && librarian.blobs().len() == 1).then_some(())
+        });
+        assert_eq!(librarian.get(&format!("/{kept}/kept")).status, 200);
+        let said = librarian.said();
+        assert!(said.contains("1 blobs (4 bytes) were removed"), "{said}");
+    });
+}
+
+#[test]
+fn a_dry_run_only_reads() {
+    on_both(|database| {
+        let old = Old::start(database);
+        old.librarian.add("gone", b"gone");
+        old.age();
+        // It would wait for this lock, and give up.
+        let held = old.librarian.db.hold();
+        let began = Instant::now();
+        let (code, said) = old.librarian.run(&["gc", "--dry-run"]);
+        let took = began.elapsed();
+        drop(held);
+        assert_eq!(code, Some(0), "{said}");
+        assert!(
+            said.contains("1 blobs (4 bytes) would be removed"),
+            "{said}"
+        );
+        assert!(took < Duration::from_secs(5), "{took:?}");
+    });
+}
+
+#[test]
+fn a_dry_run_counts_what_a_collection_removes() {
+    on_both(|database| {
+        let old = Old::start(database);
+        let librarian = &old.librarian;
+        for name in ["gone", "expired", "kept"] {
+            librarian.add(name, name.as_bytes());
+        }
+        librarian.db.execute(
+            "UPDATE library_alias SET expires_at = 1 WHERE filename = 'expired'; \
+             INSERT INTO library_content (id, size, sha1, sha256, md5, created_at) \
+               SELECT id + 70, size, sha1, sha256, md5, created_at FROM library_content; \
+             UPDATE library_content SET sha256 = '' WHERE id IN (71, 72)",
+        );
+        refer(&old, 3);
+        old.age();
+        let (_, counted) = librarian.run(&["gc", "--dry-run"]);
+        let removed = old.gc();
+        assert_eq!(counted.replace("would be", "were"), removed);
+        assert!(removed.contains("1 contents were merged"), "{removed}");
+        assert!(removed.contains("4 contents without a file"), "{removed}");
+        assert_eq!(old.left(), (1, 1, 1));
+    });
+}
+
+#[test]
 fn gc_removes_nothing_from_an_unknown_schema() {
     let old = Old::start(None);
     old.librarian.add("a", b"a");
@@ -254,7 +332,7 @@ fn gc_removes_nothing_from_an_unknown_schema() {
     let (code, said) = old.librarian.run(&["gc"]);
     assert_eq!(code, Some(1));
     assert!(
-        said.contains("only 3 columns") && said.contains("nothing is removed"),
+        said.contains("only 5 columns") && said.contains("nothing is removed"),
         "{said}"
     );
     assert_eq!(old.left(), (1, 1, 1));

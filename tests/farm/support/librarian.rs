@@ -117,6 +117,11 @@ impl Librarian {
         self.configure();
     }
 
+    /// Sets the keys that follow those of `[librarian]`, from the next start.
+    pub(crate) fn set(&mut self, more: &str) {
+        self.more = more.to_owned();
+    }
+
     /// Stops the librarian with SIGTERM and waits for its end.
     pub(crate) fn stop(&mut self) {
         kill(
