@@ -36,6 +36,8 @@ pub(crate) struct Master {
     pub(crate) depwait_interval: Duration,
     /// Interval between two rescorings of the queue. Defaults to 5 m.
     pub(crate) rescore_interval: Duration,
+    /// Interval between two removals of what the archives no longer keep. Defaults to 6 h.
+    pub(crate) retention_interval: Duration,
     /// Concurrent downloads of results. Defaults to 64.
     pub(crate) downloads: u32,
     /// Largest result file, in bytes. Defaults to 20 GiB.
@@ -80,6 +82,7 @@ impl Master {
             tail_interval: reader.duration(S, "tail_interval", 15),
             depwait_interval: reader.duration(S, "depwait_interval", 3600),
             rescore_interval: reader.duration(S, "rescore_interval", 300),
+            retention_interval: reader.duration(S, "retention_interval", 6 * 3600),
             downloads: reader.count(S, "downloads", 1, 64),
             result_size: reader.bytes(S, "result_size", 20 << 30),
             scoring: reader

@@ -261,6 +261,29 @@ pub(crate) struct Archive {
     pub(crate) debug_symbols: bool,
     /// The active build profiles of its builds, separated by blanks.
     pub(crate) profiles: String,
+    pub(crate) retention: Retention,
+}
+
+/// The past that an archive keeps (docs/farm.md §3.12). 0 keeps everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Retention {
+    /// Attempts of a build that has ended.
+    pub(crate) attempts: u32,
+    /// Days that everything is kept at least.
+    pub(crate) days: u32,
+    /// Versions of a source package and of a binary package.
+    pub(crate) versions: u32,
+}
+
+/// The defaults of the schema.
+impl Default for Retention {
+    fn default() -> Self {
+        Self {
+            attempts: 3,
+            days: 90,
+            versions: 3,
+        }
+    }
 }
 
 impl Archive {

@@ -10,20 +10,21 @@ use std::collections::BTreeSet;
 use debversion::Version;
 
 use crate::db::{Error, Tx};
-use crate::master::model::{Archive, ArchivePurpose, Pocket, SeriesStatus};
+use crate::master::model::{Archive, ArchivePurpose, BuildState, Pocket, SeriesStatus};
 use crate::master::policy::arch_specific::ArchSpecific;
 use crate::master::policy::architectures::{Choice, Chosen, choose};
 use crate::master::policy::estimate;
 use crate::master::policy::pockets;
 use crate::master::policy::score::Rules;
 use crate::master::queue;
-use crate::master::rows::builds::{self, Build};
+use crate::master::rows::builds::{self, Build, Retry};
 use crate::master::rows::events::{self, NewEvent};
 use crate::master::rows::files::File;
 use crate::master::rows::published;
 use crate::master::rows::queue::enqueue;
 use crate::master::rows::series::{self, ArchSeries, Series};
 use crate::master::rows::sources::{self, Destination, Source};
+use crate::master::rows::unbuildable;
 
 /// A source package to be submitted.
 #[derive(Debug)]
@@ -126,10 +127,14 @@ impl Submission {
             true => "none".to_owned(),
             false => open.join(", "),
         };
-        // An obsolete series stays closed.
-        let hint = match (status, self.pocket) {
-            (SeriesStatus::Obsolete, _) => String::new(),
-            (_, Pocket::Release) => {
+        if status == SeriesStatus::Obsolete {
+            return Err(self.refuse(&format!(
+                "{series} is OBSOLETE and accepts no builds; submit to another series, or reopen \
+                 it with `master series set {series} --status SUPPORTED`"
+            )));
+        }
+        let hint = match self.pocket {
+            Pocket::Release => {
                 format!(", or `master series set {series} --status DEVELOPMENT`")
             }
             _ => format!(", or `master series set {series} --status CURRENT`"),
@@ -287,7 +292,8 @@ impl Submission {
         let has_indep = existing.iter().any(|build| build.arch_indep);
         let mut new = Vec::new();
         for (arch, arch_indep) in chosen {
-            if existing.iter().any(|build| build.arch_series == arch.id) {
+            if let Some(build) = existing.iter().find(|build| build.arch_series == arch.id) {
+                new.extend(self.revive(tx, rules, build, submitter, now)?);
                 continue;
             }
             let build = builds::New {
@@ -303,14 +309,7 @@ impl Submission {
             let id = builds::add(tx, &build, now)?;
             enqueue(tx, id, now)?;
             queue::score_job(tx, rules, now, id)?;
-            let message = format!("submitted by {submitter}");
-            events::add(
-                tx,
-                &NewEvent {
-                    build: Some(id),
-                    ..NewEvent::info(now, "submitted", &message)
-                },
-            )?;
+            add_event(tx, id, submitter, now)?;
             new.push(id);
         }
         Ok(Outcome {
@@ -322,12 +321,39 @@ impl Submission {
         })
     }
 
+    /// Returns a SUPERSEDED build of the source to the queue: the source is published again. `None`
+    /// if the build is in another state, or of a pocket that is closed.
+    fn revive(
+        &self,
+        tx: &mut Tx<'_>,
+        rules: Rules,
+        build: &Build,
+        submitter: &str,
+        now: i64,
+    ) -> Result<Option<i64>, Error> {
+        let (purpose, status) = (self.archive.purpose, self.series.status);
+        if build.state != BuildState::Superseded
+            || !pockets::accepts(purpose, status, build.name.pocket)
+            || builds::retry(tx, build, Retry::Operator, now)?.is_none()
+        {
+            return Ok(None);
+        }
+        queue::score_job(tx, rules, now, build.id)?;
+        add_event(tx, build.id, submitter, now)?;
+        Ok(Some(build.id))
+    }
+
     fn add_source(&self, tx: &mut Tx<'_>, now: i64) -> Result<i64, Error> {
         let id = sources::add(tx, &self.source, now)?;
         for part in &self.files {
             let missing = || self.refuse(&format!("{} is not in the librarian", part.name));
             let alias = part.alias.ok_or_else(missing)?;
-            sources::add_file(tx, id, alias, &part.name)?;
+            if !sources::add_file(tx, id, alias, &part.name)? {
+                return Err(self.refuse(&format!(
+                    "{} has just left the librarian: run the command again",
+                    part.name
+                )));
+            }
         }
         Ok(id)
     }
@@ -343,7 +369,13 @@ impl Submission {
                 is_published = true;
                 continue;
             }
-            sources::supersede(tx, one.id)?;
+            sources::supersede(tx, one.id, now)?;
+            let (series, archive) = (self.series.id, self.archive.id);
+            for waiting in unbuildable::of_source(tx, one.source, series, archive)? {
+                if one.source != source {
+                    unbuildable::end(tx, &waiting, now)?;
+                }
+            }
             if order == Ordering::Less {
                 superseded.push(one.version);
             }
@@ -360,6 +392,15 @@ impl Submission {
         let bytes = self.files.iter().map(|part| part.size).sum();
         Ok(estimate::duration_ms(last, Some(bytes)))
     }
+}
+
+fn add_event(tx: &mut Tx<'_>, build: i64, submitter: &str, now: i64) -> Result<(), Error> {
+    let message = format!("submitted by {submitter}");
+    let event = NewEvent {
+        build: Some(build),
+        ..NewEvent::info(now, "submitted", &message)
+    };
+    events::add(tx, &event)
 }
 
 /// Returns the message for a source that no architecture can build.

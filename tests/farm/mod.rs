@@ -16,6 +16,7 @@ mod librarian_uploads;
 mod many;
 mod published;
 mod results;
+mod retention;
 mod scale;
 mod scan;
 mod schema_fixture;

@@ -14,3 +14,11 @@ CREATE INDEX published_provides_by ON published_provides (arch_series_id, archiv
 -- upload_started_at: the uploader may have taken the results. NULL before, and again after
 -- `master retry --upload-only`.
 ALTER TABLE attempt ADD COLUMN upload_started_at BIGINT;
+-- What an archive keeps (docs/farm.md §3.12); 0 keeps everything. keep_attempts: attempts of a build
+-- that has ended. keep_days: days that everything is kept at least. keep_versions: versions of a
+-- source and of a binary package.
+ALTER TABLE archive ADD COLUMN keep_attempts INTEGER NOT NULL DEFAULT 3;
+ALTER TABLE archive ADD COLUMN keep_days INTEGER NOT NULL DEFAULT 90;
+ALTER TABLE archive ADD COLUMN keep_versions INTEGER NOT NULL DEFAULT 3;
+-- superseded_at: NULL while published, and in publications that an older version superseded.
+ALTER TABLE publication ADD COLUMN superseded_at BIGINT;

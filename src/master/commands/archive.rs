@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 use super::lookup::{find_archive, find_distribution, refuse};
 use super::open::Site;
 use super::screen::Screen;
-use super::table::{Cell, Column, Table, column, wrapping};
+use super::table::{Cell, Column, Sheet, Table, column, wrapping};
 use super::{Error, names};
-use crate::master::model::{Archive, ArchivePurpose};
+use crate::master::model::{Archive, ArchivePurpose, Retention};
 use crate::master::rows::archives;
 use crate::protocol::{BuildProfile, Invalid};
 
@@ -23,11 +23,14 @@ Examples:
   buildd-slave master archive add ubuntu tools --owner cprov --url http://ppa.example.org/cprov
   buildd-slave master archive add ubuntu embargo --private --secret-file secret --score 100
   buildd-slave master archive set ubuntu primary --debug-symbols yes --profiles nodoc,nocheck
+  buildd-slave master archive set ubuntu primary --keep-versions 5 --keep-days 365
   buildd-slave master archive list
+  buildd-slave master archive show ubuntu cprov/tools
 
 The purpose of an archive decides which pockets and components its builds use. Each distribution
 gets an archive `primary` with its first series. Builds for an archive without a URL use the apt
-sources of their chroot.";
+sources of their chroot. After --keep-days, a master removes old attempts of builds that have
+ended, with logs and results, and versions that are neither published nor among the newest.";
 
 #[derive(Debug, Subcommand)]
 #[command(after_help = EXAMPLES)]
@@ -38,6 +41,16 @@ pub(super) enum Verb {
     Set(Set),
     /// List archives
     List,
+    /// Show the settings of an archive
+    Show(Show),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Show {
+    /// Distribution of the archive
+    distribution: String,
+    /// Archive: NAME, or OWNER/NAME
+    name: String,
 }
 
 #[derive(Debug, clap::Args)]
@@ -93,6 +106,15 @@ struct Settings {
     /// Active build profiles, separated by commas; empty for none
     #[arg(long, value_name = "NAMES", value_parser = profiles)]
     profiles: Option<String>,
+    /// Attempts to keep of a build that has ended, or forever
+    #[arg(long, value_name = "N", value_parser = keep)]
+    keep_attempts: Option<u32>,
+    /// Days that everything is kept at least, or forever
+    #[arg(long, value_name = "N", value_parser = keep)]
+    keep_days: Option<u32>,
+    /// Versions to keep of a source and of a binary package, or forever
+    #[arg(long, value_name = "N", value_parser = keep)]
+    keep_versions: Option<u32>,
     /// Dispatch its builds; with no, they stay in the queue
     #[arg(long, value_name = "yes|no", value_parser = yes_or_no)]
     enabled: Option<bool>,
@@ -103,6 +125,15 @@ fn yes_or_no(text: &str) -> Result<bool, &'static str> {
         "yes" => Ok(true),
         "no" => Ok(false),
         _ => Err("expected yes or no"),
+    }
+}
+
+/// Reads a number to keep; 0 keeps everything.
+fn keep(text: &str) -> Result<u32, &'static str> {
+    match (text, text.parse()) {
+        ("forever", _) => Ok(0),
+        (_, Ok(number @ 0..=100_000)) => Ok(number),
+        _ => Err("write a number up to 100000, or forever"),
     }
 }
 
@@ -125,6 +156,7 @@ pub(super) fn run(verb: Verb, site: &Site, screen: Screen) -> Result<bool, Error
         Verb::Add(args) => add(&args, site, screen)?,
         Verb::Set(args) => set(&args, site, screen)?,
         Verb::List => list(site, screen)?,
+        Verb::Show(args) => show(&args, site, screen)?,
     }
     Ok(true)
 }
@@ -148,6 +180,7 @@ fn add(args: &Add, site: &Site, screen: Screen) -> Result<(), Error> {
             has_secret: secret.is_some(),
             debug_symbols: false,
             profiles: String::new(),
+            retention: Retention::default(),
         };
         let name = archive.short_name();
         if archives::all(tx)?
@@ -205,6 +238,10 @@ impl Settings {
             archive.profiles.clone_from(profiles);
         }
         archive.enabled = self.enabled.unwrap_or(archive.enabled);
+        let kept = &mut archive.retention;
+        kept.attempts = self.keep_attempts.unwrap_or(kept.attempts);
+        kept.days = self.keep_days.unwrap_or(kept.days);
+        kept.versions = self.keep_versions.unwrap_or(kept.versions);
         if archive.private && !archive.base_url.is_empty() && !archive.has_secret {
             return Err(
                 "builders need a password for a private archive: give --secret-file".to_owned(),
@@ -253,7 +290,9 @@ fn object(archive: &Archive) -> Value {
         "name": &archive.name, "purpose": archive.purpose.word(), "private": archive.private,
         "virtualized": archive.virtualized, "enabled": archive.enabled,
         "debug_symbols": archive.debug_symbols, "profiles": &archive.profiles,
-        "score": archive.relative_score, "url": &archive.base_url})
+        "score": archive.relative_score, "url": &archive.base_url,
+        "keep_attempts": archive.retention.attempts, "keep_days": archive.retention.days,
+        "keep_versions": archive.retention.versions})
 }
 
 const COLUMNS: &[Column] = &[
@@ -267,6 +306,9 @@ const COLUMNS: &[Column] = &[
     column("debug_symbols", "DBGSYM"),
     column("profiles", "PROFILES"),
     column("score", "SCORE"),
+    column("keep_attempts", "ATTEMPTS"),
+    column("keep_days", "DAYS"),
+    column("keep_versions", "VERSIONS"),
     wrapping("url", "URL"),
 ];
 
@@ -284,12 +326,76 @@ fn list(site: &Site, screen: Screen) -> Result<(), Error> {
             Cell::flag(archive.debug_symbols),
             Cell::text(&archive.profiles),
             Cell::number(archive.relative_score),
+            kept(archive.retention.attempts),
+            kept(archive.retention.days),
+            kept(archive.retention.versions),
             Cell::text(&archive.base_url),
         ]);
     }
     let none =
         "no archives yet; `buildd-slave master series add` creates a distribution with its archive";
     screen.table(&table, none)
+}
+
+fn show(args: &Show, site: &Site, screen: Screen) -> Result<(), Error> {
+    let distribution = &args.distribution;
+    let archive = site.db.read(|tx| {
+        find_distribution(tx, distribution)?;
+        find_archive(tx, distribution, &args.name)
+    })?;
+    screen.sheet(&sheet(&archive))
+}
+
+fn sheet(archive: &Archive) -> Sheet {
+    let mut sheet = Sheet::default();
+    sheet.hidden("id", Cell::number(archive.id));
+    for (key, label, cell) in [
+        (
+            "distribution",
+            "distribution",
+            Cell::text(&archive.distribution),
+        ),
+        ("owner", "owner", Cell::text(&archive.owner)),
+        ("name", "name", Cell::text(&archive.name)),
+        ("purpose", "purpose", Cell::text(archive.purpose)),
+        ("private", "private", Cell::flag(archive.private)),
+        (
+            "virtualized",
+            "virtualized",
+            Cell::flag(archive.virtualized),
+        ),
+        ("enabled", "enabled", Cell::flag(archive.enabled)),
+        (
+            "debug_symbols",
+            "debug symbols",
+            Cell::flag(archive.debug_symbols),
+        ),
+        ("profiles", "profiles", Cell::text(&archive.profiles)),
+        ("score", "score", Cell::number(archive.relative_score)),
+        ("url", "url", Cell::text(&archive.base_url)),
+        (
+            "keep_attempts",
+            "keep attempts",
+            kept(archive.retention.attempts),
+        ),
+        ("keep_days", "keep days", kept(archive.retention.days)),
+        (
+            "keep_versions",
+            "keep versions",
+            kept(archive.retention.versions),
+        ),
+    ] {
+        sheet.line(key, label, cell);
+    }
+    sheet
+}
+
+/// A number that is kept: `forever` in text and 0 in JSON if that is everything.
+fn kept(number: u32) -> Cell {
+    match number {
+        0 => Cell::new("forever", 0),
+        _ => Cell::number(i64::from(number)),
+    }
 }
 
 #[cfg(test)]

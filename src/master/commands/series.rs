@@ -12,7 +12,7 @@ use super::screen::Screen;
 use super::table::{Cell, Column, Table, column, wrapping};
 use super::{Error, names};
 use crate::db::{self, Tx};
-use crate::master::model::{Archive, ArchivePurpose, SeriesStatus};
+use crate::master::model::{Archive, ArchivePurpose, Retention, SeriesStatus};
 use crate::master::rows::archives;
 use crate::master::rows::series::{self, Series};
 
@@ -162,6 +162,7 @@ fn add(tx: &mut Tx<'_>, series: &Series) -> Result<Series, db::Error> {
                 has_secret: false,
                 debug_symbols: false,
                 profiles: String::new(),
+                retention: Retention::default(),
             },
         )?;
     }

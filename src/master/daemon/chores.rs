@@ -1,33 +1,26 @@
 //! Periodic work for the whole farm, done by one process at a time.
 //!
-//! Adds missing queue rows, rescores jobs, retries dep-waits, prunes events, and delivers
-//! notifications. The process that owns the singleton `chores` does all of it in one thread.
+//! Adds missing queue rows, rescores jobs, retries dep-waits, and ends builds that can never be
+//! built. The process that owns the singleton `chores` does all of it in one thread.
 
 use std::time::{Duration, Instant};
 
-use crate::db::{self, Tx};
+use crate::db::{self, Pace};
 
 use super::workers::Workers;
-use crate::master::farm::{Farm, millis};
+use crate::master::farm::Farm;
 use crate::master::queue::{Freed, rescore, retry_depwaits};
-use crate::master::rows::{events, leases, outbox, queue};
-use crate::sys::bounded_command::{self, Input};
+use crate::master::rows::queue;
+use crate::master::rows::unbuildable::{self, Place};
 use crate::sys::clock::now_ms as now;
 
 /// Interval between two rounds.
 const ROUND: Duration = Duration::from_secs(2);
 /// Lease of the singleton. Every chore is shorter.
 const LEASE: Duration = Duration::from_secs(90);
-/// Timeout of one notification.
-const NOTIFY_TIMEOUT: Duration = Duration::from_secs(30);
 const ENTRIES_EVERY: Duration = Duration::from_secs(60);
-const PRUNE_EVERY: Duration = Duration::from_secs(6 * 3600);
-/// Age at which events are deleted, in milliseconds.
-const EVENTS_KEPT_MS: i64 = 90 * 24 * 3600 * 1000;
-/// Age at which an undelivered notification is dropped, in milliseconds.
-const NOTIFICATION_KEPT_MS: i64 = 24 * 3600 * 1000;
-/// Delay after a failed delivery.
-const NOTIFY_RETRY_DELAY: Duration = Duration::from_secs(60);
+/// A submission ends the builds that it supersedes; here are those of other causes.
+const UNBUILDABLE_EVERY: Duration = Duration::from_secs(600);
 
 /// When a chore is due; at once if `None`.
 struct Due(Option<Instant>);
@@ -43,19 +36,12 @@ impl Due {
     }
 }
 
-/// Takes or renews the singleton `chores`; false while another process has it.
-fn take_singleton(tx: &mut Tx<'_>, workers: &Workers) -> Result<bool, db::Error> {
-    let now = tx.now()?;
-    leases::singleton(tx, "chores", &workers.process, now, now + millis(LEASE))
-}
-
 /// Does chores until the process stops.
 pub(crate) fn run(workers: &Workers) {
     let farm = &workers.farm;
-    let [mut entries, mut scores, mut depwaits, mut prune] = [const { Due(None) }; 4];
-    let mut notify = Due(None);
+    let [mut entries, mut scores, mut depwaits, mut unbuildable] = [const { Due(None) }; 4];
     while !workers.wait_for_stop(ROUND) {
-        let is_owner = farm.db.write(|tx| take_singleton(tx, workers));
+        let is_owner = workers.take_singleton("chores", LEASE);
         let config = &farm.config;
         let done = is_owner.and_then(|is_owner| {
             if !is_owner {
@@ -70,12 +56,8 @@ pub(crate) fn run(workers: &Workers) {
             if depwaits.is_now(config.depwait_interval) {
                 free_depwaits(farm)?;
             }
-            if prune.is_now(PRUNE_EVERY) {
-                farm.db
-                    .write(|tx| events::prune(tx, now() - EVENTS_KEPT_MS))?;
-            }
-            if notify.is_now(Duration::ZERO) && !deliver(workers)? {
-                notify = Due(Some(Instant::now() + NOTIFY_RETRY_DELAY));
+            if unbuildable.is_now(UNBUILDABLE_EVERY) {
+                end_unbuildable(farm)?;
             }
             Ok(())
         });
@@ -117,37 +99,25 @@ pub(crate) fn free_depwaits(farm: &Farm) -> Result<(), db::Error> {
     Ok(())
 }
 
-/// Delivers the pending notifications with the site's command; returns false if one failed. A
-/// notification that is too old is dropped.
-fn deliver(workers: &Workers) -> Result<bool, db::Error> {
-    let farm = &workers.farm;
-    let (mut after, mut all_taken) = (0, true);
-    while let Some(notification) = farm.db.read(|tx| outbox::next(tx, after))? {
-        after = notification.id;
-        let result = bounded_command::run(
-            &farm.config.notify,
-            Input::Text(&notification.document),
-            NOTIFY_TIMEOUT,
-        );
-        let too_old = now() - notification.created_at > NOTIFICATION_KEPT_MS;
-        match result {
-            Ok(()) => farm.db.write(|tx| outbox::done(tx, notification.id))?,
-            Err(error) if too_old => {
-                log::error!(
-                    "[master] notify: {error}; dropped after a day: {}",
-                    notification.document
-                );
-                farm.db.write(|tx| outbox::done(tx, notification.id))?;
+/// Ends the waiting builds that can never be built: nobody publishes their source, or the series no
+/// longer accepts them.
+fn end_unbuildable(farm: &Farm) -> Result<(), db::Error> {
+    let mut pace = Pace::default();
+    for place in [Place::Queue, Place::DepWaits] {
+        let mut after = 0;
+        while let Some((found, last)) = farm.db.read(|tx| unbuildable::window(tx, place, after))? {
+            let ended = pace.write(&farm.db, &found, |tx, found| {
+                let mut count = 0;
+                for one in found {
+                    count += u64::from(unbuildable::end(tx, one, now())?);
+                }
+                Ok(count)
+            })?;
+            if ended > 0 {
+                log::info!("ended {ended} builds that waited and can never be built");
             }
-            Err(error) => {
-                let delay = NOTIFY_RETRY_DELAY.as_secs();
-                log::warn!("[master] notify: {error}; retrying in {delay} s");
-                all_taken = false;
-            }
-        }
-        if workers.is_stopping() || !farm.db.write(|tx| take_singleton(tx, workers))? {
-            break;
+            after = last;
         }
     }
-    Ok(all_taken)
+    Ok(())
 }

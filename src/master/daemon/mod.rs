@@ -2,7 +2,10 @@
 
 mod built_packages;
 mod chores;
+mod notifications;
 pub(super) mod one_pass;
+mod result_folders;
+mod retention;
 pub(super) mod run;
 mod uploads;
 mod workers;

@@ -1,8 +1,9 @@
 //! `buildd-slave master run`: runs the farm until a signal stops it.
 //!
 //! Each builder that this process has leased has its own thread. Waking idle builders, log tails,
-//! reports, chores and uploads have one thread each. Any number of processes share a database. A
-//! killed process leaves its work to the others, so a stop waits only briefly for running looks.
+//! reports, chores, notifications, retention and uploads have one thread each. Any number of
+//! processes share a database. A killed process leaves its work to the others, so a stop waits only
+//! briefly for running looks.
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -20,6 +21,8 @@ use crate::db::{self, Db};
 use crate::librarian;
 
 use super::chores;
+use super::notifications;
+use super::retention;
 use super::uploads;
 use super::workers::{SOON, Workers};
 use crate::master::farm::Farm;
@@ -92,6 +95,10 @@ pub(crate) fn run(config: &config::Farm, db: Db, with_librarian: bool) -> Result
     spawn("uploads", move || uploads::run(&shared))?;
     let shared = Arc::clone(&workers);
     spawn("chores", move || chores::run(&shared))?;
+    let shared = Arc::clone(&workers);
+    spawn("notifications", move || notifications::run(&shared))?;
+    let shared = Arc::clone(&workers);
+    spawn("retention", move || retention::run(&shared))?;
     let builders = run_builders(&workers);
     workers.stop_builders();
     let until = Instant::now() + STOP_TIMEOUT;

@@ -94,6 +94,14 @@ impl Workers {
         })
     }
 
+    /// Takes or renews a singleton for `lease`; false while another process has it.
+    pub(crate) fn take_singleton(&self, name: &str, lease: Duration) -> Result<bool, db::Error> {
+        self.farm.db.write(|tx| {
+            let now = tx.now()?;
+            leases::singleton(tx, name, &self.process, now, now + millis(lease))
+        })
+    }
+
     /// Asks all threads to stop.
     pub(crate) fn stop(&self) {
         *lock(&self.stop.requested) = true;

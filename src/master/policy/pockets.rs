@@ -25,9 +25,11 @@ pub(crate) fn chroot_pockets(pocket: Pocket) -> impl Iterator<Item = Pocket> {
 }
 
 /// Returns whether an archive with this purpose and a series with this status accept builds of
-/// `pocket`. PPA, partner and copy archives accept every pocket.
+/// `pocket`. PPA, partner and copy archives accept every pocket. Nothing accepts builds for an
+/// OBSOLETE series.
 pub(crate) fn accepts(purpose: ArchivePurpose, status: SeriesStatus, pocket: Pocket) -> bool {
     match purpose {
+        _ if status == SeriesStatus::Obsolete => false,
         ArchivePurpose::Ppa | ArchivePurpose::Partner | ArchivePurpose::Copy => true,
         ArchivePurpose::Primary | ArchivePurpose::Embargoed | ArchivePurpose::Obsolete => {
             series_accepts(status, pocket)
@@ -40,9 +42,8 @@ pub(crate) fn series_accepts(status: SeriesStatus, pocket: Pocket) -> bool {
     match status {
         SeriesStatus::Frozen => true,
         SeriesStatus::Current | SeriesStatus::Supported => pocket != Pocket::Release,
-        SeriesStatus::Experimental | SeriesStatus::Development | SeriesStatus::Obsolete => {
-            pocket == Pocket::Release
-        }
+        SeriesStatus::Experimental | SeriesStatus::Development => pocket == Pocket::Release,
+        SeriesStatus::Obsolete => false,
     }
 }
 
@@ -197,6 +198,7 @@ fn percent_encoded(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::master::model::Retention;
     use Pocket::{Backports, Proposed, Release, Security, Updates};
 
     #[test]
@@ -218,16 +220,16 @@ mod tests {
             let (release, others) = match status {
                 SeriesStatus::Frozen => (true, true),
                 SeriesStatus::Current | SeriesStatus::Supported => (false, true),
-                SeriesStatus::Experimental | SeriesStatus::Development | SeriesStatus::Obsolete => {
-                    (true, false)
-                }
+                SeriesStatus::Experimental | SeriesStatus::Development => (true, false),
+                SeriesStatus::Obsolete => (false, false),
             };
             for pocket in Pocket::ALL {
                 let expect = if *pocket == Release { release } else { others };
                 assert_eq!(series_accepts(*status, *pocket), expect);
                 let primary = accepts(ArchivePurpose::Primary, *status, *pocket);
                 assert_eq!(primary, expect, "{status} {pocket}");
-                assert!(accepts(ArchivePurpose::Ppa, *status, *pocket));
+                let ppa = accepts(ArchivePurpose::Ppa, *status, *pocket);
+                assert_eq!(ppa, *status != SeriesStatus::Obsolete);
             }
         }
     }
@@ -276,6 +278,7 @@ mod tests {
                 has_secret: false,
                 debug_symbols: false,
                 profiles: String::new(),
+                retention: Retention::default(),
             },
             secret: None,
             has_binaries: true,

@@ -1,14 +1,14 @@
 //! Archives.
 
 use crate::db::{Error, Row, Tx, params};
-use crate::master::model::Archive;
+use crate::master::model::{Archive, Retention};
 
 /// The columns that [`read`] reads: of archive `a` and its distribution `d`.
 pub(super) const COLUMNS: &str = "a.id, d.id, d.name, a.owner, a.name, a.purpose, a.private,
     a.require_virtualized, a.enabled, a.relative_score, a.base_url, a.buildd_secret IS NOT NULL,
-    a.build_debug_symbols, a.build_profiles";
+    a.build_debug_symbols, a.build_profiles, a.keep_attempts, a.keep_days, a.keep_versions";
 /// The number of [`COLUMNS`].
-pub(super) const COLUMN_COUNT: usize = 14;
+pub(super) const COLUMN_COUNT: usize = 17;
 
 /// Returns all archives, ordered by distribution, owner and name.
 pub(crate) fn all(tx: &mut Tx<'_>) -> Result<Vec<Archive>, Error> {
@@ -37,6 +37,17 @@ pub(super) fn read(row: &Row) -> Result<Archive, Error> {
         has_secret: row.get(11)?,
         debug_symbols: row.get(12)?,
         profiles: row.get(13)?,
+        retention: retention(row, 14)?,
+    })
+}
+
+/// Reads the three columns of a [`Retention`], which start at column `at`.
+fn retention(row: &Row, at: usize) -> Result<Retention, Error> {
+    let count = |at: usize| Ok(u32::try_from(row.get::<i64>(at)?).unwrap_or(0));
+    Ok(Retention {
+        attempts: count(at)?,
+        days: count(at + 1)?,
+        versions: count(at + 2)?,
     })
 }
 
@@ -69,7 +80,8 @@ pub(crate) fn add(tx: &mut Tx<'_>, archive: &Archive) -> Result<i64, Error> {
 pub(crate) fn set(tx: &mut Tx<'_>, archive: &Archive) -> Result<(), Error> {
     let sql = "
         UPDATE archive SET private = $2, require_virtualized = $3, enabled = $4,
-            relative_score = $5, base_url = $6, build_debug_symbols = $7, build_profiles = $8
+            relative_score = $5, base_url = $6, build_debug_symbols = $7, build_profiles = $8,
+            keep_attempts = $9, keep_days = $10, keep_versions = $11
         WHERE id = $1";
     tx.execute(
         sql,
@@ -82,6 +94,9 @@ pub(crate) fn set(tx: &mut Tx<'_>, archive: &Archive) -> Result<(), Error> {
             &archive.base_url,
             archive.debug_symbols,
             &archive.profiles,
+            i64::from(archive.retention.attempts),
+            i64::from(archive.retention.days),
+            i64::from(archive.retention.versions),
         ],
     )
     .map(drop)

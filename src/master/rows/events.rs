@@ -63,9 +63,23 @@ pub(crate) fn of_build(tx: &mut Tx<'_>, id: i64, limit: i64) -> Result<Vec<Event
     select(tx, "build_id", id, limit)
 }
 
-/// Deletes the events before a time and returns their number.
-pub(crate) fn prune(tx: &mut Tx<'_>, before: i64) -> Result<u64, Error> {
-    tx.execute("DELETE FROM event WHERE at < $1", &params![before])
+/// The number of events that [`before`] returns.
+const WINDOW: i64 = 2000;
+
+/// Returns the ids of some events before a time; empty if none is left.
+pub(crate) fn before(tx: &mut Tx<'_>, time: i64) -> Result<Vec<i64>, Error> {
+    let sql = "SELECT id FROM event WHERE at < $1 ORDER BY at LIMIT $2";
+    let rows = tx.query(sql, &params![time, WINDOW])?;
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+/// Deletes events and returns their number.
+pub(crate) fn delete(tx: &mut Tx<'_>, ids: &[i64]) -> Result<u64, Error> {
+    let mut count = 0;
+    for id in ids {
+        count += tx.execute("DELETE FROM event WHERE id = $1", &params![*id])?;
+    }
+    Ok(count)
 }
 
 fn select(tx: &mut Tx<'_>, column: &str, id: i64, limit: i64) -> Result<Vec<Event>, Error> {

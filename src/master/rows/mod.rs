@@ -23,11 +23,13 @@ pub(super) mod outbox;
 pub(super) mod published;
 pub(super) mod queue;
 pub(super) mod registry;
+pub(super) mod retention;
 pub(super) mod scores;
 pub(super) mod series;
 pub(super) mod sources;
 #[cfg(test)]
 pub(super) mod tests;
+pub(super) mod unbuildable;
 pub(super) mod uploads;
 
 use crate::db::{Column, Error, Row, Value};

@@ -13,6 +13,10 @@ pub(super) const BUILDING: i64 = BuildState::Building.number();
 pub(super) const DEP_WAIT: i64 = BuildState::ManualDepWait.number();
 pub(super) const UPLOADING: i64 = BuildState::Uploading.number();
 
+/// The states of builds that have ended, which only an operator changes: FULLYBUILT,
+/// FAILEDTOBUILD, CHROOTWAIT, SUPERSEDED, FAILEDTOUPLOAD and CANCELLED.
+pub(super) const ENDED: &str = "1, 2, 4, 5, 7, 10";
+
 pub(super) const WAITING: i64 = JobStatus::Waiting.number();
 pub(super) const RUNNING: i64 = JobStatus::Running.number();
 pub(super) const CANCELLING: i64 = JobStatus::Cancelling.number();
@@ -32,3 +36,21 @@ pub(super) const PUBLISHED: i64 = PublishingStatus::Published.number();
 pub(super) const CHROOT_TARBALL: i64 = 0;
 /// `builder.protocol` before the slave has answered.
 pub(super) const UNKNOWN_FORM: i64 = 0;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_builds_that_have_ended_neither_wait_nor_run() {
+        let ended: Vec<BuildState> = ENDED
+            .split(", ")
+            .map(|number| BuildState::from_number(number.parse().unwrap()).unwrap())
+            .collect();
+        for state in BuildState::ALL {
+            let wants_retry = state.is_retriable() && *state != BuildState::ManualDepWait;
+            let expect = wants_retry || *state == BuildState::FullyBuilt;
+            assert_eq!(ended.contains(state), expect, "{state}");
+        }
+    }
+}

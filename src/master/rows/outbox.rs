@@ -23,11 +23,20 @@ pub(crate) struct Notification {
     pub(crate) document: String,
 }
 
-/// Returns the oldest notification with an id above `after`.
-pub(crate) fn next(tx: &mut Tx<'_>, after: i64) -> Result<Option<Notification>, Error> {
-    let sql = "
-        SELECT id, created_at, document FROM notification WHERE id > $1 ORDER BY id LIMIT 1";
-    let row = tx.query_opt(sql, &params![after])?;
+/// The number of notifications that [`pending`] returns.
+const PENDING: i64 = 10_000;
+
+/// Returns the ids of the oldest notifications, ascending.
+pub(crate) fn pending(tx: &mut Tx<'_>) -> Result<Vec<i64>, Error> {
+    let sql = "SELECT id FROM notification ORDER BY id LIMIT $1";
+    let rows = tx.query(sql, &params![PENDING])?;
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+/// Returns a notification; `None` if it was delivered.
+pub(crate) fn get(tx: &mut Tx<'_>, id: i64) -> Result<Option<Notification>, Error> {
+    let sql = "SELECT id, created_at, document FROM notification WHERE id = $1";
+    let row = tx.query_opt(sql, &params![id])?;
     let read = |row: Row| {
         Ok(Notification {
             id: row.get(0)?,

@@ -61,11 +61,19 @@ pub(crate) fn add(tx: &mut Tx<'_>, source: &Source, now: i64) -> Result<i64, Err
     row.get(0)
 }
 
-/// Adds a file of the librarian to a source. `name` decides its type.
-pub(crate) fn add_file(tx: &mut Tx<'_>, source: i64, alias: i64, name: &str) -> Result<(), Error> {
-    let sql = "INSERT INTO source_file (source_id, alias_id, filetype) VALUES ($1, $2, $3)";
+/// Adds a file of the librarian to a source. `name` decides its type. False if the librarian no
+/// longer has the file.
+pub(crate) fn add_file(
+    tx: &mut Tx<'_>,
+    source: i64,
+    alias: i64,
+    name: &str,
+) -> Result<bool, Error> {
+    let sql = "
+        INSERT INTO source_file (source_id, alias_id, filetype)
+        SELECT CAST($1 AS BIGINT), l.id, CAST($3 AS SMALLINT) FROM library_alias l WHERE l.id = $2";
     let kind = SourceFileType::of(name);
-    tx.execute(sql, &params![source, alias, kind]).map(drop)
+    Ok(tx.execute(sql, &params![source, alias, kind])? > 0)
 }
 
 /// Returns the files of a source, ordered by name.
@@ -170,9 +178,10 @@ pub(crate) fn publish(
     .map(drop)
 }
 
-/// Supersedes a publication. Its waiting builds end as SUPERSEDED at their dispatch.
-pub(crate) fn supersede(tx: &mut Tx<'_>, publication: i64) -> Result<(), Error> {
-    let sql = "UPDATE publication SET status = $2 WHERE id = $1";
+/// Supersedes a publication. The caller ends its waiting builds.
+pub(crate) fn supersede(tx: &mut Tx<'_>, publication: i64, now: i64) -> Result<(), Error> {
+    let sql = "UPDATE publication SET status = $2, superseded_at = $3 WHERE id = $1";
     let status = PublishingStatus::Superseded;
-    tx.execute(sql, &params![publication, status]).map(drop)
+    tx.execute(sql, &params![publication, status, now])
+        .map(drop)
 }

@@ -13,12 +13,11 @@ use crate::xmlrpc::Value;
 
 use super::look::{LookError, Next, Scanner, View, add_event, check_fence, holds_lease};
 use crate::master::farm::millis;
-use crate::master::model::{BuildState, CleanStatus, SeriesStatus};
+use crate::master::model::{BuildState, CleanStatus};
 use crate::master::policy::blame::Kind;
 use crate::master::policy::build_args::{Dispatch, build_args, build_type};
-use crate::master::policy::pockets::{
-    AptSources, Components, accepts, archive_lines, chroot_pockets,
-};
+use crate::master::policy::pockets::{AptSources, Components, archive_lines, chroot_pockets};
+use crate::master::policy::unbuildable::{Waiting, ending};
 use crate::master::rows::builders;
 use crate::master::rows::candidate::{self, Candidate};
 use crate::master::rows::events::{self, NewEvent};
@@ -271,15 +270,14 @@ fn arguments(view: &View, candidate: &Candidate) -> Dispatch {
 
 /// Returns what to do with a claimed job (docs/farm.md §2.12, §3.7).
 fn decide(candidate: &Candidate) -> Decision {
-    let purpose = candidate.archive.archive.purpose;
-    if candidate.series_status == SeriesStatus::Obsolete
-        || !accepts(purpose, candidate.series_status, candidate.name.pocket)
-    {
-        let why = "the series no longer accepts builds for this pocket";
-        return Decision::Discard(BuildState::FailedToBuild, why);
-    }
-    if candidate.component.is_none() {
-        return Decision::Discard(BuildState::Superseded, "the source is no longer published");
+    let waiting = Waiting {
+        series: candidate.series_status,
+        archive: candidate.archive.archive.purpose,
+        pocket: candidate.name.pocket,
+        is_published: candidate.component.is_some(),
+    };
+    if let Some((state, why)) = ending(waiting) {
+        return Decision::Discard(state, why);
     }
     if candidate.archive.archive.private && !candidate.published_in_private {
         return Decision::Postpone("the source is not published yet".to_owned());

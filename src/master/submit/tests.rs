@@ -3,7 +3,7 @@
 use super::*;
 use crate::db::tests::both;
 use crate::db::{Db, params};
-use crate::master::model::{BuildState, PublishingStatus, SeriesStatus, Urgency};
+use crate::master::model::{BuildState, PublishingStatus, Retention, SeriesStatus, Urgency};
 use crate::master::rows::archives;
 
 const NOW: i64 = 1_700_000_000_000;
@@ -134,6 +134,7 @@ fn archive(distribution_id: i64, name: &str) -> Archive {
         has_secret: false,
         debug_symbols: false,
         profiles: String::new(),
+        retention: Retention::default(),
     }
 }
 
@@ -242,11 +243,15 @@ fn a_newer_version_supersedes_an_older_one() {
         assert_eq!(new.superseded, ["2-9"]);
         let statuses = [PublishingStatus::Superseded, PublishingStatus::Published];
         assert_eq!(site.statuses(), statuses);
-        let waiting = db.read(|tx| builds::view(tx, old.new[0])).unwrap().unwrap();
-        // The build stays in the queue without a component. Its dispatch makes it SUPERSEDED.
+        let ended = db.read(|tx| builds::view(tx, old.new[0])).unwrap().unwrap();
+        assert_eq!(ended.state, BuildState::Superseded);
+        assert!(ended.job.is_none());
+        let why = "the source is no longer published";
+        assert_eq!(ended.reason.as_deref(), Some(why));
+        let events = db.read(|tx| events::of_build(tx, ended.id, 1)).unwrap();
         assert_eq!(
-            (waiting.state, waiting.component),
-            (BuildState::NeedsBuild, None)
+            (events[0].kind.as_str(), events[0].message.as_str()),
+            ("ended", "SUPERSEDED: the source is no longer published")
         );
         // Both versions share the file in the librarian.
         let aliases = db
@@ -360,5 +365,59 @@ fn the_estimate_is_the_duration_of_the_last_build() {
             outcome.builds[0].job.as_ref().unwrap().estimated_ms,
             420_000
         );
+    });
+}
+
+#[test]
+fn a_superseded_version_that_still_has_a_publication_stays_in_the_queue() {
+    both(|db| {
+        let site = Site::new(db);
+        let mut old = site.submission("2-9", "i386");
+        let build = site.submit(&mut old).unwrap().new[0];
+        // It is also in another pocket.
+        site.change(
+            "INSERT INTO publication
+                 (source_id, series_id, archive_id, pocket, component, status, created_at)
+             SELECT source_id, series_id, archive_id, 30, component, 1, 0 FROM publication",
+        );
+        site.submit(&mut site.submission("2-10", "i386")).unwrap();
+        let state = |build| {
+            let build = db.read(|tx| builds::view(tx, build)).unwrap().unwrap();
+            (build.state, build.job.is_some())
+        };
+        assert_eq!(state(build), (BuildState::NeedsBuild, true));
+
+        // Superseded, then published again.
+        site.change("UPDATE publication SET status = 3");
+        let ended = db.write(|tx| {
+            let source = builds::view(tx, build)?.unwrap().source;
+            let found = unbuildable::of_source(tx, source, old.series.id, old.archive.id)?;
+            assert_eq!(found.len(), 1);
+            unbuildable::end(tx, &found[0], NOW)
+        });
+        assert!(ended.unwrap());
+        assert_eq!(state(build), (BuildState::Superseded, false));
+        let again = site.submit(&mut old).unwrap();
+        assert!(again.known);
+        assert_eq!(again.new, [build]);
+        assert_eq!(state(build), (BuildState::NeedsBuild, true));
+    });
+}
+
+#[test]
+fn nothing_is_submitted_to_an_obsolete_series() {
+    both(|db| {
+        let site = Site::new(db);
+        let mut submission = site.submission("2-1", "any");
+        submission.series.status = SeriesStatus::Obsolete;
+        for purpose in ArchivePurpose::ALL {
+            submission.archive.purpose = *purpose;
+            let error = site.submit(&mut submission).unwrap_err();
+            assert_eq!(
+                error,
+                "hello 2-1: ubuntu/hoary is OBSOLETE and accepts no builds; submit to another \
+                 series, or reopen it with `master series set ubuntu/hoary --status SUPPORTED`"
+            );
+        }
     });
 }

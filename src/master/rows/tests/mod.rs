@@ -16,5 +16,7 @@ mod published;
 mod queue;
 mod races;
 mod registry;
+mod retention;
 mod series;
+mod unbuildable;
 mod uploads;
