@@ -1,18 +1,19 @@
 //! Splits bulk changes into short transactions, so that other writers wait little.
 //!
-//! The size of a batch follows the time that the last one took. After each batch, the lock is free
-//! for at least as long as it was held. A waiting SQLite writer polls, and would miss a shorter
-//! gap.
+//! The size of a batch follows the time that the last one took. On SQLite, the lock is then free for
+//! at least as long as it was held: a waiting writer polls, and would miss a shorter gap. On
+//! PostgreSQL, a batch locks only its own rows.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Db, Error, Tx};
+use super::{Db, Engine, Error, Tx};
 
 /// The time that a batch should take.
 const TARGET: Duration = Duration::from_millis(20);
-/// Shortest pause after a batch.
+/// Shortest pause after a batch on SQLite, and the pause on PostgreSQL.
 const PAUSE: Duration = Duration::from_millis(10);
+const POSTGRES_PAUSE: Duration = Duration::from_millis(2);
 const FIRST: usize = 20;
 const MOST: usize = 500;
 
@@ -40,14 +41,17 @@ impl Pace {
         while !rest.is_empty() {
             let (part, more) = rest.split_at(self.0.min(rest.len()));
             // Waiting for the lock does not count.
-            let mut began = Instant::now();
+            let (mut began, mut engine) = (Instant::now(), Engine::Sqlite);
             sum += db.write(|tx| {
-                began = Instant::now();
+                (began, engine) = (Instant::now(), tx.engine());
                 work(tx, part)
             })?;
             let took = began.elapsed();
             *self = self.after(part.len(), took);
-            thread::sleep(took.max(PAUSE));
+            thread::sleep(match engine {
+                Engine::Sqlite => took.max(PAUSE),
+                Engine::Postgres => POSTGRES_PAUSE,
+            });
             rest = more;
         }
         Ok(sum)

@@ -4,6 +4,7 @@
 //! renews its age, and `gc` removes only old blobs. Both lock the folder `aa`: the upload for the
 //! rename, `gc` to check the age and remove.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -95,7 +96,8 @@ impl Blobs {
         Ok(found.is_file().then_some((file, found.len())))
     }
 
-    /// Calls `visit` once per folder with the names of its blobs that are at least `age_ms` old.
+    /// Calls `visit` once per folder `aa` with the sorted names of its blobs that are at least
+    /// `age_ms` old.
     pub(super) fn each_old(
         &self,
         now: i64,
@@ -103,8 +105,8 @@ impl Blobs {
         mut visit: impl FnMut(&[String]) -> Result<(), Error>,
     ) -> Result<(), Error> {
         for outer in folders(&self.root)? {
+            let mut old = Vec::new();
             for inner in folders(&outer)? {
-                let mut old = Vec::new();
                 for path in entries(&inner)? {
                     let name = path.file_name().and_then(|name| name.to_str());
                     if let Some(name) = name.filter(|name| is_sha256(name))
@@ -113,31 +115,44 @@ impl Blobs {
                         old.push(name.to_owned());
                     }
                 }
-                if !old.is_empty() {
-                    visit(&old)?;
-                }
+            }
+            old.sort_unstable();
+            if !old.is_empty() {
+                visit(&old)?;
             }
         }
         Ok(())
     }
 
-    /// Removes a blob if it is at least `age_ms` old and `is_unreferenced`, which is called while
-    /// uploads of this blob are locked out. Returns the size of a removed blob, in bytes.
+    /// Removes blobs of one folder `aa` that are at least `age_ms` old and not among those that
+    /// `referenced` returns, which is called while uploads to this folder are locked out. Returns
+    /// the sizes of the removed blobs, in bytes.
     pub(super) fn remove_old(
         &self,
-        sha256: &str,
+        hashes: &[String],
         now: i64,
         age_ms: i64,
-        is_unreferenced: impl FnOnce() -> Result<bool, Error>,
-    ) -> Result<Option<u64>, Error> {
-        let path = self.path(sha256);
-        let _lock = lock(&self.outer(sha256), FlockArg::LockExclusive)?;
-        if age(&path, now)?.is_none_or(|age| age < age_ms) || !is_unreferenced()? {
-            return Ok(None);
+        referenced: impl FnOnce(&[String]) -> Result<BTreeSet<String>, Error>,
+    ) -> Result<Vec<u64>, Error> {
+        let Some(first) = hashes.first() else {
+            return Ok(Vec::new());
+        };
+        let _lock = lock(&self.outer(first), FlockArg::LockExclusive)?;
+        let mut old = Vec::new();
+        for hash in hashes {
+            if age(&self.path(hash), now)?.is_some_and(|age| age >= age_ms) {
+                old.push(hash.clone());
+            }
         }
-        let size = path.metadata().map(|found| found.len());
-        std::fs::remove_file(&path).map_err(fs::Error::at("remove", &path))?;
-        Ok(size.ok())
+        let referenced = referenced(&old)?;
+        let mut removed = Vec::new();
+        for hash in old.iter().filter(|hash| !referenced.contains(*hash)) {
+            let path = self.path(hash);
+            let size = self.size(hash);
+            std::fs::remove_file(&path).map_err(fs::Error::at("remove", &path))?;
+            removed.push(size);
+        }
+        Ok(removed)
     }
 
     /// Returns the size of a blob in bytes; 0 if absent.
@@ -348,18 +363,24 @@ mod tests {
             blobs.each_old(now, DAY, visit).unwrap();
             seen
         };
-        let remove =
-            |unreferenced: bool| blobs.remove_old(HELLO_SHA256, now, DAY, || Ok(unreferenced));
+        let hello = || vec![HELLO_SHA256.to_owned()];
+        let remove = |unreferenced: bool| {
+            let referenced = |old: &[String]| match unreferenced {
+                true => Ok(BTreeSet::new()),
+                false => Ok(old.iter().cloned().collect()),
+            };
+            blobs.remove_old(&hello(), now, DAY, referenced)
+        };
         assert!(old().is_empty());
-        assert_eq!(remove(true).unwrap(), None, "young");
+        assert_eq!(remove(true).unwrap(), [0_u64; 0], "young");
         grow_old();
         assert_eq!(old(), [HELLO_SHA256]);
-        assert_eq!(remove(false).unwrap(), None, "referenced");
+        assert_eq!(remove(false).unwrap(), [0_u64; 0], "referenced");
         put(&blobs, b"hello");
-        assert_eq!(remove(true).unwrap(), None, "uploaded again");
+        assert_eq!(remove(true).unwrap(), [0_u64; 0], "uploaded again");
         grow_old();
-        assert_eq!(remove(true).unwrap(), Some(5));
-        assert_eq!(remove(true).unwrap(), None, "gone");
+        assert_eq!(remove(true).unwrap(), [5]);
+        assert_eq!(remove(true).unwrap(), [0_u64; 0], "gone");
         assert!(old().is_empty());
     }
 
@@ -373,7 +394,8 @@ mod tests {
         let (done, wait) = std::sync::mpsc::channel();
         std::thread::scope(|scope| {
             let blobs = &blobs;
-            let removed = blobs.remove_old(HELLO_SHA256, clock::now_ms(), DAY, move || {
+            let hello = [HELLO_SHA256.to_owned()];
+            let removed = blobs.remove_old(&hello, clock::now_ms(), DAY, move |_| {
                 // The upload starts between the check of the age and the removal.
                 scope.spawn(move || {
                     put(blobs, b"hello");
@@ -382,9 +404,9 @@ mod tests {
                 let early = wait.recv_timeout(Duration::from_millis(200));
                 assert!(early.is_err(), "the upload did not wait");
                 drop(wait);
-                Ok(true)
+                Ok(BTreeSet::new())
             });
-            assert_eq!(removed.unwrap(), Some(5));
+            assert_eq!(removed.unwrap(), [5]);
         });
         assert!(blobs.find(HELLO_SHA256).unwrap().is_some());
     }

@@ -120,7 +120,7 @@ fn a_build_that_is_given_back_too_often_ends_and_says_why(engine: Engine) {
                Verdict: GIVENBACK: UPDATE failed: no route to the archive\n";
     plans.add("source1_1.0-1", Work::ends("GIVENBACK").log(log));
     plans.add("source2_1.0-2", Work::ends("OK"));
-    let more = "give_back_delay = 1\ngive_back_limit = 3\n";
+    let more = "notify = false\ngive_back_delay = 1\ngive_back_limit = 3\n";
     let (farm, fakes) = farm(engine, more, 1, &plans);
     let _librarian = farm.librarian();
     farm.add_builds(1, 2, |build| 20 - build);

@@ -438,7 +438,8 @@ fn a_newer_version_supersedes_the_older(engine: Engine) {
         "{said}"
     );
     let why = farm.json(&["master", "queue", "why", &ids[0].to_string()]);
-    assert_eq!(why["why"], "Its source is no longer published in primary.");
+    let ended = "It ended as SUPERSEDED; build it again with `master retry`.";
+    assert_eq!(why["why"], ended);
 }
 
 #[test]

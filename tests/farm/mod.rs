@@ -17,6 +17,7 @@ mod many;
 mod published;
 mod results;
 mod retention;
+mod retention_scale;
 mod scale;
 mod scan;
 mod schema_fixture;

@@ -3,7 +3,7 @@
 use super::candidates::{self, HashWindow, WINDOW, removable_alias, window};
 use super::references::{self, Reference};
 use super::{NEVER_MS, Pass, TOKEN_LIFE_MS};
-use crate::db::{Engine, Error, Pace, Tx, params};
+use crate::db::{Engine, Error, Pace, Tx, Value, params};
 
 /// Takes the content of aliases that expired a week ago; returns their number.
 pub(super) fn expire(pass: &Pass<'_>) -> Result<u64, Error> {
@@ -48,21 +48,49 @@ fn remove_aliases(tx: &mut Tx<'_>, pass: &Pass<'_>, ids: &[i64]) -> Result<u64, 
     let (Some(first), Some(last)) = (ids.first(), ids.last()) else {
         return Ok(0);
     };
-    let removable = removable_alias("library_alias", &pass.aliases, "$2");
-    // A separate statement after the lock sees the references that others have committed.
-    let lock = "SELECT id FROM library_alias WHERE id = $1 {SKIP LOCKED}";
-    let delete = format!("DELETE FROM library_alias WHERE id = $1 AND {removable}");
-    let mut count = 0;
-    for id in ids {
-        if tx.engine() == Engine::Sqlite || tx.query_opt(lock, &params![*id])?.is_some() {
-            count += tx.execute(&delete, &params![*id, pass.before])?;
-        }
-    }
+    let time = format!("${}", LIST + 1);
+    let removable = removable_alias("library_alias", &pass.aliases, &time);
+    let count = delete(tx, "library_alias", ids, &removable, &[pass.before.into()])?;
     tx.execute(
         "DELETE FROM library_token WHERE alias_id BETWEEN $1 AND $2
          AND NOT EXISTS (SELECT 1 FROM library_alias a WHERE a.id = alias_id)",
         &params![*first, *last],
     )?;
+    Ok(count)
+}
+
+/// Ids in a statement. Shorter lists are padded with NULL: a connection caches each statement.
+const LIST: usize = 100;
+
+/// Deletes rows that still match a condition, whose parameters come after [`LIST`]. Rows that
+/// another transaction has locked stay.
+fn delete(
+    tx: &mut Tx<'_>,
+    table: &str,
+    ids: &[i64],
+    condition: &str,
+    more: &[Value],
+) -> Result<u64, Error> {
+    let list: Vec<String> = (1..=LIST).map(|number| format!("${number}")).collect();
+    let list = list.join(", ");
+    let lock = format!("SELECT id FROM {table} WHERE id IN ({list}) {{SKIP LOCKED}}");
+    let delete = format!("DELETE FROM {table} WHERE id IN ({list}) AND {condition}");
+    let mut count = 0;
+    for ids in ids.chunks(LIST) {
+        let mut padded: Vec<Value> = ids.iter().map(|id| Value::Int(*id)).collect();
+        padded.resize(LIST, Value::Null);
+        // A separate statement after the lock sees the references that others have committed.
+        if tx.engine() == Engine::Postgres {
+            let locked = tx.query(&lock, &padded)?;
+            padded = locked
+                .iter()
+                .map(|row| row.get(0).map(Value::Int))
+                .collect::<Result<_, _>>()?;
+            padded.resize(LIST, Value::Null);
+        }
+        padded.extend_from_slice(more);
+        count += tx.execute(&delete, &padded)?;
+    }
     Ok(count)
 }
 
@@ -149,8 +177,6 @@ pub(super) fn drop_contents(pass: &Pass<'_>) -> Result<u64, Error> {
     let find = format!(
         "SELECT id FROM library_content WHERE id > $1 AND id <= $2 AND {unused} ORDER BY id"
     );
-    let lock = "SELECT id FROM library_content WHERE id = $1 {SKIP LOCKED}";
-    let delete = format!("DELETE FROM library_content WHERE id = $1 AND {unused}");
     let mut pace = Pace::default();
     let (mut after, mut count) = (0, 0);
     while let Some(last) = pass.db.read(|tx| window(tx, "library_content", after))? {
@@ -159,13 +185,7 @@ pub(super) fn drop_contents(pass: &Pass<'_>) -> Result<u64, Error> {
             rows.iter().map(|row| row.get(0)).collect()
         })?;
         count += pace.write(pass.db, &ids, |tx, ids| {
-            let mut count = 0;
-            for id in ids {
-                if tx.engine() == Engine::Sqlite || tx.query_opt(lock, &params![*id])?.is_some() {
-                    count += tx.execute(&delete, &params![*id])?;
-                }
-            }
-            Ok(count)
+            delete(tx, "library_content", ids, &unused, &[])
         })?;
         after = last;
     }

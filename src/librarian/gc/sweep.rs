@@ -6,16 +6,18 @@ use super::{DAY_MS, Pass, Removed};
 use crate::db::{self, Tx, params};
 use crate::librarian::Error;
 
+/// Blobs that are removed while uploads to their folder wait.
+const BATCH: usize = 64;
+
 /// Removes the old blobs that no content names.
 pub(super) fn remove(pass: &Pass<'_>, removed: &mut Removed) -> Result<(), Error> {
+    let named = |hashes: &[String]| Ok(pass.db.read(|tx| named(tx, hashes, "TRUE", &[]))?);
     pass.blobs.each_old(pass.now, DAY_MS, |hashes| {
-        let named = pass.db.read(|tx| named(tx, hashes, "TRUE", &[]))?;
-        for sha256 in hashes.iter().filter(|hash| !named.contains(*hash)) {
-            let is_unreferenced = || Ok(!pass.db.read(|tx| has_content(tx, sha256))?);
-            let size = pass
-                .blobs
-                .remove_old(sha256, pass.now, DAY_MS, is_unreferenced)?;
-            removed.count_blob(size);
+        let (mut orphans, kept) = (hashes.to_vec(), named(hashes)?);
+        orphans.retain(|hash| !kept.contains(hash));
+        for some in orphans.chunks(BATCH) {
+            let sizes = pass.blobs.remove_old(some, pass.now, DAY_MS, named)?;
+            sizes.into_iter().for_each(|size| removed.count_blob(size));
         }
         Ok(())
     })
@@ -33,23 +35,21 @@ pub(super) fn count(
             .db
             .read(|tx| named(tx, hashes, condition, parameters))?;
         for sha256 in hashes.iter().filter(|hash| !named.contains(*hash)) {
-            removed.count_blob(Some(pass.blobs.size(sha256)));
+            removed.count_blob(pass.blobs.size(sha256));
         }
         Ok(())
     })
 }
 
 impl Removed {
-    fn count_blob(&mut self, size: Option<u64>) {
-        if let Some(size) = size {
-            self.blobs += 1;
-            self.bytes += size;
-        }
+    fn count_blob(&mut self, size: u64) {
+        self.blobs += 1;
+        self.bytes += size;
     }
 }
 
-/// Returns the hashes of contents `c` that match `condition`, in the range of the given ones. The
-/// hashes of one folder share their first digits. `parameters` are `$3` and on.
+/// Returns the hashes of contents `c` that match `condition`, in the range of the given ones.
+/// `parameters` are `$3` and on.
 fn named(
     tx: &mut Tx<'_>,
     hashes: &[String],
@@ -67,9 +67,4 @@ fn named(
     all.extend_from_slice(parameters);
     let rows = tx.query(&sql, &all)?;
     rows.iter().map(|row| row.get(0)).collect()
-}
-
-fn has_content(tx: &mut Tx<'_>, sha256: &str) -> Result<bool, db::Error> {
-    let sql = "SELECT 1 FROM library_content WHERE sha256 = $1 LIMIT 1";
-    Ok(tx.query_opt(sql, &params![sha256])?.is_some())
 }
