@@ -1,7 +1,7 @@
 //! Splits bulk changes into short transactions, so that other writers wait little.
 //!
-//! The size of a batch follows the time that the last one took. On SQLite, the lock is then free for
-//! at least as long as it was held: a waiting writer polls, and would miss a shorter gap. On
+//! The size of a batch follows the time that the last one took. On SQLite, the lock is then free
+//! for at least as long as it was held: a waiting writer polls, and would miss a shorter gap. On
 //! PostgreSQL, a batch locks only its own rows.
 
 use std::thread;
