@@ -31,7 +31,7 @@ use reader::Reader;
 
 use crate::arch;
 use crate::http_client::UrlPrefix;
-use crate::protocol::StatusForm;
+use crate::protocol::{StatusForm, Verdicts};
 use crate::server::Cidr;
 
 /// One error in a configuration, with its place and its fix.
@@ -152,8 +152,11 @@ pub(crate) struct Slave {
     pub(crate) user: String,
     /// Defaults to [`Isolation::Unshare`].
     pub(crate) isolation: Isolation,
-    /// Defaults to [`StatusForm::Tuple`].
+    /// Defaults to [`StatusForm::Dict`] if the section is called `[builder]`, else to
+    /// [`StatusForm::Tuple`].
     pub(crate) statusform: StatusForm,
+    /// Defaults to [`Verdicts::Launchpad`] in the dict form, else to [`Verdicts::Exact`].
+    pub(crate) verdicts: Verdicts,
     /// Parallel jobs of one build. Defaults to the number of processors.
     pub(crate) parallel: u32,
     /// Defaults to [`Network::BuildDeps`].
@@ -258,6 +261,10 @@ const ISOLATIONS: &[(&str, Isolation)] =
     &[("unshare", Isolation::Unshare), ("none", Isolation::None)];
 const STATUS_FORMS: &[(&str, StatusForm)] =
     &[("tuple", StatusForm::Tuple), ("dict", StatusForm::Dict)];
+const VERDICTS: &[(&str, Verdicts)] = &[
+    ("exact", Verdicts::Exact),
+    ("launchpad", Verdicts::Launchpad),
+];
 const NETWORKS: &[(&str, Network)] = &[
     ("build-deps", Network::BuildDeps),
     ("always", Network::Always),
@@ -276,6 +283,7 @@ impl Slave {
         let home = reader
             .path(S, "home")
             .unwrap_or_else(|| defaults.home.clone());
+        let (statusform, verdicts) = read_status(reader, S);
         let mut below_home =
             |key: &'static str| reader.path(S, key).unwrap_or_else(|| home.join(key));
         Self {
@@ -305,9 +313,8 @@ impl Slave {
             isolation: reader
                 .choice(S, "isolation", ISOLATIONS, " (schroot is not supported)")
                 .unwrap_or(Isolation::Unshare),
-            statusform: reader
-                .choice(S, "statusform", STATUS_FORMS, "")
-                .unwrap_or(StatusForm::Tuple),
+            statusform,
+            verdicts,
             parallel: reader.count(S, "parallel", 1, defaults.cpus),
             network: reader
                 .choice(S, "network", NETWORKS, "")
@@ -318,6 +325,24 @@ impl Slave {
             emulate: read_emulated(reader, &defaults.host_arch),
         }
     }
+}
+
+/// Reads what `status` answers: its form, and which verdicts it tells.
+fn read_status(reader: &mut Reader<'_>, section: &'static str) -> (StatusForm, Verdicts) {
+    // The name of today's launchpad-buildd, whose masters know the dict form only.
+    let of_section = match reader.is_called("builder") {
+        true => StatusForm::Dict,
+        false => StatusForm::Tuple,
+    };
+    let form = reader
+        .choice(section, "statusform", STATUS_FORMS, "")
+        .unwrap_or(of_section);
+    let of_form = match form {
+        StatusForm::Tuple => Verdicts::Exact,
+        StatusForm::Dict => Verdicts::Launchpad,
+    };
+    let verdicts = reader.choice(section, "verdicts", VERDICTS, "");
+    (form, verdicts.unwrap_or(of_form))
 }
 
 /// Reads the addresses to listen on; defaults to loopback.

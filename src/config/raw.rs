@@ -4,16 +4,22 @@
 //! warning. Duplicates, which the ini format loses silently, are errors. Only this file names
 //! `ini`.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use ini::configparser::ini::{Ini, IniDefault};
 
 use super::{Error, Warning};
 
-/// Section → key in lower case → value.
-pub(super) type Sections = BTreeMap<String, BTreeMap<String, String>>;
+/// The sections of a file.
+#[derive(Default)]
+pub(super) struct Sections {
+    /// Section by its name here → key in lower case → value.
+    pub(super) keys: BTreeMap<String, BTreeMap<String, String>>,
+    /// The names of sections as the file writes them.
+    pub(super) written: BTreeSet<String>,
+}
 
-/// Old section names and the current ones.
+/// Other names of sections in launchpad-buildd, and those here.
 const ALIASES: &[(&str, &str)] = &[
     ("builder", "slave"),
     ("binarypackagemanager", "debianmanager"),
@@ -45,10 +51,10 @@ pub(super) fn read(text: &str, errors: &mut Vec<Error>, warnings: &mut Vec<Warni
         Ok(parsed) => parsed,
         Err(error) => {
             errors.push(error);
-            return Sections::new();
+            return Sections::default();
         }
     };
-    let mut sections = Sections::new();
+    let mut sections = Sections::default();
     for (name, keys) in parsed {
         let place = format!("[{name}]");
         // The parser's name for the text before the first section.
@@ -67,8 +73,9 @@ pub(super) fn read(text: &str, errors: &mut Vec<Error>, warnings: &mut Vec<Warni
         if name == "binarypackagemanager" {
             warnings.push(Warning::new(&place, "an old name; read as [debianmanager]"));
         }
+        sections.written.insert(name.clone());
         let current = current_name(&name);
-        let section = sections.entry(current.to_owned()).or_default();
+        let section = sections.keys.entry(current.to_owned()).or_default();
         for (key, value) in keys {
             let place = format!("[{name}] {key}");
             let key = key.to_lowercase();
@@ -110,7 +117,7 @@ fn parse(text: &str) -> Result<Parsed, Error> {
         .collect())
 }
 
-/// Returns the current name of a section.
+/// Returns the name of a section here.
 fn current_name(name: &str) -> &str {
     let alias = ALIASES.iter().find(|(old, _)| *old == name);
     alias.map_or(name, |(_, current)| current)

@@ -26,10 +26,15 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Returns whether the file has a section that it calls `name`.
+    pub(super) fn is_called(&self, name: &str) -> bool {
+        self.sections.written.contains(name)
+    }
+
     /// Takes the text of a key unchecked, so that no message repeats it; `None` if absent or empty.
     pub(super) fn secret(&mut self, section: &'static str, key: &'static str) -> Option<String> {
         self.known.entry(section).or_default().push(key);
-        let value = self.sections.get_mut(section)?.remove(key)?;
+        let value = self.sections.keys.get_mut(section)?.remove(key)?;
         Some(value).filter(|value| !value.is_empty())
     }
 
@@ -225,7 +230,7 @@ impl<'a> Reader<'a> {
 
     /// Adds an error for every unknown section and key.
     pub(super) fn finish(self) {
-        for (section, keys) in self.sections {
+        for (section, keys) in self.sections.keys {
             let Some(known) = self.known.get(section.as_str()) else {
                 let names = self.known.keys().copied();
                 let fix = suggest(&section, names, "a section");

@@ -54,7 +54,7 @@ fn the_shipped_file_states_the_defaults() {
 #[test]
 fn the_shipped_file_names_every_key_once() {
     let mut errors = Vec::new();
-    let mut reader = Reader::new(raw::Sections::new(), &mut errors);
+    let mut reader = Reader::new(raw::Sections::default(), &mut errors);
     let config = Config::read(&mut reader, &defaults());
     Farm::read(&mut reader, &config);
     let mut known: Vec<(&str, &str)> = Vec::new();
@@ -144,6 +144,33 @@ fn old_section_names_are_read() {
     assert_eq!(config.slave.bindport, 1);
     assert_eq!(config.programs.sbuild, Some("/b/s".into()));
     assert_eq!(warnings.len(), 1);
+}
+
+#[test]
+fn the_form_of_status_and_its_verdicts_follow_the_master() {
+    use StatusForm::{Dict, Tuple};
+    use Verdicts::{Exact, Launchpad};
+    for (text, expected) in [
+        ("", (Tuple, Exact)),
+        ("[slave]\n", (Tuple, Exact)),
+        ("[slave]\nstatusform = dict\n", (Dict, Launchpad)),
+        ("[slave]\nverdicts = launchpad\n", (Tuple, Launchpad)),
+        (
+            "[slave]\nstatusform = dict\nverdicts = exact\n",
+            (Dict, Exact),
+        ),
+        ("[builder]\n", (Dict, Launchpad)),
+        ("[builder]\nstatusform =\nverdicts =\n", (Dict, Launchpad)),
+        ("[builder]\nverdicts = exact\n", (Dict, Exact)),
+        ("[builder]\nstatusform = tuple\n", (Tuple, Exact)),
+    ] {
+        let slave = parse(text).slave;
+        assert_eq!((slave.statusform, slave.verdicts), expected, "{text}");
+    }
+    assert_eq!(
+        error("[builder]\nverdicts = none\n"),
+        "x.conf: [slave] verdicts: not understood (given \"none\"); write exact or launchpad"
+    );
 }
 
 #[test]

@@ -109,13 +109,19 @@ impl Fetcher {
         url: Option<&str>,
         credentials: Option<(&str, &str)>,
     ) -> Answer {
-        let Ok(sha1) = Sha1Hex::parse(sha1) else {
-            let shown: String = sha1.chars().take(80).collect();
-            return (false, format!("not a SHA-1 sum: {shown:?}"));
+        // A master that only asks gets the answer of launchpad-buildd, whatever it asks for.
+        let no_url = || "No URL".to_owned();
+        let sha1 = match (Sha1Hex::parse(sha1), url) {
+            (Ok(sha1), _) => sha1,
+            (Err(_), None) => return (false, no_url()),
+            (Err(_), Some(_)) => {
+                let shown: String = sha1.chars().take(80).collect();
+                return (false, format!("not a SHA-1 sum: {shown:?}"));
+            }
         };
         let Some(url) = url else {
             return match self.is_cached(&sha1) {
-                Ok(held) => (held, "No URL".to_owned()),
+                Ok(held) => (held, no_url()),
                 Err(answer) => answer,
             };
         };

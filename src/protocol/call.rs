@@ -110,17 +110,6 @@ fn ensure_present(params: Vec<Value>) -> Result<Call, Error> {
 fn build(params: Vec<Value>) -> Result<Call, Error> {
     let [build_id, build_type, chroot_sha1, files, args] = exactly(params)?;
     let build_type = string("parameter 2 (build type)", build_type)?;
-    let chroot_sha1 = string("parameter 3 (chroot sum)", chroot_sha1)?;
-    let Value::Struct(files) = files else {
-        return Err(Error::kind("parameter 4 (filemap)", "struct", &files));
-    };
-    let files = files
-        .into_iter()
-        .map(|(name, sha1)| {
-            let sha1 = string(&format!("parameter 4 (filemap), {name:?}"), sha1)?;
-            Ok((name, sha1))
-        })
-        .collect::<Result<_, Error>>()?;
     Ok(Call::Build(BuildCall {
         build_id,
         build_type,
@@ -282,13 +271,8 @@ mod tests {
             ),
             (
                 "build",
-                json!(["b1", "debian", SHA1, [], {}]),
-                "parameter 4 (filemap): expected struct, got array",
-            ),
-            (
-                "build",
-                json!(["b1", "debian", SHA1, {"a.dsc": 1}, {}]),
-                "parameter 4 (filemap), \"a.dsc\": expected string, got int",
+                json!(["b1", 1, SHA1, {}, {}]),
+                "parameter 2 (build type): expected string, got int",
             ),
         ] {
             assert_eq!(refusal(name, params), format!("error: {name}: {reason}"));

@@ -23,7 +23,7 @@ pub(crate) use reply::{
     parse_present, render_info, unknown_builder, unknown_sum,
 };
 pub(crate) use request::{BuildCall, BuildRequest, SourceFiles};
-pub(crate) use status::{BuildStatus, BuilderStatus};
+pub(crate) use status::{BuildStatus, BuilderStatus, Verdicts};
 
 use crate::xmlrpc::Value;
 

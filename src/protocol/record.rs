@@ -4,7 +4,7 @@
 //! express. The slave renders it, the master and the clients parse it.
 
 use super::status::BUILDER_ABORTED;
-use super::{BuildId, BuildStatus, BuilderStatus, Error, FileName, Sha1Hex};
+use super::{BuildId, BuildStatus, BuilderStatus, Error, FileName, Sha1Hex, Verdicts};
 use crate::xmlrpc::Value;
 
 /// The form of a status answer.
@@ -38,17 +38,22 @@ pub(crate) enum StatusRecord {
     },
 }
 
-/// Returns the answer to `status`. Only the dict has the version of this program.
+/// The member of the dict with the verdict itself, if `build_status` tells another one.
+const EXACT_STATUS: &str = "exact_status";
+
+/// Returns the answer to `status`. Only the dict has the version of this program, and the verdict
+/// itself if `verdicts` tells another one.
 pub(crate) fn render_status(
     record: &StatusRecord,
     form: StatusForm,
+    verdicts: Verdicts,
     version: Option<&str>,
 ) -> Value {
     match form {
-        StatusForm::Tuple => Value::Array(tuple(record)),
+        StatusForm::Tuple => Value::Array(tuple(record, verdicts)),
         StatusForm::Dict => {
             let version = version.map(|version| ("builder_version", version.into()));
-            let members = dict(record).into_iter().chain(version);
+            let members = dict(record, verdicts).into_iter().chain(version);
             Value::Struct(
                 members
                     .map(|(name, value)| (name.to_owned(), value))
@@ -58,7 +63,7 @@ pub(crate) fn render_status(
     }
 }
 
-fn tuple(record: &StatusRecord) -> Vec<Value> {
+fn tuple(record: &StatusRecord, verdicts: Verdicts) -> Vec<Value> {
     match record {
         StatusRecord::Idle => vec![BuilderStatus::Idle.wire().into(), "".into()],
         StatusRecord::Building { id, logtail } => vec![
@@ -82,12 +87,13 @@ fn tuple(record: &StatusRecord) -> Vec<Value> {
             files,
             dependencies,
         } => {
+            let told = status.told(verdicts);
             let mut items = vec![
                 BuilderStatus::Waiting.wire().into(),
-                status.wire().into(),
+                told.wire().into(),
                 id.as_str().into(),
             ];
-            if status.has_results() {
+            if told.has_results() {
                 items.extend([filemap(files), dependencies.as_str().into()]);
             }
             items
@@ -95,7 +101,7 @@ fn tuple(record: &StatusRecord) -> Vec<Value> {
     }
 }
 
-fn dict(record: &StatusRecord) -> Vec<(&'static str, Value)> {
+fn dict(record: &StatusRecord, verdicts: Verdicts) -> Vec<(&'static str, Value)> {
     let mut members = vec![("builder_status", record.builder_status().wire().into())];
     match record {
         StatusRecord::Idle => {}
@@ -110,11 +116,15 @@ fn dict(record: &StatusRecord) -> Vec<(&'static str, Value)> {
             files,
             dependencies,
         } => {
+            let told = status.told(verdicts);
             members.extend([
                 ("build_id", id.as_str().into()),
-                ("build_status", status.wire().into()),
+                ("build_status", told.wire().into()),
             ]);
-            if status.has_results() {
+            if told != *status {
+                members.push((EXACT_STATUS, status.wire().into()));
+            }
+            if told.has_results() {
                 members.extend([
                     ("filemap", filemap(files)),
                     ("dependencies", dependencies.as_str().into()),
@@ -155,7 +165,8 @@ impl StatusRecord {
         }
     }
 
-    /// Parses an answer to `status` in either form. Unknown keys are ignored.
+    /// Parses an answer to `status` in either form. Unknown keys are ignored. The verdict itself
+    /// counts if the answer has it beside the one that Launchpad is told.
     ///
     /// # Errors
     /// Names a part that is missing, of the wrong kind, or not a valid name. File names from a
@@ -224,7 +235,7 @@ impl StatusRecord {
         let parts = Parts {
             id: member("build_id"),
             logtail: member("logtail"),
-            build_status: member("build_status"),
+            build_status: member(EXACT_STATUS).or_else(|| member("build_status")),
             files: member("filemap"),
             dependencies: member("dependencies"),
         };
@@ -457,10 +468,32 @@ mod tests {
     }
 
     #[test]
+    fn launchpad_is_told_another_status_and_this_master_reads_the_verdict() {
+        let record = waiting(BuildStatus::GivenBack, "");
+        let render = |form| render_status(&record, form, Verdicts::Launchpad, None);
+        let dict = render(StatusForm::Dict);
+        assert_eq!(
+            dict.to_json(),
+            json!({
+                "builder_status": "BuilderStatus.WAITING", "build_id": "8-1",
+                "build_status": "BuildStatus.CHROOTFAIL",
+                "exact_status": "BuildStatus.GIVENBACK",
+            })
+        );
+        let StatusRecord::Waiting { status, .. } = StatusRecord::parse(&dict).unwrap() else {
+            panic!("other")
+        };
+        assert_eq!(status, BuildStatus::GivenBack);
+        let tuple = json!(["BuilderStatus.WAITING", "BuildStatus.CHROOTFAIL", "8-1"]);
+        assert_eq!(render(StatusForm::Tuple).to_json(), tuple);
+        assert!(StatusRecord::parse(&render(StatusForm::Tuple)).is_ok());
+    }
+
+    #[test]
     fn every_state_round_trips_in_both_forms() {
         for (record, tuple, dict) in shapes() {
             for (form, expected) in [(StatusForm::Tuple, tuple), (StatusForm::Dict, dict)] {
-                let rendered = render_status(&record, form, None);
+                let rendered = render_status(&record, form, Verdicts::Exact, None);
                 assert_eq!(rendered.to_json(), expected);
                 assert_eq!(StatusRecord::parse(&rendered), Ok(record.clone()));
             }
@@ -469,12 +502,22 @@ mod tests {
 
     #[test]
     fn only_the_dict_has_the_version_and_unknown_keys_are_ignored() {
-        let dict = render_status(&StatusRecord::Idle, StatusForm::Dict, Some("1.2"));
+        let dict = render_status(
+            &StatusRecord::Idle,
+            StatusForm::Dict,
+            Verdicts::Exact,
+            Some("1.2"),
+        );
         let expected = json!({"builder_status": "BuilderStatus.IDLE", "builder_version": "1.2"});
         assert_eq!(dict.to_json(), expected);
         assert_eq!(StatusRecord::parse(&dict), Ok(StatusRecord::Idle));
 
-        let tuple = render_status(&StatusRecord::Idle, StatusForm::Tuple, Some("1.2"));
+        let tuple = render_status(
+            &StatusRecord::Idle,
+            StatusForm::Tuple,
+            Verdicts::Exact,
+            Some("1.2"),
+        );
         assert_eq!(tuple.to_json(), json!(["BuilderStatus.IDLE", ""]));
     }
 
@@ -497,7 +540,7 @@ mod tests {
             files,
             dependencies: "x".into(),
         };
-        let dict = render_status(&record, StatusForm::Dict, None).to_json();
+        let dict = render_status(&record, StatusForm::Dict, Verdicts::Exact, None).to_json();
         assert_eq!(
             (dict.get("filemap"), dict.get("dependencies")),
             (None, None)

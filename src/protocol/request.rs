@@ -9,12 +9,13 @@ use serde::{Deserialize, Serialize};
 use super::{BuildArgs, BuildId, Error, FileName, Invalid, Sha1Hex};
 use crate::xmlrpc::Value;
 
-/// The parameters of a `build` call. Only the kinds of the middle three are checked.
+/// The parameters of a `build` call. Only the kind of the build type is checked, because an unknown
+/// type is answered whatever the others are.
 pub(crate) struct BuildCall {
     pub(super) build_id: Value,
     pub(super) build_type: String,
-    pub(super) chroot_sha1: String,
-    pub(super) files: Vec<(String, String)>,
+    pub(super) chroot_sha1: Value,
+    pub(super) files: Value,
     pub(super) args: Value,
 }
 
@@ -23,14 +24,28 @@ impl BuildCall {
         &self.build_type
     }
 
-    /// Returns the SHA-1 of the chroot, unchecked.
-    pub(crate) fn chroot_sha1(&self) -> &str {
-        &self.chroot_sha1
+    /// Returns the SHA-1 of the chroot, a text that may be no SHA-1.
+    ///
+    /// # Errors
+    /// It is no text.
+    pub(crate) fn chroot_sha1(&self) -> Result<&str, Error> {
+        text("parameter 3 (chroot sum)", &self.chroot_sha1)
     }
 
-    /// Returns name and SHA-1 of each source file, unchecked, in the order of the call.
-    pub(crate) fn files(&self) -> &[(String, String)] {
-        &self.files
+    /// Returns name and SHA-1 of each source file, unchecked texts in the order of the call.
+    ///
+    /// # Errors
+    /// Names the first part of the wrong kind.
+    pub(crate) fn files(&self) -> Result<Vec<(&str, &str)>, Error> {
+        let Value::Struct(files) = &self.files else {
+            return Err(Error::kind("parameter 4 (filemap)", "struct", &self.files));
+        };
+        let mut texts = Vec::with_capacity(files.len());
+        for (name, sha1) in files {
+            let sha1 = text(&format!("parameter 4 (filemap), {name:?}"), sha1)?;
+            texts.push((name.as_str(), sha1));
+        }
+        Ok(texts)
     }
 
     /// Checks the call and returns the build to run.
@@ -38,20 +53,13 @@ impl BuildCall {
     /// # Errors
     /// Names the first invalid parameter, in this order: build id, chroot, files, arguments.
     pub(crate) fn into_request(self) -> Result<BuildRequest, Error> {
-        let Value::String(build_id) = self.build_id else {
-            return Err(Error::kind(
-                "parameter 1 (build id)",
-                "string",
-                &self.build_id,
-            ));
-        };
-        let build_id = BuildId::parse(&build_id)
+        let build_id = BuildId::parse(text("parameter 1 (build id)", &self.build_id)?)
             .map_err(|invalid| Error::value("parameter 1 (build id)", invalid))?;
-        let chroot = Sha1Hex::parse(&self.chroot_sha1)
+        let chroot = Sha1Hex::parse(self.chroot_sha1()?)
             .map_err(|invalid| Error::value("parameter 3 (chroot sum)", invalid))?;
         let files = self
-            .files
-            .iter()
+            .files()?
+            .into_iter()
             .map(|(name, sha1)| Ok((FileName::parse(name)?, Sha1Hex::parse(sha1)?)))
             .collect::<Result<Vec<_>, Invalid>>()
             .map_err(|invalid| Error::value("parameter 4 (filemap)", invalid))?;
@@ -65,6 +73,13 @@ impl BuildCall {
             files,
             args: BuildArgs::from_value(args)?,
         })
+    }
+}
+
+fn text<'a>(what: &str, value: &'a Value) -> Result<&'a str, Error> {
+    match value {
+        Value::String(text) => Ok(text),
+        other => Err(Error::kind(what, "string", other)),
     }
 }
 
@@ -159,10 +174,12 @@ mod tests {
             build_id: Value::from_json(build_id).unwrap(),
             build_type: "debian".into(),
             chroot_sha1: chroot.into(),
-            files: files
-                .iter()
-                .map(|&(name, sha1)| (name.into(), sha1.into()))
-                .collect(),
+            files: Value::Struct(
+                files
+                    .iter()
+                    .map(|&(name, sha1)| (name.into(), sha1.into()))
+                    .collect(),
+            ),
             args: Value::Struct(vec![("suite".into(), "sid".into())]),
         }
     }
@@ -220,6 +237,27 @@ mod tests {
             (
                 call(json!("b"), SHA1, &[("a.dsc", SHA1), ("b.dsc", SHA1)]),
                 "source files: expected one .dsc file, got 2",
+            ),
+            (
+                BuildCall {
+                    chroot_sha1: Value::Nil,
+                    ..call(json!("b"), SHA1, &dsc)
+                },
+                "parameter 3 (chroot sum): expected string, got nil",
+            ),
+            (
+                BuildCall {
+                    files: Value::Array(Vec::new()),
+                    ..call(json!("b"), SHA1, &dsc)
+                },
+                "parameter 4 (filemap): expected struct, got array",
+            ),
+            (
+                BuildCall {
+                    files: Value::Struct(vec![("a.dsc".into(), Value::Int(1))]),
+                    ..call(json!("b"), SHA1, &dsc)
+                },
+                "parameter 4 (filemap), \"a.dsc\": expected string, got int",
             ),
             (
                 BuildCall {

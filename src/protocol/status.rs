@@ -44,6 +44,15 @@ impl std::fmt::Display for BuilderStatus {
     }
 }
 
+/// The build statuses that a master is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdicts {
+    /// Each verdict as it is.
+    Exact,
+    /// Only verdicts that today's Launchpad does not count against the builder wrongly.
+    Launchpad,
+}
+
 /// How a build ended. Stored as the word without its prefix, `OK`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
@@ -87,6 +96,27 @@ impl BuildStatus {
         Self::ALL.into_iter().find(|status| status.wire() == wire)
     }
 
+    /// Returns the status that a master is told for a build that ended with this one.
+    ///
+    /// Today's Launchpad counts GIVENBACK and BUILDERFAIL as failures of the builder, and disables
+    /// a builder after five (docs/wire.md §1.8). GIVENBACK says that the archive failed, for which
+    /// launchpad-buildd answers CHROOTFAIL. BUILDERFAIL stays: it says that this builder failed.
+    pub(crate) fn told(self, verdicts: Verdicts) -> Self {
+        match (verdicts, self) {
+            (Verdicts::Launchpad, Self::GivenBack) => Self::ChrootFail,
+            (
+                Verdicts::Exact | Verdicts::Launchpad,
+                Self::Ok
+                | Self::DepFail
+                | Self::GivenBack
+                | Self::PackageFail
+                | Self::ChrootFail
+                | Self::BuilderFail
+                | Self::Aborted,
+            ) => self,
+        }
+    }
+
     /// Returns whether a build with this status reports files and dependencies
     /// (docs/wire.md §1.5).
     pub(crate) fn has_results(self) -> bool {
@@ -122,6 +152,28 @@ mod tests {
         ] {
             assert_eq!(BuilderStatus::parse(unknown), None);
             assert_eq!(BuildStatus::parse(unknown), None);
+        }
+    }
+
+    #[test]
+    fn only_a_failed_archive_is_told_differently_to_launchpad() {
+        use BuildStatus::{Aborted, BuilderFail, ChrootFail, DepFail, GivenBack, Ok, PackageFail};
+        let table = [
+            (Ok, Ok),
+            (DepFail, DepFail),
+            (GivenBack, ChrootFail),
+            (PackageFail, PackageFail),
+            (ChrootFail, ChrootFail),
+            (BuilderFail, BuilderFail),
+            (Aborted, Aborted),
+        ];
+        assert_eq!(
+            table.map(|(status, _)| status).len(),
+            BuildStatus::ALL.len()
+        );
+        for (status, told) in table {
+            assert_eq!(status.told(Verdicts::Exact), status);
+            assert_eq!(status.told(Verdicts::Launchpad), told, "{status}");
         }
     }
 

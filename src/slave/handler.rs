@@ -8,8 +8,8 @@ use crate::metrics::metrics;
 use crate::pipeline::buildlog::Tail;
 use crate::protocol::{
     BUILD_TYPES, BuildCall, BuilderStatus, Call, Sha1Hex, StatusForm, StatusRecord, SumKind,
-    builder_state, building, ensure_present, fault_refused, fault_state, fault_unparsable,
-    fault_unrenderable, render_info, render_status, unknown_builder, unknown_sum,
+    Verdicts, builder_state, building, ensure_present, fault_refused, fault_state,
+    fault_unparsable, fault_unrenderable, render_info, render_status, unknown_builder, unknown_sum,
 };
 use crate::server::{self, Request, Response, Route};
 use crate::sys::fs::DiskUsage;
@@ -36,6 +36,7 @@ pub(super) struct Handler {
     /// The architectures that it builds for by emulation.
     pub(super) emulated: Vec<String>,
     pub(super) form: StatusForm,
+    pub(super) verdicts: Verdicts,
     /// The open log tail, with the number of its run.
     pub(super) tail: Mutex<Option<(u64, Arc<Tail>)>>,
 }
@@ -127,7 +128,8 @@ impl Handler {
                 dependencies: outcome.dependencies,
             },
         };
-        render_status(&record, form, Some(env!("CARGO_PKG_VERSION")))
+        let version = env!("CARGO_PKG_VERSION");
+        render_status(&record, form, self.verdicts, Some(version))
     }
 
     /// Returns the end of the running build's log, empty if there is none. Its files stay open
@@ -153,16 +155,17 @@ impl Handler {
         if !BUILD_TYPES.contains(&call.build_type()) {
             return Ok(unknown_builder(call.build_type(), &BUILD_TYPES));
         }
+        let refused = |error| fault_refused("build", error);
         let absent = |hash: &str| !Sha1Hex::parse(hash).is_ok_and(|sha1| self.holds(&sha1));
-        if absent(call.chroot_sha1()) {
-            return Ok(unknown_sum(SumKind::Chroot, call.chroot_sha1(), "No URL"));
+        let chroot = call.chroot_sha1().map_err(refused)?;
+        if absent(chroot) {
+            return Ok(unknown_sum(SumKind::Chroot, chroot, "No URL"));
         }
-        if let Some((_, sha1)) = call.files().iter().find(|(_, sha1)| absent(sha1)) {
+        let files = call.files().map_err(refused)?;
+        if let Some((_, sha1)) = files.iter().find(|(_, sha1)| absent(sha1)) {
             return Ok(unknown_sum(SumKind::File, sha1, "No URL"));
         }
-        let request = call
-            .into_request()
-            .map_err(|error| fault_refused("build", error))?;
+        let request = call.into_request().map_err(refused)?;
         let id = request.build_id.clone();
         self.daemon
             .build(request)

@@ -184,6 +184,7 @@ fn serve(config: &Config) -> Result<(), Error> {
         arch: slave.architecturetag.clone(),
         emulated: emulated(config)?,
         form: slave.statusform,
+        verdicts: slave.verdicts,
         tail: Mutex::default(),
     });
     listen(config, &handler)

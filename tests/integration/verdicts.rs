@@ -1,9 +1,11 @@
 //! The verdict from the exit code and the log of the build program, and from the timeouts: the 2008
 //! columns of docs/wire.md §3.5 and §3.7.
 
-use serde_json::json;
+use std::fs;
 
-use crate::support::Daemon;
+use serde_json::{Value as Json, json};
+
+use crate::support::{Daemon, Site};
 
 /// Builds with a program that prints `log` and ends with the command `end`; returns the verdict
 /// without its prefix, and the dependencies.
@@ -47,6 +49,69 @@ fn each_exit_code_has_its_verdict() {
         assert_eq!(found, (word.to_owned(), String::new()), "{end}");
     }
     daemon.check_usable();
+}
+
+/// Builds with a program that gives the build back, then with one that fails; returns what the
+/// answers to `status` say of each.
+fn told(daemon: &Daemon) -> [Json; 2] {
+    ["exit 2", "exit 4"].map(|end| {
+        daemon.on("sbuild", end);
+        daemon.build("b1", json!({}));
+        daemon.wait_over();
+        let status = daemon.ok("status", &[]);
+        let log = daemon.log();
+        let verdict = if end == "exit 2" {
+            "GIVENBACK: "
+        } else {
+            "BUILDERFAIL: "
+        };
+        assert!(log.lines().last().unwrap().contains(verdict), "{log}");
+        daemon.clean();
+        match status {
+            Json::Array(items) => {
+                assert_eq!(items.len(), 3, "{items:?}");
+                json!([items[1], Json::Null])
+            }
+            members => {
+                assert_eq!(members.get("filemap"), None, "{members}");
+                json!([members["build_status"], members["exact_status"]])
+            }
+        }
+    })
+}
+
+#[test]
+fn launchpad_is_told_no_givenback_by_default_in_the_dict_form() {
+    let chroot = "BuildStatus.CHROOTFAIL";
+    let given_back = "BuildStatus.GIVENBACK";
+    let builder = json!(["BuildStatus.BUILDERFAIL", null]);
+    for (settings, expected) in [
+        ("", json!([given_back, null])),
+        ("verdicts = launchpad", json!([chroot, null])),
+        ("statusform = dict", json!([chroot, given_back])),
+        (
+            "statusform = dict\nverdicts = exact",
+            json!([given_back, null]),
+        ),
+    ] {
+        let daemon = Daemon::start(settings);
+        assert_eq!(told(&daemon), [expected, builder.clone()], "{settings}");
+    }
+}
+
+#[test]
+fn a_configuration_of_launchpad_buildd_answers_as_its_master_expects() {
+    let site = Site::new("");
+    let text = fs::read_to_string(site.config()).unwrap();
+    fs::write(site.config(), text.replace("[slave]\n", "[builder]\n")).unwrap();
+    let daemon = Daemon::start_in(site);
+    let status = daemon.ok("status", &[]);
+    assert_eq!(status["builder_status"], "BuilderStatus.IDLE");
+    let info = daemon.ok("info", &[]);
+    assert_eq!(info, json!(["1.0", "i386", ["binarypackage"]]));
+    let [given_back, _] = told(&daemon);
+    let expected = json!(["BuildStatus.CHROOTFAIL", "BuildStatus.GIVENBACK"]);
+    assert_eq!(given_back, expected);
 }
 
 #[test]

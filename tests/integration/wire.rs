@@ -114,6 +114,30 @@ fn v5_to_v9_ensurepresent_fetches_a_file_once() {
 }
 
 #[test]
+fn a_file_that_is_only_asked_for_is_answered_as_by_the_reference() {
+    let daemon = Daemon::start("");
+    let upper = HELLO.to_uppercase();
+    for sum in ["blahblah", "", "../x", "buildlog", upper.as_str(), HELLO] {
+        let params = [json!(sum), Json::Null, Json::Null, Json::Null];
+        let answer = daemon.ok("ensurepresent", &params);
+        assert_eq!(answer, json!([false, "No URL"]), "{sum}");
+    }
+}
+
+#[test]
+fn build_answers_an_unknown_type_or_chroot_before_it_looks_further() {
+    let daemon = Daemon::start("");
+    let nil = Json::Null;
+    let build = |kind: &str, chroot: Json| {
+        let params = [nil.clone(), json!(kind), chroot, nil.clone(), nil.clone()];
+        daemon.ok("build", &params)[0].clone()
+    };
+    assert_eq!(build("nosuch", json!(1)), "BuilderStatus.UNKNOWNBUILDER");
+    let absent = build("debian", json!(ABSENT));
+    assert_eq!(absent, "BuilderStatus.UNKNOWNSUM");
+}
+
+#[test]
 fn v10_v11_unknown_builders_and_hashes_are_answered_without_a_fault() {
     for form in ["", DICT] {
         let daemon = Daemon::start(form);

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use super::*;
-use crate::protocol::{BuildId, FileName, StatusForm, render_status};
+use crate::protocol::{BuildId, FileName, StatusForm, Verdicts, render_status};
 use crate::server::{Access, Handler, Limits, Request, Response, Server, StopHandle};
 use crate::server::{Route, route, serve_file};
 use crate::xmlrpc::{Fault, parse_call, render_fault, render_response};
@@ -42,7 +42,7 @@ impl Slave {
                     _ => script.scenes.pop_front().unwrap(),
                 };
                 script.log = scene.1;
-                render_status(&scene.0, StatusForm::Tuple, None)
+                render_status(&scene.0, StatusForm::Tuple, Verdicts::Exact, None)
             }
             "echo" => Value::Array(call.params),
             "ensurepresent" => {

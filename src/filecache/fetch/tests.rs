@@ -101,6 +101,8 @@ fn malformed_sha1s_are_refused() {
             "{info}"
         );
         assert!(!info.contains('\n'));
+        let asked = fetcher.ensure_present(sha1, None, None);
+        assert_eq!(asked, (false, "No URL".to_owned()), "{sha1:?}");
     }
 }
 
