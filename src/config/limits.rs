@@ -19,6 +19,10 @@ pub(crate) struct Limits {
     pub(crate) connections_per_peer: u32,
     /// Files sent concurrently. Defaults to 32.
     pub(crate) downloads: u32,
+    /// Connections that wait for their turn. Defaults to 256.
+    pub(crate) waiting: u32,
+    /// Timeout to wait for a turn. Defaults to 10 minutes.
+    pub(crate) wait_timeout: Duration,
     /// Concurrent followers of a running log. Defaults to 16.
     pub(crate) followers: u32,
     /// Timeout to receive a whole request. Defaults to 30 seconds.
@@ -79,6 +83,8 @@ impl Limits {
             connections_per_peer: reader.count(L, "connections_per_peer", 1, 64),
             downloads: reader.count(L, "downloads", 1, 32),
             followers: reader.count(L, "followers", 1, 16),
+            waiting: reader.count(L, "waiting", 0, 256),
+            wait_timeout: reader.duration(L, "wait_timeout", 600),
             request_timeout: reader.duration(L, "request_timeout", 30),
             idle_timeout: reader.duration(L, "idle_timeout", 60),
             write_timeout: reader.duration(L, "write_timeout", 60),
@@ -115,10 +121,15 @@ impl Limits {
             body_bytes: size(self.body),
             connections: count(self.connections),
             connections_per_peer: count(self.connections_per_peer),
+            // The others are for short calls, so that `status` does not wait for long ones.
+            calls: count(self.connections.div_ceil(2)),
+            calls_per_peer: count(self.connections_per_peer.div_ceil(2)),
             downloads: count(self.downloads),
             followers: count(self.followers),
             // One address cannot use all downloads.
             downloads_per_peer: count(self.downloads.div_ceil(2)),
+            waiting: count(self.waiting),
+            wait_secs: self.wait_timeout.as_secs(),
             request_secs: self.request_timeout.as_secs(),
             idle_secs: self.idle_timeout.as_secs(),
             write_secs: self.write_timeout.as_secs(),

@@ -7,7 +7,6 @@
 //! never into answers or logs.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -29,9 +28,6 @@ const MAX_REDIRECTS: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// The size of the send buffer, which only has to hold the head of a request.
 const HEAD_BYTES: usize = 32 << 10;
-/// The most calls that may wait for downloads at a time: by default, one peer may open as many
-/// connections. Each call occupies a server thread, and other calls need threads too.
-const MAX_CALLS: usize = 64;
 /// The time after which the rate of a download is checked.
 const PACE_GRACE: Duration = Duration::from_secs(60);
 
@@ -60,24 +56,6 @@ pub(crate) struct Fetcher {
     allowed: Vec<UrlPrefix>,
     store: Arc<Store>,
     flights: Mutex<HashMap<Sha1Hex, Arc<Flight>>>,
-    calls: AtomicUsize,
-}
-
-/// Counts one call against [`MAX_CALLS`] until dropped.
-struct CallSlot<'a>(&'a AtomicUsize);
-
-impl<'a> CallSlot<'a> {
-    /// Returns `None` if [`MAX_CALLS`] are waiting already.
-    fn enter(calls: &'a AtomicUsize) -> Option<Self> {
-        let slot = Self(calls);
-        (calls.fetch_add(1, Ordering::Relaxed) < MAX_CALLS).then_some(slot)
-    }
-}
-
-impl Drop for CallSlot<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 impl Fetcher {
@@ -95,7 +73,6 @@ impl Fetcher {
             allowed,
             store,
             flights: Mutex::default(),
-            calls: AtomicUsize::new(0),
         }
     }
 
@@ -130,10 +107,6 @@ impl Fetcher {
             Ok(false) => {}
             Err(answer) => return answer,
         }
-        let Some(_slot) = CallSlot::enter(&self.calls) else {
-            let busy = "Error accessing Librarian: too many files are being fetched already";
-            return (false, busy.to_owned());
-        };
         let flight = {
             let mut flights = lock(&self.flights);
             if let Some(flight) = flights.get(&sha1).cloned() {

@@ -13,7 +13,7 @@ use super::intake::Library;
 use super::rows::NewAlias;
 use super::store_protocol::{self, Store};
 
-use crate::server::{Access, ConnectionSlot, Limits, Protocol, Wire};
+use crate::server::{Access, ConnectionSlot, Limits, Parked, Protocol, Wire};
 
 const NEEDS_CREDENTIALS: &str = "400 uploads need credentials: send Authorization: Basic";
 
@@ -45,7 +45,7 @@ impl From<io::Error> for End {
 }
 
 impl Protocol for StorePort {
-    fn serve(&self, slot: &ConnectionSlot) {
+    fn serve(self: Arc<Self>, slot: &ConnectionSlot) -> Option<Parked> {
         let peer = slot.peer();
         let mut wire = Wire::new(slot, &self.limits);
         let end = loop {
@@ -66,6 +66,7 @@ impl Protocol for StorePort {
                 wire.reset();
             }
         }
+        None
     }
 
     fn rejection(&self, status: u16, reason: &str) -> Vec<u8> {

@@ -64,6 +64,11 @@ impl Call {
         parsed.map_err(|error| fault_refused(&name, error))
     }
 
+    /// Returns whether a call is an `ensurepresent`, which may take as long as a download.
+    pub(crate) fn may_download(call: &MethodCall) -> bool {
+        call.name == "ensurepresent"
+    }
+
     pub(crate) fn method(&self) -> &'static str {
         match self {
             Call::Echo(_) => "echo",

@@ -2,30 +2,32 @@
 //!
 //! Requests are handled one after another, pipelined ones too. Every wait has a deadline. A client
 //! that breaks a rule gets the reason, loses the connection and is logged at debug level only.
-//! `http` calls this file on a thread of its pool. Only this file uses tiny_http's `raw_print`.
+//! `http` calls this file on a thread of its pool. An exchange that has to wait for its turn gives
+//! the thread back and continues on another one.
 
 use super::access::Access;
+use super::framing::{Framing, render};
 use super::head::{self, Head, LENGTH_REQUIRED, Refusal, refusal};
 use super::limits::Limits;
 use super::message::{Body, BodyStream, Handler, Request, Response};
 use super::protocol::Protocol;
-use super::quota::{Permit, Quota};
 use super::slots::ConnectionSlot;
+use super::turns::{Need, Parked, Permit, Resource, TOO_MANY_CONNECTIONS, Turns};
 use super::wire::{PIECE_BYTES, Wire};
 use crate::metrics::metrics;
 use std::any::Any;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tiny_http::{HTTPVersion, Header, Method, StatusCode};
+use tiny_http::Method;
 
 /// A body up to this length, in bytes, needs no permit. Each connection may hold one such body in
 /// memory, and an unread answer several times as long.
 const SHORT_BODY_BYTES: usize = 16 << 10;
 
 /// The answer to a client whose connection is evicted.
-const EVICTED: Refusal = refusal(503, "too many connections");
+const EVICTED: Refusal = refusal(503, TOO_MANY_CONNECTIONS);
 
 /// The answer to `Expect: 100-continue`.
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -35,31 +37,12 @@ pub(super) struct Service {
     pub(super) handler: Arc<dyn Handler>,
     pub(super) limits: Limits,
     pub(super) access: Access,
-    pub(super) downloads: Quota,
-    pub(super) followers: Quota,
-    /// Bytes of bodies longer than [`SHORT_BODY_BYTES`].
-    pub(super) long_bodies: Quota,
-    pub(super) uploads: Quota,
-}
-
-impl Service {
-    pub(super) fn new(handler: Arc<dyn Handler>, limits: Limits, access: Access) -> Self {
-        Self {
-            handler,
-            downloads: Quota::new(limits.downloads, limits.downloads_per_peer),
-            // One peer may hold half of them.
-            followers: Quota::new(limits.followers, limits.followers.div_ceil(2)),
-            long_bodies: Quota::new(limits.body_bytes.saturating_mul(2), limits.body_bytes),
-            uploads: Quota::new(limits.uploads, limits.uploads),
-            limits,
-            access,
-        }
-    }
+    pub(super) turns: Turns,
 }
 
 impl Protocol for Service {
-    fn serve(&self, slot: &ConnectionSlot) {
-        serve(self, slot);
+    fn serve(self: Arc<Self>, slot: &ConnectionSlot) -> Option<Parked> {
+        serve(&self, slot, Vec::new(), Step::Head, None)
     }
 
     fn rejection(&self, status: u16, reason: &str) -> Vec<u8> {
@@ -83,6 +66,8 @@ enum End {
     StillSending,
     /// The client broke a rule and gets this answer.
     Refused(Refusal),
+    /// The exchange has to wait for its turn, and then continues with this step.
+    Waits(Need, Box<Step>),
     /// The socket failed, or the peer closed it early.
     Broken(io::Error),
 }
@@ -99,51 +84,129 @@ impl From<io::Error> for End {
     }
 }
 
-/// Serves requests on a connection until it ends, then closes it in the way its end needs.
-fn serve(service: &Service, slot: &ConnectionSlot) {
+/// The next step of an exchange. An exchange may wait for its turn before any step but the first.
+enum Step {
+    Head,
+    /// Handle a request whose body is a stream.
+    Receive(Asked),
+    /// Read a body; a request that has waited has a new deadline for it.
+    Body(Asked, Option<Instant>),
+    /// Handle a request. A long body has its permit.
+    Handle(Asked, Option<Permit>),
+    Answer {
+        response: Response,
+        framing: Framing,
+        /// Whether the client may still be sending a body.
+        still_sending: bool,
+        /// The permit of a long body: the answer may be as long.
+        held: Option<Permit>,
+    },
+}
+
+/// A request whose head is read.
+struct Asked {
+    request: Request,
+    body: DeclaredBody,
+    framing: Framing,
+}
+
+/// Serves requests on a connection, beginning with `step`, until it ends or has to wait. Closes it
+/// in the way its end needs. `input` is read but not consumed; `permit` is for `step`.
+fn serve(
+    service: &Arc<Service>,
+    slot: &ConnectionSlot,
+    input: Vec<u8>,
+    mut step: Step,
+    mut permit: Option<Permit>,
+) -> Option<Parked> {
     let mut connection = Connection {
         service,
         slot,
-        wire: Wire::new(slot, &service.limits),
+        wire: Wire::with_input(slot, &service.limits, input),
+        answered: false,
     };
     let end = loop {
-        if let Err(end) = connection.exchange() {
-            break end;
+        match connection.take(step, permit.take()) {
+            Ok(next) => step = next,
+            // A waiting connection is not idle: it cannot be evicted.
+            Err(End::Waits(need, step)) if slot.mark_serving() => {
+                return Some(connection.park(need, *step));
+            }
+            Err(end) => break end,
         }
     };
-    let (wire, peer) = (&connection.wire, slot.peer());
-    match end {
-        // The client has no open request, so it gets no answer.
-        End::Done | End::StillSending if slot.is_evicted() => {}
-        _ if slot.is_evicted() => connection.reject_evicted(),
-        End::Done if wire.input().is_empty() => {}
-        End::Done | End::StillSending => wire.drain(),
-        End::Refused(Refusal { status, reason }) => {
-            log::debug!("{peer}: {status}: {reason}");
-            if connection
-                .answer(Response::text(status, reason), Framing::last())
-                .is_ok()
-            {
-                wire.drain();
-            }
-        }
-        End::Broken(error) => {
-            log::debug!("{peer}: {error}");
-            wire.reset();
-        }
-    }
+    connection.close(end);
+    None
 }
 
 struct Connection<'a> {
-    service: &'a Service,
+    service: &'a Arc<Service>,
     slot: &'a ConnectionSlot,
     /// Its input holds at most a head and one read.
     wire: Wire<'a>,
+    /// Whether a request has been answered.
+    answered: bool,
 }
 
 impl Connection<'_> {
-    /// Reads one request and answers it. An `Err` ends the connection.
-    fn exchange(&mut self) -> Result<(), End> {
+    /// Closes the connection in the way its end needs.
+    fn close(&self, end: End) {
+        let (wire, peer) = (&self.wire, self.slot.peer());
+        match end {
+            // The client has no open request, so it gets no answer.
+            End::Done | End::StillSending if self.slot.is_evicted() => {}
+            _ if self.slot.is_evicted() => self.reject_evicted(),
+            End::Done if wire.input().is_empty() => {}
+            End::Done | End::StillSending | End::Waits(..) => wire.drain(),
+            End::Refused(Refusal { status, reason }) => {
+                log::debug!("{peer}: {status}: {reason}");
+                if self
+                    .answer(Response::text(status, reason), Framing::last())
+                    .is_ok()
+                {
+                    wire.drain();
+                }
+            }
+            End::Broken(error) => {
+                log::debug!("{peer}: {error}");
+                wire.reset();
+            }
+        }
+    }
+
+    /// Returns the rest of the exchange, to be continued with a permit.
+    fn park(self, need: Need, step: Step) -> Parked {
+        let service = Arc::clone(self.service);
+        let input = self.wire.into_input();
+        Parked {
+            need,
+            rest: Box::new(move |slot, permit| serve(&service, slot, input, step, Some(permit))),
+        }
+    }
+
+    /// Does one step and returns the next. An `Err` ends the connection, or makes it wait.
+    fn take(&mut self, step: Step, permit: Option<Permit>) -> Result<Step, End> {
+        match step {
+            Step::Head => self.begin(),
+            Step::Receive(asked) => self.receive(asked, permit),
+            Step::Body(asked, deadline) => self.read_body(asked, deadline, permit),
+            Step::Handle(asked, held) => self.handle(asked, held, permit),
+            Step::Answer {
+                response,
+                framing,
+                still_sending,
+                held,
+            } => self.finish(response, framing, still_sending, held, permit),
+        }
+    }
+
+    /// Returns `permit`, which an exchange has that has waited, or acquires one.
+    fn acquire(&self, need: Need, permit: Option<Permit>) -> Option<Permit> {
+        permit.or_else(|| self.service.turns.acquire(self.slot.peer().ip(), need))
+    }
+
+    /// Reads a head and checks its credentials.
+    fn begin(&mut self) -> Result<Step, End> {
         let (head, deadline) = self.read_head()?;
         let mut framing = Framing {
             version: head.version.clone(),
@@ -157,66 +220,125 @@ impl Connection<'_> {
             self.answer(response, framing)?;
             return Err(End::StillSending);
         }
-        let body = DeclaredBody {
-            len: head.body_bytes,
-            expects_continue: head.expects_continue,
+        let asked = Asked {
+            body: DeclaredBody {
+                len: head.body_bytes,
+                expects_continue: head.expects_continue,
+            },
+            request: Request {
+                method: head.method,
+                path: head.path,
+                query: head.query,
+                headers: head.headers,
+                body: Vec::new(),
+                peer: self.slot.peer().ip(),
+            },
+            framing,
         };
-        let mut request = Request {
-            method: head.method,
-            path: head.path,
-            query: head.query,
-            headers: head.headers,
-            body: Vec::new(),
-            peer: self.slot.peer().ip(),
+        Ok(match self.service.handler.takes_stream(&asked.request) {
+            true => Step::Receive(asked),
+            false => Step::Body(asked, Some(deadline)),
+        })
+    }
+
+    /// Handles a request whose body is a stream.
+    fn receive(&mut self, asked: Asked, permit: Option<Permit>) -> Result<Step, End> {
+        if asked.request.header("Content-Length").is_none() {
+            return Err(LENGTH_REQUIRED.into());
+        }
+        let need = Need::one(Resource::Upload);
+        let Some(_permit) = self.acquire(need, permit) else {
+            return Err(End::Waits(need, Box::new(Step::Receive(asked))));
         };
-        let (response, unread, _permit) = if self.service.handler.takes_stream(&request) {
-            let (response, unread) = self.receive(&request, &body)?;
-            (response, unread, None)
-        } else {
-            let permit = self.read_body(&mut request, &body, deadline)?;
-            if !self.slot.mark_serving() {
-                return Err(EVICTED.into());
-            }
-            let response = call_handler(&request, || self.service.handler.handle(&request));
-            // The permit is held until the answer is written, which may be as long as the body.
-            (response, 0, permit)
-        };
-        drop(request);
-        let response = response.unwrap_or_else(|| {
-            framing.keep_alive = false;
-            Response::text(500, "internal error")
+        let Asked {
+            request,
+            body,
+            framing,
+        } = asked;
+        let handler = &self.service.handler;
+        let mut stream = self.wire.body(body.len);
+        stream.continue_line = body.expects_continue.then_some(CONTINUE);
+        let response = call_handler(&request, || {
+            handler.receive(&request, &mut stream, body.len)
         });
         // The client may never send the rest of the body, so the connection serves no further
         // request.
-        let still_sending = unread > 0;
+        let still_sending = stream.left() > 0;
+        Ok(Step::answer(response, framing, still_sending, None))
+    }
+
+    /// Calls the handler.
+    fn handle(
+        &self,
+        asked: Asked,
+        held: Option<Permit>,
+        permit: Option<Permit>,
+    ) -> Result<Step, End> {
+        let need = Need::one(Resource::Call);
+        let mut long = permit;
+        if self.service.handler.takes_long(&asked.request) {
+            long = self.acquire(need, long);
+            if long.is_none() {
+                return Err(End::Waits(need, Box::new(Step::Handle(asked, held))));
+            }
+        }
+        if !self.slot.mark_serving() {
+            return Err(EVICTED.into());
+        }
+        let Asked {
+            request, framing, ..
+        } = asked;
+        let response = call_handler(&request, || self.service.handler.handle(&request));
+        Ok(Step::answer(response, framing, false, held))
+    }
+
+    /// Writes an answer; ends the connection unless another request may follow.
+    fn finish(
+        &mut self,
+        mut response: Response,
+        mut framing: Framing,
+        still_sending: bool,
+        held: Option<Permit>,
+        permit: Option<Permit>,
+    ) -> Result<Step, End> {
+        // A 304 has no body, but its `Content-Length` is the length of the client's copy.
+        framing.head_only |= response.status == 304;
+        let resource = match response.body {
+            _ if framing.head_only => None,
+            Body::Bytes(_) => None,
+            Body::File { .. } | Body::Reader { .. } => Some(Resource::Download),
+            Body::Stream(_) => Some(Resource::Follower),
+        };
+        let mut own = None;
+        if let Some(resource) = resource {
+            let need = Need::one(resource);
+            own = self.acquire(need, permit);
+            if own.is_none() && resource == Resource::Download {
+                let step = Step::Answer {
+                    response,
+                    framing,
+                    still_sending,
+                    held,
+                };
+                return Err(End::Waits(need, Box::new(step)));
+            }
+            if own.is_none() {
+                // A follower may stay for as long as a build: a wait for it has no end.
+                response = Response::text(503, need.refusal()).with_header("Retry-After", "1");
+            }
+        }
+        let crowded = || self.service.turns.is_crowded(self.slot.peer().ip());
         framing.keep_alive &= !still_sending && !matches!(response.body, Body::Stream(_));
+        framing.keep_alive = framing.keep_alive && !crowded();
         let keep_alive = framing.keep_alive;
         self.answer(response, framing)?;
+        drop((own, held));
+        self.answered = true;
         match keep_alive {
-            true => Ok(()),
+            true => Ok(Step::Head),
             false if still_sending => Err(End::StillSending),
             false => Err(End::Done),
         }
-    }
-
-    /// Handles a request whose body is a stream. Returns the response, `None` if the handler
-    /// panicked, and the number of bytes that the handler left unread.
-    fn receive(
-        &mut self,
-        request: &Request,
-        body: &DeclaredBody,
-    ) -> Result<(Option<Response>, u64), End> {
-        if request.header("Content-Length").is_none() {
-            return Err(LENGTH_REQUIRED.into());
-        }
-        let Some(_permit) = self.service.uploads.acquire(self.slot.peer().ip(), 1) else {
-            return Err(refusal(503, "too many uploads at once").into());
-        };
-        let handler = Arc::clone(&self.service.handler);
-        let mut stream = self.wire.body(body.len);
-        stream.continue_line = body.expects_continue.then_some(CONTINUE);
-        let response = call_handler(request, || handler.receive(request, &mut stream, body.len));
-        Ok((response, stream.left()))
     }
 
     /// Reads a head; returns it with the deadline for its body.
@@ -224,8 +346,14 @@ impl Connection<'_> {
         let limits = &self.service.limits;
         let idle_until = Instant::now() + Duration::from_secs(limits.idle_secs);
         let wire = &mut self.wire;
-        if wire.input().is_empty() && !wire.read_more(idle_until).or_else(idle_timeout_ends)? {
-            return Err(End::Done);
+        if wire.input().is_empty() {
+            if self.answered {
+                self.slot.mark_kept();
+            }
+            if !wire.read_more(idle_until).or_else(idle_timeout_ends)? {
+                return Err(End::Done);
+            }
+            self.slot.mark_begun();
         }
         let deadline = Instant::now() + Duration::from_secs(limits.request_secs);
         loop {
@@ -239,52 +367,42 @@ impl Connection<'_> {
         }
     }
 
-    /// Reads the body of `request`. A long body needs the returned permit until it is answered.
+    /// Reads a body. A long one needs a permit until it is answered.
     fn read_body(
         &mut self,
-        request: &mut Request,
-        body: &DeclaredBody,
-        deadline: Instant,
-    ) -> Result<Option<Permit>, End> {
-        let limit = self.service.limits.body_bytes;
-        let len = usize::try_from(body.len)
+        mut asked: Asked,
+        deadline: Option<Instant>,
+        mut permit: Option<Permit>,
+    ) -> Result<Step, End> {
+        let limits = &self.service.limits;
+        let len = usize::try_from(asked.body.len)
             .ok()
-            .filter(|len| *len <= limit)
+            .filter(|len| *len <= limits.body_bytes)
             .ok_or(refusal(413, "body too long"))?;
-        let mut permit = None;
         if len > SHORT_BODY_BYTES {
-            let acquired = self.service.long_bodies.acquire(self.slot.peer().ip(), len);
-            permit = Some(acquired.ok_or(refusal(503, "too many long requests at once"))?);
+            let need = Need {
+                resource: Resource::LongBody,
+                amount: len,
+            };
+            permit = self.acquire(need, permit);
+            if permit.is_none() {
+                return Err(End::Waits(need, Box::new(Step::Body(asked, None))));
+            }
         }
-        if body.expects_continue && self.wire.input().len() < len {
+        let fresh = || Instant::now() + Duration::from_secs(limits.request_secs);
+        let deadline = deadline.unwrap_or_else(fresh);
+        if asked.body.expects_continue && self.wire.input().len() < len {
             self.wire.write(CONTINUE, deadline)?;
         }
-        request.body = self
+        asked.request.body = self
             .wire
             .read_whole(len, deadline)
             .map_err(request_timeout)?;
-        Ok(permit)
+        Ok(Step::Handle(asked, permit))
     }
 
-    /// Writes an answer, or 503 if it needs a permit and its quota is used up.
-    fn answer(&self, mut response: Response, mut framing: Framing) -> io::Result<()> {
-        // A 304 has no body, but its `Content-Length` is the length of the client's copy.
-        framing.head_only |= response.status == 304;
-        let wanted = match response.body {
-            _ if framing.head_only => None,
-            Body::Bytes(_) => None,
-            Body::File { .. } | Body::Reader { .. } => {
-                Some((&self.service.downloads, "too many downloads at once"))
-            }
-            Body::Stream(_) => Some((&self.service.followers, "too many followers at once")),
-        };
-        let mut _permit = None;
-        if let Some((quota, reason)) = wanted {
-            _permit = quota.acquire(self.slot.peer().ip(), 1);
-            if _permit.is_none() {
-                response = Response::text(503, reason).with_header("Retry-After", "1");
-            }
-        }
+    /// Writes an answer.
+    fn answer(&self, response: Response, framing: Framing) -> io::Result<()> {
         count_refusal(response.status);
         let begun = Instant::now();
         let deadline = begun + self.service.limits.answer_timeout(response.body.len());
@@ -379,6 +497,27 @@ impl Connection<'_> {
     }
 }
 
+impl Step {
+    /// Returns the answer step for what a handler has returned; `None` if it panicked.
+    fn answer(
+        response: Option<Response>,
+        mut framing: Framing,
+        still_sending: bool,
+        held: Option<Permit>,
+    ) -> Self {
+        let response = response.unwrap_or_else(|| {
+            framing.keep_alive = false;
+            Response::text(500, "internal error")
+        });
+        Self::Answer {
+            response,
+            framing,
+            still_sending,
+            held,
+        }
+    }
+}
+
 /// Counts an answer that refuses a request. A 404, 416 or 500 is not a refusal.
 pub(super) fn count_refusal(status: u16) {
     if status >= 400 && !matches!(status, 404 | 416 | 500) {
@@ -404,65 +543,6 @@ fn call_handler(request: &Request, handle: impl FnOnce() -> Response) -> Option<
             );
         })
         .ok()
-}
-
-/// How an answer is written.
-struct Framing {
-    version: HTTPVersion,
-    /// Whether the body is left out, as for HEAD.
-    head_only: bool,
-    keep_alive: bool,
-}
-
-impl Framing {
-    /// Returns the framing of a connection's last answer, independent of the request.
-    fn last() -> Self {
-        Self {
-            version: HTTPVersion(1, 1),
-            head_only: false,
-            keep_alive: false,
-        }
-    }
-
-    /// Returns whether an answer of unknown length may use chunks. Otherwise the close of the
-    /// connection ends it.
-    fn takes_chunks(&self) -> bool {
-        self.version >= HTTPVersion(1, 1)
-    }
-}
-
-/// Renders an answer up to its body. A stream gets chunks, every other body `Content-Length`.
-fn render(response: &Response, framing: &Framing) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(512);
-    tiny_http::Response::new(
-        StatusCode(response.status),
-        response.headers.clone(),
-        io::empty(),
-        Some(usize::try_from(response.body.len()).map_err(io::Error::other)?),
-        None,
-    )
-    .with_header(Header::from_bytes("Server", "buildd-slave").expect("the header is ASCII"))
-    .with_chunked_threshold(usize::MAX)
-    .raw_print(&mut bytes, framing.version.clone(), &[], true, None)?;
-    // tiny_http does not set these headers, so they are inserted before the closing empty line.
-    bytes.truncate(bytes.len() - 2);
-    if let Body::Stream(_) = response.body {
-        let length = b"Content-Length: 0\r\n";
-        let at = bytes.windows(length.len()).position(|part| part == length);
-        if let Some(at) = at {
-            bytes.drain(at..at + length.len());
-        }
-        if framing.takes_chunks() {
-            bytes.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
-        }
-    }
-    let connection = if framing.keep_alive {
-        "keep-alive"
-    } else {
-        "close"
-    };
-    write!(bytes, "Connection: {connection}\r\n\r\n")?;
-    Ok(bytes)
 }
 
 /// Turns an idle timeout into the end of input, which closes the connection without an answer.

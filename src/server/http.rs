@@ -1,8 +1,9 @@
 //! Listens on an address, and admits or rejects each connection.
 //!
 //! No client and no resource shortage ends the accept loop, and it never waits for a client. An
-//! admitted connection gets a thread of a pool that is started beforehand; any other is rejected at
-//! once. A [`Protocol`] serves admitted connections. Only this file uses `TcpListener`.
+//! admitted connection gets a thread of a pool that is started beforehand; any other waits for its
+//! turn without a thread (`turns`). One more thread hands out turns.
+//! A [`Protocol`] serves admitted connections. Only this file uses `TcpListener`.
 
 use super::Error;
 use super::access::Access;
@@ -11,7 +12,9 @@ use super::limits::Limits;
 use super::message::Handler;
 use super::protocol::Protocol;
 use super::sessions::Sessions;
-use super::slots::{ConnectionSlots, SlotGuard};
+use super::slots::ConnectionSlot;
+use super::turns::{Turn, Turns};
+use crate::sys::lock::lock;
 use nix::sys::socket::{Backlog, Shutdown, listen, shutdown};
 use std::collections::VecDeque;
 use std::fmt::Display;
@@ -19,8 +22,8 @@ use std::io::{self, ErrorKind, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 use threadpool::ThreadPool;
@@ -45,6 +48,7 @@ const REJECTED_KEPT: usize = 64;
 pub(crate) struct Server {
     listener: Arc<TcpListener>,
     stopping: Arc<AtomicBool>,
+    turns: Turns,
     limits: Limits,
     access: Access,
 }
@@ -85,6 +89,7 @@ impl Server {
         Ok(Self {
             listener: Arc::new(listener),
             stopping: Arc::default(),
+            turns: Turns::new(&limits),
             limits,
             access,
         })
@@ -111,35 +116,52 @@ impl Server {
 
     /// Returns an HTTP protocol with this server's limits and access rules.
     pub(crate) fn http(&self, handler: Arc<dyn Handler>) -> Arc<dyn Protocol> {
-        let service = Service::new(handler, self.limits.clone(), self.access.clone());
-        Arc::new(service)
+        Arc::new(Service {
+            handler,
+            limits: self.limits.clone(),
+            access: self.access.clone(),
+            turns: self.turns.clone(),
+        })
     }
 
     /// Serves `protocol` until stopped. Fails only if the threads cannot be started.
     pub(crate) fn run_protocol(self, protocol: Arc<dyn Protocol>) -> Result<(), Error> {
-        let limits = self.limits;
-        let pool = start_threads(limits.connections)?;
-        let mut acceptor = Acceptor {
-            access: self.access,
+        let dispatcher = Arc::new(Dispatcher {
+            pool: start_threads(self.limits.connections)?,
+            turns: self.turns.clone(),
+            protocol,
+            rejected: Mutex::default(),
+            full_warning: Mutex::default(),
+        });
+        let waits = Arc::clone(&dispatcher);
+        let turns = thread::Builder::new().name("turns".into());
+        let turns = turns.spawn(move || waits.run())?;
+        let acceptor = Acceptor {
+            access: self.access.clone(),
             sessions: Sessions::of(&self.listener),
             session_warning: WarningThrottle::default(),
-            slots: ConnectionSlots::new(limits.connections, limits.connections_per_peer),
-            protocol,
-            pool,
-            rejected: VecDeque::new(),
-            full_warning: WarningThrottle::default(),
+            dispatcher,
         };
+        self.accept(acceptor);
+        self.turns.stop();
+        turns
+            .join()
+            .map_err(|_| io::Error::other("the thread that hands out turns panicked").into())
+    }
+
+    /// Accepts connections until stopped.
+    fn accept(&self, mut acceptor: Acceptor) {
         let mut accept_warning = WarningThrottle::default();
         loop {
             let accepted = self.listener.accept();
             if self.stopping.load(Ordering::SeqCst) {
-                return Ok(());
+                return;
             }
             match accepted {
                 Ok((stream, peer)) => acceptor.handle(stream, peer),
                 Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
                 Err(error) => {
-                    let pause = acceptor.free_descriptors();
+                    let pause = acceptor.dispatcher.free_descriptors();
                     if accept_warning.is_due() {
                         log::warn!("cannot accept a connection: {error}; retrying in {pause:?}");
                     }
@@ -165,19 +187,19 @@ struct Acceptor {
     access: Access,
     sessions: Sessions,
     session_warning: WarningThrottle,
-    slots: ConnectionSlots,
-    protocol: Arc<dyn Protocol>,
-    pool: ThreadPool,
-    rejected: VecDeque<TcpStream>,
-    full_warning: WarningThrottle,
+    dispatcher: Arc<Dispatcher>,
 }
 
 impl Acceptor {
-    /// Hands a connection to a thread, or rejects it. Never waits.
+    /// Hands a connection to a thread, lets it wait, or rejects it. Never waits itself.
     fn handle(&mut self, stream: TcpStream, peer: SocketAddr) {
+        let reject = |stream, reason| {
+            let slot = Arc::new(ConnectionSlot::new(stream, peer));
+            self.dispatcher.reject(slot, 403, reason);
+        };
         if !self.access.allows(peer.ip()) {
             log::debug!("{peer}: rejected: not on the allow list");
-            return self.reject(stream, 403, "your address is not allowed here");
+            return reject(stream, "your address is not allowed here");
         }
         if let Some(reason) = self.sessions.refusal(&stream, peer) {
             let level = match self.session_warning.is_due() {
@@ -185,26 +207,53 @@ impl Acceptor {
                 false => log::Level::Debug,
             };
             log::log!(level, "{peer}: rejected: {reason}");
-            return self.reject(stream, 403, "build sessions may not connect");
+            return reject(stream, "build sessions may not connect");
         }
-        match self.slots.admit(stream, peer) {
-            Ok(slot) => self.serve(slot),
-            Err(stream) => {
-                if self.full_warning.is_due() {
-                    log::warn!(
-                        "{peer}: rejected: too many connections, in all or from this address"
-                    );
-                }
-                self.reject(stream, 503, "too many connections");
-            }
+        self.dispatcher.turns.arrive(stream, peer);
+        self.dispatcher.hand_out();
+    }
+}
+
+/// Starts the turns of connections on threads of the pool, and rejects others.
+struct Dispatcher {
+    turns: Turns,
+    protocol: Arc<dyn Protocol>,
+    pool: ThreadPool,
+    rejected: Mutex<VecDeque<Arc<ConnectionSlot>>>,
+    full_warning: Mutex<WarningThrottle>,
+}
+
+impl Dispatcher {
+    /// Hands out turns as they become possible, until stopped.
+    fn run(&self) {
+        while self.turns.wait() {
+            self.hand_out();
         }
     }
 
-    /// Closes rejected and idle connections, since accept may lack descriptors. Returns how long to
-    /// wait before the next accept.
-    fn free_descriptors(&mut self) -> Duration {
-        self.rejected.clear();
-        match self.slots.evict_idle(EVICTED_AT_ONCE) {
+    /// Starts all turns that are possible now, and ends the waits that are too long.
+    fn hand_out(&self) {
+        while let Some(turn) = self.turns.next() {
+            self.serve(turn);
+        }
+        for refused in self.turns.take_refused() {
+            let reason = refused.reason();
+            if lock(&self.full_warning).is_due() {
+                let peer = refused.slot.peer();
+                log::warn!("{peer}: rejected: {reason}, in all or from this address");
+            }
+            self.reject(Arc::clone(&refused.slot), 503, reason);
+        }
+    }
+
+    /// Closes rejected, waiting and idle connections, since accept may lack descriptors. Returns
+    /// how long to wait before the next accept.
+    fn free_descriptors(&self) -> Duration {
+        lock(&self.rejected).clear();
+        let ends = self.turns.free_descriptors(EVICTED_AT_ONCE);
+        self.hand_out();
+        lock(&self.rejected).clear();
+        match ends {
             true => EVICT_PAUSE,
             false => ACCEPT_PAUSE,
         }
@@ -212,32 +261,42 @@ impl Acceptor {
 
     /// Queues the connection for a thread. There is a thread for every slot, but the thread of an
     /// evicted connection needs a moment to end it.
-    fn serve(&self, slot: SlotGuard) {
+    fn serve(&self, Turn { slot, parked }: Turn) {
         let protocol = Arc::clone(&self.protocol);
+        let turns = self.turns.clone();
         self.pool.execute(move || {
-            let served = catch_unwind(AssertUnwindSafe(|| {
-                // Sends answers without delay; a failure only delays them.
-                let _ = slot.stream().set_nodelay(true);
-                protocol.serve(&slot);
+            let served = catch_unwind(AssertUnwindSafe(|| match parked {
+                Some((rest, permit)) => rest(&slot, permit),
+                None => {
+                    // Sends answers without delay; a failure only delays them.
+                    let _ = slot.stream().set_nodelay(true);
+                    protocol.serve(&slot)
+                }
             }));
-            if let Err(panic) = served {
-                let panic = connection::panic_text(panic.as_ref());
-                log::error!("{}: the connection's thread panicked: {panic}", slot.peer());
+            match served {
+                Ok(None) => {}
+                Ok(Some(parked)) => turns.park(slot, parked),
+                Err(panic) => {
+                    let panic = connection::panic_text(panic.as_ref());
+                    log::error!("{}: the connection's thread panicked: {panic}", slot.peer());
+                }
             }
         });
     }
 
     /// Writes the rejection and closes the write side, without waiting for the client.
-    fn reject(&mut self, stream: TcpStream, status: u16, reason: &str) {
+    fn reject(&self, slot: Arc<ConnectionSlot>, status: u16, reason: &str) {
         connection::count_refusal(status);
         let answer = self.protocol.rejection(status, reason);
+        let mut stream = slot.stream();
         let sent = stream
             .set_nonblocking(true)
-            .and_then(|()| (&stream).write_all(&answer))
+            .and_then(|()| stream.write_all(&answer))
             .and_then(|()| stream.shutdown(std::net::Shutdown::Write));
         if sent.is_ok() {
-            self.rejected.truncate(REJECTED_KEPT - 1);
-            self.rejected.push_front(stream);
+            let mut rejected = lock(&self.rejected);
+            rejected.truncate(REJECTED_KEPT - 1);
+            rejected.push_front(slot);
         }
     }
 }

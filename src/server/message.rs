@@ -125,6 +125,12 @@ pub(crate) trait Handler: Send + Sync + 'static {
     /// Answers one request. It may block. A panic is answered 500 and closes that connection.
     fn handle(&self, request: &Request) -> Response;
 
+    /// Returns whether [`Handler::handle`] may take long for this request, such as for a transfer
+    /// from elsewhere. Requests beyond the limit on such calls wait for their turn.
+    fn takes_long(&self, _request: &Request) -> bool {
+        false
+    }
+
     /// Returns whether [`Handler::receive`] takes this request, with a body of any length.
     fn takes_stream(&self, _request: &Request) -> bool {
         false

@@ -7,9 +7,12 @@
 //! http.rs ──accept──▶ connection.rs, one thread of a fixed pool per admitted connection
 //!   │ access.rs          │ head.rs     parses and checks the head
 //!   │ sessions.rs        │ wire.rs     reads and writes under a deadline
-//!   │ slots.rs           └ Handler     answers, with route.rs and files.rs
+//!   │ turns.rs           └ Handler     answers, with route.rs and files.rs
 //!   └ 403, 503
 //! ```
+//!
+//! `turns.rs` has the line of all that wait: for one of the slots (`slots.rs`), and for what their
+//! request needs beside (`quota.rs`). `waiting.rs` says whose turn is next.
 //!
 //! Another [`Protocol`] may replace HTTP, with the same limits on connections.
 
@@ -17,6 +20,7 @@ mod access;
 mod connection;
 mod deadline;
 mod files;
+mod framing;
 mod group;
 mod head;
 mod http;
@@ -29,6 +33,8 @@ mod sessions;
 mod slots;
 #[cfg(test)]
 mod tests;
+mod turns;
+mod waiting;
 mod wire;
 
 pub(crate) use access::{Access, Cidr};
@@ -40,6 +46,7 @@ pub(crate) use message::{Body, BodyStream, Handler, Method, Request, Response};
 pub(crate) use protocol::Protocol;
 pub(crate) use route::{Route, route};
 pub(crate) use slots::ConnectionSlot;
+pub(crate) use turns::Parked;
 pub(crate) use wire::Wire;
 
 /// Why a server cannot start. Once it runs, no client can cause one of these errors.

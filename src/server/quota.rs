@@ -1,32 +1,17 @@
-//! Limits concurrent use, in all and per peer. A request over a limit fails at once.
+//! Pure: counts concurrent use of something limited, in all and per peer.
 //!
-//! `connection` uses it for downloads, uploads and the bytes of long bodies. Connections are
+//! `turns` has one for each resource that a request may need beside its connection. Connections are
 //! counted by `slots`, because they can be evicted.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Arc, Mutex};
 
-use crate::sys::lock::lock;
-
-/// A limited amount, shared by all peers.
+/// A limited amount, shared by all peers. Peers are named by their [`quota_key`].
 pub(super) struct Quota {
     limit: usize,
     limit_per_peer: usize,
-    used: Arc<Mutex<Used>>,
-}
-
-#[derive(Default)]
-struct Used {
     all: usize,
     per_peer: HashMap<IpAddr, usize>,
-}
-
-/// An acquired amount; dropping it gives the amount back.
-pub(super) struct Permit {
-    peer: IpAddr,
-    amount: usize,
-    used: Arc<Mutex<Used>>,
 }
 
 impl Quota {
@@ -35,36 +20,31 @@ impl Quota {
         Self {
             limit,
             limit_per_peer,
-            used: Arc::default(),
+            all: 0,
+            per_peer: HashMap::new(),
         }
     }
 
-    /// Acquires `amount` for `peer`; `None` if that would exceed a limit.
-    pub(super) fn acquire(&self, peer: IpAddr, amount: usize) -> Option<Permit> {
-        let peer = quota_key(peer);
-        let mut used = lock(&self.used);
-        let within = |held: usize, limit| held.checked_add(amount).filter(|total| *total <= limit);
-        let all = within(used.all, self.limit)?;
-        let held = used.per_peer.get(&peer).copied().unwrap_or(0);
-        let held = within(held, self.limit_per_peer)?;
-        used.all = all;
-        used.per_peer.insert(peer, held);
-        Some(Permit {
-            peer,
-            amount,
-            used: Arc::clone(&self.used),
-        })
+    /// Returns whether `peer` may take `amount` without exceeding a limit.
+    pub(super) fn fits(&self, peer: IpAddr, amount: usize) -> bool {
+        let within = |held: usize, limit| held.checked_add(amount).is_some_and(|sum| sum <= limit);
+        let held = self.per_peer.get(&peer).copied().unwrap_or(0);
+        within(self.all, self.limit) && within(held, self.limit_per_peer)
     }
-}
 
-impl Drop for Permit {
-    fn drop(&mut self) {
-        let mut used = lock(&self.used);
-        used.all -= self.amount;
-        if let Some(held) = used.per_peer.get_mut(&self.peer) {
-            *held -= self.amount;
+    /// Takes an amount that fits.
+    pub(super) fn take(&mut self, peer: IpAddr, amount: usize) {
+        self.all += amount;
+        *self.per_peer.entry(peer).or_default() += amount;
+    }
+
+    /// Gives an amount back that `peer` has taken.
+    pub(super) fn give_back(&mut self, peer: IpAddr, amount: usize) {
+        self.all -= amount;
+        if let Some(held) = self.per_peer.get_mut(&peer) {
+            *held -= amount;
             if *held == 0 {
-                used.per_peer.remove(&self.peer);
+                self.per_peer.remove(&peer);
             }
         }
     }
@@ -84,53 +64,59 @@ mod tests {
     use super::*;
 
     fn ip(text: &str) -> IpAddr {
-        text.parse().unwrap()
+        quota_key(text.parse().unwrap())
+    }
+
+    /// Takes the amount if it fits; returns whether it did.
+    fn take(quota: &mut Quota, peer: &str, amount: usize) -> bool {
+        let fits = quota.fits(ip(peer), amount);
+        if fits {
+            quota.take(ip(peer), amount);
+        }
+        fits
     }
 
     #[test]
-    fn one_peer_cannot_acquire_everything() {
-        let quota = Quota::new(3, 2);
-        let (one, two) = (ip("192.0.2.1"), ip("192.0.2.2"));
-        let first = quota.acquire(one, 1).unwrap();
-        let _second = quota.acquire(ip("::ffff:192.0.2.1"), 1).unwrap();
-        assert!(
-            quota.acquire(one, 1).is_none(),
-            "per peer, however its address is written"
-        );
-        let _third = quota.acquire(two, 1).unwrap();
-        assert!(quota.acquire(two, 1).is_none(), "in all");
-        drop(first);
-        assert!(quota.acquire(two, 1).is_some());
+    fn one_peer_cannot_take_everything() {
+        let mut quota = Quota::new(3, 2);
+        assert!(take(&mut quota, "192.0.2.1", 1));
+        assert!(take(&mut quota, "::ffff:192.0.2.1", 1));
+        let more = take(&mut quota, "192.0.2.1", 1);
+        assert!(!more, "per peer, however its address is written");
+        assert!(take(&mut quota, "192.0.2.2", 1));
+        assert!(!take(&mut quota, "192.0.2.2", 1), "in all");
+        quota.give_back(ip("192.0.2.1"), 1);
+        assert!(take(&mut quota, "192.0.2.2", 1));
     }
 
     #[test]
     fn an_ipv6_network_is_one_peer() {
-        let quota = Quota::new(9, 1);
-        let _held = quota.acquire(ip("2001:db8::1"), 1).unwrap();
-        assert!(quota.acquire(ip("2001:db8::ffff:1"), 1).is_none());
-        assert!(quota.acquire(ip("2001:db8:0:1::1"), 1).is_some());
+        let mut quota = Quota::new(9, 1);
+        assert!(take(&mut quota, "2001:db8::1", 1));
+        assert!(!take(&mut quota, "2001:db8::ffff:1", 1));
+        assert!(take(&mut quota, "2001:db8:0:1::1", 1));
     }
 
     #[test]
     fn the_limit_applies_to_amounts() {
-        let quota = Quota::new(10, 6);
-        let one = ip("192.0.2.1");
-        let _held = quota.acquire(one, 5).unwrap();
-        assert!(quota.acquire(one, 2).is_none() && quota.acquire(one, usize::MAX).is_none());
-        let last = quota.acquire(one, 1).unwrap();
-        assert!(quota.acquire(ip("192.0.2.2"), 5).is_none());
-        drop(last);
-        assert!(quota.acquire(ip("192.0.2.2"), 5).is_some());
+        let mut quota = Quota::new(10, 6);
+        assert!(take(&mut quota, "192.0.2.1", 5));
+        assert!(!take(&mut quota, "192.0.2.1", 2));
+        assert!(!take(&mut quota, "192.0.2.1", usize::MAX));
+        assert!(take(&mut quota, "192.0.2.1", 1));
+        assert!(!take(&mut quota, "192.0.2.2", 5));
+        quota.give_back(ip("192.0.2.1"), 1);
+        assert!(take(&mut quota, "192.0.2.2", 5));
     }
 
     #[test]
-    fn a_peer_without_permits_is_removed() {
-        let quota = Quota::new(9, 9);
-        drop([
-            quota.acquire(ip("192.0.2.1"), 1),
-            quota.acquire(ip("192.0.2.2"), 1),
-        ]);
-        assert!(lock(&quota.used).per_peer.is_empty());
-        assert_eq!(lock(&quota.used).all, 0);
+    fn a_peer_that_holds_nothing_is_removed() {
+        let mut quota = Quota::new(9, 9);
+        for peer in ["192.0.2.1", "192.0.2.2"] {
+            quota.take(ip(peer), 1);
+            quota.give_back(ip(peer), 1);
+        }
+        assert!(quota.per_peer.is_empty());
+        assert_eq!(quota.all, 0);
     }
 }

@@ -2,33 +2,26 @@
 //!
 //! When all slots are in use, a new connection evicts an older one: of the peer with the most
 //! slots, the one that has waited longest for its client. If its own peer holds as many slots, the
-//! new connection evicts nothing. So idle or slow clients cannot block other peers, even with many
-//! addresses. A connection that is being served is never evicted. `http` takes slots; `connection`
-//! and `wire` record what a connection waits for.
+//! new connection evicts nothing. When its peer holds all that one peer may have, it evicts only a
+//! connection of its own peer that is between two requests. So idle or slow clients cannot block
+//! other peers, even with many addresses. A connection that is being served is never evicted.
+//! `turns` takes slots; `connection` and `wire` record what a connection waits for.
 
 use super::quota::quota_key;
-use crate::metrics::metrics;
 use crate::sys::lock::lock;
 use nix::sys::socket::{MsgFlags, recv};
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
-use std::ops::Deref;
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-/// The slots of one server, shared by all peers.
-pub(super) struct ConnectionSlots {
-    limit: usize,
-    limit_per_peer: usize,
-    occupied: Arc<Mutex<Occupied>>,
-}
-
 /// The connections that count against the limits. Evicted ones do not, though their threads may
 /// still be ending.
-#[derive(Default)]
-struct Occupied {
+pub(super) struct Slots {
+    limit: usize,
+    limit_per_peer: usize,
     all: usize,
     /// Evicted connections whose threads have not ended yet.
     evicted: usize,
@@ -46,73 +39,79 @@ pub(crate) struct ConnectionSlot {
 /// The activity of a connection.
 #[derive(Debug, Clone, Copy)]
 enum Activity {
-    /// Handling a request; must not be evicted.
+    /// Handling a request, or waiting for a turn; must not be evicted.
     Serving,
     /// Waiting since then for a request or the rest of one.
     Reading(Instant),
+    /// Waiting since then for another request, after an answer.
+    Kept(Instant),
     /// Waiting since then for the client to read an answer.
     Writing(Instant),
     /// Another connection has its slot.
     Evicted,
 }
 
-/// Holds a slot; dropping it frees the slot.
-pub(super) struct SlotGuard {
-    slot: Arc<ConnectionSlot>,
-    occupied: Arc<Mutex<Occupied>>,
-}
-
-impl ConnectionSlots {
+impl Slots {
     /// Creates `limit` slots, of which one peer may hold `limit_per_peer`.
     pub(super) fn new(limit: usize, limit_per_peer: usize) -> Self {
         Self {
             limit,
             limit_per_peer,
-            occupied: Arc::default(),
+            all: 0,
+            evicted: 0,
+            by_peer: HashMap::new(),
         }
     }
 
-    /// Takes a slot for a connection; evicts another connection if needed. Returns the stream if
-    /// there is no slot.
-    pub(super) fn admit(
-        &self,
-        stream: TcpStream,
-        peer: SocketAddr,
-    ) -> Result<SlotGuard, TcpStream> {
-        let key = quota_key(peer.ip());
-        let mut occupied = lock(&self.occupied);
-        let own = occupied.by_peer.get(&key).map_or(0, Vec::len);
-        if own >= self.limit_per_peer || (occupied.all >= self.limit && !occupied.evict_one(own)) {
-            return Err(stream);
+    /// Returns the number of slots that a peer holds, by its [`quota_key`].
+    pub(super) fn held(&self, peer: IpAddr) -> usize {
+        self.by_peer.get(&peer).map_or(0, Vec::len)
+    }
+
+    /// Returns whether all slots are held, and whether the peer holds all that it may have.
+    pub(super) fn are_held(&self, peer: IpAddr) -> (bool, bool) {
+        let own = self.held(peer) >= self.limit_per_peer;
+        (self.all >= self.limit, own)
+    }
+
+    /// Returns whether a peer may have one more connection, if there is room in all.
+    pub(super) fn may_hold_more(&self, peer: IpAddr) -> bool {
+        self.held(peer) < self.limit_per_peer || self.longest_kept(peer).is_some()
+    }
+
+    /// Makes room for one more connection of a peer; evicts another connection if needed.
+    pub(super) fn make_room(&mut self, peer: IpAddr) -> bool {
+        let own = self.held(peer);
+        if own >= self.limit_per_peer {
+            return self.evict_own(peer);
         }
-        let slot = Arc::new(ConnectionSlot {
-            stream,
-            peer,
-            activity: Mutex::new(Activity::Reading(Instant::now())),
-        });
-        occupied.all += 1;
-        occupied
-            .by_peer
-            .entry(key)
-            .or_default()
-            .push(Arc::clone(&slot));
-        metrics().connections.inc();
-        Ok(SlotGuard {
-            slot,
-            occupied: Arc::clone(&self.occupied),
-        })
+        self.all < self.limit || self.evict_one(own)
+    }
+
+    /// Counts a connection. The time that it may be idle begins now.
+    pub(super) fn insert(&mut self, slot: Arc<ConnectionSlot>) {
+        slot.restart_idle_time();
+        self.all += 1;
+        let key = quota_key(slot.peer.ip());
+        self.by_peer.entry(key).or_default().push(slot);
+    }
+
+    /// Stops counting a connection whose thread has ended or that waits without one.
+    pub(super) fn remove(&mut self, slot: &Arc<ConnectionSlot>) {
+        if slot.is_evicted() {
+            self.evicted -= 1;
+        } else {
+            self.uncount(slot);
+        }
     }
 
     /// Evicts idle connections of any peer until `count` are ending. Returns whether any are
     /// ending.
-    pub(super) fn evict_idle(&self, count: usize) -> bool {
-        let mut occupied = lock(&self.occupied);
-        while occupied.evicted < count && occupied.evict_one(0) {}
-        occupied.evicted > 0
+    pub(super) fn evict_idle(&mut self, count: usize) -> bool {
+        while self.evicted < count && self.evict_one(0) {}
+        self.evicted > 0
     }
-}
 
-impl Occupied {
     /// Evicts the longest idle connection of the peer with the most slots, if that peer has more
     /// than `own`. Returns false if no connection can be evicted.
     fn evict_one(&mut self, own: usize) -> bool {
@@ -128,16 +127,39 @@ impl Occupied {
                 return false;
             };
             let first = Arc::clone(first);
-            if first.try_evict() {
-                self.remove(&first);
-                self.evicted += 1;
+            if self.evict(&first) {
                 return true;
             }
         }
     }
 
-    /// Stops counting a slot.
-    fn remove(&mut self, slot: &Arc<ConnectionSlot>) {
+    /// Evicts the connection of a peer that is longest between two requests.
+    fn evict_own(&mut self, peer: IpAddr) -> bool {
+        while let Some(kept) = self.longest_kept(peer) {
+            if self.evict(&kept) {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn longest_kept(&self, peer: IpAddr) -> Option<Arc<ConnectionSlot>> {
+        let own = self.by_peer.get(&peer)?.iter();
+        let kept = own.filter_map(|slot| Some((slot.kept_since()?, slot)));
+        let (_, slot) = kept.min_by_key(|(since, _)| *since)?;
+        Some(Arc::clone(slot))
+    }
+
+    fn evict(&mut self, slot: &Arc<ConnectionSlot>) -> bool {
+        let evicted = slot.try_evict();
+        if evicted {
+            self.uncount(slot);
+            self.evicted += 1;
+        }
+        evicted
+    }
+
+    fn uncount(&mut self, slot: &Arc<ConnectionSlot>) {
         let key = quota_key(slot.peer.ip());
         let Some(slots) = self.by_peer.get_mut(&key) else {
             return;
@@ -149,9 +171,23 @@ impl Occupied {
             self.by_peer.remove(&key);
         }
     }
+
+    /// Returns the number of connections, in all and evicted, and of peers.
+    #[cfg(test)]
+    pub(super) fn counts(&self) -> [usize; 3] {
+        [self.all, self.evicted, self.by_peer.len()]
+    }
 }
 
 impl ConnectionSlot {
+    pub(super) fn new(stream: TcpStream, peer: SocketAddr) -> Self {
+        Self {
+            stream,
+            peer,
+            activity: Mutex::new(Activity::Reading(Instant::now())),
+        }
+    }
+
     pub(super) fn stream(&self) -> &TcpStream {
         &self.stream
     }
@@ -166,6 +202,22 @@ impl ConnectionSlot {
     pub(super) fn mark_reading(&self) {
         let mut activity = lock(&self.activity);
         if matches!(*activity, Activity::Serving | Activity::Writing(_)) {
+            *activity = Activity::Reading(Instant::now());
+        }
+    }
+
+    /// Records that the connection waits for another request, after an answer.
+    pub(super) fn mark_kept(&self) {
+        let mut activity = lock(&self.activity);
+        if !matches!(*activity, Activity::Evicted) {
+            *activity = Activity::Kept(Instant::now());
+        }
+    }
+
+    /// Records that the client has begun to send a request.
+    pub(super) fn mark_begun(&self) {
+        let mut activity = lock(&self.activity);
+        if matches!(*activity, Activity::Kept(_)) {
             *activity = Activity::Reading(Instant::now());
         }
     }
@@ -193,8 +245,25 @@ impl ConnectionSlot {
 
     fn idle_since(&self) -> Option<Instant> {
         match *lock(&self.activity) {
-            Activity::Reading(since) | Activity::Writing(since) => Some(since),
+            Activity::Reading(since) | Activity::Kept(since) | Activity::Writing(since) => {
+                Some(since)
+            }
             Activity::Serving | Activity::Evicted => None,
+        }
+    }
+
+    fn kept_since(&self) -> Option<Instant> {
+        match *lock(&self.activity) {
+            Activity::Kept(since) => Some(since),
+            _ => None,
+        }
+    }
+
+    /// Does not count the wait for a slot as idle time.
+    fn restart_idle_time(&self) {
+        let mut activity = lock(&self.activity);
+        if let Activity::Reading(since) = &mut *activity {
+            *since = Instant::now();
         }
     }
 
@@ -204,12 +273,12 @@ impl ConnectionSlot {
         let mut activity = lock(&self.activity);
         let sides = match *activity {
             // Input has arrived: the thread is about to read it.
-            Activity::Reading(_) if self.has_input() => {
+            Activity::Reading(_) | Activity::Kept(_) if self.has_input() => {
                 *activity = Activity::Serving;
                 return false;
             }
             // The write side stays open for a final answer.
-            Activity::Reading(_) => Shutdown::Read,
+            Activity::Reading(_) | Activity::Kept(_) => Shutdown::Read,
             Activity::Writing(_) => Shutdown::Both,
             Activity::Serving | Activity::Evicted => return false,
         };
@@ -222,108 +291,5 @@ impl ConnectionSlot {
     fn has_input(&self) -> bool {
         let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
         recv(self.stream.as_raw_fd(), &mut [0], flags).is_ok_and(|count| count > 0)
-    }
-}
-
-impl Deref for SlotGuard {
-    type Target = ConnectionSlot;
-
-    fn deref(&self) -> &ConnectionSlot {
-        &self.slot
-    }
-}
-
-impl Drop for SlotGuard {
-    fn drop(&mut self) {
-        let mut occupied = lock(&self.occupied);
-        if self.slot.is_evicted() {
-            occupied.evicted -= 1;
-        } else {
-            occupied.remove(&self.slot);
-        }
-        metrics().connections.dec();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::io::{Read, Write};
-    use std::net::TcpListener;
-
-    /// Makes connected sockets; the test chooses the peer address that a slot counts for.
-    struct Pairs(TcpListener);
-
-    impl Pairs {
-        fn new() -> Self {
-            Self(TcpListener::bind("127.0.0.1:0").unwrap())
-        }
-
-        fn admit(&self, slots: &ConnectionSlots, peer: &str) -> Option<(SlotGuard, TcpStream)> {
-            let client = TcpStream::connect(self.0.local_addr().unwrap()).unwrap();
-            let (stream, _) = self.0.accept().unwrap();
-            let peer = SocketAddr::new(peer.parse().unwrap(), 1);
-            let guard = slots.admit(stream, peer).ok()?;
-            Some((guard, client))
-        }
-    }
-
-    fn is_shut_down(guard: &SlotGuard) -> bool {
-        guard.is_evicted() && matches!(guard.stream().read(&mut [0]), Ok(0))
-    }
-
-    #[test]
-    fn the_longest_idle_connection_of_the_largest_peer_is_evicted() {
-        let (pairs, slots) = (Pairs::new(), ConnectionSlots::new(4, 3));
-        let single = pairs.admit(&slots, "192.0.2.1").unwrap();
-        let many = [(); 3].map(|()| pairs.admit(&slots, "192.0.2.2").unwrap());
-        assert!(pairs.admit(&slots, "192.0.2.2").is_none(), "per peer");
-        // Sending single bytes does not reset its idle time.
-        many[0].0.mark_reading();
-        let newcomer = pairs.admit(&slots, "192.0.2.3").unwrap();
-        assert!(is_shut_down(&many[0].0));
-        assert!(!single.0.is_evicted() && !many[1].0.is_evicted() && !newcomer.0.is_evicted());
-        // Its thread has not ended, but it no longer counts.
-        let second = pairs.admit(&slots, "192.0.2.4").unwrap();
-        assert!(is_shut_down(&many[1].0) && !many[2].0.is_evicted());
-        // Every peer holds one slot: the longest idle is evicted, but not for a peer with a slot.
-        assert!(pairs.admit(&slots, "192.0.2.3").is_none());
-        let _third = pairs.admit(&slots, "192.0.2.5").unwrap();
-        assert!(is_shut_down(&single.0) && !second.0.is_evicted());
-    }
-
-    #[test]
-    fn a_connection_being_served_is_not_evicted() {
-        let (pairs, slots) = (Pairs::new(), ConnectionSlots::new(2, 2));
-        let occupied = [(); 2].map(|()| pairs.admit(&slots, "192.0.2.1").unwrap());
-        assert!(occupied.iter().all(|(guard, _)| guard.mark_serving()));
-        assert!(pairs.admit(&slots, "192.0.2.2").is_none());
-        assert!(!slots.evict_idle(9));
-        occupied[1].0.mark_writing();
-        let newcomer = pairs.admit(&slots, "192.0.2.2").unwrap();
-        assert!(occupied[1].0.is_evicted() && !occupied[1].0.mark_serving());
-        assert!(slots.evict_idle(9) && is_shut_down(&newcomer.0));
-    }
-
-    #[test]
-    fn a_connection_with_unread_input_is_not_evicted() {
-        let (pairs, slots) = (Pairs::new(), ConnectionSlots::new(1, 1));
-        let (first, mut client) = pairs.admit(&slots, "192.0.2.1").unwrap();
-        client.write_all(b"x").unwrap();
-        first.stream().peek(&mut [0]).unwrap();
-        assert!(pairs.admit(&slots, "192.0.2.2").is_none());
-        assert!(!first.is_evicted() && first.mark_serving());
-    }
-
-    #[test]
-    fn dropping_the_guard_frees_the_slot() {
-        let (pairs, slots) = (Pairs::new(), ConnectionSlots::new(1, 1));
-        let first = pairs.admit(&slots, "192.0.2.1").unwrap();
-        assert!(pairs.admit(&slots, "192.0.2.1").is_none());
-        drop(first);
-        assert!(pairs.admit(&slots, "192.0.2.1").is_some());
-        assert!(lock(&slots.occupied).by_peer.is_empty());
-        let occupied = lock(&slots.occupied);
-        assert_eq!((occupied.all, occupied.evicted), (0, 0));
     }
 }

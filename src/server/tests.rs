@@ -1,13 +1,15 @@
 //! Tests a real server on a free port with clients that write raw bytes.
 //!
 //! `exchange` tests single exchanges, `response_stream` answers of unknown length, `request_stream`
-//! streamed request bodies, and `abuse` hostile clients. This file holds the shared server and
+//! streamed request bodies, `waits` what waits for its turn, and `abuse` hostile clients. This
+//! file holds the shared server and
 //! client.
 
 mod abuse;
 mod exchange;
 mod request_stream;
 mod response_stream;
+mod waits;
 
 use super::*;
 use crate::metrics::metrics;
@@ -28,7 +30,7 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 struct Echo {
     content: File,
     len: u64,
-    /// Each GET of `/wait` takes one message.
+    /// Each GET of `/wait` or `/long` takes one message.
     gate: Mutex<Receiver<()>>,
     /// Receives the error of each request stream that failed.
     errors: Mutex<Sender<ErrorKind>>,
@@ -39,7 +41,7 @@ impl Handler for Echo {
         match request.path.as_str() {
             "/panic" => panic!("requested by the test"),
             "/query" => return Response::text(200, &format!("{} {}", request.query, request.peer)),
-            "/wait" => {
+            "/wait" | "/long" => {
                 self.gate.lock().unwrap().recv_timeout(TIMEOUT).unwrap();
                 return Response::text(200, "waited");
             }
@@ -70,6 +72,10 @@ impl Handler for Echo {
                 Response::text(405, "not allowed").with_header("Allow", allow)
             }
         }
+    }
+
+    fn takes_long(&self, request: &Request) -> bool {
+        request.path == "/long"
     }
 
     fn takes_stream(&self, request: &Request) -> bool {
@@ -232,6 +238,14 @@ impl Client {
         self.send(bytes).read()
     }
 
+    /// Returns whether bytes of an answer have arrived. Does not wait.
+    fn has_input(&self) -> bool {
+        self.0.set_nonblocking(true).unwrap();
+        let peeked = self.0.peek(&mut [0]);
+        self.0.set_nonblocking(false).unwrap();
+        peeked.is_ok()
+    }
+
     /// Returns whether the server has closed or reset the connection without another byte.
     fn is_closed(&mut self) -> bool {
         match self.0.read(&mut [0]) {
@@ -246,20 +260,6 @@ fn post(body: &str) -> String {
         "POST /rpc HTTP/1.1\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     )
-}
-
-/// Sends `request` on new connections until the answer is `status`.
-fn retry_until_status(server: &TestServer, request: &str, status: u16) {
-    let started = Instant::now();
-    loop {
-        let mut client = Client::connect(server);
-        // The server may have rejected the connection before this write.
-        let _ = client.0.write_all(request.as_bytes());
-        if client.read().status == status {
-            return;
-        }
-        assert!(started.elapsed() < TIMEOUT, "the slot was not freed");
-    }
 }
 
 /// Checks that the server still answers a new client.

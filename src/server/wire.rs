@@ -33,12 +33,22 @@ pub(crate) struct Wire<'a> {
 
 impl<'a> Wire<'a> {
     pub(crate) fn new(slot: &'a ConnectionSlot, limits: &'a Limits) -> Self {
+        Self::with_input(slot, limits, Vec::new())
+    }
+
+    /// Continues with bytes that another wire of the connection has read but not consumed.
+    pub(super) fn with_input(slot: &'a ConnectionSlot, limits: &'a Limits, input: Vec<u8>) -> Self {
         Self {
             slot,
             stream: slot.stream(),
             limits,
-            input: Vec::new(),
+            input,
         }
+    }
+
+    /// Returns the bytes that are read but not consumed.
+    pub(super) fn into_input(self) -> Vec<u8> {
+        self.input
     }
 
     /// Returns the bytes that are read but not consumed.

@@ -56,6 +56,16 @@ impl server::Handler for Handler {
             Route::NotImplemented => Response::text(501, "not implemented"),
         }
     }
+
+    fn takes_long(&self, request: &Request) -> bool {
+        let route = server::route(&request.method, &request.path);
+        matches!(route, Route::Rpc) && is_download(&request.body)
+    }
+}
+
+/// Returns whether the body is a call that waits for a transfer.
+fn is_download(body: &[u8]) -> bool {
+    xmlrpc::parse_call(body).is_ok_and(|call| Call::may_download(&call))
 }
 
 impl Handler {

@@ -289,3 +289,19 @@ fn uploads_and_restricted_ports_need_the_credentials() {
     assert_eq!(code, Some(0), "{said}");
     assert!(!librarian.said().contains("hush-hush"));
 }
+
+#[test]
+fn downloads_beyond_the_limit_of_an_address_wait_for_their_turn() {
+    let librarian = Librarian::start(None, "[limits]\nconnections_per_peer = 2\n");
+    let answer = librarian.put(librarian.public, "/file", "", b"hello");
+    assert_eq!(answer.status, 201);
+    std::thread::scope(|scope| {
+        let downloads: Vec<_> = (0..60)
+            .map(|_| scope.spawn(|| librarian.get("/1/file")))
+            .collect();
+        for download in downloads {
+            let answer = download.join().unwrap();
+            assert_eq!((answer.status, answer.text().as_str()), (200, "hello"));
+        }
+    });
+}

@@ -20,4 +20,5 @@ mod sessions;
 mod show;
 mod stops;
 mod verdicts;
+mod waits;
 mod wire;

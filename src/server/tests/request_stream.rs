@@ -144,9 +144,11 @@ fn streams_are_limited_and_do_not_block_other_requests() {
     let expect = put("/stream", 2, "Expect: 100-continue\r\n");
     assert_eq!(first.send(&expect).read_head().status, 100);
     let mut second = Client::connect(&server);
-    assert_eq!(second.ask(&put("/stream", 2, "")).status, 503);
+    second.send(&(put("/stream", 2, "") + "\x02\x02"));
     assert_still_serves(&server);
-    assert_eq!(first.ask("\x01\x01").status, 201);
+    assert!(!second.has_input(), "it waits for its turn");
+    assert_eq!(first.ask("\x01\x01").body, b"2 of 2: 2\n");
+    assert_eq!(second.read().body, b"2 of 2: 4\n");
 }
 
 #[test]
@@ -160,13 +162,14 @@ fn a_handler_sees_query_and_peer() {
 struct EchoProtocol(Limits);
 
 impl Protocol for EchoProtocol {
-    fn serve(&self, slot: &ConnectionSlot) {
+    fn serve(self: Arc<Self>, slot: &ConnectionSlot) -> Option<Parked> {
         let mut wire = Wire::new(slot, &self.0);
         let deadline = Instant::now() + TIMEOUT;
         while let Ok(true) = wire.read_more(deadline) {
             let input = wire.take(usize::MAX);
             wire.write(&input, deadline).unwrap();
         }
+        None
     }
 
     fn rejection(&self, status: u16, reason: &str) -> Vec<u8> {
@@ -178,6 +181,7 @@ impl Protocol for EchoProtocol {
 fn another_protocol_is_served_under_the_same_limits() {
     let limits = Limits {
         connections: 1,
+        waiting: 1,
         ..few_threads()
     };
     let server = Server::bind("127.0.0.1:0", limits.clone(), Access::default()).unwrap();
@@ -193,9 +197,15 @@ fn another_protocol_is_served_under_the_same_limits() {
     let mut echoed = [0; 6];
     first.0.read_exact(&mut echoed).unwrap();
     assert_eq!(&echoed, b"hello\n");
-    let mut second = String::new();
-    connect().0.read_to_string(&mut second).unwrap();
-    assert_eq!(second, "503 too many connections");
+    let mut second = connect();
+    second.send("later\n");
+    let mut third = String::new();
+    connect().0.read_to_string(&mut third).unwrap();
+    assert_eq!(third, "503 too many connections");
+    drop(first);
+    second.0.read_exact(&mut echoed).unwrap();
+    assert_eq!(&echoed, b"later\n");
+    drop(second);
     stop.stop();
     assert!(running.join().unwrap().is_ok());
 }
