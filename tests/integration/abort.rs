@@ -6,7 +6,7 @@ use serde_json::{Value as Json, json};
 
 use crate::support::{Daemon, until};
 
-const DICT: &str = "statusform = dict";
+const DICT: &str = "statusform = dict\nverdicts = exact";
 /// The longest that an abort may take.
 const SOON: Duration = Duration::from_secs(4);
 
@@ -101,7 +101,7 @@ fn an_abort_does_not_skip_the_closing_stages() {
 
 #[test]
 fn a_closing_stage_that_hangs_delays_an_abort_by_seconds_only() {
-    let daemon = Daemon::start("statusform = dict\n[limits]\nabort_time = 1");
+    let daemon = Daemon::start("statusform = dict\nverdicts = exact\n[limits]\nabort_time = 1");
     daemon.on("umount", ": > \"$site/at-$name\"; sleep 1000");
     daemon.build("b1", json!({}));
     daemon.wait_at("umount");

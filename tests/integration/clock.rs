@@ -26,7 +26,7 @@ const JUMPS: [&str; 4] = ["+4000d", "-3000d", "+1d", "-10000d"];
 
 #[test]
 fn a_clock_jump_neither_ends_nor_delays_a_build() {
-    let more = "statusform = dict\n[limits]\nsilence = 1h\nbuild_time = 2h\nabort_time = 5";
+    let more = "statusform = dict\nverdicts = exact\n[limits]\nsilence = 1h\nbuild_time = 2h\nabort_time = 5";
     let Some(site) = site_with_a_clock(more) else {
         return;
     };
@@ -82,7 +82,7 @@ fn a_clock_jump_neither_ends_nor_delays_a_build() {
 
 #[test]
 fn a_clock_jump_does_not_break_a_download() {
-    let Some(site) = site_with_a_clock("statusform = dict") else {
+    let Some(site) = site_with_a_clock("statusform = dict\nverdicts = exact") else {
         return;
     };
     let _shared = Shared;

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::support::{Daemon, Process};
 
-const DICT: &str = "statusform = dict";
+const DICT: &str = "statusform = dict\nverdicts = exact";
 /// The number of killed builds, and of sites that run them in parallel.
 const ROUNDS: u64 = 52;
 const SITES: u64 = 4;

@@ -17,7 +17,7 @@ use crate::support::mounts::{
 use crate::support::{Daemon, Site, run, until};
 
 /// The disks of these tests are smaller than the default reserve.
-const DICT: &str = "statusform = dict\n[limits]\nreserve = 1\nreserve_inodes = 1";
+const DICT: &str = "statusform = dict\nverdicts = exact\n[limits]\nreserve = 1\nreserve_inodes = 1";
 
 /// Fills the disk of `folder`, except for `left` bytes.
 fn fill(folder: &Path, left: u64) {

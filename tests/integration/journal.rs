@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::support::Daemon;
 
-const DICT: &str = "statusform = dict";
+const DICT: &str = "statusform = dict\nverdicts = exact";
 /// Every file of an entry.
 const FILES: [&str; 9] = [
     "spec.json",

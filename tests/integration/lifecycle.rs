@@ -77,7 +77,7 @@ fn a_build_without_arguments_skips_ogre_and_sources() {
 
 #[test]
 fn both_names_of_the_build_type_are_accepted() {
-    for form in ["", "statusform = dict"] {
+    for form in ["", "statusform = dict\nverdicts = exact"] {
         let daemon = Daemon::start(form);
         for name in ["debian", "binarypackage"] {
             let mut parameters = daemon.parameters(name, json!({"suite": "sid", "series": "sid"}));
@@ -330,7 +330,7 @@ fn invalid_build_arguments_are_refused_before_any_stage() {
 /// build and emptied the log.
 #[test]
 fn v21_a_refused_build_changes_nothing() {
-    for form in ["", "statusform = dict"] {
+    for form in ["", "statusform = dict\nverdicts = exact"] {
         let daemon = Daemon::start(form);
         daemon.on(
             "sbuild",

@@ -96,7 +96,7 @@ fn a_build_that_ends_without_a_daemon_keeps_its_verdict() {
 
 #[test]
 fn a_waiting_build_is_the_same_after_a_restart() {
-    for form in ["", "statusform = dict"] {
+    for form in ["", "statusform = dict\nverdicts = exact"] {
         let mut daemon = Daemon::start(form);
         let cached = daemon.names("home/filecache");
         for (script, verdict) in [
@@ -141,7 +141,7 @@ fn a_waiting_build_is_the_same_after_a_restart() {
 
 #[test]
 fn an_abort_continues_after_a_restart() {
-    let mut daemon = Daemon::start("statusform = dict");
+    let mut daemon = Daemon::start("statusform = dict\nverdicts = exact");
     daemon.on("sbuild", "hold");
     daemon.on("umount", "hold");
     daemon.build("b1", json!({}));
@@ -161,7 +161,7 @@ fn an_abort_continues_after_a_restart() {
 /// The answer to an abort holds after a restart, even if the build had ended.
 #[test]
 fn an_abort_after_the_verdict_still_counts_after_a_restart() {
-    let mut daemon = Daemon::start("statusform = dict");
+    let mut daemon = Daemon::start("statusform = dict\nverdicts = exact");
     let before = daemon.names("home/filecache");
     daemon.build_to_end("b1", json!({}));
     daemon.kill();

@@ -12,7 +12,7 @@ use serde_json::{Value as Json, json};
 
 use crate::support::{Daemon, FileServer, Gate, Site, run, until};
 
-const DICT: &str = "statusform = dict";
+const DICT: &str = "statusform = dict\nverdicts = exact";
 const STOPS: [Signal; 2] = [Signal::SIGTERM, Signal::SIGINT];
 
 fn serve(site: &Site) -> Command {
