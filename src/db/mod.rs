@@ -7,6 +7,10 @@
 mod migrate;
 mod new_file;
 mod pace;
+#[cfg(debug_assertions)]
+mod plan;
+#[cfg(all(debug_assertions, not(test)))]
+mod plan_log;
 mod pool;
 mod postgres;
 mod sqlite;

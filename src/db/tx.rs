@@ -41,6 +41,8 @@ impl Tx<'_> {
 
     /// Runs a statement and returns all rows of its result.
     pub(crate) fn query(&mut self, sql: &str, params: &[Value]) -> Result<Vec<Row>, Error> {
+        #[cfg(all(debug_assertions, not(test)))]
+        super::plan_log::record(self.connection, sql, params);
         let result = match self.connection {
             Connection::Sqlite(connection) => connection.query(sql, params),
             Connection::Postgres(connection) => connection.query(sql, params),
@@ -62,6 +64,8 @@ impl Tx<'_> {
 
     /// Runs a statement and returns the number of rows it changed.
     pub(crate) fn execute(&mut self, sql: &str, params: &[Value]) -> Result<u64, Error> {
+        #[cfg(all(debug_assertions, not(test)))]
+        super::plan_log::record(self.connection, sql, params);
         let result = match self.connection {
             Connection::Sqlite(connection) => connection.execute(sql, params),
             Connection::Postgres(connection) => connection.execute(sql, params),

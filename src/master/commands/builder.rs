@@ -39,11 +39,7 @@ pub(super) enum Verb {
     /// Register a builder
     Add(Add),
     /// List builders with their status
-    List {
-        /// Include removed builders
-        #[arg(long)]
-        all: bool,
-    },
+    List(builder_show::List),
     /// Show a builder, with its latest builds and events
     Show {
         /// Name of the builder
@@ -123,7 +119,7 @@ pub(super) struct Add {
 pub(super) fn run(verb: Verb, site: &Site, screen: Screen) -> Result<bool, Error> {
     match verb {
         Verb::Add(args) => add(&args, site, screen)?,
-        Verb::List { all } => builder_show::list(site, screen, all)?,
+        Verb::List(args) => builder_show::list(site, screen, &args)?,
         Verb::Show { name } => builder_show::show(site, screen, &name)?,
         Verb::Enable { name } => enable(site, screen, &name)?,
         Verb::Disable { name, reason } => disable(site, screen, &name, reason.as_deref())?,
@@ -213,19 +209,14 @@ fn add(args: &Add, site: &Site, screen: Screen) -> Result<(), Error> {
     let url = normalize_url(&args.url).map_err(Error::Refused)?;
     let now = now_ms();
     let id = site.db.write(|tx| {
-        let known = builders::all(tx)?;
-        let others = || known.iter().map(|(builder, _)| builder);
-        if others().any(|other| other.name == args.name && other.active) {
+        if builders::named(tx, &args.name)?.is_some_and(|(other, _)| other.active) {
             let name = &args.name;
             return Err(refuse(format!(
                 "builder {name} already exists; `master builder remove {name}` removes it"
             )));
         }
-        if let Some(other) = others().find(|other| other.url == url) {
-            return Err(refuse(format!(
-                "builder {} already has that URL",
-                other.name
-            )));
+        if let Some(other) = builders::name_of_url(tx, &url)? {
+            return Err(refuse(format!("builder {other} already has that URL")));
         }
         let new = registry::New {
             name: args.name.clone(),

@@ -4,6 +4,7 @@
 
 use super::lookup::find_builder;
 use super::open::Site;
+use super::page::Page;
 use super::screen::Screen;
 use super::table::{Cell, Column, Sheet, Table, column, hidden, wrapping};
 use super::{Error, builds, status, units};
@@ -36,15 +37,34 @@ const COLUMNS: &[Column] = &[
     hidden("emulated"),
 ];
 
-/// Lists builders; with `all`, also removed ones.
-pub(super) fn list(site: &Site, screen: Screen, all: bool) -> Result<(), Error> {
+#[derive(Debug, clap::Args)]
+pub(super) struct List {
+    /// Include removed builders
+    #[arg(long)]
+    all: bool,
+    /// List at most N builders; 0 lists all
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    limit: u32,
+    /// List the builders that follow this one
+    #[arg(long, value_name = "NAME")]
+    after: Option<String>,
+}
+
+/// Lists a page of builders.
+pub(super) fn list(site: &Site, screen: Screen, args: &List) -> Result<(), Error> {
     let mut table = Table::new(COLUMNS);
     let now = now_ms();
-    let (lease_clock, builders) = site.db.read(|tx| Ok((tx.now()?, builders::all(tx)?)))?;
-    for (builder, job) in builders {
-        if !builder.active && !all {
-            continue;
+    let page = Page::new(args.limit);
+    let (lease_clock, mut found) = site.db.read(|tx| {
+        if let Some(name) = &args.after {
+            find_builder(tx, name)?;
         }
+        let found = builders::page(tx, args.all, args.after.as_deref(), page.to_read())?;
+        Ok((tx.now()?, found))
+    })?;
+    let more = page.cut(&mut found);
+    let last = found.last().map(|(builder, _)| builder.name.clone());
+    for (builder, job) in found {
         table.row(vec![
             Cell::text(&builder.name),
             Cell::text(status::line(&builder, job.as_ref(), now)),
@@ -65,7 +85,11 @@ pub(super) fn list(site: &Site, screen: Screen, all: bool) -> Result<(), Error> 
         ]);
     }
     let none = "no builders yet; `buildd-slave master builder add NAME URL` adds one";
-    screen.table(&table, none)
+    screen.table(&table, none)?;
+    if let (true, Some(last)) = (more, last) {
+        page.hint("builders", &last);
+    }
+    Ok(())
 }
 
 /// Returns the processors of a builder; for people, with those that it emulates.

@@ -2,16 +2,14 @@
 
 use super::lookup::find_series;
 use super::open::Site;
-use super::screen::{Screen, stderr_line};
+use super::page::Page;
+use super::screen::Screen;
 use super::table::{Cell, Column, Table, column, hidden, wrapping};
 use super::{Error, units};
 use crate::master::model::BuildState;
 use crate::master::rows::builds::Build;
 use crate::master::rows::lists::{self, Filter};
 use crate::sys::clock::now_ms;
-
-/// Maximum number of rows without `--limit`.
-const LIMIT: u32 = 50;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -38,9 +36,12 @@ pub(super) struct Args {
     /// Only builds for this architecture
     #[arg(long)]
     arch: Option<String>,
-    /// List at most N builds; 0 lists all [default: 50]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32))]
-    limit: Option<u32>,
+    /// List at most N builds; 0 lists all
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    limit: u32,
+    /// List the builds that follow this one
+    #[arg(long, value_name = "BUILD")]
+    after: Option<i64>,
 }
 
 pub(super) fn run(args: &Args, site: &Site, screen: Screen) -> Result<bool, Error> {
@@ -48,8 +49,8 @@ pub(super) fn run(args: &Args, site: &Site, screen: Screen) -> Result<bool, Erro
 }
 
 fn list(site: &Site, screen: Screen, wanted: &Args) -> Result<(), Error> {
-    let limit = wanted.limit.unwrap_or(LIMIT);
-    let found = site.db.read(|tx| {
+    let page = Page::new(wanted.limit);
+    let mut found = site.db.read(|tx| {
         let series = match &wanted.series {
             Some(word) => Some(find_series(tx, word)?.id),
             None => None,
@@ -60,19 +61,15 @@ fn list(site: &Site, screen: Screen, wanted: &Args) -> Result<(), Error> {
             series,
             arch_tag: wanted.arch.clone(),
             builder: None,
-            // One more row, to know whether more builds match.
-            limit: (limit > 0).then(|| i64::from(limit) + 1),
+            after: wanted.after,
+            limit: page.rows(),
         };
         lists::builds(tx, &filter)
     })?;
-    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    let shown = match limit {
-        0 => &found[..],
-        limit => &found[..found.len().min(limit)],
-    };
-    screen.table(&table(shown, now_ms()), "no builds match")?;
-    if shown.len() < found.len() && wanted.limit.is_none() {
-        stderr_line(format_args!("more builds match; --limit 0 lists all"));
+    let more = page.cut(&mut found);
+    screen.table(&table(&found, now_ms()), "no builds match")?;
+    if let (true, Some(last)) = (more, found.last()) {
+        page.hint("builds", last.id);
     }
     Ok(())
 }

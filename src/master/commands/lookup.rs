@@ -73,13 +73,11 @@ pub(super) fn find_builder(
     tx: &mut Tx<'_>,
     name: &str,
 ) -> Result<(Builder, Option<Job>), db::Error> {
-    let mut all = builders::all(tx)?;
-    let active = all.iter().filter(|(builder, _)| builder.active);
-    let existing: Vec<String> = active.map(|(builder, _)| builder.name.clone()).collect();
-    match all.iter().position(|(builder, _)| builder.name == name) {
-        Some(index) => Ok(all.swap_remove(index)),
+    match builders::named(tx, name)? {
+        Some(found) => Ok(found),
         None => {
             let hint = "`master builder add NAME URL` adds one";
+            let existing = builders::names(tx)?;
             Err(refuse(names::unknown("builder", name, existing, hint)))
         }
     }

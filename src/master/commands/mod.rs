@@ -17,6 +17,7 @@ mod lookup;
 mod names;
 mod open;
 mod packages_file;
+mod page;
 mod prospect;
 mod published;
 mod queue;

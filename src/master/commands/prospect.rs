@@ -1,18 +1,21 @@
 //! Estimates when a waiting build starts, and collects the facts for `queue why`.
 
+use std::collections::HashSet;
+
 use crate::db::{self, Tx};
 use crate::master::model::{CleanStatus, JobStatus};
-use crate::master::policy::estimate::{self, QueuedJob, Running};
+use crate::master::policy::estimate::{self, Running, WorkAhead};
 use crate::master::policy::pockets;
 use crate::master::policy::why_waiting::{Availability, BuildFacts, EligibleBuilder};
 use crate::master::rows::builders::{self, Builder, Job};
 use crate::master::rows::builds::Build;
-use crate::master::rows::{lists, series};
+use crate::master::rows::lists::{self, Ahead};
+use crate::master::rows::series;
 
 use super::lookup::find_build;
 
 /// Maximum number of jobs ahead that are named.
-const SHOWN_AHEAD: usize = 3;
+const SHOWN_AHEAD: i64 = 3;
 
 /// Returns the estimated start of a waiting build, in milliseconds; `None` if it is unknown.
 pub(super) fn starts_at(
@@ -32,56 +35,38 @@ pub(super) fn starts_at(
 struct Prospect {
     /// Builders that can run it.
     builders: Vec<(Builder, Option<Job>)>,
-    /// Builds dispatched before it, as build and score; highest score first.
-    ahead: Vec<(i64, i64)>,
+    /// The jobs dispatched before it.
+    ahead: Ahead,
     starts_at: Option<i64>,
 }
 
 impl Prospect {
     fn of(tx: &mut Tx<'_>, build: &Build, now: i64) -> Result<Self, db::Error> {
         let virtualized = build.job.as_ref().is_some_and(|job| job.virtualized);
-        let mut builders = builders::all(tx)?;
-        builders.retain(|(builder, _)| {
-            let runs_it = || {
-                builder
-                    .processors
-                    .iter()
-                    .any(|one| one.id == build.processor)
-            };
-            builder.active && builder.virtualized == virtualized && runs_it()
-        });
+        let builders = builders::for_jobs(tx, build.processor, virtualized)?;
         let Some(job) = &build.job else {
             return Ok(Self {
                 builders,
-                ahead: Vec::new(),
+                ahead: Ahead::default(),
                 starts_at: None,
             });
         };
-        let this_job = QueuedJob {
-            id: job.id,
-            score: job.score,
-            estimated_ms: job.estimated_ms,
-            processor: build.processor,
-            virtualized,
-        };
-        let rivals = lists::waiting_jobs(tx, build.processor, virtualized)?;
-        let queue: Vec<QueuedJob> = rivals.iter().map(|(waiting, _)| *waiting).collect();
-        let ahead = rivals
-            .iter()
-            .filter(|(waiting, _)| waiting.goes_before(&this_job));
-        let ahead = ahead
-            .map(|(waiting, build)| (*build, waiting.score))
-            .collect();
+        let builders_of_job = (build.processor, virtualized);
+        let ahead = lists::ahead(tx, builders_of_job, (job.score, job.id), SHOWN_AHEAD)?;
         let pool = builders
             .iter()
             .filter(|(builder, _)| builder.ok && !builder.manual);
-        let pool: Vec<i64> = pool.map(|(builder, _)| builder.id).collect();
+        let pool: HashSet<i64> = pool.map(|(builder, _)| builder.id).collect();
         let running: Vec<Running> = lists::running(tx)?
             .into_iter()
             .filter(|(builder, _)| pool.contains(builder))
             .map(|(_, running)| running)
             .collect();
-        let starts_at = estimate::starts_at(now, &this_job, &queue, &running, pool.len());
+        let work = WorkAhead {
+            jobs: ahead.jobs,
+            work_ms: ahead.work_ms,
+        };
+        let starts_at = estimate::starts_at(now, work, &running, pool.len());
         Ok(Self {
             builders,
             ahead,
@@ -100,7 +85,7 @@ pub(super) fn facts(
 ) -> Result<BuildFacts, db::Error> {
     let prospect = Prospect::of(tx, build, now)?;
     let mut best_ahead = Vec::new();
-    for (id, score) in prospect.ahead.iter().take(SHOWN_AHEAD) {
+    for (id, score) in &prospect.ahead.best {
         best_ahead.push((find_build(tx, *id)?.name.to_string(), *score));
     }
     let architectures = series::architectures(tx)?;
@@ -143,7 +128,7 @@ pub(super) fn facts(
         builders: builders.collect(),
         score: job.map_or(0, |job| job.score),
         emulate_at: job.map_or(0, |job| job.created_at.saturating_add(prefer_native_ms)),
-        ahead: prospect.ahead.len(),
+        ahead: usize::try_from(prospect.ahead.jobs).unwrap_or(usize::MAX),
         best_ahead,
         starts_at: prospect.starts_at,
     })
@@ -152,6 +137,7 @@ pub(super) fn facts(
 fn availability(builder: &Builder, job: Option<&Job>) -> Availability {
     match job {
         _ if !builder.ok => Availability::Disabled(builder.failnotes.clone()),
+        Some(job) if builder.manual => Availability::Draining(job.name.to_string()),
         Some(job) => Availability::Building(job.name.to_string()),
         None if builder.manual => Availability::Manual,
         None if builder.clean != CleanStatus::Clean => Availability::Cleaning,

@@ -5,6 +5,7 @@ use serde_json::json;
 
 use super::lookup::find_build;
 use super::open::Site;
+use super::page::Page;
 use super::prospect::facts;
 use super::screen::{Screen, stderr_line};
 use super::table::{Cell, Column, Table, column, hidden, wrapping};
@@ -13,12 +14,13 @@ use crate::master::farm::millis;
 use crate::master::model::JobStatus;
 use crate::master::policy::why_waiting;
 use crate::master::rows::builds::{Build, QueueEntry};
-use crate::master::rows::lists;
+use crate::master::rows::lists::{self, QueuePage};
 use crate::sys::clock::now_ms;
 
 const EXAMPLES: &str = "\
 Examples:
   buildd-slave master queue
+  buildd-slave master queue --limit 20
   buildd-slave master queue why 8";
 
 /// Show the build queue
@@ -27,12 +29,24 @@ Examples:
 pub(super) struct Args {
     #[command(subcommand)]
     verb: Option<Verb>,
+    #[command(flatten)]
+    list: List,
+}
+
+#[derive(Debug, clap::Args)]
+struct List {
+    /// List at most N running and N waiting builds; 0 lists all
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    limit: u32,
+    /// List the waiting builds that follow this one
+    #[arg(long, value_name = "BUILD")]
+    after: Option<i64>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// List running builds, then waiting ones in queue order (the default)
-    List,
+    List(List),
     /// Explain why a build is not running
     Why {
         /// Build number, as listed by `master builds`
@@ -42,7 +56,8 @@ enum Verb {
 
 pub(super) fn run(args: Args, site: &Site, screen: Screen) -> Result<bool, Error> {
     match args.verb {
-        None | Some(Verb::List) => list(site, screen)?,
+        None => list(site, screen, &args.list)?,
+        Some(Verb::List(wanted)) => list(site, screen, &wanted)?,
         Some(Verb::Why { build }) => {
             let prefer_native = millis(site.farm.master.prefer_native);
             let facts = site.db.read(|tx| {
@@ -79,36 +94,59 @@ const COLUMNS: &[Column] = &[
     hidden("job"),
 ];
 
-fn list(site: &Site, screen: Screen) -> Result<(), Error> {
-    let mut table = Table::new(COLUMNS);
+fn list(site: &Site, screen: Screen, wanted: &List) -> Result<(), Error> {
     let now = now_ms();
-    let builds = site.db.read(lists::queue)?;
-    let (mut waiting, mut work_ms, mut running) = (0, 0, 0);
-    for build in &builds {
-        let Some(job) = &build.job else { continue };
-        let position = match job.status {
-            JobStatus::Waiting | JobStatus::Suspended => {
-                waiting += 1;
-                work_ms += job.estimated_ms;
-                Cell::number(waiting)
-            }
-            JobStatus::Running | JobStatus::Cancelling => {
-                running += 1;
-                Cell::none()
-            }
-        };
-        table.row(row(position, build, job, now));
-    }
+    let page = Page::new(wanted.limit);
+    let (
+        QueuePage {
+            mut running,
+            mut waiting,
+            before,
+        },
+        size,
+    ) = site.db.read(|tx| {
+        let queue = lists::queue(tx, wanted.after, page.rows())?;
+        let size = screen.is_terminal().then(|| lists::queue_size(tx));
+        Ok((queue, size.transpose()?))
+    })?;
+    let more_run = page.cut(&mut running);
+    let more_wait = page.cut(&mut waiting);
+    let table = table(&running, &waiting, before, now);
     screen.table(&table, "the queue is empty")?;
-    if screen.is_terminal() && !table.is_empty() {
-        let waiting = usize::try_from(waiting).unwrap_or_default();
+    if more_run {
+        stderr_line("more builds are running; --limit 0 lists all");
+    }
+    if let (true, Some(last)) = (more_wait, waiting.last()) {
+        page.hint("builds", last.id);
+    }
+    if let Some(size) = size.filter(|_| !table.is_empty()) {
+        let waiting = usize::try_from(size.waiting).unwrap_or_default();
         stderr_line(format_args!(
-            "{running} running, {} waiting (estimated {}); *: score set by an operator",
+            "{} running, {} waiting (estimated {}); *: score set by an operator",
+            size.running,
             units::count(waiting, "job"),
-            units::span(work_ms)
+            units::span(size.work_ms)
         ));
     }
     Ok(())
+}
+
+/// Makes the table; `before` is the number of waiting builds that precede it.
+fn table(running: &[Build], waiting: &[Build], before: i64, now: i64) -> Table {
+    let mut table = Table::new(COLUMNS);
+    let mut position = before;
+    for build in running.iter().chain(waiting) {
+        let Some(job) = &build.job else { continue };
+        let cell = match job.status {
+            JobStatus::Waiting | JobStatus::Suspended => {
+                position += 1;
+                Cell::number(position)
+            }
+            JobStatus::Running | JobStatus::Cancelling => Cell::none(),
+        };
+        table.row(row(cell, build, job, now));
+    }
+    table
 }
 
 fn row(position: Cell, build: &Build, job: &QueueEntry, now: i64) -> Vec<Cell> {

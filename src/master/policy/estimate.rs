@@ -24,25 +24,12 @@ pub(crate) fn duration_ms(previous: Option<i64>, source_bytes: Option<i64>) -> i
     }
 }
 
-/// A job in the queue.
+/// The waiting jobs that are dispatched before another one, to the same builders.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct QueuedJob {
-    pub(crate) id: i64,
-    pub(crate) score: i64,
-    pub(crate) estimated_ms: i64,
-    /// The row id of the processor.
-    pub(crate) processor: i64,
-    pub(crate) virtualized: bool,
-}
-
-impl QueuedJob {
-    /// Returns whether both jobs need the same builders, and this one is dispatched first.
-    pub(crate) fn goes_before(&self, other: &QueuedJob) -> bool {
-        let same_builders =
-            (self.processor, self.virtualized) == (other.processor, other.virtualized);
-        // The older job first, if the scores are equal.
-        same_builders && (-self.score, self.id) < (-other.score, other.id)
-    }
+pub(crate) struct WorkAhead {
+    pub(crate) jobs: i64,
+    /// The sum of their durations.
+    pub(crate) work_ms: i64,
 }
 
 /// A job on a builder.
@@ -52,34 +39,27 @@ pub(crate) struct Running {
     pub(crate) estimated_ms: i64,
 }
 
-/// Returns when the waiting job `me` will start; `None` if there is no builder for it.
+/// Returns when a waiting job will start; `None` if there is no builder for it.
 ///
-/// `queue` is all waiting jobs, including `me` and jobs for other builders. `pool` is the number of
-/// builders for the job: enabled, automatic, with its processor and virtualization. `running` is
-/// the jobs on these builders.
+/// `pool` is the number of builders for the job: enabled, automatic, with its processor and
+/// virtualization. `running` is the jobs on these builders.
 pub(crate) fn starts_at(
     now: i64,
-    me: &QueuedJob,
-    queue: &[QueuedJob],
+    ahead: WorkAhead,
     running: &[Running],
     pool: usize,
 ) -> Option<i64> {
     if pool == 0 {
         return None;
     }
-    let ahead: Vec<&QueuedJob> = queue.iter().filter(|other| other.goes_before(me)).collect();
-    let work = ahead
-        .iter()
-        .fold(0_i64, |total, job| total.saturating_add(job.estimated_ms));
     // With fewer jobs than builders, the other builders do not speed them up.
-    let share = i64::try_from(ahead.len().min(pool))
-        .unwrap_or(i64::MAX)
-        .max(1);
+    let builders = i64::try_from(pool).unwrap_or(i64::MAX);
+    let share = ahead.jobs.min(builders).max(1);
     let head = match running.len() < pool {
         true => 0,
         false => first_free(now, running),
     };
-    let delay = head.saturating_add(work / share);
+    let delay = head.saturating_add(ahead.work_ms / share);
     Some(now.saturating_add(delay.max(DISPATCH_MS)))
 }
 
@@ -121,16 +101,6 @@ mod tests {
         assert!(duration_ms(None, Some(i64::MAX)) > 0);
     }
 
-    fn job(id: i64, score: i64, minutes: i64) -> QueuedJob {
-        QueuedJob {
-            id,
-            score,
-            estimated_ms: minutes * MINUTE_MS,
-            processor: 1,
-            virtualized: false,
-        }
-    }
-
     fn running(ago: i64, minutes: i64) -> Running {
         Running {
             started_at: NOW - ago * MINUTE_MS,
@@ -140,38 +110,29 @@ mod tests {
 
     #[test]
     fn a_start_follows_from_the_work_ahead_and_the_free_builders() {
-        let me = job(5, 100, 3);
-        let elsewhere = |id| QueuedJob {
-            processor: 2,
-            ..job(id, 900, 60)
+        let ahead = |jobs: i64, minutes: i64| WorkAhead {
+            jobs,
+            work_ms: minutes * MINUTE_MS,
         };
-        let in_a_machine = QueuedJob {
-            virtualized: true,
-            ..job(9, 900, 60)
-        };
-        let three = [job(1, 200, 4), job(2, 100, 6), job(3, 101, 8)];
-        let behind = [me, job(6, 100, 60), job(2, 99, 60)];
-        let others = [elsewhere(1), in_a_machine];
+        let (none, three) = (ahead(0, 0), ahead(3, 18));
         let busy = [running(1, 10), running(2, 4)];
         let late = [running(9, 4), running(0, 30)];
         let (five_secs, two_mins) = (DISPATCH_MS, OVERDUE_MS);
-        for (queue, running, pool, delay) in [
-            (&[me][..], &[][..], 0, None),
-            (&[me], &[], 1, Some(five_secs)),
-            (&behind, &[], 1, Some(five_secs)),
-            (&others, &[], 1, Some(five_secs)),
-            (&three, &[], 1, Some(18 * MINUTE_MS)),
-            (&three, &[], 2, Some(9 * MINUTE_MS)),
+        for (ahead, running, pool, delay) in [
+            (none, &[][..], 0, None),
+            (none, &[], 1, Some(five_secs)),
+            (three, &[], 1, Some(18 * MINUTE_MS)),
+            (three, &[], 2, Some(9 * MINUTE_MS)),
             // Three jobs occupy three builders of nine.
-            (&three, &[], 9, Some(6 * MINUTE_MS)),
-            (&[me], &busy, 3, Some(five_secs)),
-            (&[me], &busy, 2, Some(2 * MINUTE_MS)),
-            (&three, &busy, 2, Some(11 * MINUTE_MS)),
-            (&[me], &late, 2, Some(two_mins)),
+            (three, &[], 9, Some(6 * MINUTE_MS)),
+            (none, &busy, 3, Some(five_secs)),
+            (none, &busy, 2, Some(2 * MINUTE_MS)),
+            (three, &busy, 2, Some(11 * MINUTE_MS)),
+            (none, &late, 2, Some(two_mins)),
         ] {
-            let given = format!("{queue:?} {running:?} {pool}");
+            let given = format!("{ahead:?} {running:?} {pool}");
             let expect = delay.map(|delay| NOW + delay);
-            assert_eq!(starts_at(NOW, &me, queue, running, pool), expect, "{given}");
+            assert_eq!(starts_at(NOW, ahead, running, pool), expect, "{given}");
         }
     }
 }

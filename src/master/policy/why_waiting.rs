@@ -4,6 +4,8 @@
 //! order in which to remove them: first those that forbid the build, then those that it lacks.
 //! Without an obstacle, the sentence names the builder or the jobs ahead.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::master::model::{BuildState, JobStatus, Pocket};
@@ -58,7 +60,7 @@ impl EligibleBuilder {
     fn is_in_service(&self) -> bool {
         match self.availability {
             Availability::Idle | Availability::Building(_) | Availability::Cleaning => true,
-            Availability::Manual | Availability::Disabled(_) => false,
+            Availability::Manual | Availability::Draining(_) | Availability::Disabled(_) => false,
         }
     }
 }
@@ -91,6 +93,8 @@ pub(crate) enum Availability {
     Cleaning,
     /// It is manual, and gets no jobs.
     Manual,
+    /// It is manual, and has a last job with this title.
+    Draining(String),
     /// It has failed or was disabled, for this reason.
     Disabled(Option<String>),
 }
@@ -124,8 +128,7 @@ pub(crate) fn why(facts: &BuildFacts) -> Answer {
     obstacles.extend(lacking(facts));
     let mut known: Vec<String> = Vec::new();
     known.extend(obstacles.iter().skip(1).map(|text| format!("also: {text}")));
-    let lines = facts.builders.iter().map(|one| builder_line(facts, one));
-    known.extend(lines);
+    known.extend(builder_lines(facts));
     known.push(format!(
         "score {}, {} ahead in the queue",
         facts.score, facts.ahead
@@ -216,7 +219,7 @@ fn lacking(facts: &BuildFacts) -> Vec<String> {
             .count()
     };
     let disabled = count(|one| matches!(one, Availability::Disabled(_)));
-    let manual = count(|one| *one == Availability::Manual);
+    let manual = count(|one| matches!(one, Availability::Manual | Availability::Draining(_)));
     let (all, kind) = (facts.builders.len(), kind(facts));
     if all == 0 {
         lacking.push(format!(
@@ -285,16 +288,88 @@ fn waits_for(facts: &BuildFacts) -> String {
     }
 }
 
+/// If there are more builders, they are counted instead of listed.
+const LISTED_BUILDERS: usize = 8;
+/// The number of builders, and of reasons, that a count names.
+const NAMED: usize = 3;
+
+/// Returns a line for each builder. If they are many, a line for each group of them, with a few
+/// names.
+fn builder_lines(facts: &BuildFacts) -> Vec<String> {
+    if facts.builders.len() <= LISTED_BUILDERS {
+        let builders = facts.builders.iter();
+        return builders.map(|one| builder_line(facts, one)).collect();
+    }
+    let mut groups: BTreeMap<(bool, usize), Vec<&EligibleBuilder>> = BTreeMap::new();
+    for builder in &facts.builders {
+        let group = (builder.emulates, group(&builder.availability).0);
+        groups.entry(group).or_default().push(builder);
+    }
+    let lines = groups.values().filter_map(|group| group_line(facts, group));
+    lines.collect()
+}
+
+/// Returns the place of a builder's group in the list, and its name.
+fn group(availability: &Availability) -> (usize, &'static str) {
+    match availability {
+        Availability::Idle => (0, "idle"),
+        Availability::Building(_) => (1, "building"),
+        Availability::Cleaning => (2, "cleaning"),
+        Availability::Draining(_) => (3, "manual with a last job"),
+        Availability::Manual => (4, "manual"),
+        Availability::Disabled(_) => (5, "disabled"),
+    }
+}
+
+/// Returns the line of builders of one group: `13 builders disabled: no answer (9), no disk (4)`.
+fn group_line(facts: &BuildFacts, builders: &[&EligibleBuilder]) -> Option<String> {
+    let first = builders.first()?;
+    let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
+    for builder in builders {
+        if let Availability::Disabled(Some(why)) = &builder.availability {
+            *reasons.entry(why).or_default() += 1;
+        }
+    }
+    let mut reasons: Vec<(&str, usize)> = reasons.into_iter().collect();
+    reasons.sort_by_key(|(_, count)| Reverse(*count));
+    let mut named: Vec<String> = match reasons.is_empty() {
+        true => builders.iter().map(|one| one.name.clone()).collect(),
+        false => reasons
+            .iter()
+            .map(|(why, count)| format!("{why} ({count})"))
+            .collect(),
+    };
+    if named.len() > NAMED {
+        named.truncate(NAMED);
+        named.push("…".to_owned());
+    }
+    let noun = match builders.len() {
+        1 => "builder",
+        _ => "builders",
+    };
+    let (count, state) = (builders.len(), group(&first.availability).1);
+    let named = named.join(", ");
+    let emulates = emulation(facts, first);
+    Some(format!("{count} {noun} {state}: {named}{emulates}"))
+}
+
 fn builder_line(facts: &BuildFacts, builder: &EligibleBuilder) -> String {
     let shown = match &builder.availability {
         Availability::Idle => "idle".to_owned(),
         Availability::Building(title) => format!("building {title}"),
         Availability::Cleaning => "cleaning".to_owned(),
         Availability::Manual => "manual, gets no jobs".to_owned(),
+        Availability::Draining(title) => format!("manual, gets no jobs after {title}"),
         Availability::Disabled(None) => "disabled".to_owned(),
         Availability::Disabled(Some(why)) => format!("disabled: {why}"),
     };
-    let emulates = match (builder.emulates, facts.prefers_native()) {
+    let emulates = emulation(facts, builder);
+    format!("builder {}: {shown}{emulates}", builder.name)
+}
+
+/// Returns the end of a line about a builder that emulates the processor.
+fn emulation(facts: &BuildFacts, builder: &EligibleBuilder) -> String {
+    match (builder.emulates, facts.prefers_native()) {
         (false, _) => String::new(),
         (true, false) => format!("; emulates {}", facts.processor),
         (true, true) => {
@@ -302,8 +377,7 @@ fn builder_line(facts: &BuildFacts, builder: &EligibleBuilder) -> String {
             let processor = &facts.processor;
             format!("; emulates {processor}, and leaves it to the others for {left}")
         }
-    };
-    format!("builder {}: {shown}{emulates}", builder.name)
+    }
 }
 
 /// Returns a duration as text, rounded up: `40 s`, `12 min`, `3 h 5 min`.

@@ -101,13 +101,89 @@ impl Job {
 
 /// Returns a builder and its job; `None` if there is no such builder.
 pub(crate) fn view(tx: &mut Tx<'_>, builder: i64) -> Result<Option<(Builder, Option<Job>)>, Error> {
-    Ok(select(tx, Some(builder))?.pop())
+    Ok(select(tx, "= $1", &params![builder])?.pop())
+}
+
+/// Returns the builder with a name, also a removed one.
+pub(crate) fn named(tx: &mut Tx<'_>, name: &str) -> Result<Option<(Builder, Option<Job>)>, Error> {
+    let which = "= (SELECT m.id FROM builder m WHERE m.name = $1)";
+    Ok(select(tx, which, &params![name])?.pop())
+}
+
+/// Returns the name of the builder with a URL.
+pub(crate) fn name_of_url(tx: &mut Tx<'_>, url: &str) -> Result<Option<String>, Error> {
+    let row = tx.query_opt("SELECT name FROM builder WHERE url = $1", &params![url])?;
+    row.map(|row| row.get(0)).transpose()
+}
+
+/// Returns the names of all builders that were not removed.
+pub(crate) fn names(tx: &mut Tx<'_>) -> Result<Vec<String>, Error> {
+    let rows = tx.query("SELECT name FROM builder WHERE active ORDER BY name", &[])?;
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+/// Returns the builders with a processor and this virtualization that were not removed, in the
+/// order of [`all`].
+pub(crate) fn for_jobs(
+    tx: &mut Tx<'_>,
+    processor: i64,
+    virtualized: bool,
+) -> Result<Vec<(Builder, Option<Job>)>, Error> {
+    let which = "IN (SELECT m.id FROM builder_processor o JOIN builder m ON m.id = o.builder_id
+                     WHERE o.processor_id = $1 AND m.virtualized = $2 AND m.active)";
+    sorted(select(tx, which, &params![processor, virtualized])?)
 }
 
 /// Returns all builders and their jobs, ordered by processor family, then virtual ones last, then
 /// by name.
 pub(crate) fn all(tx: &mut Tx<'_>) -> Result<Vec<(Builder, Option<Job>)>, Error> {
-    let mut all = select(tx, None)?;
+    sorted(select(tx, "IN (SELECT m.id FROM builder m)", &[])?)
+}
+
+/// Returns at most `limit` builders in the order of [`all`], which follow the builder `after`; with
+/// `removed`, also removed ones.
+pub(crate) fn page(
+    tx: &mut Tx<'_>,
+    removed: bool,
+    after: Option<&str>,
+    limit: Option<usize>,
+) -> Result<Vec<(Builder, Option<Job>)>, Error> {
+    let sql = "
+        SELECT m.id, (SELECT p.family FROM builder_processor c
+                      JOIN processor p ON p.id = c.processor_id
+                      WHERE c.builder_id = m.id ORDER BY p.id LIMIT 1),
+            m.virtualized, m.name, m.active
+        FROM builder m";
+    let mut places: Vec<(Option<String>, bool, String, i64)> = Vec::new();
+    for row in tx.query(sql, &[])? {
+        let name: String = row.get(3)?;
+        if removed || row.get(4)? || after == Some(&name) {
+            places.push((row.get(1)?, row.get(2)?, name, row.get(0)?));
+        }
+    }
+    places.sort_unstable();
+    let start = after.and_then(|name| places.iter().position(|place| place.2 == name));
+    let rest = places.into_iter().skip(start.map_or(0, |index| index + 1));
+    let ids: Vec<i64> = rest
+        .take(limit.unwrap_or(usize::MAX))
+        .map(|(.., id)| id)
+        .collect();
+    let mut found = Vec::new();
+    for part in ids.chunks(PAGE) {
+        let mut params: Vec<Value> = part.iter().map(|&id| id.into()).collect();
+        params.resize(PAGE, Value::Null);
+        let marks: Vec<String> = (1..=PAGE).map(|n| format!("${n}")).collect();
+        found.extend(select(tx, &format!("IN ({})", marks.join(", ")), &params)?);
+    }
+    sorted(found)
+}
+
+/// The number of builders that one query of [`page`] reads.
+const PAGE: usize = 200;
+
+type Found = Vec<(Builder, Option<Job>)>;
+
+fn sorted(mut all: Found) -> Result<Found, Error> {
     all.sort_by(|(one, _), (other, _)| order(one, other));
     Ok(all)
 }
@@ -119,12 +195,8 @@ fn order(one: &Builder, other: &Builder) -> Ordering {
     key(one).cmp(&key(other))
 }
 
-/// Reads one builder or all, with three queries for any number.
-fn select(tx: &mut Tx<'_>, only: Option<i64>) -> Result<Vec<(Builder, Option<Job>)>, Error> {
-    let (which, params) = match only {
-        Some(id) => ("= $1", vec![id.into()]),
-        None => ("IS NOT NULL", vec![]),
-    };
+/// Reads the builders whose id matches the condition `which`, with three queries for any number.
+fn select(tx: &mut Tx<'_>, which: &str, params: &[Value]) -> Result<Found, Error> {
     let builders = format!(
         "SELECT id, name, url, title, virtualized, vm_host, vm_reset_protocol, manual, active,
              builderok, failnotes, failure_count, protocol, version, clean_status,
@@ -142,13 +214,13 @@ fn select(tx: &mut Tx<'_>, only: Option<i64>) -> Result<Vec<(Builder, Option<Job
          FROM builder_processor c JOIN processor p ON p.id = c.processor_id
          WHERE c.builder_id {which} ORDER BY p.id"
     );
-    let builders = tx.query(&builders, &params)?;
+    let builders = tx.query(&builders, params)?;
     let mut jobs_of = HashMap::new();
-    for row in tx.query(&jobs, &params)? {
+    for row in tx.query(&jobs, params)? {
         jobs_of.insert(row.get::<i64>(0)?, job(&row)?);
     }
     let mut processors_of: HashMap<i64, Vec<Processor>> = HashMap::new();
-    for row in tx.query(&processors, &params)? {
+    for row in tx.query(&processors, params)? {
         let its = processors_of.entry(row.get(0)?).or_default();
         its.push(processor(&row)?);
     }

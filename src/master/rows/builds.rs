@@ -3,7 +3,10 @@
 //! The scanner's writes are in `queue`. A write here has no fence. It names the state that it
 //! starts from, so it never overwrites a faster scanner, and returns whether it changed the row.
 
+use std::collections::HashMap;
+
 use super::attempts;
+use super::bulk;
 use super::candidate::current_component;
 use super::files::{self, File};
 use super::numbers::{SUSPENDED, WAITING};
@@ -109,6 +112,23 @@ pub(super) fn select(tx: &mut Tx<'_>, rest: &str, params: &[Value]) -> Result<Ve
 /// Returns a build; `None` if there is no such id.
 pub(crate) fn view(tx: &mut Tx<'_>, id: i64) -> Result<Option<Build>, Error> {
     Ok(select(tx, "WHERE b.id = $1", &params![id])?.pop())
+}
+
+/// Returns the builds with these ids, in the order of the ids. Ids without a build are left out.
+pub(super) fn of_ids(tx: &mut Tx<'_>, ids: &[i64]) -> Result<Vec<Build>, Error> {
+    let columns = columns();
+    let sql = format!(
+        "WITH given (build) AS ({{VALUES}})
+        SELECT b.id, {NAME_COLUMNS}, {columns} FROM build b {NAME_JOINS} {JOINS}
+        WHERE b.id IN (SELECT g.build FROM given g)"
+    );
+    let rows = bulk::query(tx, &sql, ["BIGINT"], &[], ids.iter().map(|&id| [id.into()]))?;
+    let mut found = HashMap::new();
+    for row in &rows {
+        let build = read(row)?;
+        found.insert(build.id, build);
+    }
+    Ok(ids.iter().filter_map(|id| found.remove(id)).collect())
 }
 
 /// Reads the columns of a row in order.

@@ -3,7 +3,7 @@
 use super::candidate::current_component;
 use super::numbers::{NEEDS_BUILD, SUSPENDED, WAITING};
 use super::{NAME_JOINS, bulk};
-use crate::db::{Error, Row, Tx, Value, params};
+use crate::db::{Engine, Error, Row, Tx, Value, params};
 use crate::master::model::ArchivePurpose;
 use crate::master::policy::score::Scored;
 
@@ -23,6 +23,7 @@ pub(crate) fn to_score(
     after_queue: i64,
     limit: i64,
 ) -> Result<Vec<ScorableJob>, Error> {
+    // The plus sign keeps the planner from an index on the status, which has another order.
     let rest = "AND q.id > $1 ORDER BY q.id LIMIT $2";
     select(tx, now, rest, &params![after_queue, limit])
 }
@@ -39,18 +40,24 @@ pub(crate) fn of_build(
 /// Stores scores as (queue row, score). A job that was claimed or got a manual score meanwhile
 /// keeps its score.
 pub(crate) fn set_scores(tx: &mut Tx<'_>, scores: &[(i64, i64)]) -> Result<(), Error> {
+    // The column is a 32-bit integer.
+    let stored = |score: i64| score.clamp(i32::MIN.into(), i32::MAX.into());
+    let may_change = format!("NOT manual AND status IN ({WAITING}, {SUSPENDED})");
+    // With a list of rows, SQLite would compare each row of the table with each row of the list.
+    if tx.engine() == Engine::Sqlite {
+        let sql = format!("UPDATE build_queue SET lastscore = $2 WHERE id = $1 AND {may_change}");
+        for &(queue, score) in scores {
+            tx.execute(&sql, &params![queue, stored(score)])?;
+        }
+        return Ok(());
+    }
     let sql = format!(
         "WITH given (queue, score) AS ({{VALUES}})
         UPDATE build_queue SET lastscore = given.score FROM given
-        WHERE build_queue.id = given.queue AND NOT build_queue.manual
-            AND build_queue.status IN ({WAITING}, {SUSPENDED})
+        WHERE build_queue.id = given.queue AND {may_change}
         RETURNING build_queue.id"
     );
-    let row = |&(queue, score): &(i64, i64)| {
-        // The column is a 32-bit integer.
-        let score = score.clamp(i32::MIN.into(), i32::MAX.into());
-        [Value::Int(queue), Value::Int(score)]
-    };
+    let row = |&(queue, score): &(i64, i64)| [Value::Int(queue), Value::Int(stored(score))];
     bulk::query(tx, &sql, ["BIGINT", "INTEGER"], &[], scores.iter().map(row))?;
     Ok(())
 }
@@ -68,7 +75,7 @@ fn select(
              a.relative_score
          FROM build_queue q JOIN build b ON b.id = q.build_id {NAME_JOINS}
          JOIN archive a ON a.id = b.archive_id
-         WHERE q.status IN ({WAITING}, {SUSPENDED}) AND NOT q.manual
+         WHERE +q.status IN ({WAITING}, {SUSPENDED}) AND NOT q.manual
              AND b.state = {NEEDS_BUILD} {rest}"
     );
     let rows = tx.query(&sql, params)?;

@@ -45,10 +45,10 @@ impl Database {
         done.unwrap_or_else(|error| panic!("{error}: {sql}"));
     }
 
-    /// Runs a statement of PostgreSQL that no transaction may contain.
+    /// Runs a statement that no transaction may contain.
     pub(crate) fn run(&self, sql: &str) {
         match self {
-            Self::Sqlite(path) => panic!("{}: {sql}", path.display()),
+            Self::Sqlite(path) => sqlite(path).execute_batch(sql).unwrap(),
             Self::Postgres(url) => connect(url).batch_execute(sql).unwrap(),
         }
     }

@@ -6,6 +6,7 @@ mod fake_http;
 pub(crate) mod fake_slave;
 pub(crate) mod farm;
 pub(crate) mod librarian;
+pub(crate) mod million;
 pub(crate) mod postgres;
 pub(crate) mod rows;
 pub(crate) mod tls_server;

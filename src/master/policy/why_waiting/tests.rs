@@ -296,3 +296,64 @@ fn a_job_waits_for_a_builder_that_needs_no_emulation() {
     let line = "builder qemu: idle; emulates 386";
     assert!(answer.facts.contains(&line.to_owned()), "{answer}");
 }
+
+#[test]
+fn a_drained_builder_takes_no_more_jobs() {
+    let last =
+        Availability::Draining("i386 build of alsa-utils 1.0 in ubuntu hoary RELEASE".into());
+    let only = BuildFacts {
+        builders: vec![candidate("bob", last.clone())],
+        ..ready()
+    };
+    let expect = "The only non-virtual builder for 386 is manual.";
+    assert_eq!(sentence(&only), expect);
+    let line = "builder bob: manual, gets no jobs after i386 build of alsa-utils 1.0 in ubuntu \
+                hoary RELEASE";
+    assert!(
+        why(&only).facts.contains(&line.to_owned()),
+        "{}",
+        why(&only)
+    );
+    let with_another = BuildFacts {
+        builders: vec![candidate("bob", last), candidate("eve", building())],
+        ..ready()
+    };
+    let expect = "It is next in the queue: the only builder that could run it is busy.";
+    assert_eq!(sentence(&with_another), expect);
+}
+
+#[test]
+fn many_builders_are_counted_and_the_answer_fits_a_screen() {
+    let mut builders = Vec::new();
+    for number in 0..5000 {
+        let availability = match number % 10 {
+            0 => building(),
+            1 => Availability::Cleaning,
+            2 => Availability::Manual,
+            3 => Availability::Draining("a build".into()),
+            4 => Availability::Disabled(None),
+            _ => Availability::Disabled(Some(format!("reason {}", number % 7))),
+        };
+        let emulates = number % 20 > 9;
+        let name = format!("bob{number}");
+        builders.push(EligibleBuilder {
+            name,
+            emulates,
+            availability,
+        });
+    }
+    let facts = BuildFacts {
+        builders,
+        has_chroot: false,
+        ahead: 100_000,
+        best_ahead: vec![("one".into(), 3), ("two".into(), 2), ("three".into(), 1)],
+        ..ready()
+    };
+    let answer = why(&facts);
+    assert!(answer.facts.len() < 24, "{answer}");
+    let has = |line: &str| assert!(answer.facts.iter().any(|fact| fact == line), "{answer}");
+    has("250 builders building: bob0, bob20, bob40, …");
+    has("250 builders manual with a last job: bob3, bob23, bob43, …");
+    let text = answer.to_string();
+    assert!(text.contains("1500 builders disabled: reason "), "{text}");
+}
