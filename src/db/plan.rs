@@ -5,7 +5,7 @@
 use super::Engine;
 
 /// The tables that grow with the age of a farm. A statement must find their rows by an index.
-const LARGE: [&str; 11] = [
+const LARGE: [&str; 10] = [
     "attempt",
     "build",
     "build_queue",
@@ -16,7 +16,6 @@ const LARGE: [&str; 11] = [
     "notification",
     "publication",
     "source_file",
-    "published_binary",
 ];
 
 /// Partial indexes that have a row for each builder at most.

@@ -1,4 +1,5 @@
-//! Rescores the queue, and returns dep-waits to it whose dependencies have been published.
+//! Rescores and repairs the queue, and returns dep-waits to it whose dependencies have been
+//! published.
 //!
 //! The work goes in batches: each is read and decided first, then written in one short transaction,
 //! so that scans wait little for the database. Writes check the rows again, so any number of
@@ -15,6 +16,7 @@ use crate::master::policy::pockets::{self, Components};
 use crate::master::policy::score::{self, Rules, UnknownComponent};
 use crate::master::rows::builds::{self, Build, Retry};
 use crate::master::rows::depwaits::{self, Wanted};
+use crate::master::rows::entries;
 use crate::master::rows::events::{self, NewEvent};
 use crate::master::rows::scores::{self, ScorableJob};
 
@@ -49,6 +51,46 @@ pub(crate) fn rescore(db: &Db, rules: Rules, now: i64) -> Result<u64, Error> {
     }
     for problem in unknown {
         log::warn!("{problem}");
+    }
+    Ok(changed)
+}
+
+/// Adds the missing queue rows of builds in NEEDSBUILD, unscored; returns their number.
+pub(crate) fn add_missing_entries(db: &Db, now: i64) -> Result<u64, Error> {
+    let mut added = 0;
+    loop {
+        let builds = db.read(|tx| entries::missing(tx, BATCH))?;
+        if builds.is_empty() {
+            return Ok(added);
+        }
+        let new = db.write(|tx| entries::add(tx, &builds, now))?;
+        added += new;
+        // Other processes added all of them, or changed the builds.
+        if new == 0 {
+            return Ok(added);
+        }
+    }
+}
+
+/// Suspends the waiting jobs of disabled architectures and archives, and resumes the suspended jobs
+/// of enabled ones. Returns the number of changed jobs.
+pub(crate) fn suspend(db: &Db) -> Result<u64, Error> {
+    let mut changed = 0;
+    for suspended in [true, false] {
+        loop {
+            let jobs = db.read(|tx| match suspended {
+                true => entries::to_suspend(tx, BATCH),
+                false => entries::to_resume(tx, BATCH),
+            })?;
+            let new = match jobs.is_empty() {
+                true => 0,
+                false => db.write(|tx| entries::set_suspended(tx, &jobs, suspended))?,
+            };
+            changed += new;
+            if new == 0 {
+                break;
+            }
+        }
     }
     Ok(changed)
 }

@@ -27,7 +27,11 @@ impl Farm {
     /// Runs a command that must succeed; returns its JSON.
     pub(crate) fn json(&self, args: &[&str]) -> Json {
         let printed = self.ok(&[args, &["--json"]].concat());
-        serde_json::from_str(&printed)
+        // Hints on stderr may follow.
+        let mut values = serde_json::Deserializer::from_str(&printed).into_iter();
+        let first: Option<Result<Json, _>> = values.next();
+        first
+            .unwrap()
             .unwrap_or_else(|error| panic!("{args:?}: {error}: {printed}"))
     }
 

@@ -23,41 +23,41 @@ ALTER TABLE archive ADD COLUMN keep_versions INTEGER NOT NULL DEFAULT 3;
 -- superseded_at: NULL while published, and in publications that an older version superseded.
 ALTER TABLE publication ADD COLUMN superseded_at BIGINT;
 -- Indexes for every foreign key, and for the order of every list (docs/farm.md §3.11).
-DROP INDEX build_state;
-DROP INDEX build_builder;
-DROP INDEX build_queue_pick;
+DROP INDEX IF EXISTS build_state;
+DROP INDEX IF EXISTS build_builder;
+DROP INDEX IF EXISTS build_queue_pick;
 
 -- Lists of builds: all by creation; those of a state by their end; of one architecture or builder.
-CREATE INDEX build_created ON build (created_at, id);
-CREATE INDEX build_state ON build (state, (COALESCE(finished_at, 0)), id);
-CREATE INDEX build_arch_created ON build (arch_series_id, created_at, id);
-CREATE INDEX build_arch_state ON build (arch_series_id, state, (COALESCE(finished_at, 0)), id);
-CREATE INDEX build_builder ON build (builder_id, created_at, id) WHERE builder_id IS NOT NULL;
+CREATE INDEX IF NOT EXISTS build_created ON build (created_at, id);
+CREATE INDEX IF NOT EXISTS build_state ON build (state, (COALESCE(finished_at, 0)), id);
+CREATE INDEX IF NOT EXISTS build_arch_created ON build (arch_series_id, created_at, id);
+CREATE INDEX IF NOT EXISTS build_arch_state ON build (arch_series_id, state, (COALESCE(finished_at, 0)), id);
+CREATE INDEX IF NOT EXISTS build_builder ON build (builder_id, created_at, id) WHERE builder_id IS NOT NULL;
 -- Builds that wait, in the order of their creation: for the chores.
-CREATE INDEX build_waits ON build (id) WHERE state = 0;
-CREATE INDEX build_dep_waits ON build (id) WHERE state = 3;
-CREATE INDEX build_source ON build (source_id, archive_id);
-CREATE INDEX build_archive ON build (archive_id, state, id);
-CREATE INDEX build_processor ON build (processor_id);
-CREATE INDEX build_log ON build (log_alias_id) WHERE log_alias_id IS NOT NULL;
-CREATE INDEX build_upload_log ON build (upload_log_alias_id) WHERE upload_log_alias_id IS NOT NULL;
+CREATE INDEX IF NOT EXISTS build_waits ON build (id) WHERE state = 0;
+CREATE INDEX IF NOT EXISTS build_dep_waits ON build (id) WHERE state = 3;
+CREATE INDEX IF NOT EXISTS build_source ON build (source_id, archive_id);
+CREATE INDEX IF NOT EXISTS build_archive ON build (archive_id, state, id);
+CREATE INDEX IF NOT EXISTS build_processor ON build (processor_id);
+CREATE INDEX IF NOT EXISTS build_log ON build (log_alias_id) WHERE log_alias_id IS NOT NULL;
+CREATE INDEX IF NOT EXISTS build_upload_log ON build (upload_log_alias_id) WHERE upload_log_alias_id IS NOT NULL;
 
 -- The order of dispatch: of all jobs, and of those that a builder may claim. The estimated times
 -- are in the index, so that the work ahead of a job is summed up without its rows. The expression
 -- keeps the planner from the first index when a builder claims a job.
-CREATE INDEX build_queue_order
+CREATE INDEX IF NOT EXISTS build_queue_order
   ON build_queue (status, (-CAST(lastscore AS BIGINT)), id, estimated_ms);
-CREATE INDEX build_queue_pick
+CREATE INDEX IF NOT EXISTS build_queue_pick
   ON build_queue (virtualized, processor_id, lastscore DESC, id, estimated_ms) WHERE status = 0;
-CREATE INDEX build_queue_processor ON build_queue (processor_id);
+CREATE INDEX IF NOT EXISTS build_queue_processor ON build_queue (processor_id);
 
-CREATE INDEX event_at ON event (at);
-CREATE INDEX notification_build ON notification (build_id);
-CREATE INDEX library_token_created ON library_token (created_at);
-CREATE INDEX arch_series_processor ON arch_series (processor_id);
-CREATE INDEX chroot_alias ON chroot (alias_id);
-CREATE INDEX source_archive ON source (upload_archive_id);
-CREATE INDEX source_file_alias ON source_file (alias_id);
-CREATE INDEX publication_archive ON publication (archive_id);
-CREATE INDEX published_binary_archive ON published_binary (archive_id);
-CREATE INDEX builder_processor_processor ON builder_processor (processor_id, builder_id);
+CREATE INDEX IF NOT EXISTS event_at ON event (at);
+CREATE INDEX IF NOT EXISTS notification_build ON notification (build_id);
+CREATE INDEX IF NOT EXISTS library_token_created ON library_token (created_at);
+CREATE INDEX IF NOT EXISTS arch_series_processor ON arch_series (processor_id);
+CREATE INDEX IF NOT EXISTS chroot_alias ON chroot (alias_id);
+CREATE INDEX IF NOT EXISTS source_archive ON source (upload_archive_id);
+CREATE INDEX IF NOT EXISTS source_file_alias ON source_file (alias_id);
+CREATE INDEX IF NOT EXISTS publication_archive ON publication (archive_id);
+CREATE INDEX IF NOT EXISTS published_binary_archive ON published_binary (archive_id);
+CREATE INDEX IF NOT EXISTS builder_processor_processor ON builder_processor (processor_id, builder_id);

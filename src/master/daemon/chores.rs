@@ -9,8 +9,7 @@ use crate::db::{self, Pace};
 
 use super::workers::Workers;
 use crate::master::farm::Farm;
-use crate::master::queue::{Freed, rescore, retry_depwaits};
-use crate::master::rows::queue;
+use crate::master::queue::{Freed, add_missing_entries, rescore, retry_depwaits, suspend};
 use crate::master::rows::unbuildable::{self, Place};
 use crate::sys::clock::now_ms as now;
 
@@ -68,8 +67,8 @@ pub(crate) fn run(workers: &Workers) {
 }
 
 fn add_entries(farm: &Farm) -> Result<(), db::Error> {
-    let added = farm.db.write(|tx| queue::add_missing_entries(tx, now()))?;
-    let switched = farm.db.write(queue::suspend)?;
+    let added = add_missing_entries(&farm.db, now())?;
+    let switched = suspend(&farm.db)?;
     if switched > 0 {
         log::info!(
             "suspended or resumed {switched} jobs: an archive or architecture was disabled or \

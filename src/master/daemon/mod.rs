@@ -2,10 +2,12 @@
 
 mod built_packages;
 mod chores;
+mod looks;
 mod notifications;
 pub(super) mod one_pass;
 mod result_folders;
 mod retention;
 pub(super) mod run;
+mod schedule;
 mod uploads;
 mod workers;

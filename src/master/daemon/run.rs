@@ -1,9 +1,9 @@
 //! `buildd-slave master run`: runs the farm until a signal stops it.
 //!
-//! Each builder that this process has leased has its own thread. Waking idle builders, log tails,
-//! reports, chores, notifications, retention and uploads have one thread each. Any number of
-//! processes share a database. A killed process leaves its work to the others, so a stop waits only
-//! briefly for running looks.
+//! Looks at builders run in threads of their own, as many as run at once (`looks`). Waking idle
+//! builders, log tails, reports, chores, notifications, retention and uploads have one thread each.
+//! Any number of processes share a database. A killed process leaves its work to the others, so a
+//! stop waits only briefly for running looks.
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -28,10 +28,12 @@ use super::workers::{SOON, Workers};
 use crate::master::farm::Farm;
 use crate::master::scan::download_results;
 
-/// Stack size of a builder's thread. Only touched pages use memory.
+/// Stack size of a thread for looks. Only touched pages use memory.
 const STACK_BYTES: usize = 512 << 10;
-/// Interval of the search for jobs for idle builders.
+/// Interval of the search for jobs for idle builders. After a search that took long, the pause is
+/// [`WAKE_SHARE`] times as long as the search.
 const WAKE_EVERY: Duration = Duration::from_millis(500);
+const WAKE_SHARE: u32 = 40;
 /// Interval of the reports on how late looks are.
 const REPORT_EVERY: Duration = Duration::from_secs(60);
 /// Longest wait of a stop for running looks.
@@ -83,7 +85,8 @@ pub(crate) fn run(config: &config::Farm, db: Db, with_librarian: bool) -> Result
             })
         })
         .transpose()?;
-    spawn_periodic(&workers, "wake", WAKE_EVERY, Workers::wake_idle)?;
+    let shared = Arc::clone(&workers);
+    spawn("wake", move || wake_idle(&shared))?;
     spawn_periodic(
         &workers,
         "tails",
@@ -99,10 +102,10 @@ pub(crate) fn run(config: &config::Farm, db: Db, with_librarian: bool) -> Result
     spawn("notifications", move || notifications::run(&shared))?;
     let shared = Arc::clone(&workers);
     spawn("retention", move || retention::run(&shared))?;
-    let builders = run_builders(&workers);
-    workers.stop_builders();
+    run_builders(&workers)?;
+    workers.looks.stop();
     let until = Instant::now() + STOP_TIMEOUT;
-    while Instant::now() < until && builders.iter().any(|thread| !thread.is_finished()) {
+    while Instant::now() < until && workers.looks.with(|schedule| schedule.running()) > 0 {
         thread::sleep(WAKE_EVERY / 10);
     }
     workers.flush_tails();
@@ -160,38 +163,51 @@ fn handle_signals(workers: &Arc<Workers>) -> std::io::Result<()> {
     spawn("signals", handle).map(drop)
 }
 
-/// Runs a thread for each leased builder until the process stops; returns the threads that are
-/// still running.
-fn run_builders(workers: &Arc<Workers>) -> Vec<JoinHandle<()>> {
-    let renewal = workers.farm.config.lease / 3;
-    let mut threads: Vec<JoinHandle<()>> = Vec::new();
+/// Searches jobs for idle builders until the process stops, even after a panic.
+fn wake_idle(workers: &Workers) {
+    let mut pause = WAKE_EVERY;
+    while !workers.wait_for_stop(pause) {
+        let began = Instant::now();
+        // The panic hook has logged it.
+        let _ = catch_unwind(AssertUnwindSafe(|| workers.wake_idle()));
+        pause = WAKE_EVERY.max(began.elapsed() * WAKE_SHARE);
+    }
+}
+
+/// Renews the leases, and wakes builders that are in service again, until the process stops.
+fn run_builders(workers: &Arc<Workers>) -> std::io::Result<()> {
+    let config = &workers.farm.config;
+    let renewal = config.lease / 3;
+    let round = SOON.min(renewal).min(config.scan_interval);
     let mut renewed: Option<Instant> = None;
+    spawn_looks(workers)?;
     loop {
         let due = renewed.is_none_or(|at| at.elapsed() >= renewal);
         if due || workers.has_free_builders() {
             renewed = Some(Instant::now());
-            for fence in workers.renew_leases() {
-                let worker = workers.add(fence);
-                let shared = Arc::clone(workers);
-                let name = format!("builder-{}", fence.builder);
-                let thread = thread::Builder::new().name(name).stack_size(STACK_BYTES);
-                match thread.spawn(move || shared.scan_builder(&worker)) {
-                    Ok(started) => threads.push(started),
-                    Err(error) => {
-                        let builder = fence.builder;
-                        let delay = renewal.as_secs();
-                        log::warn!(
-                            "cannot start a thread for builder {builder}: {error}; retrying \
-                             within {delay} s"
-                        );
-                        workers.remove(fence);
-                    }
-                }
-            }
+            workers.renew_leases();
         }
-        threads.retain(|thread| !thread.is_finished());
-        if workers.wait_for_stop(SOON.min(renewal)) {
-            return threads;
+        workers.wake_parked();
+        if workers.wait_for_stop(round) {
+            return Ok(());
         }
     }
+}
+
+/// Starts a thread that looks at builders. It starts another one when no thread is left that waits
+/// for the next look.
+fn spawn_looks(workers: &Arc<Workers>) -> std::io::Result<()> {
+    let shared = Arc::clone(workers);
+    let thread = thread::Builder::new().name("look".to_owned());
+    let work = move || {
+        while let Some(taken) = shared.looks.take() {
+            if taken.needs_thread
+                && let Err(error) = spawn_looks(&shared)
+            {
+                log::warn!("cannot start a thread: {error}; other builders wait for this look");
+            }
+            shared.look(taken.look);
+        }
+    };
+    thread.stack_size(STACK_BYTES).spawn(work).map(drop)
 }

@@ -1,12 +1,12 @@
-//! Holds what the threads of a master share: leases, signals, idle builders, and the stop flag.
+//! Holds what the threads of a master share: leases, looks, idle builders, and the stop flag.
 //!
 //! Another process takes over a builder if this one is gone or has more than its share. The lease
 //! of a builder is not returned during a look at it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::db::{self, Tx};
@@ -15,10 +15,13 @@ use crate::sys::clock::{now_ms as now, since_boot};
 use crate::master::farm::{Farm, millis, process_name};
 use crate::master::policy::next_step::ScanMode;
 use crate::master::rows::leases::{self, Fence};
-use crate::master::rows::queue;
-use crate::master::scan::look::{Next, Scanner};
+use crate::master::rows::{builders, queue};
+use crate::master::scan::look::{Memory, Next, Scanner};
 use crate::master::scan::steps;
 use crate::sys::lock::lock;
+
+use super::looks::Looks;
+use super::schedule::{After, Look};
 
 /// Delay of the next look after an operation has started.
 pub(crate) const SOON: Duration = Duration::from_secs(2);
@@ -33,7 +36,7 @@ pub(crate) struct Workers {
     /// The name of this process, as owner of leases.
     pub(crate) process: String,
     stop: Stop,
-    builders: Mutex<HashMap<i64, Arc<Worker>>>,
+    pub(super) looks: Looks,
     idle: Mutex<HashMap<i64, Idle>>,
     lateness: Mutex<Vec<Duration>>,
     /// The last renewal of the leases failed.
@@ -46,23 +49,6 @@ struct Idle {
     native: Vec<i64>,
     emulated: Vec<i64>,
     virtualized: bool,
-}
-
-/// The part of a builder's thread that other threads use.
-pub(crate) struct Worker {
-    fence: Fence,
-    signal: Mutex<Signal>,
-    signalled: Condvar,
-    /// A look at the builder is running.
-    busy: AtomicBool,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Signal {
-    None,
-    /// There may be a job for the builder.
-    Look,
-    Exit,
 }
 
 /// The stop flag of the process.
@@ -86,7 +72,7 @@ impl Workers {
             farm,
             process,
             stop: Stop::default(),
-            builders: Mutex::default(),
+            looks: Looks::new(),
             idle: Mutex::default(),
             lateness: Mutex::default(),
             lost_database: AtomicBool::new(false),
@@ -135,13 +121,6 @@ impl Workers {
         self.lost_librarian.load(Ordering::SeqCst)
     }
 
-    /// Asks the threads of all builders to exit.
-    pub(crate) fn stop_builders(&self) {
-        for worker in lock(&self.builders).values() {
-            worker.send(Signal::Exit);
-        }
-    }
-
     /// Returns all leases, and removes this process from the live ones.
     pub(crate) fn release_leases(&self) -> Result<(), db::Error> {
         self.farm.db.write(|tx| leases::leave(tx, &self.process))
@@ -150,29 +129,27 @@ impl Workers {
     // ---- leases ----
 
     /// Renews the leases, takes free builders up to this process's share, and returns those above
-    /// it. Threads of lost builders are asked to exit. Returns the builders that need a thread.
-    pub(crate) fn renew_leases(&self) -> Vec<Fence> {
+    /// it. Adds the new builders to the schedule, and removes the lost ones.
+    pub(crate) fn renew_leases(&self) {
         match self.try_renew_leases() {
             Ok(held) => {
-                let mut builders = lock(&self.builders);
-                builders.retain(|builder, worker| {
-                    let kept = held
-                        .iter()
-                        .any(|fence| fence.builder == *builder && *fence == worker.fence);
-                    if !kept {
-                        worker.send(Signal::Exit);
+                let kept: HashSet<Fence> = held.iter().copied().collect();
+                let interval = self.farm.config.scan_interval;
+                self.looks.with(|schedule| {
+                    schedule.retain(|fence| kept.contains(&fence));
+                    for fence in held {
+                        if !schedule.has(fence) {
+                            // Spreads the first looks at all builders.
+                            let delay = spread(fence.builder, interval.min(SOON));
+                            schedule.add(fence, Instant::now() + delay);
+                        }
                     }
-                    kept
                 });
-                held.into_iter()
-                    .filter(|fence| !builders.contains_key(&fence.builder))
-                    .collect()
             }
             Err(error) => {
                 let delay = (self.farm.config.lease / 3).as_secs();
                 log::warn!("cannot renew the leases: {error}; retrying within {delay} s");
                 self.lost_database.store(true, Ordering::SeqCst);
-                Vec::new()
             }
         }
     }
@@ -221,85 +198,74 @@ impl Workers {
 
     /// Returns up to `most` builders without a running look.
     fn not_busy(&self, held: &[Fence], most: usize) -> Vec<i64> {
-        let builders = lock(&self.builders);
-        let busy = |builder: &i64| {
-            let worker = builders.get(builder);
-            worker.is_some_and(|worker| worker.busy.load(Ordering::SeqCst))
-        };
         let builders = held.iter().map(|fence| fence.builder);
-        builders
-            .filter(|builder| !busy(builder))
-            .take(most)
-            .collect()
+        self.looks.with(|schedule| {
+            builders
+                .filter(|builder| !schedule.is_running(*builder))
+                .take(most)
+                .collect()
+        })
     }
 
-    /// Removes the worker of a builder, unless it belongs to a newer lease.
-    pub(crate) fn remove(&self, fence: Fence) {
-        let mut builders = lock(&self.builders);
-        if builders
-            .get(&fence.builder)
-            .is_some_and(|worker| worker.fence == fence)
-        {
-            builders.remove(&fence.builder);
+    /// Wakes the parked builders whose rows have changed.
+    pub(crate) fn wake_parked(&self) {
+        let parked: HashSet<i64> = self.looks.with(|schedule| schedule.parked().collect());
+        if parked.is_empty() {
+            return;
         }
-    }
-
-    /// Adds the worker of a leased builder. The caller starts its thread.
-    pub(crate) fn add(&self, fence: Fence) -> Arc<Worker> {
-        let worker = Arc::new(Worker {
-            fence,
-            signal: Mutex::new(Signal::None),
-            signalled: Condvar::new(),
-            busy: AtomicBool::new(false),
-        });
-        lock(&self.builders).insert(fence.builder, Arc::clone(&worker));
-        worker
+        match self
+            .farm
+            .db
+            .read(|tx| builders::with_work(tx, &self.process))
+        {
+            Ok(found) => self.looks.with(|schedule| {
+                for builder in found.into_iter().filter(|builder| parked.contains(builder)) {
+                    schedule.wake(builder, Instant::now());
+                }
+            }),
+            Err(error) => {
+                let text = "cannot read which builders are in service again";
+                log::warn!("{text}: {error}; retrying in the next round");
+            }
+        }
     }
 
     // ---- one builder ----
 
-    /// Scans one builder until its lease is lost or the process stops.
-    pub(crate) fn scan_builder(&self, worker: &Worker) {
+    /// Looks at one builder, and schedules the next look.
+    pub(crate) fn look(&self, look: Look<Memory>) {
+        let fence = look.fence;
+        let began = Instant::now();
+        lock(&self.lateness).push(began.saturating_duration_since(look.due));
+        lock(&self.idle).remove(&fence.builder);
+        let mut scanner = Scanner::new(&self.farm, fence, ScanMode::Daemon);
+        scanner.memory = look.memory.unwrap_or_default();
+        let looked = catch_unwind(AssertUnwindSafe(|| steps::scan(&mut scanner)));
         let interval = self.farm.config.scan_interval;
-        let mut scanner = Scanner::new(&self.farm, worker.fence, ScanMode::Daemon);
-        // Spreads the first looks at all builders.
-        let mut due = Instant::now() + spread(worker.fence.builder, interval.min(SOON));
-        loop {
-            match worker.wait(due) {
-                Signal::Exit => break,
-                Signal::Look => {}
-                Signal::None => lock(&self.lateness).push(due.elapsed()),
+        let wait = match looked {
+            Ok(Next::Now) => Duration::ZERO,
+            Ok(Next::Soon) => SOON.min(interval),
+            Ok(Next::Turn) => interval,
+            Ok(Next::Idle) => {
+                self.record_idle(&scanner);
+                interval
             }
-            lock(&self.idle).remove(&worker.fence.builder);
-            worker.busy.store(true, Ordering::SeqCst);
-            let looked = catch_unwind(AssertUnwindSafe(|| steps::scan(&mut scanner)));
-            worker.busy.store(false, Ordering::SeqCst);
-            let Ok(next) = looked else {
+            Ok(Next::Parked) => return self.looks.finish(fence, scanner.memory, After::Parked),
+            Ok(Next::Gone) => return self.looks.finish(fence, scanner.memory, After::Never),
+            Err(_) => {
                 // The panic hook has logged the panic itself.
-                let (builder, delay) = (worker.fence.builder, AFTER_PANIC.as_secs());
+                let (builder, delay) = (fence.builder, AFTER_PANIC.as_secs());
                 log::error!("the look at builder {builder} panicked; next look in {delay} s");
-                scanner = Scanner::new(&self.farm, worker.fence, ScanMode::Daemon);
-                due = Instant::now() + AFTER_PANIC;
-                continue;
-            };
-            let wait = match next {
-                Next::Now => Duration::ZERO,
-                Next::Soon => SOON.min(interval),
-                Next::Turn => interval,
-                Next::Idle => {
-                    self.record_idle(&scanner);
-                    interval
-                }
-                Next::Gone => break,
-            };
-            due = Instant::now() + wait;
-        }
-        lock(&self.idle).remove(&worker.fence.builder);
-        self.remove(worker.fence);
+                scanner.memory = Memory::default();
+                AFTER_PANIC
+            }
+        };
+        let due = Instant::now() + wait;
+        self.looks.finish(fence, scanner.memory, After::At(due));
     }
 
     fn record_idle(&self, scanner: &Scanner<'_>) {
-        let Some(builder) = &scanner.last_builder else {
+        let Some(builder) = &scanner.memory.last_builder else {
             return;
         };
         let of = |emulated: bool| {
@@ -319,44 +285,41 @@ impl Workers {
 
     /// Wakes as many idle builders as there are jobs for them.
     pub(crate) fn wake_idle(&self) {
-        if lock(&self.idle).is_empty() {
-            return;
-        }
-        self.wake_for(None, |idle| &idle.native);
-        if lock(&self.idle)
-            .values()
-            .any(|idle| !idle.emulated.is_empty())
-        {
-            let since = self.farm.emulate_since(now());
-            self.wake_for(Some(since), |idle| &idle.emulated);
+        let since = self.farm.emulate_since(now());
+        for (emulated, since) in [(false, None), (true, Some(since))] {
+            let mut groups: BTreeMap<(i64, bool), Vec<i64>> = BTreeMap::new();
+            for (builder, idle) in lock(&self.idle).iter() {
+                let processors = match emulated {
+                    true => &idle.emulated,
+                    false => &idle.native,
+                };
+                for processor in processors {
+                    let group = groups.entry((*processor, idle.virtualized)).or_default();
+                    group.push(*builder);
+                }
+            }
+            for (group, builders) in groups {
+                self.wake_group(group, &builders, since);
+            }
         }
     }
 
-    /// Wakes idle builders for the jobs of [`queue::waiting_groups`]; `which` are the processors
-    /// that count.
-    fn wake_for(&self, emulate_since: Option<i64>, which: impl Fn(&Idle) -> &Vec<i64>) {
-        let read = |tx: &mut Tx<'_>| queue::waiting_groups(tx, now(), emulate_since);
-        let groups = match self.farm.db.read(read) {
-            Ok(groups) => groups,
+    /// Wakes builders that can run the jobs of a processor, as many as there are jobs.
+    fn wake_group(&self, group: (i64, bool), builders: &[i64], emulate_since: Option<i64>) {
+        let most = i64::try_from(builders.len()).unwrap_or(i64::MAX);
+        let read = |tx: &mut Tx<'_>| queue::claimable_jobs(tx, now(), group, emulate_since, most);
+        let jobs = match self.farm.db.read(read) {
+            Ok(jobs) => usize::try_from(jobs).unwrap_or(0),
             Err(error) => {
                 let text = "cannot search the queue for jobs";
                 return log::warn!("{text}: {error}; retrying in the next round");
             }
         };
-        let mut idle = lock(&self.idle);
-        for (processor, virtualized, jobs) in groups {
-            let fits =
-                |idle: &Idle| idle.virtualized == virtualized && which(idle).contains(&processor);
-            let chosen = idle
-                .iter()
-                .filter(|(_, idle)| fits(idle))
-                .map(|(id, _)| *id);
-            let chosen: Vec<i64> = chosen.take(usize::try_from(jobs).unwrap_or(0)).collect();
-            for builder in chosen {
-                idle.remove(&builder);
-                if let Some(worker) = lock(&self.builders).get(&builder) {
-                    worker.send(Signal::Look);
-                }
+        for builder in builders.iter().take(jobs) {
+            // A builder that another group has woken is no longer idle.
+            if lock(&self.idle).remove(builder).is_some() {
+                self.looks
+                    .with(|schedule| schedule.wake(*builder, Instant::now()));
             }
         }
     }
@@ -382,7 +345,7 @@ impl Workers {
         log::log!(
             level,
             "{} builders, {} timed looks, late by {} ms (median), {} ms (99 %), {} ms (maximum)",
-            lock(&self.builders).len(),
+            self.looks.with(|schedule| schedule.len()),
             late.len(),
             at(50).as_millis(),
             at(99).as_millis(),
@@ -395,29 +358,4 @@ impl Workers {
 fn spread(builder: i64, over: Duration) -> Duration {
     let thousandths = u32::try_from(builder.unsigned_abs().wrapping_mul(2_654_435_761) % 1000);
     over * thousandths.unwrap_or(0) / 1000
-}
-
-impl Worker {
-    fn send(&self, signal: Signal) {
-        let mut current = lock(&self.signal);
-        if *current != Signal::Exit {
-            *current = signal;
-        }
-        self.signalled.notify_one();
-    }
-
-    /// Waits for a signal until `due`.
-    fn wait(&self, due: Instant) -> Signal {
-        let time = due.saturating_duration_since(Instant::now());
-        let nothing = |signal: &mut Signal| *signal == Signal::None;
-        let waited = self
-            .signalled
-            .wait_timeout_while(lock(&self.signal), time, nothing);
-        let mut signal = waited.unwrap_or_else(PoisonError::into_inner).0;
-        let received = *signal;
-        if received == Signal::Look {
-            *signal = Signal::None;
-        }
-        received
-    }
 }

@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 
 use super::leases::{Fence, hold};
+use super::numbers::{ASYNCHRONOUS, CLEANING};
 use super::{NAME_COLUMNS, NAME_JOINS, build_name};
 use crate::db::{Error, Row, Tx, Value, params};
 use crate::master::model::{self, BuildName, BuildState, CleanStatus, JobStatus, ResetProtocol};
@@ -176,6 +177,20 @@ pub(crate) fn page(
         found.extend(select(tx, &format!("IN ({})", marks.join(", ")), &params)?);
     }
     sorted(found)
+}
+
+/// Returns the builders of a process that a look would find something to do for: all but those that
+/// are out of service without a job, and those that wait for the end of a reset.
+pub(crate) fn with_work(tx: &mut Tx<'_>, owner: &str) -> Result<Vec<i64>, Error> {
+    let sql = format!(
+        "SELECT m.id FROM builder m
+        WHERE m.lease_owner = $1
+            AND (EXISTS (SELECT 1 FROM build_queue q WHERE q.builder_id = m.id)
+                 OR (m.builderok AND NOT (m.virtualized AND m.clean_status = {CLEANING}
+                     AND COALESCE(m.vm_reset_protocol, 0) = {ASYNCHRONOUS})))"
+    );
+    let rows = tx.query(&sql, &params![owner])?;
+    rows.iter().map(|row| row.get(0)).collect()
 }
 
 /// The number of builders that one query of [`page`] reads.

@@ -8,7 +8,7 @@ use super::bulk;
 use crate::db::{Engine, Error, Row, Tx, Value, params};
 
 /// Identifies a lease. A fenced write carries it, and matches only while `epoch` is the builder's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Fence {
     pub(crate) builder: i64,
     pub(crate) epoch: i64,

@@ -14,6 +14,7 @@ pub(super) mod builds;
 mod bulk;
 pub(super) mod candidate;
 pub(super) mod depwaits;
+pub(super) mod entries;
 pub(super) mod events;
 pub(super) mod files;
 pub(super) mod leases;

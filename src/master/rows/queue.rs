@@ -4,14 +4,14 @@
 //! a job is DIRTY; a job is RUNNING or CANCELLING if and only if it has a builder; the build of
 //! such a job is BUILDING, GATHERING or CANCELLING.
 
+use std::cmp::Reverse;
+
 use super::attempts::{self, AttemptEnd};
 use super::builders::Builder;
 use super::bulk;
 use super::leases::{Fence, hold, hold_if};
-use super::numbers::{
-    BUILDING, CANCELLING, CLEAN, NEEDS_BUILD, PUBLISHED, RUNNING, SUSPENDED, WAITING,
-};
-use crate::db::{Error, Row, Tx, Value, params};
+use super::numbers::{BUILDING, CANCELLING, CLEAN, NEEDS_BUILD, PUBLISHED, RUNNING, WAITING};
+use crate::db::{Engine, Error, Tx, Value, params};
 use crate::master::model::{self, BuildState, CleanStatus};
 use crate::sys::random;
 
@@ -76,18 +76,54 @@ fn may_emulate(since: &str) -> String {
     )
 }
 
-/// Claims the best job that a builder can run: the highest score, then the oldest job. The job
-/// becomes RUNNING with a new cookie, its build BUILDING, the builder DIRTY. `None` if no job fits,
-/// if the builder must not have one, or if another process has taken the builder over. A job queued
-/// after `emulate_since` is left to builders that run its processor without emulation, if there are
-/// any.
+/// A waiting job that a builder can run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BestJob {
+    queue: i64,
+    /// The builder emulates its processor.
+    emulated: bool,
+}
+
+/// [`best_jobs`] returns at most this many jobs. Other builders may claim the first ones at the same
+/// time.
+const BEST_JOBS: usize = 16;
+
+/// Returns the best jobs that a builder can run: the highest scores first, then the oldest jobs. A
+/// job queued after `emulate_since` is left to builders that run its processor without emulation, if
+/// there are any. The caller reads, so that a long search blocks nobody.
+pub(crate) fn best_jobs(
+    tx: &mut Tx<'_>,
+    builder: &Builder,
+    now: i64,
+    emulate_since: i64,
+) -> Result<Vec<BestJob>, Error> {
+    let mut best: Vec<(i64, BestJob)> = Vec::new();
+    for processor in &builder.processors {
+        let emulated = processor.emulated;
+        let mut params = params![now, builder.virtualized, processor.id, builder.id].to_vec();
+        if emulated {
+            params.push(emulate_since.into());
+        }
+        for row in tx.query(&best_jobs_of_processor(emulated), &params)? {
+            let queue = row.get(1)?;
+            best.push((row.get(0)?, BestJob { queue, emulated }));
+        }
+    }
+    best.sort_unstable_by_key(|(score, job)| (Reverse(*score), job.queue));
+    best.truncate(BEST_JOBS);
+    Ok(best.into_iter().map(|(_, job)| job).collect())
+}
+
+/// Claims the first of these jobs that still waits. The job becomes RUNNING with a new cookie, its
+/// build BUILDING, the builder DIRTY. `None` if no job is left, if the builder must not have one, or
+/// if another process has taken the builder over.
 ///
 /// The caller commits before its first call to the slave. If the process dies in between, the slave
 /// does not know the job, and the next look at the builder resets it.
 pub(crate) fn claim(
     tx: &mut Tx<'_>,
     fence: Fence,
-    builder: &Builder,
+    jobs: &[BestJob],
     now: i64,
     emulate_since: i64,
 ) -> Result<Option<Claim>, Error> {
@@ -95,24 +131,27 @@ pub(crate) fn claim(
         "builderok AND NOT manual AND clean_status = {CLEAN}
         AND NOT EXISTS (SELECT 1 FROM build_queue WHERE builder_id = $1)"
     );
-    if !hold_if(tx, fence, &eligible)? {
+    if jobs.is_empty() || !hold_if(tx, fence, &eligible)? {
         return Ok(None);
     }
-    let mut best: Option<(i64, i64)> = None;
-    for processor in &builder.processors {
-        let mut params = params![now, builder.virtualized, processor.id, fence.builder].to_vec();
-        if processor.emulated {
+    for job in jobs {
+        let sql = format!(
+            "SELECT q.id FROM build_queue q WHERE q.id = $2 AND {} {{SKIP LOCKED}}",
+            may_have(job.emulated, "$3", "$4")
+        );
+        let mut params = params![now, job.queue, fence.builder].to_vec();
+        if job.emulated {
             params.push(emulate_since.into());
         }
-        if let Some(row) = tx.query_opt(&best_job(processor.emulated), &params)? {
-            let (score, queue): (i64, i64) = (row.get(0)?, row.get(1)?);
-            let found = (-score, queue);
-            best = Some(best.map_or(found, |best| best.min(found)));
+        if tx.query_opt(&sql, &params)?.is_some() {
+            return start(tx, fence, job.queue, now).map(Some);
         }
     }
-    let Some((_, queue)) = best else {
-        return Ok(None);
-    };
+    Ok(None)
+}
+
+/// Gives a waiting job to the builder. This transaction has locked the rows of both.
+fn start(tx: &mut Tx<'_>, fence: Fence, queue: i64, now: i64) -> Result<Claim, Error> {
     let nonce = random::word(NONCE_BYTES);
     let row = tx.query_one(
         &format!(
@@ -138,7 +177,7 @@ pub(crate) fn claim(
     set_clean_status(tx, fence, CleanStatus::Dirty, now)?;
     let cookie = model::cookie(claim.build, queue, claim.attempt, Some(&nonce));
     attempts::begin(tx, claim.build, fence.builder, &cookie, now)?;
-    Ok(Some(claim))
+    Ok(claim)
 }
 
 /// Sets the clean status of a builder whose row this transaction has locked.
@@ -153,18 +192,25 @@ fn set_clean_status(
         .map(drop)
 }
 
-/// The query for the best job of a processor: `$1` is now, `$2` the `virtualized` flag, `$3` the
-/// processor, `$4` the builder. If the builder emulates it, `$5` is the time since which a job must
-/// have waited. With one processor, the index gives the order and the first row ends the search.
-pub(super) fn best_job(emulated: bool) -> String {
-    let mut claimable = format!("{} AND {}", claimable(), not_kept_off("$4"));
-    if emulated {
-        claimable = format!("{claimable} AND {}", may_emulate("$5"));
+/// The condition that the builder `builder` may have queue row `q` now; `$1` is now. If the builder
+/// emulates the processor, `since` is the time since which a job must have waited.
+fn may_have(emulated: bool, builder: &str, since: &str) -> String {
+    let condition = format!("{} AND {}", claimable(), not_kept_off(builder));
+    match emulated {
+        true => format!("{condition} AND {}", may_emulate(since)),
+        false => condition,
     }
+}
+
+/// The query for the best jobs of a processor: `$1` is now, `$2` the `virtualized` flag, `$3` the
+/// processor, `$4` the builder, `$5` as in [`may_have`]. With one processor, the index gives the
+/// order, and the search ends with the last row.
+pub(super) fn best_jobs_of_processor(emulated: bool) -> String {
     format!(
         "SELECT q.lastscore, q.id FROM build_queue q
-         WHERE q.virtualized = $2 AND q.processor_id = $3 AND {claimable}
-         ORDER BY q.lastscore DESC, q.id LIMIT 1 {{SKIP LOCKED}}"
+         WHERE q.virtualized = $2 AND q.processor_id = $3 AND {}
+         ORDER BY q.lastscore DESC, q.id LIMIT {BEST_JOBS}",
+        may_have(emulated, "$4", "$5")
     )
 }
 
@@ -338,6 +384,14 @@ pub(crate) fn flush_tails(tx: &mut Tx<'_>, tails: &[(i64, i64, String)]) -> Resu
         UPDATE build_queue SET logtail = tail.content FROM tail
         WHERE build_queue.id = tail.queue AND build_queue.builder_id = tail.builder
         RETURNING build_queue.id";
+    // With a list of rows, SQLite would compare each row of the table with each row of the list.
+    if tx.engine() == Engine::Sqlite {
+        let sql = "UPDATE build_queue SET logtail = $3 WHERE id = $1 AND builder_id = $2";
+        for (queue, builder, text) in tails {
+            tx.execute(sql, &params![*queue, *builder, text])?;
+        }
+        return Ok(());
+    }
     let mut tails: Vec<_> = tails.iter().collect();
     // All processes update in the same order, or two of them could deadlock.
     tails.sort_by_key(|(queue, ..)| *queue);
@@ -348,43 +402,34 @@ pub(crate) fn flush_tails(tx: &mut Tx<'_>, tails: &[(i64, i64, String)]) -> Resu
     Ok(())
 }
 
-/// [`waiting_groups`] counts at most this many jobs of a group.
-const COUNTED: i64 = 1000;
-
-/// Counts the jobs that could be claimed now, as (processor, virtualized, jobs), ordered by the
-/// first two. Groups without jobs are left out; a count stops at [`COUNTED`]. With `emulate_since`,
-/// counts the jobs for builders that emulate their processor, as in [`claim`].
-pub(crate) fn waiting_groups(
+/// Counts the jobs of a processor that could be claimed now, up to `most`. With `emulate_since`,
+/// counts the jobs for builders that emulate the processor, as in [`best_jobs`].
+pub(crate) fn claimable_jobs(
     tx: &mut Tx<'_>,
     now: i64,
+    (processor, virtualized): (i64, bool),
     emulate_since: Option<i64>,
-) -> Result<Vec<(i64, bool, i64)>, Error> {
+    most: i64,
+) -> Result<i64, Error> {
     // A builder that a job is kept off would be woken in vain.
     let mut claimable = format!("{} AND NOT {}", claimable(), attempts::has_failed());
-    let mut params = params![now].to_vec();
+    let mut params = params![now, virtualized, processor, most].to_vec();
     if let Some(since) = emulate_since {
-        claimable = format!("{claimable} AND {}", may_emulate("$2"));
+        claimable = format!("{claimable} AND {}", may_emulate("$5"));
         params.push(since.into());
     }
     let sql = format!(
-        "SELECT p.id, v.virtualized, (
-             SELECT count(*) FROM (
-                 SELECT 1 FROM build_queue q
-                 WHERE q.virtualized = v.virtualized AND q.processor_id = p.id AND {claimable}
-                 LIMIT {COUNTED}) few)
-         FROM processor p
-         CROSS JOIN (SELECT FALSE AS virtualized UNION ALL SELECT TRUE) v
-         ORDER BY 1, 2"
+        "SELECT count(*) FROM (
+             SELECT 1 FROM build_queue q
+             WHERE q.virtualized = $2 AND q.processor_id = $3 AND {claimable}
+             ORDER BY q.lastscore DESC, q.id LIMIT $4) few"
     );
-    let group = |row: &Row| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
-    let groups: Result<Vec<(i64, bool, i64)>, Error> =
-        tx.query(&sql, &params)?.iter().map(group).collect();
-    Ok(groups?.into_iter().filter(|group| group.2 > 0).collect())
+    tx.query_one(&sql, &params)?.get(0)
 }
 
 /// The statement that adds unscored queue rows for the builds `b` that match the condition `which`;
 /// `$1` is now.
-fn insert_entries(which: &str) -> String {
+pub(super) fn insert_entries(which: &str) -> String {
     format!(
         "INSERT INTO build_queue
              (build_id, status, processor_id, virtualized, created_at, estimated_ms)
@@ -398,33 +443,4 @@ fn insert_entries(which: &str) -> String {
 pub(crate) fn enqueue(tx: &mut Tx<'_>, build: i64, now: i64) -> Result<i64, Error> {
     let sql = format!("{} RETURNING id", insert_entries("b.id = $2"));
     tx.query_one(&sql, &params![now, build])?.get(0)
-}
-
-/// Adds the missing queue rows of builds in NEEDSBUILD (docs/farm.md §2.2), unscored, and returns
-/// their number.
-pub(crate) fn add_missing_entries(tx: &mut Tx<'_>, now: i64) -> Result<u64, Error> {
-    let lacking = format!(
-        "b.state = {NEEDS_BUILD}
-         AND NOT EXISTS (SELECT 1 FROM build_queue q WHERE q.build_id = b.id)
-         ON CONFLICT (build_id) DO NOTHING"
-    );
-    tx.execute(&insert_entries(&lacking), &params![now])
-}
-
-/// Suspends the waiting jobs of disabled architectures and archives, and resumes the suspended jobs
-/// of enabled ones. Returns the number of changed jobs. [`claim`] refuses disabled jobs anyway;
-/// suspended, they are out of its index and do not slow its search.
-pub(crate) fn suspend(tx: &mut Tx<'_>) -> Result<u64, Error> {
-    let mut change = |from: i64, to: i64, which: &str| {
-        let sql = format!(
-            "UPDATE build_queue SET status = {to}
-             WHERE status = {from} AND build_id IN (
-                 SELECT b.id FROM build b
-                 JOIN arch_series t ON t.id = b.arch_series_id
-                 JOIN archive a ON a.id = b.archive_id
-                 WHERE b.state = {NEEDS_BUILD} AND {which} (t.enabled AND a.enabled))"
-        );
-        tx.execute(&sql, &[])
-    };
-    Ok(change(WAITING, SUSPENDED, "NOT")? + change(SUSPENDED, WAITING, "")?)
 }

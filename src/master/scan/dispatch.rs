@@ -1,7 +1,8 @@
 //! Dispatches a job to an idle builder.
 //!
-//! One transaction claims the best job that the builder can run. Then the slave fetches the chroot
-//! and the sources, and is called to build. A job that cannot be built is ended or postponed. A
+//! A read transaction searches the best jobs that the builder can run, and a short write transaction
+//! claims the first one left. Then the slave fetches the chroot and the sources, and is called to
+//! build. A job that cannot be built is ended or postponed. A
 //! failure of the librarian counts against no builder and no job.
 
 use std::time::Duration;
@@ -55,9 +56,15 @@ pub(super) fn dispatch(scanner: &mut Scanner<'_>, view: &View) -> Result<Dispatc
     for _ in 0..TRIES {
         let now_ms = now();
         let since = scanner.farm.emulate_since(now_ms);
-        let claim = |tx: &mut Tx<'_>| queue::claim(tx, scanner.fence, &view.builder, now_ms, since);
-        let Some(claim) = scanner.farm.db.write(claim)? else {
+        let db = &scanner.farm.db;
+        let jobs = db.read(|tx| queue::best_jobs(tx, &view.builder, now_ms, since))?;
+        if jobs.is_empty() {
             return Ok(Dispatched::Nothing(Next::Idle));
+        }
+        let claim = |tx: &mut Tx<'_>| queue::claim(tx, scanner.fence, &jobs, now_ms, since);
+        // Without a claim, other builders have taken the jobs, or this one must not have any.
+        let Some(claim) = db.write(claim)? else {
+            continue;
         };
         let candidate = scanner
             .farm

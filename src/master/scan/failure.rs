@@ -17,14 +17,14 @@ use crate::master::rows::queue::{self, End};
 
 /// Counts a failure, unless it may be passing, and applies the verdict on builder and job.
 pub(crate) fn handle(scanner: &mut Scanner<'_>, view: &View, kind: Kind, why: &str) -> Next {
-    scanner.consecutive += 1;
-    if !blame::is_counted(kind, scanner.consecutive) {
+    scanner.memory.consecutive += 1;
+    if !blame::is_counted(kind, scanner.memory.consecutive) {
         scanner.log(
             view,
             log::Level::Info,
             &format!(
                 "{why}; failed look {} of {}",
-                scanner.consecutive,
+                scanner.memory.consecutive,
                 blame::SCANS_PER_FAILURE
             ),
         );
@@ -32,7 +32,7 @@ pub(crate) fn handle(scanner: &mut Scanner<'_>, view: &View, kind: Kind, why: &s
     }
     let cancelling = view.job.as_ref().is_some_and(Job::is_cancelling);
     let kind = if cancelling { Kind::Cancel } else { kind };
-    let consecutive = std::mem::take(&mut scanner.consecutive);
+    let consecutive = std::mem::take(&mut scanner.memory.consecutive);
     let written = scanner.farm.db.write(|tx| {
         let Some((builder, build)) = queue::count_failure(tx, scanner.fence)? else {
             return Ok(None);

@@ -142,7 +142,7 @@ fn built(
         check_fence(scanner.farm.db.write(write)?)?;
     }
     let is_published = about.component.is_some();
-    let downloaded = match (is_published, scanner.invalid_results.clone()) {
+    let downloaded = match (is_published, scanner.memory.invalid_results.clone()) {
         (false, _) => Ok(()),
         (true, Some(why)) => Err(download_results::Error::Refused(why)),
         (true, None) => download(scanner, view, job, files, &expected(about)),

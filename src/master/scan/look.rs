@@ -29,6 +29,8 @@ pub(crate) enum Next {
     Turn,
     /// After the scan interval, or as soon as there is a job for it.
     Idle,
+    /// When its row changes: it has no job and is out of service, or waits for the end of a reset.
+    Parked,
     /// Never by this process: another one has the lease, or the builder was removed.
     Gone,
 }
@@ -121,11 +123,17 @@ impl View {
     }
 }
 
-/// The state that is kept between the looks at one builder.
+/// One look at a builder, or several.
 pub(crate) struct Scanner<'a> {
     pub(crate) farm: &'a Farm,
     pub(crate) fence: Fence,
     pub(crate) mode: ScanMode,
+    pub(crate) memory: Memory,
+}
+
+/// The state that is kept between the looks at one builder.
+#[derive(Default)]
+pub(crate) struct Memory {
     /// Failed looks in a row.
     pub(crate) consecutive: u32,
     /// The problem with invalid results in the last `status`.
@@ -145,12 +153,7 @@ impl<'a> Scanner<'a> {
             farm,
             fence,
             mode,
-            consecutive: 0,
-            invalid_results: None,
-            unwanted_build: None,
-            slave: None,
-            asked_info: None,
-            last_builder: None,
+            memory: Memory::default(),
         }
     }
 
@@ -171,17 +174,22 @@ impl<'a> Scanner<'a> {
             return Err(LookError::Changed);
         }
         let url = &view.builder.url;
-        if self.slave.as_ref().is_none_or(|(known, _)| known != url) {
+        if self
+            .memory
+            .slave
+            .as_ref()
+            .is_none_or(|(known, _)| known != url)
+        {
             let slave = Slave::new(url, &self.farm.config)?;
-            self.slave = Some((url.clone(), slave));
+            self.memory.slave = Some((url.clone(), slave));
         }
-        Ok(&self.slave.as_ref().expect("set above").1)
+        Ok(&self.memory.slave.as_ref().expect("set above").1)
     }
 
     /// Calls `status`, and records the slave's form and version if they have changed.
     pub(crate) fn ask(&mut self, view: &View) -> Result<Status, LookError> {
         let status = self.slave(view)?.status()?;
-        self.invalid_results = status.invalid_results.first().map(ToString::to_string);
+        self.memory.invalid_results = status.invalid_results.first().map(ToString::to_string);
         let builder = &view.builder;
         let version = status.version.as_deref();
         let same_version = version.is_none() || version == builder.version.as_deref();
@@ -196,6 +204,7 @@ impl<'a> Scanner<'a> {
     /// the view with it. A slave without an answer emulates what it did before.
     pub(crate) fn with_emulation(&mut self, view: &View) -> Result<View, LookError> {
         let is_known = self
+            .memory
             .asked_info
             .is_some_and(|asked| asked.elapsed() < INFO_INTERVAL);
         // A pass of 2008 has probed the slave.
@@ -206,7 +215,7 @@ impl<'a> Scanner<'a> {
             Ok(info) => self.note_emulation(view, &info)?,
             Err(error) => self.log(view, log::Level::Debug, &error.to_string()),
         }
-        self.asked_info = Some(Instant::now());
+        self.memory.asked_info = Some(Instant::now());
         self.view()?.ok_or(LookError::Changed)
     }
 

@@ -30,7 +30,7 @@ pub(crate) fn scan(scanner: &mut Scanner<'_>) -> Next {
     };
     let result = look(scanner, &view);
     let next = settle(scanner, &view, result);
-    scanner.last_builder = Some(view.builder);
+    scanner.memory.last_builder = Some(view.builder);
     next
 }
 
@@ -43,7 +43,7 @@ pub(crate) fn settle(
     let logger = view.logger();
     match result {
         Ok(next) => {
-            scanner.consecutive = 0;
+            scanner.memory.consecutive = 0;
             next
         }
         Err(LookError::Changed) => {
@@ -61,7 +61,7 @@ pub(crate) fn settle(
 fn look(scanner: &mut Scanner<'_>, view: &View) -> Result<Next, LookError> {
     let facts = view.facts();
     match next_step::before(scanner.mode, &facts) {
-        Before::Leave => Ok(Next::Turn),
+        Before::Leave => Ok(Next::Parked),
         Before::ResetJob { why } => reset_job(scanner, view, AttemptVerdict::Withdrawn, &why),
         Before::CancelJob { why } => cancelled(scanner, view, &why),
         Before::Broken { why } => Err(LookError::Failure {
@@ -109,7 +109,7 @@ pub(crate) fn act(scanner: &mut Scanner<'_>, view: &View, step: Step) -> Result<
         }
         Step::Rescue { cookie, abort } => rescue(scanner, view, &cookie, abort),
         Step::Clean => {
-            scanner.unwanted_build = None;
+            scanner.memory.unwanted_build = None;
             let write =
                 |tx: &mut Tx<'_>| builders::set_clean(tx, scanner.fence, CleanStatus::Clean, now());
             check_fence(scanner.farm.db.write(write)?)?;
@@ -191,10 +191,10 @@ fn rescue(
 /// just begun.
 fn wait_for_release(scanner: &mut Scanner<'_>, cookie: &str) -> Result<bool, LookError> {
     let limit = scanner.farm.config.cancel_timeout;
-    match &scanner.unwanted_build {
+    match &scanner.memory.unwanted_build {
         Some((known, since)) if known == cookie && since.elapsed() > limit => {
             let why = format!("the slave still has {cookie} after [master] cancel_timeout");
-            scanner.unwanted_build = None;
+            scanner.memory.unwanted_build = None;
             Err(LookError::Failure {
                 kind: Kind::Dispatch,
                 why,
@@ -202,7 +202,7 @@ fn wait_for_release(scanner: &mut Scanner<'_>, cookie: &str) -> Result<bool, Loo
         }
         Some((known, _)) if known == cookie => Ok(false),
         _ => {
-            scanner.unwanted_build = Some((cookie.to_owned(), Instant::now()));
+            scanner.memory.unwanted_build = Some((cookie.to_owned(), Instant::now()));
             Ok(true)
         }
     }

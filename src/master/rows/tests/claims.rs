@@ -1,6 +1,9 @@
 //! Claims: the job that a builder gets, and the reasons to refuse one.
 
-use super::farm::{BUILT, NOW, assert_agree, change, claim, everything, farm, lost, view};
+use super::farm::{
+    BUILT, NOW, assert_agree, change, claim, claim_best, everything, farm, lost, view,
+    waiting_groups,
+};
 use crate::db::tests::both;
 use crate::db::{Error, Tx};
 use crate::master::model::{BuildState, CleanStatus, JobStatus};
@@ -143,10 +146,10 @@ fn a_claim_refuses_unfit_builders_and_jobs() {
                 assert!(tx.execute(sql, &[])? > 0, "{unfit}");
                 let before = everything(tx)?;
                 let (builder, _) = builders::view(tx, bob.builder)?.unwrap();
-                assert_eq!(queue::claim(tx, bob, &builder, NOW, 0)?, None, "{unfit}");
+                assert_eq!(claim_best(tx, bob, &builder, NOW, 0)?, None, "{unfit}");
                 assert_eq!(everything(tx)?, before, "{unfit}");
                 if !unfit.starts_with("builder") {
-                    let groups = queue::waiting_groups(tx, NOW, None)?;
+                    let groups = waiting_groups(tx, NOW, None)?;
                     assert!(!groups.contains(&its), "{unfit}: {groups:?}");
                 }
                 Err::<(), _>(Error::Refused("undo".to_owned()))
@@ -155,7 +158,7 @@ fn a_claim_refuses_unfit_builders_and_jobs() {
         }
         change(db, "UPDATE publication SET status = 2");
         change(db, "UPDATE archive SET private = TRUE");
-        let groups = db.read(|tx| queue::waiting_groups(tx, NOW, None)).unwrap();
+        let groups = db.read(|tx| waiting_groups(tx, NOW, None)).unwrap();
         assert_eq!(groups, [its]);
         assert!(
             claim(db, bob).is_some(),
@@ -184,15 +187,15 @@ fn an_emulating_builder_leaves_a_job_to_native_ones_for_a_while() {
         let its = (farm.processors[0], false, 1);
         let may = |since: i64| {
             let tried = db.write(|tx| {
-                let claim = queue::claim(tx, emulating, &builder, NOW, since)?;
-                let groups = queue::waiting_groups(tx, NOW, Some(since))?;
+                let claim = claim_best(tx, emulating, &builder, NOW, since)?;
+                let groups = waiting_groups(tx, NOW, Some(since))?;
                 Err::<(), _>(Error::Refused(format!("{} {groups:?}", claim.is_some())))
             });
             tried.unwrap_err().to_string()
         };
         assert_eq!(may(NOW - 5001), "false []");
         assert!(may(NOW - 5000).starts_with("true"));
-        let groups = db.read(|tx| queue::waiting_groups(tx, NOW, None)).unwrap();
+        let groups = db.read(|tx| waiting_groups(tx, NOW, None)).unwrap();
         assert_eq!(groups, [its], "a native builder may take it");
         // Busy, a native builder is still in service.
         change(

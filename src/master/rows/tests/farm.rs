@@ -197,10 +197,41 @@ pub(crate) fn lost() -> AttemptEnd<'static> {
     AttemptEnd::new(AttemptVerdict::Lost, "lost", NOW)
 }
 
+/// Claims the best job for a builder, as a dispatch does in two transactions.
+pub(crate) fn claim_best(
+    tx: &mut Tx<'_>,
+    fence: Fence,
+    builder: &Builder,
+    now: i64,
+    emulate_since: i64,
+) -> Result<Option<Claim>, Error> {
+    let jobs = queue::best_jobs(tx, builder, now, emulate_since)?;
+    queue::claim(tx, fence, &jobs, now, emulate_since)
+}
+
+/// Counts the jobs that could be claimed, as (processor, virtualized, jobs).
+pub(crate) fn waiting_groups(
+    tx: &mut Tx<'_>,
+    now: i64,
+    emulate_since: Option<i64>,
+) -> Result<Vec<(i64, bool, i64)>, Error> {
+    let mut groups = Vec::new();
+    for row in tx.query("SELECT id FROM processor ORDER BY id", &[])? {
+        for virtualized in [false, true] {
+            let group = (row.get(0)?, virtualized);
+            let jobs = queue::claimable_jobs(tx, now, group, emulate_since, 1000)?;
+            if jobs > 0 {
+                groups.push((group.0, virtualized, jobs));
+            }
+        }
+    }
+    Ok(groups)
+}
+
 /// Claims the best job for a builder at [`NOW`].
 pub(crate) fn claim(db: &Db, fence: Fence) -> Option<Claim> {
     let (builder, _) = view(db, fence);
-    let claim = db.write(|tx| queue::claim(tx, fence, &builder, NOW, 0));
+    let claim = db.write(|tx| claim_best(tx, fence, &builder, NOW, 0));
     claim.unwrap()
 }
 

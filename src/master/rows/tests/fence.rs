@@ -1,6 +1,6 @@
 //! A process that lost its lease writes nothing about the builder.
 
-use super::farm::{BUILT, ME, NOW, claim, everything, farm, lost, view};
+use super::farm::{BUILT, ME, NOW, claim, claim_best, everything, farm, lost, view};
 use crate::db::tests::both;
 use crate::db::{Error, Tx};
 use crate::master::model::{BuildState, CleanStatus};
@@ -16,9 +16,8 @@ fn writes(builder: Builder, job: i64) -> [(&'static str, Write); 11] {
     fn write(write: impl Fn(&mut Tx<'_>, Fence) -> Result<bool, Error> + 'static) -> Write {
         Box::new(write)
     }
-    let claim = move |tx: &mut Tx<'_>, fence: Fence| {
-        Ok(queue::claim(tx, fence, &builder, NOW, 0)?.is_some())
-    };
+    let claim =
+        move |tx: &mut Tx<'_>, fence: Fence| Ok(claim_best(tx, fence, &builder, NOW, 0)?.is_some());
     let (gathering, superseded) = (BuildState::Gathering, BuildState::Superseded);
     [
         ("claim", write(claim)),

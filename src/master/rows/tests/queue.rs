@@ -1,12 +1,12 @@
 //! Resets and ends of claimed jobs, missing and suspended queue rows.
 
-use super::farm::{BUILT, NOW, assert_agree, change, claim, farm, lost, state, view};
+use super::farm::{BUILT, NOW, assert_agree, change, claim, claim_best, farm, lost, state, view};
 use crate::db::params;
 use crate::db::tests::both;
 use crate::master::model::{BuildState, CleanStatus, JobStatus};
 use crate::master::rows::attempts::AttemptEnd;
 use crate::master::rows::queue::End;
-use crate::master::rows::{builders, queue};
+use crate::master::rows::{builders, entries, queue};
 
 #[test]
 fn a_reset_keeps_score_age_log_tail_and_attempt() {
@@ -43,7 +43,7 @@ fn a_reset_keeps_score_age_log_tail_and_attempt() {
         assert_eq!(claim(db, bob), None, "not before NOW + 5");
         let later = db.write(|tx| {
             let (builder, _) = builders::view(tx, bob.builder)?.unwrap();
-            queue::claim(tx, bob, &builder, NOW + 5, 0)
+            claim_best(tx, bob, &builder, NOW + 5, 0)
         });
         assert_eq!(later.unwrap().unwrap().attempt, 2);
         let sql = "SELECT first_dispatched_at, started_at FROM build";
@@ -195,7 +195,13 @@ fn missing_queue_rows_are_added() {
         let bob = farm.builders(db, 1)[0];
         let (_, queue) = farm.job(db, "hello", 0, 10);
         claim(db, bob).unwrap();
-        let entries = || db.write(|tx| queue::add_missing_entries(tx, NOW)).unwrap();
+        let entries = || {
+            db.write(|tx| {
+                let builds = entries::missing(tx, 500)?;
+                entries::add(tx, &builds, NOW)
+            })
+            .unwrap()
+        };
         assert_eq!(entries(), 0);
         db.write(|tx| queue::finish(tx, bob, queue, &BUILT))
             .unwrap();
@@ -229,7 +235,15 @@ fn jobs_of_disabled_architectures_and_archives_are_suspended() {
         farm.job(db, "of-amd64", 1, 10);
         let (_, running) = farm.job(db, "running", 0, 20);
         claim(db, bob).unwrap();
-        let suspend = || db.write(queue::suspend).unwrap();
+        let suspend = || {
+            db.write(|tx| {
+                let jobs = entries::to_suspend(tx, 500)?;
+                let suspended = entries::set_suspended(tx, &jobs, true)?;
+                let jobs = entries::to_resume(tx, 500)?;
+                Ok(suspended + entries::set_suspended(tx, &jobs, false)?)
+            })
+            .unwrap()
+        };
         let statuses = || -> Vec<i64> {
             let sql = "SELECT status FROM build_queue ORDER BY id";
             let rows = db.read(|tx| tx.query(sql, &[])).unwrap();

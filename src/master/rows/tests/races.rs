@@ -9,7 +9,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::thread;
 
-use super::farm::{BUILT as ENDED, ME, NOW, assert_agree, farm, lost, view};
+use super::farm::{
+    BUILT as ENDED, ME, NOW, assert_agree, claim_best, farm, lost, view, waiting_groups,
+};
 use crate::db::tests::both_at;
 use crate::db::{Db, Engine, params};
 use crate::master::model::{BuildState, CleanStatus, JobStatus};
@@ -43,7 +45,7 @@ fn count(db: &Db, sql: &str) -> i64 {
 /// Claims a job and returns it with its sort key in the order of dispatch: (negative score, id).
 fn claim(db: &Db, fence: Fence, builder: &Builder) -> Option<(Claim, (i64, i64))> {
     let claimed = db.write(|tx| {
-        let Some(claim) = queue::claim(tx, fence, builder, NOW, 0)? else {
+        let Some(claim) = claim_best(tx, fence, builder, NOW, 0)? else {
             return Ok(None);
         };
         let sql = "SELECT -lastscore FROM build_queue WHERE id = $1";
@@ -113,7 +115,7 @@ fn step(db: &Db, fence: Fence, now: i64, dice: u32) -> Option<i64> {
     let Some(job) = job else {
         // Another process may have taken the builder over; then neither write changes anything.
         if builder.clean == CleanStatus::Clean {
-            db.write(|tx| queue::claim(tx, fence, &builder, now, 0))
+            db.write(|tx| claim_best(tx, fence, &builder, now, 0))
                 .unwrap();
         } else {
             db.write(|tx| builders::set_clean(tx, fence, CleanStatus::Clean, now))
@@ -246,7 +248,7 @@ fn the_best_of_twenty_thousand_jobs_comes_from_the_index() {
                 Engine::Sqlite => ("EXPLAIN QUERY PLAN", 3),
                 Engine::Postgres => ("EXPLAIN", 0),
             };
-            let sql = format!("{explain} {}", queue::best_job(false));
+            let sql = format!("{explain} {}", queue::best_jobs_of_processor(false));
             let params = params![NOW, false, farm.processors[0], fences[0].builder];
             let rows = db.write(|tx| tx.query(&sql, &params)).unwrap();
             let lines = rows.iter().map(|row| row.get::<String>(column).unwrap());
@@ -270,7 +272,7 @@ fn the_best_of_twenty_thousand_jobs_comes_from_the_index() {
             last = key;
         }
         assert_agree(&db);
-        let groups = db.read(|tx| queue::waiting_groups(tx, NOW, None)).unwrap();
+        let groups = db.read(|tx| waiting_groups(tx, NOW, None)).unwrap();
         assert_eq!(
             groups,
             [(farm.processors[0], false, 1000)],

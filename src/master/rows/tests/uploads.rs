@@ -1,6 +1,6 @@
 //! Results that wait for the uploader.
 
-use super::farm::{BUILT, NOW, farm, state};
+use super::farm::{BUILT, NOW, claim_best, farm, state};
 use crate::db::tests::both;
 use crate::dpkg::packages::Package;
 use crate::master::model::BuildState;
@@ -19,7 +19,7 @@ fn an_upload_has_one_outcome() {
         let waiting = || waiting_at("upload1");
         db.write(|tx| {
             let (builder, _) = builders::view(tx, bob.builder)?.unwrap();
-            queue::claim(tx, bob, &builder, NOW, 0)?.unwrap();
+            claim_best(tx, bob, &builder, NOW, 0)?.unwrap();
             let end = queue::End {
                 state: BuildState::Uploading,
                 attempt: AttemptEnd {
