@@ -4,6 +4,7 @@
 //! transaction has locked. A transaction is a closure. It may run again after the database was busy
 //! or lost, so it must have no other side effects. This folder knows no table but `schema_version`.
 
+mod connection;
 mod migrate;
 mod new_file;
 mod pace;

@@ -8,14 +8,14 @@ use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::sync::{LazyLock, Mutex, PoisonError};
 
-use super::tx::Connection;
+use super::connection::Connection;
 use super::value::{Row, Value};
 use super::{Engine, Error, plan};
 
 /// The variable with the path of the file.
 const FILE: &str = "BUILDD_FULL_SCANS";
 
-/// What PostgreSQL's planner may not choose while it is asked. An empty table is cheaper to scan,
+/// The plans that PostgreSQL may not choose while it is asked. An empty table is cheaper to scan,
 /// but the plan must show that an index serves the statement.
 const SCANS: [&str; 3] = ["enable_seqscan", "enable_hashjoin", "enable_mergejoin"];
 
@@ -34,7 +34,7 @@ pub(super) fn record(connection: &mut Connection, sql: &str, params: &[Value]) {
     }
     let (engine, lines) = match explain(connection, sql, params) {
         Ok(plan) => plan,
-        // The statement itself will report what is wrong with it.
+        // The statement itself will report its problem.
         Err(error) => return log::debug!("cannot explain {sql}: {error}"),
     };
     let Some(scan) = plan::full_scan(engine, sql, &lines) else {

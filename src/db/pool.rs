@@ -9,11 +9,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::Error;
+use super::connection::Connection;
 use super::migrate::{is_current, migrate};
 use super::new_file;
 use super::postgres;
 use super::sqlite;
-use super::tx::{Connection, Tx};
+use super::tx::Tx;
 use super::url::Location;
 
 /// The number of connections of a process to PostgreSQL, or of its readers of SQLite.

@@ -1,15 +1,8 @@
 //! Runs statements inside a transaction, on either engine.
 
-use super::postgres;
-use super::sqlite;
+use super::connection::Connection;
 use super::value::{Row, Value};
 use super::{Engine, Error};
-
-/// An open connection.
-pub(super) enum Connection {
-    Sqlite(sqlite::Connection),
-    Postgres(Box<postgres::Connection>),
-}
 
 /// A transaction in progress.
 pub(crate) struct Tx<'a> {

@@ -12,8 +12,10 @@ use std::time::Instant;
 use crate::db::{Db, Error, Tx};
 use crate::master::model::ArchivePurpose;
 use crate::master::policy::dependencies::{self, Checked, Known, Usable};
+use crate::master::policy::limits::dep_wait_delay;
 use crate::master::policy::pockets::{self, Components};
 use crate::master::policy::score::{self, Rules, UnknownComponent};
+use crate::master::rows::attempts;
 use crate::master::rows::builds::{self, Build, Retry};
 use crate::master::rows::depwaits::{self, Wanted};
 use crate::master::rows::entries;
@@ -130,12 +132,14 @@ pub(crate) struct DepwaitReport {
     pub(crate) still: u64,
     /// Builds whose dependency line cannot be parsed. Only an operator can retry them.
     pub(crate) unreadable: Vec<i64>,
+    /// Builds that were retried in vain too often. Only an operator can retry them.
+    pub(crate) fruitless: Vec<i64>,
 }
 
 /// Returns builds whose dependencies are published to the queue and scores them; adds an event that
 /// says what freed them (docs/farm.md §2.15).
 pub(crate) fn retry_depwaits(db: &Db, rules: Rules, now: i64) -> Result<DepwaitReport, Error> {
-    for_each_batch(db, |ready| {
+    for_each_batch(db, now, |ready| {
         let mut retried = Vec::new();
         for part in ready.chunks(FREED_AT_ONCE) {
             let began = Instant::now();
@@ -156,8 +160,8 @@ pub(crate) fn retry_depwaits(db: &Db, rules: Rules, now: i64) -> Result<DepwaitR
 }
 
 /// Reports what [`retry_depwaits`] would do, without any change.
-pub(crate) fn preview_depwaits(db: &Db) -> Result<DepwaitReport, Error> {
-    for_each_batch(db, |ready| {
+pub(crate) fn preview_depwaits(db: &Db, now: i64) -> Result<DepwaitReport, Error> {
+    for_each_batch(db, now, |ready| {
         Ok(ready.iter().map(|(_, freed)| freed.clone()).collect())
     })
 }
@@ -167,11 +171,15 @@ struct Depwait {
     build: Build,
     /// The state of its dependencies; `None` if the line cannot be parsed.
     checked: Option<Checked>,
+    /// How many of its last attempts missed the same dependencies, and when the last one ended.
+    /// Zeros while dependencies are missing.
+    same: (usize, i64),
 }
 
 /// Calls `free` on the dep-waits of each batch that can end; `free` returns those retried.
 fn for_each_batch(
     db: &Db,
+    now: i64,
     free: impl Fn(&[(Build, Freed)]) -> Result<Vec<Freed>, Error>,
 ) -> Result<DepwaitReport, Error> {
     let mut report = DepwaitReport::default();
@@ -186,8 +194,13 @@ fn for_each_batch(
         report
             .unreadable
             .extend(unreadable.map(|depwait| depwait.build.id));
+        let fruitless = batch.iter().filter(|depwait| depwait.is_fruitless());
+        report
+            .fruitless
+            .extend(fruitless.map(|depwait| depwait.build.id));
         let waiting = batch.len();
-        let ready: Vec<(Build, Freed)> = batch.into_iter().filter_map(Depwait::ready).collect();
+        let ready = batch.into_iter().filter_map(|depwait| depwait.ready(now));
+        let ready: Vec<(Build, Freed)> = ready.collect();
         let retried = free(&ready)?;
         report.still += (waiting - retried.len()) as u64;
         report.retried.extend(retried);
@@ -195,9 +208,18 @@ fn for_each_batch(
 }
 
 impl Depwait {
+    /// Whether it was retried in vain too often.
+    fn is_fruitless(&self) -> bool {
+        dep_wait_delay(self.same.0).is_none()
+    }
+
     /// Returns the build with what frees it, if it can return to the queue.
-    fn ready(self) -> Option<(Build, Freed)> {
-        let Self { build, checked } = self;
+    fn ready(self, now: i64) -> Option<(Build, Freed)> {
+        let (same, ended_at) = self.same;
+        if ended_at + dep_wait_delay(same)? > now {
+            return None;
+        }
+        let Self { build, checked, .. } = self;
         let checked = checked.filter(|checked| checked.unmet.is_empty())?;
         let pocket = build.name.pocket;
         if !pockets::accepts(build.archive_purpose, build.series_status, pocket) {
@@ -229,9 +251,20 @@ fn read_batch(tx: &mut Tx<'_>, after: i64) -> Result<Vec<Depwait>, Error> {
             known.get(&wanted).cloned().unwrap_or_default()
         };
         let checked = check(&build, &of_name);
-        Depwait { build, checked }
+        Depwait {
+            build,
+            checked,
+            same: (0, 0),
+        }
     };
-    Ok(builds.into_iter().map(depwait).collect())
+    let mut depwaits: Vec<Depwait> = builds.into_iter().map(depwait).collect();
+    for depwait in &mut depwaits {
+        let checked = depwait.checked.as_ref();
+        if checked.is_some_and(|checked| checked.unmet.is_empty()) {
+            depwait.same = attempts::same_dep_waits(tx, depwait.build.id)?;
+        }
+    }
+    Ok(depwaits)
 }
 
 fn line(build: &Build) -> &str {
@@ -425,8 +458,9 @@ mod tests {
                 retried: vec![freed],
                 still: 3,
                 unreadable: vec![depwaits.unreadable],
+                fruitless: vec![],
             };
-            assert_eq!(preview_depwaits(db).unwrap(), expected);
+            assert_eq!(preview_depwaits(db, NOW).unwrap(), expected);
             assert_eq!(state(db, ready), BuildState::ManualDepWait);
             assert_eq!(depwaits.retry(), expected);
             assert_eq!(state(db, ready), BuildState::NeedsBuild);
@@ -453,6 +487,37 @@ mod tests {
                     &*format!("its dependencies are published: {met}; returned to the queue")
                 )
             );
+        });
+    }
+
+    #[test]
+    fn a_dep_wait_retried_in_vain_waits_longer_each_time_and_then_for_an_operator() {
+        both(|db| {
+            let depwaits = Depwaits::new(db);
+            depwaits.add_chroot();
+            let build = depwaits.ready;
+            let fails = |number: i64, at: i64, line: &str| {
+                let sql = "INSERT INTO attempt (build_id, number, cookie, started_at, ended_at,
+                        verdict, dependencies) VALUES ($1, $2, '', $3, $3, 2, $4)";
+                let added = db.write(|tx| tx.execute(sql, &params![build, number, at, line]));
+                added.unwrap();
+            };
+            let retried_at = |now: i64| {
+                let report = preview_depwaits(db, now).unwrap();
+                (report.retried.len(), report.fruitless.len())
+            };
+            fails(1, NOW, "other");
+            fails(2, NOW, "libfoo-dev (>= 2)");
+            assert_eq!(retried_at(NOW), (1, 0), "the first time at once");
+            fails(3, NOW, "libfoo-dev (>= 2)");
+            assert_eq!(retried_at(NOW), (0, 0));
+            assert_eq!(retried_at(NOW + 600_000), (1, 0));
+            for number in 4..=6 {
+                fails(number, NOW, "libfoo-dev (>= 2)");
+            }
+            assert_eq!(retried_at(i64::from(i32::MAX) * 1000), (0, 1));
+            change(db, "UPDATE attempt SET counted = FALSE");
+            assert_eq!(retried_at(NOW), (1, 0), "an operator has retried it");
         });
     }
 

@@ -107,7 +107,7 @@ fn submit_sources(farm: &Farm) {
     let packages = farm.path("Packages");
     fs::write(
         &packages,
-        "Package: libfoo\nVersion: 1\nArchitecture: i386\n\n",
+        "Package: libfoo\nVersion: 1\nArchitecture: i386\nProvides: foo-api\n\n",
     )
     .unwrap();
     let packages = packages.display().to_string();

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
+use super::super::connection::Connection;
 use super::super::migrate::{MIGRATIONS, upgrade};
-use super::super::tx::Connection;
 use super::super::url::Location;
 use super::super::{postgres, sqlite};
 use super::{both_at, server};

@@ -389,7 +389,7 @@ pub(super) struct RetryArgs {
 
 pub(super) fn run_retry(args: &RetryArgs, site: &Site, screen: Screen) -> Result<bool, Error> {
     let report = match args.dry_run {
-        true => queue::preview_depwaits(&site.db)?,
+        true => queue::preview_depwaits(&site.db, now_ms())?,
         false => queue::retry_depwaits(&site.db, site.rules(), now_ms())?,
     };
     for freed in &report.retried {
@@ -414,6 +414,11 @@ pub(super) fn run_retry(args: &RetryArgs, site: &Site, screen: Screen) -> Result
                  retries it"
             ));
         }
+        for build in &report.fruitless {
+            stderr_line(format_args!(
+                "build {build}: retried too often without success; `master retry {build}` retries it"
+            ));
+        }
         return Ok(true);
     }
     let retried = report.retried.iter();
@@ -421,7 +426,7 @@ pub(super) fn run_retry(args: &RetryArgs, site: &Site, screen: Screen) -> Result
         .map(|freed| json!({"build": freed.build, "title": freed.title, "met": freed.met}))
         .collect();
     let json = json!({"dry_run": args.dry_run, "retried": retried, "still_waiting": report.still,
-        "unreadable": report.unreadable});
+        "unreadable": report.unreadable, "fruitless": report.fruitless});
     screen.done("", &json)?;
     Ok(true)
 }

@@ -9,6 +9,7 @@ use crate::db::{self, Pace};
 
 use super::workers::Workers;
 use crate::master::farm::Farm;
+use crate::master::policy::limits::DEP_WAIT_LIMIT;
 use crate::master::queue::{Freed, add_missing_entries, rescore, retry_depwaits, suspend};
 use crate::master::rows::unbuildable::{self, Place};
 use crate::sys::clock::now_ms as now;
@@ -93,6 +94,12 @@ pub(crate) fn free_depwaits(farm: &Farm) -> Result<(), db::Error> {
     for build in &report.unreadable {
         log::warn!(
             "build {build}: cannot parse its dependencies; retry it with `master retry {build}`"
+        );
+    }
+    for build in &report.fruitless {
+        log::warn!(
+            "build {build}: its last {DEP_WAIT_LIMIT} attempts missed the same dependencies, \
+             although they are published; retry it with `master retry {build}`"
         );
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! Hands looks at builders to threads, as many as run at once.
 //!
-//! Of the threads without a look, one waits for the next due time, and the others for their turn.
+//! One of the threads without a look waits for the next due time, the others for their turn.
 //! The thread that takes a look passes the waiting on, to another thread or to a new one. A thread
 //! that is not needed for [`SPARE_TIME`] ends. So the number of threads follows the looks that run
 //! at once; builders out of service, and idle ones between two looks, need none.

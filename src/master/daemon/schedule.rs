@@ -1,8 +1,8 @@
-//! Pure: decides which builder is looked at next, and how many looks run at once.
+//! Decides which builder is looked at next, and how many looks run at once. Reads no clock.
 //!
 //! A look calls a slave, which may take long. So a look that has run for [`SLOW`] no longer counts
-//! against the limit of [`LOOKS`]: a slow slave delays no other. A builder that is out of service is
-//! parked: it has no due time, until an operator changes its row.
+//! against the limit of [`LOOKS`]: a slow slave delays no other. A builder that is out of service
+//! is parked: it has no due time, until an operator changes its row.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};

@@ -61,6 +61,22 @@ pub(crate) fn lost(ended: &[Ended], first_delay: i64) -> Limit {
     }
 }
 
+/// Attempts with the same missing dependencies after which a dep-wait stays until an operator
+/// retries it.
+pub(crate) const DEP_WAIT_LIMIT: usize = 5;
+/// The delay of a dep-wait that was retried in vain once, in ms.
+const DEP_WAIT_DELAY: i64 = 600_000;
+
+/// Returns the time after the last attempt, in ms, at which a dep-wait may return to the queue if
+/// its dependencies are published. `same` is the number of its last counted attempts that missed
+/// the same dependencies. `None`: only an operator can retry it.
+pub(crate) fn dep_wait_delay(same: usize) -> Option<i64> {
+    (same < DEP_WAIT_LIMIT).then(|| match same {
+        0 | 1 => 0,
+        more => growing(DEP_WAIT_DELAY, more - 1),
+    })
+}
+
 fn count(ended: &[Ended], verdict: AttemptVerdict) -> usize {
     ended.iter().filter(|one| one.verdict == verdict).count()
 }
@@ -218,6 +234,14 @@ mod tests {
         assert_eq!(delays, [0, 0, 1, 2, 4, 8, 16]);
         attempts.push(ended(1, 9, Lost));
         assert_eq!(lost(&attempts, MINUTE), Limit::Reached { attempts: 8 });
+    }
+
+    #[test]
+    fn a_fruitless_dep_wait_is_retried_later_each_time_and_then_stays() {
+        let delays: Vec<_> = (0..7).map(dep_wait_delay).collect();
+        let minutes = |n: i64| Some(n * MINUTE);
+        let expect = [0, 0, 10, 20, 40].map(minutes);
+        assert_eq!(delays, [&expect[..], &[None, None]].concat());
     }
 
     /// A farm in which each job visits the builders in turn, and is kept off those it failed on.

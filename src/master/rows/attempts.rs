@@ -4,10 +4,10 @@
 //! that has not ended: the one on its builder.
 
 use super::files::{self, File};
-use super::numbers::BUILDER_FAIL;
+use super::numbers::{BUILDER_FAIL, DEP_FAIL};
 use crate::db::{Error, Row, Tx, params};
 use crate::master::model::AttemptVerdict;
-use crate::master::policy::limits::Ended;
+use crate::master::policy::limits::{DEP_WAIT_LIMIT, Ended};
 
 /// An attempt, with the names that commands print.
 #[derive(Clone, Debug)]
@@ -163,6 +163,22 @@ pub(crate) fn counted(tx: &mut Tx<'_>, build: i64) -> Result<Vec<Ended>, Error> 
         WHERE build_id = $1 AND counted AND verdict IS NOT NULL AND builder_id IS NOT NULL
         ORDER BY number DESC";
     tx.query(sql, &params![build])?.iter().map(ended).collect()
+}
+
+/// Returns how many of the last counted attempts of a build missed the same dependencies, and when
+/// the last one ended. Looks at [`DEP_WAIT_LIMIT`] of them.
+pub(crate) fn same_dep_waits(tx: &mut Tx<'_>, build: i64) -> Result<(usize, i64), Error> {
+    let sql = format!(
+        "SELECT dependencies, ended_at FROM attempt
+         WHERE build_id = $1 AND counted AND verdict = {DEP_FAIL} AND ended_at IS NOT NULL
+         ORDER BY number DESC LIMIT {DEP_WAIT_LIMIT}"
+    );
+    let rows = tx.query(&sql, &params![build])?;
+    let lines: Result<Vec<Option<String>>, _> = rows.iter().map(|row| row.get(0)).collect();
+    let lines = lines?;
+    let same = lines.iter().take_while(|line| Some(*line) == lines.first());
+    let ended_at = rows.first().map_or(Ok(0), |row| row.get(1))?;
+    Ok((same.count(), ended_at))
 }
 
 /// The number of a builder's last attempts that [`of_builder`] returns.

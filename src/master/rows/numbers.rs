@@ -22,6 +22,7 @@ pub(super) const RUNNING: i64 = JobStatus::Running.number();
 pub(super) const CANCELLING: i64 = JobStatus::Cancelling.number();
 pub(super) const SUSPENDED: i64 = JobStatus::Suspended.number();
 
+pub(super) const DEP_FAIL: i64 = AttemptVerdict::DepFail.number();
 pub(super) const BUILDER_FAIL: i64 = AttemptVerdict::BuilderFail.number();
 
 pub(super) const CLEAN: i64 = CleanStatus::Clean.number();

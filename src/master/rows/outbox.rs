@@ -28,7 +28,7 @@ const PENDING: i64 = 10_000;
 
 /// Returns the ids of the oldest notifications, ascending.
 pub(crate) fn pending(tx: &mut Tx<'_>) -> Result<Vec<i64>, Error> {
-    let sql = "SELECT id FROM notification ORDER BY id LIMIT $1";
+    let sql = "SELECT id FROM notification WHERE id > 0 ORDER BY id LIMIT $1";
     let rows = tx.query(sql, &params![PENDING])?;
     rows.iter().map(|row| row.get(0)).collect()
 }

@@ -84,13 +84,13 @@ pub(crate) struct BestJob {
     emulated: bool,
 }
 
-/// [`best_jobs`] returns at most this many jobs. Other builders may claim the first ones at the same
-/// time.
+/// [`best_jobs`] returns at most this many jobs. Other builders may claim the first ones at the
+/// same time.
 const BEST_JOBS: usize = 16;
 
 /// Returns the best jobs that a builder can run: the highest scores first, then the oldest jobs. A
-/// job queued after `emulate_since` is left to builders that run its processor without emulation, if
-/// there are any. The caller reads, so that a long search blocks nobody.
+/// job queued after `emulate_since` is left to builders that run its processor without emulation,
+/// if there are any. The caller reads, so that a long search blocks nobody.
 pub(crate) fn best_jobs(
     tx: &mut Tx<'_>,
     builder: &Builder,
@@ -115,8 +115,8 @@ pub(crate) fn best_jobs(
 }
 
 /// Claims the first of these jobs that still waits. The job becomes RUNNING with a new cookie, its
-/// build BUILDING, the builder DIRTY. `None` if no job is left, if the builder must not have one, or
-/// if another process has taken the builder over.
+/// build BUILDING, the builder DIRTY. `None` if no job is left, if the builder must not have one,
+/// or if another process has taken the builder over.
 ///
 /// The caller commits before its first call to the slave. If the process dies in between, the slave
 /// does not know the job, and the next look at the builder resets it.

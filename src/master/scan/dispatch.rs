@@ -1,9 +1,9 @@
 //! Dispatches a job to an idle builder.
 //!
-//! A read transaction searches the best jobs that the builder can run, and a short write transaction
-//! claims the first one left. Then the slave fetches the chroot and the sources, and is called to
-//! build. A job that cannot be built is ended or postponed. A
-//! failure of the librarian counts against no builder and no job.
+//! A read transaction searches the best jobs that the builder can run, and a short write
+//! transaction claims the first one left. Then the slave fetches the chroot and the sources, and is
+//! called to build. A job that cannot be built is ended or postponed. A failure of the librarian
+//! counts against no builder and no job.
 
 use std::time::Duration;
 

@@ -199,8 +199,8 @@ impl Farm {
 /// The file in which the program records statements that scan a whole large table.
 const FULL_SCANS: &str = "home/full-scans";
 
-/// A failed test prints the logs. A test fails if any statement of the program scanned a whole large
-/// table, on the engine of the farm.
+/// A failed test prints the logs. A test fails if any statement of the program scanned a whole
+/// large table, on the engine of the farm.
 impl Drop for Farm {
     fn drop(&mut self) {
         if !std::thread::panicking() {
