@@ -19,7 +19,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long sent data may stay unacknowledged before the connection counts as lost.
 const NETWORK_TIMEOUT: Duration = Duration::from_secs(30);
 /// The settings of each connection. The timeouts limit how long a stalled process blocks others.
-const SESSION: &str = "SET statement_timeout = '60s'; \
+/// Compiling a statement takes longer than any statement here runs.
+const SESSION: &str = "SET jit = off; SET statement_timeout = '60s'; \
     SET idle_in_transaction_session_timeout = '60s'; SET lock_timeout = '30s'; \
     SET client_min_messages = warning";
 

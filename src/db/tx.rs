@@ -14,10 +14,7 @@ pub(crate) struct Tx<'a> {
 impl Tx<'_> {
     /// Returns the engine, for SQL that differs between engines.
     pub(crate) fn engine(&self) -> Engine {
-        match self.connection {
-            Connection::Sqlite(_) => Engine::Sqlite,
-            Connection::Postgres(_) => Engine::Postgres,
-        }
+        self.connection.engine()
     }
 
     /// Returns the time by the database's clock, in milliseconds since 1970. All processes of a
@@ -36,10 +33,7 @@ impl Tx<'_> {
     pub(crate) fn query(&mut self, sql: &str, params: &[Value]) -> Result<Vec<Row>, Error> {
         #[cfg(all(debug_assertions, not(test)))]
         super::plan_log::record(self.connection, sql, params);
-        let result = match self.connection {
-            Connection::Sqlite(connection) => connection.query(sql, params),
-            Connection::Postgres(connection) => connection.query(sql, params),
-        };
+        let result = self.connection.query(sql, params);
         self.failed |= result.is_err();
         result
     }
@@ -59,19 +53,13 @@ impl Tx<'_> {
     pub(crate) fn execute(&mut self, sql: &str, params: &[Value]) -> Result<u64, Error> {
         #[cfg(all(debug_assertions, not(test)))]
         super::plan_log::record(self.connection, sql, params);
-        let result = match self.connection {
-            Connection::Sqlite(connection) => connection.execute(sql, params),
-            Connection::Postgres(connection) => connection.execute(sql, params),
-        };
+        let result = self.connection.execute(sql, params);
         self.failed |= result.is_err();
         result
     }
 
     /// Runs several statements without parameters.
     pub(super) fn batch(&mut self, sql: &str) -> Result<(), Error> {
-        match self.connection {
-            Connection::Sqlite(connection) => connection.batch(sql),
-            Connection::Postgres(connection) => connection.batch(sql),
-        }
+        self.connection.batch(sql)
     }
 }

@@ -12,6 +12,7 @@ mod content;
 mod echo;
 mod hello;
 mod measure;
+mod million;
 mod reference;
 mod start;
 mod status;
@@ -41,7 +42,7 @@ const ROWS_VARIABLE: &str = "BUILDD_BENCH";
 /// A row: its name, and the function that measures it.
 type Row = (&'static str, fn(&Plan) -> Vec<Line>);
 
-const ROWS: [Row; 9] = [
+const ROWS: [Row; 10] = [
     ("echo", echo::rows),
     ("status", status::rows),
     ("unpack", status::unpacking),
@@ -51,6 +52,7 @@ const ROWS: [Row; 9] = [
     ("abort", builds::abort),
     ("start", start::rows),
     ("hello", hello::rows),
+    ("million", million::rows),
 ];
 
 /// The extent of the measurements.

@@ -28,6 +28,9 @@ pub(crate) enum Unit {
     Microseconds,
     /// The figure is in bytes.
     Megabytes,
+    /// The figure is a part of one.
+    Percent,
+    Count,
 }
 
 /// The target of a row.
@@ -50,6 +53,8 @@ impl Unit {
             Self::Milliseconds => format!("{figure:.1} ms"),
             Self::Microseconds => format!("{figure:.0} µs"),
             Self::Megabytes => format!("{:.1} MB", figure / 1e6),
+            Self::Percent => format!("{:.1} %", figure * 100.0),
+            Self::Count => format!("{figure:.0}"),
         }
     }
 }

@@ -1,15 +1,20 @@
 //! A generated farm of several thousand builds: every list has a limit, and no statement scans a
 //! large table. (`Farm` checks the plans of every statement, in each test of this suite.)
 
+use std::fs;
+use std::time::Duration;
+
 use serde_json::{Value as Json, json};
 
 use super::support::farm::on_both_engines;
 use super::support::million::Size;
-use super::support::{Engine, Farm, QUICK};
+use super::support::{Engine, Fake, Farm, QUICK};
+use crate::support::within;
 
 on_both_engines! {
     lists_are_pages_in_the_order_of_an_index
     why_fits_a_screen_with_many_builders
+    builders_out_of_service_hold_no_threads
 }
 
 fn generated(engine: Engine) -> (Farm, Size) {
@@ -119,4 +124,42 @@ fn why_fits_a_screen_with_many_builders(engine: Engine) {
     let printed = farm.ok(&["master", "queue", "why", &build]);
     assert!(printed.lines().count() <= 24, "{printed}");
     assert!(printed.contains("builders idle: more"), "{printed}");
+}
+
+fn builders_out_of_service_hold_no_threads(engine: Engine) {
+    let farm = Farm::new(engine, QUICK);
+    farm.furnish();
+    let fakes = [Fake::start("i386"), Fake::start("i386")];
+    for (fake, name) in fakes.iter().zip(["works", "disabled"]) {
+        farm.add_builder(name, fake);
+    }
+    let rows: Vec<String> = (0..500)
+        .map(|number| format!("('away{number}', 'http://127.0.0.1:1/{number}/', FALSE, FALSE, 0)"))
+        .collect();
+    farm.db.execute(&format!(
+        "INSERT INTO builder (name, url, manual, builderok, created_at) VALUES {};
+         UPDATE builder SET builderok = FALSE WHERE name = 'disabled'",
+        rows.join(", ")
+    ));
+    let master = farm.master("master");
+    farm.wait_row(
+        "SELECT COUNT(*) FROM builder WHERE lease_owner IS NULL",
+        &json!([0]),
+    );
+    let tasks = format!("/proc/{}/task", master.child.id());
+    let threads = || fs::read_dir(&tasks).unwrap().count();
+    // The threads of the first looks end after ten seconds without one.
+    within(Duration::from_secs(60), "few threads", || {
+        (threads() < 20).then_some(())
+    });
+    let [works, disabled] = &fakes;
+    works.wait_for(
+        "status",
+        works.called("status").len() + 2,
+        Duration::from_secs(30),
+    );
+    assert_eq!(disabled.methods(), "");
+    farm.ok(&["master", "builder", "enable", "disabled"]);
+    disabled.wait_for("status", 2, Duration::from_secs(30));
+    master.stop();
 }

@@ -170,6 +170,7 @@ pub(crate) fn page(
         .map(|(.., id)| id)
         .collect();
     let mut found = Vec::new();
+    // A connection caches every statement, so that all have the same length.
     for part in ids.chunks(PAGE) {
         let mut params: Vec<Value> = part.iter().map(|&id| id.into()).collect();
         params.resize(PAGE, Value::Null);

@@ -116,13 +116,12 @@ pub(crate) fn view(tx: &mut Tx<'_>, id: i64) -> Result<Option<Build>, Error> {
 
 /// Returns the builds with these ids, in the order of the ids. Ids without a build are left out.
 pub(super) fn of_ids(tx: &mut Tx<'_>, ids: &[i64]) -> Result<Vec<Build>, Error> {
-    let columns = columns();
     let sql = format!(
-        "WITH given (build) AS ({{VALUES}})
-        SELECT b.id, {NAME_COLUMNS}, {columns} FROM build b {NAME_JOINS} {JOINS}
-        WHERE b.id IN (SELECT g.build FROM given g)"
+        "SELECT b.id, {NAME_COLUMNS}, {} FROM build b {NAME_JOINS} {JOINS}
+        WHERE b.id IN ({{LIST}})",
+        columns()
     );
-    let rows = bulk::query(tx, &sql, ["BIGINT"], &[], ids.iter().map(|&id| [id.into()]))?;
+    let rows = bulk::query_ids(tx, &sql, ids)?;
     let mut found = HashMap::new();
     for row in &rows {
         let build = read(row)?;

@@ -7,7 +7,7 @@ use crate::db::{Error, Row, Tx, Value};
 
 /// Rows in a statement with many or few rows.
 const LARGE: usize = 500;
-const SMALL: usize = 20;
+const SMALL: usize = 60;
 
 /// Runs `sql` once per part of `rows` and returns the rows of all answers. `{VALUES}` in `sql`
 /// stands for the part, with columns of the SQL types `types`. The parameters `fixed` are `$1` and
@@ -28,6 +28,21 @@ pub(super) fn query<const N: usize>(
         params.extend(part.iter().flatten().cloned());
         params.resize(fixed.len() + N * size, Value::Null);
         found.extend(tx.query(&text, &params)?);
+    }
+    Ok(found)
+}
+
+/// Runs `sql` once per part of `ids` and returns the rows of all answers. `{LIST}` in `sql` stands
+/// for the ids of the part; it may contain NULLs. PostgreSQL finds the rows of such a list by an
+/// index, but joins a long `VALUES` with the whole table.
+pub(super) fn query_ids(tx: &mut Tx<'_>, sql: &str, ids: &[i64]) -> Result<Vec<Row>, Error> {
+    let mut found = Vec::new();
+    for part in ids.chunks(LARGE) {
+        let size = if part.len() > SMALL { LARGE } else { SMALL };
+        let marks: Vec<String> = (1..=size).map(|number| format!("${number}")).collect();
+        let mut params: Vec<Value> = part.iter().map(|&id| Value::Int(id)).collect();
+        params.resize(size, Value::Null);
+        found.extend(tx.query(&sql.replace("{LIST}", &marks.join(", ")), &params)?);
     }
     Ok(found)
 }

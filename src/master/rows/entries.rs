@@ -5,7 +5,7 @@
 use super::bulk;
 use super::numbers::{NEEDS_BUILD, SUSPENDED, WAITING};
 use super::queue::insert_entries;
-use crate::db::{Error, Row, Tx, Value, params};
+use crate::db::{Error, Row, Tx, params};
 
 /// Returns at most `limit` builds in NEEDSBUILD without a queue row.
 pub(crate) fn missing(tx: &mut Tx<'_>, limit: i64) -> Result<Vec<i64>, Error> {
@@ -73,12 +73,10 @@ pub(crate) fn set_suspended(tx: &mut Tx<'_>, jobs: &[i64], suspended: bool) -> R
         false => (SUSPENDED, WAITING),
     };
     let sql = format!(
-        "WITH given (job) AS ({{VALUES}})
-        UPDATE build_queue SET status = {to}
-        WHERE id IN (SELECT job FROM given) AND status = {from} RETURNING id"
+        "UPDATE build_queue SET status = {to}
+        WHERE id IN ({{LIST}}) AND status = {from} RETURNING id"
     );
-    let rows = jobs.iter().map(|&job| [Value::Int(job)]);
-    Ok(bulk::query(tx, &sql, ["BIGINT"], &[], rows)?.len() as u64)
+    Ok(bulk::query_ids(tx, &sql, jobs)?.len() as u64)
 }
 
 fn ids(rows: &[Row]) -> Result<Vec<i64>, Error> {

@@ -105,6 +105,13 @@ impl Database {
         }
     }
 
+    pub(crate) fn session(&self) -> Session {
+        match self {
+            Self::Sqlite(path) => Session::Sqlite(sqlite(path)),
+            Self::Postgres(url) => Session::Postgres(Box::new(connect(url))),
+        }
+    }
+
     /// Blocks all writes until dropped; reads still work.
     pub(crate) fn hold(&self) -> Held {
         match self {
@@ -125,6 +132,22 @@ impl Database {
                     .unwrap();
                 Held::Postgres { _client: client }
             }
+        }
+    }
+}
+
+/// An open connection, for statements that are timed.
+pub(crate) enum Session {
+    Sqlite(rusqlite::Connection),
+    Postgres(Box<postgres::Client>),
+}
+
+impl Session {
+    /// Runs statements without parameters, each in a transaction of its own.
+    pub(crate) fn execute(&mut self, sql: &str) {
+        match self {
+            Self::Sqlite(connection) => connection.execute_batch(sql).unwrap(),
+            Self::Postgres(client) => client.batch_execute(sql).unwrap(),
         }
     }
 }

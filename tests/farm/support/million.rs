@@ -1,7 +1,7 @@
 //! Generates a farm of any size by SQL, up to a million finished builds, on either engine.
 //!
-//! A row's columns follow from its number, so two farms of the same size are equal. The rows of a
-//! full farm take about two minutes. Sizes below a thousandth serve ordinary tests.
+//! A row's columns follow from its number and the present time, so two farms of the same size are
+//! equal. The rows of a full farm take two or three minutes. Small parts serve ordinary tests.
 
 use super::database::Database;
 use super::farm::Farm;
@@ -12,8 +12,11 @@ const SERIES: i64 = 4;
 /// Archive 1 is the primary one. Those up to `PUBLIC` are PPAs, those up to `ARCHIVES` private.
 const PUBLIC: i64 = 30;
 const ARCHIVES: i64 = 50;
-/// The time at which the farm is generated, about: 2026-01-01. Builds are older.
-pub(crate) const NOW: i64 = 1_767_225_600_000;
+/// The time of the newest rows, in milliseconds since 1970.
+fn now() -> i64 {
+    let since = std::time::UNIX_EPOCH.elapsed().unwrap();
+    since.as_millis().try_into().unwrap()
+}
 
 /// The number of rows of each kind.
 #[derive(Clone, Copy, Debug)]
@@ -23,7 +26,7 @@ pub(crate) struct Size {
     /// Jobs on builders, besides the queued ones.
     pub(crate) running: i64,
     pub(crate) builders: i64,
-    /// Logs and source files; the rest is unreferenced.
+    /// Logs, source files, a twentieth that nothing refers to, and files that expire in years.
     pub(crate) files: i64,
 }
 
@@ -120,14 +123,15 @@ fn script(db: &Database, size: Size) -> String {
         Database::Sqlite(_) => "DROP TABLE n",
         Database::Postgres(_) => "SELECT 1",
     };
+    let now = now();
     let parts = [
         numbers,
         fixed(),
-        library(size),
-        sources(size),
-        builders(size),
-        builds(size),
-        history(size),
+        library(size, now),
+        sources(size, now),
+        builders(size, now),
+        builds(size, now),
+        history(size, now),
         end.to_owned(),
     ];
     parts.join("\n")
@@ -156,29 +160,33 @@ fn fixed() -> String {
 
 /// Contents and aliases: a chroot for each architecture, the logs, the source files, and files
 /// that nothing refers to. They have no blobs.
-fn library(size: Size) -> String {
+fn library(size: Size, now: i64) -> String {
     let sum = |width: usize| format!("'{}' || (1000000000 + i)", "0".repeat(width - 10));
     let (sha1, sha256, md5) = (sum(40), sum(64), sum(32));
     let Size {
         finished, files, ..
     } = size;
+    let unreferenced = finished + 2 * size.sources() + files / 20;
     format!(
         "INSERT INTO library_content (id, size, sha1, sha256, md5, created_at)
-           SELECT i, 1000 + i % 100000, {sha1}, {sha256}, {md5}, {NOW} - 100000 * i % 7776000000
+           SELECT i, 1000 + i % 100000, {sha1}, {sha256}, {md5}, {now} - 100000 * i % 7776000000
            FROM n WHERE i <= {files};
-         INSERT INTO library_alias (id, content_id, filename, mimetype, restricted, created_at)
+         INSERT INTO library_alias (id, content_id, filename, mimetype, restricted, created_at,
+                                    expires_at)
            SELECT i, i, CASE WHEN i <= {finished} THEN 'buildlog' || i || '.txt.gz'
                ELSE 'file' || i || '.dsc' END, 'text/plain', i % 20 = 0,
-             {NOW} - 8000000000 - i
+             {now} - 8000000000 - i,
+             CASE WHEN i > {unreferenced} AND i <= {files} - {ARCHES} * {SERIES}
+               THEN {now} + 100000000000 END
            FROM n WHERE i <= {files};
          INSERT INTO chroot (arch_series_id, pocket, alias_id, updated_at)
-           SELECT i, 0, {files} + 1 - i, {NOW} FROM n WHERE i <= {ARCHES} * {SERIES};"
+           SELECT i, 0, {files} + 1 - i, {now} FROM n WHERE i <= {ARCHES} * {SERIES};"
     )
 }
 
 /// Sources with two files each, and their publications. The newest version of a name is published,
 /// the others are superseded.
-fn sources(size: Size) -> String {
+fn sources(size: Size, now: i64) -> String {
     let (sources, names) = (size.sources(), size.names());
     let (first, files) = (size.finished, size.files);
     let archive = format!(
@@ -188,7 +196,7 @@ fn sources(size: Size) -> String {
     let place = format!(
         "SELECT i, 1 + i % {SERIES}, {archive}, 0,
            CASE i % 3 WHEN 0 THEN 'main' WHEN 1 THEN 'universe' ELSE 'multiverse' END,
-           CASE WHEN i > {sources} - {names} THEN 2 ELSE 3 END, {NOW} - ({sources} - i) * 60000
+           CASE WHEN i > {sources} - {names} THEN 2 ELSE 3 END, {now} - ({sources} - i) * 60000
          FROM n WHERE i <= {sources}"
     );
     let file = |nth: i64| {
@@ -202,7 +210,7 @@ fn sources(size: Size) -> String {
         "INSERT INTO source (id, name, version, component, section, urgency, arch_hint,
                              upload_archive_id, created_at)
            SELECT i, 'source' || (i % {names}), CAST(1 + i / {names} AS TEXT), 'main', 'devel',
-             1 + i % 3, 'any', {archive}, {NOW} - ({sources} - i) * 60000
+             1 + i % 3, 'any', {archive}, {now} - ({sources} - i) * 60000
            FROM n WHERE i <= {sources};
          {} {}
          INSERT INTO publication (source_id, series_id, archive_id, pocket, component, status,
@@ -215,7 +223,7 @@ fn sources(size: Size) -> String {
 
 /// Builders: in service while they have a job or their number is divisible by ten; the others are
 /// disabled or manual.
-fn builders(size: Size) -> String {
+fn builders(size: Size, now: i64) -> String {
     let Size {
         builders, running, ..
     } = size;
@@ -226,7 +234,7 @@ fn builders(size: Size) -> String {
              CASE WHEN i % 2 = 0 THEN 'host' END, CASE WHEN i % 2 = 0 THEN 20 END,
              i > {running} AND i % 10 > 6, i <= {running} OR i % 10 = 0 OR i % 10 > 6,
              CASE WHEN i > {running} AND i % 10 BETWEEN 1 AND 6 THEN 'no answer' END,
-             CASE WHEN i <= {running} THEN 1 ELSE 0 END, {NOW}
+             CASE WHEN i <= {running} THEN 1 ELSE 0 END, {now}
            FROM n WHERE i <= {builders};
          INSERT INTO builder_processor (builder_id, processor_id)
            SELECT i, 1 + i % {ARCHES} FROM n WHERE i <= {builders};"
@@ -234,7 +242,7 @@ fn builders(size: Size) -> String {
 }
 
 /// Builds in every state, first the finished ones, then the running, then the queued ones.
-fn builds(size: Size) -> String {
+fn builds(size: Size, now: i64) -> String {
     let Size {
         finished,
         queued,
@@ -250,7 +258,7 @@ fn builds(size: Size) -> String {
         ARCHIVES - 1
     );
     let arch = format!("(1 + (i - 1) % {ARCHES})");
-    let started = format!("{NOW} - ({builds} - i) * 60000");
+    let started = format!("{now} - ({builds} - i) * 60000");
     let busy = format!("i > {finished} AND i <= {finished} + {running}");
     format!(
         "INSERT INTO build (id, source_id, arch_series_id, archive_id, pocket, processor_id, state,
@@ -276,13 +284,14 @@ fn builds(size: Size) -> String {
              i * 7919 % 5000, i % 1000 = 1, {started} - 600000,
              CASE WHEN {busy} THEN i - {finished} END, CASE WHEN {busy} THEN {started} END,
              CASE WHEN {busy} THEN 1 ELSE 0 END, 300000 + i % 1000 * 600,
-             CASE WHEN i % 500 = 3 THEN {NOW} + 100000000000 ELSE 0 END
+             CASE WHEN i % 500 = 3 THEN {now} + 100000000000 ELSE 0 END
            FROM n WHERE i > {finished} AND i <= {finished} + {running} + {queued};"
     )
 }
 
-/// Two events for each build, and the binaries that the archives have.
-fn history(size: Size) -> String {
+/// Two events for each build, none older than the master keeps them. Also the binaries that the
+/// archives have.
+fn history(size: Size, now: i64) -> String {
     let Size {
         finished, builders, ..
     } = size;
@@ -290,16 +299,16 @@ fn history(size: Size) -> String {
     let names = size.names();
     format!(
         "INSERT INTO event (at, level, kind, builder_id, build_id, message)
-           SELECT {NOW} - ({builds} - i) * 60000, 3, 'submitted', NULL, i, 'submitted by somebody'
+           SELECT {now} - ({builds} - i) * 5000, 3, 'submitted', NULL, i, 'submitted by somebody'
            FROM n WHERE i <= {builds};
          INSERT INTO event (at, level, kind, builder_id, build_id, message)
-           SELECT {NOW} - ({builds} - i) * 60000, 3, 'dispatched', 1 + i % {builders}, i,
+           SELECT {now} - ({builds} - i) * 5000, 3, 'dispatched', 1 + i % {builders}, i,
              'dispatched as ' || i || '-1'
            FROM n WHERE i <= {finished};
          INSERT INTO published_binary (arch_series_id, archive_id, name, version, component,
                                        source_name, published_at)
            SELECT i % ({ARCHES} * {SERIES}) + 1, 1, 'lib' || i || '-dev', '1', 'main',
-             'source' || i, {NOW}
+             'source' || i, {now}
            FROM n WHERE i <= {names} * 4;"
     )
 }

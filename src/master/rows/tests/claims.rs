@@ -239,3 +239,34 @@ fn the_slaves_answer_replaces_what_a_builder_emulates() {
         assert!(!lost.unwrap());
     });
 }
+
+#[test]
+fn a_claim_takes_the_first_job_that_is_still_left() {
+    both(|db| {
+        let farm = farm(db);
+        let [bob, eve, zoe] = farm.builders(db, 3)[..] else {
+            panic!("three builders")
+        };
+        let jobs = [("first", 9), ("second", 8), ("third", 7), ("fourth", 6)];
+        let jobs = jobs.map(|(name, score)| farm.job(db, name, 0, score));
+        let (builder, _) = view(db, eve);
+        // Another builder claims the first job, and the second is set aside, after the search.
+        let best = db
+            .read(|tx| queue::best_jobs(tx, &builder, NOW, 0))
+            .unwrap();
+        assert_eq!(claim(db, bob).unwrap().build, jobs[0].0);
+        let until = NOW + 1;
+        let aside = format!("UPDATE build_queue SET not_before = {until} WHERE lastscore = 8");
+        change(db, &aside);
+        let claimed = |fence| {
+            db.write(|tx| queue::claim(tx, fence, &best, NOW, 0))
+                .unwrap()
+        };
+        assert_eq!(claimed(eve).unwrap().build, jobs[2].0);
+        // Nothing that was found may be built any more.
+        change(db, "UPDATE arch_series SET enabled = FALSE");
+        assert_eq!(claimed(zoe), None);
+        assert_eq!(view(db, zoe).0.clean, CleanStatus::Clean);
+        assert_agree(db);
+    });
+}
