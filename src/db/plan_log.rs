@@ -17,7 +17,17 @@ const FILE: &str = "BUILDD_FULL_SCANS";
 
 /// The plans that PostgreSQL may not choose while it is asked. An empty table is cheaper to scan,
 /// but the plan must show that an index serves the statement.
-const SCANS: [&str; 3] = ["enable_seqscan", "enable_hashjoin", "enable_mergejoin"];
+///
+/// Tables of tests have few pages, which make a whole index as cheap as a few searches in it. So
+/// pages cost nothing, and rows do.
+const SETTINGS: [(&str, &str); 6] = [
+    ("enable_seqscan", "off"),
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
+    ("random_page_cost", "0"),
+    ("seq_page_cost", "0"),
+    ("cpu_index_tuple_cost", "1"),
+];
 
 /// Explains a statement, unless this process has done so.
 pub(super) fn record(connection: &mut Connection, sql: &str, params: &[Value]) {
@@ -64,14 +74,11 @@ fn explain(
             Ok((Engine::Sqlite, lines?))
         }
         Connection::Postgres(connection) => {
-            let set = |value: &str| {
-                SCANS
-                    .map(|key| format!("SET LOCAL {key} = {value};"))
-                    .concat()
-            };
-            connection.batch(&set("off"))?;
+            let set = SETTINGS.map(|(key, value)| format!("SET LOCAL {key} = {value};"));
+            let reset = SETTINGS.map(|(key, _)| format!("SET LOCAL {key} TO DEFAULT;"));
+            connection.batch(&set.concat())?;
             let rows = connection.query(&format!("EXPLAIN {sql}"), params)?;
-            connection.batch(&set("on"))?;
+            connection.batch(&reset.concat())?;
             let lines: Result<_, Error> = rows.iter().map(text(0)).collect();
             Ok((Engine::Postgres, lines?))
         }

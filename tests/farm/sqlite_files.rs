@@ -38,17 +38,18 @@ fn sqlite3_on(farm: &Farm, database: &Path, command: &str) -> String {
 /// Checks that a process holds its locks on the database, and that nobody has deleted its log.
 fn check_files(farm: &Farm, process: &Process) {
     let pid = process.child.id().to_string();
-    let locks = fs::read_to_string("/proc/locks").unwrap();
     for file in ["farm.db", "farm.db-shm"] {
         let inode = fs::metadata(farm.path("home").join(file)).unwrap().ino();
-        let held = locks.lines().any(|line| {
-            let words: Vec<&str> = line.split_whitespace().collect();
-            words.contains(&&*pid)
-                && words
-                    .iter()
-                    .any(|word| word.ends_with(&format!(":{inode}")))
-        });
-        assert!(held, "{pid} holds no lock on {file}: {locks}");
+        // The kernel lists the locks in several reads, and may miss one while others change.
+        let is_listed = |locks: &str| {
+            locks.lines().any(|line| {
+                let words: Vec<&str> = line.split_whitespace().collect();
+                let end = format!(":{inode}");
+                words.contains(&&*pid) && words.iter().any(|word| word.ends_with(&end))
+            })
+        };
+        let is_held = (0..5).any(|_| is_listed(&fs::read_to_string("/proc/locks").unwrap()));
+        assert!(is_held, "{pid} holds no lock on {file}");
     }
     for entry in fs::read_dir(format!("/proc/{pid}/fd")).unwrap() {
         // A descriptor may close meanwhile.

@@ -7,6 +7,7 @@ use crate::master::model::{CleanStatus, JobStatus};
 use crate::master::policy::estimate::{self, Running, WorkAhead};
 use crate::master::policy::pockets;
 use crate::master::policy::why_waiting::{Availability, BuildFacts, EligibleBuilder};
+use crate::master::rows::attempts;
 use crate::master::rows::builders::{self, Builder, Job};
 use crate::master::rows::builds::Build;
 use crate::master::rows::lists::{self, Ahead};
@@ -97,6 +98,12 @@ pub(super) fn facts(
         pockets::chroot_pockets(pocket).any(|pocket| arch.chroots.contains(&pocket))
     });
     let job = build.job.as_ref();
+    let failed_on = attempts::failed_on(tx, build.id)?;
+    let has_failed = |builder: &Builder| failed_on.contains(&builder.name);
+    let has_other = prospect
+        .builders
+        .iter()
+        .any(|(builder, _)| builder.ok && !builder.manual && !has_failed(builder));
     let builders = prospect
         .builders
         .iter()
@@ -106,7 +113,14 @@ pub(super) fn facts(
                 .processors
                 .iter()
                 .any(|one| one.id == build.processor && one.emulated),
-            availability: availability(builder, job.as_ref()),
+            availability: match availability(builder, job.as_ref()) {
+                Availability::Idle | Availability::Building(_) | Availability::Cleaning
+                    if has_other && has_failed(builder) =>
+                {
+                    Availability::KeptOff
+                }
+                other => other,
+            },
         });
     Ok(BuildFacts {
         now,

@@ -60,7 +60,10 @@ impl EligibleBuilder {
     fn is_in_service(&self) -> bool {
         match self.availability {
             Availability::Idle | Availability::Building(_) | Availability::Cleaning => true,
-            Availability::Manual | Availability::Draining(_) | Availability::Disabled(_) => false,
+            Availability::Manual
+            | Availability::Draining(_)
+            | Availability::KeptOff
+            | Availability::Disabled(_) => false,
         }
     }
 }
@@ -95,6 +98,8 @@ pub(crate) enum Availability {
     Manual,
     /// It is manual, and has a last job with this title.
     Draining(String),
+    /// It ended this build with BUILDERFAIL, and another builder can take the job.
+    KeptOff,
     /// It has failed or was disabled, for this reason.
     Disabled(Option<String>),
 }
@@ -317,7 +322,8 @@ fn group(availability: &Availability) -> (usize, &'static str) {
         Availability::Cleaning => (2, "cleaning"),
         Availability::Draining(_) => (3, "manual with a last job"),
         Availability::Manual => (4, "manual"),
-        Availability::Disabled(_) => (5, "disabled"),
+        Availability::KeptOff => (5, "kept off"),
+        Availability::Disabled(_) => (6, "disabled"),
     }
 }
 
@@ -360,6 +366,7 @@ fn builder_line(facts: &BuildFacts, builder: &EligibleBuilder) -> String {
         Availability::Cleaning => "cleaning".to_owned(),
         Availability::Manual => "manual, gets no jobs".to_owned(),
         Availability::Draining(title) => format!("manual, gets no jobs after {title}"),
+        Availability::KeptOff => "ended it with BUILDERFAIL; left to the other builders".to_owned(),
         Availability::Disabled(None) => "disabled".to_owned(),
         Availability::Disabled(Some(why)) => format!("disabled: {why}"),
     };

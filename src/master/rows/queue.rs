@@ -51,7 +51,7 @@ fn claimable() -> String {
     )
 }
 
-/// The condition that queue row `q` may go to the builder `$n`: its build has not ended there with
+/// The condition that queue row `q` may go to the builder `builder`: its build has not ended there with
 /// BUILDERFAIL, or it has on all other builders in service that could take it.
 fn not_kept_off(builder: &str) -> String {
     let failed_here = attempts::has_failed_on(builder);

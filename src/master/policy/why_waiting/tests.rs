@@ -323,6 +323,21 @@ fn a_drained_builder_takes_no_more_jobs() {
 }
 
 #[test]
+fn a_job_is_not_said_to_start_on_a_builder_that_it_failed_on() {
+    let facts = BuildFacts {
+        builders: vec![
+            candidate("bob", Availability::KeptOff),
+            candidate("eve", building()),
+        ],
+        ..ready()
+    };
+    let expect = "It is next in the queue: the only builder that could run it is busy.";
+    assert_eq!(sentence(&facts), expect);
+    let line = "builder bob: ended it with BUILDERFAIL; left to the other builders";
+    assert!(why(&facts).facts.contains(&line.to_owned()));
+}
+
+#[test]
 fn many_builders_are_counted_and_the_answer_fits_a_screen() {
     let mut builders = Vec::new();
     for number in 0..5000 {
