@@ -19,8 +19,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long sent data may stay unacknowledged before the connection counts as lost.
 const NETWORK_TIMEOUT: Duration = Duration::from_secs(30);
 /// The settings of each connection. The timeouts limit how long a stalled process blocks others.
-/// Compiling a statement takes longer than any statement here runs.
-const SESSION: &str = "SET jit = off; SET statement_timeout = '60s'; \
+/// Compiling a statement, or starting workers for it, takes longer than any statement here runs.
+const SESSION: &str = "SET jit = off; SET max_parallel_workers_per_gather = 0; SET statement_timeout = '60s'; \
     SET idle_in_transaction_session_timeout = '60s'; SET lock_timeout = '30s'; \
     SET client_min_messages = warning";
 

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::db::{Db, Error, Tx};
 use crate::master::model::ArchivePurpose;
@@ -24,6 +24,10 @@ use crate::master::rows::scores::{self, ScorableJob};
 
 /// Rows per batch.
 const BATCH: i64 = 500;
+/// Scores per write.
+const WRITTEN: usize = 100;
+/// The longest pause after a write, which is otherwise as long as the write.
+const BREATH: Duration = Duration::from_millis(20);
 /// Dep-waits that one transaction ends. More would keep SQLite's lock for longer than 0.1 s.
 const FREED_AT_ONCE: usize = 20;
 
@@ -46,8 +50,11 @@ pub(crate) fn rescore(db: &Db, rules: Rules, now: i64) -> Result<u64, Error> {
                 }
             }
         }
-        if !new_scores.is_empty() {
-            db.write(|tx| scores::set_scores(tx, &new_scores))?;
+        for part in new_scores.chunks(WRITTEN) {
+            let began = Instant::now();
+            db.write(|tx| scores::set_scores(tx, part))?;
+            // Another process that waits for SQLite's lock tries again only now and then.
+            thread::sleep(began.elapsed().min(BREATH));
         }
         changed += new_scores.len() as u64;
     }

@@ -149,15 +149,10 @@ fn master(farm: &Farm, engine: Engine, size: Size) -> Vec<Line> {
     let (master, scoring, blocked) = thread::scope(|scope| {
         let probe = scope.spawn(|| longest_write(farm, &stop));
         let master = farm.master("master");
-        let unscored = "SELECT COUNT(*) FROM build_queue WHERE lastscore = -1 AND status IN (0, 3)";
-        let total = farm.db.number(unscored);
-        within(SETTLING, "first new score", || {
-            (farm.db.number(unscored) < total).then_some(())
-        });
+        wait_score(farm, "MIN");
         let began = Instant::now();
-        within(SETTLING, "end of the scoring", || {
-            (farm.db.number(unscored) == 0).then_some(())
-        });
+        // Jobs are scored in the order of their ids.
+        wait_score(farm, "MAX");
         let scoring = began.elapsed();
         settle(master.child.id());
         stop.store(true, Ordering::SeqCst);
@@ -204,6 +199,18 @@ fn master(farm: &Farm, engine: Engine, size: Size) -> Vec<Line> {
             64.0,
         ),
     ]
+}
+
+/// Waits until the first (`MIN`) or the last (`MAX`) waiting job has a new score. A count of all
+/// jobs would take the processor from the master.
+fn wait_score(farm: &Farm, which: &str) {
+    let sql = format!(
+        "SELECT lastscore FROM build_queue
+         WHERE id = (SELECT {which}(id) FROM build_queue WHERE status = 0)"
+    );
+    within(SETTLING, "a new score", || {
+        (farm.db.number(&sql) != -1).then_some(())
+    });
 }
 
 /// Waits until a process is nearly idle for two seconds.

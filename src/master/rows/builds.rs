@@ -121,7 +121,7 @@ pub(super) fn of_ids(tx: &mut Tx<'_>, ids: &[i64]) -> Result<Vec<Build>, Error> 
         WHERE b.id IN ({{LIST}})",
         columns()
     );
-    let rows = bulk::query_ids(tx, &sql, ids)?;
+    let rows = bulk::query_ids(tx, &sql, &[], ids)?;
     let mut found = HashMap::new();
     for row in &rows {
         let build = read(row)?;
@@ -266,10 +266,12 @@ pub(crate) fn last_duration(
     arch_series: i64,
     archive: i64,
 ) -> Result<Option<i64>, Error> {
+    // The order of the tables and the plus sign keep SQLite from reading all successful builds of
+    // the architecture.
     let sql = "
         SELECT b.finished_at - b.started_at FROM source s
-        JOIN build b ON b.source_id = s.id JOIN archive x ON x.id = b.archive_id
-        WHERE s.name = $1 AND b.arch_series_id = $2 AND b.state = $3
+        CROSS JOIN build b JOIN archive x ON x.id = b.archive_id
+        WHERE s.name = $1 AND b.source_id = s.id AND b.arch_series_id = $2 AND +b.state = $3
             AND (x.id = $4 OR x.purpose = $5)
             AND b.finished_at IS NOT NULL AND b.started_at IS NOT NULL
         ORDER BY b.finished_at DESC LIMIT 1";

@@ -33,15 +33,23 @@ pub(super) fn query<const N: usize>(
 }
 
 /// Runs `sql` once per part of `ids` and returns the rows of all answers. `{LIST}` in `sql` stands
-/// for the ids of the part; it may contain NULLs. PostgreSQL finds the rows of such a list by an
-/// index, but joins a long `VALUES` with the whole table.
-pub(super) fn query_ids(tx: &mut Tx<'_>, sql: &str, ids: &[i64]) -> Result<Vec<Row>, Error> {
+/// for the ids of the part; it may contain NULLs. The parameters `fixed` are `$1` and on.
+/// PostgreSQL finds the rows of such a list by an index, but joins a long `VALUES` with the whole
+/// table.
+pub(super) fn query_ids(
+    tx: &mut Tx<'_>,
+    sql: &str,
+    fixed: &[Value],
+    ids: &[i64],
+) -> Result<Vec<Row>, Error> {
     let mut found = Vec::new();
     for part in ids.chunks(LARGE) {
         let size = if part.len() > SMALL { LARGE } else { SMALL };
-        let marks: Vec<String> = (1..=size).map(|number| format!("${number}")).collect();
-        let mut params: Vec<Value> = part.iter().map(|&id| Value::Int(id)).collect();
-        params.resize(size, Value::Null);
+        let first = fixed.len() + 1;
+        let marks: Vec<String> = (first..first + size).map(|n| format!("${n}")).collect();
+        let mut params = fixed.to_vec();
+        params.extend(part.iter().map(|&id| Value::Int(id)));
+        params.resize(fixed.len() + size, Value::Null);
         found.extend(tx.query(&sql.replace("{LIST}", &marks.join(", ")), &params)?);
     }
     Ok(found)

@@ -76,7 +76,7 @@ pub(crate) fn set_suspended(tx: &mut Tx<'_>, jobs: &[i64], suspended: bool) -> R
         "UPDATE build_queue SET status = {to}
         WHERE id IN ({{LIST}}) AND status = {from} RETURNING id"
     );
-    Ok(bulk::query_ids(tx, &sql, jobs)?.len() as u64)
+    Ok(bulk::query_ids(tx, &sql, &[], jobs)?.len() as u64)
 }
 
 fn ids(rows: &[Row]) -> Result<Vec<i64>, Error> {

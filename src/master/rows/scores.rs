@@ -1,9 +1,11 @@
 //! Reads the jobs to score with the facts their score depends on, and stores scores.
 
+use std::collections::BTreeMap;
+
 use super::candidate::current_component;
 use super::numbers::{NEEDS_BUILD, SUSPENDED, WAITING};
 use super::{NAME_JOINS, bulk};
-use crate::db::{Engine, Error, Row, Tx, Value, params};
+use crate::db::{Error, Row, Tx, Value, params};
 use crate::master::model::ArchivePurpose;
 use crate::master::policy::score::Scored;
 
@@ -43,22 +45,18 @@ pub(crate) fn set_scores(tx: &mut Tx<'_>, scores: &[(i64, i64)]) -> Result<(), E
     // The column is a 32-bit integer.
     let stored = |score: i64| score.clamp(i32::MIN.into(), i32::MAX.into());
     let may_change = format!("NOT manual AND status IN ({WAITING}, {SUSPENDED})");
-    // With a list of rows, SQLite would compare each row of the table with each row of the list.
-    if tx.engine() == Engine::Sqlite {
-        let sql = format!("UPDATE build_queue SET lastscore = $2 WHERE id = $1 AND {may_change}");
-        for &(queue, score) in scores {
-            tx.execute(&sql, &params![queue, stored(score)])?;
-        }
-        return Ok(());
-    }
     let sql = format!(
-        "WITH given (queue, score) AS ({{VALUES}})
-        UPDATE build_queue SET lastscore = given.score FROM given
-        WHERE build_queue.id = given.queue AND {may_change}
-        RETURNING build_queue.id"
+        "UPDATE build_queue SET lastscore = $1 WHERE id IN ({{LIST}}) AND {may_change}
+        RETURNING id"
     );
-    let row = |&(queue, score): &(i64, i64)| [Value::Int(queue), Value::Int(stored(score))];
-    bulk::query(tx, &sql, ["BIGINT", "INTEGER"], &[], scores.iter().map(row))?;
+    // Many jobs have the same score.
+    let mut jobs_of: BTreeMap<i64, Vec<i64>> = BTreeMap::new();
+    for &(queue, score) in scores {
+        jobs_of.entry(stored(score)).or_default().push(queue);
+    }
+    for (score, jobs) in jobs_of {
+        bulk::query_ids(tx, &sql, &params![score], &jobs)?;
+    }
     Ok(())
 }
 
