@@ -158,7 +158,7 @@ mod tests {
         let by_index = "\
 Nested Loop  (cost=0.28..16.33 rows=1 width=8)
   ->  Seq Scan on builder m  (cost=0.00..1.01 rows=1 width=8)
-  ->  Index Scan using build_builder on build b  (cost=0.28..8.29 rows=1 width=16)
+  ->  Index Scan using build_builder on build b  (cost=0.28..88.29 rows=1 width=16)
         Index Cond: (builder_id = m.id)
         Filter: (state = 1)";
         assert_eq!(find("SELECT", by_index), None);
