@@ -47,7 +47,7 @@ pub(super) fn record(connection: &mut Connection, sql: &str, params: &[Value]) {
         // The statement itself will report its problem.
         Err(error) => return log::debug!("cannot explain {sql}: {error}"),
     };
-    let Some(scan) = plan::full_scan(engine, sql, &lines) else {
+    let Some(scan) = plan::full_scan(engine, sql, &lines).filter(|_| is_filled(connection)) else {
         return;
     };
     // A list of values may be long.
@@ -58,6 +58,18 @@ pub(super) fn record(connection: &mut Connection, sql: &str, params: &[Value]) {
     if let Err(error) = opened.and_then(|mut file| file.write_all(text.as_bytes())) {
         log::error!("cannot record a full scan: {error}: {text}");
     }
+}
+
+/// Returns whether the plans of this farm mean something. PostgreSQL guesses the size of tables that
+/// it has not analyzed, and finds a scan of a small one cheap. SQLite's plans need no rows.
+fn is_filled(connection: &mut Connection) -> bool {
+    let Connection::Postgres(connection) = connection else {
+        return true;
+    };
+    let sql = "SELECT 1 FROM pg_class WHERE relname = 'build' AND reltuples >= 1000";
+    connection
+        .query(sql, &[])
+        .is_ok_and(|rows| !rows.is_empty())
 }
 
 /// Returns the lines of a statement's plan.

@@ -11,7 +11,8 @@ use crate::master::model::AttemptVerdict;
 
 /// Longest delay of a job, in ms, unless the first one is longer.
 const LONGEST_DELAY: i64 = 3_600_000;
-/// Attempts that may be lost. The first two return to the queue at once.
+/// Attempts that may be lost. The first four return to the queue at once: the death of a master can
+/// look like a loss.
 const LOST_LIMIT: usize = 8;
 /// Builders with BUILDERFAIL at which the job is at fault, if they build other packages.
 const JOB_BUILDERS: usize = 3;
@@ -54,9 +55,9 @@ pub(crate) fn lost(ended: &[Ended], first_delay: i64) -> Limit {
     let attempts = count(ended, AttemptVerdict::Lost);
     match attempts {
         LOST_LIMIT.. => Limit::Reached { attempts },
-        0..=2 => Limit::Retry { delay: 0 },
+        0..=4 => Limit::Retry { delay: 0 },
         _ => Limit::Retry {
-            delay: growing(first_delay, attempts - 2),
+            delay: growing(first_delay, attempts - 4),
         },
     }
 }
@@ -221,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_job_returns_at_once_twice_and_ends_after_eight_losses() {
+    fn a_lost_job_returns_at_once_four_times_and_ends_after_eight_losses() {
         let mut attempts = Vec::new();
         let mut delays = Vec::new();
         for _ in 0..7 {
@@ -231,7 +232,7 @@ mod tests {
             };
             delays.push(delay / MINUTE);
         }
-        assert_eq!(delays, [0, 0, 1, 2, 4, 8, 16]);
+        assert_eq!(delays, [0, 0, 0, 0, 1, 2, 4]);
         attempts.push(ended(1, 9, Lost));
         assert_eq!(lost(&attempts, MINUTE), Limit::Reached { attempts: 8 });
     }
