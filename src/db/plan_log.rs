@@ -60,8 +60,8 @@ pub(super) fn record(connection: &mut Connection, sql: &str, params: &[Value]) {
     }
 }
 
-/// Returns whether the plans of this farm mean something. PostgreSQL guesses the size of tables that
-/// it has not analyzed, and finds a scan of a small one cheap. SQLite's plans need no rows.
+/// Returns whether the plans of this farm mean something. PostgreSQL guesses the size of tables
+/// that it has not analyzed, and finds a scan of a small one cheap. SQLite's plans need no rows.
 fn is_filled(connection: &mut Connection) -> bool {
     let Connection::Postgres(connection) = connection else {
         return true;
