@@ -18,7 +18,8 @@ const LARGE: [&str; 10] = [
     "source_file",
 ];
 
-/// In an index with so few rows, a search is no cheaper than a scan, and the planner chooses either.
+/// In an index with so few rows, a search is no cheaper than a scan, and the planner chooses
+/// either.
 const FEW_ROWS: f64 = 10.0;
 
 /// Partial indexes that have a row for each builder at most.

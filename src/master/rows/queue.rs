@@ -51,8 +51,8 @@ fn claimable() -> String {
     )
 }
 
-/// The condition that queue row `q` may go to the builder `builder`: its build has not ended there with
-/// BUILDERFAIL, or it has on all other builders in service that could take it.
+/// The condition that queue row `q` may go to the builder `builder`: its build has not ended
+/// there with BUILDERFAIL, or it has on all other builders in service that could take it.
 fn not_kept_off(builder: &str) -> String {
     let failed_here = attempts::has_failed_on(builder);
     let failed_there = attempts::has_failed_on("n.id");
