@@ -25,11 +25,33 @@ const FEW_ROWS: f64 = 10.0;
 /// Partial indexes that have a row for each builder at most.
 const SMALL_INDEXES: [&str; 1] = ["build_queue_one_job_per_builder"];
 
+/// The conditions of searches in SQLite's indexes that find a large part of a table.
+const WIDE: [&str; 8] = [
+    "archive_id=?",
+    "archive_id=? AND state=?",
+    "arch_series_id=?",
+    "arch_series_id=? AND state=?",
+    "processor_id=?",
+    "state=?",
+    "status=?",
+    "virtualized=? AND processor_id=?",
+];
+/// States and statuses that many rows have, as statements name them: builds that wait and that are
+/// built, jobs that wait. `$` is any.
+const COMMON: [&str; 5] = [
+    "state = 0",
+    "state = 1",
+    "state = $",
+    "status = 0",
+    "status IN (0",
+];
+
 /// Returns the part of a plan that reads a large table from its beginning to its end. `lines` are
 /// the lines of `EXPLAIN`, or of `EXPLAIN QUERY PLAN`.
 ///
 /// A scan in the order of an index is none if the statement has a limit, because it ends there. The
-/// scan of an index that has only a few of the rows is none either.
+/// scan of an index that has only a few of the rows is none either. On SQLite, a search that finds a
+/// large part of the table counts as a scan, unless the index alone serves it.
 pub(super) fn full_scan(engine: Engine, sql: &str, lines: &[String]) -> Option<String> {
     let limited = sql.contains("LIMIT");
     let found = match engine {
@@ -43,7 +65,15 @@ pub(super) fn full_scan(engine: Engine, sql: &str, lines: &[String]) -> Option<S
 /// alias of the table.
 fn scan_of_sqlite<'a>(sql: &str, lines: &'a [String], limited: bool) -> Option<&'a String> {
     let is_large = |alias: &str| LARGE.iter().any(|table| names(sql, table, alias));
+    let is_sorted = lines
+        .iter()
+        .any(|line| line.contains("TEMP B-TREE FOR ORDER BY"));
+    let ends_at_limit = limited && !is_sorted;
     lines.iter().find(|line| {
+        if let Some(rest) = line.trim().strip_prefix("SEARCH ") {
+            let alias = rest.split(' ').next().unwrap_or_default();
+            return is_large(alias) && is_wide(rest, sql) && !ends_at_limit;
+        }
         let Some(rest) = line.trim().strip_prefix("SCAN ") else {
             return false;
         };
@@ -52,6 +82,30 @@ fn scan_of_sqlite<'a>(sql: &str, lines: &'a [String], limited: bool) -> Option<&
         let by_index = words.next() == Some("USING");
         is_large(alias) && !(by_index && (limited || is_small(line)))
     })
+}
+
+/// Returns whether a search of SQLite finds a large part of its table, and reads the rows.
+fn is_wide(search: &str, sql: &str) -> bool {
+    let condition = search
+        .rsplit_once(" (")
+        .map(|(_, rest)| rest.trim_end_matches(')'));
+    let Some(condition) = condition.filter(|condition| WIDE.contains(condition)) else {
+        return false;
+    };
+    let by_state = condition.ends_with("state=?") || condition == "status=?";
+    !search.contains(" COVERING ") && (!by_state || COMMON.iter().any(|state| has(sql, state)))
+}
+
+/// Returns whether a statement has a condition, and not only one that begins like it.
+fn has(sql: &str, condition: &str) -> bool {
+    let mut rest = sql;
+    while let Some((_, after)) = rest.split_once(condition) {
+        if condition.ends_with('$') || !after.starts_with(|next: char| next.is_ascii_digit()) {
+            return true;
+        }
+        rest = after;
+    }
+    false
 }
 
 /// Returns whether a line is about an index that has few rows.
@@ -139,6 +193,25 @@ mod tests {
             ("SCAN b USING INDEX build_queue_one_job_per_builder", false),
         ] {
             assert_eq!(found(Engine::Sqlite, sql, plan).is_some(), scan, "{plan}");
+        }
+        // A search by a common state is wide, one by a rare state is not.
+        let search = "SEARCH b USING INDEX build_state (state=?)";
+        for (condition, wide) in [
+            ("WHERE b.state = 0", true),
+            ("WHERE b.state = $1", true),
+            ("WHERE b.state = 8", false),
+            ("WHERE b.state = 10", false),
+        ] {
+            let sql = format!("{sql} {condition}");
+            let scan = found(Engine::Sqlite, &sql, search);
+            assert_eq!(scan.is_some(), wide, "{condition}");
+            let covering = search.replace("INDEX", "COVERING INDEX");
+            assert_eq!(found(Engine::Sqlite, &sql, &covering), None, "{condition}");
+            let limited = format!("{sql} ORDER BY b.id LIMIT $2");
+            assert_eq!(found(Engine::Sqlite, &limited, search), None, "{condition}");
+            let sorted = format!("{search}\nUSE TEMP B-TREE FOR ORDER BY");
+            let scan = found(Engine::Sqlite, &limited, &sorted);
+            assert_eq!(scan.is_some(), wide, "{condition}");
         }
         let limited = format!("{sql} ORDER BY b.id LIMIT $1");
         let plan = "SCAN b USING INDEX build_created";

@@ -74,7 +74,7 @@ pub(crate) fn set_suspended(tx: &mut Tx<'_>, jobs: &[i64], suspended: bool) -> R
     };
     let sql = format!(
         "UPDATE build_queue SET status = {to}
-        WHERE id IN ({{LIST}}) AND status = {from} RETURNING id"
+        WHERE id IN ({{LIST}}) AND +status = {from} RETURNING id"
     );
     Ok(bulk::query_ids(tx, &sql, &[], jobs)?.len() as u64)
 }

@@ -25,7 +25,6 @@ pub(crate) fn to_score(
     after_queue: i64,
     limit: i64,
 ) -> Result<Vec<ScorableJob>, Error> {
-    // The plus sign keeps the planner from an index on the status, which has another order.
     let rest = "AND q.id > $1 ORDER BY q.id LIMIT $2";
     select(tx, now, rest, &params![after_queue, limit])
 }
@@ -44,7 +43,7 @@ pub(crate) fn of_build(
 pub(crate) fn set_scores(tx: &mut Tx<'_>, scores: &[(i64, i64)]) -> Result<(), Error> {
     // The column is a 32-bit integer.
     let stored = |score: i64| score.clamp(i32::MIN.into(), i32::MAX.into());
-    let may_change = format!("NOT manual AND status IN ({WAITING}, {SUSPENDED})");
+    let may_change = format!("NOT manual AND +status IN ({WAITING}, {SUSPENDED})");
     let sql = format!(
         "UPDATE build_queue SET lastscore = $1 WHERE id IN ({{LIST}}) AND {may_change}
         RETURNING id"
@@ -67,14 +66,16 @@ fn select(
     params: &[Value],
 ) -> Result<Vec<ScorableJob>, Error> {
     let component = current_component();
+    // SQLite keeps the order of a CROSS JOIN. The plus signs keep it from the indexes on status and
+    // state, which would give all jobs or builds that wait, for each batch.
     let sql = format!(
         "SELECT q.id, q.lastscore, q.created_at, s.urgency, b.pocket,
              COALESCE({component}, s.component), s.section, a.private, a.purpose,
              a.relative_score
-         FROM build_queue q JOIN build b ON b.id = q.build_id {NAME_JOINS}
+         FROM build_queue q CROSS JOIN build b {NAME_JOINS}
          JOIN archive a ON a.id = b.archive_id
-         WHERE +q.status IN ({WAITING}, {SUSPENDED}) AND NOT q.manual
-             AND b.state = {NEEDS_BUILD} {rest}"
+         WHERE b.id = q.build_id AND +q.status IN ({WAITING}, {SUSPENDED}) AND NOT q.manual
+             AND +b.state = {NEEDS_BUILD} {rest}"
     );
     let rows = tx.query(&sql, params)?;
     rows.iter().map(|row| scorable_job(row, now)).collect()

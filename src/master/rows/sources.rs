@@ -133,8 +133,8 @@ pub(crate) fn published(
 ) -> Result<Vec<Publication>, Error> {
     let sql = format!(
         "SELECT p.id, s.id, s.version, p.component
-        FROM source s JOIN publication p ON p.source_id = s.id
-        WHERE s.name = $1 AND p.series_id = $2 AND p.archive_id = $3 AND p.pocket = $4
+        FROM source s CROSS JOIN publication p
+        WHERE s.name = $1 AND p.source_id = s.id AND p.series_id = $2 AND p.archive_id = $3 AND p.pocket = $4
             AND p.status IN ({PENDING}, {PUBLISHED})
         ORDER BY p.id"
     );

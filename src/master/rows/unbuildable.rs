@@ -65,7 +65,7 @@ pub(crate) fn window(
         Place::Queue => format!(
             "SELECT {facts}, q.id FROM build_queue q JOIN build b ON b.id = q.build_id {NAME_JOINS}
              JOIN archive x ON x.id = b.archive_id
-             WHERE q.id > $1 AND q.status IN ({WAITING}, {SUSPENDED}) ORDER BY q.id LIMIT {WINDOW}"
+             WHERE q.id > $1 AND +q.status IN ({WAITING}, {SUSPENDED}) ORDER BY q.id LIMIT {WINDOW}"
         ),
         Place::DepWaits => format!(
             "SELECT {facts}, b.id FROM build b {NAME_JOINS} JOIN archive x ON x.id = b.archive_id
