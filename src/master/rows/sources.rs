@@ -134,7 +134,8 @@ pub(crate) fn published(
     let sql = format!(
         "SELECT p.id, s.id, s.version, p.component
         FROM source s CROSS JOIN publication p
-        WHERE s.name = $1 AND p.source_id = s.id AND p.series_id = $2 AND p.archive_id = $3 AND p.pocket = $4
+        WHERE s.name = $1 AND p.source_id = s.id AND p.series_id = $2 AND p.archive_id = $3
+            AND p.pocket = $4
             AND p.status IN ({PENDING}, {PUBLISHED})
         ORDER BY p.id"
     );
