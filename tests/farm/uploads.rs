@@ -23,6 +23,7 @@ on_both_engines! {
     only_the_host_that_an_attempt_names_uploads_its_results
     a_kill_between_rename_and_commit_leaves_one_host_with_the_results
     a_host_deletes_only_its_own_old_copies
+    retention_keeps_the_results_of_all_hosts_that_share_the_folder
 }
 
 /// Ages a folder by two days.
@@ -317,4 +318,36 @@ fn a_host_deletes_only_its_own_old_copies(engine: Engine) {
     until("removal", || (!other.exists()).then_some(()));
     assert!(shared.exists());
     master.stop();
+}
+
+fn retention_keeps_the_results_of_all_hosts_that_share_the_folder(engine: Engine) {
+    let uploads = Uploads::new(engine, "retention_interval = 1\n");
+    let farm = &uploads.farm;
+    // `[master] host` is `one`, which is not the name of the machine.
+    let kept = [(3, "one"), (4, "two")].map(|(build, host)| {
+        let leaf = uploads.add(build, host);
+        uploads.place("results", &leaf, build)
+    });
+    farm.db
+        .execute(&format!("UPDATE build SET state = {FULLYBUILT}"));
+    let hosts = farm.path("home/results/uploading/.hosts");
+    fs::create_dir_all(&hosts).unwrap();
+    fs::write(hosts.join("two"), "").unwrap();
+    for path in [hosts.parent().unwrap(), &hosts] {
+        farm.give(path);
+    }
+    for folder in &kept {
+        make_old(folder);
+    }
+    let master = farm.master("master");
+    // Two passes: the second orphan is made after the first one is gone.
+    for build in [98, 99] {
+        let orphan = uploads.place("results", &format!("{build}-1.1-c0ffee"), build);
+        make_old(&orphan);
+        until("removal", || (!orphan.exists()).then_some(()));
+    }
+    master.stop();
+    for folder in kept {
+        assert!(folder.exists(), "{}", folder.display());
+    }
 }

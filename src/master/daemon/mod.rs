@@ -6,6 +6,7 @@ mod looks;
 mod notifications;
 pub(super) mod one_pass;
 mod result_folders;
+mod result_hosts;
 mod retention;
 pub(super) mod run;
 mod schedule;

@@ -4,6 +4,7 @@
 //! yet. Only names that a master makes are looked at. An entry gets another name before it is
 //! removed, by which the next pass finds what a killed one has left.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,8 +12,8 @@ use std::time::{Duration, SystemTime};
 
 use crate::db;
 use crate::sys::fs::remove_tree;
-use crate::sys::host;
 
+use super::result_hosts;
 use crate::master::farm::Farm;
 use crate::master::policy::retention::Folder;
 use crate::master::rows::retention;
@@ -38,9 +39,15 @@ pub(super) fn remove_orphans(farm: &Farm) {
             return log::warn!("cannot lock {}: {error}", results.display());
         }
     }
+    let hosts = match result_hosts::note(farm) {
+        Ok(hosts) => hosts,
+        Err(error) => {
+            return log::warn!("{}: {error}; its orphans stay for now", results.display());
+        }
+    };
     let mut count = 0;
     for folder in Folder::ALL {
-        match remove_from(farm, folder) {
+        match remove_from(farm, folder, &hosts) {
             Ok(removed) => count += removed,
             Err(error) => log::warn!("cannot remove orphans of {}/: {error}", folder.name()),
         }
@@ -59,8 +66,7 @@ enum Error {
     Io { path: PathBuf, source: io::Error },
 }
 
-fn remove_from(farm: &Farm, folder: Folder) -> Result<u64, Error> {
-    let host = host::name();
+fn remove_from(farm: &Farm, folder: Folder, hosts: &BTreeSet<String>) -> Result<u64, Error> {
     let path = farm.results_dir().join(folder.name());
     let mut count = 0;
     for (name, is_old) in entries(&path)? {
@@ -72,7 +78,14 @@ fn remove_from(farm: &Farm, folder: Folder) -> Result<u64, Error> {
             let Some(owner) = folder.owner(&name).filter(|_| is_old) else {
                 continue;
             };
-            let is_in_use = |tx: &mut db::Tx<'_>| retention::is_in_use(tx, folder, owner, &host);
+            let is_in_use = |tx: &mut db::Tx<'_>| {
+                for host in hosts {
+                    if retention::is_in_use(tx, folder, owner, host)? {
+                        return Ok(true);
+                    }
+                }
+                Ok(false)
+            };
             if farm.db.read(is_in_use)? {
                 continue;
             }

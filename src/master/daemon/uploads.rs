@@ -25,6 +25,7 @@ use super::built_packages::BuiltPackage;
 use super::workers::Workers;
 use crate::db::Tx;
 use crate::master::farm::Farm;
+use crate::master::policy::retention::Folder;
 use crate::master::policy::upload_step::{Facts, Outcome, Step, Uploader, step};
 use crate::master::rows::uploads::{self, Upload};
 use crate::sys::clock::now_ms as now;
@@ -169,8 +170,8 @@ impl<'a> Uploads<'a> {
     /// operator has cancelled them. Entries that this database does not know stay.
     fn remove_entries(&self, names: &BTreeSet<String>) {
         for name in names {
-            let place = stale_copies::build_of(name).map(|build| {
-                let place = |tx: &mut Tx<'_>| uploads::place(tx, build, name);
+            let place = Folder::Uploading.owner(name).map(|(build, cookie)| {
+                let place = |tx: &mut Tx<'_>| uploads::place(tx, build, cookie);
                 self.farm.db.read(place)
             });
             let Some(Ok(Some(place))) = place else {
