@@ -50,8 +50,8 @@ const COMMON: [&str; 5] = [
 /// the lines of `EXPLAIN`, or of `EXPLAIN QUERY PLAN`.
 ///
 /// A scan in the order of an index is none if the statement has a limit, because it ends there. The
-/// scan of an index that has only a few of the rows is none either. On SQLite, a search that finds a
-/// large part of the table counts as a scan, unless the index alone serves it.
+/// scan of an index that has only a few of the rows is none either. On SQLite, a search that finds
+/// a large part of the table counts as a scan, unless the index alone serves it.
 pub(super) fn full_scan(engine: Engine, sql: &str, lines: &[String]) -> Option<String> {
     let limited = sql.contains("LIMIT");
     let found = match engine {
