@@ -28,24 +28,34 @@ impl Default for Pace {
 }
 
 impl Pace {
-    /// Calls `work` with parts of `items`, each in a write transaction of its own, and returns the
-    /// sum of the results. `work` must check again that each item may be changed.
+    /// Like [`Pace::each`], but returns the sum of the results.
     pub(crate) fn write<T>(
         &mut self,
         db: &Db,
         items: &[T],
-        mut work: impl FnMut(&mut Tx<'_>, &[T]) -> Result<u64, Error>,
+        work: impl FnMut(&mut Tx<'_>, &[T]) -> Result<u64, Error>,
     ) -> Result<u64, Error> {
+        Ok(self.each(db, items, work)?.into_iter().sum())
+    }
+
+    /// Calls `work` with parts of `items`, each in a write transaction of its own, and returns the
+    /// results. `work` must check again that each item may be changed.
+    pub(crate) fn each<T, R>(
+        &mut self,
+        db: &Db,
+        items: &[T],
+        mut work: impl FnMut(&mut Tx<'_>, &[T]) -> Result<R, Error>,
+    ) -> Result<Vec<R>, Error> {
         let mut rest = items;
-        let mut sum = 0;
+        let mut results = Vec::new();
         while !rest.is_empty() {
             let (part, more) = rest.split_at(self.0.min(rest.len()));
             // Waiting for the lock does not count.
             let (mut began, mut engine) = (Instant::now(), Engine::Sqlite);
-            sum += db.write(|tx| {
+            results.push(db.write(|tx| {
                 (began, engine) = (Instant::now(), tx.engine());
                 work(tx, part)
-            })?;
+            })?);
             let took = began.elapsed();
             *self = self.after(part.len(), took);
             thread::sleep(match engine {
@@ -54,7 +64,7 @@ impl Pace {
             });
             rest = more;
         }
-        Ok(sum)
+        Ok(results)
     }
 
     /// Returns the pace after a batch of `items` that took `took`.

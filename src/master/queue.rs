@@ -6,10 +6,8 @@
 //! processes may run this at once.
 
 use std::collections::{BTreeSet, HashMap};
-use std::thread;
-use std::time::{Duration, Instant};
 
-use crate::db::{Db, Error, Tx};
+use crate::db::{Db, Error, Pace, Tx};
 use crate::master::model::ArchivePurpose;
 use crate::master::policy::dependencies::{self, Checked, Known, Usable};
 use crate::master::policy::limits::dep_wait_delay;
@@ -24,12 +22,6 @@ use crate::master::rows::scores::{self, ScorableJob};
 
 /// Rows per batch.
 const BATCH: i64 = 500;
-/// Scores per write.
-const WRITTEN: usize = 100;
-/// The longest pause after a write, which is otherwise as long as the write.
-const BREATH: Duration = Duration::from_millis(20);
-/// Dep-waits that one transaction ends. More would keep SQLite's lock for longer than 0.1 s.
-const FREED_AT_ONCE: usize = 20;
 
 /// Scores all waiting jobs without a manual score (docs/farm.md §2.2, §2.5); returns how many
 /// scores have changed.
@@ -37,6 +29,7 @@ pub(crate) fn rescore(db: &Db, rules: Rules, now: i64) -> Result<u64, Error> {
     let mut after = 0;
     let mut changed = 0;
     let mut unknown = BTreeSet::new();
+    let mut pace = Pace::default();
     loop {
         let jobs = db.read(|tx| scores::to_score(tx, now, after, BATCH))?;
         let Some(last) = jobs.last() else { break };
@@ -50,12 +43,7 @@ pub(crate) fn rescore(db: &Db, rules: Rules, now: i64) -> Result<u64, Error> {
                 }
             }
         }
-        for part in new_scores.chunks(WRITTEN) {
-            let began = Instant::now();
-            db.write(|tx| scores::set_scores(tx, part))?;
-            // Another process that waits for SQLite's lock tries again only now and then.
-            thread::sleep(began.elapsed().min(BREATH));
-        }
+        pace.each(db, &new_scores, scores::set_scores)?;
         changed += new_scores.len() as u64;
     }
     for problem in unknown {
@@ -146,23 +134,18 @@ pub(crate) struct DepwaitReport {
 /// Returns builds whose dependencies are published to the queue and scores them; adds an event that
 /// says what freed them (docs/farm.md §2.15).
 pub(crate) fn retry_depwaits(db: &Db, rules: Rules, now: i64) -> Result<DepwaitReport, Error> {
+    let mut pace = Pace::default();
     for_each_batch(db, now, |ready| {
-        let mut retried = Vec::new();
-        for part in ready.chunks(FREED_AT_ONCE) {
-            let began = Instant::now();
-            retried.extend(db.write(|tx| {
-                let mut freed = Vec::new();
-                for (build, reason) in part {
-                    if free(tx, build, reason, rules, now)? {
-                        freed.push(reason.clone());
-                    }
+        let retried = pace.each(db, ready, |tx, part| {
+            let mut freed = Vec::new();
+            for (build, reason) in part {
+                if free(tx, build, reason, rules, now)? {
+                    freed.push(reason.clone());
                 }
-                Ok(freed)
-            })?);
-            // Other processes get the lock in between.
-            thread::sleep(began.elapsed());
-        }
-        Ok(retried)
+            }
+            Ok(freed)
+        })?;
+        Ok(retried.concat())
     })
 }
 
@@ -187,7 +170,7 @@ struct Depwait {
 fn for_each_batch(
     db: &Db,
     now: i64,
-    free: impl Fn(&[(Build, Freed)]) -> Result<Vec<Freed>, Error>,
+    mut free: impl FnMut(&[(Build, Freed)]) -> Result<Vec<Freed>, Error>,
 ) -> Result<DepwaitReport, Error> {
     let mut report = DepwaitReport::default();
     let mut after = 0;
