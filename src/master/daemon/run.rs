@@ -26,7 +26,6 @@ use super::retention;
 use super::uploads;
 use super::workers::{SOON, Workers};
 use crate::master::farm::Farm;
-use crate::master::scan::download_results;
 
 /// Stack size of a thread for looks. Only touched pages use memory.
 const STACK_BYTES: usize = 512 << 10;
@@ -67,7 +66,6 @@ pub(crate) fn run(config: &config::Farm, db: Db, with_librarian: bool) -> Result
         path: path.clone(),
         source,
     })?;
-    download_results::remove_stale(path);
     let library = with_librarian
         .then(|| librarian::bind(config))
         .transpose()?;

@@ -27,8 +27,6 @@ use crate::master::farm::DownloadSlot;
 const TRIES: u32 = 3;
 /// Delay before the second attempt; the third waits twice as long.
 const RETRY_DELAY: Duration = Duration::from_millis(500);
-/// Age at which partial results in `grabbing/` belong to no running process.
-const STALE_AFTER: Duration = Duration::from_secs(24 * 3600);
 /// Lowest average rate, in bytes a second, after the first [`GRACE`]. A slower download is aborted,
 /// since it occupies a download slot.
 const MIN_RATE: u64 = 16 << 10;
@@ -120,7 +118,7 @@ fn download_and_hand_over(request: &Request<'_>, done: &Path) -> Result<u64, Err
         Ok(bytes)
     });
     if downloaded.is_err() {
-        // `remove_stale` removes the rest.
+        // The pass for orphans removes the rest (docs/farm.md §3.12).
         let _ = remove_tree(&dir);
     }
     downloaded
@@ -174,23 +172,6 @@ fn remove_superseded(results: &Path, cookie: &str, epoch: i64) -> Result<(), Err
         }
     }
     Ok(())
-}
-
-/// Removes partial results older than a day: the process that downloaded them is gone
-/// (docs/farm.md §3.1).
-pub(crate) fn remove_stale(results: &Path) {
-    let Ok(entries) = fs::read_dir(results.join("grabbing")) else {
-        return;
-    };
-    for entry in entries.flatten() {
-        let modified = entry.metadata().and_then(|data| data.modified());
-        let age = modified.ok().and_then(|time| time.elapsed().ok());
-        if age.is_some_and(|age| age > STALE_AFTER)
-            && let Err(error) = remove_tree(&entry.path())
-        {
-            log::warn!("{error}");
-        }
-    }
 }
 
 fn create_dir(dir: &Path) -> Result<(), Error> {
