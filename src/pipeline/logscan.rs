@@ -5,6 +5,10 @@
 //! the findings, and knows which of them a package could have printed itself. Only the footer after
 //! the last `| Summary` header counts as sbuild's. Headers match by prefix: newer ones end in a
 //! time.
+//!
+//! sbuild reads apt's output from a pipe and writes it to the log; apt's errors go to the log at
+//! once, in pieces (`E`, `: `, the text). So a piece may stand before, between or after any lines
+//! of the output, and the rest of an error may begin a line of its own.
 
 use std::sync::LazyLock;
 
@@ -16,8 +20,10 @@ use crate::dpkg::relations::{Group, Relation, Spelling};
 
 /// The bytes of a line that are searched.
 const MAX_LINE_BYTES: usize = 8 << 10;
-/// The relations kept from apt's list of unmet dependencies.
+/// The lines kept from apt's list of unmet dependencies.
 const MAX_UNMET: usize = 256;
+/// The lines of other text that may stand within apt's list of unmet dependencies.
+const MAX_STRAY_LINES: u32 = 32;
 
 /// A line that shows why a build ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,12 +66,25 @@ pub(crate) enum Sign {
 
 /// The prefixes of errors and warnings.
 const MESSAGES: [&str; 4] = ["E: ", "W: ", "Error: ", "Warning: "];
+/// The part of those prefixes that apt writes by itself.
+const TORN_MARK: &str = ": ";
 /// The header of sbuild's footer, and the prefixes of the lines read in it.
 const FOOTER: [&str; 3] = ["| Summary", "Fail-Stage: ", "Status: "];
 /// The headers of apt's list of unmet dependencies.
 const UNMET: [&str; 2] = [
     "The following packages have unmet dependencies:",
     "Unsatisfied dependencies:",
+];
+/// The line of sbuild that follows the output of a failed apt.
+const UNMET_END: &str = "apt-get failed.";
+/// The kinds of relations in apt's list of unmet dependencies.
+const KINDS: [&str; 6] = [
+    " Depends: ",
+    " PreDepends: ",
+    " Conflicts: ",
+    " Breaks: ",
+    " Obsoletes: ",
+    " Recommends: ",
 ];
 /// The text after the name of a package that is installed in the wrong version (2008 only).
 const OLD_VERSION: &str = "(inst ";
@@ -74,7 +93,7 @@ const OLD_VERSION: &str = "(inst ";
 enum At {
     /// After `E: ` or `Error: `.
     Error,
-    /// After `E: `, `Error: `, `W: ` or `Warning: `.
+    /// After `E: `, `Error: `, `W: ` or `Warning: `, or the rest of such a line.
     Message,
     /// Anywhere.
     Any,
@@ -199,6 +218,8 @@ pub(crate) struct LogScan {
     line: Vec<u8>,
     in_summary: bool,
     in_unmet: bool,
+    /// The lines of other text in the list of unmet dependencies.
+    stray_lines: u32,
     /// The package whose unmet dependencies are being listed.
     package: String,
     /// True if the last unmet relation ended in `or`: its next alternative follows.
@@ -253,7 +274,7 @@ impl LogScan {
                 At::Error => ["E: ", "Error: "]
                     .iter()
                     .any(|start| line.starts_with(start)),
-                At::Message => message(line).is_some_and(|message| message.starts_with(text)),
+                At::Message => message_or_rest(line).starts_with(text),
                 At::Any => line.contains(text),
             };
             if shown && self.findings.sign(*sign).is_none() {
@@ -290,57 +311,59 @@ impl LogScan {
         }
     }
 
-    /// Reads apt's list of unmet dependencies: indented lines below its header. Part of apt's
-    /// stderr, such as an `E`, may be mixed into the first line.
+    /// Reads apt's list of unmet dependencies: the relations below its header. Pieces of apt's
+    /// errors may stand anywhere within.
     fn read_unmet(&mut self, line: &str) {
-        let is_relation = line.starts_with(' ')
-            || [" : Depends: ", " : PreDepends: "]
-                .iter()
-                .any(|kind| line.contains(kind));
-        let header = UNMET.iter().any(|header| line.starts_with(header));
-        if header {
+        if UNMET.iter().any(|header| line.ends_with(header)) {
             self.findings.unmet.clear();
             self.findings.unmet_lines.clear();
             self.package.clear();
-            (self.in_unmet, self.or_follows) = (true, false);
-        } else if !is_relation {
-            self.in_unmet = false;
-        } else if self.in_unmet && self.findings.unmet_lines.len() < MAX_UNMET {
-            let words: Vec<&str> = line.split_whitespace().collect();
-            self.findings.unmet_lines.push(words.join(" "));
-            self.read_unmet_line(line.trim());
-        }
-    }
-
-    /// Parses ` PACKAGE : Depends: RELATION but REASON[ or]`. Later lines leave out the package,
-    /// and further alternatives also the kind.
-    fn read_unmet_line(&mut self, line: &str) {
-        let text = match line.split_once(" : ") {
-            Some((package, text)) => {
-                self.package = package.rsplit(' ').next().unwrap_or_default().to_owned();
-                text
-            }
-            None => line,
-        };
-        let (text, or) = text
-            .strip_suffix(" or")
-            .map_or((text, false), |text| (text, true));
-        if std::mem::replace(&mut self.or_follows, or) {
-            if let (Some(unmet), Some(next)) = (self.findings.unmet.last_mut(), relation(text)) {
-                unmet.group.0.push(next);
-            }
+            (self.in_unmet, self.or_follows, self.stray_lines) = (true, false, 0);
             return;
         }
-        let depends = text
-            .strip_prefix("Depends: ")
-            .or_else(|| text.strip_prefix("PreDepends: "));
-        match depends.and_then(relation) {
-            Some(relation) => self.findings.unmet.push(Named {
+        if !self.in_unmet {
+            return;
+        }
+        if self.findings.unmet_lines.len() < MAX_UNMET && self.read_relation(line) {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            self.findings.unmet_lines.push(words.join(" "));
+            return;
+        }
+        self.stray_lines += 1;
+        self.in_unmet = self.stray_lines < MAX_STRAY_LINES && !line.ends_with(UNMET_END);
+    }
+
+    /// Parses ` PACKAGE : Depends: RELATION but REASON[ or]`; false if `line` is other text. Later
+    /// lines are indented instead of the package; further alternatives also leave out the kind.
+    fn read_relation(&mut self, line: &str) -> bool {
+        let (line, or) = match line.strip_suffix(" or") {
+            Some(line) => (line, true),
+            None => (line, false),
+        };
+        let kind = KINDS.iter().find_map(|kind| Some((kind, line.find(kind)?)));
+        let Some((kind, start)) = kind else {
+            let indented = line.rsplit_once("  ").filter(|_| self.or_follows);
+            let next = indented.and_then(|(_, text)| relation(text));
+            let is_relation = next.is_some();
+            if let (Some(next), Some(unmet)) = (next, self.findings.unmet.last_mut()) {
+                unmet.group.0.push(next);
+                self.or_follows = or;
+            }
+            return is_relation;
+        };
+        if let Some(before) = line[..start].strip_suffix(" :") {
+            self.package = before.rsplit(' ').next().unwrap_or_default().to_owned();
+        }
+        let depends = [" Depends: ", " PreDepends: "].contains(kind);
+        let relation = relation(&line[start + kind.len()..]).filter(|_| depends);
+        self.or_follows = or && relation.is_some();
+        if let Some(relation) = relation {
+            self.findings.unmet.push(Named {
                 package: self.package.clone(),
                 group: Group(vec![relation]),
-            }),
-            None => self.or_follows = false,
+            });
         }
+        true
     }
 }
 
@@ -356,19 +379,25 @@ fn relation(text: &str) -> Option<Relation> {
 ///
 /// Reading each line of a log of a gigabyte would take ten times as long.
 fn skip_idle_lines(text: &[u8]) -> &[u8] {
+    static STARTS: LazyLock<Vec<&str>> = LazyLock::new(|| {
+        let messages = SIGNS.iter().filter(|(_, at, _)| matches!(at, At::Message));
+        let rests = messages.map(|(_, _, text)| *text);
+        MESSAGES.into_iter().chain([TORN_MARK]).chain(rests).collect()
+    });
     static TEXTS: LazyLock<AhoCorasick> = LazyLock::new(|| {
         let signs = SIGNS.iter().filter(|(_, at, _)| matches!(at, At::Any));
         let texts = signs.map(|(_, _, text)| *text).chain(FOOTER).chain(UNMET);
         let texts = texts.chain([OLD_VERSION]).map(str::to_owned);
+        let starts = STARTS.iter().map(|start| format!("\n{start}"));
         AhoCorasick::builder()
             // Only this kind uses vector instructions.
             .match_kind(MatchKind::LeftmostFirst)
-            .build(texts.chain(MESSAGES.map(|mark| format!("\n{mark}"))))
+            .build(texts.chain(starts))
             .expect("the patterns are few and short")
     });
-    if MESSAGES
+    if STARTS
         .iter()
-        .any(|mark| text.starts_with(mark.as_bytes()))
+        .any(|start| text.starts_with(start.as_bytes()))
     {
         return text;
     }
@@ -382,6 +411,12 @@ fn skip_idle_lines(text: &[u8]) -> &[u8] {
 /// Returns the text after the prefix of an error or warning.
 fn message(line: &str) -> Option<&str> {
     MESSAGES.iter().find_map(|mark| line.strip_prefix(mark))
+}
+
+/// Returns the text of an error or warning, also if its prefix stands on an earlier line.
+fn message_or_rest(line: &str) -> &str {
+    let rest = || line.strip_prefix(TORN_MARK);
+    message(line).or_else(rest).unwrap_or(line)
 }
 
 /// Parses a single line that names a missing dependency.

@@ -36,7 +36,8 @@ fn unmet_dependencies_keep_their_alternatives() {
         \x20               Conflicts: c but 1 is to be installed\n\
         \x20               Depends: c-compiler (>= 5)\n \
         libz : PreDepends: v but it is a virtual package\n\
-        E: Unable to correct problems, you have held broken packages.\n Depends: no\n";
+        E: Unable to correct problems, you have held broken packages.\n\
+        apt-get failed.\n x : Depends: no\n";
     let findings = scan(log, 5);
     assert_eq!(
         unmet(&findings),
@@ -71,17 +72,62 @@ fn the_last_list_of_unmet_dependencies_counts() {
 }
 
 #[test]
-fn stderr_of_apt_may_be_mixed_into_a_relation() {
-    for torn in [
+fn errors_of_apt_may_stand_anywhere_in_the_list() {
+    let list = [
+        "The following packages have unmet dependencies:\n",
+        " dummy : Depends: a (>= 99)\n",
+        "         Depends: b but it is not installable or\n",
+        "                  c but it is not installable\n",
+        " libz : Conflicts: d\n",
+        "apt-get failed.\n",
+        " x : Depends: no\n",
+    ];
+    let error = [
         "E",
-        "E:",
-        "E: Unable to correct problems, you have held broken packages.",
+        ": ",
+        "Unable to correct problems, you have held broken packages.",
+        "\n",
+    ];
+    // Both parts of the error, cut anywhere, stand before any two lines.
+    let places = 0..=list.len();
+    for first in places.clone() {
+        for second in first..=list.len() {
+            for cut in 0..=error.len() {
+                let mut log = String::new();
+                for place in places.clone() {
+                    if place == first {
+                        log += &error[..cut].concat();
+                    }
+                    if place == second {
+                        log += &error[cut..].concat();
+                    }
+                    log += list.get(place).copied().unwrap_or_default();
+                }
+                let findings = scan(log.as_bytes(), 5);
+                let wanted = ["dummy: a (>= 99)", "dummy: b | c"];
+                assert_eq!(unmet(&findings), wanted, "{log}");
+                assert_eq!(findings.unmet_lines.len(), 4, "{log}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_list_without_end_is_left() {
+    let noise = "cc -c a.c\n".repeat(40);
+    let log = format!("Unsatisfied dependencies:\n x : Depends: a\n{noise} y : Depends: no\n");
+    assert_eq!(unmet(&scan(log.as_bytes(), 64)), ["x: a"]);
+}
+
+#[test]
+fn errors_of_apt_may_be_torn() {
+    let text = "Failed to fetch http://archive.example.org/a.deb  404  Not Found";
+    for log in [
+        format!("EFetched 0 B in 1s (0 B/s)\n: {text}\n"),
+        format!("E: Fetched 0 B in 1s (0 B/s)\n{text}\n"),
     ] {
-        let log = format!(
-            "The following packages have unmet dependencies:\n\
-             {torn} dummy : Depends: a but it is not installable\n: Unable\n Depends: no\n"
-        );
-        assert_eq!(unmet(&scan(log.as_bytes(), 5)), ["dummy: a"], "{torn}");
+        let findings = scan(log.as_bytes(), 7);
+        assert!(findings.sign(Sign::FetchFailed).is_some(), "{log}");
     }
 }
 
