@@ -30,10 +30,8 @@ pub(crate) fn rescore(db: &Db, rules: Rules, now: i64) -> Result<u64, Error> {
     let mut changed = 0;
     let mut unknown = BTreeSet::new();
     let mut pace = Pace::default();
-    loop {
-        let jobs = db.read(|tx| scores::to_score(tx, now, after, BATCH))?;
-        let Some(last) = jobs.last() else { break };
-        after = last.queue;
+    while let Some((jobs, last)) = db.read(|tx| scores::window(tx, now, after))? {
+        after = last;
         let mut new_scores = Vec::new();
         for job in &jobs {
             match rescored(rules, job) {

@@ -213,13 +213,14 @@ fn wait_score(farm: &Farm, which: &str) {
     });
 }
 
-/// Waits until a process is nearly idle for two seconds.
+/// Waits until a process has used less than a hundredth of a core for ten seconds. In a shorter
+/// time, a chore may just wait for the database.
 fn settle(pid: u32) {
-    let second = Duration::from_secs(2);
+    let window = Duration::from_secs(10);
     within(SETTLING, "idle master", || {
         let watch = Watch::new(&[pid]);
-        thread::sleep(second);
-        (watch.usage().cpu_secs < second.as_secs_f64() / 10.0).then_some(())
+        thread::sleep(window);
+        (watch.usage().cpu_secs < window.as_secs_f64() / 100.0).then_some(())
     });
 }
 

@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 
 use super::candidate::current_component;
-use super::numbers::{NEEDS_BUILD, SUSPENDED, WAITING};
+use super::numbers::{SUSPENDED, WAITING};
 use super::{NAME_JOINS, bulk};
-use crate::db::{Error, Row, Tx, Value, params};
-use crate::master::model::ArchivePurpose;
+use crate::db::{Error, Row, Tx, params};
+use crate::master::model::{ArchivePurpose, BuildState};
 use crate::master::policy::score::Scored;
+
+/// Queue rows that one read transaction looks at.
+const WINDOW: u32 = 500;
 
 /// A waiting or suspended job whose score is not manual.
 #[derive(Clone, Debug)]
@@ -18,15 +21,18 @@ pub(crate) struct ScorableJob {
     pub(crate) scored: Scored,
 }
 
-/// Returns at most `limit` jobs with an id above `after_queue`, ordered by id.
-pub(crate) fn to_score(
+/// Returns the jobs of the next window of queue rows, in the order of their ids, and the id to
+/// continue after; `None` at the end.
+pub(crate) fn window(
     tx: &mut Tx<'_>,
     now: i64,
-    after_queue: i64,
-    limit: i64,
-) -> Result<Vec<ScorableJob>, Error> {
-    let rest = "AND q.id > $1 ORDER BY q.id LIMIT $2";
-    select(tx, now, rest, &params![after_queue, limit])
+    after: i64,
+) -> Result<Option<(Vec<ScorableJob>, i64)>, Error> {
+    let rows = rows(tx, &format!("id > $1 ORDER BY id LIMIT {WINDOW}"), after)?;
+    let Some(last) = rows.last() else {
+        return Ok(None);
+    };
+    Ok(Some((scorable_jobs(&rows, now)?, last.get(0)?)))
 }
 
 /// Returns the job of a build; `None` if it neither waits nor is suspended, or its score is manual.
@@ -35,7 +41,8 @@ pub(crate) fn of_build(
     now: i64,
     build: i64,
 ) -> Result<Option<ScorableJob>, Error> {
-    Ok(select(tx, now, "AND q.build_id = $1", &params![build])?.pop())
+    let rows = rows(tx, "build_id = $1", build)?;
+    Ok(scorable_jobs(&rows, now)?.pop())
 }
 
 /// Stores scores as (queue row, score). A job that was claimed or got a manual score meanwhile
@@ -59,26 +66,34 @@ pub(crate) fn set_scores(tx: &mut Tx<'_>, scores: &[(i64, i64)]) -> Result<(), E
     Ok(())
 }
 
-fn select(
-    tx: &mut Tx<'_>,
-    now: i64,
-    rest: &str,
-    params: &[Value],
-) -> Result<Vec<ScorableJob>, Error> {
+/// Reads the facts about the queue rows that match `which`, whose `$1` is `param`.
+fn rows(tx: &mut Tx<'_>, which: &str, param: i64) -> Result<Vec<Row>, Error> {
     let component = current_component();
-    // SQLite keeps the order of a CROSS JOIN. The plus signs keep it from the indexes on status and
-    // state, which would give all jobs or builds that wait, for each batch.
+    // The rows are chosen before the joins: a planner that underestimates their number would join
+    // all that wait, for each window. The plus sign keeps SQLite from the index on the status.
     let sql = format!(
         "SELECT q.id, q.lastscore, q.created_at, s.urgency, b.pocket,
              COALESCE({component}, s.component), s.section, a.private, a.purpose,
-             a.relative_score
-         FROM build_queue q CROSS JOIN build b {NAME_JOINS}
+             a.relative_score, b.state
+         FROM (SELECT id, build_id, lastscore, created_at FROM build_queue
+               WHERE +status IN ({WAITING}, {SUSPENDED}) AND NOT manual AND {which}) q
+         JOIN build b ON b.id = q.build_id {NAME_JOINS}
          JOIN archive a ON a.id = b.archive_id
-         WHERE b.id = q.build_id AND +q.status IN ({WAITING}, {SUSPENDED}) AND NOT q.manual
-             AND +b.state = {NEEDS_BUILD} {rest}"
+         ORDER BY q.id"
     );
-    let rows = tx.query(&sql, params)?;
-    rows.iter().map(|row| scorable_job(row, now)).collect()
+    tx.query(&sql, &params![param])
+}
+
+/// Reads the jobs whose builds are in NEEDSBUILD.
+fn scorable_jobs(rows: &[Row], now: i64) -> Result<Vec<ScorableJob>, Error> {
+    let mut jobs = Vec::new();
+    for row in rows {
+        let state: BuildState = row.get(10)?;
+        if state == BuildState::NeedsBuild {
+            jobs.push(scorable_job(row, now)?);
+        }
+    }
+    Ok(jobs)
 }
 
 fn scorable_job(row: &Row, now: i64) -> Result<ScorableJob, Error> {

@@ -63,9 +63,14 @@ pub(crate) fn window(
     let facts = facts();
     let sql = match place {
         Place::Queue => format!(
-            "SELECT {facts}, q.id FROM build_queue q JOIN build b ON b.id = q.build_id {NAME_JOINS}
+            // As in `scores`, the rows are chosen before the joins.
+            "SELECT {facts}, q.id
+             FROM (SELECT id, build_id FROM build_queue
+                   WHERE id > $1 AND +status IN ({WAITING}, {SUSPENDED})
+                   ORDER BY id LIMIT {WINDOW}) q
+             JOIN build b ON b.id = q.build_id {NAME_JOINS}
              JOIN archive x ON x.id = b.archive_id
-             WHERE q.id > $1 AND +q.status IN ({WAITING}, {SUSPENDED}) ORDER BY q.id LIMIT {WINDOW}"
+             ORDER BY q.id"
         ),
         Place::DepWaits => format!(
             "SELECT {facts}, b.id FROM build b {NAME_JOINS} JOIN archive x ON x.id = b.archive_id
