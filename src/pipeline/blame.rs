@@ -8,7 +8,7 @@ use crate::sys::cgroup::{BuildLimits, Hits};
 use crate::sys::fs::DiskUsage;
 use crate::sys::host;
 
-use super::disk::Resource;
+use super::disk::{self, Resource};
 use super::running::{Build, Restart, StageError};
 use super::stage::{Failure, Stage};
 
@@ -62,7 +62,7 @@ impl Build {
             self.out_of_processes("probably ran")
         } else if let Some(resource) = self.scarce_on_disk() {
             let mut blamed = self.blame_disk(Stage::Sbuild, resource);
-            blamed.reason = format!("{} {}", blamed.reason, failure.reason);
+            blamed.reason = disk::with_cause(&blamed.reason, &failure.reason);
             return blamed.into();
         } else {
             return failure.into();

@@ -14,6 +14,7 @@ use crate::sys::host;
 use super::command::Exceeded;
 use super::spec::{Settings, Spec};
 use super::stage::Failure;
+use super::verdict::DISK_IS_FULL;
 
 /// A resource of a file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,6 +163,19 @@ fn free(folder: &Path) -> Option<DiskUsage> {
     })
 }
 
+/// Adds the failure that a shortage of disk caused to the sentence about the shortage. A failure
+/// that says the same adds only the line of the log that it quotes.
+pub(super) fn with_cause(shortage: &str, cause: &str) -> String {
+    let quoted = cause.strip_prefix(DISK_IS_FULL);
+    let quoted = quoted.map(|rest| rest.trim_start_matches([':', '.', ' ']));
+    match quoted {
+        _ if cause == shortage => shortage.to_owned(),
+        Some("") => shortage.to_owned(),
+        Some(line) => format!("{shortage} The log says: {line}"),
+        None => format!("{shortage} {cause}"),
+    }
+}
+
 fn blame(resource: Resource, least: Option<(&Path, u64)>, promised: u64, used: u64) -> Failure {
     let promise = format!(
         "{} that a build is promised ([limits] {})",
@@ -177,13 +191,13 @@ fn blame(resource: Resource, least: Option<(&Path, u64)>, promised: u64, used: u
     }
     let reason = match least {
         Some((folder, free)) if free < promised => format!(
-            "The builder's disk is full: when the build started, {} had {} free beyond the \
+            "{DISK_IS_FULL}: when the build started, {} had {} free beyond the \
              reserve, of the {promise}.",
             folder.display(),
             resource.shown(free)
         ),
         _ => format!(
-            "The builder's disk is full, but not because of this build: it used {} of the \
+            "{DISK_IS_FULL}, but not because of this build: it used {} of the \
              {promise}.",
             resource.shown(used)
         ),
@@ -194,6 +208,25 @@ fn blame(resource: Resource, least: Option<(&Path, u64)>, promised: u64, used: u
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_reason_says_once_that_the_disk_is_full() {
+        let shortage = "{DISK_IS_FULL}: when the build started, /x had 1 MiB free.";
+        assert_eq!(with_cause(shortage, shortage), shortage);
+        assert_eq!(
+            with_cause(shortage, "The builder's disk is full."),
+            shortage
+        );
+        assert_eq!(
+            with_cause(
+                shortage,
+                "The builder's disk is full: E: No space left on device"
+            ),
+            format!("{shortage} The log says: E: No space left on device")
+        );
+        let other = "The package failed to build (stage build).";
+        assert_eq!(with_cause(shortage, other), format!("{shortage} {other}"));
+    }
 
     #[test]
     fn a_full_disk_is_the_packages_fault_if_it_used_more_than_promised() {

@@ -15,6 +15,8 @@ use crate::dpkg::relations::{Group, Spelling};
 
 /// The most characters of a log line that a reason quotes.
 const MAX_SHOWN_CHARS: usize = 300;
+/// The beginning of a reason that blames the disk.
+pub(super) const DISK_IS_FULL: &str = "The builder's disk is full";
 
 /// How a program ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -245,10 +247,7 @@ fn classify_update(stage: &str, findings: &Findings) -> Classification {
         findings.sign(Sign::NoSpace),
         findings.sign(Sign::FetchFailed),
     ) {
-        (Some(line), _) => classified(
-            Verdict::BuilderFail,
-            with_line("The builder's disk is full", Some(line)),
-        ),
+        (Some(line), _) => classified(Verdict::BuilderFail, with_line(DISK_IS_FULL, Some(line))),
         (None, line) => {
             let reason = format!("apt could not bring the chroot up to date ({stage})");
             classified(Verdict::GivenBack, with_line(&reason, line))
@@ -261,10 +260,7 @@ fn classify_update(stage: &str, findings: &Findings) -> Classification {
 /// An unreachable archive looks like one without the packages, so it is checked first.
 fn classify_install(code: i32, findings: &Findings) -> Classification {
     if let Some(line) = findings.sign(Sign::NoSpace) {
-        return classified(
-            Verdict::BuilderFail,
-            with_line("The builder's disk is full", Some(line)),
-        );
+        return classified(Verdict::BuilderFail, with_line(DISK_IS_FULL, Some(line)));
     }
     if let Some(line) = findings.sign(Sign::FetchFailed) {
         return classified(
