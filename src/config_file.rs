@@ -1,6 +1,8 @@
-//! Finds and reads the configuration file, and checks the paths in it against the host.
+//! Finds and reads the configuration file. `paths` checks the paths in it against the host.
 //!
-//! The parsing itself is in `config`. Creates and repairs nothing.
+//! The parsing itself is in `config`.
+
+mod paths;
 
 use std::ffi::OsString;
 use std::fs;
@@ -9,10 +11,10 @@ use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use nix::unistd::{AccessFlags, eaccess};
-
-use crate::config::{self, Config, Defaults, Farm, Isolation, Warning};
+use crate::config::{self, Config, Defaults, Farm, Warning};
 use crate::sys::{host, user};
+
+pub(crate) use paths::{check_paths, folders};
 
 const VARIABLE: &str = "BUILDD_SLAVE_CONFIG";
 /// Read when neither `--config` nor the environment names a file; need not exist.
@@ -111,89 +113,6 @@ fn read_from(path: &Path, required: bool) -> Result<(String, String), Error> {
     Ok((path.display().to_string(), text))
 }
 
-/// Checks the paths in `config`. Returns one message per problem, each with the command that fixes
-/// it.
-///
-/// Checks the permissions of the calling process: call it as the user that builds. `home` and the
-/// file cache must exist. The other directories may be absent if they can be created.
-pub(crate) fn check_paths(config: &Config) -> Vec<String> {
-    let slave = &config.slave;
-    let mut problems = Vec::new();
-    for (key, dir) in [
-        ("[slave] home", &slave.home),
-        ("[slave] filecache", &slave.filecache),
-    ] {
-        problems.extend(check_dir(key, dir, &slave.user));
-    }
-    let mut on_demand = vec![("[slave] journal", &slave.journal)];
-    if slave.isolation == Isolation::Unshare {
-        on_demand.extend([
-            ("[slave] chroots", &slave.chroots),
-            ("[slave] sessions", &slave.sessions),
-            ("[gate] cache", &config.gate.cache),
-        ]);
-    }
-    for (key, dir) in on_demand {
-        let can_be_created = dir.parent().is_some_and(can_write_in);
-        if dir.symlink_metadata().is_ok() || !can_be_created {
-            problems.extend(check_dir(key, dir, &slave.user));
-        }
-    }
-    let programs = &config.programs;
-    for (key, program) in [
-        ("[allmanagers] unpackpath", &programs.unpack),
-        ("[allmanagers] mountpath", &programs.mount),
-        ("[allmanagers] umountpath", &programs.umount),
-        ("[allmanagers] cleanpath", &programs.clean),
-        ("processscanpath", &programs.process_scan),
-        ("[debianmanager] sbuildpath", &programs.sbuild),
-        ("[debianmanager] updatepath", &programs.update),
-        ("[debianmanager] ogrepath", &programs.ogre),
-        ("[debianmanager] sourcespath", &programs.sources),
-    ] {
-        problems.extend(program.as_deref().and_then(|path| check_program(key, path)));
-    }
-    problems
-}
-
-fn check_dir(key: &str, dir: &Path, user: &str) -> Option<String> {
-    let shown = dir.display();
-    let (problem, fix) = match dir.metadata() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => (
-            "does not exist".to_owned(),
-            format!("install -d -o {user} -g {user} {shown}"),
-        ),
-        Err(error) => (error.to_string(), format!("namei -l {shown}")),
-        Ok(found) if !found.is_dir() => (
-            "is not a directory".to_owned(),
-            format!("mv {shown} {shown}.old"),
-        ),
-        Ok(_) if !can_write_in(dir) => (
-            "is not writable".to_owned(),
-            format!("chown -R {user}: {shown}"),
-        ),
-        Ok(_) => return None,
-    };
-    Some(format!("{key}: {shown} {problem}; try: {fix}"))
-}
-
-fn can_write_in(dir: &Path) -> bool {
-    dir.is_dir() && eaccess(dir, AccessFlags::W_OK | AccessFlags::X_OK).is_ok()
-}
-
-fn check_program(key: &str, path: &Path) -> Option<String> {
-    let shown = path.display();
-    match path.metadata() {
-        Err(error) => Some(format!(
-            "{key}: {shown}: {error}; install it or remove the key"
-        )),
-        Ok(found) if !found.is_file() || eaccess(path, AccessFlags::X_OK).is_err() => Some(
-            format!("{key}: {shown} is not an executable file; try: chmod a+x {shown}"),
-        ),
-        Ok(_) => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -258,50 +177,5 @@ mod tests {
                 .all(|line| line.starts_with(path.to_str().unwrap())),
             "{error}"
         );
-    }
-
-    #[test]
-    fn path_problems_come_with_the_command_that_fixes_them() {
-        let dir = tempfile::tempdir().unwrap();
-        let home = dir.path();
-        let plain = home.join("plain");
-        fs::write(&plain, "not a program").unwrap();
-        let check =
-            |text: &str| check_paths(&Config::parse("x.conf", text, &defaults(home)).unwrap().0);
-        let problems = check("");
-        assert_eq!(problems.len(), 1, "{problems:#?}");
-        assert!(
-            problems[0].contains("install -d -o buildd -g buildd "),
-            "{problems:#?}"
-        );
-
-        fs::create_dir(home.join("filecache")).unwrap();
-        assert_eq!(check(""), Vec::<String>::new());
-
-        let shown = plain.display();
-        for (text, expected) in [
-            (format!("[slave]\njournal = {shown}"), "[slave] journal: "),
-            (
-                format!("[slave]\nchroots = {}/no/such", home.display()),
-                "[slave] chroots: ",
-            ),
-            (format!("[gate]\ncache = {shown}"), "[gate] cache: "),
-            (
-                format!("[debianmanager]\nsbuildpath = {shown}"),
-                "[debianmanager] sbuildpath: ",
-            ),
-            (
-                format!("[debianmanager]\nogrepath = {shown}.no"),
-                "[debianmanager] ogrepath: ",
-            ),
-            (
-                format!("[debianmanager]\nogrepath = {}", home.display()),
-                "[debianmanager] ogrepath",
-            ),
-        ] {
-            let problems = check(&text);
-            assert_eq!(problems.len(), 1, "{text}: {problems:#?}");
-            assert!(problems[0].starts_with(expected), "{problems:#?}");
-        }
     }
 }

@@ -42,7 +42,10 @@ fn check(given: Option<&Path>) -> Result<(Vec<Warning>, Vec<String>), config_fil
     let defaults = config_file::host_defaults();
     let (config, warnings) = config_file::load(given, &defaults)?;
     let problems = match privileges::become_builder(&config.slave.user) {
-        Ok(()) => config_file::check_paths(&config),
+        Ok(()) => config_file::check_paths(&config)
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
         Err(error @ privileges::Error::OtherUser(_)) => {
             stderr::line(format_args!("paths are not checked: {error}"));
             Vec::new()

@@ -108,7 +108,7 @@ fn check_folders(config: &Config, report: &mut Report) {
         report.print(Finding::ok("paths", "all exist and are writable"));
     }
     for problem in problems {
-        report.print(Finding::fail("paths", problem));
+        report.print(Finding::fail("paths", problem.to_string()));
     }
     let slave = &config.slave;
     let mut folders = vec![&slave.home];

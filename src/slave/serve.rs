@@ -3,13 +3,16 @@
 //! A running build survives every stop of the daemon: its shim keeps running, and the next daemon
 //! finds it in the journal.
 
-use std::fs::File;
+use std::fs::{DirBuilder, File};
 use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 
-use crate::config::{Config, Isolation, Limits, Network};
+use nix::unistd::User;
+
+use crate::config::{Config, Defaults, Isolation, Limits, Network};
 use crate::config_file::{self, ConfigOption};
 use crate::filecache::{self, FetchLimits, Fetcher, Rules, Store};
 use crate::pipeline::journal::pinned;
@@ -50,7 +53,7 @@ pub(crate) enum Error {
     Config(#[from] config_file::Error),
     #[error(transparent)]
     Privileges(#[from] privileges::Error),
-    #[error("{source}; try: install -d -o {user} -g {user} {path}", path = path.display())]
+    #[error("{source}; try: install -d -m 0700 -o {user} -g {user} {path}", path = path.display())]
     Folder {
         path: PathBuf,
         user: String,
@@ -99,6 +102,12 @@ fn start(args: &Serve) -> Result<(), Error> {
     if user::am_root() {
         if let Some(user) = user::lookup(&config.slave.user) {
             cgroup::delegate(&user);
+            let as_user = Defaults {
+                home: user.dir.clone(),
+                ..defaults
+            };
+            let (config, _) = config_file::load(args.config.file.as_deref(), &as_user)?;
+            make_default_home(&config, &user)?;
         }
         privileges::become_builder(&config.slave.user)?;
     }
@@ -110,14 +119,7 @@ fn start(args: &Serve) -> Result<(), Error> {
 
 fn serve(config: &Config) -> Result<(), Error> {
     let slave = &config.slave;
-    let folder = |path: &Path| {
-        sys::fs::make_private(path).map_err(|source| Error::Folder {
-            path: path.to_owned(),
-            user: slave.user.clone(),
-            source,
-        })
-    };
-    folder(&slave.journal)?;
+    prepare_folders(config)?;
     let _journal = claim("journal", &slave.journal)?;
     let mut folders = vec![
         ("home", slave.home.clone()),
@@ -125,8 +127,6 @@ fn serve(config: &Config) -> Result<(), Error> {
         ("journal", slave.journal.clone()),
     ];
     if slave.isolation == Isolation::Unshare && config.programs.mount.is_none() {
-        folder(&slave.chroots)?;
-        folder(&slave.sessions)?;
         folders.push(("chroots", slave.chroots.clone()));
         folders.push(("sessions", slave.sessions.clone()));
         let ids = launch::check_host()?;
@@ -143,14 +143,6 @@ fn serve(config: &Config) -> Result<(), Error> {
         pinned: Box::new(move || pinned(&journal)),
         ..Rules::none()
     };
-    match sys::fs::make_unreadable(&slave.filecache) {
-        Ok(false) => {}
-        Ok(true) => log::info!(
-            "other users could read the file cache {}; its mode is 0700 now",
-            slave.filecache.display()
-        ),
-        Err(error) => log::warn!("other users can read the file cache: {error}"),
-    }
     let cache = Arc::new(Store::open(&slave.filecache, rules)?);
     let _cache = claim("file cache", &slave.filecache)?;
     let fetcher = Fetcher::new(
@@ -188,6 +180,41 @@ fn serve(config: &Config) -> Result<(), Error> {
         tail: Mutex::default(),
     });
     listen(config, &handler)
+}
+
+/// Creates the absent folders that may be created, and closes all to other users.
+fn prepare_folders(config: &Config) -> Result<(), Error> {
+    for folder in config_file::folders(config) {
+        let was_open = folder.prepare().map_err(|source| Error::Folder {
+            path: folder.path.clone(),
+            user: config.slave.user.clone(),
+            source,
+        })?;
+        if was_open {
+            log::info!(
+                "other users could read the folder {}; its mode is 0700 now",
+                folder.path.display()
+            );
+        }
+    }
+    Ok(())
+}
+
+/// As root, creates the home of `[slave] user` if it is absent and the configuration names no
+/// other home.
+fn make_default_home(config: &Config, user: &User) -> Result<(), Error> {
+    if config.slave.home != user.dir || user.dir.exists() {
+        return Ok(());
+    }
+    log::info!("creating {}", user.dir.display());
+    let made = DirBuilder::new().mode(0o755).create(&user.dir);
+    let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
+    made.and_then(|()| chown(&user.dir, Some(uid), Some(gid)))
+        .map_err(|source| Error::Folder {
+            path: user.dir.clone(),
+            user: user.name.clone(),
+            source: sys::fs::Error::at("create", &user.dir)(source),
+        })
 }
 
 /// Returns the architectures of `[slave] emulate` that this host can emulate, and logs the others.

@@ -6,10 +6,10 @@
 
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -205,6 +205,14 @@ pub(crate) fn make_private(dir: &Path) -> Result<(), Error> {
     fs::create_dir_all(dir).map_err(Error::at("create", dir))?;
     let mode = Permissions::from_mode(0o700);
     fs::set_permissions(dir, mode).map_err(Error::at("make private", dir))
+}
+
+/// Creates `dir` with mode 0700 if it is absent. Its parent must exist.
+pub(crate) fn make_folder(dir: &Path) -> Result<(), Error> {
+    match DirBuilder::new().mode(0o700).create(dir) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other.map_err(Error::at("create", dir)),
+    }
 }
 
 /// Sets the mode of a directory to 0700 if other users have any access; returns whether they had.

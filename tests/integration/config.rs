@@ -1,6 +1,7 @@
 //! A wrong configuration stops the daemon before it does anything, and all mistakes are reported.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use crate::support::{Daemon, Site, run};
@@ -73,8 +74,8 @@ fn a_missing_configuration_is_reported_by_its_path() {
 fn missing_folders_and_programs_are_reported_together() {
     let site = Site::new("");
     let file = config(&site);
-    let cache = site.path("home/filecache");
-    fs::remove_dir_all(&cache).unwrap();
+    let cache = site.path("not-mounted");
+    site.configure(&format!("filecache = {}", cache.display()));
     fs::remove_file(site.path("bin/ogre")).unwrap();
     let (code, said) = check(&site, &["check-config", &file]);
     assert_eq!(code, Some(1), "{said}");
@@ -87,6 +88,26 @@ fn missing_folders_and_programs_are_reported_together() {
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains(cache.to_str().unwrap()), "{said}");
     assert!(!said.contains("ready"), "{said}");
+}
+
+#[test]
+fn the_daemon_creates_its_folders_for_its_user_alone() {
+    let site = Site::new("");
+    fs::remove_dir_all(site.path("home/filecache")).unwrap();
+    let (code, said) = check(&site, &["check-config", &config(&site)]);
+    assert_eq!(code, Some(0), "{said}");
+    let daemon = Daemon::start_in(site);
+    let home = daemon.path("home").metadata().unwrap();
+    for folder in ["filecache", "journal"] {
+        let about = daemon.path("home").join(folder).metadata().unwrap();
+        assert_eq!(about.mode() & 0o7777, 0o700, "{folder}");
+        assert_eq!(
+            (about.uid(), about.gid()),
+            (home.uid(), home.gid()),
+            "{folder}"
+        );
+    }
+    assert_eq!(daemon.state(), "IDLE");
 }
 
 #[test]
