@@ -16,7 +16,8 @@ use super::upload_port::StorePort;
 
 use crate::config::Farm;
 use crate::db::Db;
-use crate::server::{self, Access, Group, Limits, Server};
+use crate::server::{self, Access, Events, Group, Limits, Server};
+use crate::sys::service_manager;
 
 /// Maximum number of connections of each port for the farm's own hosts.
 const FARM_CONNECTIONS: usize = 64;
@@ -30,7 +31,16 @@ enum Clients {
 
 /// Serves until SIGTERM or SIGINT.
 pub(super) fn run(farm: &Farm) -> Result<(), Error> {
-    Ok(bind(farm)?.run_until_signal("stopping")?)
+    Ok(bind(farm)?.run_until_signal(Events {
+        ready: Box::new(server::report_ready),
+        reload: Box::new(|| {
+            log::info!("SIGHUP ignored: the librarian reads its configuration at start only");
+        }),
+        stop: Box::new(|| {
+            service_manager::stopping();
+            log::info!("stopping");
+        }),
+    })?)
 }
 
 /// Opens the library, listens on all ports, and then logs them. Connections are served once the

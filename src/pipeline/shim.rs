@@ -2,7 +2,8 @@
 //!
 //! `internal shim ENTRY` leads a session of its own and is the reaper of all its descendants. It
 //! holds the lock of its journal entry as stdout and reads the spec from stdin. It alone writes the
-//! build log, and its last act is to write the verdict. SIGTERM requests an abort.
+//! build log, and its last act is to write the verdict. SIGTERM ends the build: as an abort if the
+//! journal entry has one, else the build is given back, since the host shuts down.
 
 use std::ffi::OsString;
 use std::io;
@@ -45,7 +46,7 @@ pub(crate) fn run(args: &[OsString]) -> io::Result<()> {
     entry.write_verdict(&outcome)
 }
 
-/// Turns SIGTERM and SIGINT into abort requests; SIGHUP is ignored.
+/// Makes SIGTERM and SIGINT end the build; SIGHUP is ignored.
 fn listen(events: SyncSender<Event>) -> io::Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     thread::spawn(move || {
@@ -117,7 +118,7 @@ fn build(mut build: Build) -> Outcome {
         };
     }
     if build.mailbox.abort_requested() {
-        record.abort();
+        record_end(&mut record, &build.entry);
     }
     if !build.stuck.is_empty() {
         record.stuck();
@@ -125,11 +126,25 @@ fn build(mut build: Build) -> Outcome {
     finish(record, build, times)
 }
 
+/// Records why a signal has ended the build: its master, or the end of the host.
+fn record_end(record: &mut Record, entry: &JournalEntry) {
+    match entry.abort_requested() {
+        true => record.abort(),
+        false => record.interrupt(),
+    }
+}
+
 fn record_error(error: StageError, stage: Stage, record: &mut Record, build: &mut Build) {
     match error {
-        StageError::Aborted => {
+        StageError::Aborted if build.entry.abort_requested() => {
             build.log.line(&format!("Aborted in {}.", stage.name()));
             record.abort();
+        }
+        StageError::Aborted => {
+            let line = format!("Interrupted in {}.", stage.name());
+            build.log.line(&line);
+            record.fail(Failure::new(BuildStatus::GivenBack, line));
+            record.interrupt();
         }
         StageError::Failed(failure) => {
             // Most reasons begin with the stage.

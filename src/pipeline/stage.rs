@@ -107,11 +107,15 @@ impl Stage {
     }
 }
 
-/// The failures of a build so far. The first failure counts; an abort overrides it; processes that
-/// could not be killed override both.
+/// The reason of a build whose shim got SIGTERM, but not from its master.
+const INTERRUPTED: &str = "interrupted by SIGTERM without an abort, as by a shutdown of the host";
+
+/// The failures of a build so far. The first failure counts; an interruption overrides it, an abort
+/// overrides both, and processes that could not be killed override all.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Record {
     failure: Option<Failure>,
+    interrupted: bool,
     aborted: bool,
     stuck: bool,
 }
@@ -146,6 +150,12 @@ impl Record {
         self.aborted = true;
     }
 
+    /// Records that somebody other than the master ends the build. It counts only if the build has
+    /// not succeeded: what fails may fail because its processes got the signal too.
+    pub(crate) fn interrupt(&mut self) {
+        self.interrupted = true;
+    }
+
     /// Records that processes could not be killed.
     pub(crate) fn stuck(&mut self) {
         self.stuck = true;
@@ -160,6 +170,9 @@ impl Record {
         }
         if self.aborted {
             return Failure::new(BuildStatus::Aborted, "aborted on request");
+        }
+        if self.interrupted && self.failure.is_some() {
+            return Failure::new(BuildStatus::GivenBack, INTERRUPTED);
         }
         self.failure
             .clone()
@@ -246,12 +259,21 @@ mod tests {
     }
 
     #[test]
+    fn an_interruption_after_the_build_has_succeeded_changes_nothing() {
+        let mut record = Record::default();
+        record.interrupt();
+        assert_eq!(record.verdict().status, BuildStatus::Ok);
+    }
+
+    #[test]
     fn the_first_failure_counts_and_an_abort_overrides_it() {
         let mut record = Record::default();
         assert_eq!(record.verdict().status, BuildStatus::Ok);
         record.fail(Failure::new(BuildStatus::ChrootFail, "first"));
         record.fail(Failure::new(BuildStatus::BuilderFail, "second"));
         assert_eq!(record.verdict().reason, "first");
+        record.interrupt();
+        assert_eq!(record.verdict().status, BuildStatus::GivenBack);
         record.abort();
         assert_eq!(record.verdict().status, BuildStatus::Aborted);
         record.stuck();

@@ -15,7 +15,10 @@ use super::sessions::Sessions;
 use super::slots::ConnectionSlot;
 use super::turns::{Turn, Turns};
 use crate::sys::lock::lock;
+use crate::sys::service_manager::{self, Pulse};
 use nix::sys::socket::{Backlog, Shutdown, listen, shutdown};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use std::collections::VecDeque;
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
@@ -51,6 +54,7 @@ pub(crate) struct Server {
     turns: Turns,
     limits: Limits,
     access: Access,
+    pulse: Option<Pulse>,
 }
 
 /// Ends [`Server::run`] from another thread.
@@ -92,7 +96,16 @@ impl Server {
             turns: Turns::new(&limits),
             limits,
             access,
+            pulse: None,
         })
+    }
+
+    /// Makes the accept loop prove that it runs, if the service manager has a watchdog.
+    pub(super) fn prove_life(&mut self) -> Option<Pulse> {
+        let limit = service_manager::watchdog()?;
+        let pulse = Pulse::new("accept loop", limit);
+        self.pulse = Some(pulse.clone());
+        Some(pulse)
     }
 
     /// Returns the bound address, with the real port.
@@ -111,7 +124,7 @@ impl Server {
     /// Serves HTTP until stopped. Fails only if the threads cannot be started.
     pub(crate) fn run(self, handler: Arc<dyn Handler>) -> Result<(), Error> {
         let protocol = self.http(handler);
-        self.run_protocol(protocol)
+        self.run_protocol(protocol, || ())
     }
 
     /// Returns an HTTP protocol with this server's limits and access rules.
@@ -124,8 +137,13 @@ impl Server {
         })
     }
 
-    /// Serves `protocol` until stopped. Fails only if the threads cannot be started.
-    pub(crate) fn run_protocol(self, protocol: Arc<dyn Protocol>) -> Result<(), Error> {
+    /// Serves `protocol` until stopped. Calls `started` when nothing can fail any more. Fails only
+    /// if the threads cannot be started.
+    pub(crate) fn run_protocol(
+        self,
+        protocol: Arc<dyn Protocol>,
+        started: impl FnOnce(),
+    ) -> Result<(), Error> {
         let dispatcher = Arc::new(Dispatcher {
             pool: start_threads(self.limits.connections)?,
             turns: self.turns.clone(),
@@ -142,6 +160,7 @@ impl Server {
             session_warning: WarningThrottle::default(),
             dispatcher,
         };
+        started();
         self.accept(acceptor);
         self.turns.stop();
         turns
@@ -153,6 +172,7 @@ impl Server {
     fn accept(&self, mut acceptor: Acceptor) {
         let mut accept_warning = WarningThrottle::default();
         loop {
+            self.wait_for_client();
             let accepted = self.listener.accept();
             if self.stopping.load(Ordering::SeqCst) {
                 return;
@@ -167,6 +187,25 @@ impl Server {
                     }
                     thread::sleep(pause);
                 }
+            }
+        }
+    }
+}
+
+impl Server {
+    /// With a watchdog, waits for a connection and beats meanwhile. Without one, accept waits.
+    fn wait_for_client(&self) {
+        let Some(pulse) = &self.pulse else { return };
+        // Too long for the kernel's clock only if there is no limit at all.
+        let timeout = Timespec::try_from(pulse.interval()).ok();
+        loop {
+            pulse.beat();
+            let mut ready = [PollFd::new(&self.listener, PollFlags::IN)];
+            match poll(&mut ready, timeout.as_ref()) {
+                Ok(0) => {}
+                Err(error) if error == Errno::INTR => {}
+                // A failure shows in accept.
+                Ok(_) | Err(_) => return,
             }
         }
     }

@@ -39,7 +39,7 @@ mod wire;
 
 pub(crate) use access::{Access, Cidr};
 pub(crate) use files::serve_file;
-pub(crate) use group::{Group, address};
+pub(crate) use group::{Events, Group, address, report_ready};
 pub(crate) use http::{Server, StopHandle};
 pub(crate) use limits::Limits;
 pub(crate) use message::{Body, BodyStream, Handler, Method, Request, Response};

@@ -55,6 +55,8 @@ struct QueuedEffect {
 
 /// The time beyond `abort_time` after which the daemon kills an aborted shim (docs/wire.md §3.9).
 const GRACE: Duration = Duration::from_secs(8);
+/// The time between two checks whether an interrupted build has ended.
+const INTERRUPT_POLL: Duration = Duration::from_millis(50);
 /// The extra time for a shim in CLEANUP. Masters wait 180 s in all (docs/wire.md §1.8).
 const CLEANUP_GRACE: Duration = Duration::from_secs(120);
 
@@ -141,6 +143,26 @@ impl Daemon {
     /// Removes the waiting build and its files.
     pub(crate) fn clean(&self) -> Result<(), Error> {
         self.apply(Event::Clean, None, true)
+    }
+
+    /// Ends the running build without an abort, so that its shim gives the build back. Returns
+    /// whether the build has ended within `limit`.
+    pub(crate) fn interrupt(&self, limit: Duration) -> bool {
+        let state = self.shared.state();
+        let Some(id) = state.running() else {
+            return true;
+        };
+        let entry = JournalEntry::existing(self.journal.join(id.as_str()));
+        if let Err(error) = entry.signal(Signal::SIGTERM) {
+            log::error!("build {id}: cannot end it: {error}");
+            return false;
+        }
+        let ended = || !matches!(entry.state(), Ok(EntryState::Running));
+        let until = Instant::now() + limit;
+        while !ended() && Instant::now() < until {
+            thread::sleep(INTERRUPT_POLL);
+        }
+        ended()
     }
 
     fn apply(&self, event: Event, request: Option<BuildRequest>, wait: bool) -> Result<(), Error> {

@@ -9,6 +9,7 @@ use std::os::unix::fs::{DirBuilderExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use nix::unistd::User;
 
@@ -18,17 +19,22 @@ use crate::filecache::{self, FetchLimits, Fetcher, Rules, Store};
 use crate::pipeline::journal::pinned;
 use crate::pipeline::spec::Settings;
 use crate::privileges;
-use crate::server::{self, Access, Group, Server};
+use crate::server::{self, Access, Events, Group, Server};
 use crate::session::binfmt::{FIX, Way};
 use crate::session::{self, bootstrap, launch, outside, store, store_owner};
 use crate::sys;
 use crate::sys::cgroup::{self, ResourceControl};
 use crate::sys::fs::DiskUsage;
+use crate::sys::service_manager;
 use crate::sys::user;
 
 use super::daemon::Daemon;
 use super::handler::Handler;
 use super::show;
+
+/// How long the daemon waits for the end of a build when the host stops. systemd kills the daemon
+/// after 90 s.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The arguments of `serve`.
 #[derive(Debug, clap::Args)]
@@ -251,7 +257,35 @@ fn listen(config: &Config, handler: &Arc<Handler>) -> Result<(), Error> {
     for address in addresses {
         log::info!("daemon ready! listening at http://{address}/");
     }
-    Ok(servers.run_until_signal("stopping; a running build continues")?)
+    servers.run_until_signal(Events {
+        ready: Box::new(server::report_ready),
+        reload: Box::new(|| {}),
+        stop: Box::new(|| {
+            service_manager::stopping();
+            log::info!("stopping");
+        }),
+    })?;
+    end(&handler.daemon);
+    Ok(())
+}
+
+/// Leaves a running build to the next daemon, unless the host stops: then the build would be
+/// killed, so it ends now.
+fn end(daemon: &Daemon) {
+    let Some(id) = daemon.state().running().cloned() else {
+        return;
+    };
+    if !service_manager::host_is_stopping() {
+        log::info!("build {id} continues without the daemon");
+        return;
+    }
+    log::info!("the host is shutting down: build {id} ends, and its master may dispatch it again");
+    if !daemon.interrupt(SHUTDOWN_TIMEOUT) {
+        log::warn!(
+            "build {id} has not ended in {} s",
+            SHUTDOWN_TIMEOUT.as_secs()
+        );
+    }
 }
 
 /// Locks a folder, so that no other daemon can use it.

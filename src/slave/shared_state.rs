@@ -9,6 +9,7 @@ use crate::metrics::metrics;
 use crate::pipeline::journal::JournalEntry;
 use crate::protocol::{BuildId, BuilderStatus};
 use crate::sys::lock::lock;
+use crate::sys::service_manager;
 
 use super::state::{Effect, Event, Refused, State};
 
@@ -28,6 +29,7 @@ struct Now {
 
 impl SharedState {
     pub(super) fn new(state: State) -> Self {
+        report(&state);
         Self(Mutex::new(Now {
             state,
             abort_requested: None,
@@ -56,6 +58,7 @@ impl SharedState {
         let after = now.state.builder_status();
         if after != before {
             log::info!("{before} to {after}: {description}");
+            report(&now.state);
             now.time_abort(after);
         }
         let has_effect = effect.map(queue).is_some();
@@ -76,6 +79,15 @@ impl Now {
                 .observe(requested.elapsed().as_secs_f64());
         }
     }
+}
+
+/// Shows the state in `systemctl status`.
+fn report(state: &State) {
+    let status = state.builder_status();
+    service_manager::status(&match state.build_id() {
+        Some(id) => format!("{status}: build {id}"),
+        None => status.to_string(),
+    });
 }
 
 /// Describes an event in a few words. Ids and verdicts contain no secrets.

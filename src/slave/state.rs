@@ -84,6 +84,14 @@ impl State {
         }
     }
 
+    /// The id of the build that runs, if any.
+    pub(crate) fn running(&self) -> Option<&BuildId> {
+        match self {
+            Self::Idle | Self::Waiting(..) => None,
+            Self::Building(run) | Self::Aborting(run) => Some(&run.id),
+        }
+    }
+
     /// Applies `event`; a refusal changes nothing.
     pub(crate) fn apply(&mut self, event: Event) -> Result<Option<Effect>, Refused> {
         let refused = |wanted| {

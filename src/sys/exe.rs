@@ -16,10 +16,16 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 
 use super::cgroup::LIMITS_VAR;
+use super::service_manager;
 
-/// Returns a command for this binary's internal entry point `name` (see `internal.rs`).
+/// Returns a command for this binary's internal entry point `name` (see `internal.rs`). It does not
+/// get the socket of the service manager.
 pub(crate) fn internal(name: &str) -> Command {
-    this_program(["internal", name])
+    let mut command = this_program(["internal", name]);
+    for variable in service_manager::VARIABLES {
+        command.env_remove(variable);
+    }
+    command
 }
 
 /// Returns a command for this binary with the given arguments.

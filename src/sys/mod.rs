@@ -18,6 +18,7 @@ pub(crate) mod memory;
 pub(crate) mod output;
 pub(crate) mod procs;
 pub(crate) mod random;
+pub(crate) mod service_manager;
 pub(crate) mod sock_diag;
 pub(crate) mod stderr;
 pub(crate) mod sub_ids;

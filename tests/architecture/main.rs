@@ -35,6 +35,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("ruzstd::", &["dpkg/deb.rs", "dpkg/deb/"]),
     ("rusqlite::", &["db/sqlite.rs"]),
     ("rustls::", &["db/tls.rs"]),
+    ("sd_notify::", &["sys/service_manager.rs"]),
     ("tar::", &["dpkg/deb.rs", "dpkg/deb/"]),
 ];
 

@@ -16,6 +16,7 @@ mod leftovers;
 mod lifecycle;
 mod restart;
 mod results;
+mod service;
 mod sessions;
 mod show;
 mod stops;

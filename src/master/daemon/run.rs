@@ -10,6 +10,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::channel;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,8 @@ use signal_hook::iterator::Signals;
 use crate::config;
 use crate::db::{self, Db};
 use crate::librarian;
+use crate::server::{self, Events};
+use crate::sys::service_manager::{self, Pulse};
 
 use super::chores;
 use super::notifications;
@@ -37,6 +40,9 @@ const WAKE_SHARE: u32 = 40;
 const REPORT_EVERY: Duration = Duration::from_secs(60);
 /// Longest wait of a stop for running looks.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Longest time without a round of the main loop, beyond two waits for the database.
+const STALL_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// An error that keeps a master from starting, or stops it.
 #[derive(Debug, thiserror::Error)]
@@ -74,33 +80,63 @@ pub(crate) fn run(config: &config::Farm, db: Db, with_librarian: bool) -> Result
     let library = library
         .map(|library| {
             let workers = Arc::clone(&workers);
-            spawn("librarian", move || {
-                if let Err(error) = library.run_until_signal("the librarian stops") {
+            let (ready, is_ready) = channel();
+            let thread = spawn("librarian", move || {
+                let events = Events {
+                    ready: Box::new(move |pulses| drop(ready.send(pulses))),
+                    reload: Box::new(|| {}),
+                    stop: Box::new(|| log::info!("the librarian stops")),
+                };
+                if let Err(error) = library.run_until_signal(events) {
                     log::error!("librarian: {error}");
                 }
                 // The librarian stops on the same signals. If there was none, it has failed.
                 workers.librarian_ended();
-            })
+            });
+            thread.map(|_| is_ready)
         })
         .transpose()?;
-    let shared = Arc::clone(&workers);
+    spawn_all(&workers)?;
+    // Without a librarian that serves, the master is about to stop.
+    let mut pulses: Vec<Pulse> = match &library {
+        Some(is_ready) => is_ready.recv().unwrap_or_default(),
+        None => Vec::new(),
+    };
+    let pulse = Pulse::new("main loop", config.database.patience * 2 + STALL_TIMEOUT);
+    pulses.push(pulse.clone());
+    if !workers.is_stopping() {
+        server::report_ready(pulses);
+    }
+    run_builders(&workers, &pulse)?;
+    stop(&workers)?;
+    // After a signal, the librarian stops as well.
+    match library {
+        Some(_) if workers.has_lost_librarian() => Err(Error::NoLibrarian),
+        _ => Ok(()),
+    }
+}
+
+/// Starts all threads but those of looks.
+fn spawn_all(workers: &Arc<Workers>) -> std::io::Result<()> {
+    let shared = Arc::clone(workers);
     spawn("wake", move || wake_idle(&shared))?;
-    spawn_periodic(
-        &workers,
-        "tails",
-        workers.farm.config.tail_interval,
-        Workers::flush_tails,
-    )?;
-    spawn_periodic(&workers, "report", REPORT_EVERY, Workers::report_lateness)?;
-    let shared = Arc::clone(&workers);
+    let interval = workers.farm.config.tail_interval;
+    spawn_periodic(workers, "tails", interval, Workers::flush_tails)?;
+    spawn_periodic(workers, "report", REPORT_EVERY, Workers::report_lateness)?;
+    let shared = Arc::clone(workers);
     spawn("uploads", move || uploads::run(&shared))?;
-    let shared = Arc::clone(&workers);
+    let shared = Arc::clone(workers);
     spawn("chores", move || chores::run(&shared))?;
-    let shared = Arc::clone(&workers);
+    let shared = Arc::clone(workers);
     spawn("notifications", move || notifications::run(&shared))?;
-    let shared = Arc::clone(&workers);
+    let shared = Arc::clone(workers);
     spawn("retention", move || retention::run(&shared))?;
-    run_builders(&workers)?;
+    Ok(())
+}
+
+/// Waits briefly for running looks, and returns the leases.
+fn stop(workers: &Workers) -> Result<(), Error> {
+    service_manager::stopping();
     workers.looks.stop();
     let until = Instant::now() + STOP_TIMEOUT;
     while Instant::now() < until && workers.looks.with(|schedule| schedule.running()) > 0 {
@@ -108,11 +144,7 @@ pub(crate) fn run(config: &config::Farm, db: Db, with_librarian: bool) -> Result
     }
     workers.flush_tails();
     workers.release_leases()?;
-    // After a signal, the librarian stops as well.
-    match library {
-        Some(_) if workers.has_lost_librarian() => Err(Error::NoLibrarian),
-        _ => Ok(()),
-    }
+    Ok(())
 }
 
 /// Raises the limit of open files as far as the system allows: each builder may need a connection.
@@ -173,7 +205,7 @@ fn wake_idle(workers: &Workers) {
 }
 
 /// Renews the leases, and wakes builders that are in service again, until the process stops.
-fn run_builders(workers: &Arc<Workers>) -> std::io::Result<()> {
+fn run_builders(workers: &Arc<Workers>, pulse: &Pulse) -> std::io::Result<()> {
     let config = &workers.farm.config;
     let renewal = config.lease / 3;
     let round = SOON.min(renewal).min(config.scan_interval);
@@ -186,6 +218,7 @@ fn run_builders(workers: &Arc<Workers>) -> std::io::Result<()> {
             workers.renew_leases();
         }
         workers.wake_parked();
+        pulse.beat();
         if workers.wait_for_stop(round) {
             return Ok(());
         }

@@ -186,7 +186,7 @@ fn another_protocol_is_served_under_the_same_limits() {
     };
     let server = Server::bind("127.0.0.1:0", limits.clone(), Access::default()).unwrap();
     let (address, stop) = (server.local_addr().unwrap(), server.stop_handle());
-    let running = thread::spawn(move || server.run_protocol(Arc::new(EchoProtocol(limits))));
+    let running = thread::spawn(move || server.run_protocol(Arc::new(EchoProtocol(limits)), || ()));
     let connect = || {
         let stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(TIMEOUT)).unwrap();
