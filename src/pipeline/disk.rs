@@ -211,7 +211,7 @@ mod tests {
 
     #[test]
     fn a_reason_says_once_that_the_disk_is_full() {
-        let shortage = "{DISK_IS_FULL}: when the build started, /x had 1 MiB free.";
+        let shortage = "The builder's disk is full: when the build started, /x had 1 MiB free.";
         assert_eq!(with_cause(shortage, shortage), shortage);
         assert_eq!(
             with_cause(shortage, "The builder's disk is full."),
