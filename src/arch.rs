@@ -200,7 +200,7 @@ pub(crate) fn of_status(status: &str) -> Option<&str> {
             in_dpkg = false;
         } else if let Some(package) = line.strip_prefix("Package:") {
             in_dpkg = package.trim() == "dpkg";
-        } else if in_dpkg && let Some(arch) = line.strip_prefix("Architecture:") {
+        } else if let Some(arch) = line.strip_prefix("Architecture:").filter(|_| in_dpkg) {
             let arch = arch.trim();
             let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
             return (!arch.is_empty() && arch.chars().all(good)).then_some(arch);

@@ -40,13 +40,13 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
     }
     let done = |result: io::Result<()>| result.map(|()| ExitCode::SUCCESS);
     // The shim stays outside, so that it survives a build that hits its limits.
-    if name != "shim"
-        && let Err(error) = join_limits(name, args)
-    {
-        stderr::line(format_args!(
-            "cannot apply the limits of this build: {error}"
-        ));
-        return ExitCode::from(HOST_FAILED);
+    if name != "shim" {
+        if let Err(error) = join_limits(name, args) {
+            stderr::line(format_args!(
+                "cannot apply the limits of this build: {error}"
+            ));
+            return ExitCode::from(HOST_FAILED);
+        }
     }
     let result = match name.to_str() {
         Some("outer") => outer::run(args),

@@ -169,7 +169,7 @@ fn check_sessions(config: &Config, as_builder: bool, report: &mut Report) {
             report.print(checks::sysctl(setting, &value, namespaces_work));
         }
     }
-    if as_builder && let Ok(ids) = own_sub_ids() {
+    if let Some(Ok(ids)) = as_builder.then(own_sub_ids) {
         let store = &config.slave.chroots;
         let trees = store::trees(store);
         let problems = trees

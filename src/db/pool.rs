@@ -212,9 +212,7 @@ fn transact<T>(
 
 /// Rolls back a failed transaction. If that fails too, the connection is lost.
 fn roll_back(tx: &mut Tx<'_>) -> Result<(), Error> {
-    if let Connection::Sqlite(connection) = tx.connection
-        && !connection.in_transaction()
-    {
+    if matches!(tx.connection, Connection::Sqlite(sqlite) if !sqlite.in_transaction()) {
         return Ok(());
     }
     match tx.batch("ROLLBACK") {

@@ -10,16 +10,18 @@ use std::time::{Duration, Instant};
 
 use flate2::read::MultiGzDecoder;
 use lzma_rust2::XzReader;
-use ruzstd::decoding::{FrameDecoder, StreamingDecoder};
 use tar::{Archive, Entry, EntryType};
+use zstd::Decoder;
 
 /// The largest `control.tar` accepted, compressed and not, in bytes.
 const MAX_PACKED_BYTES: u64 = 16 << 20;
 const MAX_TAR_BYTES: u64 = 64 << 20;
 /// The largest control file accepted, in bytes.
 const MAX_CONTROL_BYTES: u64 = 1 << 20;
-/// The most memory that a decompressor may use, in bytes: `xz -9` needs 65 MiB.
-const MAX_WINDOW_BYTES: u64 = 72 << 20;
+/// The most memory that xz may use, in KiB: `xz -9` needs 65 MiB.
+const MAX_XZ_KIB: u32 = 72 << 10;
+/// The base 2 logarithm of the largest window of zstd, in bytes: 64 MiB.
+const MAX_ZSTD_WINDOW_LOG: u32 = 26;
 /// The limits on reading all packages of one build.
 const TOTAL_BYTES: u64 = 1 << 30;
 const TOTAL_TIME: Duration = Duration::from_secs(60);
@@ -240,20 +242,18 @@ fn decompressor<'a>(name: &str, packed: impl BufRead + 'a) -> Result<Box<dyn Rea
     Ok(match name.strip_prefix("control.tar") {
         Some("") => Box::new(packed),
         Some(".gz") => Box::new(MultiGzDecoder::new(packed)),
-        Some(".xz") => {
-            let limit = u32::try_from(MAX_WINDOW_BYTES >> 10).unwrap_or(u32::MAX);
-            Box::new(XzReader::new_mem_limit(packed, true, limit))
-        }
+        Some(".xz") => Box::new(XzReader::new_mem_limit(packed, true, MAX_XZ_KIB)),
         Some(".zst") => {
-            let decoder = StreamingDecoder::new_with_max_window_size(packed, MAX_WINDOW_BYTES);
-            Box::new(OneFrame(decoder.map_err(io::Error::other)?))
+            let mut decoder = Decoder::with_buffer(packed)?.single_frame();
+            decoder.window_log_max(MAX_ZSTD_WINDOW_LOG)?;
+            Box::new(OneFrame(decoder))
         }
         _ => return malformed(format!("{name} is compressed in an unknown way")),
     })
 }
 
 /// A reader of zstd that fails at a second frame, which dpkg would read on.
-struct OneFrame<R: Read>(StreamingDecoder<R, FrameDecoder>);
+struct OneFrame<R: BufRead>(Decoder<'static, R>);
 
 impl<R: BufRead> Read for OneFrame<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {

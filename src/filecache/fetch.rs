@@ -201,9 +201,9 @@ impl Fetcher {
             return Err(Failure::NotHttp);
         }
         let mut request = self.agent.get(uri.clone());
-        if let Some((user, password)) = credentials
-            && !(user.is_empty() && password.is_empty())
-        {
+        let credentials =
+            credentials.filter(|(user, password)| !(user.is_empty() && password.is_empty()));
+        if let Some((user, password)) = credentials {
             let mut value = "Basic ".to_owned();
             BASE64_STANDARD.encode_string(format!("{user}:{password}"), &mut value);
             request = request.header(header::AUTHORIZATION, value);

@@ -23,6 +23,7 @@ use crate::metrics::metrics;
 use crate::protocol::Sha1Hex;
 use crate::sys::clock::used_at;
 use crate::sys::digest::sha1_from;
+use crate::sys::file_lock;
 use crate::sys::fs::{self, TEMP_PREFIX, TempFile};
 use crate::sys::hashing_writer::{HashingWriter, fill};
 use crate::sys::host;
@@ -251,7 +252,7 @@ impl Store {
     /// Takes the shared lock of the folder, which prevents evictions until dropped.
     fn lock_shared(&self) -> Result<File, Error> {
         let folder = self.open_folder()?;
-        let locked = folder.lock_shared();
+        let locked = file_lock::lock_shared(&folder);
         locked.map_err(fs::Error::at("lock", &self.dir))?;
         Ok(folder)
     }
@@ -259,7 +260,7 @@ impl Store {
     /// Evicts entries until `bytes` more fit, and allocates these for `temp` from offset `from`.
     fn evict_and_allocate(&self, temp: &TempFile, from: u64, bytes: u64) -> Result<(), Error> {
         let folder = self.open_folder()?;
-        folder.lock().map_err(fs::Error::at("lock", &self.dir))?;
+        file_lock::lock(&folder).map_err(fs::Error::at("lock", &self.dir))?;
         let (mut items, incoming) = self.scan()?;
         let mut space = Space {
             limit: self.rules.limit,

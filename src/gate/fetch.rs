@@ -23,10 +23,10 @@ use super::wire::PIECE_BYTES;
 impl Connection<'_> {
     /// Answers one request.
     pub(super) fn answer(&mut self, mut fetch: Fetch) -> Result<(), Gone> {
-        if !fetch.sent
-            && let Some((file, bytes)) = self.shared.open_cached(&fetch.expected)
-        {
-            return self.send_cached(&fetch, &file, bytes);
+        if !fetch.sent {
+            if let Some((file, bytes)) = self.shared.open_cached(&fetch.expected) {
+                return self.send_cached(&fetch, &file, bytes);
+            }
         }
         let response = match self.response_to(&mut fetch) {
             Ok(response) => response,

@@ -88,18 +88,17 @@ impl Known {
 
     /// Returns the files that `url` may be; `below` are its paths below its archives.
     pub(super) fn find(&self, url: &Url, below: &[String]) -> Vec<Expected> {
-        if let [.., folder, kind, digits] = url.segments.as_slice()
-            && folder == "by-hash"
-            && kind == "SHA256"
-        {
-            let sha256 = Sha256Hash::parse(digits);
-            return sha256
-                .map(|sha256| Expected {
-                    sha256,
-                    bytes: None,
-                })
-                .into_iter()
-                .collect();
+        if let [.., folder, kind, digits] = url.segments.as_slice() {
+            if folder == "by-hash" && kind == "SHA256" {
+                let sha256 = Sha256Hash::parse(digits);
+                return sha256
+                    .map(|sha256| Expected {
+                        sha256,
+                        bytes: None,
+                    })
+                    .into_iter()
+                    .collect();
+            }
         }
         if let Some(exact) = self.files.get(&key(url)) {
             return exact.clone();

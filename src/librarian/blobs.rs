@@ -109,9 +109,10 @@ impl Blobs {
             for inner in folders(&outer)? {
                 for path in entries(&inner)? {
                     let name = path.file_name().and_then(|name| name.to_str());
-                    if let Some(name) = name.filter(|name| is_sha256(name))
-                        && age(&path, now)?.is_some_and(|age| age >= age_ms)
-                    {
+                    let Some(name) = name.filter(|name| is_sha256(name)) else {
+                        continue;
+                    };
+                    if age(&path, now)?.is_some_and(|age| age >= age_ms) {
                         old.push(name.to_owned());
                     }
                 }

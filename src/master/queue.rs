@@ -93,9 +93,10 @@ pub(crate) fn suspend(db: &Db) -> Result<u64, Error> {
 /// Scores the job of one build, if it waits and has no manual score. An unknown component leaves
 /// the score unchanged.
 pub(crate) fn score_job(tx: &mut Tx<'_>, rules: Rules, now: i64, build: i64) -> Result<(), Error> {
-    if let Some(job) = scores::of_build(tx, now, build)?
-        && let Ok(Some(score)) = rescored(rules, &job)
-    {
+    let Some(job) = scores::of_build(tx, now, build)? else {
+        return Ok(());
+    };
+    if let Ok(Some(score)) = rescored(rules, &job) {
         scores::set_scores(tx, &[(job.queue, score)])?;
     }
     Ok(())

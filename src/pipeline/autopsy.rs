@@ -15,6 +15,7 @@ use std::thread;
 use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns};
+use nix::unistd::Pid;
 
 use crate::session::enter;
 use crate::sys::cgroup::LIMITS_VAR;
@@ -72,7 +73,7 @@ pub(crate) fn run(args: &[OsString]) -> io::Result<()> {
             CloneFlags::CLONE_NEWUSER,
         )?;
     }
-    let me = std::process::id().cast_signed();
+    let me = Pid::this().as_raw();
     let before = procs::all();
     thread::sleep(SAMPLE_INTERVAL);
     let mut processes = procs::descendants(&procs::all(), root);
@@ -181,9 +182,10 @@ fn sockets(processes: &[Process]) -> Vec<String> {
             .entry(network.to_string_lossy().into_owned())
             .or_insert_with(|| socket_table(pid));
         for inode in inodes {
-            if let Some(socket) = table.get(&inode)
-                && seen.insert(inode)
-            {
+            let Some(socket) = table.get(&inode) else {
+                continue;
+            };
+            if seen.insert(inode) {
                 lines.push(format!("{pid:>9} socket: {socket}"));
             }
         }
@@ -277,7 +279,7 @@ mod tests {
             .args(["-c", "sleep 600; :", marker])
             .spawn()
             .unwrap();
-        let root = std::process::id().cast_signed();
+        let root = Pid::this().as_raw();
         let mut text = String::new();
         // The forked child needs a moment to become `sh`.
         let deadline = Instant::now() + Duration::from_secs(30);
@@ -287,7 +289,7 @@ mod tests {
         assert!(text.contains(marker), "{text}");
         let me = procs::all()
             .into_iter()
-            .find(|process| process.pid.cast_unsigned() == std::process::id())
+            .find(|process| process.pid == root)
             .unwrap();
         let mine = sockets(&[me]).join("\n");
         let expected = format!(
@@ -296,7 +298,7 @@ mod tests {
             stream.peer_addr().unwrap()
         );
         assert!(mine.contains(&expected), "{mine}");
-        for process in procs::descendants(&procs::all(), child.id().cast_signed()) {
+        for process in procs::descendants(&procs::all(), child.id() as i32) {
             let pid = nix::unistd::Pid::from_raw(process.pid);
             let _ = nix::sys::signal::kill(pid, nix::sys::signal::SIGKILL);
         }

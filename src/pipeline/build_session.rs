@@ -12,6 +12,7 @@ use crate::session::live::{Session, remove_folder};
 use crate::session::outer::{Layer, SessionSpec};
 use crate::session::{enter, launch, machine, outside, store};
 use crate::sys::host;
+use crate::sys::pipe::pipe;
 
 use super::network::BuildNetwork;
 use super::running::{Build, StageError};
@@ -168,7 +169,7 @@ impl Build {
 
 /// Starts a session. The error is the last line that its processes printed.
 fn start(ids: SubIds, spec: &SessionSpec) -> Result<Session, String> {
-    let (mut messages, log) = io::pipe().map_err(|error| error.to_string())?;
+    let (mut messages, log) = pipe().map_err(|error| error.to_string())?;
     Session::start(ids, spec, log).map_err(|error| {
         let mut text = String::new();
         let _ = io::Read::read_to_string(&mut messages, &mut text);

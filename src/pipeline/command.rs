@@ -3,12 +3,15 @@
 //! This file kills no process, since a stage is more than one. On a timeout or an abort, the caller
 //! kills the whole session and every other descendant.
 
+use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use crate::sys::pipe::pipe;
 
 use super::verdict::Exit;
 
@@ -115,7 +118,7 @@ impl Mailbox {
         }
         self.run += 1;
         let run = self.run;
-        let (reader, writer) = io::pipe()?;
+        let (reader, writer) = pipe()?;
         let mut child = command
             .stdin(Stdio::null())
             .stdout(writer.try_clone()?)
@@ -248,7 +251,7 @@ impl Running {
     }
 }
 
-fn pump(mut reader: io::PipeReader, run: u32, output: &SyncSender<Event>) {
+fn pump(mut reader: File, run: u32, output: &SyncSender<Event>) {
     let mut buffer = vec![0; CHUNK_BYTES];
     loop {
         match reader.read(&mut buffer) {

@@ -79,16 +79,18 @@ impl Disk {
         let mut free_at_start = Vec::new();
         for folder in [home, sessions, filecache, chroots, entry] {
             let device = fs::metadata(folder).ok().map(|about| about.dev());
-            if let (Some(device), Some(free)) = (device, free(folder))
-                && !devices.contains(&device)
-            {
-                devices.push(device);
-                let beyond = DiskUsage {
-                    bytes: free.bytes.saturating_sub(reserve.bytes),
-                    inodes: free.inodes.saturating_sub(reserve.inodes),
-                };
-                free_at_start.push((folder.to_owned(), beyond));
+            let (Some(device), Some(free)) = (device, free(folder)) else {
+                continue;
+            };
+            if devices.contains(&device) {
+                continue;
             }
+            devices.push(device);
+            let beyond = DiskUsage {
+                bytes: free.bytes.saturating_sub(reserve.bytes),
+                inodes: free.inodes.saturating_sub(reserve.inodes),
+            };
+            free_at_start.push((folder.to_owned(), beyond));
         }
         Self {
             reserve,

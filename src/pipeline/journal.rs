@@ -22,7 +22,7 @@
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -35,7 +35,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::protocol::{BuildStatus, FileName, Sha1Hex};
 use crate::session::launch::MARK;
 use crate::sys::cgroup::{self, BuildLimits, ResourceControl};
-use crate::sys::{self, exe, host, procs};
+use crate::sys::{self, exe, file_lock, host, procs};
 
 use super::spec::Spec;
 use super::stage::Stage;
@@ -128,7 +128,9 @@ impl JournalEntry {
         File::create(fresh.join(ABORT_SPARE))?;
         fs::write(fresh.join(VERDICT_SPARE), vec![b'\n'; VERDICT_BYTES])?;
         let lock = File::create_new(fresh.join("lock"))?;
-        lock.try_lock()?;
+        if !file_lock::try_lock(&lock)? {
+            return Err(io::Error::other("the lock of a new entry is taken"));
+        }
         fs::rename(fresh, path)?;
         if let Some(parent) = path.parent() {
             sys::fs::fsync_dir(parent).map_err(io::Error::other)?;
@@ -342,16 +344,16 @@ impl JournalEntry {
     /// True if the shim holds the lock. The lock is tried in shared mode, so that two processes
     /// that check at once do not mistake each other for the shim.
     fn is_alive(&self) -> io::Result<bool> {
-        match self.open_lock()?.map(|lock| lock.try_lock_shared()) {
-            None | Some(Ok(())) => Ok(false),
-            Some(Err(TryLockError::WouldBlock)) => Ok(true),
-            Some(Err(TryLockError::Error(error))) => Err(error),
+        match self.open_lock()? {
+            Some(lock) => Ok(!file_lock::try_lock_shared(&lock)?),
+            None => Ok(false),
         }
     }
 
     /// Waits until the shim has ended.
     pub(crate) fn wait(&self) -> io::Result<()> {
-        self.open_lock()?.map_or(Ok(()), |lock| lock.lock_shared())
+        let lock = self.open_lock()?;
+        lock.map_or(Ok(()), |lock| file_lock::lock_shared(&lock))
     }
 
     /// Opens the lock file. `None` if there is none, so that no shim can hold it.

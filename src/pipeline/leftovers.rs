@@ -122,7 +122,7 @@ pub(crate) fn sweep(settings: &Settings, journal: &Path, known: Option<&BuildId>
         .into_iter()
         .partition(|(_, entry)| is_stray(entry));
     for (process, entry) in &strays {
-        let (pid, name, entry) = (process.pid, &process.name, entry.display());
+        let (pid, name, entry) = (process.pid, &process.name, Path::new(entry).display());
         log::warn!("killing process {pid} ({name}) of {entry}, a build that is not in the journal");
     }
     if !strays.is_empty() {

@@ -382,7 +382,11 @@ fn skip_idle_lines(text: &[u8]) -> &[u8] {
     static STARTS: LazyLock<Vec<&str>> = LazyLock::new(|| {
         let messages = SIGNS.iter().filter(|(_, at, _)| matches!(at, At::Message));
         let rests = messages.map(|(_, _, text)| *text);
-        MESSAGES.into_iter().chain([TORN_MARK]).chain(rests).collect()
+        MESSAGES
+            .into_iter()
+            .chain([TORN_MARK])
+            .chain(rests)
+            .collect()
     });
     static TEXTS: LazyLock<AhoCorasick> = LazyLock::new(|| {
         let signs = SIGNS.iter().filter(|(_, at, _)| matches!(at, At::Any));

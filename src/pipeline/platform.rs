@@ -28,9 +28,7 @@ impl Platform {
     /// Decides for a build for `wanted` in a chroot of architecture `chroot`; `None` if the chroot
     /// has no dpkg, which a later stage reports.
     pub(super) fn of(wanted: &str, chroot: Option<&str>, host: &Host<'_>) -> Result<Self, Failure> {
-        if let Some(found) = chroot
-            && found != wanted
-        {
+        if let Some(found) = chroot.filter(|found| *found != wanted) {
             let reason = format!(
                 "the chroot is for {found}, the build is for {wanted}: give the build a chroot for \
                  {wanted}"

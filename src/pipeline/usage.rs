@@ -6,6 +6,8 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use nix::unistd::Pid;
+
 use crate::sys::cgroup::BuildLimits;
 use crate::sys::procs::{self, Process};
 use crate::sys::{host, memory};
@@ -69,7 +71,7 @@ impl Usage {
         if now < self.next || (self.memory_limit, self.threads_limit) == (None, None) {
             return None;
         }
-        let me = std::process::id().cast_signed();
+        let me = Pid::this().as_raw();
         let processes = procs::descendants(&procs::all(), me);
         let usage = memory::upper_bound(&processes);
         self.last = (usage.bytes(file_bytes(in_memory)), usage.threads);
@@ -77,9 +79,7 @@ impl Usage {
         let much =
             is_much(self.last.0, self.memory_limit) || is_much(self.last.1, self.threads_limit);
         self.next = now + if much { SHORT_INTERVAL } else { INTERVAL };
-        if let Some(limit) = self.threads_limit
-            && self.last.1 > limit
-        {
+        if self.threads_limit.is_some_and(|limit| self.last.1 > limit) {
             return Some(Exceeded::Processes(self.last.1));
         }
         match self.memory_limit {

@@ -136,7 +136,7 @@ impl TryFrom<Vec<(FileName, Sha1Hex)>> for SourceFiles {
         match files.iter().filter(|(name, _)| is_dsc(name)).count() {
             1 => Ok(SourceFiles(files)),
             count => {
-                let reason = format_args!("expected one .dsc file, got {count}");
+                let reason = format!("expected one .dsc file, got {count}");
                 Err(Error::value("source files", reason))
             }
         }

@@ -4,6 +4,7 @@
 //! entry may have one.
 
 use std::collections::HashMap;
+use std::mem;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -77,8 +78,10 @@ impl<T> Line<T> {
 
     /// Removes the entries whose deadline has passed.
     pub(super) fn take_overdue(&mut self, now: Duration) -> Vec<Waiting<T>> {
-        let overdue = |entry: &mut Waiting<T>| entry.deadline <= now;
-        self.entries.extract_if(.., overdue).collect()
+        let all = mem::take(&mut self.entries).into_iter();
+        let (overdue, rest) = all.partition(|entry| entry.deadline <= now);
+        self.entries = rest;
+        overdue
     }
 
     /// Removes the last entry of the peer that has the most; the last of all if several peers have

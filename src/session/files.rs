@@ -218,9 +218,10 @@ fn replace_sources(lists: &Lists, mode: u32) -> io::Result<()> {
 fn read_regular(path: impl AsRef<Path>) -> String {
     let flags = OFlag::O_NONBLOCK.bits();
     let mut text = String::new();
-    if let Ok(file) = File::options().read(true).custom_flags(flags).open(path)
-        && file.metadata().is_ok_and(|meta| meta.is_file())
-    {
+    let Ok(file) = File::options().read(true).custom_flags(flags).open(path) else {
+        return text;
+    };
+    if file.metadata().is_ok_and(|meta| meta.is_file()) {
         let _ = file.take(1 << 20).read_to_string(&mut text);
     }
     text

@@ -14,6 +14,7 @@ use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
 use nix::unistd::{Gid, Uid, User};
 
 use crate::sys::cgroup::LIMITS_VAR;
+use crate::sys::pipe::pipe;
 use crate::sys::{descriptors, exe};
 
 use super::Error;
@@ -132,7 +133,7 @@ pub(crate) fn run(ids: SubIds, map: Map, task: &[OsString]) -> Result<(), Error>
 
 /// Runs a task in a namespace to its end and returns its output.
 pub(crate) fn run_for_output(ids: SubIds, map: Map, task: &[OsString]) -> Result<String, Error> {
-    let (mut errors, log) = std::io::pipe().map_err(|source| Error::Start {
+    let (mut errors, log) = pipe().map_err(|source| Error::Start {
         what: "a pipe".into(),
         source,
     })?;

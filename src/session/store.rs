@@ -8,7 +8,7 @@
 //! this file. Removing the tree needs the exclusive lock.
 
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -21,6 +21,7 @@ use super::{Error, at};
 use crate::cache_eviction::{Item, Space, Usage};
 use crate::metrics::metrics;
 use crate::sys::clock::used_at;
+use crate::sys::file_lock;
 use crate::sys::fs::DiskUsage;
 use crate::sys::host;
 use crate::sys::stderr;
@@ -73,7 +74,7 @@ pub(crate) fn hold(store: &Path, sha1: &str) -> Result<Held, Error> {
     let path = use_file(store, sha1);
     let lock = || {
         let file = open_use_file(&path)?;
-        file.lock_shared()?;
+        file_lock::lock_shared(&file)?;
         file.set_modified(SystemTime::now())?;
         // Another process may have removed the file between creation and lock.
         Ok((file.metadata()?.nlink() > 0).then_some(Held { _lock: file }))
@@ -192,7 +193,7 @@ fn evict(
     limits: StoreLimits,
 ) -> Result<(), Error> {
     let folder = File::open(store).map_err(at(store))?;
-    folder.lock().map_err(at(store))?;
+    file_lock::lock(&folder).map_err(at(store))?;
     let (mut found, incoming) = scan(store, Some(sha1), ids)?;
     let free = host::disk_of(store).map_err(at(store))?.free_bytes;
     let space = Space {
@@ -269,11 +270,7 @@ fn scan(store: &Path, own: Option<&str>, ids: SubIds) -> Result<(Vec<Tree>, u64)
 /// Takes the exclusive lock of a tree; `None` if another process unpacks or uses the tree.
 pub(super) fn try_lock(path: &Path) -> io::Result<Option<File>> {
     let file = open_use_file(path)?;
-    match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(error)) => Err(error),
-    }
+    Ok(file_lock::try_lock(&file)?.then_some(file))
 }
 
 /// Removes an unfinished tree if no process is unpacking it. Errors are logged.
@@ -369,7 +366,7 @@ fn measure_and_record(tree: &Path, record: &Path, ids: SubIds) -> u64 {
 /// Removes trees that a crash left unfinished, and measures trees that have no recorded size.
 pub(crate) fn sweep(store: &Path, ids: SubIds) -> Result<(), Error> {
     let folder = File::open(store).map_err(at(store))?;
-    folder.lock().map_err(at(store))?;
+    file_lock::lock(&folder).map_err(at(store))?;
     scan(store, None, ids).map(drop)
 }
 
@@ -388,9 +385,9 @@ pub(crate) fn usage(store: &Path) -> Result<Usage, Error> {
     for entry in fs::read_dir(store).map_err(at(store))? {
         let entry = entry.map_err(at(store))?;
         let name = entry.file_name();
-        if let Some(sha1) = name.to_string_lossy().strip_suffix(".use")
-            && tree(store, sha1).is_dir()
-        {
+        let name = name.to_string_lossy();
+        let sha1 = name.strip_suffix(".use");
+        if sha1.is_some_and(|sha1| tree(store, sha1).is_dir()) {
             let bytes = read_bytes(&entry.path()).unwrap_or(0);
             usage.bytes = usage.bytes.saturating_add(bytes);
             usage.entries += 1;

@@ -1,10 +1,10 @@
 //! Locks a folder so that only one daemon uses it.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _};
 use std::path::Path;
 
-use super::fs;
+use super::{file_lock, fs};
 
 /// The lock file in the folder; it holds the pid of the daemon that has the lock.
 const NAME: &str = ".daemon";
@@ -28,16 +28,16 @@ pub(crate) fn claim(folder: &Path) -> Result<File, Error> {
         File::open(&path)
     };
     let mut file = open().map_err(fs::Error::at("open", &path))?;
-    match file.try_lock() {
-        Ok(()) => {
+    match file_lock::try_lock(&file) {
+        Ok(true) => {
             // On a full disk the pid is missing, but the daemon must still start.
             let _ = std::fs::write(&path, std::process::id().to_string());
             Ok(file)
         }
-        Err(TryLockError::WouldBlock) => Err(Error::Taken {
+        Ok(false) => Err(Error::Taken {
             pid: holder(&mut file).unwrap_or_else(|_| "unknown".to_owned()),
         }),
-        Err(TryLockError::Error(error)) => Err(fs::Error::at("lock", &path)(error).into()),
+        Err(error) => Err(fs::Error::at("lock", &path)(error).into()),
     }
 }
 

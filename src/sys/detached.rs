@@ -16,7 +16,7 @@
 //! that neither the runner nor the command lives. Without `begun`, the command has never started.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
@@ -29,7 +29,7 @@ use serde_json::Value;
 
 use super::bounded_command::{self, Error, Input};
 use super::fs::{atomic_write, fsync_dir, remove_tree};
-use super::{exe, procs};
+use super::{exe, file_lock, procs};
 
 /// The environment variable of the runner and all processes of its command; its value is the entry.
 const MARK: &str = "BUILDD_SLAVE_RUNNER";
@@ -113,7 +113,9 @@ impl Entry {
         // It is the command's stdin.
         let lock = options.read(true).write(true).create_new(true);
         let lock = lock.open(fresh.join("lock"))?;
-        lock.try_lock()?;
+        if !file_lock::try_lock(&lock)? {
+            return Err(io::Error::other("the lock of a new entry is taken"));
+        }
         fs::rename(&fresh, &self.0)?;
         if let Some(folder) = self.0.parent() {
             fsync_dir(folder).map_err(io::Error::other)?;
@@ -193,11 +195,7 @@ impl Entry {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             lock => lock?,
         };
-        match lock.try_lock_shared() {
-            Ok(()) => Ok(false),
-            Err(TryLockError::WouldBlock) => Ok(true),
-            Err(TryLockError::Error(error)) => Err(error),
-        }
+        Ok(!file_lock::try_lock_shared(&lock)?)
     }
 
     /// Kills the runner and all processes of its command.

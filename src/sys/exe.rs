@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::RawFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::sys::prctl::set_pdeathsig;
@@ -101,7 +101,10 @@ fn execute(argv: &[OsString]) -> io::Error {
         .args(args)
         .env_remove(LIMITS_VAR)
         .exec();
-    io::Error::new(error.kind(), format!("{}: {error}", program.display()))
+    io::Error::new(
+        error.kind(),
+        format!("{}: {error}", Path::new(program).display()),
+    )
 }
 
 #[cfg(test)]

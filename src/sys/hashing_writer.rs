@@ -75,12 +75,14 @@ impl HashingWriter {
         self.temp.write_all(&piece)?;
         let before = self.len;
         self.len += piece.len() as u64;
-        if let Hashing::Inline(hasher) = &self.hashing
-            && self.len >= SMALL_BYTES
-            // If the system refuses a thread, hashing stays in this one.
-            && let Ok(threads) = Threads::start(hasher.clone(), &self.temp)
-        {
-            self.hashing = Hashing::Threads(threads);
+        match &self.hashing {
+            Hashing::Inline(hasher) if self.len >= SMALL_BYTES => {
+                // If the system refuses a thread, hashing stays in this one.
+                if let Ok(threads) = Threads::start(hasher.clone(), &self.temp) {
+                    self.hashing = Hashing::Threads(threads);
+                }
+            }
+            _ => {}
         }
         match &mut self.hashing {
             Hashing::Inline(hasher) => hasher.update(&piece),

@@ -3,12 +3,14 @@
 //! The process that makes a folder holds a shared lock on it, and so does each other process that
 //! uses the folder. A folder that nobody has locked was left by an interrupted process.
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
+
+use super::file_lock;
 
 /// A folder of this process; it is the owner's duty to remove it.
 #[derive(Debug)]
@@ -36,7 +38,7 @@ impl LockedFolder {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             other => other?,
         };
-        lock.lock_shared()?;
+        file_lock::lock_shared(&lock)?;
         let exists = lock.metadata()?.nlink() > 0;
         Ok(exists.then(|| Self {
             path: path.to_owned(),
@@ -53,10 +55,7 @@ impl LockedFolder {
 /// or if that cannot be found out.
 pub(crate) fn lock_abandoned(path: &Path) -> Option<File> {
     let lock = open(path).ok()?;
-    match lock.try_lock() {
-        Ok(()) => Some(lock),
-        Err(TryLockError::WouldBlock | TryLockError::Error(_)) => None,
-    }
+    file_lock::try_lock(&lock).ok()?.then_some(lock)
 }
 
 fn open(path: &Path) -> io::Result<File> {

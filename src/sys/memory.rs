@@ -129,7 +129,7 @@ mod tests {
         let lines = std::io::BufReader::new(parent.stdout.take().unwrap());
         let ready = std::io::BufRead::lines(lines).take(4).flatten().count();
         assert_eq!(ready, 4);
-        let (all, root) = (procs::all(), parent.id().cast_signed());
+        let (all, root) = (procs::all(), parent.id() as i32);
         let mut tree = procs::descendants(&all, root);
         tree.extend(all.into_iter().filter(|process| process.pid == root));
         let (upper, exact) = (upper_bound(&tree), exact(&tree));

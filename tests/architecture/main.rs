@@ -7,6 +7,7 @@
 
 mod map;
 mod prose;
+mod rust_version;
 mod sources;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,11 +33,11 @@ const CRATES: &[(&str, &[&str])] = &[
     ("ini::", &["config/"]),
     ("prometheus::", &["metrics.rs"]),
     ("lzma_rust2::", &["dpkg/deb.rs", "dpkg/decompress.rs"]),
-    ("ruzstd::", &["dpkg/deb.rs", "dpkg/deb/"]),
     ("rusqlite::", &["db/sqlite.rs"]),
     ("rustls::", &["db/tls.rs"]),
     ("sd_notify::", &["sys/service_manager.rs"]),
     ("tar::", &["dpkg/deb.rs", "dpkg/deb/"]),
+    ("zstd::", &["dpkg/deb.rs", "dpkg/deb/"]),
 ];
 
 /// The names of effects, which a pure file may not contain. Plain values of the standard library,

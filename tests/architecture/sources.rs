@@ -110,10 +110,8 @@ pub(crate) fn imported(file: &Source, modules: &BTreeMap<Vec<&str>, usize>) -> B
         while !path.is_empty() && !modules.contains_key(&path) {
             path.pop();
         }
-        if let Some(&index) = modules.get(&path)
-            && !path.starts_with(&own)
-        {
-            found.insert(index);
+        if !path.starts_with(&own) {
+            found.extend(modules.get(&path));
         }
     }
     found

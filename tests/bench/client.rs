@@ -93,10 +93,11 @@ fn read_answer(stream: &mut TcpStream) -> io::Result<()> {
             return Err(ErrorKind::UnexpectedEof.into());
         }
         have += count;
-        if need == usize::MAX
-            && let Some(head) = answer[..have].windows(4).position(|end| end == b"\r\n\r\n")
-        {
-            need = head + 4 + body_bytes(&answer[..head])?;
+        if need == usize::MAX {
+            let mut ends = answer[..have].windows(4);
+            if let Some(head) = ends.position(|end| end == b"\r\n\r\n") {
+                need = head + 4 + body_bytes(&answer[..head])?;
+            }
         }
     }
     Ok(())

@@ -98,7 +98,7 @@ pub(crate) fn time(command: &mut Command) -> (f64, Usage) {
             peak
         });
         let dead = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
-        waitid(Id::Pid(Pid::from_raw(pid.cast_signed())), dead).unwrap();
+        waitid(Id::Pid(Pid::from_raw(pid as i32)), dead).unwrap();
         let secs = began.elapsed().as_secs_f64();
         let cpu_secs = cpu_of(&[pid]);
         ended.store(true, Ordering::Relaxed);

@@ -248,7 +248,7 @@ fn gc(farm: &Farm, engine: Engine) -> Line {
             break status.success();
         }
         if began.elapsed() > GC_LIMIT {
-            kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGKILL).unwrap();
+            kill(Pid::from_raw(child.id() as i32), Signal::SIGKILL).unwrap();
             child.wait().unwrap();
             break false;
         }

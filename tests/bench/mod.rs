@@ -142,7 +142,7 @@ fn end_all_on_signals() {
 
 /// Kills the descendants of this process until there are none.
 fn end_descendants() {
-    let me = std::process::id().cast_signed();
+    let me = std::process::id() as i32;
     loop {
         let left = measure::descendants(me);
         if left.is_empty() {

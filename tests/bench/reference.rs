@@ -122,15 +122,15 @@ impl Server {
     /// Measures all its processes.
     pub(crate) fn watch(&self) -> Watch {
         let pid = self.child.id();
-        let children = descendants(pid.cast_signed());
-        let children = children.into_iter().map(i32::cast_unsigned);
+        let children = descendants(pid as i32).into_iter();
+        let children = children.map(|pid| u32::try_from(pid).unwrap());
         Watch::new(&[pid].into_iter().chain(children).collect::<Vec<_>>())
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        for pid in descendants(self.child.id().cast_signed()) {
+        for pid in descendants(self.child.id() as i32) {
             let _ =
                 nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL);
         }

@@ -111,7 +111,7 @@ impl Line {
 /// Draws the table.
 pub(crate) fn render(lines: &[Line]) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_FULL_CONDENSED);
+    table.load_preset(presets::UTF8_FULL_CONDENSED);
     table.set_header([
         "what",
         "ours",

@@ -303,7 +303,8 @@ fn a_missing_librarian_and_a_locked_database_are_waited_for(engine: Engine) {
     until("expiry of the lease", || {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         let lease = farm.db.number("SELECT lease_until FROM builder");
-        (now.as_millis() > lease.cast_unsigned().into()).then_some(())
+        let lease = u128::try_from(lease).unwrap();
+        (now.as_millis() > lease).then_some(())
     });
     drop(held);
     farm.add_builds(2, 2, |_| 10);

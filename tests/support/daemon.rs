@@ -63,7 +63,7 @@ impl Daemon {
 
     /// Sends the daemon a signal.
     pub(crate) fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.pid().cast_signed()), signal).unwrap();
+        kill(Pid::from_raw(self.pid() as i32), signal).unwrap();
     }
 
     /// Waits for the end of the daemon; returns its exit code.
@@ -85,7 +85,7 @@ impl Daemon {
 
     /// All processes of the site but the daemon.
     pub(crate) fn strays(&self) -> Vec<super::Process> {
-        let own = self.pid().cast_signed();
+        let own = self.pid() as i32;
         let mut processes = self.processes();
         processes.retain(|process| process.pid != own);
         processes

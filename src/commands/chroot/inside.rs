@@ -30,6 +30,7 @@ use super::pack::{Packed, compression_of, pack, sha1};
 use super::{Error, console};
 use crate::session::tree::architecture;
 use crate::sys::host;
+use crate::sys::pipe::pipe;
 
 /// Configures the proxy in the session; not packed.
 const PROXY: &str = "/etc/apt/apt.conf.d/99buildd-slave-proxy";
@@ -123,7 +124,7 @@ fn with_chroot(
         resolver: String::new(),
         emulate: emulated.into_iter().collect(),
     };
-    let (messages, log) = io::pipe().map_err(at(tar))?;
+    let (messages, log) = pipe().map_err(at(tar))?;
     let messages = copy_to_stderr(messages);
     let session = Session::start(ids, &spec, log).inspect_err(|_| {
         let _ = messages.join();

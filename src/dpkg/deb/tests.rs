@@ -160,14 +160,34 @@ fn a_second_part_of_a_compressed_tar_hides_nothing() {
     let parts = [gz(head), gz(rest)].concat();
     let error = read(&deb("control.tar.gz", &parts)).unwrap_err();
     assert!(error.contains("one regular file"), "{error}");
-    let zstd = |bytes: &[u8]| {
-        let level = ruzstd::encoding::CompressionLevel::Fastest;
-        ruzstd::encoding::compress_to_vec(bytes, level)
-    };
+    let zstd = |bytes: &[u8]| zstd::encode_all(bytes, 1).unwrap();
     let good = deb("control.tar.zst", &zstd(&tar(&[file("control")])));
     assert_eq!(read(&good).as_deref(), Ok(CONTROL));
     let error = read(&deb("control.tar.zst", &[zstd(head), zstd(rest)].concat())).unwrap_err();
     assert!(error.contains("more than one frame"), "{error}");
+}
+
+#[test]
+fn a_zstd_window_above_the_limit_is_refused() {
+    let whole = tar(&[file("control")]);
+    let packed = |window_log| {
+        let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
+        encoder.window_log(window_log).unwrap();
+        encoder.write_all(&whole).unwrap();
+        deb("control.tar.zst", &encoder.finish().unwrap())
+    };
+    let accepted = read(&packed(MAX_ZSTD_WINDOW_LOG));
+    assert_eq!(accepted.as_deref(), Ok(CONTROL));
+    let error = read(&packed(MAX_ZSTD_WINDOW_LOG + 1)).unwrap_err();
+    assert!(error.contains("too much memory"), "{error}");
+}
+
+/// A frame that ends early is damaged, not short.
+#[test]
+fn an_incomplete_zstd_frame_is_refused() {
+    let packed = zstd::encode_all(&tar(&[file("control")])[..], 1).unwrap();
+    let error = read(&deb("control.tar.zst", &packed[..packed.len() - 1])).unwrap_err();
+    assert!(error.contains("incomplete frame"), "{error}");
 }
 
 #[test]

@@ -46,9 +46,8 @@ pub(super) fn run(site: &Site, screen: Screen, id: i64) -> Result<(), Error> {
     sheet.table("attempts", "Attempts", attempt_table(&attempts, base, now));
     sheet.table("source_files", "Source files", file_table(&files, base));
     sheet.table("events", "Events", status::events(&events, now));
-    if let (Some(_), Some(job)) = (&build.builder, &build.job)
-        && let Some(tail) = &job.logtail
-    {
+    let job = build.job.as_ref().filter(|_| build.builder.is_some());
+    if let Some(tail) = job.and_then(|job| job.logtail.as_ref()) {
         sheet.lines("logtail", "End of the log", tail);
     }
     screen.sheet(&sheet)

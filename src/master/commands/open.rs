@@ -62,9 +62,10 @@ fn create_database(url: &str, user: &str) {
     let Some(user) = user::lookup(user).filter(|_| user::am_root()) else {
         return;
     };
-    if let Err(error) = Db::create_file(url, (user.uid.as_raw(), user.gid.as_raw()))
-        && error.kind() == io::ErrorKind::PermissionDenied
-    {
-        log::warn!("cannot create the database for {}: {error}", user.name);
+    match Db::create_file(url, (user.uid.as_raw(), user.gid.as_raw())) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            log::warn!("cannot create the database for {}: {error}", user.name);
+        }
+        _ => {}
     }
 }

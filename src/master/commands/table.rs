@@ -176,7 +176,7 @@ impl Table {
             .filter(|&index| self.columns[index].title.is_some())
             .collect();
         let mut table = comfy_table::Table::new();
-        table.load_style(comfy_table::presets::NOTHING);
+        table.load_preset(comfy_table::presets::NOTHING);
         table.force_no_tty();
         table.set_header(shown.iter().filter_map(|&index| self.columns[index].title));
         for row in &self.rows {

@@ -26,11 +26,11 @@ pub(super) fn cancel(tx: &mut Tx<'_>, build: &Build, force: bool) -> Result<(), 
     let id = build.id;
     let leaf = build.leaf.as_deref();
     // The uploader cannot start before this transaction ends.
-    if let Some(leaf) = leaf
-        && !uploads::hold(tx, id, leaf)?
-    {
-        let why = format!("build {id} has just changed state: run the command again");
-        return Err(refuse(why));
+    if let Some(leaf) = leaf {
+        if !uploads::hold(tx, id, leaf)? {
+            let why = format!("build {id} has just changed state: run the command again");
+            return Err(refuse(why));
+        }
     }
     let place = place(tx, build)?;
     let host = place.as_ref().and_then(|place| place.host.as_deref());

@@ -5,12 +5,13 @@
 //! removed, by which the next pass finds what a killed one has left.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use crate::db;
+use crate::sys::file_lock;
 use crate::sys::fs::remove_tree;
 
 use super::result_hosts;
@@ -32,10 +33,10 @@ pub(super) fn remove_orphans(farm: &Farm) {
             return log::warn!("{}: {error}; its orphans stay for now", results.display());
         }
     };
-    match lock.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return,
-        Err(TryLockError::Error(error)) => {
+    match file_lock::try_lock(&lock) {
+        Ok(true) => {}
+        Ok(false) => return,
+        Err(error) => {
             return log::warn!("cannot lock {}: {error}", results.display());
         }
     }

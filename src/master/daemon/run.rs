@@ -232,10 +232,10 @@ fn spawn_looks(workers: &Arc<Workers>) -> std::io::Result<()> {
     let thread = thread::Builder::new().name("look".to_owned());
     let work = move || {
         while let Some(taken) = shared.looks.take() {
-            if taken.needs_thread
-                && let Err(error) = spawn_looks(&shared)
-            {
-                log::warn!("cannot start a thread: {error}; other builders wait for this look");
+            if taken.needs_thread {
+                spawn_looks(&shared).unwrap_or_else(|error| {
+                    log::warn!("cannot start a thread: {error}; other builders wait for this look");
+                });
             }
             shared.look(taken.look);
         }

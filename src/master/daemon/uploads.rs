@@ -9,7 +9,7 @@ mod outcome;
 mod stale_copies;
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -30,6 +30,7 @@ use crate::master::policy::upload_step::{Facts, Outcome, Step, Uploader, step};
 use crate::master::rows::uploads::{self, Upload};
 use crate::sys::clock::now_ms as now;
 use crate::sys::detached::{self, Entry, Order, State};
+use crate::sys::file_lock;
 use crate::sys::fs::remove_tree;
 
 /// Interval of the search for results to upload.
@@ -105,10 +106,8 @@ impl<'a> Uploads<'a> {
         }
         fs::create_dir_all(&self.folder).map_err(text)?;
         let lock = File::create(self.folder.join(".lock")).map_err(text)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Ok(0),
-            Err(TryLockError::Error(error)) => return Err(text(error)),
+        if !file_lock::try_lock(&lock).map_err(text)? {
+            return Ok(0);
         }
         let waiting = self.farm.db.read(waiting).map_err(text)?;
         let mut names = self.entries().map_err(text)?;

@@ -54,7 +54,7 @@ pub(super) fn list(path: &Path) -> io::Result<Vec<Segment>> {
 /// Parses HEAD and OFFSET from a segment's name.
 fn numbers(name: &OsStr, log: &OsStr) -> Option<(u64, u64)> {
     let rest = name.as_bytes().strip_prefix(log.as_bytes())?;
-    let (head, offset) = str::from_utf8(rest)
+    let (head, offset) = std::str::from_utf8(rest)
         .ok()?
         .strip_prefix('.')?
         .split_once('.')?;
@@ -79,7 +79,7 @@ pub(super) fn marker(left_out: u64, head: u64) -> String {
 /// Parses a marker at the start of `bytes`: the bytes left out, and the length of the marker.
 pub(super) fn parse_marker(bytes: &[u8]) -> Option<(u64, usize)> {
     let end = bytes.iter().skip(1).position(|&byte| byte == b'\n')? + 2;
-    let text = str::from_utf8(bytes.get(..end)?).ok()?;
+    let text = std::str::from_utf8(bytes.get(..end)?).ok()?;
     let (count, rest) = text.strip_prefix("\n[... ")?.split_once(' ')?;
     let whole = rest.starts_with("bytes of log left out here: ") && rest.ends_with(" ...]\n");
     whole.then_some((count.parse().ok()?, end))

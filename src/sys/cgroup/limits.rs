@@ -113,9 +113,10 @@ impl BuildLimits {
             let Some(file) = folder.as_ref().map(|folder| folder.join(file)) else {
                 continue;
             };
-            if file.exists()
-                && let Err(error) = fs::write(&file, value.to_string())
-            {
+            if !file.exists() {
+                continue;
+            }
+            if let Err(error) = fs::write(&file, value.to_string()) {
                 log::warn!("{}: {error}", file.display());
             }
         }

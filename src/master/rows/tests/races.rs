@@ -73,7 +73,7 @@ fn claim_all(url: &str, mine: &[Fence]) -> Vec<i64> {
             assert!(last < key, "{key:?} after {last:?}");
             last = key;
             claimed.push(claim.queue);
-            if claimed.len().is_multiple_of(50) {
+            if claimed.len() % 50 == 0 {
                 assert_agree(&db);
             }
             finish_and_clean(&db, *fence, claim);

@@ -1,0 +1,51 @@
+//! Rules about the Rust version: one number everywhere, and no crate that needs a newer one.
+
+use std::fs;
+use std::process::Command;
+
+use crate::sources::root;
+
+/// The version that `Cargo.toml` states, as `1.85`.
+fn stated() -> String {
+    let text = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let line = text.lines().find(|line| line.starts_with("rust-version"));
+    line.unwrap().split('"').nth(1).unwrap().to_owned()
+}
+
+fn numbers(version: &str) -> Vec<u32> {
+    let parts = version.split('.').take(2);
+    parts.map(|part| part.parse().unwrap()).collect()
+}
+
+#[test]
+fn all_files_state_the_same_rust_version() {
+    let version = stated();
+    for (file, sentence) in [
+        (".clippy.toml", format!("msrv = \"{version}\"\n")),
+        ("README.md", format!("Rust {version} or newer")),
+        ("CONTRIBUTING.md", format!("Rust {version} or newer")),
+    ] {
+        let text = fs::read_to_string(root().join(file)).unwrap();
+        assert!(text.contains(&sentence), "{file} lacks: {sentence}");
+    }
+}
+
+#[test]
+fn no_crate_needs_a_newer_rust() {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["metadata", "--format-version=1", "--locked", "--offline"]);
+    let output = cargo.current_dir(root()).output().unwrap();
+    let problem = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{problem}");
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let packages = metadata["packages"].as_array().unwrap();
+    assert!(packages.len() > 100, "{}", packages.len());
+    let limit = numbers(&stated());
+    let newer: Vec<String> = packages
+        .iter()
+        .filter_map(|package| Some((package, package["rust_version"].as_str()?)))
+        .filter(|(_, version)| numbers(version) > limit)
+        .map(|(package, version)| format!("{} needs Rust {version}", package["name"]))
+        .collect();
+    assert!(newer.is_empty(), "\n{}\n", newer.join("\n"));
+}
