@@ -1,9 +1,11 @@
 //! Parses the command line and runs the command.
 
+mod examples;
+
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::commands::{build, check_config, chroot, doctor, exit_code, probe};
 use crate::librarian;
@@ -27,7 +29,10 @@ Examples:
   buildd-slave master --help                 # list the commands that manage the farm
   buildd-slave doctor                        # check this host and print the commands that fix it
 
-Without a command, buildd-slave runs `serve`."
+The slave builds packages, the librarian stores files, and the master decides which slave builds
+what. Without a command, buildd-slave runs `serve`.
+
+Exit code: 0 for success, 1 for a failure, 2 for a wrong command line."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -54,12 +59,19 @@ enum Command {
     Doctor(doctor::Args),
 }
 
+/// Returns the command line as `--help` shows it.
+pub(crate) fn command() -> clap::Command {
+    examples::inherit(Cli::command())
+}
+
 /// Parses the command line and runs the command.
 pub(crate) fn run() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
     exe::close_inherited_except(&args);
     logger::start();
-    match Cli::parse().command.unwrap_or_default() {
+    let matches = command().get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    match cli.command.unwrap_or_default() {
         Command::Serve(args) => slave::run(&args),
         Command::Build(args) => exit_code(build::run(args)),
         Command::Chroot(args) => exit_code(chroot::run(args)),

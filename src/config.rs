@@ -20,6 +20,8 @@ pub(crate) use gate::Gate;
 pub(crate) use limits::Limits;
 pub(crate) use master::{Master, Scoring};
 pub(crate) use programs::Programs;
+#[cfg(test)]
+pub(crate) use tests::known_keys;
 
 use std::fmt;
 use std::net::IpAddr;

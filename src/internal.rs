@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use nix::sys::stat::{Mode, umask};
 
+use crate::manual;
 use crate::pipeline::{autopsy, shim};
 use crate::session::{bootstrap, enter, files, init, outer, store, virt};
 use crate::sys::cgroup::{self, Side};
@@ -62,6 +63,7 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
         Some("autopsy") => done(autopsy::run(args)),
         Some("shim") => done(shim::run(args)),
         Some("runner") => done(detached::run(args)),
+        Some("manual") => done(manual::run(args)),
         Some("tether") => done(exe::tether(args)),
         _ => Err(io::Error::other("no such internal command")),
     };

@@ -18,6 +18,7 @@ mod http_client;
 mod internal;
 mod librarian;
 mod logger;
+mod manual;
 mod master;
 mod metrics;
 mod pipeline;

@@ -28,8 +28,8 @@ use crate::xmlrpc::{self, Value};
 /// Interval between two status calls.
 const POLL: Duration = Duration::from_secs(1);
 
-const EXAMPLES: &str = r#"METHOD is one of the above, or an XML-RPC method of the slave: echo, info,
-status, ensurepresent, build, abort, clean. An ARG is JSON: true, [1], {"a":1}, null, "8". An ARG
+const EXAMPLES: &str = r#"METHOD is log, get, send, wait, or an XML-RPC method of the slave: echo,
+info, status, ensurepresent, build, abort, clean. An ARG is JSON: true, [1], {"a":1}, null, "8". An ARG
 that is not JSON is a string. Bytes in an answer are printed as {"base64": "..."}.
 
 Examples:
@@ -40,6 +40,18 @@ Examples:
     '{"hello_2.10-3.dsc":"SHA1"}' '{"suite":"bookworm"}'
   buildd-slave probe builder1:8221 log -f
   buildd-slave probe builder1:8221 wait && buildd-slave probe builder1:8221 get SHA1 -o hello.deb"#;
+
+const SEND_EXAMPLES: &str = "\
+Examples:
+  buildd-slave probe builder1:8221 send hello_2.10-3.dsc hello_2.10.orig.tar.gz bookworm.tar.xz
+
+Exit code: 0 if the slave has all files, 1 if not, 2 for a wrong command line.";
+
+const WAIT_EXAMPLES: &str = "\
+Examples:
+  buildd-slave probe builder1:8221 wait && buildd-slave probe builder1:8221 get SHA1 -o hello.deb
+
+Exit code: 0 if the verdict is OK, 1 if not, 2 for a wrong command line.";
 
 /// Call a slave's XML-RPC methods
 #[derive(Debug, clap::Args)]
@@ -58,12 +70,14 @@ pub(crate) struct Args {
 )]
 enum Action {
     /// Print the build log
+    #[command(after_help = "Examples:\n  buildd-slave probe builder1:8221 log -f")]
     Log {
         /// Print the log as it grows, until the build ends
         #[arg(short, long)]
         follow: bool,
     },
     /// Download a file from the slave's cache and verify its SHA-1
+    #[command(after_help = "Examples:\n  buildd-slave probe builder1:8221 get SHA1 -o hello.deb")]
     Get {
         /// SHA-1 of the file
         sha1: String,
@@ -72,12 +86,14 @@ enum Action {
         output: Option<PathBuf>,
     },
     /// Let the slave download files from this host; prints hash, name, and Download or Cache
+    #[command(after_help = SEND_EXAMPLES)]
     Send {
         /// Files to send
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
     },
     /// Wait until no build runs and print the status; exit with 1 unless the verdict is OK
+    #[command(after_help = WAIT_EXAMPLES)]
     Wait,
     /// Any XML-RPC method
     #[command(external_subcommand)]

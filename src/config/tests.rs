@@ -51,21 +51,28 @@ fn the_shipped_file_states_the_defaults() {
     assert_eq!(farm(&uncommented()), farm(""));
 }
 
-#[test]
-fn the_shipped_file_names_every_key_once() {
+/// Every section and key that the configuration reads, sorted.
+pub(crate) fn known_keys() -> Vec<(String, String)> {
     let mut errors = Vec::new();
     let mut reader = Reader::new(raw::Sections::default(), &mut errors);
     let config = Config::read(&mut reader, &defaults());
     Farm::read(&mut reader, &config);
-    let mut known: Vec<(&str, &str)> = Vec::new();
+    let mut known = Vec::new();
     for (section, keys) in &reader.known {
-        known.extend(keys.iter().map(|key| (*section, *key)));
+        known.extend(
+            keys.iter()
+                .map(|key| (section.to_string(), key.to_string())),
+        );
     }
     known.sort_unstable();
+    known
+}
 
+#[test]
+fn the_shipped_file_names_every_key_once() {
     let shipped = uncommented();
     let mut section = "";
-    let mut named: Vec<(&str, &str)> = Vec::new();
+    let mut named = Vec::new();
     for line in shipped.lines().filter(|line| !line.starts_with('#')) {
         if let Some(name) = line
             .strip_prefix('[')
@@ -73,11 +80,11 @@ fn the_shipped_file_names_every_key_once() {
         {
             section = name;
         } else if let Some((key, _)) = line.split_once(" =") {
-            named.push((section, key));
+            named.push((section.to_owned(), key.to_owned()));
         }
     }
     named.sort_unstable();
-    assert_eq!(named, known);
+    assert_eq!(named, known_keys());
 }
 
 #[test]

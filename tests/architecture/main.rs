@@ -36,6 +36,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("rusqlite::", &["db/sqlite.rs"]),
     ("rustls::", &["db/tls.rs"]),
     ("sd_notify::", &["sys/service_manager.rs"]),
+    ("clap_mangen::", &["manual/"]),
+    ("clap_complete::", &["manual/"]),
     ("tar::", &["dpkg/deb.rs", "dpkg/deb/"]),
     ("zstd::", &["dpkg/deb.rs", "dpkg/deb/"]),
 ];

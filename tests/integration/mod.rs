@@ -14,6 +14,7 @@ mod http;
 mod journal;
 mod leftovers;
 mod lifecycle;
+mod manual;
 mod restart;
 mod results;
 mod service;

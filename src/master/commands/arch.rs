@@ -20,6 +20,7 @@ Examples:
   buildd-slave master arch add hoary i386
   buildd-slave master arch add ubuntu/hoary powerpc --processor ppc --family powerpc
   buildd-slave master arch disable hoary i386
+  buildd-slave master arch enable hoary i386
   buildd-slave master arch list
 
 A builder can build for an architecture if it has that architecture's processor.";

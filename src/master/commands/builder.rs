@@ -28,10 +28,15 @@ Examples:
   buildd-slave master builder add bob http://bob:8221 --processor i386
   buildd-slave master builder add vm1 http://vm1:8221 --processor i386 \\
     --virtual --vm-host host1 --reset 1.1
+  buildd-slave master builder list
+  buildd-slave master builder show bob
   buildd-slave master builder disable bob --reason 'new disk on Monday'
   buildd-slave master builder enable bob
   buildd-slave master builder drain bob --wait && ssh bob poweroff
-  buildd-slave master builder auto bob";
+  buildd-slave master builder manual bob
+  buildd-slave master builder auto bob
+  buildd-slave master builder clean vm1        # its host has reset vm1
+  buildd-slave master builder remove vm1";
 
 #[derive(Debug, Subcommand)]
 #[command(after_help = EXAMPLES)]

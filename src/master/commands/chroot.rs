@@ -23,11 +23,11 @@ Examples:
   buildd-slave master chroot set hoary i386 chroot-hoary-i386.tar.gz
   buildd-slave master chroot set hoary i386 17                 # the librarian file with id 17
   buildd-slave master chroot set hoary i386 sec.tar.gz --pocket SECURITY
+  buildd-slave master chroot remove hoary i386 --pocket SECURITY
   buildd-slave master chroot list
 
 Without a chroot for its own pocket, a build uses that of an earlier pocket: UPDATES, SECURITY or
-RELEASE, in this order.
-`buildd-slave chroot create` creates chroot tarballs.";
+RELEASE, in this order. `buildd-slave chroot create` creates chroot tarballs.";
 
 #[derive(Debug, Subcommand)]
 #[command(after_help = EXAMPLES)]

@@ -46,7 +46,7 @@ use crate::sys::user;
 use screen::Screen;
 
 const EXAMPLES: &str = "\
-Set up a farm and build a package:
+Examples, which set up a farm and build a package:
   buildd-slave master series add ubuntu hoary
   buildd-slave master arch add hoary i386
   buildd-slave master chroot set hoary i386 chroot-hoary-i386.tar.gz

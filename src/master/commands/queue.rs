@@ -20,7 +20,7 @@ use crate::sys::clock::now_ms;
 const EXAMPLES: &str = "\
 Examples:
   buildd-slave master queue
-  buildd-slave master queue --limit 20
+  buildd-slave master queue list --limit 20
   buildd-slave master queue why 8";
 
 /// Show the build queue

@@ -37,8 +37,10 @@ Examples:
   buildd-slave master submit hello_2.10-3.dsc --series hoary --pocket UPDATES --urgency HIGH --wait
 
 Creates one build for each architecture that the source supports and that is enabled and has a
-chroot. Submitting a source again creates only missing builds. With --wait, the exit code is 0 if
-all builds succeed.";
+chroot. Submitting a source again creates only missing builds.
+
+Exit code: 0 if the source is in the database, 1 if not, 2 for a wrong command line. With --wait, 0
+if all builds succeed, else 1.";
 
 /// Submit a source package, and create its builds
 #[derive(Debug, clap::Args)]
