@@ -1,6 +1,7 @@
 //! Pure: the help of each command to its manual page.
 
-use clap::Command;
+use clap::builder::PossibleValue;
+use clap::{Arg, Command};
 use clap_mangen::Man;
 use clap_mangen::roff::{Inline, Roff, bold, roman};
 
@@ -130,7 +131,8 @@ fn name(command: &Command) -> &str {
         .unwrap_or_else(|| command.get_name())
 }
 
-/// Gives a command the synopsis that `--help` shows, and the heading of its commands.
+/// Gives a command the synopsis and the texts of options that `--help` shows, and the heading of
+/// its commands.
 fn with_usage(command: &Command) -> Command {
     let usage = command.clone().render_usage().to_string();
     let heading = command.get_subcommand_help_heading().unwrap_or("Commands");
@@ -138,6 +140,31 @@ fn with_usage(command: &Command) -> Command {
         .clone()
         .override_usage(usage.trim_start_matches("Usage:").trim().to_owned())
         .subcommand_help_heading(heading.to_uppercase())
+        .mut_args(with_values)
+}
+
+/// Appends the default and the possible values to the text of an option, as `--help` does.
+fn with_values(arg: Arg) -> Arg {
+    if !arg.get_action().takes_values() {
+        return arg;
+    }
+    let mut help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+    let defaults: Vec<_> = arg
+        .get_default_values()
+        .iter()
+        .map(|one| one.to_string_lossy())
+        .collect();
+    if !arg.is_hide_default_value_set() && !defaults.is_empty() {
+        help.push_str(&format!(" [default: {}]", defaults.join(" ")));
+    }
+    let words = arg.get_possible_values();
+    let words: Vec<&str> = words.iter().map(PossibleValue::get_name).collect();
+    if !arg.is_hide_possible_values_set() && !words.is_empty() {
+        help.push_str(&format!(" [possible values: {}]", words.join(", ")));
+    }
+    arg.help(help)
+        .hide_default_value(true)
+        .hide_possible_values(true)
 }
 
 /// Removes the definitions that `roff` puts at the beginning of each text.
@@ -157,6 +184,7 @@ pub(super) fn title(roff: &mut Roff, name: &str, section: &str, date: &str) {
         [&title, section, date, &source, "buildd-slave manual"],
     );
     // Names of commands and keys are not hyphenated, and lines not stretched.
+    roff.control("nr", ["HY", "0"]);
     roff.control("nh", []);
     roff.control("ad", ["l"]);
 }
@@ -249,12 +277,25 @@ pub(super) fn see_also(roff: &mut Roff, pages: &[(String, &str)]) {
 
 #[cfg(test)]
 mod tests {
+    use clap::ArgAction;
+
     use super::*;
 
     fn sample() -> Command {
         let below = Command::new("below")
             .about("Do one thing")
-            .arg(clap::Arg::new("dry").long("dry-run").help("Only print"))
+            .arg(
+                Arg::new("dry")
+                    .long("dry-run")
+                    .action(ArgAction::SetTrue)
+                    .help("Only print"),
+            )
+            .arg(
+                Arg::new("way")
+                    .long("way")
+                    .value_parser(["a", "b"])
+                    .default_value("b"),
+            )
             .after_help("Prints `.x`.\n\nExamples:\n  all below --dry-run  # none\n");
         Command::new("all")
             .about("Do all")
@@ -289,6 +330,8 @@ mod tests {
             ".SH NAME\nall\\-below \\- Do one thing\n",
             ".SH SYNOPSIS\n\\fBall below\\fR [OPTIONS]\n",
             ".SH DESCRIPTION\nDo one thing.\n.PP\nPrints \\fB.x\\fR.\n.SH OPTIONS\n",
+            "\\fB\\-\\-dry\\-run\\fR\nOnly print\n.TP\n",
+            " [default: b] [possible values: a, b]\n",
             ".SH EXAMPLES\n.RS 4\n.EX\nall below \\-\\-dry\\-run  # none\n.EE\n.RE\n",
             ".SH \"EXIT STATUS\"\n0 if done.\n",
             ".SH \"SEE ALSO\"\n\\fBall\\fR(1),\n\\fBall\\-near\\fR(1),\n\\fBbuildd\\-slave.conf\\fR(5)\n",

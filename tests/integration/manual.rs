@@ -153,6 +153,8 @@ fn bash_completes_commands_and_options() {
     assert!(create.contains(&"--suite".to_owned()), "{create:?}");
     assert!(!create.contains(&"--shown-as".to_owned()), "{create:?}");
     assert!(offered(&["buildd-slave", "int"]).is_empty());
+    let state = ["buildd-slave", "master", "builds", "--state", "FULL"];
+    assert_eq!(offered(&state), ["FULLYBUILT"]);
 }
 
 #[test]

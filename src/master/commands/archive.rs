@@ -12,6 +12,7 @@ use super::lookup::{find_archive, find_distribution, refuse};
 use super::open::Site;
 use super::screen::Screen;
 use super::table::{Cell, Column, Sheet, Table, column, wrapping};
+use super::words::{one_of, yes_or_no};
 use super::{Error, names};
 use crate::master::model::{Archive, ArchivePurpose, Retention};
 use crate::master::rows::archives;
@@ -60,8 +61,8 @@ pub(super) struct Add {
     /// Name of the new archive
     #[arg(value_parser = names::new_name)]
     name: String,
-    /// PRIMARY, PPA, EMBARGOED, PARTNER, OBSOLETE or COPY
-    #[arg(long, default_value = "PPA")]
+    /// Purpose, which decides the pockets and components that its builds use
+    #[arg(long, default_value = "PPA", value_parser = one_of(ArchivePurpose::ALL))]
     purpose: ArchivePurpose,
     /// Owner, such as the user of a PPA [default: none]
     #[arg(long, default_value = "", hide_default_value = true)]
@@ -98,34 +99,26 @@ struct Settings {
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     score: Option<i32>,
     /// Build for it on virtual builders only
-    #[arg(long, value_name = "yes|no", value_parser = yes_or_no)]
+    #[arg(long, value_name = "yes|no", value_parser = yes_or_no(), hide_possible_values = true)]
     virtualized: Option<bool>,
     /// Also make packages with debug symbols
-    #[arg(long, value_name = "yes|no", value_parser = yes_or_no)]
+    #[arg(long, value_name = "yes|no", value_parser = yes_or_no(), hide_possible_values = true)]
     debug_symbols: Option<bool>,
     /// Active build profiles, separated by commas; empty for none
     #[arg(long, value_name = "NAMES", value_parser = profiles)]
     profiles: Option<String>,
-    /// Attempts to keep of a build that has ended, or forever
+    /// Number of attempts to keep of a build that has ended, or `forever`
     #[arg(long, value_name = "N", value_parser = keep)]
     keep_attempts: Option<u32>,
-    /// Days that everything is kept at least, or forever
+    /// Number of days to keep everything, or `forever`
     #[arg(long, value_name = "N", value_parser = keep)]
     keep_days: Option<u32>,
-    /// Versions to keep of a source and of a binary package, or forever
+    /// Number of versions to keep of each source and binary package, or `forever`
     #[arg(long, value_name = "N", value_parser = keep)]
     keep_versions: Option<u32>,
-    /// Dispatch its builds; with no, they stay in the queue
-    #[arg(long, value_name = "yes|no", value_parser = yes_or_no)]
+    /// Dispatch its builds; with `no`, they stay in the queue
+    #[arg(long, value_name = "yes|no", value_parser = yes_or_no(), hide_possible_values = true)]
     enabled: Option<bool>,
-}
-
-fn yes_or_no(text: &str) -> Result<bool, &'static str> {
-    match text {
-        "yes" => Ok(true),
-        "no" => Ok(false),
-        _ => Err("expected yes or no"),
-    }
 }
 
 /// Reads a number to keep; 0 keeps everything.

@@ -11,6 +11,7 @@ use serde_json::json;
 use super::lookup::{find_builder, refuse};
 use super::open::Site;
 use super::screen::{Screen, stderr_line};
+use super::words::one_of;
 use super::{Error, builder_show, names, status};
 use crate::client::{SlaveUrl, shown_url};
 use crate::db::{self, Tx};
@@ -100,7 +101,7 @@ pub(super) struct Add {
     name: String,
     /// URL of its slave: http://HOST:8221, or http://USER:PASSWORD@HOST:8221
     url: String,
-    /// Processor that it has; repeat for several [default: the only known processor]
+    /// Processor of the builder; repeat for several [default: the only known processor]
     #[arg(long, value_name = "NAME")]
     processor: Vec<String>,
     /// Description for people [default: none]
@@ -118,6 +119,7 @@ pub(super) struct Add {
     /// Reset protocol: 1.1, the reset command exits when the slave is up again; 2.0, the command
     /// only starts the reset, and `builder clean` reports its end
     #[arg(long, value_name = "PROTOCOL", requires = "virtualized")]
+    #[arg(value_parser = one_of(ResetProtocol::ALL), hide_possible_values = true)]
     reset: Option<ResetProtocol>,
 }
 

@@ -5,6 +5,7 @@ use super::open::Site;
 use super::page::Page;
 use super::screen::Screen;
 use super::table::{Cell, Column, Table, column, hidden, wrapping};
+use super::words::one_of;
 use super::{Error, units};
 use crate::master::model::BuildState;
 use crate::master::rows::builds::Build;
@@ -16,16 +17,14 @@ Examples:
   buildd-slave master builds --state FAILEDTOBUILD --series hoary
   buildd-slave master builds --source firefox --json
 
-STATE is NEEDSBUILD, FULLYBUILT, FAILEDTOBUILD, MANUALDEPWAIT, CHROOTWAIT, SUPERSEDED, BUILDING,
-FAILEDTOUPLOAD, UPLOADING, CANCELLING, CANCELLED or GATHERING. The commands `show`, `log`,
-`retry`, `rescore`, `cancel` and `queue why` take the number of a build.";
+The commands `show`, `log`, `retry`, `rescore`, `cancel` and `queue why` take the number of a build.";
 
 /// List builds
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
     /// Only builds in this state
-    #[arg(long)]
+    #[arg(long, value_parser = one_of(BuildState::ALL))]
     state: Option<BuildState>,
     /// Only builds whose source name contains NAME
     #[arg(long, value_name = "NAME")]

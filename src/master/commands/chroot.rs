@@ -12,6 +12,7 @@ use super::lookup::{find_architecture, find_series, refuse};
 use super::open::Site;
 use super::screen::Screen;
 use super::table::{Cell, Column, Table, column, wrapping};
+use super::words::one_of;
 use crate::librarian::{self, Uploader, alias_url};
 use crate::master::model::Pocket;
 use crate::master::rows::files::{self, Content, File};
@@ -41,8 +42,8 @@ pub(super) enum Verb {
         /// Tarball to upload, or the id of a file in the librarian
         #[arg(value_name = "TARBALL|ID")]
         tarball: String,
-        /// RELEASE, SECURITY, UPDATES, PROPOSED or BACKPORTS
-        #[arg(long, default_value = "RELEASE")]
+        /// Pocket that uses the chroot
+        #[arg(long, default_value = "RELEASE", value_parser = one_of(Pocket::ALL))]
         pocket: Pocket,
     },
     /// Remove the chroot of an architecture and pocket
@@ -51,8 +52,8 @@ pub(super) enum Verb {
         series: String,
         /// Architecture, such as i386
         arch: String,
-        /// RELEASE, SECURITY, UPDATES, PROPOSED or BACKPORTS
-        #[arg(long, default_value = "RELEASE")]
+        /// Pocket that uses the chroot
+        #[arg(long, default_value = "RELEASE", value_parser = one_of(Pocket::ALL))]
         pocket: Pocket,
     },
     /// List chroots

@@ -29,6 +29,7 @@ mod submit;
 mod table;
 mod units;
 mod upload;
+mod words;
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -10,6 +10,7 @@ use super::lookup::{find_architecture, find_series, refuse};
 use super::open::Site;
 use super::screen::Screen;
 use super::table::{Cell, Column, Table, column, wrapping};
+use super::words::one_of;
 use super::{Error, names};
 use crate::db::{self, Tx};
 use crate::master::model::{Archive, ArchivePurpose, Retention, SeriesStatus};
@@ -44,8 +45,8 @@ pub(super) enum Verb {
         /// Name of the new series, such as hoary
         #[arg(value_parser = names::new_name)]
         series: String,
-        /// EXPERIMENTAL, DEVELOPMENT, FROZEN, CURRENT, SUPPORTED or OBSOLETE
-        #[arg(long, default_value = "DEVELOPMENT")]
+        /// Status, which decides what is built; see `series --help`
+        #[arg(long, default_value = "DEVELOPMENT", value_parser = one_of(SeriesStatus::ALL))]
         status: SeriesStatus,
         /// Version number, such as 5.04
         #[arg(long, default_value = "", hide_default_value = true)]
@@ -64,8 +65,8 @@ pub(super) enum Verb {
 pub(super) struct Set {
     /// Series: NAME, or DISTRIBUTION/NAME if NAME is ambiguous
     series: String,
-    /// EXPERIMENTAL, DEVELOPMENT, FROZEN, CURRENT, SUPPORTED or OBSOLETE
-    #[arg(long)]
+    /// New status, which decides what is built; see `series --help`
+    #[arg(long, value_parser = one_of(SeriesStatus::ALL))]
     status: Option<SeriesStatus>,
     /// New version number
     #[arg(long)]

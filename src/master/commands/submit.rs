@@ -16,6 +16,7 @@ use super::packages_file::component_of;
 use super::screen::{Screen, stderr_line};
 use super::series::PRIMARY;
 use super::table::{Cell, Column, Table, column};
+use super::words::one_of;
 use super::{Error, status, units};
 use crate::dpkg::dsc::SourceFile as Listed;
 use crate::dpkg::source::Source as Package;
@@ -52,8 +53,8 @@ pub(super) struct Args {
     /// Series to build for: NAME, or DISTRIBUTION/NAME
     #[arg(long)]
     series: String,
-    /// RELEASE, SECURITY, UPDATES, PROPOSED or BACKPORTS
-    #[arg(long, default_value = "RELEASE")]
+    /// Pocket to build for
+    #[arg(long, default_value = "RELEASE", value_parser = one_of(Pocket::ALL))]
     pocket: Pocket,
     /// Archive of the series' distribution: NAME, or OWNER/NAME
     #[arg(long, default_value = PRIMARY)]
@@ -61,8 +62,8 @@ pub(super) struct Args {
     /// Archive component [default: from the section of the first binary package, else main]
     #[arg(long)]
     component: Option<String>,
-    /// Urgency, which raises the queue score: LOW, MEDIUM, HIGH or EMERGENCY
-    #[arg(long, default_value = "LOW")]
+    /// Urgency, which raises the queue score
+    #[arg(long, default_value = "LOW", value_parser = one_of(Urgency::ALL))]
     urgency: Urgency,
     /// Packages-arch-specific file, which restricts packages to architectures
     #[arg(long, value_name = "FILE")]
