@@ -15,12 +15,14 @@ use crate::sys::stderr;
 /// Check a configuration file
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Prints `FILE: ok`, or one line per error and exits with 1. Started as root, it checks the paths
-with the permissions of the user that builds ([slave] user).
+Prints `FILE: ok`, or one line per error. Started as root, it checks the paths with the
+permissions of the user that builds ([slave] user).
 
 Examples:
   buildd-slave check-config
-  buildd-slave check-config /etc/buildd-slave/buildd-slave.conf")]
+  buildd-slave check-config /etc/buildd-slave/buildd-slave.conf
+
+Exit code: 0 if there are no errors, 1 if there are, 2 for a wrong command line.")]
 pub(crate) struct Args {
     /// Configuration file [default: $BUILDD_SLAVE_CONFIG, else
     /// /etc/buildd-slave/buildd-slave.conf]

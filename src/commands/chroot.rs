@@ -55,7 +55,9 @@ const SHELL_EXAMPLES: &str = "\
 Examples:
   buildd-slave chroot shell bookworm.tar.zst
   buildd-slave chroot shell bookworm.tar.zst --save
-  echo 'apt-get -y install ccache' | buildd-slave chroot shell bookworm.tar.zst --save";
+  echo 'apt-get -y install ccache' | buildd-slave chroot shell bookworm.tar.zst --save
+
+Exit code: 0 if the shell exits with 0 or its changes are saved, else 1; 2 for a wrong command line.";
 
 /// From this age on, `build` advises to update the default chroot.
 const OLD: Duration = Duration::from_secs(30 * 24 * 3600);

@@ -28,8 +28,8 @@ use crate::xmlrpc::{self, Value};
 /// Interval between two status calls.
 const POLL: Duration = Duration::from_secs(1);
 
-const EXAMPLES: &str = r#"METHOD is log, get, send, wait, or an XML-RPC method of the slave: echo,
-info, status, ensurepresent, build, abort, clean. An ARG is JSON: true, [1], {"a":1}, null, "8". An ARG
+const EXAMPLES: &str = r#"METHOD is log, get, send, wait, or an XML-RPC method of the slave: echo, info,
+status, ensurepresent, build, abort, clean. An ARG is JSON: true, [1], {"a":1}, null, "8". An ARG
 that is not JSON is a string. Bytes in an answer are printed as {"base64": "..."}.
 
 Examples:
@@ -92,7 +92,7 @@ enum Action {
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
     },
-    /// Wait until no build runs and print the status; exit with 1 unless the verdict is OK
+    /// Wait until no build runs, print the status, and fail unless the verdict is OK
     #[command(after_help = WAIT_EXAMPLES)]
     Wait,
     /// Any XML-RPC method

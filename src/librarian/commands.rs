@@ -50,8 +50,10 @@ Examples:
   buildd-slave librarian serve --config ./buildd-slave.conf
 
 Files are at http://HOST:8000/NUMBER/NAME ([librarian] bindport). Uploads use PUT on the same port
-or the STORE protocol on upload_port. Started as root, the librarian becomes [slave] user. SIGTERM
-stops it.")]
+or the STORE protocol on upload_port. Started as root, the librarian switches to the user in
+[slave] user. SIGTERM stops it.
+
+Exit code: 0 after SIGTERM or SIGINT, 1 if it cannot start, 2 for a wrong command line.")]
     Serve,
     /// Upload files
     Add(Add),
@@ -121,8 +123,8 @@ Removes, in this order:
   - tokens older than a day
   - data on disk that belongs to no file, if older than a day
 
-A librarian does this by itself, every [librarian] gc_interval. The command is safe to run beside it,
-and changes the database in short steps. --dry-run only reads.
+A librarian does this by itself, every [librarian] gc_interval. The command is safe to run beside
+it, and changes the database in short steps. --dry-run only reads.
 
 Examples:
   buildd-slave librarian gc --dry-run

@@ -45,7 +45,9 @@ Examples:
   RUST_LOG=debug buildd-slave serve
 
 Masters send XML-RPC to http://HOST:8221/rpc/; `buildd-slave probe` sends single calls.
-Stopping the daemon does not stop a build: after a restart, the daemon finds the build again.")]
+Stopping the daemon does not stop a build: after a restart, the daemon finds the build again.
+
+Exit code: 0 after SIGTERM or SIGINT, 1 if it cannot start, 2 for a wrong command line.")]
 #[derive(Default)]
 pub(crate) struct Serve {
     #[command(flatten)]

@@ -30,7 +30,9 @@ and the next master collects them. Started as root, the master switches to the u
 
 Examples:
   buildd-slave master run
-  buildd-slave master run --with-librarian      # master and librarian")]
+  buildd-slave master run --with-librarian      # master and librarian
+
+Exit code: 0 after SIGTERM or SIGINT, 1 if it cannot start, 2 for a wrong command line.")]
 pub(super) struct RunArgs {
     /// Run the librarian in the same process
     #[arg(long)]
