@@ -4,6 +4,7 @@
 //! comments of the shipped `buildd-slave.conf`. A package runs the command when it is built.
 
 mod command;
+mod completions;
 mod configuration;
 mod prose;
 mod visible;
@@ -15,8 +16,6 @@ use std::io;
 use std::path::Path;
 
 use chrono::DateTime;
-use clap::Command;
-use clap_complete::Shell;
 
 use crate::cli;
 
@@ -37,25 +36,21 @@ pub(crate) fn run(args: &[OsString]) -> io::Result<()> {
     }
     let page = configuration::page(CONFIGURATION, &date);
     write(&folder.join("man5/buildd-slave.conf.5"), &page)?;
-    let mut command = visible::copy(&cli::command());
-    for (shell, file) in [
-        (Shell::Bash, "bash/buildd-slave"),
-        (Shell::Zsh, "zsh/_buildd-slave"),
-        (Shell::Fish, "fish/buildd-slave.fish"),
-    ] {
-        let script = completions(shell, &mut command);
-        write(&folder.join("completions").join(file), &script)?;
-    }
+    let command = visible::copy(&cli::command());
+    let scripts = folder.join("completions");
+    write(
+        &scripts.join("bash/buildd-slave"),
+        completions::bash(&command),
+    )?;
+    write(
+        &scripts.join("zsh/_buildd-slave"),
+        completions::zsh(&command),
+    )?;
+    write(
+        &scripts.join("fish/buildd-slave.fish"),
+        completions::fish(&command),
+    )?;
     Ok(())
-}
-
-/// Returns the script that completes the command line in a shell.
-fn completions(shell: Shell, command: &mut Command) -> String {
-    let mut script = Vec::new();
-    clap_complete::generate(shell, command, NAME, &mut script);
-    // clap issue 6421: for bash, the labels of the commands split this program's name at its
-    // hyphen, and the code that jumps to them does not.
-    String::from_utf8_lossy(&script).replace("buildd__subcmd__slave", "buildd__slave")
 }
 
 /// Returns the day that `epoch` names; an empty text if it is not set.

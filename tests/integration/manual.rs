@@ -176,6 +176,28 @@ fn other_shells_parse_their_completions() {
 }
 
 #[test]
+fn fish_completes_options_of_the_third_level() {
+    let folder = manual();
+    let file = folder.path().join("completions/fish/buildd-slave.fish");
+    let script = "source $argv[1]; complete -C $argv[2]";
+    let offered = |line: &str| {
+        let mut command = Command::new("fish");
+        command.args(["-c", script]).arg(&file).arg(line);
+        let output = command.output().ok()?;
+        assert!(output.status.success(), "{output:?}");
+        Some(String::from_utf8(output.stdout).unwrap())
+    };
+    let Some(option) = offered("buildd-slave master archive set a b --keep-d") else {
+        return not_run("completion in fish", "fish");
+    };
+    assert!(option.starts_with("--keep-days\t"), "{option}");
+    let verb = offered("buildd-slave master archive sh").unwrap();
+    assert!(verb.starts_with("show\t"), "{verb}");
+    let word = offered("buildd-slave master chroot set a b --pocket UPD").unwrap();
+    assert_eq!(word.trim(), "UPDATES");
+}
+
+#[test]
 fn a_wrong_folder_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");
