@@ -14,7 +14,7 @@ use std::thread;
 use crate::config::{self, Config, Defaults, Farm, Warning};
 use crate::sys::{host, user};
 
-pub(crate) use paths::{check_paths, folders};
+pub(crate) use paths::{PathProblem, Wrong, check_paths, folders, programs};
 
 const VARIABLE: &str = "BUILDD_SLAVE_CONFIG";
 /// Read when neither `--config` nor the environment names a file; need not exist.

@@ -9,7 +9,6 @@ pub(crate) mod doctor;
 mod leftovers;
 mod output;
 pub(crate) mod probe;
-mod report;
 mod site;
 mod staging;
 mod stdout;

@@ -101,7 +101,7 @@ pub(crate) enum Wrong {
 impl fmt::Display for PathProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (shown, user) = (self.path.display(), &self.user);
-        write!(f, "{}", self.found())?;
+        write!(f, "{}: {}", self.key, self.found())?;
         match &self.wrong {
             Wrong::AbsentFolder => {
                 write!(f, "; try: install -d -m 0700 -o {user} -g {user} {shown}")
@@ -118,20 +118,20 @@ impl fmt::Display for PathProblem {
 }
 
 impl PathProblem {
-    /// Returns the problem without the command that mends it.
+    /// Returns the problem of the path, without its key and the command that mends it.
     pub(crate) fn found(&self) -> String {
-        let (key, shown) = (&self.key, self.path.display());
+        let shown = self.path.display();
         let found = match &self.wrong {
-            Wrong::AbsentFolder => " does not exist",
+            Wrong::AbsentFolder => "does not exist",
             Wrong::Unreachable(reason) | Wrong::NoProgram(reason) => {
-                return format!("{key}: {shown}: {reason}");
+                return format!("{shown}: {reason}");
             }
-            Wrong::NotFolder => " is not a directory",
-            Wrong::NotWritable { .. } => " is not writable",
-            Wrong::ReadOnlyDisk => " is on a file system that is read-only",
-            Wrong::NotExecutable => " is not an executable file",
+            Wrong::NotFolder => "is not a directory",
+            Wrong::NotWritable { .. } => "is not writable",
+            Wrong::ReadOnlyDisk => "is on a file system that is read-only",
+            Wrong::NotExecutable => "is not an executable file",
         };
-        format!("{key}: {shown}{found}")
+        format!("{shown} {found}")
     }
 }
 
@@ -148,15 +148,31 @@ pub(crate) fn check_paths(config: &Config) -> Vec<PathProblem> {
         user: user.clone(),
     };
     let mut problems = Vec::new();
+    let mut missing = Vec::new();
     for folder in folders(config) {
+        // Mending home is enough for the folders below it.
+        if missing.iter().any(|it| folder.path.starts_with(it)) {
+            continue;
+        }
         let can_be_created = folder.on_demand && folder.path.parent().is_some_and(can_write_in);
         if folder.path.symlink_metadata().is_ok() || !can_be_created {
             let wrong = check_folder(&folder.path);
+            if wrong == Some(Wrong::AbsentFolder) {
+                missing.push(folder.path.clone());
+            }
             problems.extend(wrong.map(|wrong| problem(folder.key, &folder.path, wrong)));
         }
     }
+    for (key, path) in programs(config) {
+        problems.extend(check_program(path).map(|wrong| problem(key, path, wrong)));
+    }
+    problems
+}
+
+/// Returns the configured programs with their keys.
+pub(crate) fn programs(config: &Config) -> Vec<(&'static str, &Path)> {
     let programs = &config.programs;
-    for (key, program) in [
+    let all = [
         ("[allmanagers] unpackpath", &programs.unpack),
         ("[allmanagers] mountpath", &programs.mount),
         ("[allmanagers] umountpath", &programs.umount),
@@ -166,13 +182,9 @@ pub(crate) fn check_paths(config: &Config) -> Vec<PathProblem> {
         ("[debianmanager] updatepath", &programs.update),
         ("[debianmanager] ogrepath", &programs.ogre),
         ("[debianmanager] sourcespath", &programs.sources),
-    ] {
-        let Some(path) = program.as_deref() else {
-            continue;
-        };
-        problems.extend(check_program(path).map(|wrong| problem(key, path, wrong)));
-    }
-    problems
+    ];
+    let configured = all.map(|(key, path)| path.as_deref().map(|path| (key, path)));
+    configured.into_iter().flatten().collect()
 }
 
 fn check_folder(dir: &Path) -> Option<Wrong> {
@@ -274,7 +286,7 @@ mod tests {
             problems.into_iter().map(|it| it.key).collect()
         };
         // Nothing can be created in an absent home.
-        assert_eq!(keys(&config).len(), 6);
+        assert_eq!(keys(&config), ["[slave] home"]);
         assert!(folders(&config).iter().all(|it| it.prepare().is_err()));
         assert!(!home.exists());
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use super::{file_lock, fs};
 
 /// The lock file in the folder; it holds the pid of the daemon that has the lock.
-const NAME: &str = ".daemon";
+pub(crate) const NAME: &str = ".daemon";
 
 /// Why a folder could not be locked.
 #[derive(Debug, thiserror::Error)]

@@ -9,6 +9,7 @@ mod clock;
 mod config;
 mod crash;
 mod disk;
+mod doctor;
 mod fetch;
 mod http;
 mod journal;

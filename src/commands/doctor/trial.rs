@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::checks::Trial;
+use super::facts::Trial;
 use crate::session::idmap::SubIds;
 use crate::session::launch::own_sub_ids;
 use crate::session::live::{Session, remove_folder};
@@ -23,7 +23,7 @@ const LAYER_BYTES: u64 = 16 << 20;
 pub(super) fn run(chroots: &Path, sessions: &Path) -> Trial {
     let ids = match own_sub_ids() {
         Ok(ids) => ids,
-        Err(_) => return Trial::NotTried("the user has no subordinate ids"),
+        Err(_) => return Trial::NotTried("the user has no subordinate ids".to_owned()),
     };
     // With this prefix, the store's sweep removes the folder if this process is killed.
     let name = format!(".tmp-doctor-{}", std::process::id());

@@ -1,8 +1,10 @@
 //! Pure: the result of one check of `doctor`, printed as one line.
 //!
-//! The line has the grade, the subject, the finding, and the command that fixes it.
+//! The line has the grade, the subject, the finding, and what mends it.
 
 use std::fmt;
+
+use super::mend::Mend;
 
 /// The result of a check, from best to worst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -15,12 +17,13 @@ pub(super) enum Grade {
 }
 
 /// The result of one check.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Finding {
     pub(super) grade: Grade,
-    subject: String,
+    pub(super) subject: String,
     found: String,
-    fix: Option<String>,
+    /// `None` if all is well, or if nothing mends it.
+    pub(super) mend: Option<Mend>,
 }
 
 impl Finding {
@@ -41,13 +44,18 @@ impl Finding {
             grade,
             subject: subject.to_owned(),
             found: found.into(),
-            fix: None,
+            mend: None,
         }
     }
 
-    /// Adds the command that fixes the problem.
-    pub(super) fn fix(mut self, command: impl Into<String>) -> Self {
-        self.fix = Some(command.into());
+    /// Returns the subject of a failure.
+    pub(super) fn failed(&self) -> Option<&str> {
+        (self.grade == Grade::Fail).then_some(self.subject.as_str())
+    }
+
+    /// Adds what mends the problem.
+    pub(super) fn mend(mut self, mend: Mend) -> Self {
+        self.mend = Some(mend);
         self
     }
 }
@@ -61,8 +69,8 @@ impl fmt::Display for Finding {
         };
         let found = self.found.trim().replace('\n', "; ");
         write!(f, "{grade}  {}: {found}", self.subject)?;
-        match &self.fix {
-            Some(command) => write!(f, "; try: {command}"),
+        match &self.mend {
+            Some(mend) => write!(f, "; try: {mend}"),
             None => Ok(()),
         }
     }
@@ -74,7 +82,7 @@ mod tests {
 
     #[test]
     fn a_finding_is_one_line() {
-        let finding = Finding::fail("sbuild", "not\ninstalled\n").fix("apt-get install sbuild");
+        let finding = Finding::fail("sbuild", "not\ninstalled\n").mend(Mend::package("sbuild"));
         let line = "FAIL  sbuild: not; installed; try: apt-get install sbuild";
         assert_eq!(finding.to_string(), line);
         assert_eq!(Finding::ok("a", "b").to_string(), "ok    a: b");
