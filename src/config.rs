@@ -11,6 +11,7 @@ mod master;
 mod programs;
 mod raw;
 mod reader;
+mod reload;
 #[cfg(test)]
 mod tests;
 mod units;
@@ -20,6 +21,7 @@ pub(crate) use gate::Gate;
 pub(crate) use limits::Limits;
 pub(crate) use master::{Master, Scoring};
 pub(crate) use programs::Programs;
+pub(crate) use reload::{Changes, Daemon};
 #[cfg(test)]
 pub(crate) use tests::known_keys;
 

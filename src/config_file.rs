@@ -5,14 +5,17 @@
 mod paths;
 
 use std::ffi::OsString;
+use std::fmt::Display;
 use std::fs;
 use std::io;
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::thread;
 
-use crate::config::{self, Config, Defaults, Farm, Warning};
-use crate::sys::{host, user};
+use crate::config::{self, Changes, Config, Daemon, Defaults, Farm, Warning};
+use crate::sys::lock::lock;
+use crate::sys::{host, service_manager, user};
 
 pub(crate) use paths::{PathProblem, Wrong, check_paths, folders, programs};
 
@@ -46,23 +49,104 @@ pub(crate) fn load(
     given: Option<&Path>,
     defaults: &Defaults,
 ) -> Result<(Config, Vec<Warning>), Error> {
-    let (file, text) = read(chosen(given))?;
-    Config::parse(&file, &text, defaults).map_err(Error::Invalid)
+    ConfigText::read(given)?.config(defaults)
 }
 
 /// Reads the farm's configuration from the same file as [`load`]. For root, default paths are below
 /// the home of `[slave] user`, where the farm's daemons look.
 pub(crate) fn load_farm(given: Option<&Path>) -> Result<(Farm, Vec<Warning>), Error> {
-    let defaults = host_defaults();
-    let (file, text) = read(chosen(given))?;
-    let parse = |defaults: &Defaults| Farm::parse(&file, &text, defaults).map_err(Error::Invalid);
-    let (farm, warnings) = parse(&defaults)?;
-    match user::lookup(&farm.user).filter(|_| user::am_root()) {
-        Some(found) => parse(&Defaults {
-            home: found.dir,
-            ..defaults
-        }),
-        None => Ok((farm, warnings)),
+    ConfigText::read(given)?.farm()
+}
+
+/// The text of a configuration file.
+pub(crate) struct ConfigText {
+    /// The name of the file in messages.
+    file: String,
+    text: String,
+}
+
+impl ConfigText {
+    /// Reads the file that [`load`] reads.
+    pub(crate) fn read(given: Option<&Path>) -> Result<Self, Error> {
+        let (file, text) = read(chosen(given))?;
+        Ok(Self { file, text })
+    }
+
+    pub(crate) fn config(&self, defaults: &Defaults) -> Result<(Config, Vec<Warning>), Error> {
+        Config::parse(&self.file, &self.text, defaults).map_err(Error::Invalid)
+    }
+
+    pub(crate) fn farm(&self) -> Result<(Farm, Vec<Warning>), Error> {
+        let defaults = host_defaults();
+        let parse = |defaults: &Defaults| {
+            Farm::parse(&self.file, &self.text, defaults).map_err(Error::Invalid)
+        };
+        let (farm, warnings) = parse(&defaults)?;
+        match user::lookup(&farm.user).filter(|_| user::am_root()) {
+            Some(found) => parse(&Defaults {
+                home: found.dir,
+                ..defaults
+            }),
+            None => Ok((farm, warnings)),
+        }
+    }
+}
+
+/// The configuration of a running daemon, which reads it again when asked to.
+pub(crate) struct Reload {
+    daemon: Daemon,
+    given: Option<PathBuf>,
+    /// The text at the start.
+    started: String,
+    /// The text of the last reload.
+    current: Mutex<String>,
+}
+
+impl Reload {
+    /// `given` and `text`: the file of the running `daemon`, and its text at the start.
+    pub(crate) fn new(daemon: Daemon, given: Option<&Path>, text: ConfigText) -> Self {
+        Self {
+            daemon,
+            given: given.map(Path::to_owned),
+            started: text.text.clone(),
+            current: Mutex::new(text.text),
+        }
+    }
+
+    /// Reads the file again and lets `apply` put it in force; logs the changes. After an error,
+    /// which is logged too, nothing has changed.
+    pub(crate) fn run<E: Display>(
+        &self,
+        apply: impl FnOnce(&ConfigText) -> Result<Vec<Warning>, E>,
+    ) {
+        service_manager::reloading();
+        match self.try_run(apply) {
+            Ok(changes) => {
+                log::info!("read the configuration again: {changes}");
+                if !changes.need_restart.is_empty() {
+                    let keys = changes.need_restart.join(", ");
+                    log::warn!("a restart is needed for {keys}, changed since the start");
+                }
+            }
+            Err(error) => {
+                error.lines().for_each(|line| log::error!("{line}"));
+                log::error!("the configuration in force stays, because of these errors");
+            }
+        }
+        service_manager::ready();
+    }
+
+    fn try_run<E: Display>(
+        &self,
+        apply: impl FnOnce(&ConfigText) -> Result<Vec<Warning>, E>,
+    ) -> Result<Changes, String> {
+        let read = ConfigText::read(self.given.as_deref()).map_err(|error| error.to_string())?;
+        let warnings = apply(&read).map_err(|error| error.to_string())?;
+        warnings.iter().for_each(|warning| log::warn!("{warning}"));
+        let mut current = lock(&self.current);
+        let changes = Changes::of(self.daemon, &self.started, &current, &read.text);
+        *current = read.text;
+        Ok(changes)
     }
 }
 

@@ -59,9 +59,11 @@ pub(crate) struct Limits {
     pub(crate) log_size: u64,
     /// Size of a session's writable layer in memory. `None`: half of the available memory.
     pub(crate) memory_layer: Option<u64>,
-    /// Memory of all processes of a build. `None`: 7/8 of the host's memory.
+    /// Slaves on this host, which share its memory and processes. Defaults to 1.
+    pub(crate) slaves: u32,
+    /// Memory of all processes of a build. `None`: 7/8 of the host's memory, shared by `slaves`.
     pub(crate) memory: Option<u64>,
-    /// Processes of a build, threads included. Defaults to 8192.
+    /// Processes of a build, threads included. Defaults to 8192, shared by `slaves`.
     pub(crate) processes: u32,
     /// Disk space a build may use. Defaults to 4 GiB.
     pub(crate) disk: u64,
@@ -76,6 +78,7 @@ pub(crate) struct Limits {
 impl Limits {
     pub(super) fn read(reader: &mut Reader<'_>) -> Self {
         const L: &str = "limits";
+        let slaves = reader.count(L, "slaves", 1, 1);
         Self {
             head: reader.bytes(L, "head", 16 << 10),
             body: reader.bytes(L, "body", 1 << 20),
@@ -103,7 +106,8 @@ impl Limits {
             log_size: reader.bytes(L, "log_size", 200 << 20),
             memory_layer: reader.some_bytes(L, "memory_layer"),
             memory: reader.some_bytes(L, "memory"),
-            processes: reader.count(L, "processes", 64, 8192),
+            slaves,
+            processes: reader.count(L, "processes", 64, (8192 / slaves).max(64)),
             disk: reader.bytes(L, "disk", 4 << 30),
             reserve_inodes: reader.count(L, "reserve_inodes", 1, 1000),
             inodes: reader.count(L, "inodes", 1, 262_144),

@@ -55,7 +55,7 @@ pub(crate) struct Fetcher {
     limits: FetchLimits,
     allowed: Vec<UrlPrefix>,
     store: Arc<Store>,
-    flights: Mutex<HashMap<Sha1Hex, Arc<Flight>>>,
+    flights: Arc<Mutex<HashMap<Sha1Hex, Arc<Flight>>>>,
 }
 
 impl Fetcher {
@@ -72,7 +72,15 @@ impl Fetcher {
             limits,
             allowed,
             store,
-            flights: Mutex::default(),
+            flights: Arc::default(),
+        }
+    }
+
+    /// Returns a fetcher with other settings. It shares the running downloads of this one.
+    pub(crate) fn with(&self, limits: FetchLimits, allowed: Vec<UrlPrefix>) -> Self {
+        Self {
+            flights: Arc::clone(&self.flights),
+            ..Self::new(limits, allowed, Arc::clone(&self.store))
         }
     }
 

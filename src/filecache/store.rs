@@ -12,6 +12,7 @@ use std::fs::{self as files, File, FileTimes, OpenOptions};
 use std::io::{self, Read, Seek as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::libc;
@@ -66,6 +67,9 @@ impl Rules {
 pub(crate) struct Store {
     dir: PathBuf,
     rules: Rules,
+    /// The most bytes of all entries, and the bytes that stay free; in place of those of `rules`.
+    limit: AtomicU64,
+    reserve: AtomicU64,
     marks: Marks,
 }
 
@@ -87,9 +91,18 @@ impl Store {
         fs::sweep_temps(dir)?;
         Ok(Self {
             dir: dir.to_path_buf(),
+            limit: rules.limit.into(),
+            reserve: rules.reserve.into(),
             rules,
             marks: Marks::default(),
         })
+    }
+
+    /// Changes the most bytes of all entries together, and the bytes that must stay free. Applies
+    /// to the next entry.
+    pub(crate) fn set_space(&self, limit: u64, reserve: u64) {
+        self.limit.store(limit, Ordering::Relaxed);
+        self.reserve.store(reserve, Ordering::Relaxed);
     }
 
     /// Returns whether the entry exists and is intact. If so, holds it until [`Store::release`] or
@@ -263,11 +276,11 @@ impl Store {
         file_lock::lock(&folder).map_err(fs::Error::at("lock", &self.dir))?;
         let (mut items, incoming) = self.scan()?;
         let mut space = Space {
-            limit: self.rules.limit,
+            limit: self.limit.load(Ordering::Relaxed),
             key: "cache_size",
             incoming,
             free: self.free_bytes()?,
-            reserve: self.rules.reserve,
+            reserve: self.reserve.load(Ordering::Relaxed),
         };
         let kept = items.iter().map(|item| item.bytes).sum();
         if space.excess(kept, bytes) > 0 {

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::process;
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::config::{self, Scoring};
@@ -20,7 +20,10 @@ use crate::master::rows::queue;
 /// Shared by all threads of a master.
 pub(crate) struct Farm {
     pub(crate) db: Db,
-    pub(crate) config: config::Master,
+    /// Replaced by a reload.
+    config: Mutex<Arc<config::Master>>,
+    /// The folder `[master] results`.
+    results: PathBuf,
     pub(crate) librarian: Uploader,
     /// The name of this host in the farm.
     pub(crate) host: String,
@@ -41,7 +44,8 @@ impl Farm {
     pub(crate) fn new(db: Db, config: &config::Farm) -> Self {
         Self {
             db,
-            config: config.master.clone(),
+            config: Mutex::new(Arc::new(config.master.clone())),
+            results: config.master.results.clone(),
             librarian: Uploader::new(&config.librarian),
             host: config.master.host.clone().unwrap_or_else(host::name),
             library_url: config.librarian.url.clone(),
@@ -51,10 +55,21 @@ impl Farm {
         }
     }
 
+    /// Returns the configuration in force.
+    pub(crate) fn config(&self) -> Arc<config::Master> {
+        Arc::clone(&lock(&self.config))
+    }
+
+    /// Puts the keys of `new` in force that a running master can change.
+    pub(crate) fn reload(&self, new: &config::Master) {
+        let mut config = lock(&self.config);
+        *config = Arc::new(config.reloaded(new));
+    }
+
     /// Records that all leases of this process were taken or renewed. `began` is the time by
     /// [`since_boot`] before the database read its clock, so the leases do not end there sooner.
     pub(crate) fn set_leased(&self, began: Duration) {
-        *lock(&self.leased_until) = Some(began + self.config.lease);
+        *lock(&self.leased_until) = Some(began + self.config().lease);
     }
 
     /// Returns whether the leases are valid by this host's clock since its start, whatever its time
@@ -66,18 +81,18 @@ impl Farm {
     }
 
     pub(crate) fn rules(&self) -> Rules {
-        self.config.scoring.into()
+        self.config().scoring.into()
     }
 
     /// Returns the time since which a job must have waited for builders that need no emulation,
     /// before an emulating one may take it.
     pub(crate) fn emulate_since(&self, now: i64) -> i64 {
-        now.saturating_sub(millis(self.config.prefer_native))
+        now.saturating_sub(millis(self.config().prefer_native))
     }
 
     /// The folder `[master] results`.
     pub(crate) fn results_dir(&self) -> &PathBuf {
-        &self.config.results
+        &self.results
     }
 
     /// Keeps a log tail until the next flush.

@@ -35,7 +35,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::protocol::{BuildStatus, FileName, Sha1Hex};
 use crate::session::launch::MARK;
 use crate::sys::cgroup::{self, BuildLimits, ResourceControl};
-use crate::sys::{self, exe, file_lock, host, procs};
+use crate::sys::{self, exe, file_lock, procs};
 
 use super::spec::Spec;
 use super::stage::Stage;
@@ -409,7 +409,7 @@ fn create_limits(spec: &Spec, resource_control: &ResourceControl) -> BuildLimits
     let settings = &spec.settings;
     let memory = settings
         .memory_bytes
-        .unwrap_or_else(|| host::memory_bytes() / 8 * 7);
+        .unwrap_or_else(|| cgroup::memory_bytes() / 8 * 7 / settings.slaves.max(1));
     let name = spec.request.build_id.as_str();
     resource_control.create(name, memory, settings.processes)
 }

@@ -52,9 +52,13 @@ pub(crate) struct Settings {
     /// The limit of a writable layer in memory; `None` is half of the available memory.
     pub(crate) memory_layer_bytes: Option<u64>,
     // Missing in the journal of older daemons, like all fields below.
-    /// The limit on the memory of all processes; `None` is 7/8 of the machine's.
+    /// The limit on the memory of all processes; `None` is 7/8 of the machine's, divided by
+    /// `slaves`.
     #[serde(default)]
     pub(crate) memory_bytes: Option<u64>,
+    /// The slaves that share the machine's memory; 0 counts as 1.
+    #[serde(default)]
+    pub(crate) slaves: u64,
     /// The limit on the number of processes.
     #[serde(default)]
     pub(crate) processes: u64,
@@ -202,6 +206,7 @@ impl Settings {
             },
             memory_layer_bytes: limits.memory_layer,
             memory_bytes: limits.memory,
+            slaves: limits.slaves.into(),
             processes: limits.processes.into(),
             disk_bytes: limits.disk,
             reserve_bytes: limits.reserve,

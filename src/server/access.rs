@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use tiny_http::Header;
 
 /// The allowed clients. The default allows every client that reaches the bind address.
@@ -18,6 +19,33 @@ pub(crate) struct Access {
     pub(crate) allow: Vec<Cidr>,
     /// User and password that every request must carry (HTTP Basic), if any.
     pub(crate) credentials: Option<(String, String)>,
+}
+
+/// The allowed clients of a running server, which may change.
+#[derive(Clone)]
+pub(crate) struct SharedAccess(Arc<RwLock<Access>>);
+
+impl SharedAccess {
+    pub(super) fn new(access: Access) -> Self {
+        Self(Arc::new(RwLock::new(access)))
+    }
+
+    /// Replaces the allowed clients, from the next connection and the next request on.
+    pub(crate) fn replace(&self, access: Access) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = access;
+    }
+
+    pub(super) fn allows(&self, peer: IpAddr) -> bool {
+        self.read().allows(peer)
+    }
+
+    pub(super) fn authorizes(&self, headers: &[Header]) -> bool {
+        self.read().authorizes(headers)
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Access> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Access {

@@ -5,7 +5,7 @@
 //! `http` calls this file on a thread of its pool. An exchange that has to wait for its turn gives
 //! the thread back and continues on another one.
 
-use super::access::Access;
+use super::access::SharedAccess;
 use super::framing::{Framing, render};
 use super::head::{self, Head, LENGTH_REQUIRED, Refusal, refusal};
 use super::limits::Limits;
@@ -36,7 +36,7 @@ const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 pub(super) struct Service {
     pub(super) handler: Arc<dyn Handler>,
     pub(super) limits: Limits,
-    pub(super) access: Access,
+    pub(super) access: SharedAccess,
     pub(super) turns: Turns,
 }
 

@@ -6,7 +6,7 @@
 //! A [`Protocol`] serves admitted connections. Only this file uses `TcpListener`.
 
 use super::Error;
-use super::access::Access;
+use super::access::{Access, SharedAccess};
 use super::connection::{self, Service};
 use super::limits::Limits;
 use super::message::Handler;
@@ -53,7 +53,7 @@ pub(crate) struct Server {
     stopping: Arc<AtomicBool>,
     turns: Turns,
     limits: Limits,
-    access: Access,
+    access: SharedAccess,
     pulse: Option<Pulse>,
 }
 
@@ -95,7 +95,7 @@ impl Server {
             stopping: Arc::default(),
             turns: Turns::new(&limits),
             limits,
-            access,
+            access: SharedAccess::new(access),
             pulse: None,
         })
     }
@@ -111,6 +111,11 @@ impl Server {
     /// Returns the bound address, with the real port.
     pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
+    }
+
+    /// Returns a handle that changes the allowed clients.
+    pub(crate) fn access(&self) -> SharedAccess {
+        self.access.clone()
     }
 
     /// Returns a handle that ends [`Server::run`].
@@ -223,7 +228,7 @@ fn start_threads(count: usize) -> Result<ThreadPool, Error> {
 
 /// Admits or rejects accepted connections.
 struct Acceptor {
-    access: Access,
+    access: SharedAccess,
     sessions: Sessions,
     session_warning: WarningThrottle,
     dispatcher: Arc<Dispatcher>,

@@ -37,7 +37,7 @@ mod turns;
 mod waiting;
 mod wire;
 
-pub(crate) use access::{Access, Cidr};
+pub(crate) use access::{Access, Cidr, SharedAccess};
 pub(crate) use files::serve_file;
 pub(crate) use group::{Events, Group, address, report_ready};
 pub(crate) use http::{Server, StopHandle};

@@ -7,9 +7,9 @@
 use std::io;
 use std::path::PathBuf;
 use std::process::Child;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,7 @@ use crate::pipeline::leftovers;
 use crate::pipeline::spec::{Settings, Spec};
 use crate::protocol::{BuildId, BuildRequest};
 use crate::sys::cgroup::ResourceControl;
+use crate::sys::lock::lock;
 
 use super::recover;
 use super::shared_state::{SharedState, StageLogger};
@@ -43,6 +44,8 @@ pub(crate) struct Daemon {
     effects: Sender<QueuedEffect>,
     next_number: AtomicU64,
     journal: PathBuf,
+    /// The settings of the next build.
+    settings: Arc<Mutex<Settings>>,
 }
 
 /// An effect to perform, its input, and the channel for its result.
@@ -76,9 +79,10 @@ impl Daemon {
         };
         let shared = Arc::new(SharedState::new(state));
         let (effects, received) = channel();
+        let settings = Arc::new(Mutex::new(settings));
         let worker = Worker {
             shared: Arc::clone(&shared),
-            settings,
+            settings: Arc::clone(&settings),
             journal: journal.clone(),
             store,
             resource_control,
@@ -99,7 +103,13 @@ impl Daemon {
             effects,
             next_number: AtomicU64::new(1),
             journal,
+            settings,
         })
+    }
+
+    /// Changes the settings of the next build.
+    pub(crate) fn set_settings(&self, settings: Settings) {
+        *lock(&self.settings) = settings;
     }
 
     pub(crate) fn state(&self) -> State {
@@ -196,7 +206,7 @@ fn abort_deadline(settings: &Settings) -> Instant {
 /// The thread of effects.
 struct Worker {
     shared: Arc<SharedState>,
-    settings: Settings,
+    settings: Arc<Mutex<Settings>>,
     journal: PathBuf,
     store: Arc<Store>,
     resource_control: ResourceControl,
@@ -239,7 +249,7 @@ impl Worker {
             }
             Effect::Abort(run) => {
                 self.cleanup_extended = false;
-                self.deadline = Some((abort_deadline(&self.settings), run.clone()));
+                self.deadline = Some((abort_deadline(&lock(&self.settings)), run.clone()));
                 let entry = self.entry(&run.id);
                 entry.abort().or_else(|error| {
                     log::error!(
@@ -267,7 +277,7 @@ impl Worker {
     fn start(&self, run: &Run, request: BuildRequest) -> io::Result<()> {
         let spec = Spec {
             request,
-            settings: self.settings.clone(),
+            settings: lock(&self.settings).clone(),
         };
         recover::clear(&self.journal)?;
         let (entry, child) = JournalEntry::start(&self.journal, &spec, &self.resource_control)?;

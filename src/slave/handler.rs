@@ -27,18 +27,24 @@ const TAIL_BYTES: usize = 2048;
 pub(super) struct Handler {
     pub(super) daemon: Daemon,
     pub(super) store: Arc<Store>,
-    pub(super) fetcher: Fetcher,
     /// The folders of builds, with their configuration keys.
     pub(super) folders: Vec<(&'static str, PathBuf)>,
-    /// The space that must stay free there.
-    pub(super) reserve: DiskUsage,
     pub(super) arch: String,
     /// The architectures that it builds for by emulation.
     pub(super) emulated: Vec<String>,
-    pub(super) form: StatusForm,
-    pub(super) verdicts: Verdicts,
+    /// Replaced by a reload.
+    pub(super) settings: Mutex<Arc<HandlerSettings>>,
     /// The open log tail, with the number of its run.
     pub(super) tail: Mutex<Option<(u64, Arc<Tail>)>>,
+}
+
+/// The settings of answers that a reload may change.
+pub(super) struct HandlerSettings {
+    pub(super) fetcher: Fetcher,
+    /// The space that must stay free in the folders of builds.
+    pub(super) reserve: DiskUsage,
+    pub(super) form: StatusForm,
+    pub(super) verdicts: Verdicts,
 }
 
 impl server::Handler for Handler {
@@ -48,7 +54,7 @@ impl server::Handler for Handler {
             Route::File(name) => self.file(request, name),
             Route::Log(id) => self.log_page(request, id),
             Route::Metrics => self.metrics_page(),
-            Route::Health => show::health(&self.folders, self.reserve),
+            Route::Health => show::health(&self.folders, self.settings().reserve),
             Route::NotFound => not_found(),
             Route::MethodNotAllowed { allow } => {
                 Response::text(405, "method not allowed").with_header("Allow", allow)
@@ -69,6 +75,10 @@ fn is_download(body: &[u8]) -> bool {
 }
 
 impl Handler {
+    pub(super) fn settings(&self) -> Arc<HandlerSettings> {
+        Arc::clone(&lock(&self.settings))
+    }
+
     fn rpc(&self, body: &[u8]) -> Vec<u8> {
         let mut method = "unknown";
         let answer = xmlrpc::parse_call(body)
@@ -89,8 +99,8 @@ impl Handler {
     fn answer(&self, call: Call) -> Result<Value, Fault> {
         Ok(match call {
             Call::Echo(values) => Value::Array(values),
-            Call::Info => render_info(&self.arch, self.form, &self.emulated),
-            Call::Status => self.status(self.form),
+            Call::Info => render_info(&self.arch, self.settings().form, &self.emulated),
+            Call::Status => self.status(self.settings().form),
             Call::StatusDict => self.status(StatusForm::Dict),
             Call::EnsurePresent {
                 sha1,
@@ -100,9 +110,8 @@ impl Handler {
                 let credentials = credentials
                     .as_ref()
                     .map(|c| (c.username.as_str(), c.password.as_str()));
-                let (present, info) =
-                    self.fetcher
-                        .ensure_present(&sha1, url.as_deref(), credentials);
+                let fetcher = &self.settings().fetcher;
+                let (present, info) = fetcher.ensure_present(&sha1, url.as_deref(), credentials);
                 ensure_present(present, &info)
             }
             Call::Build(call) => self.build(call)?,
@@ -139,7 +148,7 @@ impl Handler {
             },
         };
         let version = env!("CARGO_PKG_VERSION");
-        render_status(&record, form, self.verdicts, Some(version))
+        render_status(&record, form, self.settings().verdicts, Some(version))
     }
 
     /// Returns the end of the running build's log, empty if there is none. Its files stay open

@@ -7,6 +7,7 @@
 mod daemon;
 mod handler;
 mod recover;
+mod reload;
 mod serve;
 mod shared_state;
 mod show;

@@ -5,7 +5,7 @@
 
 use std::fs::{DirBuilder, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, chown};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
@@ -13,23 +13,23 @@ use std::time::Duration;
 
 use nix::unistd::User;
 
-use crate::config::{Config, Defaults, Isolation, Limits, Network};
-use crate::config_file::{self, ConfigOption};
-use crate::filecache::{self, FetchLimits, Fetcher, Rules, Store};
+use crate::config::{self, Config, Defaults, Isolation, Network};
+use crate::config_file::{self, ConfigOption, ConfigText, Reload};
+use crate::filecache::{self, Fetcher, Rules, Store};
 use crate::pipeline::journal::pinned;
 use crate::pipeline::spec::Settings;
 use crate::privileges;
-use crate::server::{self, Access, Events, Group, Server};
+use crate::server::{self, Events, Group, Server};
 use crate::session::binfmt::{FIX, Way};
 use crate::session::{self, bootstrap, launch, outside, store, store_owner};
 use crate::sys;
 use crate::sys::cgroup::{self, ResourceControl};
-use crate::sys::fs::DiskUsage;
 use crate::sys::service_manager;
 use crate::sys::user;
 
 use super::daemon::Daemon;
 use super::handler::Handler;
+use super::reload::{Reloader, access, fetch_limits, handler_settings};
 use super::show;
 
 /// How long the daemon waits for the end of a build when the host stops. systemd kills the daemon
@@ -77,6 +77,12 @@ pub(crate) enum Error {
         path: PathBuf,
         pid: String,
     },
+    #[error(
+        "systemd gave {path} to root, as the unit has User=root and StateDirectory=; remove \
+         User=root from it: the daemon needs no root, and systemd then gives the folder to {user}",
+        path = path.display()
+    )]
+    RootsFolder { path: PathBuf, user: String },
     #[error(transparent)]
     Session(#[from] session::Error),
     #[error(transparent)]
@@ -106,15 +112,23 @@ pub(crate) fn run(args: &Serve) -> ExitCode {
 
 fn start(args: &Serve) -> Result<(), Error> {
     let defaults = config_file::host_defaults();
-    let (config, warnings) = config_file::load(args.config.file.as_deref(), &defaults)?;
+    let file = args.config.file.as_deref();
+    let text = ConfigText::read(file)?;
+    let (config, warnings) = text.config(&defaults)?;
     if user::am_root() {
+        let folders = std::env::var_os("STATE_DIRECTORY").unwrap_or_default();
+        let folders: Vec<PathBuf> = std::env::split_paths(&folders).collect();
+        if let Some(path) = folders.into_iter().find(|path| is_roots(path)) {
+            let user = config.slave.user;
+            return Err(Error::RootsFolder { path, user });
+        }
         if let Some(user) = user::lookup(&config.slave.user) {
             cgroup::delegate(&user);
             let as_user = Defaults {
                 home: user.dir.clone(),
                 ..defaults
             };
-            let (config, _) = config_file::load(args.config.file.as_deref(), &as_user)?;
+            let (config, _) = text.config(&as_user)?;
             make_default_home(&config, &user)?;
         }
         privileges::become_builder(&config.slave.user)?;
@@ -122,10 +136,14 @@ fn start(args: &Serve) -> Result<(), Error> {
     for warning in warnings {
         log::warn!("{warning}");
     }
-    serve(&config)
+    serve(&config, Reload::new(config::Daemon::Slave, file, text))
 }
 
-fn serve(config: &Config) -> Result<(), Error> {
+fn is_roots(path: &Path) -> bool {
+    path.metadata().is_ok_and(|about| about.uid() == 0)
+}
+
+fn serve(config: &Config, reload: Reload) -> Result<(), Error> {
     let slave = &config.slave;
     prepare_folders(config)?;
     let _journal = claim("journal", &slave.journal)?;
@@ -158,6 +176,7 @@ fn serve(config: &Config) -> Result<(), Error> {
         slave.fetch_from.clone(),
         Arc::clone(&cache),
     );
+    let settings = handler_settings(config, fetcher);
     let resource_control = ResourceControl::find();
     let level = match resource_control.enforcers().are_groups() {
         true => log::Level::Info,
@@ -175,19 +194,13 @@ fn serve(config: &Config) -> Result<(), Error> {
     let handler = Arc::new(Handler {
         daemon,
         store: cache,
-        fetcher,
         folders,
-        reserve: DiskUsage {
-            bytes: config.limits.reserve,
-            inodes: config.limits.reserve_inodes.into(),
-        },
         arch: slave.architecturetag.clone(),
         emulated: emulated(config)?,
-        form: slave.statusform,
-        verdicts: slave.verdicts,
+        settings: Mutex::new(Arc::new(settings)),
         tail: Mutex::default(),
     });
-    listen(config, &handler)
+    listen(config, &handler, reload)
 }
 
 /// Creates the absent folders that may be created, and closes all to other users.
@@ -245,23 +258,26 @@ fn emulated(config: &Config) -> Result<Vec<String>, Error> {
 }
 
 /// Binds every address, then serves all of them until a signal stops the daemon.
-fn listen(config: &Config, handler: &Arc<Handler>) -> Result<(), Error> {
+fn listen(config: &Config, handler: &Arc<Handler>, reload: Reload) -> Result<(), Error> {
     let mut servers = Group::default();
+    let mut clients = Vec::new();
     // Logged when every address listens: a client may connect to any of them at the first line.
     let mut addresses = Vec::new();
     for host in &config.slave.bindhost {
         let address = server::address(host, config.slave.bindport);
         let server = Server::bind(address, config.limits.http(), access(config))?;
         addresses.push(server.local_addr()?);
+        clients.push(server.access());
         let protocol = server.http(Arc::clone(handler) as Arc<dyn server::Handler>);
         servers.add(server, protocol);
     }
+    let reloader = Reloader::new(reload, config.clone(), Arc::clone(handler), clients);
     for address in addresses {
         log::info!("daemon ready! listening at http://{address}/");
     }
     servers.run_until_signal(Events {
         ready: Box::new(server::report_ready),
-        reload: Box::new(|| {}),
+        reload: Box::new(move || reloader.run()),
         stop: Box::new(|| {
             service_manager::stopping();
             log::info!("stopping");
@@ -300,22 +316,4 @@ fn claim(what: &'static str, folder: &Path) -> Result<File, Error> {
         },
         sys::claim::Error::Disk(source) => Error::Disk(source),
     })
-}
-
-fn fetch_limits(limits: &Limits) -> FetchLimits {
-    FetchLimits {
-        connect_timeout: limits.fetch_connect_timeout,
-        idle_timeout: limits.fetch_idle_timeout,
-        lowest_rate: limits.fetch_lowest_rate,
-        size: limits.fetch_size,
-        retries: limits.fetch_retries,
-    }
-}
-
-fn access(config: &Config) -> Access {
-    let credentials = config.slave.credentials.as_ref();
-    Access {
-        allow: config.slave.allow.clone(),
-        credentials: credentials.map(|c| (c.username.clone(), c.password.expose().to_owned())),
-    }
 }

@@ -20,6 +20,8 @@ use nix::unistd::{AccessFlags, Uid, User, eaccess};
 pub(crate) use limits::{BuildLimits, Hits, LIMITS_VAR, Side, join_inherited, join_session};
 use own::OwnGroups;
 
+use super::host;
+
 /// The group of the daemon and the shims in version 2. There, a group with subgroups may hold no
 /// processes.
 const LEAF: &str = "daemon";
@@ -87,6 +89,23 @@ pub(crate) struct ResourceControl {
     is_version_2: bool,
     /// Why a group is missing.
     obstacle: Option<String>,
+}
+
+/// Returns the memory that this process may use: the host's, or the lowest limit of its version 2
+/// groups. Such a limit covers all slaves in the group.
+pub(crate) fn memory_bytes() -> u64 {
+    let own = OwnGroups::read().unified;
+    own.map_or(u64::MAX, |own| lowest_limit(&own))
+        .min(host::memory_bytes())
+}
+
+/// Returns the lowest `memory.max` of a version 2 group and those above it.
+fn lowest_limit(group: &Path) -> u64 {
+    let limits = group.ancestors().filter_map(|group| {
+        let text = fs::read_to_string(group.join("memory.max")).ok()?;
+        text.trim().parse().ok()
+    });
+    limits.min().unwrap_or(u64::MAX)
 }
 
 /// Delegates groups for builds to `user`. Called by root before it becomes that user. A failure
@@ -407,6 +426,20 @@ mod tests {
         assert_eq!(enabled(), "+memory");
         write("cgroup.controllers", "");
         assert!(!can_limit(&leaf), "version 1 has the controllers");
+    }
+
+    #[test]
+    fn the_lowest_limit_of_a_group_and_those_above_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let daemon = dir.path().join("buildd.slice/one.service/daemon");
+        fs::create_dir_all(&daemon).unwrap();
+        let write = |folder: &Path, text: &str| fs::write(folder.join("memory.max"), text).unwrap();
+        assert_eq!(lowest_limit(&daemon), u64::MAX);
+        let service = daemon.parent().unwrap();
+        write(&daemon, "max\n");
+        write(service, "4096\n");
+        write(service.parent().unwrap(), "1024\n");
+        assert_eq!(lowest_limit(&daemon), 1024);
     }
 
     #[test]

@@ -32,7 +32,6 @@ pub(crate) fn stopping() {
 }
 
 /// Reports that this process reads its configuration again, until [`ready`] is called.
-#[expect(dead_code)]
 pub(crate) fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => send(&[NotifyState::Reloading, now]),

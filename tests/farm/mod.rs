@@ -24,6 +24,7 @@ mod scan;
 mod schema_fixture;
 mod seed;
 mod seed_rows;
+mod service;
 mod sqlite_files;
 pub(crate) mod support;
 mod tls;

@@ -28,7 +28,7 @@ fn on_a_terminal(site: &Site, answer: &str) -> (Option<i32>, String) {
     let plain = site.command(&[]);
     let line = format!(
         "{} doctor --fix --config {}",
-        plain.get_program().display(),
+        plain.get_program().to_string_lossy(),
         site.config().display()
     );
     let mut terminal = Command::new("script");

@@ -62,11 +62,12 @@ fn a_stop_exits_with_0_and_keeps_builds_and_aborts_running() {
 }
 
 #[test]
-fn sighup_is_ignored() {
+fn sighup_disturbs_no_build() {
     let daemon = Daemon::start(DICT);
     daemon.signal(Signal::SIGHUP);
     until("log line", || {
-        daemon.said().contains("hang-up ignored").then_some(())
+        let said = daemon.said();
+        said.contains("no changed key is applied").then_some(())
     });
     daemon.on("sbuild", "hold; exit 2");
     daemon.build("b1", json!({}));
@@ -153,9 +154,9 @@ fn a_stop_during_clean_forgets_the_build_wholly_or_not_at_all() {
     daemon.check_usable();
 }
 
-/// An operator may signal the shim instead of calling `abort`.
+/// The host shuts down, or an operator signals the shim instead of calling `abort`.
 #[test]
-fn a_signal_to_the_shim_aborts_its_build() {
+fn a_signal_to_the_shim_gives_its_build_back() {
     let daemon = Daemon::start(DICT);
     for signal in STOPS {
         for times in [1, 2] {
@@ -168,7 +169,7 @@ fn a_signal_to_the_shim_aborts_its_build() {
                 kill(Pid::from_raw(shim), signal).unwrap();
             }
             let status = daemon.wait_over();
-            assert_eq!(status["build_status"], "BuildStatus.ABORTED");
+            assert_eq!(status["build_status"], "BuildStatus.GIVENBACK");
             assert_eq!(daemon.strays().len(), 0, "{:?}", daemon.strays());
             daemon.clean();
         }

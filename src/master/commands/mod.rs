@@ -187,6 +187,6 @@ fn dispatch(args: Args) -> Result<bool, Error> {
         Command::Published(verb) => published::run(verb, &open()?, screen),
         Command::RetryDepwait(args) => published::run_retry(&args, &open()?, screen),
         Command::Scan(_) => run::scan(open()?),
-        Command::Run(args) => run::run(&args, open::Site::open_and_wait(file)?),
+        Command::Run(args) => run::run(&args, file),
     }
 }

@@ -1,5 +1,9 @@
 //! `master scan` and `master run`: scan the builders once, or continuously.
 
+use std::path::Path;
+
+use crate::config::Daemon;
+use crate::config_file::{ConfigText, Reload};
 use crate::master::daemon::one_pass;
 use crate::master::daemon::run;
 
@@ -44,7 +48,9 @@ pub(super) fn scan(site: Site) -> Result<bool, Error> {
     Ok(true)
 }
 
-pub(super) fn run(args: &RunArgs, site: Site) -> Result<bool, Error> {
-    run::run(&site.farm, site.db, args.with_librarian)?;
+pub(super) fn run(args: &RunArgs, file: Option<&Path>) -> Result<bool, Error> {
+    let reload = Reload::new(Daemon::Master, file, ConfigText::read(file)?);
+    let site = Site::open_and_wait(file)?;
+    run::run(&site.farm, site.db, args.with_librarian, reload)?;
     Ok(true)
 }

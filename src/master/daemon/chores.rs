@@ -42,7 +42,7 @@ pub(crate) fn run(workers: &Workers) {
     let [mut entries, mut scores, mut depwaits, mut unbuildable] = [const { Due(None) }; 4];
     while !workers.wait_for_stop(ROUND) {
         let is_owner = workers.take_singleton("chores", LEASE);
-        let config = &farm.config;
+        let config = farm.config();
         let done = is_owner.and_then(|is_owner| {
             if !is_owner {
                 return Ok(());

@@ -116,7 +116,7 @@ fn start(workers: &Arc<Workers>, deliveries: &Arc<Deliveries>, notification: Not
 fn deliver(workers: &Workers, notification: &Notification) -> Result<bool, db::Error> {
     let farm = &workers.farm;
     let document = &notification.document;
-    let result = bounded_command::run(&farm.config.notify, Input::Text(document), TIMEOUT);
+    let result = bounded_command::run(&farm.config().notify, Input::Text(document), TIMEOUT);
     if let Err(error) = result {
         if now() - notification.created_at <= KEPT_MS {
             let delay = RETRY_DELAY.as_secs();

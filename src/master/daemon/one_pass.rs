@@ -41,7 +41,7 @@ impl<'a> Pass<'a> {
     /// Takes the lease of every free builder.
     fn begin(farm: &'a Farm) -> Result<Self, db::Error> {
         let process = process_name();
-        let lease = millis(farm.config.lease);
+        let lease = millis(farm.config().lease);
         // A pass does not announce itself: running masters would reduce their shares.
         let limit = i64::from(i32::MAX);
         let (taken, began) = farm.db.write(|tx| {
@@ -74,7 +74,7 @@ impl<'a> Pass<'a> {
 
     /// Renews the leases until the sender is dropped. A single slave may take longer than a lease.
     fn renew_leases(&self, stopped: &mpsc::Receiver<()>) {
-        let lease = self.farm.config.lease;
+        let lease = self.farm.config().lease;
         while let Err(mpsc::RecvTimeoutError::Timeout) = stopped.recv_timeout(lease / 3) {
             let renewed = self.farm.db.write(|tx| {
                 let began = since_boot();

@@ -26,10 +26,10 @@ const SINGLETON_KEPT_MS: i64 = 24 * 3600 * 1000;
 
 /// Removes at each interval until the process stops.
 pub(super) fn run(workers: &Workers) {
-    let interval = workers.farm.config.retention_interval;
-    let mut wait = interval.min(FIRST_AFTER);
+    let every = || workers.farm.config().retention_interval;
+    let mut wait = every().min(FIRST_AFTER);
     while !workers.wait_for_stop(wait) {
-        wait = interval;
+        wait = every();
         let farm = &workers.farm;
         let is_owner = workers.take_singleton("retention", LEASE);
         let done = is_owner.and_then(|is_owner| match is_owner {
@@ -39,7 +39,7 @@ pub(super) fn run(workers: &Workers) {
         match done {
             Ok(removed) => removed.log(),
             Err(error) => {
-                let next = interval.as_secs();
+                let next = wait.as_secs();
                 log::warn!("retention: {error}; retrying in {next} s");
             }
         }

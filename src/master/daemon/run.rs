@@ -18,6 +18,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::config;
+use crate::config_file::{self, Reload};
 use crate::db::{self, Db};
 use crate::librarian;
 use crate::server::{self, Events};
@@ -63,7 +64,13 @@ pub(crate) enum Error {
 }
 
 /// Runs until SIGTERM or SIGINT; with `with_librarian`, runs the librarian in this process too.
-pub(crate) fn run(config: &config::Farm, db: Db, with_librarian: bool) -> Result<(), Error> {
+/// A SIGHUP runs `reload`.
+pub(crate) fn run(
+    config: &config::Farm,
+    db: Db,
+    with_librarian: bool,
+    reload: Reload,
+) -> Result<(), Error> {
     raise_open_files();
     let path = &config.master.results;
     // An operator may open the folder to other users: the mode of an existing one stays.
@@ -76,7 +83,7 @@ pub(crate) fn run(config: &config::Farm, db: Db, with_librarian: bool) -> Result
         .then(|| librarian::bind(config))
         .transpose()?;
     let workers = Arc::new(Workers::start(Farm::new(db, config))?);
-    handle_signals(&workers)?;
+    handle_signals(&workers, reload)?;
     let library = library
         .map(|library| {
             let workers = Arc::clone(&workers);
@@ -120,9 +127,14 @@ pub(crate) fn run(config: &config::Farm, db: Db, with_librarian: bool) -> Result
 fn spawn_all(workers: &Arc<Workers>) -> std::io::Result<()> {
     let shared = Arc::clone(workers);
     spawn("wake", move || wake_idle(&shared))?;
-    let interval = workers.farm.config.tail_interval;
-    spawn_periodic(workers, "tails", interval, Workers::flush_tails)?;
-    spawn_periodic(workers, "report", REPORT_EVERY, Workers::report_lateness)?;
+    let tails = |workers: &Workers| workers.farm.config().tail_interval;
+    spawn_periodic(workers, "tails", tails, Workers::flush_tails)?;
+    spawn_periodic(
+        workers,
+        "report",
+        |_| REPORT_EVERY,
+        Workers::report_lateness,
+    )?;
     let shared = Arc::clone(workers);
     spawn("uploads", move || uploads::run(&shared))?;
     let shared = Arc::clone(workers);
@@ -164,12 +176,12 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<Jo
 fn spawn_periodic(
     workers: &Arc<Workers>,
     name: &str,
-    interval: Duration,
+    interval: fn(&Workers) -> Duration,
     work: fn(&Workers),
 ) -> std::io::Result<()> {
     let workers = Arc::clone(workers);
     let again = move || {
-        while !workers.wait_for_stop(interval) {
+        while !workers.wait_for_stop(interval(&workers)) {
             // The panic hook has logged it.
             let _ = catch_unwind(AssertUnwindSafe(|| work(&workers)));
         }
@@ -177,13 +189,17 @@ fn spawn_periodic(
     spawn(name, again).map(drop)
 }
 
-fn handle_signals(workers: &Arc<Workers>) -> std::io::Result<()> {
+fn handle_signals(workers: &Arc<Workers>, reload: Reload) -> std::io::Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     let workers = Arc::clone(workers);
     let handle = move || {
         for signal in &mut signals {
             if signal == SIGHUP {
-                log::info!("SIGHUP ignored: the configuration is read at start only");
+                reload.run(|text| {
+                    let (new, warnings) = text.farm()?;
+                    workers.farm.reload(&new.master);
+                    Ok::<_, config_file::Error>(warnings)
+                });
             } else {
                 log::info!("stopping; the builders continue their builds");
                 workers.stop();
@@ -206,9 +222,7 @@ fn wake_idle(workers: &Workers) {
 
 /// Renews the leases, and wakes builders that are in service again, until the process stops.
 fn run_builders(workers: &Arc<Workers>, pulse: &Pulse) -> std::io::Result<()> {
-    let config = &workers.farm.config;
-    let renewal = config.lease / 3;
-    let round = SOON.min(renewal).min(config.scan_interval);
+    let renewal = workers.farm.config().lease / 3;
     let mut renewed: Option<Instant> = None;
     spawn_looks(workers)?;
     loop {
@@ -219,6 +233,7 @@ fn run_builders(workers: &Arc<Workers>, pulse: &Pulse) -> std::io::Result<()> {
         }
         workers.wake_parked();
         pulse.beat();
+        let round = SOON.min(renewal).min(workers.farm.config().scan_interval);
         if workers.wait_for_stop(round) {
             return Ok(());
         }

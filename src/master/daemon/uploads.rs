@@ -112,7 +112,7 @@ impl<'a> Uploads<'a> {
         let waiting = self.farm.db.read(waiting).map_err(text)?;
         let mut names = self.entries().map_err(text)?;
         let mut running = self.running(&names);
-        let limit = usize::try_from(self.farm.config.uploads).unwrap_or(usize::MAX);
+        let limit = usize::try_from(self.farm.config().uploads).unwrap_or(usize::MAX);
         let (mut open, mut due) = (0, Vec::new());
         for upload in &waiting {
             if !names.remove(&upload.leaf) && running >= limit {
@@ -260,7 +260,7 @@ impl<'a> Task<'a> {
             is_claimed: self.upload.upload_started_at.is_some(),
             is_ours: self.upload.host.is_some(),
             has_folder: self.dir.is_dir(),
-            is_configured: !self.farm.config.uploader.is_empty(),
+            is_configured: !self.farm.config().uploader.is_empty(),
         };
         Ok(match step(&facts) {
             Step::Start if may_start => match self.start(ended)? {
@@ -353,7 +353,7 @@ impl<'a> Task<'a> {
             &self.upload.leaf,
             &root,
         ];
-        let mut words = self.farm.config.uploader.clone();
+        let mut words = self.farm.config().uploader.clone();
         words.extend(arguments.map(str::to_owned));
         words
     }

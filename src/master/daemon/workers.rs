@@ -66,7 +66,7 @@ impl Workers {
             let now = tx.now()?;
             leases::announce(tx, &process, &farm.host, now)
         })?;
-        let interval = farm.config.scan_interval.as_secs();
+        let interval = farm.config().scan_interval.as_secs();
         log::info!("master ready! {process} scans its builders every {interval} s");
         Ok(Self {
             farm,
@@ -134,7 +134,7 @@ impl Workers {
         match self.try_renew_leases() {
             Ok(held) => {
                 let kept: HashSet<Fence> = held.iter().copied().collect();
-                let interval = self.farm.config.scan_interval;
+                let interval = self.farm.config().scan_interval;
                 self.looks.with(|schedule| {
                     schedule.retain(|fence| kept.contains(&fence));
                     for fence in held {
@@ -147,7 +147,7 @@ impl Workers {
                 });
             }
             Err(error) => {
-                let delay = (self.farm.config.lease / 3).as_secs();
+                let delay = (self.farm.config().lease / 3).as_secs();
                 log::warn!("cannot renew the leases: {error}; retrying within {delay} s");
                 self.lost_database.store(true, Ordering::SeqCst);
             }
@@ -166,7 +166,7 @@ impl Workers {
     /// After a database outage, takes no free builders in the first round: other masters may be
     /// about to renew their leases.
     fn try_renew_leases(&self) -> Result<Vec<Fence>, db::Error> {
-        let lease = millis(self.farm.config.lease);
+        let lease = millis(self.farm.config().lease);
         let may_take = !self.lost_database.load(Ordering::SeqCst);
         let (held, began) = self.farm.db.write(|tx| {
             let began = since_boot();
@@ -241,7 +241,7 @@ impl Workers {
         let mut scanner = Scanner::new(&self.farm, fence, ScanMode::Daemon);
         scanner.memory = look.memory.unwrap_or_default();
         let looked = catch_unwind(AssertUnwindSafe(|| steps::scan(&mut scanner)));
-        let interval = self.farm.config.scan_interval;
+        let interval = self.farm.config().scan_interval;
         let wait = match looked {
             Ok(Next::Now) => Duration::ZERO,
             Ok(Next::Soon) => SOON.min(interval),

@@ -152,7 +152,7 @@ fn built(
             let why = "the source is no longer published".to_owned();
             (BuildState::Superseded, Some(why))
         }
-        Ok(()) if scanner.farm.config.uploader.is_empty() => (BuildState::FullyBuilt, None),
+        Ok(()) if scanner.farm.config().uploader.is_empty() => (BuildState::FullyBuilt, None),
         Ok(()) => (BuildState::Uploading, None),
         Err(download_results::Error::Refused(why)) => (BuildState::FailedToUpload, Some(why)),
         Err(download_results::Error::Lost) => return Err(LookError::Changed),
@@ -219,7 +219,7 @@ fn download(
         files,
         expected,
         results: farm.results_dir(),
-        limit: farm.config.result_size,
+        limit: farm.config().result_size,
         slot: &|| farm.download_slot(),
         holds_lease: &|| holds_lease(farm, fence),
     })?;

@@ -180,7 +180,7 @@ impl<'a> Scanner<'a> {
             .as_ref()
             .is_none_or(|(known, _)| known != url)
         {
-            let slave = Slave::new(url, &self.farm.config)?;
+            let slave = Slave::new(url, &self.farm.config())?;
             self.memory.slave = Some((url.clone(), slave));
         }
         Ok(&self.memory.slave.as_ref().expect("set above").1)

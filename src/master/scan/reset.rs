@@ -16,7 +16,7 @@ pub(super) fn reset_machine(scanner: &mut Scanner<'_>, view: &View) -> Result<Ne
         kind: Kind::Dispatch,
         why,
     };
-    let words = &scanner.farm.config.reset_command;
+    let words = &scanner.farm.config().reset_command;
     let Some(host) = view
         .builder
         .vm_host
@@ -39,7 +39,7 @@ pub(super) fn reset_machine(scanner: &mut Scanner<'_>, view: &View) -> Result<Ne
         check_fence(scanner.farm.db.write(write)?)
     };
     let run = || {
-        let done = bounded_command::run(&words, Input::Text(""), scanner.farm.config.rpc_timeout);
+        let done = bounded_command::run(&words, Input::Text(""), scanner.farm.config().rpc_timeout);
         done.map_err(|error| failure(format!("cannot reset {host}: {error}")))
     };
     scanner.log(view, log::Level::Info, &format!("resetting {host}"));

@@ -109,7 +109,7 @@ fn decide(
     };
     let mut ended = vec![this];
     ended.extend(attempts::counted(tx, job.build)?);
-    let config = &scanner.farm.config;
+    let config = scanner.farm.config();
     let first_delay = millis(config.give_back_delay);
     let name = &view.builder.name;
     let what = returned.why.unwrap_or_default();

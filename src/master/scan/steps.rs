@@ -140,7 +140,7 @@ fn send_abort(
     if let (true, Some(job)) = (first_deadline, &view.job) {
         let logger = view.logger();
         log::info!(target: &logger, "{}: aborting {}", view.url(), job.cookie());
-        let by = now() + millis(scanner.farm.config.cancel_timeout);
+        let by = now() + millis(scanner.farm.config().cancel_timeout);
         let write = |tx: &mut Tx<'_>| queue::set_cancel_by(tx, scanner.fence, job.queue, by);
         check_fence(scanner.farm.db.write(write)?)?;
     }
@@ -190,7 +190,7 @@ fn rescue(
 /// Waits up to `[master] cancel_timeout` for a slave to drop a build; returns whether the wait has
 /// just begun.
 fn wait_for_release(scanner: &mut Scanner<'_>, cookie: &str) -> Result<bool, LookError> {
-    let limit = scanner.farm.config.cancel_timeout;
+    let limit = scanner.farm.config().cancel_timeout;
     match &scanner.memory.unwanted_build {
         Some((known, since)) if known == cookie && since.elapsed() > limit => {
             let why = format!("the slave still has {cookie} after [master] cancel_timeout");
