@@ -95,7 +95,8 @@ fn remove_if_abandoned(path: &Path, ids: SubIds, before: impl FnOnce() -> bool) 
     }
 }
 
-/// Ends the build of a folder if its shim is dead. Returns false if the build is still running.
+/// Ends the build of a folder if its shim is dead. Returns false if the build is still running, or
+/// of a newer version.
 fn end_build(folder: &Path) -> bool {
     let Some(name) = folder.file_name() else {
         return true;
@@ -105,6 +106,10 @@ fn end_build(folder: &Path) -> bool {
         return true;
     }
     let entry = JournalEntry::existing(entry);
+    if let Err(newer) = entry.check_format() {
+        log::warn!("{}: {newer}; left alone", entry.path().display());
+        return false;
+    }
     match entry.state() {
         Ok(EntryState::Running) => false,
         Ok(EntryState::Finished(_)) => true,
@@ -134,4 +139,26 @@ fn named(folder: &Path, prefix: &str) -> Vec<PathBuf> {
         })
         .map(|entry| entry.path())
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::journal::FORMAT;
+    use crate::sys::format;
+
+    #[test]
+    fn a_build_of_a_newer_version_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("hand-hello-1");
+        let entry = folder.join("hand-hello-1");
+        fs::create_dir_all(&entry).unwrap();
+        let spec = format::write(FORMAT + 1, &serde_json::json!({})).unwrap();
+        fs::write(entry.join("spec.json"), spec).unwrap();
+        assert!(!end_build(&folder));
+        assert!(!entry.join("verdict.json").exists());
+        fs::remove_file(entry.join("spec.json")).unwrap();
+        assert!(end_build(&folder));
+        assert!(entry.join("verdict.json").exists());
+    }
 }

@@ -55,7 +55,7 @@ pub(crate) enum Error {
     CommitUnknown(String),
     #[error(
         "database {at} is of a newer buildd-slave (schema {found}, this one knows {known}): \
-         upgrade this program"
+         upgrade this program, or restore a backup from before the upgrade"
     )]
     Newer { at: String, found: i64, known: i64 },
     /// A constraint of the schema failed; for example, a name exists already.

@@ -19,6 +19,9 @@
 //! The starter is the slave daemon or `buildd-slave build`. The folder appears by a rename,
 //! complete, with the lock already held. So a free lock without a verdict means that the shim is
 //! dead.
+//!
+//! Both `.json` files state their format ([`FORMAT`]). A daemon reads its own format and all older
+//! ones.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -35,6 +38,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::protocol::{BuildStatus, FileName, Sha1Hex};
 use crate::session::launch::MARK;
 use crate::sys::cgroup::{self, BuildLimits, ResourceControl};
+use crate::sys::format::{self, Newer};
 use crate::sys::{self, exe, file_lock, procs};
 
 use super::spec::Spec;
@@ -54,6 +58,12 @@ pub(crate) struct Outcome {
     pub(crate) stages: Vec<(Stage, f64)>,
 }
 
+/// The format of the journal. Format 1 has no `format` field. A change that an older version would
+/// misunderstand gets the next number; CONTRIBUTING.md, "Change the journal", has the steps.
+pub(crate) const FORMAT: u64 = 2;
+
+/// The files that state the format.
+const WITH_FORMAT: [&str; 2] = ["spec.json", "verdict.json"];
 /// Becomes `abort`: a rename needs no disk space.
 const ABORT_SPARE: &str = ".abort";
 /// Becomes `verdict.json`.
@@ -122,7 +132,7 @@ impl JournalEntry {
     }
 
     fn fill(fresh: &Path, path: &Path, spec: &Spec) -> io::Result<File> {
-        let text = serde_json::to_vec_pretty(&spec.without_secrets())?;
+        let text = format::write(FORMAT, &spec.without_secrets())?;
         sys::fs::atomic_write(&fresh.join("spec.json"), &text).map_err(io::Error::other)?;
         File::create(fresh.join("log"))?;
         File::create(fresh.join(ABORT_SPARE))?;
@@ -188,6 +198,14 @@ impl JournalEntry {
         (!text.trim().is_empty()).then(|| text.trim().to_owned())
     }
 
+    /// Checks that this program can read the entry. A damaged entry passes: the builder reports it
+    /// and it can be cleaned.
+    pub(crate) fn check_format(&self) -> Result<(), Newer> {
+        let texts = WITH_FORMAT.map(|name| fs::read(self.0.join(name)));
+        let mut texts = texts.iter().flatten();
+        texts.try_for_each(|text| format::check(FORMAT, text))
+    }
+
     /// Reads the spec, which has no passwords on disk.
     pub(crate) fn spec(&self) -> io::Result<Spec> {
         Ok(serde_json::from_slice(&fs::read(
@@ -211,7 +229,7 @@ impl JournalEntry {
 
     /// Writes the verdict atomically.
     pub(crate) fn write_verdict(&self, verdict: &Outcome) -> io::Result<()> {
-        let text = serde_json::to_vec_pretty(verdict)?;
+        let text = format::write(FORMAT, verdict)?;
         let target = self.0.join("verdict.json");
         self.write_over_spare(&text, &target)
             .or_else(|_| sys::fs::atomic_write(&target, &text).map_err(io::Error::other))
@@ -376,6 +394,16 @@ impl JournalEntry {
     }
 }
 
+/// Checks that this program can read all entries of a journal; the error has the entry's path.
+pub(crate) fn check_formats(journal: &Path) -> Result<(), (PathBuf, Newer)> {
+    for file in fs::read_dir(journal).into_iter().flatten().flatten() {
+        let entry = JournalEntry(file.path());
+        let found = entry.check_format();
+        found.map_err(|newer| (file.path(), newer))?;
+    }
+    Ok(())
+}
+
 /// Returns the cached files that the builds of a journal need: their inputs and results.
 pub(crate) fn pinned(journal: &Path) -> io::Result<HashSet<Sha1Hex>> {
     let mut pins = HashSet::new();
@@ -412,4 +440,42 @@ fn create_limits(spec: &Spec, resource_control: &ResourceControl) -> BuildLimits
         .unwrap_or_else(|| cgroup::memory_bytes() / 8 * 7 / settings.slaves.max(1));
     let name = spec.request.build_id.as_str();
     resource_control.create(name, memory, settings.processes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fixture(format: u64) -> PathBuf {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        root.join(format!("tests/fixtures/journal/{format:04}"))
+    }
+
+    #[test]
+    fn entries_of_every_older_format_are_read() {
+        for format in 1..FORMAT {
+            let folder = fixture(format);
+            let states = fs::read_dir(&folder).unwrap_or_else(|error| {
+                let path = folder.display();
+                panic!("{path}: {error}; CONTRIBUTING.md, \"Change the journal\", has the steps")
+            });
+            let mut count = 0;
+            for state in states {
+                let path = state.unwrap().path();
+                let entry = JournalEntry::existing(path.clone());
+                assert_eq!(entry.check_format(), Ok(()), "{}", path.display());
+                assert_eq!(entry.spec().unwrap().request.build_id.as_str(), "b1");
+                assert!(entry.limits().is_some(), "{}", path.display());
+                match entry.state().unwrap() {
+                    EntryState::Finished(outcome) => assert!(outcome.stages.len() > 5),
+                    state => {
+                        assert_eq!(state, EntryState::Dead, "{}", path.display());
+                        assert!(!path.join("verdict.json").exists());
+                    }
+                }
+                count += 1;
+            }
+            assert!(count >= 6, "{}: {count} entries", folder.display());
+        }
+    }
 }

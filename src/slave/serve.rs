@@ -16,7 +16,7 @@ use nix::unistd::User;
 use crate::config::{self, Config, Defaults, Isolation, Network};
 use crate::config_file::{self, ConfigOption, ConfigText, Reload};
 use crate::filecache::{self, Fetcher, Rules, Store};
-use crate::pipeline::journal::pinned;
+use crate::pipeline::journal::{check_formats, pinned};
 use crate::pipeline::spec::Settings;
 use crate::privileges;
 use crate::server::{self, Events, Group, Server};
@@ -24,6 +24,7 @@ use crate::session::binfmt::{FIX, Way};
 use crate::session::{self, bootstrap, launch, outside, store, store_owner};
 use crate::sys;
 use crate::sys::cgroup::{self, ResourceControl};
+use crate::sys::format::Newer;
 use crate::sys::service_manager;
 use crate::sys::user;
 
@@ -91,6 +92,12 @@ pub(crate) enum Error {
     Server(#[from] server::Error),
     #[error(transparent)]
     Disk(sys::fs::Error),
+    #[error(
+        "{path}: {source}; nothing has changed; install the newer version again, and go back to \
+         this one after the build has ended and its master has cleaned the slave",
+        path = path.display()
+    )]
+    Newer { path: PathBuf, source: Newer },
     #[error("the journal cannot be read: {0}")]
     Journal(io::Error),
     #[error("{0}")]
@@ -147,6 +154,8 @@ fn serve(config: &Config, reload: Reload) -> Result<(), Error> {
     let slave = &config.slave;
     prepare_folders(config)?;
     let _journal = claim("journal", &slave.journal)?;
+    // Before anything is removed: a downgraded daemon must not end the build of a newer one.
+    check_formats(&slave.journal).map_err(|(path, source)| Error::Newer { path, source })?;
     let mut folders = vec![
         ("home", slave.home.clone()),
         ("filecache", slave.filecache.clone()),

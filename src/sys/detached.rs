@@ -14,6 +14,9 @@
 //!
 //! The entry appears by a rename, complete, with the lock already held. A free lock therefore means
 //! that neither the runner nor the command lives. Without `begun`, the command has never started.
+//!
+//! `order.json` states the format of the entry ([`FORMAT`]). An entry of a newer format is left
+//! alone.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
@@ -29,10 +32,12 @@ use serde_json::Value;
 
 use super::bounded_command::{self, Error, Input};
 use super::fs::{atomic_write, fsync_dir, remove_tree};
-use super::{exe, file_lock, procs};
+use super::{exe, file_lock, format, procs};
 
 /// The environment variable of the runner and all processes of its command; its value is the entry.
 const MARK: &str = "BUILDD_SLAVE_RUNNER";
+/// The format of an entry. Format 1 has no `format` field.
+const FORMAT: u64 = 2;
 /// Prefixes of entries that appear and disappear.
 const NEW: &str = ".new-";
 const OLD: &str = ".old-";
@@ -105,7 +110,7 @@ impl Entry {
             remove_tree(remnant).map_err(io::Error::other)?;
         }
         fs::create_dir(&fresh)?;
-        let text = serde_json::to_vec(order)?;
+        let text = format::write(FORMAT, order)?;
         atomic_write(&fresh.join("order.json"), &text).map_err(io::Error::other)?;
         File::create(fresh.join(BEGUN_SPARE))?;
         fs::write(fresh.join(END_SPARE), vec![b'\n'; END_BYTES])?;
@@ -149,7 +154,19 @@ impl Entry {
         Ok(serde_json::from_slice(&text)?)
     }
 
+    /// Checks that this program can read the entry. A damaged entry passes.
+    pub(crate) fn check_format(&self) -> io::Result<()> {
+        let order = fs::read(self.0.join("order.json")).unwrap_or_default();
+        format::check(FORMAT, &order).map_err(|newer| {
+            let path = self.0.display();
+            io::Error::other(format!(
+                "{path}: {newer}; left alone: install the newer version again"
+            ))
+        })
+    }
+
     pub(crate) fn state(&self) -> io::Result<State> {
+        self.check_format()?;
         if !self.0.try_exists()? {
             return Ok(State::Absent);
         }
@@ -317,6 +334,31 @@ mod tests {
         entry.remove().unwrap();
         assert_eq!(entry.state().unwrap(), State::Absent);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn an_entry_of_format_1_is_read_and_a_newer_one_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let entry = Entry::new(dir.path(), "one");
+        drop(entry.prepare(&order(&["true"])).unwrap());
+        let path = dir.path().join("one/order.json");
+        let newer = fs::read_to_string(&path)
+            .unwrap()
+            .replace("\"format\": 2", "\"format\": 3");
+        let old = r#"{"words":["true"],"limit":{"secs":60,"nanos":0},"note":{"binaries":[]}}"#;
+        fs::write(&path, old).unwrap();
+        assert_eq!(entry.state().unwrap(), State::Ready);
+        assert_eq!(entry.order().unwrap().limit, Duration::from_secs(60));
+        let end = dir.path().join("one/end.json");
+        fs::write(end, r#"{"code":3,"reason":"no"}"#).unwrap();
+        assert!(matches!(
+            entry.state().unwrap(),
+            State::Ended(End { code: Some(3), .. })
+        ));
+        fs::write(&path, newer).unwrap();
+        let error = entry.state().unwrap_err().to_string();
+        assert!(error.contains("wrote it in format 3"), "{error}");
+        assert!(error.contains("formats up to 2; left alone"), "{error}");
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub(crate) mod detached;
 pub(crate) mod digest;
 pub(crate) mod exe;
 pub(crate) mod file_lock;
+pub(crate) mod format;
 pub(crate) mod fs;
 pub(crate) mod hashing_writer;
 pub(crate) mod host;

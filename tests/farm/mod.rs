@@ -28,5 +28,6 @@ mod service;
 mod sqlite_files;
 pub(crate) mod support;
 mod tls;
+mod upgrade;
 mod uploads;
 mod uploads_ways_out;

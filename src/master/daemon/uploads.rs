@@ -177,6 +177,10 @@ impl<'a> Uploads<'a> {
                 continue;
             };
             let entry = Entry::new(&self.folder, name);
+            if let Err(error) = entry.check_format() {
+                log::warn!("{error}");
+                continue;
+            }
             let state = entry.state();
             // The entry of a host that this one was before: only its name has changed.
             if place.is_uploading && !matches!(state, Ok(State::Ready)) {
