@@ -7,12 +7,12 @@ BINARY   = $(TARGET)/release/buildd-slave
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test setup try-setup check fmt clippy doc unit fuzz it hostile farm real bench \
-	build install clean
+	build install deb source copyright packages-test clean
 # `test` runs its parts in order, so that the cheap ones fail first.
 .NOTPARALLEL:
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 15
 
 demo: setup build ## run a farm on this host that builds two Debian packages; results in demo/
 	@.ci/demo $(BINARY)
@@ -67,16 +67,39 @@ bench: ## compare speed with Debian's tools, in a table; BENCH="echo send 9" run
 
 build: ## build the release binary
 	$(CARGO) build --release --locked
+	@touch $(BINARY)
 
-install: build ## install binary, configuration and systemd units below DESTDIR
+# root often has no cargo: `make build` and then `sudo make install` does not need it.
+$(BINARY): Cargo.toml Cargo.lock $(shell find src -type f)
+	@command -v $(CARGO) >/dev/null || { \
+		echo '$@ is missing or older than src/: run make build as a user who has cargo'; exit 1; }
+	@$(MAKE) --no-print-directory build
+
+install: $(BINARY) ## install binary, configuration and systemd units below DESTDIR
 	install -D -m 755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/buildd-slave
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
-	for unit in slave master; do \
-		sed 's,/usr/bin,$(PREFIX)/bin,' debian/buildd-$$unit.service \
-			>$(DESTDIR)$(PREFIX)/lib/systemd/system/buildd-$$unit.service || exit 1; \
+	for unit in debian/*.service; do \
+		sed 's,/usr/bin,$(PREFIX)/bin,' "$$unit" \
+			>$(DESTDIR)$(PREFIX)/lib/systemd/system/"$${unit##*/}" || exit 1; \
 	done
 	test -e $(DESTDIR)/etc/buildd-slave/buildd-slave.conf || \
 		install -D -m 644 buildd-slave.conf $(DESTDIR)/etc/buildd-slave/buildd-slave.conf
+
+deb: ## build the Debian packages with this host's cargo; they go to target/deb/
+	@CARGO='$(CARGO)' .ci/deb
+
+source: ## make a Debian source package that builds without a network, in target/source/
+	@CARGO='$(CARGO)' .ci/dsc
+
+copyright: ## write the crates of Cargo.lock into debian/copyright
+	@rm -rf target/vendor
+	@CARGO='$(CARGO)' .ci/vendor target/vendor
+	@.ci/copyright target/vendor >target/copyright
+	@rm -rf target/vendor
+	@mv target/copyright debian/copyright
+
+packages-test: ## install, upgrade, remove and purge the packages of `make deb` in new chroots
+	@.ci/packages
 
 clean: ## remove target/ and demo/
 	$(CARGO) clean

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod map;
+mod packaging;
 mod prose;
 mod rust_version;
 mod sources;
