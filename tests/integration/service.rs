@@ -32,9 +32,8 @@ impl Manager {
         let got = Arc::downgrade(&lines);
         let read = move || {
             let mut buffer = [0; 4096];
-            while let Ok(length) = socket.recv(&mut buffer)
-                && let Some(got) = got.upgrade()
-            {
+            while let Ok(length) = socket.recv(&mut buffer) {
+                let Some(got) = got.upgrade() else { break };
                 let text = String::from_utf8_lossy(&buffer[..length]);
                 let mut got = got.lock().unwrap();
                 got.extend(text.lines().map(str::to_owned));
