@@ -4,6 +4,7 @@ PREFIX  ?= /usr
 DESTDIR ?=
 TARGET   = $(or $(CARGO_TARGET_DIR),target)
 BINARY   = $(TARGET)/release/buildd-slave
+SHARE    = $(DESTDIR)$(PREFIX)/share
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test setup try-setup check fmt clippy doc unit fuzz it hostile farm real bench \
@@ -75,8 +76,16 @@ $(BINARY): Cargo.toml Cargo.lock $(shell find src -type f)
 		echo '$@ is missing or older than src/: run make build as a user who has cargo'; exit 1; }
 	@$(MAKE) --no-print-directory build
 
-install: $(BINARY) ## install binary, configuration and systemd units below DESTDIR
+install: $(BINARY) ## install program, manual, configuration and systemd units below DESTDIR
 	install -D -m 755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/buildd-slave
+	rm -rf $(TARGET)/manual
+	$(BINARY) internal manual $(TARGET)/manual
+	install -d $(SHARE)/man/man1 $(SHARE)/man/man5
+	install -m 644 $(TARGET)/manual/man1/*.1 $(SHARE)/man/man1
+	install -m 644 $(TARGET)/manual/man5/*.5 $(SHARE)/man/man5
+	install -D -m 644 -t $(SHARE)/bash-completion/completions $(TARGET)/manual/completions/bash/*
+	install -D -m 644 -t $(SHARE)/zsh/vendor-completions $(TARGET)/manual/completions/zsh/*
+	install -D -m 644 -t $(SHARE)/fish/vendor_completions.d $(TARGET)/manual/completions/fish/*
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
 	for unit in debian/*.service; do \
 		sed 's,/usr/bin,$(PREFIX)/bin,' "$$unit" \
