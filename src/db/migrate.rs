@@ -26,6 +26,24 @@ pub(super) fn is_current(tx: &mut Tx<'_>) -> bool {
     version.ok() == i64::try_from(MIGRATIONS.len()).ok()
 }
 
+/// Fails if another program has upgraded the schema beyond this one.
+pub(super) fn check(tx: &mut Tx<'_>, at: &str) -> Result<(), Error> {
+    let row = tx.query_one("SELECT version FROM schema_version", &[])?;
+    refuse_newer(row.get(0)?, MIGRATIONS, at)
+}
+
+fn refuse_newer(found: i64, migrations: &[&str], at: &str) -> Result<(), Error> {
+    let known = i64::try_from(migrations.len()).unwrap_or(i64::MAX);
+    if found > known {
+        return Err(Error::Newer {
+            at: at.to_owned(),
+            found,
+            known,
+        });
+    }
+    Ok(())
+}
+
 /// Brings the schema up to date, inside one write transaction.
 pub(super) fn migrate(tx: &mut Tx<'_>, at: &str) -> Result<(), Error> {
     upgrade(tx, at, MIGRATIONS)
@@ -44,13 +62,7 @@ pub(super) fn upgrade(tx: &mut Tx<'_>, at: &str, migrations: &[&str]) -> Result<
     let row = tx.query_opt("SELECT version FROM schema_version", &[])?;
     let found: i64 = row.as_ref().map_or(Ok(0), |row| row.get(0))?;
     let known = i64::try_from(migrations.len()).unwrap_or(i64::MAX);
-    if found > known {
-        return Err(Error::Newer {
-            at: at.to_owned(),
-            found,
-            known,
-        });
-    }
+    refuse_newer(found, migrations, at)?;
     if found == known {
         return Ok(());
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::Error;
 use super::connection::Connection;
-use super::migrate::{is_current, migrate};
+use super::migrate::{check, is_current, migrate};
 use super::new_file;
 use super::postgres;
 use super::sqlite;
@@ -48,9 +48,9 @@ impl Db {
     /// Like [`Db::open`], but transactions on a database lost later are retried for `retry_for`.
     pub(crate) fn open_with_retry(url: &str, retry_for: Duration) -> Result<Self, Error> {
         let location = Location::parse(url)?;
-        let (writers, readers, at) = match &location {
-            Location::Sqlite(path) => (1, Some(Pool::new(CONNECTIONS)), path.display().to_string()),
-            Location::Postgres(_) => (CONNECTIONS, None, "PostgreSQL".to_owned()),
+        let (writers, readers) = match &location {
+            Location::Sqlite(_) => (1, Some(Pool::new(CONNECTIONS))),
+            Location::Postgres(_) => (CONNECTIONS, None),
         };
         let db = Self(Arc::new(Shared {
             location,
@@ -65,7 +65,7 @@ impl Db {
             Err(error @ Error::Lost { .. }) => return Err(error),
             Ok(false) | Err(_) => {}
         }
-        let began = Instant::now();
+        let (began, at) = (Instant::now(), db.place());
         loop {
             // Not `write`, which retries: opening must fail at once if the database is unreachable.
             match db.attempt(&db.0.writers, &mut |tx| migrate(tx, &at), true) {
@@ -75,6 +75,19 @@ impl Db {
                 other => return other.map(|()| db),
             }
         }
+    }
+
+    /// The name of the database in messages.
+    fn place(&self) -> String {
+        match &self.0.location {
+            Location::Sqlite(path) => path.display().to_string(),
+            Location::Postgres(_) => "PostgreSQL".to_owned(),
+        }
+    }
+
+    /// Fails with [`Error::Newer`] if a newer program has upgraded the schema since it was opened.
+    pub(crate) fn check_schema(&self, tx: &mut Tx<'_>) -> Result<(), Error> {
+        check(tx, &self.place())
     }
 
     /// Creates the file of an SQLite database for its owner, the ids of a user and a group. Does

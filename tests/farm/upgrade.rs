@@ -16,6 +16,7 @@ use crate::support::{DEADLINE, until, within};
 on_both_engines! {
     builds_in_flight_survive_an_upgrade_of_schema_and_master
     a_newer_database_is_refused_by_every_command_and_stays_as_it_is
+    a_running_master_ends_when_another_program_upgrades_the_schema
 }
 
 const FULLYBUILT: i64 = 1;
@@ -241,4 +242,24 @@ fn a_newer_database_is_refused_by_every_command_and_stays_as_it_is(engine: Engin
     }
     assert_eq!(all_rows(&farm), before);
     assert_eq!(fake.methods(), "");
+}
+
+fn a_running_master_ends_when_another_program_upgrades_the_schema(engine: Engine) {
+    let farm = Farm::new(engine, QUICK);
+    farm.furnish();
+    let fake = Fake::start("i386");
+    fake.works(Work::goes_on());
+    farm.add_builder("bob", &fake);
+    farm.add_builds(1, 1, |_| 10);
+    let mut master = farm.master("old");
+    until("a build", || (fake.accepted().len() == 1).then_some(()));
+    farm.db.execute("UPDATE schema_version SET version = 99");
+    let status = until("the end of the master", || master.child.try_wait().unwrap());
+    assert_eq!(status.code(), Some(1));
+    let said = master.said().0;
+    assert!(said.contains("newer buildd-slave (schema 99"), "{said}");
+    // The build goes on, and the builder is free for the new master.
+    assert!(fake.called("abort").is_empty());
+    assert_eq!(count(&farm, BUILDING), 1);
+    assert_eq!(farm.db.value("SELECT lease_owner FROM builder"), Json::Null);
 }

@@ -114,8 +114,9 @@ pub(crate) fn run(
     if !workers.is_stopping() {
         server::report_ready(pulses);
     }
-    run_builders(&workers, &pulse)?;
+    let ended = run_builders(&workers, &pulse);
     stop(&workers)?;
+    ended?;
     // After a signal, the librarian stops as well.
     match library {
         Some(_) if workers.has_lost_librarian() => Err(Error::NoLibrarian),
@@ -149,6 +150,7 @@ fn spawn_all(workers: &Arc<Workers>) -> std::io::Result<()> {
 /// Waits briefly for running looks, and returns the leases.
 fn stop(workers: &Workers) -> Result<(), Error> {
     service_manager::stopping();
+    workers.stop();
     workers.looks.stop();
     let until = Instant::now() + STOP_TIMEOUT;
     while Instant::now() < until && workers.looks.with(|schedule| schedule.running()) > 0 {
@@ -220,8 +222,9 @@ fn wake_idle(workers: &Workers) {
     }
 }
 
-/// Renews the leases, and wakes builders that are in service again, until the process stops.
-fn run_builders(workers: &Arc<Workers>, pulse: &Pulse) -> std::io::Result<()> {
+/// Renews the leases, and wakes builders that are in service again, until the process stops or a
+/// newer program has upgraded the schema.
+fn run_builders(workers: &Arc<Workers>, pulse: &Pulse) -> Result<(), Error> {
     let renewal = workers.farm.config().lease / 3;
     let mut renewed: Option<Instant> = None;
     spawn_looks(workers)?;
@@ -229,7 +232,7 @@ fn run_builders(workers: &Arc<Workers>, pulse: &Pulse) -> std::io::Result<()> {
         let due = renewed.is_none_or(|at| at.elapsed() >= renewal);
         if due || workers.has_free_builders() {
             renewed = Some(Instant::now());
-            workers.renew_leases();
+            workers.renew_leases()?;
         }
         workers.wake_parked();
         pulse.beat();

@@ -129,8 +129,12 @@ impl Workers {
     // ---- leases ----
 
     /// Renews the leases, takes free builders up to this process's share, and returns those above
-    /// it. Adds the new builders to the schedule, and removes the lost ones.
-    pub(crate) fn renew_leases(&self) {
+    /// it. Adds the new builders to the schedule, and removes the lost ones. Errors are logged;
+    /// the next round tries again.
+    ///
+    /// # Errors
+    /// A newer program has upgraded the schema, so this one must stop.
+    pub(crate) fn renew_leases(&self) -> Result<(), db::Error> {
         match self.try_renew_leases() {
             Ok(held) => {
                 let kept: HashSet<Fence> = held.iter().copied().collect();
@@ -146,12 +150,14 @@ impl Workers {
                     }
                 });
             }
+            Err(error @ db::Error::Newer { .. }) => return Err(error),
             Err(error) => {
                 let delay = (self.farm.config().lease / 3).as_secs();
                 log::warn!("cannot renew the leases: {error}; retrying within {delay} s");
                 self.lost_database.store(true, Ordering::SeqCst);
             }
         }
+        Ok(())
     }
 
     /// Returns whether a builder has no lease: it is new, or its process is gone.
@@ -170,6 +176,7 @@ impl Workers {
         let may_take = !self.lost_database.load(Ordering::SeqCst);
         let (held, began) = self.farm.db.write(|tx| {
             let began = since_boot();
+            self.farm.db.check_schema(tx)?;
             let now = tx.now()?;
             leases::announce(tx, &self.process, &self.farm.host, now)?;
             let mut held = leases::renew(tx, &self.process, now + lease)?;
