@@ -33,7 +33,7 @@ With --fix, it shows the commands and the changes of files that mend each proble
 it makes them. It shows each command again when it runs it, stops at the first that fails, and
 checks again at the end. Most mends need root. Some problems only you can mend: it says which.
 
-Exit codes: 0 if no check FAILs (with --fix: any more), 1 if one does, a mend failed, or --fix could
+Exit code: 0 if no check FAILs (with --fix: any more), 1 if one does, a mend failed, or --fix could
 not ask; 2 for a wrong command line.
 
 Examples:

@@ -96,12 +96,20 @@ fn each_command_of_help_has_a_page_and_no_other_has() {
 }
 
 #[test]
-fn each_command_has_examples_in_its_help_and_in_its_page() {
+fn examples_and_exit_codes_of_each_help_are_in_its_page() {
     let folder = manual();
     for (words, help) in commands() {
         let page = unescaped(&page(folder.path(), &words));
         let examples = examples(&help);
         assert!(!examples.is_empty(), "{words:?} has no examples:\n{help}");
+        let exit = help.lines().find(|line| line.starts_with("Exit"));
+        if let Some(codes) = exit {
+            let codes = codes
+                .strip_prefix("Exit code: ")
+                .expect("the form of a page");
+            let section = format!(".SH \"EXIT STATUS\"\n{codes}");
+            assert!(page.contains(&section), "{section}\nis not in\n{page}");
+        }
         for example in examples {
             let shown = page.lines().any(|line| line.trim() == example);
             assert!(shown, "{words:?}: {example:?} is not in\n{page}");
