@@ -19,11 +19,24 @@ pub(super) const MIGRATIONS: &[&str] = &[
 /// The key of the advisory lock for migrations; an arbitrary number, the same in all processes.
 const LOCK: i64 = 0x6275_696c_6464;
 
+/// Returns the version of the schema that this program makes.
+pub(super) fn known_version() -> i64 {
+    i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
+}
+
+/// Returns the names of the tables that the migrations create.
+pub(super) fn tables() -> Vec<&'static str> {
+    let texts = MIGRATIONS.iter().flat_map(|sql| sql.lines());
+    let created = texts.filter_map(|line| line.strip_prefix("CREATE TABLE "));
+    let names = created.filter_map(|rest| rest.split([' ', '(']).next());
+    names.chain(["schema_version"]).collect()
+}
+
 /// Returns whether the schema is up to date. Any error, such as a missing table, means no.
 pub(super) fn is_current(tx: &mut Tx<'_>) -> bool {
     let sql = "SELECT version FROM schema_version";
     let version = tx.query_one(sql, &[]).and_then(|row| row.get::<i64>(0));
-    version.ok() == i64::try_from(MIGRATIONS.len()).ok()
+    version.ok() == Some(known_version())
 }
 
 /// Fails if another program has upgraded the schema beyond this one.

@@ -4,6 +4,7 @@
 //! transaction has locked. A transaction is a closure. It may run again after the database was busy
 //! or lost, so it must have no other side effects. This folder knows no table but `schema_version`.
 
+mod backup;
 mod connection;
 mod migrate;
 mod new_file;
@@ -22,6 +23,7 @@ mod tx;
 mod url;
 mod value;
 
+pub(crate) use backup::{Content, compact_sqlite, load_sqlite};
 pub(crate) use pace::Pace;
 pub(crate) use pool::Db;
 pub(crate) use tx::Tx;

@@ -29,10 +29,10 @@ const LOST_RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 /// A database; clones share its connections.
 #[derive(Clone)]
-pub(crate) struct Db(Arc<Shared>);
+pub(crate) struct Db(pub(super) Arc<Shared>);
 
-struct Shared {
-    location: Location,
+pub(super) struct Shared {
+    pub(super) location: Location,
     writers: Pool,
     readers: Option<Pool>,
     retry_for: Duration,
@@ -47,17 +47,7 @@ impl Db {
 
     /// Like [`Db::open`], but transactions on a database lost later are retried for `retry_for`.
     pub(crate) fn open_with_retry(url: &str, retry_for: Duration) -> Result<Self, Error> {
-        let location = Location::parse(url)?;
-        let (writers, readers) = match &location {
-            Location::Sqlite(_) => (1, Some(Pool::new(CONNECTIONS))),
-            Location::Postgres(_) => (CONNECTIONS, None),
-        };
-        let db = Self(Arc::new(Shared {
-            location,
-            writers: Pool::new(writers),
-            readers,
-            retry_for,
-        }));
+        let db = Self::at(url, retry_for)?;
         let readers = db.0.readers.as_ref().unwrap_or(&db.0.writers);
         match db.attempt(readers, &mut |tx| Ok(is_current(tx)), false) {
             // No write lock: a command that only reads does not wait for writers.
@@ -88,6 +78,21 @@ impl Db {
     /// Fails with [`Error::Newer`] if a newer program has upgraded the schema since it was opened.
     pub(crate) fn check_schema(&self, tx: &mut Tx<'_>) -> Result<(), Error> {
         check(tx, &self.place())
+    }
+
+    /// Returns the database at `url` without a connection.
+    pub(super) fn at(url: &str, retry_for: Duration) -> Result<Self, Error> {
+        let location = Location::parse(url)?;
+        let (writers, readers) = match &location {
+            Location::Sqlite(_) => (1, Some(Pool::new(CONNECTIONS))),
+            Location::Postgres(_) => (CONNECTIONS, None),
+        };
+        Ok(Self(Arc::new(Shared {
+            location,
+            writers: Pool::new(writers),
+            readers,
+            retry_for,
+        })))
     }
 
     /// Creates the file of an SQLite database for its owner, the ids of a user and a group. Does
@@ -173,7 +178,7 @@ impl Db {
         result
     }
 
-    fn connect(&self) -> Result<Connection, Error> {
+    pub(super) fn connect(&self) -> Result<Connection, Error> {
         match &self.0.location {
             Location::Sqlite(path) => sqlite::Connection::open(path).map(Connection::Sqlite),
             Location::Postgres(server) => postgres::Connection::open(server)

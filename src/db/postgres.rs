@@ -127,6 +127,47 @@ fn connect(
     Ok(config.ssl_mode(SslMode::Disable).connect(NoTls))
 }
 
+/// How PostgreSQL's own programs connect to a server.
+pub(super) struct ForPrograms {
+    /// Environment variables, which hold no password.
+    pub(super) variables: Vec<(&'static str, String)>,
+    pub(super) password: Option<Vec<u8>>,
+}
+
+/// Returns how PostgreSQL's own programs connect to the server.
+pub(super) fn for_programs(server: &Server) -> Result<ForPrograms, Error> {
+    let config: Config = server
+        .url
+        .parse()
+        .map_err(|error: postgres::Error| Error::Lost {
+            at: "PostgreSQL".to_owned(),
+            problem: message_of(&error),
+        })?;
+    let hosts = config.get_hosts().iter().map(|host| match host {
+        Host::Tcp(name) => name.clone(),
+        Host::Unix(path) => path.display().to_string(),
+    });
+    let addresses = config.get_hostaddrs().iter().map(ToString::to_string);
+    let ports = config.get_ports().iter().map(ToString::to_string);
+    let join = |parts: Vec<String>| Some(parts.join(",")).filter(|text| !text.is_empty());
+    let mut variables = vec![("PGSSLMODE", server.tls.mode.word().to_owned())];
+    for (name, value) in [
+        ("PGHOST", join(hosts.collect())),
+        ("PGHOSTADDR", join(addresses.collect())),
+        ("PGPORT", join(ports.collect())),
+        ("PGUSER", config.get_user().map(str::to_owned)),
+        ("PGDATABASE", config.get_dbname().map(str::to_owned)),
+        ("PGOPTIONS", config.get_options().map(str::to_owned)),
+        ("PGSSLROOTCERT", tls::roots_file(&server.tls)),
+    ] {
+        variables.extend(value.map(|value| (name, value)));
+    }
+    Ok(ForPrograms {
+        variables,
+        password: config.get_password().map(<[u8]>::to_vec),
+    })
+}
+
 fn borrow(params: &[Value]) -> Vec<&(dyn ToSql + Sync)> {
     params
         .iter()

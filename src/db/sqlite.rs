@@ -8,8 +8,10 @@
 //! program takes the database for unused and deletes the write-ahead log.
 
 use std::path::Path;
+use std::thread;
 use std::time::Duration;
 
+use rusqlite::backup::{Backup, StepResult};
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{ErrorCode, ToSql, params_from_iter};
 
@@ -20,6 +22,9 @@ use super::value::{Row, Value};
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// The number of prepared statements to cache.
 const PREPARED: usize = 128;
+/// Pages of a step of a copy, and the pause after it, which leaves the disk to the writers.
+const STEP_PAGES: i32 = 512;
+const STEP_PAUSE: Duration = Duration::from_millis(2);
 
 pub(super) struct Connection {
     connection: rusqlite::Connection,
@@ -80,6 +85,70 @@ impl Connection {
     /// Returns whether a transaction is open; a failed statement may have ended it.
     pub(super) fn in_transaction(&self) -> bool {
         !self.connection.is_autocommit()
+    }
+
+    /// Copies the database to the new file `to`, in steps. The copy is one state of the database:
+    /// a read transaction is open from the first step to the last, so that a write by others does
+    /// not start the copy again. `progress` gets the pages copied and the pages in all.
+    pub(super) fn copy_to(
+        &mut self,
+        to: &Path,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<(), Error> {
+        self.batch("BEGIN")?;
+        self.query("SELECT COUNT(*) FROM sqlite_master", &[])?;
+        let copied = copy(&self.connection, to, STEP_PAGES, STEP_PAUSE, progress);
+        self.batch("ROLLBACK")?;
+        copied
+    }
+}
+
+/// Replaces the content of the database `to` by that of the database `from`, in one transaction.
+/// The file `to` is created if it is absent.
+pub(super) fn load(from: &Path, to: &Path) -> Result<(), Error> {
+    drop(Connection::open(to)?);
+    let source = open_plain(from)?;
+    copy(&source, to, -1, Duration::ZERO, &mut |_, _| {})
+}
+
+/// Leaves a database that no other process uses in one file, without a trace of deleted values.
+pub(super) fn compact(path: &Path) -> Result<(), Error> {
+    let sql = "PRAGMA journal_mode=DELETE; VACUUM";
+    let done = open_plain(path)?.execute_batch(sql);
+    done.map_err(|error| wrap(&path.display().to_string(), sql, error))
+}
+
+fn open_plain(path: &Path) -> Result<rusqlite::Connection, Error> {
+    let wrap = |error| wrap(&path.display().to_string(), "opening", error);
+    let connection = rusqlite::Connection::open(path).map_err(wrap)?;
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(wrap)?;
+    Ok(connection)
+}
+
+/// Copies a database into the file `to`, with a pause after each step.
+fn copy(
+    from: &rusqlite::Connection,
+    to: &Path,
+    pages: i32,
+    pause: Duration,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<(), Error> {
+    let at = to.display().to_string();
+    let wrap = |error| wrap(&at, "copying", error);
+    let mut target = open_plain(to)?;
+    let backup = Backup::new(from, &mut target).map_err(wrap)?;
+    loop {
+        match backup.step(pages).map_err(wrap)? {
+            StepResult::Done => return Ok(()),
+            StepResult::More => {}
+            // Another process has locked one of the files.
+            _ => return Err(Error::Busy(format!("{at} is locked"))),
+        }
+        let steps = backup.progress();
+        let count = |pages: i32| u64::try_from(pages).unwrap_or(0);
+        let all = count(steps.pagecount);
+        progress(all - count(steps.remaining).min(all), all);
+        thread::sleep(pause);
     }
 }
 

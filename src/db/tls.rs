@@ -2,6 +2,7 @@
 //!
 //! The TLS is that of the HTTP clients, so the program needs no other library.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -43,8 +44,21 @@ pub(super) fn connector(tls: &Tls) -> Result<MakeRustlsConnect, Error> {
     Ok(MakeRustlsConnect::new(config))
 }
 
+/// Returns the file of the CAs that may have signed the server's certificate.
+pub(super) fn roots_file(tls: &Tls) -> Option<String> {
+    let roots = tls.roots.as_ref()?;
+    Some(match roots {
+        Roots::File(path) => path.display().to_string(),
+        Roots::System => system_roots().to_string_lossy().into_owned(),
+    })
+}
+
+fn system_roots() -> OsString {
+    std::env::var_os("SSL_CERT_FILE").unwrap_or_else(|| SYSTEM_ROOTS.into())
+}
+
 fn read_roots(roots: &Roots) -> Result<RootCertStore, Error> {
-    let system = std::env::var_os("SSL_CERT_FILE").unwrap_or_else(|| SYSTEM_ROOTS.into());
+    let system = system_roots();
     let (path, advice) = match roots {
         Roots::File(path) => (
             &**path,

@@ -133,6 +133,19 @@ impl SslMode {
     }
 }
 
+impl SslMode {
+    /// Returns the value of `sslmode`.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Disable => "disable",
+            Self::Prefer => "prefer",
+            Self::Require => "require",
+            Self::VerifyCa => "verify-ca",
+            Self::VerifyFull => "verify-full",
+        }
+    }
+}
+
 impl Roots {
     fn parse(text: &str) -> Option<Self> {
         match text {

@@ -166,7 +166,7 @@ impl Blobs {
         self.root.join(sha256.get(..2).unwrap_or_default())
     }
 
-    fn path(&self, sha256: &str) -> PathBuf {
+    pub(super) fn path(&self, sha256: &str) -> PathBuf {
         let inner = sha256.get(2..4).unwrap_or_default();
         self.outer(sha256).join(inner).join(sha256)
     }
@@ -203,16 +203,31 @@ impl Incoming<'_> {
 
     /// Renames the blob to its hash. On return it is fsynced, and its age is zero.
     pub(super) fn place(self, content: &Content) -> Result<(), Error> {
+        let (path, _lock) = self.prepare(content, true)?;
+        Ok(self.temp.persist(&path, BLOB_MODE)?)
+    }
+
+    /// Like [`Incoming::place`], but without fsync: for many blobs, which one sync follows.
+    pub(super) fn place_unsynced(self, content: &Content) -> Result<(), Error> {
+        let (path, _lock) = self.prepare(content, false)?;
+        Ok(self.temp.place(&path, BLOB_MODE)?)
+    }
+
+    /// Returns the path of the blob, and the lock under which the blob gets it.
+    /// `sync` puts new folders on disk.
+    fn prepare(&self, content: &Content, sync: bool) -> Result<(PathBuf, Flock<File>), Error> {
         let path = self.blobs.path(&content.sha256);
         let outer = self.blobs.outer(&content.sha256);
         let inner = path.parent().unwrap_or(&outer);
         if !inner.is_dir() {
             std::fs::create_dir_all(inner).map_err(fs::Error::at("create", inner))?;
-            fsync_dir(&outer)?;
-            fsync_dir(&self.blobs.root)?;
+            if sync {
+                fsync_dir(&outer)?;
+                fsync_dir(&self.blobs.root)?;
+            }
         }
-        let _lock = lock(&outer, FlockArg::LockShared)?;
-        Ok(self.temp.persist(&path, BLOB_MODE)?)
+        let lock = lock(&outer, FlockArg::LockShared)?;
+        Ok((path, lock))
     }
 }
 

@@ -10,6 +10,7 @@
 //! disk before its rows are committed, and garbage collection (`gc`) deletes it after its rows. A
 //! blob without rows is not readable. Equal bytes share one blob and one content.
 
+mod backup;
 mod blobs;
 mod commands;
 mod files;
@@ -25,6 +26,7 @@ mod serve;
 mod store_protocol;
 mod upload_port;
 
+pub(crate) use backup::{BACKUP_LEASE, BlobFolder, NamedBlob, backup_is_running, blobs_after};
 pub(crate) use commands::{Args, run};
 pub(crate) use files::{Download, upload};
 pub(crate) use name::alias_url;

@@ -1,9 +1,10 @@
 //! The build master: the queue, the builders and their builds.
 //!
 //! The layers, lowest first: `model`, `policy` (pure decisions), `rows` (SQL), `farm` and `queue`,
-//! `submit` and `scan` (one look at one builder), `daemon` (the processes), `commands`. A file
-//! imports only from the layers below its own; `tests/architecture` checks that.
+//! `submit`, `scan` (one look at one builder) and `backup`, `daemon` (the processes), `commands`. A
+//! file imports only from the layers below its own; `tests/architecture` checks that.
 
+mod backup;
 pub(crate) mod commands;
 mod daemon;
 mod farm;

@@ -233,6 +233,12 @@ pub(crate) fn fsync_dir(dir: &Path) -> Result<(), Error> {
         .map_err(Error::at("sync", dir))
 }
 
+/// Syncs the whole file system that holds `path`: one wait instead of one for each file.
+pub(crate) fn sync_file_system(path: &Path) -> Result<(), Error> {
+    let opened = File::open(path).map_err(Error::at("open", path))?;
+    unistd::syncfs(&opened).map_err(Error::at("sync the file system of", path))
+}
+
 /// The space that a tree uses on its file system, or that is free there.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct DiskUsage {

@@ -1,6 +1,8 @@
 //! Integration tests of the farm: master, librarian and slaves, on SQLite and on PostgreSQL.
 
 mod attempts;
+mod backup;
+mod backup_damage;
 mod commands;
 mod commands_steps;
 mod commands_work;

@@ -52,7 +52,7 @@ const ENDED: [(&str, &str); 8] = [
 const RUNNING: [&str; 3] = ["running", "gathering", "stopping"];
 
 /// The first build of a source.
-fn build_of(farm: &Farm, source: &str) -> i64 {
+pub(super) fn build_of(farm: &Farm, source: &str) -> i64 {
     let sql = "SELECT MIN(b.id) FROM build b JOIN source s ON s.id = b.source_id WHERE s.name = ";
     farm.db.number(&format!("{sql}'{source}'"))
 }
@@ -117,7 +117,7 @@ fn submit_sources(farm: &Farm) {
 }
 
 /// A farm after some work, whose master was killed.
-fn used_farm(engine: Engine) -> Farm {
+pub(super) fn used_farm(engine: Engine) -> Farm {
     let keys = format!("{QUICK}notify = false\ngive_back_delay = 600\n");
     let farm = Farm::new(engine, &keys);
     let _librarian = farm.librarian();

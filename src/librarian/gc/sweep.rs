@@ -4,14 +4,25 @@ use std::collections::BTreeSet;
 
 use super::{DAY_MS, Pass, Removed};
 use crate::db::{self, Tx, params};
-use crate::librarian::Error;
+use crate::librarian::{Error, backup};
 
 /// Blobs that are removed while uploads to their folder wait.
 const BATCH: usize = 64;
 
-/// Removes the old blobs that no content names.
+/// Removes the old blobs that no content names. While a backup runs, none is removed: its copy of
+/// the database may name them.
 pub(super) fn remove(pass: &Pass<'_>, removed: &mut Removed) -> Result<(), Error> {
-    let named = |hashes: &[String]| Ok(pass.db.read(|tx| named(tx, hashes, "TRUE", &[]))?);
+    let named = |hashes: &[String]| -> Result<BTreeSet<String>, Error> {
+        // In one transaction: a backup takes its lease before it copies the database.
+        Ok(pass.db.read(|tx| match backup::backup_is_running(tx)? {
+            true => Ok(hashes.iter().cloned().collect()),
+            false => named(tx, hashes, "TRUE", &[]),
+        })?)
+    };
+    if pass.db.read(backup::backup_is_running)? {
+        log::info!("garbage collection: a backup is running; blobs are removed the next time");
+        return Ok(());
+    }
     pass.blobs.each_old(pass.now, DAY_MS, |hashes| {
         let (mut orphans, kept) = (hashes.to_vec(), named(hashes)?);
         orphans.retain(|hash| !kept.contains(hash));

@@ -6,6 +6,7 @@
 
 mod arch;
 mod archive;
+mod backup;
 mod build;
 mod build_log;
 mod build_show;
@@ -100,6 +101,10 @@ enum Command {
     Published(published::Verb),
     /// Retry builds whose missing dependencies are now published
     RetryDepwait(published::RetryArgs),
+    /// Back up the whole farm while it runs
+    Backup(backup::BackupArgs),
+    /// Restore a backup into an empty farm, or verify it
+    Restore(backup::RestoreArgs),
     /// Scan every builder once, then exit
     Scan(run::ScanArgs),
     /// Run the master daemon in the foreground
@@ -109,7 +114,11 @@ enum Command {
 impl Args {
     /// Returns whether the command creates files that must belong to the farm's user.
     fn owns_files(&self) -> bool {
-        matches!(self.command, Command::Scan(_) | Command::Run(_))
+        match &self.command {
+            Command::Scan(_) | Command::Run(_) | Command::Backup(_) => true,
+            Command::Restore(args) => args.writes(),
+            _ => false,
+        }
     }
 }
 
@@ -131,6 +140,8 @@ pub(crate) enum Error {
     Source(#[from] dpkg::Error),
     #[error(transparent)]
     Log(#[from] client::LogError),
+    #[error(transparent)]
+    Backup(#[from] crate::master::backup::Error),
     #[error("{}: {source}", path.display())]
     File { path: PathBuf, source: io::Error },
     #[error("cannot write to stdout: {0}")]
@@ -186,6 +197,8 @@ fn dispatch(args: Args) -> Result<bool, Error> {
         Command::Build(verb) => build::run(verb, &open()?, screen),
         Command::Published(verb) => published::run(verb, &open()?, screen),
         Command::RetryDepwait(args) => published::run_retry(&args, &open()?, screen),
+        Command::Backup(args) => backup::run(&args, file, &open()?, screen),
+        Command::Restore(args) => backup::run_restore(&args, file, screen),
         Command::Scan(_) => run::scan(open()?),
         Command::Run(args) => run::run(&args, file),
     }

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use crate::db;
+use crate::librarian;
 use crate::sys::file_lock;
 use crate::sys::fs::remove_tree;
 
@@ -80,6 +81,10 @@ fn remove_from(farm: &Farm, folder: Folder, hosts: &BTreeSet<String>) -> Result<
                 continue;
             };
             let is_in_use = |tx: &mut db::Tx<'_>| {
+                // Its copy of the database may name the folder.
+                if librarian::backup_is_running(tx)? {
+                    return Ok(true);
+                }
                 for host in hosts {
                     if retention::is_in_use(tx, folder, owner, host)? {
                         return Ok(true);

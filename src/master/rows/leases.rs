@@ -124,6 +124,12 @@ pub(crate) fn singleton(
     Ok(touched > 0)
 }
 
+/// Ends a singleton, even one of another process.
+pub(crate) fn end_singleton(tx: &mut Tx<'_>, name: &str) -> Result<(), Error> {
+    let sql = "DELETE FROM singleton WHERE name = $1";
+    tx.execute(sql, &params![name]).map(drop)
+}
+
 /// Locks the builder's row until the transaction ends. False if another process has taken the
 /// builder over. Every fenced write locks the builder first, before its job and its build, or two
 /// of them could deadlock.

@@ -9,6 +9,7 @@
 
 pub(super) mod archives;
 pub(super) mod attempts;
+pub(super) mod backup;
 pub(super) mod builders;
 pub(super) mod builds;
 mod bulk;

@@ -1,5 +1,6 @@
 //! Support for the tests of the farm: farms, their database, fake slaves, a librarian.
 
+pub(crate) mod backups;
 pub(crate) mod database;
 pub(crate) mod fake;
 mod fake_http;
