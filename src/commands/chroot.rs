@@ -59,6 +59,10 @@ Examples:
 
 Exit code: 0 if the shell exits with 0 or its changes are saved, else 1; 2 for a wrong command line.";
 
+/// The package with `groupadd` and `useradd`, which sbuild runs in the chroot. mmdebstrap's variant
+/// for builds lacks it since Debian 13.
+const NEEDED: &str = "passwd";
+
 /// From this age on, `build` advises to update the default chroot.
 const OLD: Duration = Duration::from_secs(30 * 24 * 3600);
 
@@ -74,7 +78,7 @@ pub(crate) struct Args {
 enum Command {
     /// Create a chroot tarball with mmdebstrap
     Create(CreateArgs),
-    /// Upgrade the packages in a chroot tarball
+    /// Upgrade the packages in a chroot tarball, and add what sbuild needs
     Update(UpdateArgs),
     /// Open a root shell in a chroot tarball
     Shell(ShellArgs),

@@ -191,7 +191,8 @@ pub(super) fn classify_session(findings: &Findings) -> Option<Classification> {
     if let Some(line) = findings.sign(Sign::CannotRun) {
         let problem = with_line("The chroot cannot run a program", Some(line));
         let mend = if line.contains("groupadd") || line.contains("useradd") {
-            "sbuild needs the package passwd in the chroot: buildd-slave chroot shell TAR --save"
+            "sbuild needs the package passwd in the chroot, which is added by: buildd-slave chroot \
+             update TAR"
         } else {
             "install its package in the chroot: buildd-slave chroot shell TAR --save"
         };

@@ -21,11 +21,8 @@ use crate::sys::{exe, host, output};
 
 use super::interrupts::Interrupts;
 use super::pack::pack;
-use super::{Error, archives, running_release};
+use super::{Error, NEEDED, archives, running_release};
 
-/// The package with `groupadd` and `useradd`, which sbuild runs in the chroot. mmdebstrap's variant
-/// for builds lacks it since Debian 13.
-const NEEDED: &str = "passwd";
 /// Number of mmdebstrap's last lines that an error repeats.
 const KEPT_LINES: usize = 12;
 

@@ -27,7 +27,7 @@ use crate::sys::{self, output};
 use super::detached::{self, Input, copy_to_stderr};
 use super::interrupts::Interrupts;
 use super::pack::{Packed, compression_of, pack, sha1};
-use super::{Error, console};
+use super::{Error, NEEDED, console};
 use crate::session::tree::architecture;
 use crate::sys::host;
 use crate::sys::pipe::pipe;
@@ -48,12 +48,15 @@ const NOT_PACKED: [&str; 8] = [
 /// A session writes this file if the chroot has none.
 const POLICY: &str = "usr/sbin/policy-rc.d";
 
-/// Upgrades the packages in `tar`; messages call it `shown`.
+/// Upgrades the packages in `tar` and adds [`NEEDED`]; messages call it `shown`.
 pub(super) fn update(site: &Site, tar: &Path, shown: &Path) -> Result<ExitCode, Error> {
     with_chroot(site, tar, shown, |chroot| {
         let strict = ["-oAPT::Update::Error-Mode=any"];
         let refresh: Vec<&str> = UPDATE.into_iter().chain(strict).collect();
-        for words in [&refresh[..], &UPGRADE, &["apt-get", "clean"]] {
+        let add = ["install", "--no-install-recommends", NEEDED];
+        let before_dist_upgrade = &UPGRADE[..UPGRADE.len() - 1];
+        let add: Vec<&str> = before_dist_upgrade.iter().copied().chain(add).collect();
+        for words in [&refresh[..], &UPGRADE, &add, &["apt-get", "clean"]] {
             let status = chroot.run(words, Input::Empty)?;
             if !status.success() {
                 return Err(failed(&words.join(" "), status, shown));
