@@ -7,6 +7,7 @@ mod archive;
 mod archives;
 mod builds;
 mod chroots;
+mod doctor;
 mod environment;
 mod isolation;
 mod limits;

@@ -27,7 +27,7 @@ fn archive(machine: &Machine) -> String {
 
 /// Returns the release `distance` releases later, or one nearer to the machine's, that the archive
 /// of this machine has.
-fn release(machine: &Machine, distance: isize) -> &'static str {
+pub(super) fn release(machine: &Machine, distance: isize) -> &'static str {
     let here = RELEASES.iter().position(|name| *name == machine.suite);
     let here = here.expect("a known release");
     let archive = archive(machine);
@@ -48,7 +48,7 @@ fn release(machine: &Machine, distance: isize) -> &'static str {
 }
 
 /// Returns a tarball made by `chroot create`.
-fn chroot(machine: &Machine, suite: &str, arch: &str) -> PathBuf {
+pub(super) fn chroot(machine: &Machine, suite: &str, arch: &str) -> PathBuf {
     let kept = std::env::var_os("BUILDD_TEST_CHROOT").expect("set by .ci/real");
     let kept = Path::new(&kept).parent().unwrap();
     let tarball = kept.join(format!("{suite}-{arch}.tar.zst"));
