@@ -8,7 +8,7 @@ SHARE    = $(DESTDIR)$(PREFIX)/share
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test setup try-setup check fmt clippy doc unit fuzz it hostile farm real bench \
-	build install deb source copyright packages-test clean
+	build install deb source copyright packages-test systems clean
 # `test` runs its parts in order, so that the cheap ones fail first.
 .NOTPARALLEL:
 
@@ -109,6 +109,9 @@ copyright: ## write the crates of Cargo.lock into debian/copyright
 
 packages-test: ## install, upgrade, remove and purge the packages of `make deb` in new chroots
 	@.ci/packages
+
+systems: ## boot Debian 13 with systemd, install the packages of `make deb` and try them (root)
+	@.ci/systems
 
 clean: ## remove target/ and demo/
 	$(CARGO) clean
