@@ -52,19 +52,48 @@ fn no_crate_needs_a_newer_rust() {
     assert!(newer.is_empty(), "\n{}\n", newer.join("\n"));
 }
 
+/// Returns the lines that continue a `let` condition, or continue a condition by `let`. rustfmt has
+/// formatted them.
+fn let_chains<'a>(lines: impl Iterator<Item = (usize, &'a str)>) -> Vec<usize> {
+    // Put together, so that this file contains none.
+    let (by_let, more) = (concat!("&& ", "let "), concat!("&", "& "));
+    let mut found = Vec::new();
+    let mut open = None;
+    for (line, code) in lines {
+        let text = code.trim_start();
+        let indent = code.len() - text.len();
+        if code.contains(by_let) || (open == Some(indent) && text.starts_with(more)) {
+            found.push(line);
+        }
+        let begins = ["if let ", "while let "].iter().any(|it| text.contains(it));
+        match text.trim_end().ends_with('{') {
+            true => open = None,
+            false if begins => open = Some(indent + 4),
+            false => {}
+        }
+    }
+    found
+}
+
 /// Clippy knows the version of each function, but not that of `let` in a chain of conditions.
 #[test]
 fn no_condition_is_a_let_chain() {
     assert_eq!(stated(), "1.85", "let chains came with Rust 1.88");
-    let chain = concat!("&& ", "let ");
     for folder in ["src", "tests"] {
         check_in(folder, |file, offence| {
-            for (line, code) in file.code().filter(|(_, code)| code.contains(chain)) {
-                offence(
-                    line,
-                    format!("a let chain needs Rust 1.88: {}", code.trim()),
-                );
+            for line in let_chains(file.code()) {
+                offence(line, "a let chain needs Rust 1.88".to_owned());
             }
         });
     }
+}
+
+#[test]
+fn finds_let_chains_and_nothing_else() {
+    let found = |code: &str| let_chains(code.lines().enumerate()).len();
+    let chain = "if let Some(a) = b\n    XX a > 1\n{\n}\nif a XX let Some(b) = c {\n}\n";
+    assert_eq!(found(&chain.replace("XX", "&&")), 2);
+    let none = "if let Some(a) = b\n    .filter(|c| {\n        c > 1\n            XX c < 3\n    })\n\
+        {\n    let d = e\n        XX f;\n}\nif a\n    XX b\n{\n}\n";
+    assert_eq!(found(&none.replace("XX", "&&")), 0);
 }

@@ -29,9 +29,11 @@ fn keys() -> Vec<(String, String)> {
     for line in SHIPPED.lines() {
         if let Some(name) = line.strip_prefix('[') {
             name.trim_end_matches(']').clone_into(&mut section);
-        } else if let Some((key, _)) = line.strip_prefix('#').and_then(|it| it.split_once(" ="))
-            && key.chars().all(|c| c.is_ascii_lowercase() || c == '_')
-        {
+            continue;
+        }
+        let key = line.strip_prefix('#').and_then(|it| it.split_once(" ="));
+        let is_key = |key: &str| key.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+        if let Some((key, _)) = key.filter(|(key, _)| is_key(key)) {
             found.push((section.clone(), key.to_owned()));
         }
     }
