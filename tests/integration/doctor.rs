@@ -273,3 +273,62 @@ fn an_unhealthy_daemon_fails_the_check() {
     assert!(said.contains("Only you can mend `space at "), "{said}");
     assert!(!said.contains("\n+ "), "{said}");
 }
+
+/// Runs `$PROGRAM doctor --fix --yes` in a user namespace with all ids, whose limit of further
+/// namespaces is 0, and with a private `/etc` in the folder `$FOLDER`.
+const WITHOUT_NAMESPACES: &str = r#"set -e
+mkfifo "$FOLDER/go"
+unshare --user --mount --pid --fork --kill-child sh -c '
+    read _ <"$FOLDER/go"
+    # Only a new program gets the rights of root.
+    exec sh -e "$FOLDER/inside"' &
+outer=$!
+until [ "$(readlink /proc/$outer/ns/user)" != "$(readlink /proc/self/ns/user)" ]; do
+    sleep 0.05
+done
+for kind in uid gid; do
+    echo '0 0 4294967295' >/proc/$outer/${kind}_map
+done
+echo go >"$FOLDER/go"
+wait $outer
+"#;
+const INSIDE: &str = r#"mount --bind "$FOLDER/etc" /etc
+mount -t proc proc /proc
+echo 0 >/proc/sys/user/max_user_namespaces
+"$PROGRAM" doctor --fix --yes --config "$FOLDER/buildd-slave.conf" 2>&1
+"#;
+
+#[test]
+fn a_setting_that_forbids_namespaces_is_changed_and_kept() {
+    let what = "a_setting_that_forbids_namespaces_is_changed_and_kept";
+    let site = Site::new("");
+    if !Uid::effective().is_root() || site.user().is_none() || !may_mount(what) {
+        return not_run(what, "root and the user buildd");
+    }
+    site.reconfigure(|line| (!line.starts_with("isolation")).then(|| line.to_owned()));
+    let mut copy = Command::new("cp");
+    copy.args(["-a", "/etc"]).arg(site.path("etc"));
+    assert_eq!(run(copy).0, Some(0));
+    fs::write(site.path("inside"), INSIDE).unwrap();
+    let mut script = Command::new("sh");
+    script
+        .args(["-c", WITHOUT_NAMESPACES])
+        .env("FOLDER", site.path(""))
+        .env("PROGRAM", env!("CARGO_BIN_EXE_buildd-slave"))
+        .stdin(Stdio::null());
+    let (_, said) = run(script);
+    let (before, after) = said.split_once("Checking again:").expect(&said);
+    let limit = "FAIL  user namespaces: refused: the limit of user namespaces is reached";
+    assert!(before.contains(limit), "{said}");
+    assert!(
+        before.contains("\n+ sysctl --load /etc/sysctl.d/"),
+        "{said}"
+    );
+    assert!(
+        after.contains("\nok    user.max_user_namespaces: 65536\n"),
+        "{said}"
+    );
+    assert!(!after.contains("the limit of user namespaces"), "{said}");
+    let kept = site.read("etc/sysctl.d/60-buildd-slave.conf");
+    assert_eq!(kept, "user.max_user_namespaces = 65536\n");
+}
