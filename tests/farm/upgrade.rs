@@ -229,6 +229,7 @@ fn a_newer_database_is_refused_by_every_command_and_stays_as_it_is(engine: Engin
         "librarian serve",
         "librarian gc",
         &format!("master submit {dsc} --series hoary"),
+        &format!("master backup {}", farm.path("backup").display()),
     ] {
         let words: Vec<&str> = command.split(' ').collect();
         let (code, said) = farm.run(&words);
