@@ -32,14 +32,7 @@ pub(super) struct Connection {
 
 impl Connection {
     pub(super) fn open(server: &Server) -> Result<Self, Error> {
-        let mut config: Config =
-            server
-                .url
-                .parse()
-                .map_err(|error: postgres::Error| Error::Lost {
-                    at: "PostgreSQL".to_owned(),
-                    problem: message_of(&error),
-                })?;
+        let mut config = parsed(server)?;
         config
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_user_timeout(NETWORK_TIMEOUT)
@@ -134,15 +127,17 @@ pub(super) struct ForPrograms {
     pub(super) password: Option<Vec<u8>>,
 }
 
+fn parsed(server: &Server) -> Result<Config, Error> {
+    let problem = |error: postgres::Error| Error::Lost {
+        at: "PostgreSQL".to_owned(),
+        problem: message_of(&error),
+    };
+    server.url.parse().map_err(problem)
+}
+
 /// Returns how PostgreSQL's own programs connect to the server.
 pub(super) fn for_programs(server: &Server) -> Result<ForPrograms, Error> {
-    let config: Config = server
-        .url
-        .parse()
-        .map_err(|error: postgres::Error| Error::Lost {
-            at: "PostgreSQL".to_owned(),
-            problem: message_of(&error),
-        })?;
+    let config = parsed(server)?;
     let hosts = config.get_hosts().iter().map(|host| match host {
         Host::Tcp(name) => name.clone(),
         Host::Unix(path) => path.display().to_string(),
