@@ -151,7 +151,7 @@ fn bash_completes_commands_and_options() {
     let offered = |words: &[&str]| completed(folder.path(), words);
     assert_eq!(offered(&["buildd-slave", "lib"]), ["librarian"]);
     let master = ["buildd-slave", "master"];
-    assert_eq!(offered(&[&master[..], &["res"]].concat()), ["rescore"]);
+    assert_eq!(offered(&[&master[..], &["resc"]].concat()), ["rescore"]);
     let long = ["master", "archive", "set", "a", "b", "--keep-d"];
     assert_eq!(
         offered(&[&["buildd-slave"], &long[..]].concat()),

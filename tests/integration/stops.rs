@@ -285,7 +285,7 @@ fn each_missing_requirement_of_the_host_is_reported_with_its_remedy() {
     let said = does_not_start(&site, |command| {
         command.current_dir(site.path(""));
     });
-    assert!(said.contains("install -d -o "), "{said}");
+    assert!(said.contains("install -d -m 0700 -o "), "{said}");
 }
 
 #[test]
