@@ -107,7 +107,7 @@ impl Blobs {
         for outer in folders(&self.root)? {
             let mut old = Vec::new();
             for inner in folders(&outer)? {
-                for path in entries(&inner)? {
+                for path in fs::entries(&inner)? {
                     let name = path.file_name().and_then(|name| name.to_str());
                     let Some(name) = name.filter(|name| is_sha256(name)) else {
                         continue;
@@ -240,22 +240,13 @@ fn lock(folder: &Path, how: FlockArg) -> Result<Flock<File>, Error> {
 
 /// Returns the folders in `dir` named by two hexadecimal digits, sorted.
 fn folders(dir: &Path) -> Result<Vec<PathBuf>, Error> {
-    let mut found = entries(dir)?;
+    let mut found = fs::entries(dir)?;
     found.retain(|path| {
         let name = path.file_name().and_then(|name| name.to_str());
         name.is_some_and(|name| name.len() == 2 && is_hex(name)) && path.is_dir()
     });
     found.sort();
     Ok(found)
-}
-
-fn entries(dir: &Path) -> Result<Vec<PathBuf>, Error> {
-    let listed = std::fs::read_dir(dir).and_then(|entries| {
-        entries
-            .map(|entry| entry.map(|entry| entry.path()))
-            .collect()
-    });
-    Ok(listed.map_err(fs::Error::at("list", dir))?)
 }
 
 /// Returns the milliseconds since the file was written; `None` if it is absent.

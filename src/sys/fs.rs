@@ -162,6 +162,14 @@ impl Drop for TempFile {
     }
 }
 
+/// Returns the paths in `dir`, in no order.
+pub(crate) fn entries(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+    let list = |entries: fs::ReadDir| entries.map(|entry| Ok(entry?.path())).collect();
+    fs::read_dir(dir)
+        .and_then(list)
+        .map_err(Error::at("list", dir))
+}
+
 /// Removes the temporary files in `dir` that no process has locked.
 pub(crate) fn sweep_temps(dir: &Path) -> Result<(), Error> {
     sweep_named(dir, TEMP_PREFIX)

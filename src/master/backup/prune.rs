@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io;
 use std::iter::Peekable;
 use std::path::Path;
 
@@ -12,7 +11,7 @@ use super::list::Reader;
 use super::manifest::{BLOBS, RESULTS};
 use super::results::ResultFile;
 use crate::librarian::NamedBlob;
-use crate::sys::fs::{Error as FileError, fsync_dir, remove_tree};
+use crate::sys::fs::{Error as FileError, entries, fsync_dir, remove_tree};
 
 /// The numbers of what went.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -101,11 +100,4 @@ fn folders(files: &Path) -> Result<Vec<std::path::PathBuf>, Error> {
     found.retain(|path| path.is_dir());
     found.sort();
     Ok(found)
-}
-
-fn entries(dir: &Path) -> Result<Vec<std::path::PathBuf>, Error> {
-    let list = || -> io::Result<Vec<std::path::PathBuf>> {
-        fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect()
-    };
-    Ok(list().map_err(FileError::at("list", dir))?)
 }

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use super::Error;
 use super::list::{Reader, Writer};
 use super::store::{Put, Store, read};
-use crate::db::{self, Tx};
-use crate::master::policy::retention::Folder;
+use crate::db::Tx;
+use crate::master::policy::retention::{Folder, HOSTS};
 use crate::master::rows::retention;
 use crate::sys::fs::Error as FileError;
 
@@ -42,7 +42,7 @@ impl ResultFile {
 /// Returns the hosts whose masters use this folder of results (docs/farm.md §2.11).
 pub(super) fn hosts(results: &Path, own: &str) -> Vec<String> {
     let mut hosts = BTreeSet::from([own.to_owned()]);
-    let noted = fs::read_dir(results.join("uploading/.hosts"));
+    let noted = fs::read_dir(results.join(HOSTS));
     for entry in noted.into_iter().flatten().flatten() {
         hosts.insert(entry.file_name().to_string_lossy().into_owned());
     }
@@ -69,20 +69,11 @@ pub(super) fn list(
         let Some(owner) = Folder::Incoming.owner(&leaf) else {
             continue;
         };
-        if is_in_use(tx, owner, hosts)? {
+        if retention::is_in_use_on_any(tx, Folder::Incoming, owner, hosts)? {
             to.add(&leaf)?;
         }
     }
     Ok(())
-}
-
-fn is_in_use(tx: &mut Tx<'_>, owner: (i64, &str), hosts: &[String]) -> Result<bool, db::Error> {
-    for host in hosts {
-        if retention::is_in_use(tx, Folder::Incoming, owner, host)? {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }
 
 /// Copies the listed folders, and writes the list of their files. `store` is absent if only the

@@ -81,16 +81,9 @@ fn remove_from(farm: &Farm, folder: Folder, hosts: &BTreeSet<String>) -> Result<
                 continue;
             };
             let is_in_use = |tx: &mut db::Tx<'_>| {
-                // Its copy of the database may name the folder.
-                if librarian::backup_is_running(tx)? {
-                    return Ok(true);
-                }
-                for host in hosts {
-                    if retention::is_in_use(tx, folder, owner, host)? {
-                        return Ok(true);
-                    }
-                }
-                Ok(false)
+                // The copy of the database in a backup may name the folder.
+                Ok(librarian::backup_is_running(tx)?
+                    || retention::is_in_use_on_any(tx, folder, owner, hosts)?)
             };
             if farm.db.read(is_in_use)? {
                 continue;

@@ -8,10 +8,11 @@ use std::fs::{self, File};
 use std::io;
 
 use crate::master::farm::Farm;
+use crate::master::policy::retention::HOSTS;
 
 /// Notes the host of this process, and returns all hosts that use the folder.
 pub(super) fn note(farm: &Farm) -> io::Result<BTreeSet<String>> {
-    let noted = farm.results_dir().join("uploading/.hosts");
+    let noted = farm.results_dir().join(HOSTS);
     fs::create_dir_all(&noted)?;
     File::create(noted.join(&farm.host))?;
     fs::read_dir(&noted)?

@@ -18,6 +18,9 @@ pub(crate) fn surplus(versions: &[String], keep: u32) -> Vec<usize> {
     surplus.map(|(_, at)| at).collect()
 }
 
+/// The folder below `[master] results` in which each master notes its host (docs/farm.md §2.11).
+pub(crate) const HOSTS: &str = "uploading/.hosts";
+
 /// The folders below `[master] results`, by what their entries are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Folder {

@@ -297,6 +297,22 @@ pub(crate) fn delete_singletons(tx: &mut Tx<'_>, before: i64) -> Result<u64, Err
     tx.execute("DELETE FROM singleton WHERE until < $1", &params![before])
 }
 
+/// Returns whether an entry of a folder below `[master] results` is in use on any of the hosts that
+/// share the folder.
+pub(crate) fn is_in_use_on_any<'a>(
+    tx: &mut Tx<'_>,
+    folder: Folder,
+    owner: (i64, &str),
+    hosts: impl IntoIterator<Item = &'a String>,
+) -> Result<bool, Error> {
+    for host in hosts {
+        if is_in_use(tx, folder, owner, host)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Returns whether an entry of a folder below `[master] results` of `host` is in use. The results
 /// of an attempt that an older version recorded may be on any host.
 pub(crate) fn is_in_use(
